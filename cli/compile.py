@@ -1,0 +1,27 @@
+"""vlcompress compile: turn a ticket into the form that runs faster."""
+
+from pathlib import Path
+
+import click
+
+from vlcompress.cli import options
+
+
+@click.command()
+@options.run_path
+@click.option("--batch", default=32, show_default=True, help="Batch size to be fast at.")
+@click.option("--threads", default=1, show_default=True, help="Threads while measuring.")
+@options.device
+@options.home
+@options.as_json
+def command(run: Path | None, batch: int, threads: int, device: str, home: Path, as_json: bool) -> None:
+    """Shrink, pack and choose: sparse where it is measured to be faster, dense elsewhere.
+
+    RUN is a run's folder; the newest finished one is taken without it.
+    """
+    from vlcompress.report.text import plan_text
+    from vlcompress.sparse.compile_run import compile_run
+
+    chosen = options.chosen_run(run, home)
+    plan = compile_run(chosen, batch=batch, threads=threads, device=str(options.torch_device(device)))
+    options.show(plan.to_json(), plan_text(chosen.folder / "compiled", plan), as_json)

@@ -1,0 +1,73 @@
+"""vlcompress pretrain: make the weights that tickets are found in."""
+
+from pathlib import Path
+
+import click
+
+from vlcompress.cli import options
+
+
+@click.command()
+@click.option("--model", default="lxmert", show_default=True, help="Model family.")
+@click.option("--size", default="small", show_default=True, help="Model size.")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder in LXMERT's layout; built-in scenes if left out.")
+@click.option("--pictures", default=16000, show_default=True, help="Pictures of the built-in data.")
+@click.option("--split", "splits", multiple=True, help="File of lxmert/ to train on; may be repeated.  [pretrain]")
+@click.option("--steps", default=4000, show_default=True, help="Optimizer steps.")
+@click.option("--batch", default=128, show_default=True, help="Sentences a step.")
+@click.option("--learning-rate", default=7e-4, show_default=True, help="Peak learning rate.")
+@click.option("--mismatch-rate", default=0.2, show_default=True, help="Share of sentences taken from another picture.")
+@click.option("--word-rate", default=0.15, show_default=True, help="Share of words to be predicted.")
+@click.option("--visual-weight", default=1 / 0.15, show_default="6.67", help="Of the region losses.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--half", is_flag=True, help="Store the weights as float16.")
+@options.device
+@options.home
+@options.as_json
+def command(
+    model: str,
+    size: str,
+    data: Path | None,
+    pictures: int,
+    splits: tuple[str, ...],
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    mismatch_rate: float,
+    word_rate: float,
+    visual_weight: float,
+    seed: int,
+    half: bool,
+    device: str,
+    home: Path,
+    as_json: bool,
+) -> None:
+    """Pre-train on LXMERT's objectives: words, regions, matching and answers.
+
+    The defaults make the built-in weights of LXMERT small. The same command again continues where it was stopped.
+    """
+    from vlcompress.data.sources import pretraining_folder
+    from vlcompress.models.registry import family_named
+    from vlcompress.training.loop import Hyperparameters
+    from vlcompress.training.pretrain import Pretraining, PretrainingRecipe, pretrain
+
+    family = family_named(model)
+    recipe = PretrainingRecipe(
+        size,
+        Hyperparameters(steps, batch, learning_rate),
+        seed,
+        word_rate=word_rate,
+        mismatch_rate=mismatch_rate,
+        visual_weight=visual_weight,
+    )
+    folder = data or pretraining_folder(pictures, home, options.say)
+    work = Pretraining(family, folder, recipe, splits or ("pretrain",))
+    result = pretrain(
+        work,
+        home,
+        device=options.torch_device(device),
+        half=half,
+        say=options.say,
+        progress=options.step_line(),
+    )
+    options.show({"pretrained": str(result)}, f"pre-trained weights: {result}", as_json)

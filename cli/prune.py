@@ -1,0 +1,89 @@
+"""vlcompress prune: find a lottery ticket."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vlcompress.cli import options
+
+
+def _numbers(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    try:
+        return tuple(int(part) for part in value.split(",")) if value else None
+    except ValueError as error:
+        raise click.BadParameter(
+            f"'{value}': give whole numbers with commas between them, for example 0,1,2"
+        ) from error
+
+
+@click.command()
+@click.argument("recipe", required=False, type=click.Path(path_type=Path))
+@click.option("--model", help="Model family.  [lxmert]")
+@click.option("--task", help="Task.  [vqa]")
+@click.option("--size", help="Model size: tiny, small (built-in), base (published).  [small]")
+@click.option("--checkpoint", help="Pre-trained weights: built-in, none, a folder, a file or a hub name.")
+@click.option("--data", help="scenes:SIZE for built-in data, or a folder in the published layout.")
+@click.option("--vocabulary", help="A vocab.txt, where the data folder has none.")
+@click.option("--pattern", help="unstructured or block:RxC.")
+@click.option("--sparsity", type=float, help="Fraction of the prunable weights to prune, in [0, 1).")
+@click.option("--schedule", help="linear:P (points a round), geometric:F (fraction of the rest) or oneshot.")
+@click.option("--rounds", type=int, help="Stop after so many rounds.")
+@click.option("--allocation", help="global or uniform.")
+@click.option("--rewind-step", type=int, help="Rewind to the weights after this step of dense training.")
+@click.option(
+    "--control", "controls", multiple=True, help="random, shuffle, reinit, unstructured or none; may be repeated."
+)
+@click.option("--seeds", callback=_numbers, help="Seeds with commas between them, for example 0,1,2.")
+@click.option("--steps", type=int, help="Steps of each training.")
+@click.option("--batch", type=int, help="Examples a step.")
+@click.option("--learning-rate", type=float, help="Peak learning rate.")
+@click.option("--save-recipe", type=click.Path(path_type=Path, dir_okay=False), help="Write the whole recipe here.")
+@click.option("--dry-run", is_flag=True, help="Check the recipe, say what would be trained, and stop.")
+@options.device
+@options.home
+@options.as_json
+def command(recipe: Path | None, **said: Any) -> None:
+    """Find a lottery ticket by iterative magnitude pruning.
+
+    RECIPE is a TOML file; without one the published recipe of --model, --task and --size is taken. Options override it.
+    The same command again continues where it was stopped, or returns at once.
+    """
+    from vlcompress.report.text import dry_run_text, run_text
+    from vlcompress.tickets.run import find_ticket
+
+    chosen = _recipe(recipe, said)
+    if said["save_recipe"]:
+        chosen.save(said["save_recipe"])
+        options.say(f"recipe written to {said['save_recipe']}")
+    if said["dry_run"]:
+        options.show(chosen.document(), dry_run_text(chosen), said["as_json"])
+        return
+    run = find_ticket(
+        chosen,
+        said["home"],
+        device=options.torch_device(said["device"]),
+        say=options.say,
+        progress=options.step_line(),
+    )
+    options.show({"run": str(run.folder), **run.document()}, run_text(run), said["as_json"])
+
+
+def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
+    from vlcompress.recipe import default_recipe, load_recipe
+
+    if path is not None:
+        base = load_recipe(path)
+    else:
+        base = default_recipe(said["model"] or "lxmert", said["task"] or "vqa", said["size"] or "small")
+    controls = [control for control in said["controls"] if control != "none"]
+    return base.override(
+        model={"family": said["model"], "size": said["size"], "checkpoint": said["checkpoint"]},
+        data={"task": said["task"], "source": said["data"], "vocabulary": said["vocabulary"]},
+        pruning={
+            **{name: said[name] for name in ("pattern", "sparsity", "schedule", "rounds", "allocation", "rewind_step")},
+            "controls": controls if said["controls"] else None,
+            "seeds": said["seeds"],
+        },
+        training={name: said[name] for name in ("steps", "batch", "learning_rate")},
+    )

@@ -1,0 +1,298 @@
+"""The operator: Y = act(X Wᵀ + bias) + residual for a block-sparse weight W, forward and backward, on any device.
+
+Everything passes through two custom operators over plain tensors, so torch.compile traces them as single nodes and CUDA
+graphs can hold them:
+
+- ``vlcompress::block_sparse_product``: along the forward stream X Wᵀ, along the transposed one X W. Each is the other's
+  input gradient, so one operator serves both directions.
+- ``vlcompress::block_sparse_values_gradient``: dYᵀ X at the stored blocks.
+
+Nothing but the inputs is kept for the backward pass: where an activation is fused, its argument is computed again
+there.
+
+Legend: M rows of X (all leading dimensions), N out features, K in features, R x C block, nnz stored blocks.
+"""
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vlcompress.kernels import grouped, naive
+from vlcompress.kernels.errors import KernelInputError
+from vlcompress.kernels.formats import DTYPES, BlockSparseWeight, dense_from_blocks
+
+BACKENDS = ("auto", "triton", "grouped", "dense")
+TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+# Calls go through the registry, not through the Python functions below, so that torch.compile sees the operators.
+_operators: Any = torch.ops.vlcompress
+
+
+def block_sparse_linear(
+    x: Tensor,
+    weight: BlockSparseWeight,
+    bias_N: Tensor | None = None,
+    activation: str = "none",
+    residual: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """act(x Wᵀ + bias) + residual, summed in fp32 on the GPU and rounded once.
+
+    Args:
+        x: [..., K], fp32 (multiplied as TF32 where torch's ``set_float32_matmul_precision`` allows it for dense
+        products),
+            bf16 or fp16, with any strides.
+        weight: [N, K] in blocks, of x's dtype and on its device.
+        bias_N: [N] or None.
+        activation: one of ``naive.ACTIVATIONS``. "gelu" is the exact form in fp32; in bf16 and fp16 the Triton
+        kernels fit
+            it to 2.6e-5, before the 2⁻¹¹ relative error of the hardware's tanh.
+        residual: [..., N], added after the activation, or None.
+        backend: "triton" (CUDA), "grouped" (any device), "dense" (unpacks W each time; the truth) or "auto": triton for
+            CUDA tensors where Triton is installed, else grouped.
+
+    Returns:
+        [..., N] in x's dtype.
+
+    Raises:
+        KernelInputError: shapes, dtypes, devices or names that do not fit, before anything is launched.
+    """
+    check_call(x, weight, bias_N, activation, residual, backend)
+    pattern, n_out = weight.pattern, weight.pattern.shape[0]
+    y_MN: Tensor = _operators.block_sparse_product(
+        x.reshape(-1, pattern.shape[1]),
+        weight.values,
+        *stream_tensors(weight),
+        bias_N,
+        None if residual is None else residual.reshape(-1, n_out),
+        n_out,
+        False,
+        activation,
+        backend,
+    )
+    return y_MN.view(*x.shape[:-1], n_out)
+
+
+def input_gradient(dy_MN: Tensor, weight: BlockSparseWeight, backend: str = "auto") -> Tensor:
+    """dX = dY W: [M, K] from dY [M, N]."""
+    row, col, *streams = stream_tensors(weight)
+    dx_MK: Tensor = _operators.block_sparse_product(
+        dy_MN, weight.values, row, col, *streams, None, None, weight.pattern.shape[1], True, "none", backend
+    )
+    return dx_MK
+
+
+def values_gradient(dy_MN: Tensor, x_MK: Tensor, weight: BlockSparseWeight, backend: str = "auto") -> Tensor:
+    """dW = dYᵀ X at the stored blocks: [nnz, R, C]."""
+    pattern = weight.pattern
+    block = list(pattern.block)
+    dvalues: Tensor = _operators.block_sparse_values_gradient(dy_MN, x_MK, pattern.row, pattern.col, block, backend)
+    return dvalues
+
+
+def stream_tensors(weight: BlockSparseWeight) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The index tensors in the order in which the operators take them."""
+    p = weight.pattern
+    return p.row, p.col, p.forward.walk, p.forward.cuts, p.transposed.walk, p.transposed.cuts
+
+
+def check_call(
+    x: Tensor,
+    weight: BlockSparseWeight,
+    bias_N: Tensor | None,
+    activation: str,
+    residual: Tensor | None,
+    backend: str,
+) -> None:
+    """Refuse a call that cannot be right, at the price of a few attribute reads.
+
+    What the indices say was checked when the weight was built, where it costs no wait for the device.
+
+    Raises:
+        KernelInputError: naming the value, what is allowed and the fix.
+    """
+    _check_name("activation", activation, naive.ACTIVATIONS)
+    _check_name("backend", backend, BACKENDS)
+    n_out, n_in = weight.pattern.shape
+    if x.dim() == 0 or x.shape[-1] != n_in:
+        raise KernelInputError(f"x has shape {list(x.shape)}: its last dimension must be {n_in}, the weight's K")
+    if weight.values.shape != (weight.pattern.nnz, *weight.pattern.block):
+        raise KernelInputError(
+            f"values have shape {list(weight.values.shape)}, their pattern says otherwise: rebuild it"
+        )
+    if bias_N is not None and bias_N.shape != (n_out,):
+        raise KernelInputError(f"bias has shape {list(bias_N.shape)}: it must be [{n_out}], the weight's N")
+    if residual is not None and residual.shape != (*x.shape[:-1], n_out):
+        raise KernelInputError(f"residual has shape {list(residual.shape)}: it must be {[*x.shape[:-1], n_out]}")
+    resolve_backend(backend, x)
+    others = {"weight": weight.values, "bias": bias_N, "residual": residual, "pattern": weight.pattern.forward.walk}
+    for name, tensor in others.items():
+        _check_like(name, tensor, x)
+
+
+def _check_name(kind: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise KernelInputError(f"unknown {kind} '{value}': allowed are {', '.join(allowed)}")
+
+
+def _check_like(name: str, tensor: Tensor | None, x: Tensor) -> None:
+    if tensor is None:
+        return
+    if tensor.device != x.device:
+        raise KernelInputError(f"{name} is on {tensor.device}, x on {x.device}: move one of them")
+    if name != "pattern" and tensor.dtype != x.dtype:
+        raise KernelInputError(f"{name} is {tensor.dtype}, x is {x.dtype}: convert one of them")
+
+
+# ---- The operators. The wrappers above check; below, inputs are trusted. ----
+
+
+def resolve_backend(backend: str, x: Tensor) -> str:
+    """What "auto" means for this input.
+
+    Raises:
+        KernelInputError: "triton" was asked for and cannot run here, or the dtype has no kernel.
+    """
+    if x.dtype not in DTYPES:
+        raise KernelInputError(f"x is {x.dtype}: use {', '.join(map(str, TRITON_DTYPES))}")
+    if backend == "auto":
+        return "triton" if x.is_cuda and HAS_TRITON and x.dtype in TRITON_DTYPES else "grouped"
+    if backend == "triton":
+        _check_triton(x)
+    return backend
+
+
+def _check_triton(x: Tensor) -> None:
+    if not HAS_TRITON:
+        raise KernelInputError("backend 'triton' needs the package triton: install it, or use backend 'grouped'")
+    if x.dtype not in TRITON_DTYPES:
+        raise KernelInputError(f"backend 'triton' has no kernel for {x.dtype}: use backend 'grouped'")
+    if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise KernelInputError(f"backend 'triton' needs CUDA tensors, x is on {x.device}: use backend 'grouped'")
+
+
+@torch.library.custom_op("vlcompress::block_sparse_product", mutates_args=())
+def block_sparse_product(
+    x_MK: Tensor,
+    values: Tensor,
+    row: Tensor,
+    col: Tensor,
+    walk: Tensor,
+    cuts: Tensor,
+    walk_transposed: Tensor,
+    cuts_transposed: Tensor,
+    bias_N: Tensor | None,
+    residual_MN: Tensor | None,
+    out_features: int,
+    transposed: bool,
+    activation: str,
+    backend: str,
+) -> Tensor:
+    """act(x Wᵀ + bias) + residual, or with W in place of Wᵀ where transposed: [M, out_features]."""
+    backend = resolve_backend(backend, x_MK)
+    if backend == "triton" and values.shape[0] and x_MK.shape[0]:
+        stream = (walk_transposed, cuts_transposed) if transposed else (walk, cuts)
+        return _triton_product(x_MK, values, stream, bias_N, residual_MN, out_features, transposed, activation)
+    y_MN = _torch_product(x_MK, values, row, col, out_features, transposed, backend)
+    if bias_N is not None:
+        y_MN = y_MN + bias_N
+    y_MN = naive.activate(y_MN, activation)
+    return y_MN if residual_MN is None else y_MN + residual_MN
+
+
+def _triton_product(
+    x_MK: Tensor,
+    values: Tensor,
+    stream: tuple[Tensor, Tensor],
+    bias_N: Tensor | None,
+    residual_MN: Tensor | None,
+    out_features: int,
+    transposed: bool,
+    activation: str,
+) -> Tensor:
+    from vlcompress.kernels import launch
+
+    residual_MN = None if residual_MN is None else rows_contiguous(residual_MN)
+    product = launch.Product(
+        rows_contiguous(x_MK), values.contiguous(), *stream, out_features, transposed, bias_N, residual_MN
+    )
+    return launch.run(product, activation)
+
+
+def _torch_product(
+    x_MK: Tensor, values: Tensor, row: Tensor, col: Tensor, out_features: int, transposed: bool, backend: str
+) -> Tensor:
+    if backend == "dense":
+        shape = (x_MK.shape[1], out_features) if transposed else (out_features, x_MK.shape[1])
+        w_NK = dense_from_blocks(values, row, col, shape)
+        return x_MK @ w_NK if transposed else functional.linear(x_MK, w_NK)
+    output, source = (col, row) if transposed else (row, col)
+    return grouped.product(x_MK, values, output, source, out_features, transposed)
+
+
+def rows_contiguous(x_MK: Tensor) -> Tensor:
+    """The tensor itself where a kernel can read it (a slice of wider rows can be), else a copy."""
+    readable = x_MK.stride(1) == 1 and x_MK.stride(0) >= x_MK.shape[1]
+    return x_MK if readable else x_MK.contiguous()
+
+
+@block_sparse_product.register_fake
+def _(x_MK: Tensor, *args: Any) -> Tensor:
+    return x_MK.new_empty(x_MK.shape[0], args[9])
+
+
+@torch.library.custom_op("vlcompress::block_sparse_values_gradient", mutates_args=())
+def block_sparse_values_gradient(
+    dy_MN: Tensor, x_MK: Tensor, row: Tensor, col: Tensor, block: Sequence[int], backend: str
+) -> Tensor:
+    """dYᵀ X at the stored blocks: [nnz, R, C]."""
+    height, width = block
+    if row.numel() == 0 or x_MK.shape[0] == 0:
+        return x_MK.new_zeros(row.numel(), height, width)
+    if resolve_backend(backend, x_MK) == "triton":
+        from vlcompress.kernels import launch
+
+        return launch.values_gradient(rows_contiguous(dy_MN), rows_contiguous(x_MK), row, col, (height, width))
+    return grouped.values_gradient(dy_MN, x_MK, row, col, (height, width))
+
+
+@block_sparse_values_gradient.register_fake
+def _(dy_MN: Tensor, x_MK: Tensor, row: Tensor, col: Tensor, block: Sequence[int], backend: str) -> Tensor:
+    return x_MK.new_empty(row.shape[0], *block)
+
+
+def _save_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, residual, _, transposed, activation, backend = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.transposed, ctx.activation, ctx.backend = transposed, activation, backend
+    ctx.has_residual = residual is not None
+
+
+def _product_backward(ctx: Any, dy_MN: Tensor) -> tuple[Any, ...]:
+    x_MK, values, row, col, *streams, bias_N = ctx.saved_tensors
+    product, index = _operators.block_sparse_product, (row, col, *streams)
+    dz_MN = dy_MN
+    if ctx.activation != "none":
+        n_out = dy_MN.shape[1]
+        z_MN = product(x_MK, values, *index, bias_N, None, n_out, ctx.transposed, "none", ctx.backend)
+        dz_MN = naive.activation_gradient(z_MN, dy_MN, ctx.activation)
+    needs_x, needs_values, needs_bias = ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[8]
+    dx = dvalues = dbias = None
+    if needs_x:
+        dx = product(dz_MN, values, *index, None, None, x_MK.shape[1], not ctx.transposed, "none", ctx.backend)
+    if needs_values:
+        left, right = (x_MK, dz_MN) if ctx.transposed else (dz_MN, x_MK)
+        block = list(values.shape[1:])
+        dvalues = _operators.block_sparse_values_gradient(left, right, row, col, block, ctx.backend)
+    if needs_bias and bias_N is not None:
+        dbias = dz_MN.sum(0)
+    return dx, dvalues, *[None] * 6, dbias, dy_MN if ctx.has_residual else None, *[None] * 4
+
+
+block_sparse_product.register_autograd(_product_backward, setup_context=_save_product)

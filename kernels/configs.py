@@ -1,0 +1,188 @@
+"""Which kernel runs with which tile: a shipped table, looked up and never tuned at run time.
+
+``tables/<arch>.json`` holds entries keyed (N, K, block, M, density). The nearest-key rule, in this order:
+
+1. arch: the device's own table; a chip without one takes the newest table of its kind (8.6 and 8.9: sm_80; 10.x:
+sm_100;
+   12.x has neither wgmma nor tcgen05 and takes sm_80).
+2. block: exact. A block that no entry has takes :func:`rule_of_thumb`, since a tile that fits one block may not fit
+another. 3. (N, K): the smallest |log2 N/N'| + |log2 K/K'|; then M: the smallest |log2 M/M'|; then the nearest density.
+
+Last, pipeline stages are taken away until the tiles fit the shared memory of the device at hand and the dtype
+(:func:`fit`), so an entry measured in bf16 serves fp32 as well.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from vlcompress.kernels.errors import KernelInputError
+
+ARCHS = ("sm_80", "sm_90", "sm_100")
+KERNELS = ("tma", "pointer", "small")
+TABLES = Path(__file__).parent / "tables"
+TABLES_VARIABLE = "VLCOMPRESS_KERNEL_TABLES"
+"""Environment variable: a folder of tables that takes the place of the shipped ones (what `vlcompress tune` writes)."""
+
+SMALL_M = 64
+MEDIUM_M = 2048
+SHARED_BYTES = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448}
+"""Shared memory that one program may have, from the CUDA programming guide's table of compute capabilities."""
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """How one product is launched.
+
+    Attributes:
+        kernel: "tma" (stream, sm_90 and later), "pointer" (stream, any chip) or "small" (swapped and split, few rows).
+        block_m: rows of X a program, a power of two from 16 to 128.
+        warps: 4 or 8.
+        stages: tiles in flight, from 2 up.
+        split: programs that share the reduction of one output ("small" only).
+    """
+
+    kernel: str
+    block_m: int
+    warps: int
+    stages: int
+    split: int = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a table: the key, the configuration, and the times that chose it.
+
+    Attributes:
+        m, n, k, block, density: the key.
+        config: what to launch.
+        sparse_us, dense_us: microseconds of the kernel and of the dense product.
+        measured: whether they were measured on the device that the table names, or come from cost_model.py.
+    """
+
+    n: int
+    k: int
+    block: tuple[int, int]
+    m: int
+    density: float
+    config: KernelConfig
+    sparse_us: float
+    dense_us: float
+    measured: bool
+
+
+def find(arch: str, n: int, k: int, block: tuple[int, int], m: int, density: float) -> Entry | None:
+    """The table's entry nearest to this product by the rule above, or None where no entry has this block."""
+    candidates = [entry for entry in load_table(arch) if entry.block == block]
+    if not candidates:
+        return None
+
+    def distance(entry: Entry) -> tuple[float, float, float]:
+        shape = abs(math.log2(entry.n / n)) + abs(math.log2(entry.k / k))
+        return shape, abs(math.log2(entry.m / max(m, 1))), abs(entry.density - density)
+
+    return min(candidates, key=distance)
+
+
+def config_for(arch: str, n: int, k: int, block: tuple[int, int], m: int, density: float) -> KernelConfig:
+    """The configuration of one product: the nearest entry's, or the rule of thumb's."""
+    entry = find(arch, n, k, block, m, density)
+    return rule_of_thumb(arch, block, m, n) if entry is None else entry.config
+
+
+def rule_of_thumb(arch: str, block: tuple[int, int], m: int, n: int) -> KernelConfig:
+    """A configuration from the regimes of the README: few, some and many rows."""
+    if m <= SMALL_M:
+        split = max(1, min(8, 128 // (n // block[0])))
+        return KernelConfig("small", block_m=16 if m <= 16 else 32, warps=4, stages=4, split=split)
+    kernel = "pointer" if arch == "sm_80" else "tma"
+    block_m = 64 if m < MEDIUM_M else 128
+    return KernelConfig(kernel, block_m, warps=8 if block_m * block[0] > 8192 else 4, stages=4)
+
+
+def fit(config: KernelConfig, block: tuple[int, int], itemsize: int, shared_bytes: int) -> KernelConfig:
+    """The same configuration with as many stages as shared memory holds, and smaller tiles where not even two fit.
+
+    Raises:
+        KernelInputError: not even two stages of the smallest tile fit.
+    """
+    while _shared_need(config, block, itemsize) > shared_bytes:
+        if config.stages > 2:
+            config = replace(config, stages=config.stages - 1)
+        elif config.block_m > 16:
+            config = replace(config, block_m=config.block_m // 2)
+        else:
+            raise KernelInputError(
+                f"block {block} needs more shared memory than {shared_bytes} bytes: use a smaller one"
+            )
+    return config
+
+
+def arch_of(major: int, minor: int) -> str:
+    """The table that a device of this compute capability uses.
+
+    Raises:
+        KernelInputError: the device is older than 8.0.
+    """
+    if major < 8:
+        raise KernelInputError(f"compute capability {major}.{minor} is not supported: 8.0 or later is needed")
+    return {9: "sm_90", 10: "sm_100", 11: "sm_100"}.get(major, "sm_80")
+
+
+def load_table(arch: str) -> tuple[Entry, ...]:
+    """The entries of an arch, from the user's folder where the environment names one, else the shipped ones."""
+    return read_table(table_path(arch))
+
+
+def table_path(arch: str) -> Path:
+    """The file that :func:`load_table` reads."""
+    own = Path(os.environ.get(TABLES_VARIABLE, TABLES)) / f"{arch}.json"
+    return own if own.exists() else TABLES / f"{arch}.json"
+
+
+@lru_cache
+def read_table(path: Path) -> tuple[Entry, ...]:
+    """The entries of one file.
+
+    Raises:
+        KernelInputError: the file is missing or is not a table.
+    """
+    try:
+        document = json.loads(path.read_text())
+        return tuple(_entry(row) for row in document["entries"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise KernelInputError(
+            f"{path} is not a table of kernel configurations ({error}): run `vlcompress tune`"
+        ) from error
+
+
+def write_table(path: Path, arch: str, entries: Iterable[Entry], origin: dict[str, Any]) -> None:
+    """Write a table; `origin` says where its times come from (device, driver, versions, or the model)."""
+    document = {"arch": arch, "origin": origin, "entries": [asdict(entry) for entry in entries]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head, rows = json.dumps({k: document[k] for k in ("arch", "origin")}, indent=1), document["entries"]
+    body = ",\n".join("  " + json.dumps(row) for row in rows)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(f'{head[:-2]},\n "entries": [\n{body}\n ]\n}}\n')
+    temporary.replace(path)
+    read_table.cache_clear()
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    config = KernelConfig(**row.pop("config"))
+    if config.kernel not in KERNELS:
+        raise KeyError(f"kernel '{config.kernel}' is none of {KERNELS}")
+    return Entry(**{**row, "block": (row["block"][0], row["block"][1])}, config=config)
+
+
+def _shared_need(config: KernelConfig, block: tuple[int, int], itemsize: int) -> int:
+    """Bytes of the ring of X and W tiles, of the tile that TMA stores from, and of the barriers."""
+    height, width = block
+    ring = config.stages * (config.block_m * width + height * width) * itemsize
+    out = config.block_m * height * (itemsize if config.kernel == "tma" else 0)
+    return ring + out + 1024

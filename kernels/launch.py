@@ -1,0 +1,273 @@
+"""From tensors to a grid: the host side of each Triton kernel.
+
+This is the only module that starts kernels. It is imported where one is about to start, so that the package imports
+without Triton. Nothing here waits for the device or copies from it: a call can be captured in a CUDA graph.
+
+Legend: M rows of X, N out features, K in features, R x C block, nnz stored blocks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from vlcompress.kernels import configs, triton_gradient, triton_pointer, triton_small, triton_tma
+from vlcompress.kernels.configs import KernelConfig
+from vlcompress.kernels.formats import cut_offset, part_counts
+from vlcompress.kernels.triton_epilogue import activation_code
+
+INTERPRETED = not isinstance(triton_tma.stream_tma, triton.runtime.jit.JITFunction)
+"""Whether Triton runs these kernels in its interpreter, on CPU tensors (TRITON_INTERPRET=1 when they were imported)."""
+
+PROGRAMS_PER_SM = 2
+GRADIENT_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Product:
+    """One product X Wᵀ, or X W along the transposed stream, with what its epilogue adds.
+
+    Attributes:
+        x: [M, K], rows contiguous.
+        values: [nnz, R, C], contiguous, nnz > 0.
+        walk, cuts: the stream (formats.Stream).
+        out_features: N.
+        transposed: whether the stream is the transposed one.
+        bias: [N] or None.
+        residual: [M, N], rows contiguous, or None.
+    """
+
+    x: Tensor
+    values: Tensor
+    walk: Tensor
+    cuts: Tensor
+    out_features: int
+    transposed: bool = False
+    bias: Tensor | None = None
+    residual: Tensor | None = None
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """(OUT, RED): the sides of a stored block over the output and over the reduction."""
+        _, height, width = self.values.shape
+        return (width, height) if self.transposed else (height, width)
+
+    @property
+    def outputs(self) -> int:
+        """Number of output blocks in a row of Y."""
+        return self.out_features // self.block[0]
+
+    @property
+    def density(self) -> float:
+        """Fraction of the blocks that is stored."""
+        return self.values.shape[0] / (self.outputs * (self.x.shape[1] // self.block[1]))
+
+
+def run(
+    product: Product,
+    activation: str = "none",
+    config: KernelConfig | None = None,
+    out_MN: Tensor | None = None,
+) -> Tensor:
+    """act(product + bias) + residual, [M, N] in X's dtype, with the table's configuration unless one is given.
+
+    Args:
+        out_MN: contiguous [M, N] to write to; by default a new tensor.
+    """
+    config = fitted(config or table_config(product), product)
+    y_MN = product.x.new_empty(product.x.shape[0], product.out_features) if out_MN is None else out_MN
+    launcher = {"tma": _run_tma, "pointer": _run_pointer, "small": _run_small}[config.kernel]
+    launcher(product, y_MN, activation, config)
+    return y_MN
+
+
+def run_together(
+    products: Sequence[Product], activation: str = "none", config: KernelConfig | None = None
+) -> list[Tensor]:
+    """The same for several products in one launch of the pointer kernel; all share block, dtype and direction."""
+    config = fitted(config or KernelConfig("pointer", block_m=64, warps=4, stages=4), products[0])
+    ys = [p.x.new_empty(p.x.shape[0], p.out_features) for p in products]
+    _run_pointers(products, ys, activation, config)
+    return ys
+
+
+def values_gradient(dy_MN: Tensor, x_MK: Tensor, row: Tensor, col: Tensor, block: tuple[int, int]) -> Tensor:
+    """dYᵀ X at the stored blocks, [nnz, R, C] in X's dtype."""
+    nnz, m = row.numel(), x_MK.shape[0]
+    wanted = PROGRAMS_PER_SM * multiprocessors(x_MK.device)
+    split = max(1, min(8, wanted // nnz, triton.cdiv(m, GRADIENT_ROWS)))
+    partial = torch.empty(split, nnz, *block, dtype=torch.float32, device=x_MK.device)
+    large = block[0] * block[1] > 8192
+    triton_gradient.values_gradient[(nnz, split)](
+        dy_MN, x_MK, row, col, partial, m, nnz, dy_MN.stride(0), x_MK.stride(0),
+        SPLIT=split, BLOCK_T=32 if large else GRADIENT_ROWS, R=block[0], C=block[1], PRECISION=precision(x_MK.dtype),
+        STAGES=3, num_warps=8 if large else 4, num_stages=3,
+    )  # fmt: skip
+    return (partial[0] if split == 1 else partial.sum(0)).to(x_MK.dtype)
+
+
+def table_config(product: Product) -> KernelConfig:
+    """What the table says for this product on its device; the pointer kernel in the interpreter."""
+    m, k = product.x.shape
+    arch = "sm_80" if product.x.device.type == "cpu" else device_arch(product.x.device)
+    return _cached_config(
+        arch, product.out_features, k, product.block, m, round(product.density, 2), configs.table_path(arch)
+    )
+
+
+def fitted(config: KernelConfig, product: Product) -> KernelConfig:
+    """The configuration as this product can run it: by pointers where TMA cannot read X, with stages that fit."""
+    if config.kernel == "tma" and not _tma_reads(product):
+        config = KernelConfig("pointer", config.block_m, config.warps, config.stages)
+    return configs.fit(config, product.block, product.x.element_size(), shared_bytes(product.x.device))
+
+
+def parts_for(panels: int, outputs: int, programs: int) -> int:
+    """How many parts to cut the stream in, so that `panels` times as many programs fill the chip in few waves.
+
+    The time of a launch goes with waves / parts. The smallest count within 5 % of the least time wins, since every part
+    starts a pipeline of its own.
+    """
+    times = {parts: -(-panels * parts // programs) / parts for parts in part_counts(outputs)}
+    return next(parts for parts, time in times.items() if time <= 1.05 * min(times.values()))
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How fp32 tiles are multiplied: in TF32 where torch's own setting lets dense products do so, else exactly."""
+    return "ieee" if dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+@lru_cache
+def device_arch(device: torch.device) -> str:
+    """The table name of a CUDA device."""
+    return configs.arch_of(*torch.cuda.get_device_capability(device))
+
+
+@lru_cache
+def multiprocessors(device: torch.device) -> int:
+    """Streaming multiprocessors of a CUDA device; 4 for the interpreter, so that small grids still have several
+    parts."""
+    return 4 if device.type == "cpu" else int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@lru_cache
+def shared_bytes(device: torch.device) -> int:
+    """Shared memory that one program may have on this device."""
+    if device.type == "cpu":
+        return configs.SHARED_BYTES["sm_90"]
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return int(triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"])
+
+
+def _tma_reads(product: Product) -> bool:
+    """Whether the copy engine can read X and the values: it wants bases and rows at multiples of 16 bytes."""
+    x = product.x
+    aligned = x.data_ptr() % 16 == product.values.data_ptr() % 16 == 0
+    return aligned and x.stride(0) * x.element_size() % 16 == 0
+
+
+@lru_cache(maxsize=4096)
+def _cached_config(
+    arch: str, n: int, k: int, block: tuple[int, int], m: int, density: float, _table: object
+) -> KernelConfig:
+    return configs.config_for(arch, n, k, block, m, density)
+
+
+def _epilogue(product: Product, activation: str) -> dict[str, Any]:
+    return {
+        "HAS_BIAS": product.bias is not None,
+        "HAS_RESIDUAL": product.residual is not None,
+        "ACTIVATION": activation_code(activation, product.x.dtype),
+        "HARDWARE_TANH": not INTERPRETED,
+    }
+
+
+def _run_tma(product: Product, y_MN: Tensor, activation: str, config: KernelConfig) -> None:
+    x, (out, red) = product.x, product.block
+    values_2d = product.values.view(-1, product.values.shape[2])
+    panels = triton.cdiv(x.shape[0], config.block_m)
+    parts = parts_for(panels, product.outputs, PROGRAMS_PER_SM * multiprocessors(x.device))
+    triton_tma.stream_tma[(panels * parts,)](
+        TensorDescriptor.from_tensor(x, [config.block_m, red]),
+        TensorDescriptor.from_tensor(values_2d, list(product.values.shape[1:])),
+        product.walk, _cuts(product, parts),
+        _bias(product, y_MN), _or(product.residual, y_MN),
+        TensorDescriptor.from_tensor(y_MN, [config.block_m, out]),
+        x.shape[0], _or(product.residual, y_MN).stride(0), parts,
+        BLOCK_M=config.block_m, OUT=out, RED=red, TRANSPOSED=product.transposed,
+        **_epilogue(product, activation), PRECISION=precision(x.dtype), STAGES=config.stages,
+        num_warps=config.warps, num_stages=config.stages,
+    )  # fmt: skip
+
+
+def _run_pointer(product: Product, y_MN: Tensor, activation: str, config: KernelConfig) -> None:
+    _run_pointers([product], [y_MN], activation, config)
+
+
+def _run_pointers(products: Sequence[Product], ys: Sequence[Tensor], activation: str, config: KernelConfig) -> None:
+    first = products[0]
+    panels = [triton.cdiv(p.x.shape[0], config.block_m) for p in products]
+    programs = PROGRAMS_PER_SM * multiprocessors(first.x.device)
+    parts = [parts_for(sum(panels), p.outputs, programs) for p in products]
+    starts = [0]
+    for panel, part in zip(panels, parts, strict=True):
+        starts.append(starts[-1] + panel * part)
+    residuals = [_or(p.residual, y) for p, y in zip(products, ys, strict=True)]
+    triton_pointer.stream_pointer[(starts[-1],)](
+        tuple(p.x for p in products),
+        tuple(p.values for p in products),
+        tuple(p.walk for p in products),
+        tuple(_cuts(p, count) for p, count in zip(products, parts, strict=True)),
+        tuple(_bias(p, y) for p, y in zip(products, ys, strict=True)),
+        tuple(residuals), tuple(ys), tuple(starts[:-1]), tuple(parts),
+        tuple(p.x.shape[0] for p in products),
+        tuple(p.out_features for p in products),
+        tuple(p.x.stride(0) for p in products),
+        tuple(r.stride(0) for r in residuals),
+        tuple(p.values.shape[0] for p in products),
+        COUNT=len(products), BLOCK_M=config.block_m, **_sides(first), **_epilogue(first, activation),
+        EVEN_M=all(p.x.shape[0] % config.block_m == 0 for p in products),
+        PRECISION=precision(first.x.dtype), STAGES=config.stages, num_warps=config.warps, num_stages=config.stages,
+    )  # fmt: skip
+
+
+def _run_small(product: Product, y_MN: Tensor, activation: str, config: KernelConfig) -> None:
+    m, n = y_MN.shape
+    partial = torch.empty(config.split, m, n, dtype=torch.float32, device=y_MN.device)
+    panels = triton.cdiv(m, config.block_m)
+    triton_small.split_rows[(product.outputs * config.split, panels)](
+        product.x, product.values, product.walk, _cuts(product, product.outputs), partial,
+        m, n, product.x.stride(0), product.values.shape[0],
+        SPLIT=config.split, BLOCK_M=config.block_m, **_sides(product), PRECISION=precision(y_MN.dtype),
+        STAGES=config.stages, num_warps=config.warps, num_stages=config.stages,
+    )  # fmt: skip
+    residual, width = _or(product.residual, y_MN), next(w for w in (128, 64, 32, 16) if n % w == 0)
+    triton_small.add_pieces[(n // width, panels)](
+        partial, _bias(product, y_MN), residual, y_MN, m, n, residual.stride(0),
+        SPLIT=config.split, BLOCK_M=config.block_m, BLOCK_N=width, **_epilogue(product, activation), num_warps=4,
+    )  # fmt: skip
+
+
+def _sides(product: Product) -> dict[str, int]:
+    """The sides of a stored block and the strides in it; the values keep one layout for both directions."""
+    (out, red), width = product.block, product.values.shape[2]
+    strides = (1, width) if product.transposed else (width, 1)
+    return {"OUT": out, "RED": red, "STRIDE_OUT": strides[0], "STRIDE_RED": strides[1]}
+
+
+def _cuts(product: Product, parts: int) -> Tensor:
+    return product.cuts[cut_offset(product.outputs, parts) :]
+
+
+def _or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
+    """The tensor, or one of the right dtype that the kernel will not read."""
+    return stand_in if tensor is None else tensor
+
+
+def _bias(product: Product, stand_in: Tensor) -> Tensor:
+    return stand_in if product.bias is None else product.bias.contiguous()

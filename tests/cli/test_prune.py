@@ -1,0 +1,135 @@
+"""`vlcompress prune` as a user runs it: exit codes, one-line errors, and death at any moment."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from vlcompress.cli.main import main
+
+TINY = ["--size", "tiny", "--control", "none"]
+
+
+def command(tiny_scenes: Path, home: Path, *more: str) -> list[str]:
+    return ["prune", *TINY, "--data", str(tiny_scenes), "--home", str(home), *more]
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(main, list(arguments))
+    return result.exit_code, result.stdout, result.stderr
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every file of a folder with its hash."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_prints_a_table_with_a_verdict_and_leaves_a_run(tiny_scenes: Path, tmp_path: Path) -> None:
+    code, out, err = run(*command(tiny_scenes, tmp_path, "--steps", "3"))
+    assert code == 0, err
+    assert "relaxed (99 %)" in out
+    assert "a single seed" in out
+    assert "seed 0 ticket round 2/2 at 50.0 %" in err
+
+
+def test_json_is_one_document_on_stdout(tiny_scenes: Path, tmp_path: Path) -> None:
+    code, out, _ = run(*command(tiny_scenes, tmp_path, "--steps", "3", "--json"))
+    assert code == 0
+    assert [cell["arm"] for cell in json.loads(out)["cells"]] == ["dense", "ticket", "ticket"]
+
+
+def test_recipe_is_saved_and_runs_the_same(tiny_scenes: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    run(*command(tiny_scenes, tmp_path, "--steps", "3", "--save-recipe", str(recipe)))
+    code, _, err = run("prune", str(recipe), "--home", str(tmp_path))
+    assert code == 0
+    assert "this recipe has been run" in err
+
+
+def test_dry_run_trains_nothing(tiny_scenes: Path, tmp_path: Path) -> None:
+    code, out, _ = run(*command(tiny_scenes, tmp_path, "--seeds", "0,1", "--dry-run"))
+    assert code == 0
+    assert "6 trainings" in out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--model", "lxmet"], "error: unknown model 'lxmet': allowed are lxmert; did you mean 'lxmert'?"),
+        (["--task", "vga"], "error: unknown task 'vga'"),
+        (["--pattern", "block:7x7"], "error: pattern 'block:7x7' does not divide weight"),
+        (["--pattern", "blocks"], "error: unknown pattern 'blocks'"),
+        (["--sparsity", "1.2"], "error: sparsity 1.2 is outside [0, 1)"),
+        (["--seeds", "one"], "'one': give whole numbers"),
+        (["--data", "/nowhere"], "error: no data folder at '/nowhere'"),
+        (["--checkpoint", "/nowhere.pth"], "error: "),
+        (["--device", "tpu"], "'tpu' is not one of"),
+        (["--sparsitty", "0.5"], "No such option '--sparsitty'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    tiny_scenes: Path, tmp_path: Path, arguments: list[str], text: str
+) -> None:
+    code, out, err = run(*command(tiny_scenes, tmp_path, *arguments))
+    assert code == 2
+    assert text in err
+    assert "Traceback" not in err + out
+    assert not list(tmp_path.rglob("*.safetensors"))
+    if "error: " in text:
+        assert err.strip().count("\n") == 0
+
+
+def test_damaged_data_names_the_file_and_trains_nothing(tiny_scenes: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = tmp_path / "data"
+    shutil.copytree(tiny_scenes, broken)
+    features = next(broken.glob("mscoco_imgfeat/train*.tsv"))
+    features.write_bytes(features.read_bytes()[:-400])
+    code, _, err = run(*command(broken, tmp_path / "home"))
+    assert code == 2
+    assert features.name in err
+    assert err.strip().count("\n") == 0
+    assert not (tmp_path / "home" / "trainings").exists()
+
+
+def test_folder_without_write_permission(tiny_scenes: Path, tmp_path: Path) -> None:
+    locked = tmp_path / "file"
+    locked.write_text("")
+    code, _, err = run(*command(tiny_scenes, locked / "home", "--steps", "3"))
+    assert code == 2
+    assert "error: cannot write" in err
+
+
+def test_killed_at_any_moment_it_ends_in_the_same_bytes(tiny_scenes: Path, tmp_path: Path) -> None:
+    """Kill -9 at three moments, then the same command again: every file of the run and its trainings is the same."""
+
+    def start(home: Path) -> subprocess.Popen[bytes]:
+        arguments = command(tiny_scenes, home, "--steps", "6")
+        code = "import torch; torch.set_num_threads(1); from vlcompress.cli.main import main; main()"
+        return subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.DEVNULL, cwd=os.getcwd())
+
+    assert start(tmp_path / "whole").wait() == 0
+    home = tmp_path / "killed"
+    for trainings in (0, 1, 2):  # before the first is done, between the first and the second, and so on
+        process = start(home)
+        while len(list(home.glob("trainings/*/training.json"))) < trainings or not home.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert start(home).wait() == 0
+    assert tree(home) == tree(tmp_path / "whole")

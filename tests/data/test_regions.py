@@ -1,0 +1,146 @@
+"""The region reader: what is written comes back, and every kind of damage is named with its row."""
+
+import base64
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vlcompress.data.regions import FIELDS, RegionFile, Regions, format_row, write_regions
+from vlcompress.errors import VlcompressError
+
+
+def regions(name: str, *, boxes: int = 3, width: int = 5, seed: int = 0) -> Regions:
+    rng = np.random.default_rng(seed)
+    return Regions(
+        name,
+        48,
+        64,
+        rng.uniform(0, 48, (boxes, 4)).astype(np.float32),
+        rng.standard_normal((boxes, width)).astype(np.float32),
+        rng.integers(0, 9, boxes),
+        rng.random(boxes, dtype=np.float32),
+        rng.integers(0, 9, boxes),
+        rng.random(boxes, dtype=np.float32),
+    )
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "regions.tsv"
+    write_regions(path, [regions("a"), regions("b", boxes=2, seed=1)])
+    return path
+
+
+def test_what_is_written_is_read(file: Path) -> None:
+    found = RegionFile(file)
+    assert found.ids == ("a", "b")
+    assert (len(found), found.feature_dim) == (2, 5)
+    assert "a" in found
+    assert "c" not in found
+    for expected in (regions("b", boxes=2, seed=1), regions("a")):
+        read = found.read(expected.img_id)
+        for name, value in vars(expected).items():
+            np.testing.assert_array_equal(getattr(read, name), value, strict=isinstance(value, np.ndarray))
+
+
+def test_boxes_are_normalized_by_width_and_height() -> None:
+    image = replace(regions("a", boxes=1), boxes=np.array([[16, 12, 64, 48]], dtype=np.float32))
+    assert image.normalized_boxes.tolist() == [[0.25, 0.25, 1.0, 1.0]]
+    assert image.normalized_boxes.dtype == np.float32
+
+
+def test_windows_line_ends_are_accepted(file: Path) -> None:
+    file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    assert RegionFile(file).read("b").features.shape == (2, 5)
+
+
+def _cut(content: bytes) -> bytes:
+    return content[:-30]
+
+
+def _drop_field(content: bytes) -> bytes:
+    return content.rsplit(b"\t", 1)[0]
+
+
+def _repeat(content: bytes) -> bytes:
+    return content + format_row(regions("a"))
+
+
+def _other_width(content: bytes) -> bytes:
+    return content + format_row(regions("c", width=6))
+
+
+def _wrong_count(content: bytes) -> bytes:
+    return content.replace(b"\t3\t", b"\t2\t")
+
+
+def _no_count(content: bytes) -> bytes:
+    return content.replace(b"\t3\t", b"\tmany\t")
+
+
+def _empty(content: bytes) -> bytes:
+    return b""
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_cut, "row 2: features hold"),
+        (_drop_field, "row 2: 9 fields where 10"),
+        (_repeat, "row 3: image 'a' is already in row 1"),
+        (_other_width, "row 3: feature size 6 where 5"),
+        (_wrong_count, "row 1: objects_id holds 24 bytes where 16"),
+        (_no_count, "row 1: num_boxes is 'many'"),
+        (_empty, "holds no rows"),
+    ],
+)
+def test_damage_is_found_when_the_file_is_opened(file: Path, damage: Callable[[bytes], bytes], message: str) -> None:
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(VlcompressError, match=message):
+        RegionFile(file)
+
+
+def test_another_feature_size_than_wanted_is_refused(file: Path) -> None:
+    with pytest.raises(VlcompressError, match="feature size 5 where 2048"):
+        RegionFile(file, 2048)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(VlcompressError, match="no region features at"):
+        RegionFile(tmp_path / "none.tsv")
+
+
+def test_broken_base64_is_found_when_read(file: Path) -> None:
+    lines = file.read_bytes().splitlines()
+    fields = lines[1].split(b"\t")
+    text = fields[FIELDS.index("features")]
+    fields[FIELDS.index("features")] = b"!" + text[1:]
+    file.write_bytes(b"\n".join([lines[0], b"\t".join(fields)]))
+    found = RegionFile(file)
+    found.read("a")
+    with pytest.raises(VlcompressError, match="row 2: features is broken base64"):
+        found.read("b")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_feature_that_is_no_number_is_refused(tmp_path: Path, value: float) -> None:
+    image = regions("a")
+    image.features[1, 2] = value
+    write_regions(tmp_path / "bad.tsv", [image])
+    with pytest.raises(VlcompressError, match="row 1: features hold NaN or infinity"):
+        RegionFile(tmp_path / "bad.tsv").read("a")
+
+
+def test_an_image_that_is_not_there_is_named(file: Path) -> None:
+    with pytest.raises(VlcompressError, match="image 'z' is not among the 2 images"):
+        RegionFile(file).read("z")
+
+
+def test_fields_are_plain_base64_of_the_arrays() -> None:
+    image = regions("a")
+    fields = dict(zip(FIELDS, format_row(image).rstrip(b"\n").split(b"\t"), strict=True))
+    assert base64.b64decode(fields["objects_id"]) == image.objects_id.tobytes()
+    assert fields["num_boxes"] == b"3"

@@ -1,0 +1,57 @@
+"""The gate opens for rounding and for nothing else."""
+
+import numpy as np
+import pytest
+import torch
+
+from vlcompress.errors import VerificationError, VlcompressError
+from vlcompress.export.verify import check_graph, compare_scores, refuse_nan, require
+
+SCORES = np.array([[1.0, 5.0, 2.0], [4.0, 0.0, 1.0]], dtype=np.float32)
+
+
+def test_rounding_passes() -> None:
+    result = compare_scores([SCORES], [SCORES + np.float32(1e-5)])
+    assert result.passed
+    assert result.samples == 2
+    assert result.max_abs_error == pytest.approx(1e-5, rel=0.1)
+    assert result.max_rel_error == pytest.approx(2e-6, rel=0.1)
+    require(result, "it differs")
+
+
+def test_a_large_error_does_not_pass() -> None:
+    with pytest.raises(VerificationError, match=r"it differs: on 2 samples the relative error is 0\.01 "):
+        require(compare_scores([SCORES], [SCORES * np.float32(1.01)]), "it differs")
+
+
+def test_a_changed_answer_does_not_pass() -> None:
+    result = compare_scores([SCORES], [SCORES[:, ::-1]])
+    assert result.answer_agreement == 0.5  # the first answer is in the middle and stays
+    assert not result.passed
+
+
+def test_ties_may_go_either_way() -> None:
+    tied = np.array([[3.0, 3.0, 1.0]], dtype=np.float32)
+    result = compare_scores([tied], [tied + np.array([[0.0, 1e-6, 0.0]], dtype=np.float32)])
+    assert result.answer_agreement == 1.0
+
+
+def test_nan_scores_do_not_pass() -> None:
+    assert not compare_scores([SCORES], [SCORES * np.nan]).passed
+
+
+def test_a_nan_weight_is_named() -> None:
+    with pytest.raises(VlcompressError, match="weight 'b' holds NaN"):
+        refuse_nan({"a": torch.ones(2), "b": torch.tensor([1.0, float("nan")]), "c": torch.ones(1, dtype=torch.int64)})
+
+
+def test_an_invalid_graph_is_refused() -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("NoSuchOperator", ["x"], ["y"])], "g", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    assert isinstance(model, onnx.ModelProto)
+    with pytest.raises(VerificationError, match="not valid ONNX"):
+        check_graph(model.SerializeToString())

@@ -1,0 +1,33 @@
+import pytest
+import torch
+
+from vlcompress.errors import VlcompressError
+from vlcompress.pruning.pattern import Block, Unstructured, parse_pattern
+
+
+def test_names_are_read_and_written_back() -> None:
+    assert parse_pattern("unstructured") == Unstructured()
+    assert parse_pattern("block:16x4") == Block(16, 4)
+    assert str(Block(16, 4)) == "block:16x4"
+
+
+@pytest.mark.parametrize("text", ["block", "block:16", "block:0x4", "block:4x", "2:4x", "Block:2x2", ""])
+def test_unknown_pattern_names_what_is_allowed(text: str) -> None:
+    with pytest.raises(VlcompressError, match=f"unknown pattern '{text}': allowed are 'unstructured' and 'block:RxC'"):
+        parse_pattern(text)
+
+
+def test_block_scores_are_root_mean_squares_so_that_sizes_compare() -> None:
+    scores = torch.tensor([[3.0, 3.0, 0.0, 1.0], [3.0, 3.0, 1.0, 0.0]])
+    assert Block(2, 2).unit_scores(scores).tolist() == pytest.approx([3.0, 0.5**0.5])
+    assert Block(1, 4).unit_scores(torch.full((2, 4), 7.0)).tolist() == [7.0, 7.0]
+
+
+def test_block_bools_spread_over_their_weights() -> None:
+    mask = Block(1, 2).spread(torch.tensor([True, False, False, True]), torch.Size((2, 4)))
+    assert mask.tolist() == [[True, True, False, False], [False, False, True, True]]
+
+
+def test_block_that_does_not_divide_names_weight_and_fix() -> None:
+    with pytest.raises(VlcompressError, match=r"'block:16x5' does not divide weight 'w' \(32, 48\).*block:16x1"):
+        Block(16, 5).check("w", torch.Size((32, 48)))

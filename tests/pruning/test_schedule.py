@@ -1,0 +1,44 @@
+import pytest
+
+from vlcompress.errors import VlcompressError
+from vlcompress.pruning.schedule import Geometric, Linear, OneShot, levels, parse_schedule
+
+
+def test_linear_takes_points_of_the_original_weights() -> None:
+    assert levels(Linear(0.1), 0.7) == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    assert levels(Linear(0.1), 0.25) == (0.1, 0.2, 0.25)
+    assert levels(Linear(0.1), 0.7, rounds=2) == (0.1, 0.2)
+
+
+def test_geometric_takes_a_share_of_what_remains() -> None:
+    assert levels(Geometric(0.2), 0.5) == pytest.approx((0.2, 0.36, 0.488, 0.5))
+    # Chen et al. 2021, the 19 states of ResNet-50
+    assert [round(100 * Geometric(0.2).level(n), 2) for n in (2, 3, 4, 18)] == [36.0, 48.8, 59.04, 98.2]
+
+
+def test_one_shot_is_one_round() -> None:
+    assert levels(OneShot(), 0.7) == (0.7,)
+    assert levels(OneShot(), 0.0) == ()
+
+
+@pytest.mark.parametrize("text", ["linear:10", "geometric:0.2", "oneshot"])
+def test_names_are_read_and_written_back(text: str) -> None:
+    assert str(parse_schedule(text)) == text
+
+
+@pytest.mark.parametrize("text", ["linear", "linear:0", "linear:101", "geometric:1", "geometric:x", "cosine", ""])
+def test_unknown_schedule_names_what_is_allowed(text: str) -> None:
+    with pytest.raises(VlcompressError, match=f"unknown schedule '{text}'.*'linear:P'"):
+        parse_schedule(text)
+
+
+@pytest.mark.parametrize("sparsity", [-0.1, 1.0, 1.5])
+def test_sparsity_outside_its_range(sparsity: float) -> None:
+    with pytest.raises(VlcompressError, match=r"outside \[0, 1\)"):
+        levels(Linear(0.1), sparsity)
+
+
+@pytest.mark.parametrize("rounds", [0, 8])
+def test_rounds_that_do_not_fit(rounds: int) -> None:
+    with pytest.raises(VlcompressError, match=f"rounds {rounds} does not fit.*7 round"):
+        levels(Linear(0.1), 0.7, rounds)

@@ -1,0 +1,54 @@
+"""The promises that the layout makes: imports point downwards, and nothing shadows another package."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+LAYERS = (
+    "errors", "artefacts", "kernels", "data", "models", "tasks", "pruning", "training", "recipe", "tickets", "sparse",
+    "export", "bench", "report", "serve", "cli",
+)  # fmt: skip
+"""From the bottom up; a module may import from its own layer and from those before it."""
+
+MODULES = sorted([*(ROOT / "vlcompress").glob("*/**/*.py"), *(ROOT / "vlcompress").glob("*.py")])
+
+
+def layer(module: str) -> int | None:
+    """Give the layer of ``vlcompress.LAYER...``; None for anything else, and for the package itself."""
+    parts = module.split(".")
+    return LAYERS.index(parts[1]) if parts[0] == "vlcompress" and len(parts) > 1 and parts[1] in LAYERS else None
+
+
+def imported(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    return names | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_downwards(path: Path) -> None:
+    here = layer(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    if here is not None:
+        above = [name for name in imported(path) if (layer(name) or 0) > here]
+        assert not above, f"imports from a layer above: {above}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_kernels_and_cli_are_imported_through_the_package(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imported(path)}
+    assert not roots & {"kernels", "cli"}, "import vlcompress.kernels and vlcompress.cli, never kernels or cli"
+
+
+def test_kernels_and_cli_are_links_without_an_init_file() -> None:
+    for name in ("kernels", "cli"):
+        assert (ROOT / "vlcompress" / name).is_symlink()
+        assert not (ROOT / name / "__init__.py").exists(), f"a root package '{name}' shadows others of that name"
+
+
+def test_kernels_import_torch_and_triton_only() -> None:
+    for path in (ROOT / "kernels").glob("*.py"):
+        ours = {name for name in imported(path) if name.startswith("vlcompress") and ".kernels" not in name}
+        assert not ours, f"{path.name} imports {ours}"

@@ -1,0 +1,169 @@
+"""IMP as Algorithm 1 of Gan et al. has it, checked on the trainings that it leaves on the disk."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vlcompress.artefacts import read_json
+from vlcompress.errors import VlcompressError
+from vlcompress.models.registry import family_named
+from vlcompress.pruning.allocation import Global, prune
+from vlcompress.pruning.criterion import Magnitude
+from vlcompress.pruning.pattern import Unstructured
+from vlcompress.recipe import Recipe
+from vlcompress.tickets.imp import Cell, run_cells, ticket_of
+from vlcompress.tickets.run import find_ticket, newest_run, open_workbench
+from vlcompress.tickets.ticket import load_ticket
+from vlcompress.tickets.workbench import Trial, Workbench
+
+CPU = torch.device("cpu")
+
+
+def workbench(recipe: Recipe, home: Path) -> Workbench:
+    return open_workbench(recipe, home, device=CPU, say=lambda line: None)
+
+
+def by_arm(cells: list[Cell]) -> dict[str, list[Cell]]:
+    return {arm: [cell for cell in cells if cell.arm == arm] for arm in {cell.arm for cell in cells}}
+
+
+def test_rounds_prune_trained_weights_and_rewind_to_theta0(recipe: Recipe, tmp_path: Path) -> None:
+    bench = workbench(recipe, tmp_path)
+    cells = run_cells(bench)
+    assert [(cell.arm, cell.round, cell.sparsity) for cell in cells] == [
+        ("dense", 0, 0.0),
+        ("ticket", 1, pytest.approx(0.25, abs=1e-4)),
+        ("ticket", 2, pytest.approx(0.5, abs=1e-4)),
+    ]
+    dense, first, second = (cell.trained[0] for cell in cells)
+    expected = bench.keep_all()
+    for trained, level in ((dense, 0.25), (first, 0.5)):
+        expected = prune(
+            trained.weights(), expected, level, pattern=Unstructured(), criterion=Magnitude(), allocation=Global()
+        )
+    assert second.masks().sha256() == expected.sha256()
+    start = bench._initial(Trial(0, second.masks())).state_dict()
+    assert all(torch.equal(start[name], value) for name, value in bench.theta0.items())
+
+
+def test_every_round_has_the_same_fresh_head_and_another_seed_another(recipe: Recipe, tmp_path: Path) -> None:
+    bench = workbench(recipe, tmp_path)
+    heads = [
+        bench._initial(Trial(seed, masks)).state_dict() for seed, masks in ((0, None), (0, bench.keep_all()), (1, None))
+    ]
+    name = next(name for name in heads[0] if name.startswith("answer_head.") and name.endswith("0.weight"))
+    assert torch.equal(heads[0][name], heads[1][name])
+    assert not torch.equal(heads[0][name], heads[2][name])
+
+
+def test_pruned_weights_are_bit_zero_in_every_saved_file(recipe: Recipe, tmp_path: Path) -> None:
+    ticket = ticket_of(run_cells(workbench(recipe, tmp_path))).trained[0]
+    weights = ticket.weights()
+    for name, mask in ticket.masks().items():
+        assert (weights[name][~mask].view(torch.int32) == 0).all()
+        assert (weights[name][mask] != 0).any()
+
+
+def test_controls_change_one_thing_each(recipe: Recipe, tmp_path: Path) -> None:
+    recipe = recipe.override(
+        pruning={"pattern": "block:8x4", "controls": ["random", "shuffle", "reinit", "unstructured"]}
+    )
+    bench = workbench(recipe, tmp_path)
+    arms = by_arm(run_cells(bench))
+    ticket = arms["ticket"][-1].trained[0].masks()
+    assert arms["shuffle"][0].trained[0].masks().sha256() == ticket.sha256()
+    assert arms["reinit"][0].trained[0].masks().sha256() == ticket.sha256()
+    random = arms["random"][0].trained[0].masks()
+    assert random.sha256() != ticket.sha256()
+    assert random.kept == ticket.kept
+    assert [cell.round for cell in arms["unstructured"]] == [1, 2]
+    starts = {read_json(arms[arm][0].trained[0].folder / "training.json")["start"] for arm in ("shuffle", "reinit")}
+    assert starts == {"shuffled", "fresh"}
+
+
+def test_shuffled_start_permutes_within_each_weight(recipe: Recipe, tmp_path: Path) -> None:
+    bench = workbench(recipe, tmp_path)
+    name = bench.prunable.names[0]
+    start = bench._initial(Trial(0, bench.keep_all(), "shuffled")).state_dict()
+    assert not torch.equal(start[name], bench.theta0[name])
+    assert torch.equal(start[name].flatten().sort().values, bench.theta0[name].flatten().sort().values)
+    untouched = next(name for name in bench.theta0 if name not in bench.prunable.names)
+    assert torch.equal(start[untouched], bench.theta0[untouched])
+
+
+def test_rewinding_starts_from_the_dense_training_at_that_step(recipe: Recipe, tmp_path: Path) -> None:
+    bench = workbench(recipe.override(pruning={"rewind_step": 2}), tmp_path)
+    cells = run_cells(bench)
+    rewound = bench._initial(Trial(0, cells[-1].trained[0].masks(), "rewound")).state_dict()
+    dense = cells[0].trained[0].weights()
+    name = bench.prunable.names[0]
+    assert not torch.equal(rewound[name], bench.theta0[name])
+    assert not torch.equal(rewound[name], dense[name])
+    steps: list[int] = []
+    bench.progress = lambda step, loss: steps.append(step)
+    bench.train(Trial(0, bench.keep_all(), "rewound"), "again")
+    assert steps == [3, 4]  # the schedule goes on where the rewinding point lies
+
+
+def test_several_seeds_are_whole_chains_and_give_one_verdict(recipe: Recipe, tmp_path: Path) -> None:
+    cells = run_cells(workbench(recipe.override(pruning={"seeds": (0, 1)}), tmp_path))
+    first, second = ticket_of(cells).trained
+    assert first.masks().sha256() != second.masks().sha256()
+    verdict = ticket_of(cells).verdict
+    assert verdict is not None
+    assert verdict.seeds == 2
+
+
+def test_nothing_is_trained_twice(recipe: Recipe, tmp_path: Path) -> None:
+    lines: list[str] = []
+    bench = workbench(recipe, tmp_path)
+    bench.say = lines.append
+    run_cells(bench)
+    assert not any("done before" in line for line in lines)
+    lines.clear()
+    longer = workbench(recipe.override(pruning={"sparsity": 0.75}), tmp_path)
+    longer.say = lines.append
+    run_cells(longer)
+    assert ["done before" in line for line in lines] == [True, True, True, False]
+
+
+def test_ticket_is_written_and_loads_and_the_run_is_found(recipe: Recipe, tmp_path: Path) -> None:
+    run = find_ticket(recipe, tmp_path, device=CPU, say=lambda line: None)
+    ticket = load_ticket(run.ticket)
+    assert ticket.masks.sparsity == pytest.approx(0.5, abs=1e-4)
+    assert ticket.document["recipe_sha256"] == recipe.sha256()
+    family = family_named(ticket.family)
+    model = family.build(ticket.config, ticket.head, seed=0)
+    model.load_state_dict(dict(ticket.weights))
+    assert newest_run(tmp_path).folder == run.folder
+    assert "a single seed" in (run.ticket / "README.md").read_text()
+    lines: list[str] = []
+    find_ticket(recipe, tmp_path, device=CPU, say=lines.append)
+    assert lines == [f"this recipe has been run: {run.folder}"]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"pruning": {"pattern": "block:5x5"}}, "pattern 'block:5x5' does not divide weight"),
+        ({"pruning": {"pattern": "round"}}, "unknown pattern 'round'"),
+        ({"pruning": {"schedule": "cosine"}}, "unknown schedule 'cosine'"),
+        ({"pruning": {"sparsity": 0.0}}, "sparsity 0 prunes nothing"),
+        ({"pruning": {"prunable": "all"}}, "unknown pruning policy 'all'"),
+        ({"pruning": {"controls": ["unstructured"]}}, "control 'unstructured' is the ticket itself"),
+        ({"model": {"checkpoint": "built-in"}}, "no built-in weights for lxmert tiny"),
+        ({"model": {"checkpoint": "/nowhere/model.pth"}}, "/nowhere/model.pth"),
+        ({"model": {"family": "uniter"}}, "unknown model 'uniter'"),
+        ({"data": {"task": "gqa"}}, "unknown task 'gqa'"),
+        ({"data": {"source": "/nowhere"}}, "no data folder at '/nowhere'"),
+        ({"data": {"source": "scenes:huge"}}, "unknown size of scenes 'huge'"),
+        ({"data": {"score": "train"}}, "split 'train' is trained on"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_trained(
+    recipe: Recipe, tmp_path: Path, change: dict, text: str
+) -> None:
+    with pytest.raises(VlcompressError, match=text):
+        find_ticket(recipe.override(**change), tmp_path, device=CPU, say=lambda line: None)
+    assert not list(tmp_path.rglob("*.safetensors"))

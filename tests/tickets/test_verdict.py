@@ -1,0 +1,79 @@
+import pytest
+import torch
+
+from vlcompress.errors import VlcompressError
+from vlcompress.tickets.verdict import judge
+
+
+def scores(mean: float, examples: int = 4000, seed: int = 0) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    return (torch.rand(examples, generator=rng) < mean).float()
+
+
+def worse(dense: torch.Tensor, by: float) -> torch.Tensor:
+    """Turn right answers wrong until the mean has fallen by `by`."""
+    lost = dense.clone()
+    lost[dense.nonzero()[: round(by * len(dense)), 0]] = 0
+    return lost
+
+
+def outcomes(dense: list[torch.Tensor], ticket: list[torch.Tensor]) -> list[str]:
+    return [level.outcome for level in judge(dense, ticket).levels]
+
+
+def test_the_same_scores_pass_every_level() -> None:
+    assert outcomes([scores(0.7)], [scores(0.7)]) == ["pass", "pass", "pass"]
+
+
+def test_a_clear_loss_fails_every_level() -> None:
+    dense = scores(0.7)
+    assert outcomes([dense], [worse(dense, 0.1)]) == ["fail", "fail", "fail"]
+
+
+def test_half_a_point_of_seventy_is_relaxed_but_not_strict() -> None:
+    dense = scores(0.7)
+    verdict = judge([dense], [worse(dense, 0.005)])
+    assert verdict["strict"].outcome == "fail"  # paired: the same examples are right in both, so little noise is left
+    assert verdict["relaxed"].outcome == "pass"
+    assert verdict["relaxed"].low < verdict["relaxed"].margin < verdict["relaxed"].high
+    assert verdict["relaxed"].p < 0.05
+
+
+def test_just_below_the_line_is_within_noise() -> None:
+    dense = scores(0.7)
+    verdict = judge([dense], [worse(dense, 0.0075)])
+    assert verdict["relaxed"].margin < 0
+    assert verdict["relaxed"].outcome == "pass within noise"
+
+
+def test_seeds_give_the_standard_deviation_that_matching_uses() -> None:
+    dense = [scores(mean, seed=seed) for seed, mean in enumerate((0.69, 0.70, 0.71))]
+    verdict = judge(dense, dense)
+    means = torch.stack(dense).double().mean(dim=1)
+    assert verdict.dense_sd == pytest.approx(float(means.std()))
+    assert verdict["matching"].threshold == pytest.approx(verdict.dense - float(means.std()))
+    assert "3 seeds" in verdict.sentence()
+
+
+def test_a_single_seed_is_called_a_single_seed() -> None:
+    verdict = judge([scores(0.7)], [scores(0.7)])
+    assert verdict.dense_sd is None
+    assert "a single seed" in verdict.sentence()
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    """Ticket and dense are drawn with the same true mean: the interval of the difference must mostly hold 0."""
+    held = 0
+    for trial in range(40):
+        strict = judge([scores(0.6, 500, trial)], [scores(0.6, 500, 1000 + trial)])["strict"]
+        held += strict.low <= 0 <= strict.high
+    assert 34 <= held <= 40
+
+
+def test_scores_that_do_not_pair_are_refused() -> None:
+    with pytest.raises(VlcompressError, match="do not pair"):
+        judge([scores(0.7)], [scores(0.7, examples=10)])
+    with pytest.raises(VlcompressError, match="at least one seed"):
+        judge([], [])
+    with pytest.raises(VlcompressError, match="the dense model scores 0"):
+        judge([torch.zeros(5)], [torch.zeros(5)])

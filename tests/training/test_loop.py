@@ -1,0 +1,130 @@
+"""The loop on a model of a few weights: the mask is held to the bit, and a killed training ends in the same bytes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vlcompress.errors import VlcompressError
+from vlcompress.pruning.mask import Masks
+from vlcompress.tasks.base import Batch
+from vlcompress.training.loop import Hyperparameters, Sampler, evaluate, train
+
+HYPER = Hyperparameters(steps=12, batch=4, learning_rate=0.05)
+
+
+class Regression:
+    """Sixteen random vectors to be told apart by a small net with dropout."""
+
+    metric = "agreement"
+
+    def __init__(self, examples: int = 16) -> None:
+        self.x = torch.randn(examples, 6, generator=torch.Generator().manual_seed(0))
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
+        x = self.x[list(indices)]
+        return Batch({"x": x + 0.01 * torch.randn(x.shape, generator=rng)}, {"y": x.sum(dim=1)})
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return (model(batch.inputs["x"])[:, 0] - batch.targets["y"]).square().mean()
+
+    def scores(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        positive = model(batch.inputs["x"])[:, 0] > 0
+        return (positive == (batch.targets["y"] > 0)).float(), positive.long()
+
+
+def net() -> nn.Module:
+    torch.manual_seed(7)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 1))
+
+
+def masks() -> Masks:
+    rng = torch.Generator().manual_seed(1)
+    return Masks({"0.weight": torch.rand(8, 6, generator=rng) > 0.5, "3.weight": torch.rand(1, 8, generator=rng) > 0.5})
+
+
+def state(model: nn.Module) -> bytes:
+    return b"".join(value.numpy().tobytes() for value in model.state_dict().values())
+
+
+def test_it_learns() -> None:
+    task = Regression()
+    hyper = Hyperparameters(steps=200, batch=8, learning_rate=0.05)
+    assert evaluate(train(net(), task, hyper, seed=0), task).mean > 0.9
+
+
+def test_pruned_weights_are_bit_zero_after_every_step_and_in_both_moments() -> None:
+    seen = []
+    model, kept = net(), masks()
+
+    def look(step: int, loss: float) -> None:
+        weights = dict(model.named_parameters())
+        seen.append(all((weights[name].detach()[~mask].view(torch.int32) == 0).all() for name, mask in kept.items()))
+
+    train(model, Regression(), HYPER, seed=0, masks=kept, progress=look)
+    assert seen == [True] * HYPER.steps
+    assert (model.get_parameter("0.weight").detach()[kept["0.weight"]] != 0).all()
+
+
+def test_a_mask_that_keeps_all_changes_no_bit() -> None:
+    model = net()
+    everything = Masks.keep_all({name: model.get_parameter(name) for name in ("0.weight", "3.weight")})
+    dense, kept = train(net(), Regression(), HYPER, seed=0), train(net(), Regression(), HYPER, seed=0, masks=everything)
+    assert state(dense) == state(kept)
+
+
+def test_seed_decides_and_the_global_random_state_does_not() -> None:
+    torch.manual_seed(1)
+    first = train(net(), Regression(), HYPER, seed=0)
+    torch.manual_seed(2)
+    assert state(first) == state(train(net(), Regression(), HYPER, seed=0))
+    assert state(first) != state(train(net(), Regression(), HYPER, seed=1))
+
+
+@pytest.mark.parametrize("killed_at", [1, 5, 11])
+def test_interrupted_training_ends_in_the_same_bytes(tmp_path: Path, killed_at: int) -> None:
+    """A checkpoint after every step, death at one of them, and a fresh process's view: a new model, the same folder."""
+
+    def die(step: int, loss: float) -> None:
+        if step == killed_at:
+            raise KeyboardInterrupt
+
+    whole = train(net(), Regression(), HYPER, seed=0, masks=masks())
+    where = {"checkpoint": tmp_path / "under-way", "checkpoint_seconds": 0.0, "identity": "x"}
+    with pytest.raises(KeyboardInterrupt):
+        train(net(), Regression(), HYPER, seed=0, masks=masks(), progress=die, **where)
+    steps = []
+    again = train(
+        net(), Regression(), HYPER, seed=0, masks=masks(), progress=lambda step, loss: steps.append(step), **where
+    )
+    assert steps[0] == killed_at  # the step that was under way when it died, and none before it
+    assert state(again) == state(whole)
+
+
+def test_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    where = {"checkpoint": tmp_path / "under-way", "checkpoint_seconds": 0.0}
+    train(net(), Regression(), HYPER, seed=0, identity="x", **where)
+    with pytest.raises(VlcompressError, match="is the checkpoint of another training"):
+        train(net(), Regression(), HYPER, seed=0, identity="y", **where)
+
+
+def test_divergence_and_no_data_are_told() -> None:
+    broken = Regression()
+    broken.x[:] = float("nan")
+    with pytest.raises(VlcompressError, match="the loss is nan at step 0: lower the learning rate"):
+        train(net(), broken, HYPER, seed=0)
+    with pytest.raises(VlcompressError, match="no example to train on"):
+        train(net(), Regression(0), HYPER, seed=0)
+
+
+def test_sampler_takes_every_example_once_an_epoch() -> None:
+    sampler = Sampler(examples=10, batch=3, seed=4)
+    epoch = [index for step in range(3) for index in sampler.indices(step)]
+    assert len(set(epoch)) == 9
+    assert sampler.indices(3) != sampler.indices(0)
+    assert sampler.indices(1) == epoch[3:6]

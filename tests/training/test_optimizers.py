@@ -1,0 +1,24 @@
+import pytest
+import torch
+
+from vlcompress.training.optimizers import BertAdam, warmup_linear
+
+
+def test_two_steps_by_hand() -> None:
+    """m and v without bias correction, decay on the weight itself, the gradient clipped to norm 1."""
+    weight = torch.nn.Parameter(torch.tensor([2.0]))
+    optimizer = BertAdam([weight], lr=0.1)
+    w, m, v = 2.0, 0.0, 0.0
+    for gradient in (0.5, 30.0):
+        weight.grad = torch.tensor([gradient])
+        optimizer.step()
+        g = min(gradient, 1.0)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        w -= 0.1 * (m / (v**0.5 + 1e-6) + 0.01 * w)
+        assert weight.item() == pytest.approx(w, rel=1e-5)
+
+
+def test_warmup_rises_then_falls_to_zero() -> None:
+    assert [round(warmup_linear(step, 10, 0.2), 3) for step in range(11)] == [
+        0.0, 0.5, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0.0,
+    ]  # fmt: skip

@@ -1,0 +1,115 @@
+"""The benchmark: correctness first, then latencies side by side, then memory and size, in one record.
+
+A speed is reported only for variants whose scores were checked in this very process, on these very inputs.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from vlcompress.bench.environment import environment
+from vlcompress.bench.memory import peak_memory
+from vlcompress.bench.statistics import latency, paired_ratio
+from vlcompress.bench.variants import Scores, Variant
+from vlcompress.errors import VlcompressError
+from vlcompress.export.verify import compare_scores, require
+from vlcompress.sparse.compile import thread_count
+from vlcompress.sparse.timing import Bursts, Effort, interleave
+
+Json = dict[str, Any]
+Inputs = Mapping[str, Tensor]
+
+EFFORT = Effort(rounds=15, burst_s=0.15, warmup=2)
+"""15 rounds of at least 0.15 s of calls for each variant: some 10 s a batch size for five variants."""
+
+
+def measure(variants: Mapping[str, Callable[[], object]], effort: Effort = EFFORT) -> Bursts:
+    """Measure calls in shuffled alternation, each burst warmed up, with garbage collection off.
+
+    Args:
+        variants: what to call, by name.
+        effort: rounds, and seconds of calls in each.
+
+    Returns:
+        Seconds of every call, by name and round.
+    """
+    return interleave(variants, effort)
+
+
+def bench_models(
+    variants: Sequence[Variant],
+    inputs: Mapping[int, Inputs],
+    *,
+    threads: int,
+    references: Sequence[str] = ("dense",),
+    effort: Effort = EFFORT,
+) -> Json:
+    """Compare variants of a model.
+
+    Args:
+        variants: the rows; the references and every variant's truth must be among them.
+        inputs: real samples by batch size.
+        threads: threads of PyTorch while measuring (sessions carry their own).
+        references: the variants that speeds are ratios to ("dense", and "onnx dense" for what the ticket itself gains).
+        effort: how long to measure.
+
+    Returns:
+        A JSON object: "environment", "threads", "references", "variants" (for each: "truth", "parity", "bytes",
+        "memory_mb", and for each batch size under "batches" its latency and, by reference, "speedup" with interval).
+
+    Raises:
+        VerificationError: a variant's scores are not those of its truth; nothing is measured then.
+        VlcompressError: a variant that is referred to is not there.
+    """
+    by_name = {variant.name: variant for variant in variants}
+    for name in {*references, *(variant.truth for variant in variants)} - set(by_name):
+        raise VlcompressError(f"the benchmark has no variant '{name}': give one of that name, or refer to another")
+    with thread_count(threads):
+        parities = _gate(by_name, inputs)
+        batches = {batch: _batch(by_name, samples, batch, references, effort) for batch, samples in inputs.items()}
+        described = environment()
+    rows = {
+        name: {
+            "truth": variant.truth,
+            "parity": parities[name],
+            "bytes": variant.nbytes,
+            "memory_mb": None if variant.make is None else peak_memory(variant.make).own_mb,
+            "batches": {str(batch): found[name] for batch, found in batches.items()},
+        }
+        for name, variant in by_name.items()
+    }
+    return {"environment": described, "threads": threads, "references": list(references), "variants": rows}
+
+
+def _gate(variants: Mapping[str, Variant], inputs: Mapping[int, Inputs]) -> dict[str, Json]:
+    """Run every variant on all inputs and compare it with its truth."""
+    scores = {name: _scores(variant, inputs) for name, variant in variants.items()}
+    found: dict[str, Json] = {}
+    for name, variant in variants.items():
+        parity = compare_scores(scores[variant.truth], scores[name])
+        require(parity, f"'{name}' does not compute what '{variant.truth}' does, so no speed is reported")
+        found[name] = asdict(parity)
+    return found
+
+
+def _scores(variant: Variant, inputs: Mapping[int, Inputs]) -> list[Scores]:
+    return [np.array(variant.bind(samples)()) for samples in inputs.values()]
+
+
+def _batch(
+    variants: Mapping[str, Variant], inputs: Inputs, batch: int, references: Sequence[str], effort: Effort
+) -> dict[str, Json]:
+    """Measure one batch size: for each variant its latency and its speed relative to the references."""
+    bursts = measure({name: variant.bind(inputs) for name, variant in variants.items()}, effort)
+    return {
+        name: {**asdict(latency(rounds, batch)), "speedup": {to: _ratio(bursts[to], rounds) for to in references}}
+        for name, rounds in bursts.items()
+    }
+
+
+def _ratio(slow: list[list[float]], fast: list[list[float]]) -> Json:
+    ratio = paired_ratio(slow, fast)
+    return {**asdict(ratio), "significant": ratio.significant}

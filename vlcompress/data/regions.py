@@ -1,0 +1,262 @@
+"""LXMERT's region features: one TSV row an image, arrays in base64 (field order of the official ``load_obj_tsv``).
+
+Shape legend: N boxes of an image, D feature width.
+"""
+
+import base64
+import binascii
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlcompress.errors import VlcompressError
+
+FIELDS = (
+    "img_id",
+    "img_h",
+    "img_w",
+    "objects_id",
+    "objects_conf",
+    "attrs_id",
+    "attrs_conf",
+    "num_boxes",
+    "boxes",
+    "features",
+)
+_BYTES_PER_BOX = {"objects_id": 8, "objects_conf": 4, "attrs_id": 8, "attrs_conf": 4, "boxes": 16}
+_MAKE_AGAIN = "the file is damaged or cut; extract or download it again"
+
+
+@dataclass(frozen=True)
+class Regions:
+    """What the detector found in one image.
+
+    Attributes:
+        img_id: the image's name.
+        height, width: of the image, in pixels.
+        boxes: float32 [N, 4], (x1, y1, x2, y2) in pixels.
+        features: float32 [N, D], all finite.
+        objects_id, attrs_id: int64 [N], the detector's class and attribute.
+        objects_conf, attrs_conf: float32 [N], its confidence in them.
+    """
+
+    img_id: str
+    height: int
+    width: int
+    boxes: NDArray[np.float32]
+    features: NDArray[np.float32]
+    objects_id: NDArray[np.int64]
+    objects_conf: NDArray[np.float32]
+    attrs_id: NDArray[np.int64]
+    attrs_conf: NDArray[np.float32]
+
+    @property
+    def normalized_boxes(self) -> NDArray[np.float32]:
+        """Boxes float32 [N, 4] divided by (w, h, w, h), which is what LXMERT is given: 0 to 1."""
+        scale = np.array([self.width, self.height, self.width, self.height], dtype=np.float32)
+        return np.divide(self.boxes, scale, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Where an image's row is in the file."""
+
+    offset: int
+    number: int
+
+
+class RegionFile:
+    """A TSV of region features, indexed once and read one image at a time (official files hold tens of gigabytes)."""
+
+    def __init__(self, path: Path | str, feature_dim: int | None = None) -> None:
+        """Index the file, checking every row's field count and the lengths of its arrays.
+
+        Args:
+            path: the TSV file.
+            feature_dim: the feature width D that is wanted; None takes that of the first row.
+
+        Raises:
+            VlcompressError: no such file, no rows, a cut row, a wrong feature width, an image listed twice.
+        """
+        self.path = Path(path)
+        self._feature_dim = feature_dim
+        self._rows: dict[str, _Row] = {}
+        if not self.path.is_file():
+            raise VlcompressError(f"no region features at '{self.path}': give a TSV file that exists")
+        for row, fields in _scan(self.path):
+            self._index(row, fields)
+        if not self._rows:
+            raise VlcompressError(f"'{self.path}' holds no rows: {_MAKE_AGAIN}")
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The images' names, in the order of the file."""
+        return tuple(self._rows)
+
+    @property
+    def feature_dim(self) -> int:
+        """Feature width D, the same in every row."""
+        assert self._feature_dim is not None  # a file without rows is refused
+        return self._feature_dim
+
+    def __contains__(self, img_id: object) -> bool:
+        """Say whether the file has this image."""
+        return img_id in self._rows
+
+    def __len__(self) -> int:
+        """Give the number of images."""
+        return len(self._rows)
+
+    def read(self, img_id: str) -> Regions:
+        """Read one image's regions.
+
+        Raises:
+            VlcompressError: the image is not in the file, broken base64, a feature that is NaN or infinite.
+        """
+        if img_id not in self._rows:
+            raise VlcompressError(
+                f"image '{img_id}' is not among the {len(self)} images of '{self.path}': extract its features"
+            )
+        row = self._rows[img_id]
+        with self.path.open("rb") as file:
+            file.seek(row.offset)
+            fields = _split(self.path, row.number, file.readline())
+        return self._decode(row, fields)
+
+    def _index(self, row: _Row, fields: Sequence[bytes]) -> None:
+        img_id = fields[0].decode()
+        if img_id in self._rows:
+            first = self._rows[img_id].number
+            raise _bad_row(
+                self.path, row.number, f"image '{img_id}' is already in row {first}", "keep one of the two rows"
+            )
+        boxes = _whole_number(self.path, row.number, fields, "num_boxes")
+        for name in ("img_h", "img_w"):
+            _whole_number(self.path, row.number, fields, name)
+        for name, size in _BYTES_PER_BOX.items():
+            _check_length(self.path, row.number, name, _field(fields, name), boxes * size)
+        self._check_features(row, _field(fields, "features"), boxes)
+        self._rows[img_id] = row
+
+    def _check_features(self, row: _Row, text: bytes, boxes: int) -> None:
+        size = _decoded_length(text)
+        if len(text) % 4 or size % (4 * boxes):
+            raise _bad_row(
+                self.path,
+                row.number,
+                f"features hold {size} bytes, no whole number of floats for each of {boxes} boxes",
+                _MAKE_AGAIN,
+            )
+        width = size // (4 * boxes)
+        if width != (self._feature_dim or width):
+            raise _bad_row(
+                self.path,
+                row.number,
+                f"feature size {width} where {self._feature_dim} was expected",
+                "use features of one size, the one that the model was made for",
+            )
+        self._feature_dim = width
+
+    def _decode(self, row: _Row, fields: Sequence[bytes]) -> Regions:
+        def raw(name: str) -> bytes:
+            return _unbase64(self.path, row.number, name, _field(fields, name))
+
+        features = np.frombuffer(raw("features"), np.float32).reshape(-1, self.feature_dim)
+        boxes = np.frombuffer(raw("boxes"), np.float32).reshape(-1, 4)
+        for name, values in (("features", features), ("boxes", boxes)):
+            if not np.isfinite(values).all():
+                raise _bad_row(self.path, row.number, f"{name} hold NaN or infinity", _MAKE_AGAIN)
+        return Regions(
+            img_id=fields[0].decode(),
+            height=int(_field(fields, "img_h")),
+            width=int(_field(fields, "img_w")),
+            boxes=boxes,
+            features=features,
+            objects_id=np.frombuffer(raw("objects_id"), np.int64),
+            objects_conf=np.frombuffer(raw("objects_conf"), np.float32),
+            attrs_id=np.frombuffer(raw("attrs_id"), np.int64),
+            attrs_conf=np.frombuffer(raw("attrs_conf"), np.float32),
+        )
+
+
+def format_row(regions: Regions) -> bytes:
+    """Give the image's TSV row, line end included."""
+    arrays = {
+        "objects_id": regions.objects_id,
+        "objects_conf": regions.objects_conf,
+        "attrs_id": regions.attrs_id,
+        "attrs_conf": regions.attrs_conf,
+        "boxes": regions.boxes,
+        "features": regions.features,
+    }
+    values = {name: base64.b64encode(np.ascontiguousarray(array).tobytes()) for name, array in arrays.items()}
+    values["img_id"] = regions.img_id.encode()
+    values["img_h"] = str(regions.height).encode()
+    values["img_w"] = str(regions.width).encode()
+    values["num_boxes"] = str(len(regions.boxes)).encode()
+    return b"\t".join(values[name] for name in FIELDS) + b"\n"
+
+
+def write_regions(path: Path, regions: Iterable[Regions]) -> None:
+    """Write a TSV that `RegionFile` and the official loader read, one row an image, in the order given."""
+    from vlcompress.artefacts import disk_errors  # brings torch along, which readers do without
+
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.writelines(format_row(image) for image in regions)
+
+
+def _scan(path: Path) -> Iterator[tuple[_Row, list[bytes]]]:
+    with path.open("rb") as file:
+        offset = 0
+        for number, line in enumerate(file, start=1):
+            yield _Row(offset, number), _split(path, number, line)
+            offset += len(line)
+
+
+def _split(path: Path, number: int, line: bytes) -> list[bytes]:
+    fields = line.rstrip(b"\r\n").split(b"\t")
+    if len(fields) != len(FIELDS):
+        raise _bad_row(path, number, f"{len(fields)} fields where {len(FIELDS)} were expected", _MAKE_AGAIN)
+    return fields
+
+
+def _field(fields: Sequence[bytes], name: str) -> bytes:
+    return fields[FIELDS.index(name)]
+
+
+def _whole_number(path: Path, number: int, fields: Sequence[bytes], name: str) -> int:
+    text = _field(fields, name)
+    if not text.isdigit() or int(text) == 0:
+        raise _bad_row(
+            path, number, f"{name} is '{text[:20].decode(errors='replace')}', not a positive number", _MAKE_AGAIN
+        )
+    return int(text)
+
+
+def _decoded_length(text: bytes) -> int:
+    """Bytes that base64 text stands for, without decoding it."""
+    return len(text) // 4 * 3 - text[-2:].count(b"=")
+
+
+def _check_length(path: Path, number: int, name: str, text: bytes, size: int) -> None:
+    if len(text) != math.ceil(size / 3) * 4 or _decoded_length(text) != size:
+        raise _bad_row(
+            path, number, f"{name} holds {_decoded_length(text)} bytes where {size} were expected", _MAKE_AGAIN
+        )
+
+
+def _unbase64(path: Path, number: int, name: str, text: bytes) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise _bad_row(path, number, f"{name} is broken base64 ({error})", _MAKE_AGAIN) from error
+
+
+def _bad_row(path: Path, number: int, what: str, fix: str) -> VlcompressError:
+    return VlcompressError(f"'{path}', row {number}: {what}: {fix}")

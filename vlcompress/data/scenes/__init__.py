@@ -1,0 +1,1 @@
+"""The built-in data set: rendered scenes and questions about them, in the published VQA formats."""

@@ -1,0 +1,247 @@
+"""Writing the built-in data set: pictures, raw VQA v2 files and everything in LXMERT's official layout.
+
+FOLDER/images/{train2014,val2014}.zip                      pictures, as COCO ships them; not those of pre-training
+FOLDER/vqa_v2/v2_*_{questions,annotations}.json            raw VQA v2, ten annotators a question
+FOLDER/vqa/{train,minival}.json, trainval_*.json           LXMERT's questions with soft scores, and the answer list
+FOLDER/mscoco_imgfeat/{train2014,val2014,pretrain}_obj36.tsv  region features (eight boxes; the name is the format's)
+FOLDER/lxmert/{pretrain,all_ans}.json                      pre-training sentences, of pictures of their own
+FOLDER/vocab.txt, objects_vocab.txt, attributes_vocab.txt  words, detector's classes and attributes
+FOLDER/data_report.json, scenes.json                       baselines; recipe and sha256 of every other file
+"""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile, ZipInfo
+
+from vlcompress.artefacts import Json, dumps, file_sha256, identity, write_file, writing
+from vlcompress.data.pretraining import ImageSentences, pretraining_document
+from vlcompress.data.questions import Answers, Question
+from vlcompress.data.regions import format_row
+from vlcompress.data.scenes.baselines import report
+from vlcompress.data.scenes.boxes import ATTRIBUTE_CLASSES, OBJECT_CLASSES
+from vlcompress.data.scenes.make import Part, Picture, make_picture
+from vlcompress.data.scenes.questions import ANSWERS
+from vlcompress.data.scenes.vocabulary import tokens
+from vlcompress.data.vqa_v2 import Annotated, annotations_document, questions_document, soft_label, to_lxmert
+from vlcompress.errors import VlcompressError, unknown
+
+GENERATOR_VERSION = 2
+"""Changes whenever the same recipe would give other bytes."""
+
+_KNOWN = Answers(ANSWERS)
+_CHUNK = 32
+_WORTH_PROCESSES = 500
+"""Pictures from which starting processes pays."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many pictures each VQA split has; every picture has four questions."""
+
+    train: int
+    minival: int
+
+
+SIZES = {"tiny": Size(40, 20), "small": Size(2500, 1000)}
+QUESTIONS = 4
+PRETRAINING_QUESTIONS = 5
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the bytes of the data set.
+
+    Attributes:
+        size: a key of SIZES.
+        seed: of everything random, 0 or more.
+        pretrain: number of pictures for pre-training.
+        images: whether the pictures of train and minival are kept.
+        version: of the generator.
+    """
+
+    size: str = "small"
+    seed: int = 0
+    pretrain: int = 0
+    images: bool = True
+    version: int = GENERATOR_VERSION
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be made."""
+        if self.size not in SIZES:
+            raise unknown("size of the built-in data", self.size, SIZES)
+        if self.pretrain < 0 or self.seed < 0:
+            raise VlcompressError(f"pretrain {self.pretrain}, seed {self.seed}: both must be 0 or more")
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The parts by split; their pictures differ, and so do their numbers."""
+        size = SIZES[self.size]
+        parts = {
+            "train": Part("train2014", 1, size.train, QUESTIONS),
+            "minival": Part("val2014", 1_000_001, size.minival, QUESTIONS),
+        }
+        if self.pretrain:
+            parts["pretrain"] = Part("pretrain", 2_000_001, self.pretrain, PRETRAINING_QUESTIONS)
+        return parts
+
+
+def make_scenes(
+    folder: Path | str,
+    *,
+    size: str = "small",
+    seed: int = 0,
+    pretrain: int = 0,
+    images: bool = True,
+    processes: int | None = None,
+) -> Path:
+    """Write the data set; the folder appears whole or not at all, and replaces one that was there.
+
+    The bytes depend on the recipe alone, not on `processes`. Processes are started with the "spawn" method: a script
+    that calls this for many pictures needs the usual ``if __name__ == "__main__"``.
+
+    Args:
+        folder: what to write.
+        size: "tiny" (40 and 20 pictures, for tests) or "small" (2500 and 1000), four questions each.
+        seed: 0 or more.
+        pretrain: pictures for pre-training, with five questions and three captions each.
+        images: keep the pictures of train and minival.
+        processes: how many to use; None chooses.
+
+    Returns:
+        The folder.
+
+    Raises:
+        VlcompressError: unknown size, a negative number, disk full, no permission.
+    """
+    recipe = Recipe(size, seed, pretrain, images)
+    target = Path(folder)
+    with writing(target) as root:
+        for split, part in recipe.parts.items():
+            _write_part(root, recipe, split, part, processes)
+        _write_tables(root)
+        write_file(root / "data_report.json", dumps(report(root)))
+        write_file(root / "scenes.json", dumps(_document(root, recipe)))
+    return target
+
+
+def ensure_scenes(
+    cache: Path | str,
+    *,
+    size: str = "small",
+    seed: int = 0,
+    pretrain: int = 0,
+    images: bool = True,
+    processes: int | None = None,
+) -> Path:
+    """Give the data set's folder inside `cache`, named by its recipe; make it where it is not there yet.
+
+    Arguments and errors as of `make_scenes`.
+    """
+    recipe = Recipe(size, seed, pretrain, images)
+    folder = Path(cache) / f"scenes-{size}-{identity(asdict(recipe))[:12]}"
+    if (folder / "scenes.json").is_file():
+        return folder
+    return make_scenes(folder, size=size, seed=seed, pretrain=pretrain, images=images, processes=processes)
+
+
+def _write_part(root: Path, recipe: Recipe, split: str, part: Part, processes: int | None) -> None:
+    """Write a part's pictures and features as they come, then what is said about them."""
+    keep_pictures = recipe.images and split != "pretrain"
+    features = root / "mscoco_imgfeat" / f"{part.name}_obj36.tsv"
+    gallery = root / "images" / f"{part.name}.zip"
+    features.parent.mkdir(exist_ok=True)
+    questions: list[Annotated] = []
+    sentences: list[ImageSentences] = []
+    with ExitStack() as stack:
+        rows = stack.enter_context(features.open("wb"))
+        archive = stack.enter_context(_archive(gallery)) if keep_pictures else None
+        for picture in stack.enter_context(_pictures(recipe.seed, part, processes)):
+            rows.write(format_row(picture.regions))
+            if archive:  # ZipInfo's default date is fixed, so that the same pictures give the same bytes
+                archive.writestr(ZipInfo(f"{part.name}/{picture.name}.jpg"), picture.jpeg)
+            questions += picture.questions
+            sentences.append(_sentences(picture))
+    if split == "pretrain":
+        _write_rows(root / "lxmert" / "pretrain.json", pretraining_document(sentences))
+    else:
+        _write_questions(root, split, part, questions)
+
+
+def _archive(path: Path) -> ZipFile:
+    path.parent.mkdir(exist_ok=True)
+    return ZipFile(path, "w")
+
+
+@contextmanager
+def _pictures(seed: int, part: Part, processes: int | None) -> Iterator[Iterator[Picture]]:
+    """Give the part's pictures in order, made by as many processes as pay."""
+    numbers = range(part.first_number, part.first_number + part.pictures)
+    make = partial(make_picture, seed, part)
+    wanted = processes or min(os.cpu_count() or 1, 4)
+    if wanted == 1 or (processes is None and part.pictures < _WORTH_PROCESSES):
+        yield map(make, numbers)
+        return
+    with multiprocessing.get_context("spawn").Pool(wanted) as pool:
+        yield pool.imap(make, numbers, chunksize=_CHUNK)
+
+
+def _sentences(picture: Picture) -> ImageSentences:
+    labels = [soft_label((answer for answer, _ in question.answers), _KNOWN) for question in picture.questions]
+    questions = [question.sentence for question in picture.questions]
+    return ImageSentences(picture.name, {"mscoco": picture.captions, "vqa": questions}, {"vqa": labels})
+
+
+def _write_questions(root: Path, split: str, part: Part, questions: list[Annotated]) -> None:
+    raw = root / "vqa_v2"
+    _write_json(raw / f"v2_OpenEnded_mscoco_{part.name}_questions.json", questions_document(questions))
+    _write_json(raw / f"v2_mscoco_{part.name}_annotations.json", annotations_document(questions))
+    rows = [_lxmert_row(question) for question in to_lxmert(questions, _KNOWN, f"scenes_{part.name}_{{:012d}}")]
+    _write_rows(root / "vqa" / f"{split}.json", rows)
+
+
+def _lxmert_row(question: Question) -> Json:
+    return {
+        "answer_type": question.answer_type,
+        "img_id": question.img_id,
+        "label": question.label,
+        "question_id": question.question_id,
+        "question_type": question.question_type,
+        "sent": question.sentence,
+    }
+
+
+def _write_tables(root: Path) -> None:
+    _write_json(root / "vqa" / "trainval_label2ans.json", list(ANSWERS))
+    _write_json(root / "vqa" / "trainval_ans2label.json", _KNOWN.index)
+    _write_rows(root / "lxmert" / "all_ans.json", [{"ans": answer, "dsets": ["vqa"]} for answer in ANSWERS])
+    lists = {"vocab.txt": tokens(), "objects_vocab.txt": OBJECT_CLASSES, "attributes_vocab.txt": ATTRIBUTE_CLASSES}
+    for name, lines in lists.items():
+        (root / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _write_json(path: Path, document: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(document) + "\n", encoding="utf-8")
+
+
+def _write_rows(path: Path, rows: list[Json]) -> None:
+    """Write a JSON list with one row a line: still JSON, and one can look at it."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n", encoding="utf-8")
+
+
+def _document(root: Path, recipe: Recipe) -> Json:
+    parts = {split: asdict(part) for split, part in recipe.parts.items()}
+    files = {
+        str(path.relative_to(root)): {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+    return {"recipe": asdict(recipe), "parts": parts, "files": files}

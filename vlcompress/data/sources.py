@@ -1,0 +1,52 @@
+"""Where a recipe's data comes from: a folder of the user's, or the built-in scenes, made once and kept."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from vlcompress.data.scenes.write import SIZES, make_scenes
+from vlcompress.errors import VlcompressError, unknown
+
+SCENES = "scenes"
+
+
+def data_folder(source: str, home: Path, say: Callable[[str], None] = print) -> Path:
+    """Give the folder of a data source, making the built-in one if it is not there yet.
+
+    Args:
+        source: "scenes:SIZE" (or "scenes", the small one), or a path.
+        home: folder under which built-in data is kept.
+        say: told one line before something long.
+
+    Raises:
+        VlcompressError: unknown size, or no such folder.
+    """
+    name, _, size = source.partition(":")
+    if name != SCENES:
+        if not Path(source).is_dir():
+            raise VlcompressError(
+                f"no data folder at '{source}': give a folder in the published layout, or scenes:SIZE for built-in data"
+            )
+        return Path(source)
+    size = size or "small"
+    if size not in SIZES:
+        raise unknown("size of scenes", size, SIZES)
+    folder = home / "data" / f"{SCENES}-{size}"
+    if not (folder / "scenes.json").is_file():
+        say(f"making the built-in data '{SCENES}:{size}' in {folder}")
+        make_scenes(folder, size=size)
+    return folder
+
+
+def pretraining_folder(pictures: int, home: Path, say: Callable[[str], None] = print) -> Path:
+    """Give the built-in data for pre-training with this many pictures, made once and kept under `home`.
+
+    Raises:
+        VlcompressError: no pictures.
+    """
+    if pictures < 2:
+        raise VlcompressError(f"pre-training on {pictures} pictures is not possible: give at least 2")
+    folder = home / "data" / f"{SCENES}-pretrain-{pictures}"
+    if not (folder / "scenes.json").is_file():
+        say(f"making {pictures} pictures to pre-train on in {folder}")
+        make_scenes(folder, size="tiny", pretrain=pictures, images=False)
+    return folder

@@ -1,0 +1,160 @@
+"""BERT's uncased WordPiece: sentences to token ids, as the official LXMERT code makes them.
+
+Shape legend: N sentences, L tokens.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlcompress.errors import VlcompressError
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MAX_LENGTH = 20
+"""LXMERT's sentence length, [CLS] and [SEP] included (lxmert/src/lxrt/entry.py of the official code)."""
+
+
+@dataclass(frozen=True)
+class WordPiece:
+    """An uncased WordPiece vocabulary.
+
+    Attributes:
+        tokens: the vocabulary; a token's position is its id.
+    """
+
+    tokens: tuple[str, ...]
+
+    @classmethod
+    def load(cls, path: Path | str) -> "WordPiece":
+        """Read a `vocab.txt`, or the one inside a folder.
+
+        Raises:
+            VlcompressError: no such file, a token listed twice, a special token missing.
+        """
+        file = Path(path)
+        file = file / "vocab.txt" if file.is_dir() else file
+        try:
+            text = file.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise VlcompressError(f"no vocabulary at '{file}': give a vocab.txt or a folder that holds one") from error
+        except UnicodeDecodeError as error:
+            raise VlcompressError(f"'{file}' is not UTF-8 text ({error}): give BERT's plain vocab.txt") from error
+        tokens = tuple(text.removesuffix("\n").split("\n"))  # splitlines() would also cut at Unicode separators
+        _check_vocabulary(file, tokens)
+        return cls(tokens)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+        return len(self.tokens)
+
+    @property
+    def pad_id(self) -> int:
+        """Id of [PAD]."""
+        return self._ids["[PAD]"]
+
+    @property
+    def unk_id(self) -> int:
+        """Id of [UNK]."""
+        return self._ids["[UNK]"]
+
+    @property
+    def cls_id(self) -> int:
+        """Id of [CLS]."""
+        return self._ids["[CLS]"]
+
+    @property
+    def sep_id(self) -> int:
+        """Id of [SEP]."""
+        return self._ids["[SEP]"]
+
+    @property
+    def mask_id(self) -> int:
+        """Id of [MASK]."""
+        return self._ids["[MASK]"]
+
+    def encode(
+        self, sentences: Sequence[str], max_length: int = MAX_LENGTH, *, fixed: bool = False
+    ) -> NDArray[np.int64]:
+        """Turn sentences into ``[CLS] pieces [SEP]``, cut to `max_length` and padded with [PAD].
+
+        Args:
+            sentences: N sentences.
+            max_length: most tokens of a row, [CLS] and [SEP] included; at least 3.
+            fixed: pad every row to `max_length` instead of to the longest row.
+
+        Returns:
+            int64 [N, L], L at most `max_length`.
+
+        Raises:
+            VlcompressError: `max_length` below 3.
+        """
+        if max_length < 3:
+            raise VlcompressError(f"max_length {max_length} leaves no room for a word: give 3 or more")
+        rows = [
+            [self.cls_id, *pieces[: max_length - 2], self.sep_id]
+            for pieces in (self._pieces(sentence) for sentence in sentences)
+        ]
+        length = max_length if fixed else max((len(row) for row in rows), default=0)
+        ids_NL = np.full((len(rows), length), self.pad_id, dtype=np.int64)
+        for ids_L, row in zip(ids_NL, rows, strict=True):
+            ids_L[: len(row)] = row
+        return ids_NL
+
+    def unknown_rate(self, sentences: Sequence[str]) -> float:
+        """Give the fraction (0 to 1) of the sentences' pieces that the vocabulary does not know."""
+        pieces = [piece for sentence in sentences for piece in self._pieces(sentence)]
+        return pieces.count(self.unk_id) / max(len(pieces), 1)
+
+    def check_covers(self, sentences: Sequence[str]) -> None:
+        """Refuse a vocabulary that belongs to other data.
+
+        Raises:
+            VlcompressError: more than half of the pieces are unknown; the commonest unknown words are named.
+        """
+        rate = self.unknown_rate(sentences)
+        if rate <= 0.5:
+            return
+        unknown = Counter(
+            word for line in sentences for word in line.lower().split() if self.unk_id in self._pieces(word)
+        )
+        words = ", ".join(f"'{word}'" for word, _ in unknown.most_common(3))
+        raise VlcompressError(
+            f"the vocabulary of {self.vocab_size} tokens does not know {rate:.0%} of the words ({words}, ...), 50% is "
+            "allowed: give the vocab.txt that the model was trained with"
+        )
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {token: index for index, token in enumerate(self.tokens)}
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from tokenizers import Tokenizer
+        from tokenizers.models import WordPiece as Model
+        from tokenizers.normalizers import BertNormalizer
+        from tokenizers.pre_tokenizers import BertPreTokenizer
+
+        tokenizer = Tokenizer(Model(vocab=self._ids, unk_token="[UNK]"))
+        tokenizer.normalizer = BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer = BertPreTokenizer()
+        return tokenizer
+
+    def _pieces(self, sentence: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(sentence.strip()).ids
+        return ids
+
+
+def _check_vocabulary(file: Path, tokens: Sequence[str]) -> None:
+    missing = [token for token in SPECIAL_TOKENS if token not in tokens]
+    if missing:
+        raise VlcompressError(f"'{file}' has no {', '.join(missing)}: a BERT vocabulary lists all of {SPECIAL_TOKENS}")
+    token, count = Counter(tokens).most_common(1)[0]
+    if count > 1:
+        raise VlcompressError(f"'{file}' lists '{token}' {count} times: every token must appear once")

@@ -1,0 +1,1 @@
+"""ONNX export, verified before it is written."""

@@ -1,0 +1,124 @@
+"""What a model family must tell the rest of the toolchain: a new family is one file here and one parity test."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from torch import Tensor, nn
+
+Config = dict[str, Any]
+"""A model's plain JSON configuration: everything that `Family.build` needs, and nothing that is not JSON."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A task head to be put on a family's backbone.
+
+    Attributes:
+        kind: "answers" scores a closed list of answers, "pretraining" computes every pre-training objective at once.
+        labels: the answers in the order of the head's outputs (kept with the model, since published orders differ).
+    """
+
+    kind: Literal["answers", "pretraining"]
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Units that live in several weights at once and can only be removed together.
+
+    Unit ``u`` is rows ``[u*unit_size, (u+1)*unit_size)`` of every producer (and of its bias) and the same columns of
+    the consumer. An attention head has the producers query, key, value and the consumer output.dense; a feed-forward
+    neuron has the producer intermediate.dense and the consumer output.dense.
+
+    Attributes:
+        kind: "head" or "neuron".
+        producers: canonical weight names [units*unit_size, in].
+        consumer: canonical weight name [out, units*unit_size].
+        units: how many units there are.
+        unit_size: rows of one unit (the head's width; 1 for a neuron).
+        constant_from: the producer whose bias is what the consumer reads when that producer's rows are all zero: the
+            value projection (attention weights sum to 1) or, after the activation, the up-projection.
+        owner: name of the module that stores the unit count (``num_attention_heads``), "" where none does.
+    """
+
+    kind: Literal["head", "neuron"]
+    producers: tuple[str, ...]
+    consumer: str
+    units: int
+    unit_size: int
+    constant_from: str
+    owner: str = ""
+
+
+@dataclass(frozen=True)
+class Prunable:
+    """Which weights a policy lets IMP prune.
+
+    Attributes:
+        names: canonical weight names, in state-dict order.
+        excluded: every other parameter, with the reason why it is left alone.
+        weights: number of prunable weights.
+        backbone: number of parameters in the backbone (the second denominator that papers use).
+    """
+
+    names: tuple[str, ...]
+    excluded: Mapping[str, str]
+    weights: int
+    backbone: int
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a strict load did.
+
+    Attributes:
+        source: where the weights came from.
+        loaded: how many tensors were taken.
+        head: "loaded" (all of it), else "fresh" (the checkpoint had none, or one of another task; reason in `notes`).
+        notes: one line for each allowed difference.
+    """
+
+    source: str
+    loaded: int
+    head: Literal["loaded", "fresh"]
+    notes: tuple[str, ...] = field(default=())
+
+
+class Family(Protocol):
+    """One model family (LXMERT, UNITER, ...)."""
+
+    name: str
+    sizes: tuple[str, ...]
+    backbone_prefix: str
+    """Start of the names of every backbone parameter; the others belong to the head."""
+
+    def config(self, size: str, *, vocab_size: int, feature_dim: int) -> Config:
+        """Give the configuration of a named size for a vocabulary and a region-feature width."""
+
+    def build(self, config: Config, head: Head, *, seed: int) -> nn.Module:
+        """Make the model with fresh weights, the same for the same seed, independent of the global random state."""
+
+    def load(self, model: nn.Module, checkpoint: str, *, fresh_head: bool = False) -> LoadReport:
+        """Load a checkpoint strictly: a folder, a file in the official layout, or a hub name.
+
+        With `fresh_head` the model keeps its own head even where the checkpoint's would fit.
+
+        Raises:
+            VlcompressError: missing or unexpected keys (all listed), shapes of another architecture.
+        """
+
+    def prunable(self, model: nn.Module, policy: str) -> Prunable:
+        """Name the weights that the policy ("bert-tickets") prunes, and why the others stay."""
+
+    def couplings(self, model: nn.Module) -> Sequence[Coupling]:
+        """List the attention heads and feed-forward neurons of the model as it is now."""
+
+    def example_inputs(self, config: Config, *, batch: int, text: int, regions: int, seed: int) -> dict[str, Tensor]:
+        """Make random inputs [batch, text] and [batch, regions, ...] with the model's own argument names."""
+
+    def dynamic_axes(self) -> Mapping[str, Mapping[int, str]]:
+        """Name the axes of each input that may vary: {"input_ids": {0: "batch", 1: "text"}, ...}."""
+
+    def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Run the model and give its head's scores [batch, labels], float32, before any sigmoid or softmax."""

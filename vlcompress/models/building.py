@@ -1,0 +1,43 @@
+"""What every family shares when it makes a model: shapes first, then weights from a private random generator."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+
+def skeleton(make: Callable[[], nn.Module]) -> nn.Module:
+    """Run a constructor on the meta device: every shape, no memory, no time and no random numbers."""
+    with torch.device("meta"):
+        return make()
+
+
+def materialise(model: nn.Module, *, seed: int, std: float = 0.02) -> None:
+    """Give a skeleton its weights on the CPU, as BERT does: normal(0, std), LayerNorm at 1 and 0, biases at 0.
+
+    The numbers come from a generator of their own, in the order of the parameters, so the same seed gives the same
+    backbone whatever head follows it, and the global random state is neither read nor moved.
+
+    Args:
+        model: a model on the meta device; parameters that were shared stay shared.
+        seed: of the generator.
+        std: standard deviation of the matrices (BERT's ``initializer_range``).
+    """
+    _to_cpu(model)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0.0, std, generator=generator)
+            else:
+                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+
+
+def _to_cpu(model: nn.Module) -> None:
+    # Module.to_empty makes one tensor for each owner and so cuts ties; this keeps one for each shared parameter.
+    new: dict[nn.Parameter, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter not in new:
+                new[parameter] = nn.Parameter(torch.empty_like(parameter, device="cpu"), parameter.requires_grad)
+            setattr(module, name, new[parameter])

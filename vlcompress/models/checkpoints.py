@@ -1,0 +1,200 @@
+"""Other people's checkpoints: finding the file, reading it safely, and matching it to a model without exception.
+
+A name that is missing, unknown or of another shape is an error that lists it. Loading part of a checkpoint in silence
+is what makes a "pre-trained" model train from noise (airsplay/lxmert issue 84), so only task heads may differ, and
+each difference is reported.
+"""
+
+import pickle
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vlcompress.artefacts import load_tensors, read_json
+from vlcompress.errors import VlcompressError
+from vlcompress.models.base import LoadReport
+
+Tensors = dict[str, Tensor]
+
+_LISTED = 10  # names spelled out in an error; the rest are counted
+_FOLDER_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+_PICKLES = (".pth", ".pt", ".bin", ".ckpt")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def read_checkpoint(checkpoint: str) -> Tensors:
+    """Read every tensor of a checkpoint onto the CPU under the names that its file has.
+
+    Args:
+        checkpoint: a Hugging Face folder, a .safetensors file, a PyTorch state dict (.pth, .pt, .bin, .ckpt; read with
+            ``weights_only``, so no code in it runs), or a hub name ("owner/model").
+
+    Raises:
+        VlcompressError: nothing there, a damaged file, a file of another kind, an unreachable hub.
+    """
+    path = Path(checkpoint)
+    if path.is_dir():
+        return _read_folder(path)
+    if path.is_file():
+        return _read_file(path)
+    if _HUB_NAME.fullmatch(checkpoint) and path.suffix not in (*_PICKLES, ".safetensors"):
+        return _read_folder(_download(checkpoint))
+    raise VlcompressError(f"no checkpoint at '{checkpoint}': give a folder, a file or a hub name (owner/model)")
+
+
+def renamed(tensors: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> Tensors:
+    """Give the tensors under canonical names.
+
+    Args:
+        tensors: tensors by their names in the file.
+        rules: (regular expression, replacement), each applied in turn to every name.
+
+    Raises:
+        VlcompressError: two names become one.
+    """
+    result: Tensors = {}
+    for name, tensor in tensors.items():
+        canonical = name
+        for pattern, replacement in rules:
+            canonical = re.sub(pattern, replacement, canonical)
+        if canonical in result:
+            raise VlcompressError(f"the checkpoint holds '{canonical}' twice, once as '{name}': remove one of them")
+        result[canonical] = tensor
+    return result
+
+
+def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str, heads: Sequence[str]) -> LoadReport:
+    """Copy tensors into a model: all of them, or none and an error.
+
+    Args:
+        model: keeps its own dtype and device; a weight that it ties to another may be absent from the checkpoint.
+        tensors: by canonical name.
+        source: what to call the checkpoint in errors and in the report.
+        heads: prefixes of task heads ("answer_head."). A head may be absent, superfluous or of other shapes: it is
+            then left as it was, or left out, and a note says so. A head of which only a part is there is an error.
+
+    Raises:
+        VlcompressError: missing, unexpected or misshapen tensors.
+    """
+    own = dict(model.state_dict())
+    fresh, notes = _differing_heads(own, tensors, heads)
+    wanted = {name: tensor for name, tensor in own.items() if not name.startswith(fresh)}
+    given = {name: tensor for name, tensor in tensors.items() if not name.startswith(fresh)}
+    _check(wanted, given, optional=_tied(model), source=source)
+    with torch.no_grad():
+        for name, tensor in given.items():
+            own[name].copy_(tensor)
+    all_heads = own.keys() == wanted.keys()
+    return LoadReport(source, len(given), "loaded" if all_heads else "fresh", tuple(notes))
+
+
+def listing(names: Iterable[str]) -> str:
+    """Give names in one line, the first ten spelled out and the rest counted."""
+    every = sorted(names)
+    more = f" … and {len(every) - _LISTED} more" if len(every) > _LISTED else ""
+    return ", ".join(every[:_LISTED]) + more
+
+
+def _read_folder(folder: Path) -> Tensors:
+    for name in _FOLDER_FILES:
+        path = folder / name
+        if path.is_file():
+            return _read_shards(path) if path.suffix == ".json" else _read_file(path)
+    raise VlcompressError(f"'{folder}' holds no weights: it needs one of {', '.join(_FOLDER_FILES)}")
+
+
+def _read_shards(index: Path) -> Tensors:
+    tensors: Tensors = {}
+    for shard in sorted(set(read_json(index).get("weight_map", {}).values())):
+        tensors |= load_tensors(index.parent / shard)
+    return tensors
+
+
+def _read_file(path: Path) -> Tensors:
+    if path.suffix == ".safetensors":
+        return load_tensors(path)
+    if path.suffix not in _PICKLES:
+        allowed = ", ".join((".safetensors", *_PICKLES))
+        raise VlcompressError(f"'{path}' is no kind of checkpoint that can be read: its name must end in {allowed}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise VlcompressError(
+            f"'{path}' is not a readable PyTorch state dict ({reason}): it is damaged, cut, or holds more than tensors"
+        ) from error
+    return _state_dict(content, path)
+
+
+def _state_dict(content: object, path: Path) -> Tensors:
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not content or not all(isinstance(item, Tensor) for item in content.values()):
+        raise VlcompressError(f"'{path}' holds no state dict: save one with torch.save(model.state_dict(), path)")
+    return dict(content)
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors*", "pytorch_model.bin"]))
+    except (OSError, ValueError) as error:  # the hub's own errors are both; no network and no such model included
+        reason = str(error).splitlines()[0]
+        raise VlcompressError(
+            f"'{name}' is no local path and the hub did not give it ({reason}): check the name and the network, "
+            "or download it elsewhere and give its folder"
+        ) from error
+
+
+def _differing_heads(
+    own: Mapping[str, Tensor], given: Mapping[str, Tensor], heads: Sequence[str]
+) -> tuple[tuple[str, ...], list[str]]:
+    """Find the heads that are not to be loaded, with a note for each."""
+    notes = {head: _difference(head, own, given) for head in heads}
+    return tuple(head for head in heads if notes[head]), [note for note in notes.values() if note]
+
+
+def _difference(head: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    mine = {name for name in own if name.startswith(head)}
+    theirs = {name for name in given if name.startswith(head)}
+    if theirs and not mine:
+        return f"left out {len(theirs)} tensors of {head}*: this model has no such head"
+    if mine and not theirs:
+        return f"{head}* stays fresh: the checkpoint has no such head"
+    for name in sorted(mine & theirs):
+        if own[name].shape != given[name].shape:
+            return f"{head}* stays fresh: its {name} is {_shape(given[name])} there, {_shape(own[name])} here"
+    return ""
+
+
+def _check(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], *, optional: set[str], source: str) -> None:
+    shapes = (
+        f"{name} is {_shape(given[name])} there, {_shape(wanted[name])} here"
+        for name in wanted.keys() & given.keys()
+        if wanted[name].shape != given[name].shape
+    )
+    found = {
+        "other shapes": listing(shapes),
+        "missing": listing(wanted.keys() - given.keys() - optional),
+        "unexpected": listing(given.keys() - wanted.keys()),
+    }
+    problems = "; ".join(f"{kind}: {names}" for kind, names in found.items() if names)
+    if problems:
+        raise VlcompressError(
+            f"'{source}' does not fit this model and nothing was loaded. {problems}. Choose the model, size, "
+            "vocabulary and feature width that the checkpoint was made with, or another checkpoint"
+        )
+
+
+def _tied(model: nn.Module) -> set[str]:
+    """Give the names under which a parameter appears a second time."""
+    first = {name for name, _ in model.named_parameters()}
+    return {name for name, _ in model.named_parameters(remove_duplicate=False)} - first
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"[{', '.join(str(size) for size in tensor.shape)}]"

@@ -1,0 +1,390 @@
+"""LXMERT (Tan and Bansal, EMNLP 2019): a language, a vision and a cross-modality encoder over region features.
+
+The modules and their names are those of transformers' LXMERT, so weights go to and from Hugging Face unchanged. Two
+things differ, neither in the numbers: attention runs through `scaled_dot_product_attention`, and a forward pass for
+answers leaves out what the answer cannot depend on (see `pooled`).
+
+Shapes: B batch, T words, R regions, S keys (T or R), H hidden width, N attention heads, D width of one head.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import LxmertConfig, LxmertForPreTraining, LxmertForQuestionAnswering
+
+from vlcompress.errors import VlcompressError, unknown
+from vlcompress.models.base import Config, Coupling, Head, LoadReport, Prunable
+from vlcompress.models.building import materialise, skeleton
+from vlcompress.models.checkpoints import load_strictly, read_checkpoint, renamed
+
+_SIZES: dict[str, Config] = {
+    # tiny is for tests, small is the built-in default, base is the published model.
+    "tiny": {
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "l_layers": 1,
+        "x_layers": 1,
+        "r_layers": 1,
+        "max_position_embeddings": 24,
+    },
+    "small": {
+        "hidden_size": 128,
+        "num_attention_heads": 4,
+        "intermediate_size": 512,
+        "l_layers": 2,
+        "x_layers": 2,
+        "r_layers": 1,
+        "max_position_embeddings": 24,
+        "hidden_dropout_prob": 0.0,  # at this width 0.1 drowns what pre-training has to find
+        "attention_probs_dropout_prob": 0.0,
+    },
+    "base": {
+        "hidden_size": 768,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "l_layers": 9,
+        "x_layers": 5,
+        "r_layers": 5,
+        "max_position_embeddings": 512,
+    },
+}
+
+OFFICIAL_NAMES = (
+    # airsplay/lxmert to transformers, for regular-expression substitution in this order; others are the same in both.
+    (r"^module\.", ""),  # saved from DataParallel
+    (r"^lxrt_encoder\.model\.", ""),  # a fine-tuned snapshot
+    (r"^bert\.", "lxmert."),
+    (r"^logit_fc\.", "answer_head.logit_fc."),
+    (r"\.gamma$", ".weight"),  # LayerNorm in files of 2018 and 2019
+    (r"\.beta$", ".bias"),
+)
+# UNITER and LXMERT publish the same 3129 VQA answers in different orders, and no weight file names them.
+_ORDER = "answer_head.* is loaded: its rows must be in the order of this task's answers, which the file does not name"
+_HEADS = ("answer_head.", "cls.", "obj_predict_head.")
+
+_PRUNED = re.compile(
+    r"lxmert\.(encoder\.(layer|x_layers|r_layers)\.\d+\..*\.(query|key|value|dense)|pooler\.dense)\.weight"
+)
+_REASONS = (
+    # The first pattern that is found in a name gives the reason why the policy leaves that parameter alone.
+    (re.compile(r"^(?!lxmert\.)"), "task head: made anew for every task, never masked"),
+    (re.compile(r"(LayerNorm|layer_norm)\."), "LayerNorm: few weights, each scales a whole channel"),
+    (re.compile(r"bias$"), "bias: few weights, no matrix to make sparse"),
+    (re.compile(r"embeddings\."), "embedding: looked up, not multiplied"),
+    (re.compile(r"visn_fc\."), "input projection of region features and boxes: not part of the encoder stacks"),
+)
+
+
+class Attention(nn.Module):
+    """Multi-head attention under transformers' parameter names (query, key, value), for self and cross attention.
+
+    The head count and width are read at every call, so removing heads is: drop rows of query, key and value, lower
+    `num_attention_heads`. With no head left the result has width 0, and the output projection adds its bias alone.
+    """
+
+    def __init__(self, source: nn.Module) -> None:
+        """Take over the projections of a transformers `LxmertAttention`."""
+        super().__init__()
+        parts: Any = source
+        self.query: nn.Linear = parts.query
+        self.key: nn.Linear = parts.key
+        self.value: nn.Linear = parts.value
+        self.dropout: nn.Dropout = parts.dropout
+        self.num_attention_heads: int = parts.num_attention_heads
+        self.attention_head_size: int = parts.attention_head_size
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        context: Tensor,
+        attention_mask: Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor]:
+        """Attend from `hidden_states` [B, T, H] to `context` [B, S, H].
+
+        Args:
+            hidden_states: what asks.
+            context: what is looked at.
+            attention_mask: float, broadcastable to [B, N, T, S], added to the scores; None masks nothing.
+            output_attentions: only False is possible: the fused kernel never holds the attention weights.
+
+        Returns:
+            a tuple of one tensor [B, T, N*D].
+        """
+        if output_attentions:
+            raise NotImplementedError("attention weights are not kept by scaled_dot_product_attention")
+        if self.num_attention_heads == 0:
+            return (hidden_states.new_zeros(*hidden_states.shape[:-1], 0),)
+        context_BNTD = scaled_dot_product_attention(
+            self._heads(self.query(hidden_states)),
+            self._heads(self.key(context)),
+            self._heads(self.value(context)),
+            attention_mask,
+            dropout_p=self.dropout.p if self.training else 0.0,
+        )
+        return (context_BNTD.transpose(1, 2).flatten(2),)
+
+    def _heads(self, x_BSH: Tensor) -> Tensor:
+        return x_BSH.view(*x_BSH.shape[:-1], self.num_attention_heads, self.attention_head_size).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the backbone makes of a batch: language [B, T, H], vision [B, R, H], pooled [B, H] from the first word."""
+
+    language: Tensor
+    vision: Tensor
+    pooled: Tensor
+
+
+@dataclass(frozen=True)
+class _Streams:
+    """Both modalities on their way through the layers, with their additive masks [B, 1, 1, S] (None: all visible)."""
+
+    language: Tensor
+    vision: Tensor
+    language_mask: Tensor | None
+    vision_mask: Tensor | None
+
+
+def encode(model: nn.Module, inputs: Mapping[str, Tensor]) -> Encoded:
+    """Run the whole backbone.
+
+    Args:
+        model: a model of this family.
+        inputs: input_ids int64 [B, T]; visual_feats float [B, R, F]; visual_pos float [B, R, 4] in 0..1; optionally
+            attention_mask [B, T] and visual_attention_mask [B, R] (int64 or bool, 1 = visible).
+    """
+    backbone: Any = model.lxmert
+    streams = _single_modality(backbone, inputs)
+    for layer in backbone.encoder.x_layers:
+        streams = _cross_modality(layer, streams)
+    return Encoded(streams.language, streams.vision, backbone.pooler(streams.language))
+
+
+def pooled(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Give `encode(model, inputs).pooled` [B, H] without the work that it cannot depend on.
+
+    The pooler reads the first word alone, so in the last cross-modality layer the vision half and, from the
+    self-attention on, every other word are left out. Their weights get no gradient in either form.
+    """
+    backbone: Any = model.lxmert
+    streams = _single_modality(backbone, inputs)
+    *layers, last = backbone.encoder.x_layers
+    for layer in layers:
+        streams = _cross_modality(layer, streams)
+    result: Tensor = backbone.pooler(_first_word(last, streams))
+    return result
+
+
+class LxmertFamily:
+    """LXMERT as the toolchain sees it (see `vlcompress.models.base.Family`)."""
+
+    name = "lxmert"
+    sizes = tuple(_SIZES)
+    backbone_prefix = "lxmert."
+
+    def config(
+        self, size: str, *, vocab_size: int, feature_dim: int, objects: int = 1600, attributes: int = 400
+    ) -> Config:
+        """Give the configuration of a named size, in the keys of a Hugging Face config.json.
+
+        Args:
+            size: "tiny", "small" or "base".
+            vocab_size: word pieces of the tokenizer.
+            feature_dim: width of one region's features.
+            objects: object classes of the region detector (pre-training alone predicts them).
+            attributes: attribute classes of the region detector (likewise).
+
+        Raises:
+            VlcompressError: unknown size.
+        """
+        if size not in _SIZES:
+            raise unknown("size of lxmert", size, _SIZES)
+        data = {"vocab_size": vocab_size, "visual_feat_dim": feature_dim}
+        labels = {"num_object_labels": objects, "num_attr_labels": attributes}
+        dropout = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+        return {"model_type": "lxmert", **dropout, **_SIZES[size], **data, **labels}
+
+    def build(self, config: Config, head: Head, *, seed: int) -> nn.Module:
+        """Make a model with BERT's fresh weights (normal, 0.02), the same for the same seed, float32, on the CPU.
+
+        Raises:
+            VlcompressError: an unknown kind of head, no answers, or a configuration that fits no model.
+        """
+        model = self.skeleton(config, head)
+        materialise(model, seed=seed)
+        return model
+
+    def skeleton(self, config: Config, head: Head) -> nn.Module:
+        """Make the model of `build` on the meta device: names and shapes without weights."""
+        kinds = {"answers": LxmertForQuestionAnswering, "pretraining": LxmertForPreTraining}
+        if head.kind not in kinds:
+            raise unknown("kind of head", head.kind, kinds)
+        if not head.labels:
+            raise VlcompressError("the answer head has no labels: give at least one answer")
+        plain = {name: value for name, value in config.items() if name != "model_type"}
+        try:
+            model = skeleton(lambda: kinds[head.kind](LxmertConfig(**plain | {"num_qa_labels": len(head.labels)})))
+        except ValueError as error:
+            raise VlcompressError(f"this configuration makes no LXMERT model: {error}") from error
+        _take_over_attention(model)
+        return model
+
+    def load(self, model: nn.Module, checkpoint: str, *, fresh_head: bool = False) -> LoadReport:
+        """Load a checkpoint strictly; a head of another task is the one allowed difference, and is reported.
+
+        Args:
+            model: as made by `build`.
+            checkpoint: a Hugging Face folder or hub name, a .safetensors file with Hugging Face's names, or an official
+                ``model_LXRT.pth`` (pre-training) or ``BEST.pth`` (fine-tuned), saved from one or from several GPUs.
+            fresh_head: leave the model's head alone even where the checkpoint's would fit.
+
+        Raises:
+            VlcompressError: an unreadable file; missing, unexpected or misshapen tensors, by name.
+        """
+        tensors = renamed(read_checkpoint(checkpoint), OFFICIAL_NAMES)
+        if fresh_head:
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_HEADS)}
+        report = load_strictly(model, tensors, source=checkpoint, heads=_HEADS)
+        if fresh_head:
+            return replace(report, notes=("the task head stays fresh, as asked",))
+        return replace(report, notes=(*report.notes, _ORDER)) if report.head == "loaded" else report
+
+    def prunable(self, model: nn.Module, policy: str) -> Prunable:
+        """Name what IMP prunes: "bert-tickets" is every linear of the encoder stacks and the pooler's.
+
+        The policy is BERT-Tickets' (``LT_glue.py``), which Gan et al. (AAAI 2022) build on: query, key, value and
+        output projections, both feed-forward projections, and the pooler. The cross attention that both directions
+        of a layer share counts once.
+
+        Raises:
+            VlcompressError: unknown policy.
+        """
+        if policy != "bert-tickets":
+            raise unknown("pruning policy", policy, ["bert-tickets"])
+        sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+        names = tuple(name for name in sizes if _PRUNED.fullmatch(name))
+        excluded = {name: _reason(name) for name in sizes if not _PRUNED.fullmatch(name)}
+        backbone = sum(size for name, size in sizes.items() if name.startswith("lxmert."))
+        return Prunable(names, excluded, sum(sizes[name] for name in names), backbone)
+
+    def couplings(self, model: nn.Module) -> Sequence[Coupling]:
+        """List every attention head and feed-forward neuron, by the sizes that the modules have now."""
+        modules = dict(model.named_modules())
+        heads = (_heads(name, module) for name, module in modules.items() if isinstance(module, Attention))
+        return [*heads, *_neurons(modules)]
+
+    def example_inputs(self, config: Config, *, batch: int, text: int, regions: int, seed: int) -> dict[str, Tensor]:
+        """Make random inputs; every sentence but the first is padded by a random number of words.
+
+        Returns:
+            input_ids int64 [batch, text], attention_mask int64 [batch, text], visual_feats float32
+            [batch, regions, F] at 0 or more, visual_pos float32 [batch, regions, 4] as x1 <= x2, y1 <= y2 in 0..1.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        words = torch.randint(1, config["vocab_size"], (batch, text), generator=generator)
+        lengths = torch.randint(1, text + 1, (batch,), generator=generator)
+        lengths[0] = text
+        mask = (torch.arange(text) < lengths[:, None]).long()
+        features = torch.rand(batch, regions, config["visual_feat_dim"], generator=generator)
+        corners = torch.rand(batch, regions, 2, 2, generator=generator).sort(dim=2).values
+        return {
+            "input_ids": words * mask,
+            "attention_mask": mask,
+            "visual_feats": features,
+            "visual_pos": corners.flatten(2),
+        }
+
+    def dynamic_axes(self) -> Mapping[str, Mapping[int, str]]:
+        """Name the axes that may vary: batch, text and regions."""
+        words, regions = {0: "batch", 1: "text"}, {0: "batch", 1: "regions"}
+        return {"input_ids": words, "attention_mask": words, "visual_feats": regions, "visual_pos": regions}
+
+    def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Give the answer scores float32 [B, labels] before any sigmoid; for the inputs see `encode`."""
+        head: Any = model.answer_head
+        result: Tensor = head(pooled(model, inputs))
+        return result
+
+
+def _take_over_attention(model: nn.Module) -> None:
+    for layer in list(model.modules()):
+        for slot in ("self", "att"):  # transformers' names for the attention of self and of cross attention layers
+            if hasattr(getattr(layer, slot, None), "query"):
+                setattr(layer, slot, Attention(getattr(layer, slot)))
+
+
+def _additive(mask_BS: Tensor | None, like: Tensor) -> Tensor | None:
+    """Turn a visibility mask into what is added to the scores: 0, or the lowest float, as transformers does."""
+    if mask_BS is None:
+        return None
+    return (1.0 - mask_BS[:, None, None, :].to(like.dtype)) * torch.finfo(like.dtype).min
+
+
+def _single_modality(backbone: Any, inputs: Mapping[str, Tensor]) -> _Streams:
+    input_ids = inputs["input_ids"]
+    language = backbone.embeddings(input_ids, torch.zeros_like(input_ids))
+    vision = backbone.encoder.visn_fc(inputs["visual_feats"], inputs["visual_pos"])
+    language_mask = _additive(inputs.get("attention_mask"), language)
+    vision_mask = _additive(inputs.get("visual_attention_mask"), vision)
+    for layer in backbone.encoder.layer:
+        language = layer(language, language_mask)[0]
+    for layer in backbone.encoder.r_layers:
+        vision = layer(vision, vision_mask)[0]
+    return _Streams(language, vision, language_mask, vision_mask)
+
+
+def _cross_modality(layer: Any, streams: _Streams) -> _Streams:
+    language, vision = layer(streams.language, streams.language_mask, streams.vision, streams.vision_mask)
+    return _Streams(language, vision, streams.language_mask, streams.vision_mask)
+
+
+def _first_word(layer: Any, streams: _Streams) -> Tensor:
+    """Give the first word [B, 1, H] of a cross-modality layer's language output, computing nothing else."""
+    words = layer.visual_attention(streams.language, streams.vision, streams.vision_mask)[0]
+    first = words[:, :1]
+    (context,) = layer.lang_self_att.self(first, words, streams.language_mask)
+    attended = layer.lang_self_att.output(context, first)
+    result: Tensor = layer.lang_output(layer.lang_inter(attended), attended)
+    return result
+
+
+def _reason(name: str) -> str:
+    return next(reason for pattern, reason in _REASONS if pattern.search(name))
+
+
+def _heads(name: str, attention: Attention) -> Coupling:
+    layer = name.rpartition(".")[0]
+    return Coupling(
+        kind="head",
+        producers=tuple(f"{name}.{part}.weight" for part in ("query", "key", "value")),
+        consumer=f"{layer}.output.dense.weight",
+        units=attention.num_attention_heads,
+        unit_size=attention.attention_head_size,
+        constant_from=f"{name}.value.weight",
+        owner=name,
+    )
+
+
+def _neurons(modules: Mapping[str, nn.Module]) -> Iterator[Coupling]:
+    ups = {"intermediate": "output", "lang_inter": "lang_output", "visn_inter": "visn_output"}
+    for name, module in modules.items():
+        layer, _, part = name.rpartition(".")
+        if part in ups:
+            up: Any = module
+            producer = f"{name}.dense.weight"
+            yield Coupling(
+                kind="neuron",
+                producers=(producer,),
+                consumer=f"{layer}.{ups[part]}.dense.weight",
+                units=up.dense.out_features,
+                unit_size=1,
+                constant_from=producer,
+            )

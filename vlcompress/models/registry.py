@@ -1,0 +1,18 @@
+"""The families by name. Adding one is a file in this folder and a line here."""
+
+from vlcompress.errors import unknown
+from vlcompress.models.base import Family
+from vlcompress.models.lxmert import LxmertFamily
+
+FAMILIES: dict[str, type[Family]] = {"lxmert": LxmertFamily}
+
+
+def family_named(name: str) -> Family:
+    """Give a family.
+
+    Raises:
+        VlcompressError: no such family.
+    """
+    if name not in FAMILIES:
+        raise unknown("model", name, FAMILIES)
+    return FAMILIES[name]()

@@ -1,0 +1,1 @@
+"""Pruning = Pattern × Criterion × Schedule × Allocation: frozen dataclasses and pure functions."""

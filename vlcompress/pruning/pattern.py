@@ -1,0 +1,104 @@
+"""Patterns: the shape of what is pruned together. A pattern turns scores of weights into scores of units, and back."""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from vlcompress.errors import VlcompressError
+
+
+class Pattern(Protocol):
+    """How the weights of a matrix group into units that are pruned together."""
+
+    @property
+    def unit(self) -> int:
+        """Number of weights in a unit."""
+
+    def check(self, name: str, shape: torch.Size) -> None:
+        """Raise VlcompressError if a weight of this shape does not divide into units."""
+
+    def unit_scores(self, scores: Tensor) -> Tensor:
+        """Give the score of each unit as float32 [units] in row-major order, from scores of the weights [out, in]."""
+
+    def spread(self, kept_units: Tensor, shape: torch.Size) -> Tensor:
+        """Give the weight mask [out, in] from a bool for each unit [units]."""
+
+
+@dataclass(frozen=True)
+class Unstructured:
+    """Every weight is a unit of its own."""
+
+    unit: int = 1
+
+    def __str__(self) -> str:
+        return "unstructured"
+
+    def check(self, name: str, shape: torch.Size) -> None:
+        """Accept every shape."""
+
+    def unit_scores(self, scores: Tensor) -> Tensor:
+        """Give the scores flat."""
+        return scores.reshape(-1)
+
+    def spread(self, kept_units: Tensor, shape: torch.Size) -> Tensor:
+        """Give the bools in the weight's shape."""
+        return kept_units.reshape(shape)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Blocks of `rows` outputs by `cols` inputs on a weight [out, in]."""
+
+    rows: int
+    cols: int
+
+    def __str__(self) -> str:
+        return f"block:{self.rows}x{self.cols}"
+
+    @property
+    def unit(self) -> int:
+        """Number of weights in a block."""
+        return self.rows * self.cols
+
+    def check(self, name: str, shape: torch.Size) -> None:
+        """Refuse a weight that is not a matrix of whole blocks."""
+        if len(shape) != 2 or shape[0] % self.rows or shape[1] % self.cols:
+            raise VlcompressError(
+                f"pattern '{self}' does not divide weight '{name}' {tuple(shape)}: use a block whose rows divide "
+                f"{shape[0]} and whose columns divide {shape[-1]}, for example block:{_nearest(self, shape)}"
+            )
+
+    def unit_scores(self, scores: Tensor) -> Tensor:
+        """Give the L2 norm of each block over the root of its size, so that blocks of all sizes compare."""
+        out, width = scores.shape
+        blocks = scores.reshape(out // self.rows, self.rows, width // self.cols, self.cols)
+        return (blocks.float().square().sum(dim=(1, 3)) / self.unit).sqrt().reshape(-1)
+
+    def spread(self, kept_units: Tensor, shape: torch.Size) -> Tensor:
+        """Repeat each block's bool over its weights."""
+        grid = kept_units.reshape(shape[0] // self.rows, 1, shape[1] // self.cols, 1)
+        return grid.expand(-1, self.rows, -1, self.cols).reshape(shape)
+
+
+def parse_pattern(text: str) -> Pattern:
+    """Read ``unstructured`` or ``block:RxC``.
+
+    Raises:
+        VlcompressError: anything else.
+    """
+    if text == "unstructured":
+        return Unstructured()
+    match = re.fullmatch(r"block:([1-9]\d*)x([1-9]\d*)", text)
+    if match is None:
+        raise VlcompressError(
+            f"unknown pattern '{text}': allowed are 'unstructured' and 'block:RxC' (rows x columns, e.g. block:16x16)"
+        )
+    return Block(int(match[1]), int(match[2]))
+
+
+def _nearest(block: Block, shape: torch.Size) -> str:
+    return f"{math.gcd(block.rows, shape[0])}x{math.gcd(block.cols, shape[-1])}"

@@ -1,0 +1,116 @@
+"""Schedules: how sparsity grows from round to round."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+from vlcompress.errors import VlcompressError
+
+_DIGITS = 12
+"""Levels are rounded to this many decimals: 0.1 * 7 is 0.7, and a recipe's hash must not depend on float dust."""
+
+
+class Schedule(Protocol):
+    """Sparsity after each round."""
+
+    def level(self, round_: int) -> float:
+        """Give the fraction pruned after round `round_` (from 1)."""
+
+    def rounds_to(self, sparsity: float) -> int:
+        """Give how many rounds reach `sparsity`."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """`step` of the ORIGINAL weights each round: 10, 20, 30 % ... (Gan et al. 2022, read with BERT-Tickets' code)."""
+
+    step: float
+
+    def __str__(self) -> str:
+        return f"linear:{100 * self.step:g}"
+
+    def level(self, round_: int) -> float:
+        """Give round x step."""
+        return round(round_ * self.step, _DIGITS)
+
+    def rounds_to(self, sparsity: float) -> int:
+        """Give the ceiling of sparsity / step."""
+        return math.ceil(round(sparsity / self.step, _DIGITS))
+
+
+@dataclass(frozen=True)
+class Geometric:
+    """`fraction` of the REMAINING weights each round: 1 - (1 - fraction)^round (Frankle & Carbin 2019)."""
+
+    fraction: float
+
+    def __str__(self) -> str:
+        return f"geometric:{self.fraction:g}"
+
+    def level(self, round_: int) -> float:
+        """Give 1 - (1 - fraction)^round."""
+        return round(1 - (1 - self.fraction) ** round_, _DIGITS)
+
+    def rounds_to(self, sparsity: float) -> int:
+        """Give the first round at or above `sparsity`."""
+        return math.ceil(round(math.log1p(-sparsity) / math.log1p(-self.fraction), _DIGITS))
+
+
+@dataclass(frozen=True)
+class OneShot:
+    """Everything in one round."""
+
+    def __str__(self) -> str:
+        return "oneshot"
+
+    def level(self, round_: int) -> float:
+        """Give 1: the target alone decides."""
+        return 1.0
+
+    def rounds_to(self, sparsity: float) -> int:
+        """Give 1 (0 if nothing is to be pruned)."""
+        return int(sparsity > 0)
+
+
+def parse_schedule(text: str) -> Schedule:
+    """Read ``linear:P`` (P points of the original weights, 0 < P <= 100), ``geometric:F`` (0 < F < 1) or ``oneshot``.
+
+    Raises:
+        VlcompressError: anything else.
+    """
+    kind, _, value = text.partition(":")
+    try:
+        if text == "oneshot":
+            return OneShot()
+        if kind == "linear" and 0 < float(value) <= 100:
+            return Linear(round(float(value) / 100, _DIGITS))
+        if kind == "geometric" and 0 < float(value) < 1:
+            return Geometric(float(value))
+    except ValueError:
+        pass
+    raise VlcompressError(
+        f"unknown schedule '{text}': allowed are 'linear:P' (P points a round, 0 < P <= 100), "
+        "'geometric:F' (fraction of the remaining, 0 < F < 1) and 'oneshot'"
+    )
+
+
+def levels(schedule: Schedule, sparsity: float, rounds: int | None = None) -> tuple[float, ...]:
+    """Give the sparsity after each round, ending exactly at `sparsity`, or after `rounds` rounds of the schedule.
+
+    Args:
+        schedule: how it grows.
+        sparsity: the target, in [0, 1).
+        rounds: stop after this many rounds, wherever the schedule is then; None goes to the target.
+
+    Raises:
+        VlcompressError: sparsity outside [0, 1), rounds below 1, or rounds that would pass the target.
+    """
+    if not 0 <= sparsity < 1:
+        raise VlcompressError(f"sparsity {sparsity:g} is outside [0, 1): give the fraction to prune, for example 0.7")
+    needed = schedule.rounds_to(sparsity)
+    if rounds is not None and not 1 <= rounds <= needed:
+        raise VlcompressError(
+            f"rounds {rounds} does not fit: schedule '{schedule}' reaches sparsity {sparsity:g} in {needed} round(s); "
+            f"give 1 to {needed}, or raise --sparsity"
+        )
+    return tuple(min(schedule.level(number), sparsity) for number in range(1, (rounds or needed) + 1))

@@ -1,0 +1,260 @@
+"""The typed recipe: everything that decides a run, as TOML in, TOML out, and a hash that names the run.
+
+A recipe is what `vlcompress prune recipe.toml` reads and what `--save-recipe` writes. Published ones ship in
+``vlcompress/recipes``, one file for each family, task and size.
+"""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from vlcompress.artefacts import identity, write_file
+from vlcompress.errors import VlcompressError, unknown
+
+RECIPES = Path(__file__).parent / "recipes"
+CONTROLS = ("random", "shuffle", "reinit", "unstructured")
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """Which weights to start from.
+
+    Attributes:
+        family: "lxmert".
+        size: a size of the family; built-in weights exist for "small".
+        checkpoint: θ0: "built-in", "none" (random weights), a folder, a file in the official layout, or a hub name.
+    """
+
+    family: str = "lxmert"
+    size: str = "small"
+    checkpoint: str = "built-in"
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Which examples to train and to score on.
+
+    Attributes:
+        task: "vqa".
+        source: "scenes:SIZE" for built-in data, or a folder in the task's published layout.
+        train: splits to train on.
+        score: the split that scores are computed on; never trained on, and never used to pick a checkpoint.
+        vocabulary: a vocab.txt; "" takes the data folder's own.
+    """
+
+    task: str = "vqa"
+    source: str = "scenes:small"
+    train: tuple[str, ...] = ("train",)
+    score: str = "minival"
+    vocabulary: str = ""
+
+
+@dataclass(frozen=True)
+class PruningRecipe:
+    """Pattern × Criterion × Schedule × Allocation, and what the ticket is compared with.
+
+    Attributes:
+        pattern: "unstructured" or "block:RxC".
+        criterion: "magnitude" (or "random").
+        schedule: "linear:P", "geometric:F" or "oneshot".
+        allocation: "global" or "uniform".
+        sparsity: target fraction of the prunable weights, in [0, 1).
+        rounds: stop after so many rounds; 0 goes to the target.
+        prunable: the policy that names the prunable weights.
+        rewind_step: rewind to the weights after this many steps of dense training; 0 rewinds to θ0.
+        controls: trained at the ticket's sparsity (and "unstructured" at every level) for comparison.
+        seeds: each is a whole chain of its own: head, data order and dropout.
+    """
+
+    pattern: str = "unstructured"
+    criterion: str = "magnitude"
+    schedule: str = "linear:10"
+    allocation: str = "global"
+    sparsity: float = 0.7
+    rounds: int = 0
+    prunable: str = "bert-tickets"
+    rewind_step: int = 0
+    controls: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """How each training runs; give steps or epochs, not both.
+
+    Attributes:
+        steps: optimizer steps; 0 takes `epochs`.
+        epochs: passes over the training splits; 0 takes `steps`.
+        batch: examples a step.
+        learning_rate: the peak.
+        warmup: share of the steps before the peak, in (0, 1).
+        clip: norm that the gradient is clipped to.
+        weight_decay: on every parameter (LXMERT).
+        head_rate: factor on the task head's learning rate (1 in LXMERT; 10 in UNITER and ViLT).
+    """
+
+    steps: int = 0
+    epochs: float = 0.0
+    batch: int = 32
+    learning_rate: float = 5e-5
+    warmup: float = 0.1
+    clip: float = 5.0
+    weight_decay: float = 0.01
+    head_rate: float = 1.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides a run's result; nothing that does not (device, number of threads, folders for output)."""
+
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    data: DataRecipe = field(default_factory=DataRecipe)
+    pruning: PruningRecipe = field(default_factory=PruningRecipe)
+    training: TrainingRecipe = field(default_factory=TrainingRecipe)
+
+    def document(self) -> dict[str, dict[str, Any]]:
+        """Give the recipe as plain JSON, a table for each section."""
+        return {
+            section.name: {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in dataclasses.asdict(getattr(self, section.name)).items()
+            }
+            for section in dataclasses.fields(self)
+        }
+
+    def sha256(self) -> str:
+        """Give the hash that names the run. A field at its default counts like one that is not there.
+
+        So a later version can add a field (whose default changes nothing) without orphaning the runs made before it.
+        """
+        default = Recipe().document()
+        said = {
+            section: {name: value for name, value in table.items() if value != default[section][name]}
+            for section, table in self.document().items()
+        }
+        return identity(said)
+
+    def name(self) -> str:
+        """Give the name of the run's folder: what it is, and the start of the hash."""
+        return f"{self.model.family}-{self.data.task}-{self.model.size}-{self.sha256()[:10]}"
+
+    def override(self, **sections: dict[str, Any]) -> "Recipe":
+        """Give the recipe with some values replaced, checked as those of a file are; None keeps what is there."""
+        document = self.document()
+        for section, values in sections.items():
+            document[section] |= {name: value for name, value in values.items() if value is not None}
+        return parse_recipe(document)
+
+    def save(self, path: Path) -> None:
+        """Write the recipe as TOML, every field spelt out."""
+        import tomli_w
+
+        write_file(path, tomli_w.dumps(self.document()))
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe file.
+
+    Raises:
+        VlcompressError: no such file, not TOML, or a value that does not fit.
+    """
+    if not path.is_file():
+        raise VlcompressError(f"no recipe at '{path}': give a TOML file, or one of {', '.join(published())}")
+    try:
+        return parse_recipe(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise VlcompressError(f"'{path}' is not valid TOML: {error}") from error
+    except VlcompressError as error:
+        raise VlcompressError(f"in recipe '{path}': {error}") from error
+
+
+def published() -> list[str]:
+    """Name the recipes that ship with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def default_recipe(family: str, task: str, size: str) -> Recipe:
+    """Give the published recipe for a family, task and size.
+
+    Raises:
+        VlcompressError: there is none.
+    """
+    name = f"{family}-{task}-{size}"
+    if name not in published():
+        parts = [recipe.split("-") for recipe in published()]
+        for kind, value, position in (("model", family, 0), ("task", task, 1), ("size", size, 2)):
+            known = {part[position] for part in parts}
+            if value not in known:
+                raise unknown(kind, value, known)
+        raise unknown("recipe", name, published())
+    return load_recipe(RECIPES / f"{name}.toml")
+
+
+def parse_recipe(document: dict[str, Any]) -> Recipe:
+    """Check a recipe given as plain tables.
+
+    Raises:
+        VlcompressError: an unknown section or field, a value of the wrong type, or values that contradict each other.
+    """
+    sections = {section.name: section for section in dataclasses.fields(Recipe)}
+    for name in document:
+        if name not in sections:
+            raise unknown("section", name, sections)
+    types = get_type_hints(Recipe)
+    recipe = Recipe(**{name: _section(types[name], name, document.get(name, {})) for name in sections})
+    _check(recipe)
+    return recipe
+
+
+def _section(kind: type[S], section: str, table: Any) -> S:
+    if not isinstance(table, dict):
+        raise VlcompressError(f"section '{section}' is {table!r}: give a table of fields")
+    types = get_type_hints(kind)
+    for name in table:
+        if name not in types:
+            raise unknown(f"field of section '{section}'", name, types)
+    return kind(**{name: _value(f"{section}.{name}", types[name], value) for name, value in table.items()})
+
+
+def _value(name: str, kind: Any, value: Any) -> Any:
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind in (tuple[str, ...], tuple[int, ...]):
+        item = str if kind == tuple[str, ...] else int
+        if isinstance(value, list | tuple) and all(type(entry) is item for entry in value):
+            return tuple(value)
+    elif type(value) is kind:
+        return value
+    expected = {tuple[str, ...]: "a list of strings", tuple[int, ...]: "a list of whole numbers"}.get(kind)
+    raise VlcompressError(f"{name} is {value!r}: {expected or f'a value of type {kind.__name__}'} is expected")
+
+
+def _check(recipe: Recipe) -> None:
+    pruning, training = recipe.pruning, recipe.training
+    for control in pruning.controls:
+        if control not in CONTROLS:
+            raise unknown("control", control, CONTROLS)
+    if not pruning.seeds or len(set(pruning.seeds)) < len(pruning.seeds):
+        raise VlcompressError(f"seeds {list(pruning.seeds)}: give at least one, each once, for example 0,1,2")
+    if (training.steps > 0) == (training.epochs > 0):
+        raise VlcompressError(
+            f"training.steps is {training.steps} and training.epochs {training.epochs:g}: set exactly one above 0"
+        )
+    if training.batch < 1 or training.learning_rate <= 0 or not 0 < training.warmup < 1:
+        raise VlcompressError(
+            f"training.batch {training.batch}, learning_rate {training.learning_rate:g}, warmup {training.warmup:g}: "
+            "the batch must be at least 1, the rate above 0, the warm-up between 0 and 1"
+        )
+    if not 0 <= pruning.sparsity < 1:
+        raise VlcompressError(
+            f"sparsity {pruning.sparsity:g} is outside [0, 1): give the fraction to prune, for example 0.7"
+        )
+    if pruning.rewind_step < 0 or (training.steps and pruning.rewind_step >= training.steps):
+        raise VlcompressError(
+            f"rewind_step {pruning.rewind_step} is outside the training of {training.steps} steps: "
+            f"give 0 to {training.steps - 1}"
+        )

@@ -1,0 +1,191 @@
+"""Results as plain text for the terminal."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vlcompress.pruning.schedule import levels, parse_schedule
+from vlcompress.recipe import Recipe
+from vlcompress.sparse.plan import LayerPlan, Plan
+from vlcompress.tickets.run import Run
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out cells in columns: the first to the left, the others to the right."""
+    lines = [header, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def run_text(run: Run) -> str:
+    """Say what a run found: a row for each arm and level, then the verdict on the ticket."""
+    document = run.document()
+    rows = [_cell_row(cell) for cell in document["cells"]]
+    ticket = [cell for cell in document["cells"] if cell["arm"] == "ticket"][-1]
+    passing = [
+        cell["sparsity"]
+        for cell in document["cells"]
+        if cell["arm"] == "ticket" and cell["verdict"]["levels"]["relaxed"]["outcome"] == "pass"
+    ]
+    best = f"{100 * max(passing):.1f} %" if passing else "no level"
+    seeds = document["recipe"]["pruning"]["seeds"]
+    return "\n".join(
+        [
+            table(("arm", "sparsity %", "score", "of dense %", "strict", "matching", "relaxed (99 %)"), rows),
+            "",
+            f"score: {document['metric']}, {document['data']['examples']} examples, "
+            + ("a single seed" if len(seeds) == 1 else f"mean of {len(seeds)} seeds"),
+            f"sparsest ticket that passes relaxed: {best}; the ticket at {100 * ticket['sparsity']:.1f} %: "
+            f"{ticket['verdict']['levels']['relaxed']['outcome']}",
+            *_hint(passing, ticket),
+            f"run: {run.folder}",
+            "speed and size: not measured yet (a mask alone makes nothing faster); "
+            "run `vlcompress compile`, `export` and `bench`",
+        ]
+    )
+
+
+def _hint(passing: Sequence[float], ticket: dict[str, Any]) -> list[str]:
+    """Say how to get the ticket that passes where the last one does not: its trainings are there."""
+    if not passing or max(passing) >= ticket["sparsity"]:
+        return []
+    return [
+        f"for the one that passes: the same command with --sparsity {max(passing):.3g} (its rounds are trained already)"
+    ]
+
+
+def dry_run_text(recipe: Recipe) -> str:
+    """Say what a recipe would train."""
+    pruning = recipe.pruning
+    plan = levels(parse_schedule(pruning.schedule), pruning.sparsity, pruning.rounds or None)
+    chains = 1 + pruning.controls.count("unstructured")
+    single = sum(control != "unstructured" for control in pruning.controls)
+    trainings = len(pruning.seeds) * (1 + chains * len(plan) + single)
+    return "\n".join(
+        [
+            f"run {recipe.name()}: {trainings} trainings",
+            f"levels: {', '.join(f'{100 * level:g} %' for level in plan)} ({pruning.pattern}, {pruning.schedule})",
+            f"controls: {', '.join(pruning.controls) or 'none'}; seeds: {', '.join(map(str, pruning.seeds))}",
+        ]
+    )
+
+
+def _cell_row(cell: dict[str, Any]) -> tuple[str, ...]:
+    score = sum(cell["scores"]) / len(cell["scores"])
+    if cell["verdict"] is None:
+        return (cell["arm"], "0.0", f"{100 * score:.2f}", "100.0", "", "", "")
+    levels_ = cell["verdict"]["levels"]
+    return (
+        cell["arm"],
+        f"{100 * cell['sparsity']:.1f}",
+        f"{100 * score:.2f}",
+        f"{100 * score / cell['verdict']['dense']:.1f}",
+        *(levels_[name]["outcome"] for name in ("strict", "matching", "relaxed")),
+    )
+
+
+def plan_text(folder: Path, plan: Plan) -> str:
+    """Say how a ticket was compiled: a row for each layer, and what was removed."""
+    rows = [_layer_row(layer) for layer in plan.layers]
+    sparse = sum(layer.choice.picked != "dense" for layer in plan.layers)
+    removed = {
+        kind: sum(units.units - len(units.kept) for units in plan.kept if units.kind == kind)
+        for kind in ("head", "neuron")
+    }
+    stored = sum(layer.nbytes for layer in plan.layers)
+    dense = sum(4 * layer.shape[0] * layer.shape[1] for layer in plan.layers)
+    return "\n".join(
+        [
+            table(("layer", "sparsity %", "M", "dense µs", "sparse µs", "runs"), rows),
+            "",
+            f"{sparse} of {len(plan.layers)} layers run sparse, the others dense, as measured on {plan.device} "
+            f"with {plan.threads} thread(s); plan.json says why for each",
+            f"removed for good: {removed['head']} attention heads, {removed['neuron']} feed-forward neurons",
+            f"pruned layers on disk: {_mb(stored)} of {_mb(dense)} dense; "
+            f"largest difference from the masked model {plan.max_abs_error:.1e}",
+            f"compiled: {folder}",
+        ]
+    )
+
+
+def export_text(folder: Path, manifest: dict[str, Any]) -> str:
+    """Say what was exported and how it was checked."""
+    parity, speed = manifest["parity"]["samples"], manifest["speed"]
+    times = {name: timing["us"] for name, timing in speed["timings"].items()}
+    dense = min(us for name, us in times.items() if name.startswith("dense"))
+    picked = min(us for name, us in times.items() if name.startswith(speed["picked"]))
+    lowered = sum(layer["form"] != "dense" for layer in manifest["layers"])
+    return "\n".join(
+        [
+            f"parity on {parity['samples']} real samples: answers agree on {100 * parity['answer_agreement']:.1f} %, "
+            f"max abs error {parity['max_abs_error']:.1e}",
+            f"{lowered} of {len(manifest['layers'])} packed layers are written sparse; the file runs in "
+            f"{picked / 1e3:.2f} ms against {dense / 1e3:.2f} ms for the same weights written dense "
+            f"({speed['threads']} thread(s))",
+            f"size: {_mb(manifest['bytes']['model'])} against {_mb(manifest['bytes']['dense'])} written dense",
+            f"opset {manifest['opset']}; switch off in ONNX Runtime: "
+            f"{', '.join(speed['disabled_optimizers']) or 'nothing'}",
+            f"exported: {folder / 'model.onnx'}",
+        ]
+    )
+
+
+def bench_text(record: dict[str, Any]) -> str:
+    """Say what a benchmark measured: a row for each variant and batch size."""
+    ratios = [f"× {name} (95 %)" for name in record["references"]]
+    header = ("variant", "batch", "p50 ms", "p90 ms", "p99 ms", "per s", *ratios, "disk", "RAM MB", "score")
+    rows = [
+        _bench_row(name, batch, found, variant, record["accuracy"][name]["score"])
+        for name, variant in record["variants"].items()
+        for batch, found in variant["batches"].items()
+    ]
+    environment = record["environment"]
+    packages = ", ".join(f"{name} {found}" for name, found in environment["packages"].items())
+    return "\n".join(
+        [
+            table(header, rows),
+            "",
+            f"{environment['cpu']}, {environment['cores']} cores, {record['threads']} thread(s), load "
+            f"{environment['load_average']}; {packages}",
+            "every variant was checked against its truth on the timed inputs; variants alternate in one process",
+        ]
+    )
+
+
+def _layer_row(layer: LayerPlan) -> tuple[str, ...]:
+    timings = layer.choice.timings
+    sparse = [timing.us for name, timing in timings.items() if name != "dense"]
+    return (
+        layer.name.removesuffix(".weight"),
+        f"{100 * layer.sparsity:.1f}",
+        str(layer.rows),
+        f"{timings['dense'].us:.0f}" if "dense" in timings else "-",
+        f"{min(sparse):.0f}" if sparse else "-",
+        layer.choice.picked,
+    )
+
+
+def _bench_row(name: str, batch: str, found: dict[str, Any], variant: dict[str, Any], score: float) -> tuple[str, ...]:
+    ratios = [f"{one['value']:.2f} ({one['low']:.2f}-{one['high']:.2f})" for one in found["speedup"].values()]
+    return (
+        name,
+        batch,
+        f"{found['p50_ms']:.2f}",
+        f"{found['p90_ms']:.2f}",
+        f"{found['p99_ms']:.2f}",
+        f"{found['examples_per_s']:.0f}",
+        *ratios,
+        _mb(variant["bytes"]) if variant["bytes"] else "-",
+        f"{variant['memory_mb']:.0f}" if variant["memory_mb"] else "-",
+        f"{100 * score:.2f}",
+    )
+
+
+def _mb(count: int) -> str:
+    return f"{count / 1e6:.2f} MB"

@@ -1,0 +1,167 @@
+"""A report's sentences: what was found, what is slower, and what nobody has measured. Pure functions of its facts."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Facts = Mapping[str, Any]
+
+FEW_CALLS = 100
+"""With fewer calls than this, the 99th percentile is one of the slowest calls and says little."""
+
+
+def headline(facts: Facts) -> str:
+    """Say in one sentence what was found, whether it is faster, by how much, and where that was measured."""
+    return f"{_found(facts)}; {_faster(facts)}."
+
+
+def seeds_words(count: int) -> str:
+    """Name a number of seeds; one is called a single seed."""
+    return "a single seed" if count == 1 else f"{count} seeds"
+
+
+def speed_words(speedup: Facts | None) -> str:
+    """Write a speed ratio with its interval: "1.42× (1.38 to 1.45)"."""
+    if not speedup:
+        return "not measured"
+    return f"{speedup['value']:.2f}× ({speedup['low']:.2f} to {speedup['high']:.2f})"
+
+
+def comparison(speedup: Facts, reference: str = "dense") -> str:
+    """Say whether a variant is faster than another; an interval that holds 1 means that one cannot tell."""
+    if speedup["low"] <= 1 <= speedup["high"]:
+        return f"as fast as {reference} as far as one can tell, {speed_words(speedup)}"
+    if speedup["low"] > 1:
+        return f"{speed_words(speedup)} as fast as {reference}"
+    return f"slower than {reference}, {speed_words(speedup)} of its speed"
+
+
+def own_reference(name: str, references: Sequence[str]) -> str:
+    """Name what a variant is to be compared with: the dense model in the same runtime, where that was measured."""
+    return "onnx dense" if name == "onnx compiled" and "onnx dense" in references else references[0]
+
+
+def first_batch(variant: Facts | None) -> tuple[str, Facts] | None:
+    """Give the smallest batch size that was measured, and its row."""
+    batches = (variant or {}).get("batches") or {}
+    if not batches:
+        return None
+    size = min(batches, key=int)
+    return size, batches[size]
+
+
+def caveats(facts: Facts) -> list[str]:
+    """List what is slower, what could not be told apart, and what has not been measured."""
+    lines = [*_seed_caveats(facts), *_missing(facts), *_speed_caveats(facts), *_plan_caveats(facts)]
+    return lines or ["Nothing: every part has been measured, and nothing is slower than dense."]
+
+
+def place(facts: Facts) -> str:
+    """Say where the speed was measured."""
+    environment, speed = facts["environment"] or {}, facts["speed"] or {}
+    on_gpu = str(speed.get("device")).startswith("cuda")  # a GPU that is there need not be the one that was measured
+    machine = environment.get("gpu" if on_gpu else "cpu") or "an unknown machine"
+    return str(machine) if on_gpu or not speed.get("threads") else f"{machine}, {threads_words(speed['threads'])}"
+
+
+def threads_words(count: int) -> str:
+    """Name a number of threads."""
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+def _found(facts: Facts) -> str:
+    ticket, recipe = facts["ticket"], facts["recipe"]
+    relaxed = ticket["levels"]["relaxed"]
+    dense = 100 * ticket["levels"]["strict"]["threshold"]
+    reached = {
+        "pass": "which reaches the 99 % line",
+        "pass within noise": "which is below the 99 % line, but within noise of it",
+    }.get(relaxed["outcome"], "which fails the 99 % line")
+    return (
+        f"A {recipe['pruning']['pattern']} ticket at {100 * ticket['sparsity']:.1f} % sparsity scores "
+        f"{ticket['score']:.2f} against {dense:.2f} dense ({100 * ticket['of_dense']:.1f} %), {reached} "
+        f"({seeds_words(ticket['seeds'])})"
+    )
+
+
+def _faster(facts: Facts) -> str:
+    variants = (facts["speed"] or {}).get("variants", {})
+    batch, row = first_batch(variants.get("compiled")) or ("", {})
+    if not row.get("speedup"):
+        return "whether it is faster is not measured yet (a mask alone makes nothing faster): run `vlcompress bench`"
+    compiled = comparison(row["speedup"]["dense"])
+    return f"compiled, it is {compiled}{_exported(variants, batch)} (batch {batch}, on {place(facts)})"
+
+
+def _exported(variants: Facts, batch: str) -> str:
+    """Say what the ticket gains in ONNX Runtime, apart from what that runtime gives the dense model too."""
+    speedups = ((variants.get("onnx compiled") or {}).get("batches") or {}).get(batch, {}).get("speedup") or {}
+    if "onnx dense" not in speedups:
+        return ""
+    return f"; exported, it is {comparison(speedups['onnx dense'], 'dense in ONNX Runtime')}"
+
+
+def _seed_caveats(facts: Facts) -> Iterator[str]:
+    if facts["ticket"]["seeds"] == 1:
+        yield (
+            "The accuracy is that of a single seed: another seed may turn a narrow verdict. "
+            "Repeat with `vlcompress prune --seeds 0,1,2`."
+        )
+
+
+def _missing(facts: Facts) -> Iterator[str]:
+    if facts["plan"] is None:
+        yield "Not compiled yet: run `vlcompress compile`."
+    if facts["onnx"] is None:
+        yield "Not exported yet: run `vlcompress export --format onnx`."
+    if facts["speed"] is None:
+        yield "Speed, memory and size are not measured yet: run `vlcompress bench`."
+        return
+    if facts["curve"] is None:
+        yield "Latency against sparsity is not measured yet: run `vlcompress bench`."
+    unscored = [name for name, variant in facts["speed"]["variants"].items() if variant["accuracy"] is None]
+    if unscored:
+        yield f"Accuracy is not measured for: {', '.join(unscored)}. Their scores were checked on the timed samples."
+
+
+def _speed_caveats(facts: Facts) -> Iterator[str]:
+    if facts["speed"] is None:
+        return
+    for name, batch, row in _measured(facts["speed"]):
+        reference = own_reference(name, facts["speed"]["references"])
+        speedup = row["speedup"].get(reference)
+        if name != reference and speedup and speedup["low"] <= 1:
+            yield f"{name} at batch {batch} is {comparison(speedup, reference)}."
+        if name == "compiled" and row["speedup"].get("onnx dense", {}).get("high", 1) < 1:
+            yield f"At batch {batch} the dense model in ONNX Runtime is faster than the compiled one in PyTorch."
+    calls = [row["calls"] for _, _, row in _measured(facts["speed"]) if "calls" in row]
+    if calls and min(calls) < FEW_CALLS:
+        yield f"p99 rests on as few as {min(calls)} calls: there it is close to the slowest call."
+    yield from _busy(facts["environment"] or {})
+
+
+def _measured(speed: Facts) -> Iterator[tuple[str, str, Facts]]:
+    """Give every variant's name, batch size and row."""
+    for name, variant in speed["variants"].items():
+        for batch, row in variant["batches"].items():
+            yield name, batch, row
+
+
+def _busy(environment: Facts) -> Iterator[str]:
+    load, cores = environment.get("load_average"), environment.get("cores")
+    if load is not None and cores and load > cores:
+        yield (
+            f"The machine was busy (load average {load:g} on {cores} cores): ratios hold, since variants took turns, "
+            "but milliseconds would be fewer on an idle one."
+        )
+
+
+def _plan_caveats(facts: Facts) -> Iterator[str]:
+    if facts["plan"] is None:
+        return
+    dense = [layer for layer in facts["plan"]["layers"] if layer["choice"]["picked"] == "dense"]
+    measured = sum(1 for layer in dense if layer["choice"].get("timings"))
+    if dense:
+        yield (
+            f"{len(dense)} of {len(facts['plan']['layers'])} pruned layers run dense: {measured} because no sparse "
+            f"form was measured clearly faster, {len(dense) - measured} for a reason that the plan gives."
+        )

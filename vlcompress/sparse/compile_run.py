@@ -1,0 +1,60 @@
+"""From a run's ticket to ``compiled/``."""
+
+from typing import Any
+
+import vlcompress
+from vlcompress.pruning.pattern import Block as BlockPattern
+from vlcompress.pruning.pattern import parse_pattern
+from vlcompress.sparse.compile import compile_model, save_compiled
+from vlcompress.sparse.formats import Block
+from vlcompress.sparse.plan import Plan
+from vlcompress.sparse.timing import EFFORT, Effort
+from vlcompress.tickets.models import samples, score_task, ticket_model
+from vlcompress.tickets.run import Run
+from vlcompress.tickets.ticket import load_ticket
+
+
+def block_of(pattern: str) -> Block:
+    """Give rows and columns of a pattern's units: (1, 1) for an unstructured one."""
+    parsed = parse_pattern(pattern)
+    return (parsed.rows, parsed.cols) if isinstance(parsed, BlockPattern) else (1, 1)
+
+
+def compile_run(run: Run, *, batch: int = 32, threads: int = 1, device: str = "cpu", effort: Effort = EFFORT) -> Plan:
+    """Compile a run's ticket: shrink, pack, choose each layer's faster form by measurement, check, write ``compiled/``.
+
+    Args:
+        run: a finished run.
+        batch: the batch size to be fast at, filled with real samples.
+        threads: threads while measuring.
+        device: where to measure.
+        effort: how long to measure each layer.
+
+    Raises:
+        VlcompressError: the ticket or its data is gone or damaged.
+        VerificationError: the compiled model computes something else.
+    """
+    ticket = load_ticket(run.ticket)
+    family, model = ticket_model(ticket)
+    (inputs,) = samples(score_task(run, ticket), batch)
+    pattern = ticket.document["recipe"]["pruning"]["pattern"]
+    compiled, plan = compile_model(
+        family,
+        model,
+        dict(ticket.masks),
+        block_of(pattern),
+        inputs=inputs,
+        threads=threads,
+        device=device,
+        effort=effort,
+    )
+    extra: dict[str, Any] = {
+        "recipe_sha256": ticket.document["recipe_sha256"],
+        "pattern": pattern,
+        "sparsity": ticket.masks.sparsity,
+        "vlcompress": vlcompress.__version__,
+    }
+    save_compiled(
+        run.folder / "compiled", compiled, plan, family=family, config=ticket.config, head=ticket.head, extra=extra
+    )
+    return plan

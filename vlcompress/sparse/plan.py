@@ -1,0 +1,78 @@
+"""The plan: for every pruned layer what it is, how it runs, and the timings that decided it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from vlcompress.sparse.choice import Choice
+from vlcompress.sparse.formats import Block
+from vlcompress.sparse.shrink import Kept
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One pruned layer after shrinking.
+
+    Attributes:
+        name: canonical weight name.
+        shape: [N, K] = [out, in].
+        format: "bsr" where the file holds packed blocks, "dense" where those would be larger.
+        block: rows and columns of the packed blocks; None for "dense".
+        sparsity: fraction of the shrunk weight that is pruned, in [0, 1].
+        rows: rows M of activations that the timings used; 0 if the model never ran the layer.
+        nbytes: bytes of the stored weight, indices included.
+        choice: how it runs, in the runtime that the plan is for.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    format: Literal["bsr", "dense"]
+    block: Block | None
+    sparsity: float
+    rows: int
+    nbytes: int
+    choice: Choice
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a ticket was compiled.
+
+    Attributes:
+        layers: every pruned layer.
+        kept: what stayed of every coupling.
+        inputs: shapes of the inputs that it was measured with.
+        threads: threads during the measurement.
+        device: where it was measured.
+        max_abs_error: largest difference of the compiled model's scores from the masked model's on those inputs.
+    """
+
+    layers: tuple[LayerPlan, ...]
+    kept: tuple[Kept, ...]
+    inputs: Mapping[str, tuple[int, ...]]
+    threads: int
+    device: str
+    max_abs_error: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Give a JSON object; `from_json` reads it back."""
+        layers = [{**vars(layer), "choice": layer.choice.to_json()} for layer in self.layers]
+        return {**vars(self), "layers": layers, "kept": [asdict(units) for units in self.kept]}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "Plan":
+        """Read what `to_json` gave (after JSON has made its tuples lists)."""
+        return cls(
+            layers=tuple(_layer(layer) for layer in document["layers"]),
+            kept=tuple(Kept(**{**units, "kept": tuple(units["kept"])}) for units in document["kept"]),
+            inputs={name: tuple(shape) for name, shape in document["inputs"].items()},
+            threads=document["threads"],
+            device=document["device"],
+            max_abs_error=document["max_abs_error"],
+        )
+
+
+def _layer(document: Mapping[str, Any]) -> LayerPlan:
+    block = tuple(document["block"]) if document["block"] else None
+    choice = Choice.from_json(document["choice"])
+    return LayerPlan(**{**document, "shape": tuple(document["shape"]), "block": block, "choice": choice})

@@ -1,0 +1,169 @@
+"""Physical removal of attention heads and feed-forward neurons that contribute nothing.
+
+A unit contributes nothing if its consumer multiplies it by zeros. It contributes a constant if what produces it is all
+zero: a neuron's output is then act(bias), and a head's context is the value bias, since attention weights sum to 1
+(in both directions of a shared cross-attention, too). The constant moves into the consumer's bias, so the function of
+the model stays what it was.
+
+Letters: a producer is [U*S, K] (U units of S rows), a consumer [N, U*S].
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from vlcompress.errors import VlcompressError
+from vlcompress.models.base import Coupling, Family
+
+Masks = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Which units of one coupling stay.
+
+    Attributes:
+        consumer: the coupling's consumer, which names it.
+        kind: "head" or "neuron".
+        units: how many there were.
+        kept: rising indices of those that stay; at least one, since layers of width 0 trouble every runtime.
+    """
+
+    consumer: str
+    kind: str
+    units: int
+    kept: tuple[int, ...]
+
+
+def shrink(family: Family, model: nn.Module, masks: Masks) -> tuple[nn.Module, dict[str, Tensor], tuple[Kept, ...]]:
+    """Remove every head and neuron that contributes nothing or a constant.
+
+    Args:
+        family: tells the couplings.
+        model: the masked model; it is not changed.
+        masks: bool [N, K] by weight name.
+
+    Returns:
+        The smaller model, its masks, and what was kept of each coupling.
+    """
+    smaller, masks_left, kept = copy.deepcopy(model), dict(masks), []
+    with torch.no_grad():
+        for coupling in family.couplings(model):
+            dead, constant = _contributions(smaller, coupling)
+            stay = _at_least_one(~dead)
+            _fold(smaller, coupling, constant * ~stay.repeat_interleave(coupling.unit_size))
+            units = Kept(coupling.consumer, coupling.kind, coupling.units, tuple(stay.nonzero()[:, 0].tolist()))
+            masks_left |= _cut(smaller, masks_left, coupling, units)
+            kept.append(units)
+    return smaller, masks_left, tuple(kept)
+
+
+def reshape(family: Family, model: nn.Module, kept: Sequence[Kept]) -> None:
+    """Give a full-size model the shapes of a shrunk one, in place; its weights are then to be loaded.
+
+    Raises:
+        VlcompressError: the kept units are those of another architecture.
+    """
+    couplings = {coupling.consumer: coupling for coupling in family.couplings(model)}
+    for units in kept:
+        coupling = couplings.get(units.consumer)
+        if coupling is None or coupling.units != units.units:
+            raise VlcompressError(
+                f"the kept units of '{units.consumer}' do not fit this model: they were made for another architecture; "
+                "compile the ticket again"
+            )
+        with torch.no_grad():
+            _cut(model, {}, coupling, units)
+
+
+def linear(model: nn.Module, weight: str) -> nn.Linear:
+    """Give the nn.Linear that owns a weight name ("....dense.weight")."""
+    return cast(nn.Linear, model.get_submodule(weight.rpartition(".")[0]))
+
+
+def _contributions(model: nn.Module, coupling: Coupling) -> tuple[Tensor, Tensor]:
+    """Find which units can go (bool [U]) and what the consumer reads of the constant ones ([U*S], 0 elsewhere)."""
+    consumer, source = linear(model, coupling.consumer), linear(model, coupling.constant_from)
+    unread = _per_unit(consumer.weight.T, coupling)
+    silent = _per_unit(source.weight, coupling)
+    if getattr(consumer, "bias", None) is None:  # nowhere to put a constant
+        silent = silent & unread
+    output = _activated(model, coupling) if coupling.kind == "neuron" else _bias(source)
+    return unread | silent, output * silent.repeat_interleave(coupling.unit_size)
+
+
+def _bias(module: nn.Linear) -> Tensor:
+    bias: Tensor | None = module.bias
+    return module.weight.new_zeros(len(module.weight)) if bias is None else bias
+
+
+def _per_unit(rows: Tensor, coupling: Coupling) -> Tensor:
+    """Tell which units' rows of [U*S, K] are all zero: bool [U]."""
+    return (rows == 0).all(dim=1).view(coupling.units, coupling.unit_size).all(dim=1)
+
+
+def _activated(model: nn.Module, coupling: Coupling) -> Tensor:
+    """Give act(bias) [U]: what the up-projection's module (linear and activation) makes of an input of zeros."""
+    up = model.get_submodule(coupling.constant_from.rpartition(".")[0].rpartition(".")[0])
+    source = linear(model, coupling.constant_from)
+    result: Tensor = up(source.weight.new_zeros(1, source.in_features))
+    return result[0]
+
+
+def _at_least_one(stay: Tensor) -> Tensor:
+    if bool(stay.any()):
+        return stay
+    first = torch.zeros_like(stay)
+    first[0] = True
+    return first
+
+
+def _fold(model: nn.Module, coupling: Coupling, constant: Tensor) -> None:
+    """Add what the consumer makes of constant inputs [U*S] to its bias."""
+    consumer = linear(model, coupling.consumer)
+    if bool(constant.any()):
+        extra = (consumer.weight.double() @ constant.double()).to(consumer.weight.dtype)
+        consumer.bias = nn.Parameter(consumer.bias + extra, requires_grad=False)
+
+
+def _cut(model: nn.Module, masks: Masks, coupling: Coupling, units: Kept) -> dict[str, Tensor]:
+    """Drop units from the weights (in place) and give the masks without them."""
+    if len(units.kept) == units.units:
+        return {}
+    offsets = torch.arange(coupling.unit_size)
+    index = (torch.tensor(units.kept)[:, None] * coupling.unit_size + offsets).flatten()
+    masks_out: dict[str, Tensor] = {}
+    for name in coupling.producers:
+        _keep_rows(linear(model, name), index)
+        masks_out |= {name: masks[name][index]} if name in masks else {}
+    _keep_columns(linear(model, coupling.consumer), index)
+    if coupling.consumer in masks:
+        masks_out[coupling.consumer] = masks[coupling.consumer][:, index]
+    _set_count(model, coupling, len(units.kept))
+    return masks_out
+
+
+def _keep_rows(module: nn.Linear, index: Tensor) -> None:
+    module.weight = nn.Parameter(module.weight[index].clone(), requires_grad=False)
+    module.out_features = len(index)
+    if module.bias is not None:
+        module.bias = nn.Parameter(module.bias[index].clone(), requires_grad=False)
+
+
+def _keep_columns(module: nn.Linear, index: Tensor) -> None:
+    module.weight = nn.Parameter(module.weight[:, index].clone(), requires_grad=False)
+    module.in_features = len(index)
+
+
+def _set_count(model: nn.Module, coupling: Coupling, units: int) -> None:
+    if not coupling.owner:
+        return
+    owner: Any = model.get_submodule(coupling.owner)
+    owner.num_attention_heads = units
+    for total in ("all_head_size", "head_size"):  # transformers' names for heads x width, by family
+        if getattr(owner, total, None) == coupling.units * coupling.unit_size:
+            setattr(owner, total, units * coupling.unit_size)

@@ -1,0 +1,264 @@
+"""LXMERT's pre-training (Tan and Bansal, EMNLP 2019, section 3) as one objective: the sum of six losses.
+
+Masked words, masked region features, object and attribute of every region, whether sentence and picture belong
+together, and the answer where the sentence is a question. Rates, weights and reductions are those of the official
+code (airsplay/lxmert ``pretrain/lxmert_pretrain.py`` and ``lxrt/modeling.py``).
+
+Shapes: B batch, T tokens, R regions, F feature width, H hidden width.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, smooth_l1_loss
+
+from vlcompress.errors import VlcompressError
+from vlcompress.models.lxmert import encode
+from vlcompress.tasks.base import Batch
+
+LOSSES = ("words", "matched", "objects", "attributes", "features", "answers")
+"""The losses in the order in which the official code reports them."""
+
+_NOTHING = -1  # the label of a word that is not asked for, and of a sentence without an answer
+VISUAL_WEIGHT = 1 / 0.15
+"""Of the official code: the region losses are means over all regions, of which features count in 15 % alone."""
+
+_TRIES = 1000  # draws of a sentence of another image before the data are taken to hold one image only
+
+
+class Regions(Protocol):
+    """What the detector found in one image; R is the same for every image."""
+
+    @property
+    def features(self) -> NDArray[np.float32]:
+        """Features [R, F]."""
+
+    @property
+    def normalized_boxes(self) -> NDArray[np.float32]:
+        """Boxes [R, 4] as (x1, y1, x2, y2) in 0..1."""
+
+    @property
+    def objects_id(self) -> NDArray[np.int64]:
+        """Object classes [R]."""
+
+    @property
+    def objects_conf(self) -> NDArray[np.float32]:
+        """Confidence in the object classes [R], 0..1."""
+
+    @property
+    def attrs_id(self) -> NDArray[np.int64]:
+        """Attribute classes [R]."""
+
+    @property
+    def attrs_conf(self) -> NDArray[np.float32]:
+        """Confidence in the attribute classes [R], 0..1."""
+
+
+class Example(Protocol):
+    """One sentence about one image."""
+
+    @property
+    def img_id(self) -> str:
+        """The image's name: sentences of the same image never serve as each other's mismatch."""
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """Token ids [t]: [CLS], word pieces, [SEP]; [PAD] may follow."""
+
+    @property
+    def answer(self) -> int:
+        """Row of the answer in the answer head; -1 where the sentence is no question or its answer is unknown."""
+
+    @property
+    def regions(self) -> Regions:
+        """The image's regions."""
+
+
+class Vocabulary(Protocol):
+    """The ids that masking must know."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids; a random word is drawn from all of them."""
+
+    @property
+    def pad_id(self) -> int:
+        """Id of [PAD]."""
+
+    @property
+    def cls_id(self) -> int:
+        """Id of [CLS]."""
+
+    @property
+    def sep_id(self) -> int:
+        """Id of [SEP]."""
+
+    @property
+    def mask_id(self) -> int:
+        """Id of [MASK]."""
+
+
+@dataclass(frozen=True)
+class PretrainingObjective:
+    """LXMERT's six losses over examples (see `vlcompress.tasks.base.Objective`).
+
+    Attributes:
+        examples: sentences with their images.
+        vocabulary: of the tokenizer that made the tokens.
+        word_rate: chance that a word is to be predicted: of these 80 % become [MASK], 10 % a random word.
+        region_rate: chance that a region's features are: of these 80 % become 0, 10 % those of a random region.
+        mismatch_rate: chance that the sentence is replaced by one of another image.
+        visual_weight: of the three region losses in the sum.
+    """
+
+    examples: Sequence[Example]
+    vocabulary: Vocabulary
+    word_rate: float = 0.15
+    region_rate: float = 0.15
+    mismatch_rate: float = 0.5
+    visual_weight: float = VISUAL_WEIGHT
+
+    def __len__(self) -> int:
+        """Give the number of examples."""
+        return len(self.examples)
+
+    def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
+        """Make a batch; mismatches and masks are drawn from `rng` alone.
+
+        Returns:
+            inputs: those of LXMERT, T the longest sentence of the batch.
+            targets: words int64 [B, T] (-1: not asked for); matched int64 [B] (1 = the sentence is the image's own);
+                objects, attributes int64 and objects_conf, attributes_conf float32 [B, R]; features float32 [B, R, F]
+                before masking, features_asked float32 [B, R] (1 = to be predicted); answers int64 [B] (-1: none).
+
+        Raises:
+            VlcompressError: images with different numbers of regions, data of a single image.
+        """
+        matched_B = torch.rand(len(indices), generator=rng) >= self.mismatch_rate
+        spoken = [
+            index if matched else self._of_another_image(index, rng)
+            for index, matched in zip(indices, matched_B.tolist(), strict=True)
+        ]
+        words, asked_BT = self._words([self.examples[index].tokens for index in spoken], rng)
+        regions, asked = self._regions([self.examples[index].regions for index in indices], rng)
+        answers_B = torch.tensor([self.examples[index].answer for index in indices])
+        targets = {"words": asked_BT, "matched": matched_B.long(), "answers": answers_B.where(matched_B, _NOTHING)}
+        return Batch(words | regions, targets | asked)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Give the sum of the six losses, a scalar."""
+        return torch.stack(list(self.losses(model, batch).values())).sum()
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Give each loss, a scalar, weighted as in the sum, by the names and in the order of `LOSSES`.
+
+        Args:
+            model: an LXMERT with the "pretraining" head.
+            batch: as `batch` makes it.
+        """
+        encoded = encode(model, batch.inputs)
+        parts: Any = model
+        targets = batch.targets
+        asked_BT = targets["words"] != _NOTHING
+        # Scoring the vocabulary at the asked words only: a sixth of the work, and the same mean over them.
+        word_scores = parts.cls.predictions(encoded.language[asked_BT])
+        return {
+            "words": _mean_of_labelled(word_scores, targets["words"][asked_BT]),
+            "matched": cross_entropy(parts.cls.seq_relationship(encoded.pooled), targets["matched"]),
+            **_region_losses(parts.obj_predict_head(encoded.vision), targets, self.visual_weight),
+            "answers": _mean_of_labelled(parts.answer_head(encoded.pooled), targets["answers"]),
+        }
+
+    def _of_another_image(self, index: int, rng: torch.Generator) -> int:
+        image = self.examples[index].img_id
+        for _ in range(_TRIES):
+            other = int(torch.randint(len(self.examples), (), generator=rng))
+            if self.examples[other].img_id != image:
+                return other
+        raise VlcompressError(
+            f"no sentence of another image than '{image}' found: image-text matching needs two images or more"
+        )
+
+    def _words(self, sentences: Sequence[NDArray[np.int64]], rng: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
+        ids = self.vocabulary
+        tokens_BT = torch.nn.utils.rnn.pad_sequence(
+            [torch.from_numpy(tokens[tokens != ids.pad_id]) for tokens in sentences],
+            batch_first=True,
+            padding_value=ids.pad_id,
+        )
+        word_BT = (tokens_BT != ids.pad_id) & (tokens_BT != ids.cls_id) & (tokens_BT != ids.sep_id)
+        asked_BT, hidden_BT, random_BT = _fates(word_BT, self.word_rate, rng)
+        noise_BT = torch.randint(ids.vocab_size, tokens_BT.shape, generator=rng)
+        shown_BT = tokens_BT.masked_fill(hidden_BT, ids.mask_id).where(~random_BT, noise_BT)
+        inputs = {"input_ids": shown_BT, "attention_mask": (tokens_BT != ids.pad_id).long()}
+        return inputs, tokens_BT.where(asked_BT, _NOTHING)
+
+    def _regions(self, images: Sequence[Regions], rng: torch.Generator) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        features_BRF = _stack([image.features for image in images])
+        every_BR = torch.ones(features_BRF.shape[:2], dtype=torch.bool)
+        asked_BR, hidden_BR, random_BR = _fates(every_BR, self.region_rate, rng)
+        shown_BRF = features_BRF.masked_fill(hidden_BR[..., None], 0.0)
+        shown_BRF[random_BR] = self._random_features(int(random_BR.sum()), features_BRF.shape[-1], rng)
+        boxes_BR4 = _stack([image.normalized_boxes for image in images])
+        targets = {
+            "objects": _stack([image.objects_id for image in images]),
+            "objects_conf": _stack([image.objects_conf for image in images]),
+            "attributes": _stack([image.attrs_id for image in images]),
+            "attributes_conf": _stack([image.attrs_conf for image in images]),
+            "features": features_BRF,
+            "features_asked": asked_BR.to(features_BRF.dtype),
+        }
+        return {"visual_feats": shown_BRF, "visual_pos": boxes_BR4}, targets
+
+    def _random_features(self, count: int, width: int, rng: torch.Generator) -> Tensor:
+        """Draw regions [count, F] from all images alike."""
+        result = torch.empty(count, width)
+        for row, index in enumerate(torch.randint(len(self.examples), (count,), generator=rng).tolist()):
+            features_RF = self.examples[index].regions.features
+            region = int(torch.randint(len(features_RF), (), generator=rng))
+            result[row] = torch.tensor(features_RF[region])  # a copy: the array may be read-only
+        return result
+
+
+def _fates(candidates: Tensor, rate: float, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw what is asked for (`rate` of the candidates), hidden (80 % of these) and replaced at random (10 %)."""
+    draw = torch.rand(candidates.shape, generator=rng).masked_fill(~candidates, 1.0)
+    asked = draw < rate
+    hidden = draw < 0.8 * rate
+    return asked, hidden, (draw < 0.9 * rate) & ~hidden
+
+
+def _stack(arrays: Sequence[NDArray[Any]]) -> Tensor:
+    counts = sorted({len(array) for array in arrays})
+    if len(counts) > 1:
+        raise VlcompressError(
+            f"images with {counts[0]} and with {counts[-1]} regions: LXMERT takes the same number for every image; "
+            "extract the features with a fixed number of boxes"
+        )
+    return torch.from_numpy(np.stack(arrays))
+
+
+def _mean_of_labelled(scores: Tensor, labels: Tensor) -> Tensor:
+    """Give the mean cross-entropy of the rows that have a label, 0 where none has (torch's own mean is NaN there)."""
+    total = cross_entropy(scores, labels, ignore_index=_NOTHING, reduction="sum")
+    return total / (labels != _NOTHING).sum().clamp(min=1)
+
+
+def _region_losses(scores: Mapping[str, Tensor], targets: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
+    """Give the three losses over regions; objects and attributes count by the detector's confidence in them."""
+    errors = {
+        "objects": _each(scores["obj"], targets["objects"]) * targets["objects_conf"],
+        "attributes": _each(scores["attr"], targets["attributes"]) * targets["attributes_conf"],
+        "features": smooth_l1_loss(scores["feat"], targets["features"], reduction="none").mean(-1)
+        * targets["features_asked"],
+    }
+    return {name: error_BR.mean() * weight for name, error_BR in errors.items()}
+
+
+def _each(scores_BRC: Tensor, labels_BR: Tensor) -> Tensor:
+    return cross_entropy(scores_BRC.flatten(0, 1), labels_BR.flatten(), reduction="none").view_as(labels_BR)

@@ -1,0 +1,1 @@
+"""Iterative magnitude pruning, its controls, its verdict, and the ticket on disk."""

@@ -1,0 +1,44 @@
+"""The model card: what a ticket is, how it was found, how good it is, and what has not been measured yet."""
+
+from collections.abc import Sequence
+
+from vlcompress.recipe import Recipe
+from vlcompress.tickets.imp import Cell, ticket_of
+
+
+def ticket_card(recipe: Recipe, metric: str, cells: Sequence[Cell], kept: int, total: int) -> str:
+    """Write the README of a ticket, in Markdown.
+
+    Args:
+        recipe: how it was found.
+        metric: name of the score.
+        cells: every arm of the run.
+        kept: prunable weights that the ticket keeps.
+        total: prunable weights.
+    """
+    ticket = ticket_of(cells)
+    assert ticket.verdict is not None
+    rows = "\n".join(_row(cell) for cell in cells)
+    name = f"{recipe.model.family} {recipe.model.size}, {recipe.data.task}"
+    return f"""# {name}: a ticket at {100 * ticket.sparsity:.1f} %
+
+{ticket.verdict.sentence()}.
+
+Kept: {kept:,} of {total:,} prunable weights (policy `{recipe.pruning.prunable}`, pattern `{recipe.pruning.pattern}`).
+Sparsity by itself makes nothing smaller or faster: `vlcompress compile` and `vlcompress bench` measure what it does.
+
+Score: {metric} on `{recipe.data.score}` of `{recipe.data.source}`, mean over the seeds {list(recipe.pruning.seeds)}.
+The weights in this folder are those of seed {recipe.pruning.seeds[0]}.
+
+| arm | sparsity % | score | relaxed (99 %) |
+|---|---|---|---|
+{rows}
+
+`weights.safetensors` is a plain dense state dict with exact zeros; `mask.safetensors` has one bit a weight (1 = keep).
+"""
+
+
+def _row(cell: Cell) -> str:
+    scores = [100 * trained.scores.mean for trained in cell.trained]
+    outcome = cell.verdict["relaxed"].outcome if cell.verdict else ""
+    return f"| {cell.arm} | {100 * cell.sparsity:.1f} | {sum(scores) / len(scores):.2f} | {outcome} |"

@@ -1,0 +1,116 @@
+"""Iterative magnitude pruning as Gan et al. (AAAI 2022, Alg. 1) do it, its controls, and the verdict on the outcome.
+
+Each round trains the masked model to the end, prunes what has become smallest, globally, and rewinds: the next round
+starts again from θ0 (or θ_i) with a fresh head φ0. Only the mask survives a round.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vlcompress.pruning.allocation import parse_allocation, prune
+from vlcompress.pruning.criterion import Criterion, Random, parse_criterion
+from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.pattern import Pattern, Unstructured, parse_pattern
+from vlcompress.pruning.schedule import levels, parse_schedule
+from vlcompress.tickets.verdict import Verdict, judge
+from vlcompress.tickets.workbench import Start, Trained, Trial, Workbench
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm of the comparison at one level, trained with every seed.
+
+    Attributes:
+        arm: "dense", "ticket", or a control's name.
+        round: number of pruning rounds behind it; 0 for dense.
+        sparsity: of the first seed's mask, fraction of the prunable weights.
+        trained: one for each seed, in the recipe's order.
+        verdict: against dense; None for dense itself.
+    """
+
+    arm: str
+    round: int
+    sparsity: float
+    trained: tuple[Trained, ...]
+    verdict: Verdict | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Give the cell as plain JSON."""
+        return {
+            "arm": self.arm,
+            "round": self.round,
+            "sparsity": self.sparsity,
+            "scores": [trained.scores.mean for trained in self.trained],
+            "trainings": [trained.folder.name for trained in self.trained],
+            "verdict": self.verdict.document() if self.verdict else None,
+        }
+
+
+def run_cells(bench: Workbench) -> list[Cell]:
+    """Train the dense model, every round of the ticket, and the controls, with every seed; judge each against dense."""
+    columns = [list(_one_seed(bench, seed)) for seed in bench.recipe.pruning.seeds]
+    dense = [column[0][3].scores.scores for column in columns]
+    cells = []
+    for row in zip(*columns, strict=True):
+        arm, number, sparsity, _ = row[0]
+        trained = tuple(entry[3] for entry in row)
+        verdict = None if arm == "dense" else judge(dense, [one.scores.scores for one in trained])
+        cells.append(Cell(arm, number, sparsity, trained, verdict))
+    return cells
+
+
+def ticket_of(cells: Sequence[Cell]) -> Cell:
+    """Give the cell of the ticket: the last round."""
+    return [cell for cell in cells if cell.arm == "ticket"][-1]
+
+
+Row = tuple[str, int, float, Trained]
+
+
+def _one_seed(bench: Workbench, seed: int) -> Iterator[Row]:
+    pruning = bench.recipe.pruning
+    pattern = parse_pattern(pruning.pattern)
+    dense = bench.train(Trial(seed), f"seed {seed} dense")
+    yield "dense", 0, 0.0, dense
+    rounds = list(_rounds(bench, seed, dense, pattern, "ticket"))
+    yield from rounds
+    for control in pruning.controls:
+        if control == "unstructured":
+            yield from _rounds(bench, seed, dense, Unstructured(), control)
+        else:
+            yield _control(bench, seed, control, rounds[-1])
+
+
+def _rounds(bench: Workbench, seed: int, dense: Trained, pattern: Pattern, arm: str) -> Iterator[Row]:
+    """Prune what the round before has trained, rewind, train; one row a level."""
+    pruning = bench.recipe.pruning
+    start: Start = "rewound" if pruning.rewind_step else "theta0"
+    masks, trained = bench.keep_all(), dense
+    plan = levels(parse_schedule(pruning.schedule), pruning.sparsity, pruning.rounds or None)
+    for number, level in enumerate(plan, start=1):
+        criterion = parse_criterion(pruning.criterion, seed)
+        masks = _pruned(bench, trained, masks, level, pattern, criterion)
+        label = f"seed {seed} {arm} round {number}/{len(plan)} at {100 * masks.sparsity:.1f} % ({pattern})"
+        trained = bench.train(Trial(seed, masks, start), label)
+        yield arm, number, masks.sparsity, trained
+
+
+def _control(bench: Workbench, seed: int, control: str, ticket: Row) -> Row:
+    _, number, sparsity, trained = ticket
+    masks = trained.masks()
+    start: Start = "rewound" if bench.recipe.pruning.rewind_step else "theta0"
+    if control == "random":
+        pattern = parse_pattern(bench.recipe.pruning.pattern)
+        masks = _pruned(bench, trained, bench.keep_all(), sparsity, pattern, Random(seed))
+    else:
+        start = "shuffled" if control == "shuffle" else "fresh"
+    label = f"seed {seed} control {control} at {100 * masks.sparsity:.1f} %"
+    return control, number, masks.sparsity, bench.train(Trial(seed, masks, start), label)
+
+
+def _pruned(
+    bench: Workbench, trained: Trained, masks: Masks, level: float, pattern: Pattern, criterion: Criterion
+) -> Masks:
+    allocation = parse_allocation(bench.recipe.pruning.allocation)
+    return prune(trained.weights(), masks, level, pattern=pattern, criterion=criterion, allocation=allocation)

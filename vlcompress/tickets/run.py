@@ -1,0 +1,210 @@
+"""A run from recipe to ticket: open what the recipe names, run every arm, write ``run.json`` and ``ticket/``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import vlcompress
+from vlcompress.artefacts import dumps, read_json, write_file
+from vlcompress.data.sources import data_folder
+from vlcompress.data.tokenizer import WordPiece
+from vlcompress.data.vqa_folder import open_vqa
+from vlcompress.errors import VlcompressError, unknown
+from vlcompress.models.base import Family
+from vlcompress.models.registry import family_named
+from vlcompress.pruning.allocation import parse_allocation
+from vlcompress.pruning.criterion import parse_criterion
+from vlcompress.pruning.pattern import parse_pattern
+from vlcompress.pruning.schedule import levels, parse_schedule
+from vlcompress.recipe import Recipe, parse_recipe
+from vlcompress.tasks.vqa import VqaTask
+from vlcompress.tickets.card import ticket_card
+from vlcompress.tickets.imp import Cell, run_cells, ticket_of
+from vlcompress.tickets.ticket import Ticket, save_ticket
+from vlcompress.tickets.workbench import Say, Workbench
+from vlcompress.training.loop import Progress
+
+DOCUMENT = "run.json"
+BUILT_IN = Path(vlcompress.__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run on disk: ``run.json``, ``ticket/``, and what later commands put beside them."""
+
+    folder: Path
+
+    @property
+    def ticket(self) -> Path:
+        """The ticket's folder."""
+        return self.folder / "ticket"
+
+    @property
+    def home(self) -> Path:
+        """The folder that holds runs, trainings and built-in data."""
+        return self.folder.parent
+
+    def document(self) -> dict[str, Any]:
+        """Read ``run.json``: recipe, cells, metric."""
+        return read_json(self.folder / DOCUMENT)
+
+    def training(self, arm: str, round_: int = 0) -> Path:
+        """Give the folder of the first seed's training of an arm ("dense", "ticket", ...) and round.
+
+        Raises:
+            VlcompressError: no such cell, or its training is no longer on the disk.
+        """
+        cells = [cell for cell in self.document()["cells"] if (cell["arm"], cell["round"]) == (arm, round_)]
+        if not cells:
+            raise VlcompressError(f"run '{self.folder}' has no arm '{arm}' with round {round_}")
+        folder = self.home / "trainings" / str(cells[0]["trainings"][0])
+        if not folder.is_dir():
+            raise VlcompressError(f"training '{folder}' is gone: run the same `vlcompress prune` again to make it anew")
+        return folder
+
+    def recipe(self) -> Recipe:
+        """Give the recipe that made it."""
+        return parse_recipe(self.document()["recipe"])
+
+
+def find_ticket(
+    recipe: Recipe, home: Path, *, device: torch.device, say: Say = print, progress: Progress | None = None
+) -> Run:
+    """Run a recipe to its ticket, or find it done.
+
+    Args:
+        recipe: what to run.
+        home: folder for runs, trainings and built-in data.
+        device: where to train.
+        say: told one line at each step.
+        progress: called after every training step.
+
+    Raises:
+        VlcompressError: anything in the recipe or the data that does not fit, before the first training starts.
+    """
+    run = Run(home / recipe.name())
+    if (run.folder / DOCUMENT).is_file():
+        say(f"this recipe has been run: {run.folder}")
+        return run
+    bench = open_workbench(recipe, home, device=device, say=say, progress=progress)
+    check_patterns(bench)
+    cells = run_cells(bench)
+    _write_ticket(run, bench, cells)
+    write_file(run.folder / DOCUMENT, dumps(_document(bench, cells)))
+    return run
+
+
+def open_workbench(
+    recipe: Recipe, home: Path, *, device: torch.device, say: Say = print, progress: Progress | None = None
+) -> Workbench:
+    """Open the data and the vocabulary that a recipe names, and size the model to them."""
+    if recipe.data.task != "vqa":
+        raise unknown("task", recipe.data.task, ("vqa",))
+    family = family_named(recipe.model.family)
+    checkpoint = checkpoint_of(recipe, family)
+    folder = data_folder(recipe.data.source, home, say)
+    vocabulary = WordPiece.load(recipe.data.vocabulary or folder)
+    learn = open_vqa(folder, recipe.data.train)
+    score = open_vqa(folder, (recipe.data.score,), feature_dim=learn.feature_dim)
+    overlap = set(recipe.data.train) & {recipe.data.score}
+    if overlap:
+        raise VlcompressError(f"split '{recipe.data.score}' is trained on: score on another one")
+    return Workbench(
+        recipe=recipe,
+        family=family,
+        train_task=VqaTask(learn, vocabulary, family),
+        score_task=VqaTask(score, vocabulary, family),
+        config=family.config(recipe.model.size, vocab_size=vocabulary.vocab_size, feature_dim=learn.feature_dim),
+        vocabulary="\n".join(vocabulary.tokens) + "\n",
+        checkpoint=checkpoint,
+        home=home,
+        device=device,
+        say=say,
+        progress=progress,
+    )
+
+
+def checkpoint_of(recipe: Recipe, family: Family) -> str | None:
+    """Give what the family is to load θ0 from; None for random weights.
+
+    Raises:
+        VlcompressError: no built-in weights of this family and size.
+    """
+    if recipe.model.checkpoint == "none":
+        return None
+    if recipe.model.checkpoint != "built-in":
+        return recipe.model.checkpoint
+    path = BUILT_IN / f"{family.name}-{recipe.model.size}-scenes.safetensors"
+    if not path.is_file():
+        have = ", ".join(sorted(one.stem for one in BUILT_IN.glob("*.safetensors"))) or "none"
+        raise VlcompressError(
+            f"there are no built-in weights for {family.name} {recipe.model.size} (there are: {have}): "
+            "give --checkpoint a folder, a file or a hub name, or 'none' for random weights"
+        )
+    return str(path)
+
+
+def check_patterns(bench: Workbench) -> None:
+    """Refuse what cannot work before hours are spent on it: pattern against every weight, schedule, names."""
+    pruning = bench.recipe.pruning
+    pattern = parse_pattern(pruning.pattern)
+    for name in bench.prunable.names:
+        pattern.check(name, bench.theta0[name].shape)
+    parse_allocation(pruning.allocation)
+    parse_criterion(pruning.criterion, 0)
+    if not levels(parse_schedule(pruning.schedule), pruning.sparsity, pruning.rounds or None):
+        raise VlcompressError("sparsity 0 prunes nothing: give a fraction above 0, for example 0.5")
+    if pruning.pattern == "unstructured" and "unstructured" in pruning.controls:
+        raise VlcompressError(
+            "control 'unstructured' is the ticket itself here: leave it out, or choose a block pattern"
+        )
+
+
+def newest_run(home: Path) -> Run:
+    """Give the run that finished last.
+
+    Raises:
+        VlcompressError: there is none.
+    """
+    finished = sorted(home.glob(f"*/{DOCUMENT}"), key=lambda path: path.stat().st_mtime)
+    if not finished:
+        raise VlcompressError(f"there is no finished run in '{home}': run `vlcompress prune` first, or give a path")
+    return Run(finished[-1].parent)
+
+
+def _write_ticket(run: Run, bench: Workbench, cells: list[Cell]) -> None:
+    first = ticket_of(cells).trained[0]
+    masks = first.masks()
+    ticket = Ticket(
+        document=_document(bench, cells),
+        masks=masks,
+        weights=first.weights(),
+        family=bench.family.name,
+        config=bench.config,
+        head=bench.train_task.head,
+        vocabulary=bench.vocabulary,
+    )
+    save_ticket(run.ticket, ticket, ticket_card(bench.recipe, bench.score_task.metric, cells, masks.kept, masks.total))
+
+
+def _document(bench: Workbench, cells: list[Cell]) -> dict[str, Any]:
+    """Everything about the run that is the same each time it is run: no times, no paths."""
+    masks = ticket_of(cells).trained[0].masks()
+    return {
+        "recipe": bench.recipe.document(),
+        "recipe_sha256": bench.recipe.sha256(),
+        "theta0_sha256": bench.theta0_sha256,
+        "data": {
+            "train": bench.train_task.folder.identity,
+            "score": bench.score_task.folder.identity,
+            "examples": len(bench.score_task),
+        },
+        "metric": bench.score_task.metric,
+        "prunable_weights": bench.prunable.weights,
+        "backbone_weights": bench.prunable.backbone,
+        "layer_sparsity": masks.layer_sparsity(),
+        "cells": [cell.document() for cell in cells],
+        "versions": {"vlcompress": vlcompress.__version__, "torch": torch.__version__},
+    }

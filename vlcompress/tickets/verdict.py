@@ -1,0 +1,160 @@
+"""The verdict: is the ticket as good as the dense model? Three levels, three outcomes, and how sure one can be.
+
+Levels (Gan et al. 2022; Chen et al. 2021): *strict*, at least the dense score; *matching*, within one standard
+deviation of it; *relaxed*, at least 99 % of it. Scores are paired: the same examples for ticket and dense, the same
+seeds for both. The interval is a percentile bootstrap over examples and, where there are several, over seeds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from vlcompress.errors import VlcompressError
+
+Outcome = Literal["pass", "pass within noise", "fail"]
+
+RELAXED = 0.99
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of the verdict.
+
+    Attributes:
+        name: "strict", "matching" or "relaxed".
+        threshold: the score to reach, in [0, 1].
+        outcome: "pass" where the ticket's mean reaches it; "pass within noise" where it does not, but the interval of
+            the difference does; "fail" otherwise.
+        margin: ticket's mean minus threshold.
+        low, high: interval of the margin.
+        p: one-sided bootstrap p value against "the ticket is below the threshold" (non-inferiority): the share of
+            resamples below it. Small means surely not below.
+    """
+
+    name: str
+    threshold: float
+    outcome: Outcome
+    margin: float
+    low: float
+    high: float
+    p: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Ticket against dense.
+
+    Attributes:
+        seeds: how many; a single seed says nothing about other seeds.
+        examples: how many examples each was scored on.
+        dense, ticket: mean score over seeds, in [0, 1].
+        dense_sd, ticket_sd: standard deviation over seeds, None for a single seed.
+        levels: strict, matching, relaxed.
+    """
+
+    seeds: int
+    examples: int
+    dense: float
+    ticket: float
+    dense_sd: float | None
+    ticket_sd: float | None
+    levels: tuple[Level, ...]
+
+    def __getitem__(self, name: str) -> Level:
+        return next(level for level in self.levels if level.name == name)
+
+    def document(self) -> dict[str, Any]:
+        """Give the verdict as plain JSON."""
+        facts = {key: value for key, value in vars(self).items() if key != "levels"}
+        return {**facts, "levels": {level.name: vars(level) for level in self.levels}}
+
+    def sentence(self) -> str:
+        """Say it in one line."""
+        from_seeds = "a single seed" if self.seeds == 1 else f"{self.seeds} seeds"
+        outcomes = ", ".join(f"{level.name}: {level.outcome}" for level in self.levels)
+        relaxed = self["relaxed"]
+        return (
+            f"{100 * self.ticket:.2f} against {100 * self.dense:.2f} dense ({100 * self.ticket / self.dense:.1f} %), "
+            f"{outcomes} (from {from_seeds}; margin to the 99 % line {100 * relaxed.margin:+.2f}, "
+            f"95 % interval {100 * relaxed.low:+.2f} to {100 * relaxed.high:+.2f})"
+        )
+
+
+def judge(dense: Sequence[Tensor], ticket: Sequence[Tensor]) -> Verdict:
+    """Compare per-example scores.
+
+    Args:
+        dense: for each seed, scores [examples] float in [0, 1] of the dense model.
+        ticket: the same seeds and examples, of the ticket.
+
+    Raises:
+        VlcompressError: no seed, different shapes, or a dense model that scores nothing.
+    """
+    dense_SN, ticket_SN = _stack(dense), _stack(ticket)
+    if dense_SN.shape != ticket_SN.shape:
+        raise VlcompressError(
+            f"ticket scores {tuple(ticket_SN.shape)} and dense scores {tuple(dense_SN.shape)} do not pair: "
+            "score both on the same split with the same seeds"
+        )
+    if not dense_SN.mean() > 0:
+        raise VlcompressError("the dense model scores 0: train it longer before judging a ticket against it")
+    resampled_dense_B, resampled_ticket_B = _resample(dense_SN, ticket_SN)
+    dense_mean, ticket_mean = float(dense_SN.mean()), float(ticket_SN.mean())
+    spread = _sd(dense_SN) if len(dense_SN) > 1 else float(resampled_dense_B.std())
+    thresholds = {
+        "strict": (dense_mean, resampled_dense_B),
+        "matching": (dense_mean - spread, resampled_dense_B - spread),
+        "relaxed": (RELAXED * dense_mean, RELAXED * resampled_dense_B),
+    }
+    levels = tuple(
+        _level(name, ticket_mean, threshold, resampled_ticket_B - resampled_B)
+        for name, (threshold, resampled_B) in thresholds.items()
+    )
+    seeds, examples = dense_SN.shape
+    several = seeds > 1
+    return Verdict(
+        seeds=seeds,
+        examples=examples,
+        dense=dense_mean,
+        ticket=ticket_mean,
+        dense_sd=_sd(dense_SN) if several else None,
+        ticket_sd=_sd(ticket_SN) if several else None,
+        levels=levels,
+    )
+
+
+def _level(name: str, ticket: float, threshold: float, margins_B: Tensor) -> Level:
+    tail = (1 - CONFIDENCE) / 2
+    low, high = (float(bound) for bound in torch.quantile(margins_B, torch.tensor([tail, 1 - tail]).double()))
+    margin = ticket - threshold
+    outcome: Outcome = "pass" if margin >= 0 else "pass within noise" if high >= 0 else "fail"
+    return Level(name, threshold, outcome, margin, low, high, float((margins_B < 0).double().mean()))
+
+
+def _resample(dense_SN: Tensor, ticket_SN: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the mean scores of RESAMPLES paired bootstrap samples, drawn over examples and over seeds."""
+    rng = torch.Generator().manual_seed(0)
+    seeds, examples = dense_SN.shape
+    means = torch.empty(2, RESAMPLES, dtype=torch.float64)
+    both_2SN = torch.stack([dense_SN, ticket_SN])
+    for draw in range(RESAMPLES):
+        chosen = torch.randint(examples, (examples,), generator=rng)
+        whose = torch.randint(seeds, (seeds,), generator=rng)
+        means[:, draw] = both_2SN[:, whose][:, :, chosen].mean(dim=(1, 2))
+    return means[0], means[1]
+
+
+def _stack(scores: Sequence[Tensor]) -> Tensor:
+    if not scores or len({tuple(one.shape) for one in scores}) != 1:
+        raise VlcompressError("scores of at least one seed, all of the same examples, are needed for a verdict")
+    return torch.stack(list(scores)).double()
+
+
+def _sd(scores_SN: Tensor) -> float:
+    """Standard deviation over seeds of the mean score."""
+    return float(scores_SN.mean(dim=1).std())

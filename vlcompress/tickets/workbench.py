@@ -1,0 +1,238 @@
+"""The workbench: data, model and pre-trained weights of a recipe, and trainings on them that are never done twice.
+
+A training is named by the hash of all that decides its result, and its folder is either whole or absent. So a run that
+was killed, or another run that needs the same dense baseline, finds what is there and continues with the rest.
+"""
+
+import dataclasses
+import hashlib
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vlcompress.artefacts import identity, load_tensors, save_tensors, seal, unseal, writing
+from vlcompress.models.base import Config, Family, LoadReport, Prunable
+from vlcompress.pruning.mask import Masks
+from vlcompress.recipe import Recipe
+from vlcompress.tasks.vqa import VqaTask
+from vlcompress.tickets.controls import shuffled
+from vlcompress.training.loop import Hyperparameters, Progress, Scores, evaluate, train
+
+Start = Literal["theta0", "shuffled", "fresh", "rewound"]
+"""Where a training starts: θ0; θ0 with each weight's entries shuffled; fresh random weights; dense training's θ_i."""
+
+GENERATION = 1
+"""Raised when the meaning of a training changes, so that old results are not taken for new ones."""
+
+DOCUMENT = "training.json"
+REWIND = "rewind.safetensors"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training to be done.
+
+    Attributes:
+        seed: of head, data order and dropout.
+        masks: what is kept; None is the dense model.
+        start: the backbone's weights.
+    """
+
+    seed: int
+    masks: Masks | None = None
+    start: Start = "theta0"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training on disk."""
+
+    folder: Path
+
+    @cached_property
+    def scores(self) -> Scores:
+        """Score and prediction of every example of the scoring split."""
+        tensors = load_tensors(self.folder / "scores.safetensors")
+        return Scores(tensors["scores"], tensors["predictions"])
+
+    def weights(self) -> dict[str, Tensor]:
+        """Read the whole trained state dict."""
+        return load_tensors(self.folder / "weights.safetensors")
+
+    def masks(self) -> Masks:
+        """Read what was kept (not of a dense training)."""
+        return Masks.load(self.folder / "mask.safetensors")
+
+
+@dataclass
+class Workbench:
+    """Everything a recipe needs, opened once.
+
+    Attributes:
+        recipe: what is to be run.
+        family: of the model.
+        train_task, score_task: examples to learn from, and to be scored on.
+        config: of the model.
+        vocabulary: text of the vocabulary file.
+        checkpoint: where θ0 is loaded from; None for random weights.
+        home: folder under which trainings are kept.
+        device: where to train.
+        say: told one line at each step of the work.
+        progress: called after every training step.
+    """
+
+    recipe: Recipe
+    family: Family
+    train_task: VqaTask
+    score_task: VqaTask
+    config: Config
+    vocabulary: str
+    checkpoint: str | None
+    home: Path
+    device: torch.device
+    say: Say = print
+    progress: Progress | None = None
+    load_report: LoadReport | None = field(default=None, init=False)
+
+    @cached_property
+    def theta0(self) -> dict[str, Tensor]:
+        """The pre-trained backbone: every parameter but the head's."""
+        model = self.family.build(self.config, self.train_task.head, seed=self.recipe.pruning.seeds[0])
+        if self.checkpoint is not None:
+            self.load_report = self.family.load(model, self.checkpoint, fresh_head=True)
+        return self.backbone(model)
+
+    @cached_property
+    def prunable(self) -> Prunable:
+        """Which weights the recipe's policy prunes."""
+        model = self.family.build(self.config, self.train_task.head, seed=0)
+        return self.family.prunable(model, self.recipe.pruning.prunable)
+
+    @cached_property
+    def theta0_sha256(self) -> str:
+        """Hash over names and bits of θ0."""
+        return tensors_sha256(self.theta0)
+
+    def backbone(self, model: nn.Module) -> dict[str, Tensor]:
+        """Copy every tensor of the model but the head's."""
+        return {
+            name: value.detach().cpu().clone()
+            for name, value in model.state_dict().items()
+            if name.startswith(self.family.backbone_prefix)
+        }
+
+    @cached_property
+    def hyper(self) -> Hyperparameters:
+        """Steps and rates of every training; epochs are turned into steps of the training splits."""
+        said = dataclasses.asdict(self.recipe.training)
+        epochs = said.pop("epochs")
+        steps = said.pop("steps") or round(epochs * max(1, len(self.train_task) // said["batch"]))
+        return Hyperparameters(steps=steps, **said)
+
+    def keep_all(self) -> Masks:
+        """Give the mask that prunes nothing."""
+        return Masks.keep_all({name: self.theta0[name] for name in self.prunable.names})
+
+    def train(self, trial: Trial, label: str) -> Trained:
+        """Do a training, or find it done.
+
+        Args:
+            trial: what to train.
+            label: how to call it in what is said.
+        """
+        document = self._document(trial)
+        name = identity(document)
+        folder = self.home / "trainings" / name[:16]
+        if (folder / DOCUMENT).is_file():
+            unseal(folder, DOCUMENT)
+            done = Trained(folder)
+            self.say(f"{label}: {100 * done.scores.mean:.2f} (done before)")
+            return done
+        started = time.monotonic()
+        score = self._do(trial, name, document, folder)
+        self.say(f"{label}: {100 * score:.2f} ({time.monotonic() - started:.1f} s)")
+        return Trained(folder)
+
+    def _do(self, trial: Trial, name: str, document: dict[str, Any], folder: Path) -> float:
+        """Train, score, and write the folder; give the score."""
+        under_way = folder.with_name(f"{folder.name}.under-way")
+        rewind = under_way.with_name(f"{under_way.name}.{REWIND}")
+        model = self._initial(trial).to(self.device)
+        self._train(model, trial, name, under_way, rewind)
+        scores = evaluate(model, self.score_task)
+        with writing(folder) as temporary:
+            save_tensors(temporary / "weights.safetensors", model.state_dict())
+            save_tensors(temporary / "scores.safetensors", {"scores": scores.scores, "predictions": scores.predictions})
+            if trial.masks is not None:
+                trial.masks.save(temporary / "mask.safetensors")
+            if rewind.is_file():
+                shutil.copyfile(rewind, temporary / REWIND)
+            seal(temporary, DOCUMENT, {"identity": name, **document, "score": scores.mean})
+        shutil.rmtree(under_way, ignore_errors=True)
+        rewind.unlink(missing_ok=True)
+        return scores.mean
+
+    def _document(self, trial: Trial) -> dict[str, Any]:
+        """All that decides a training's result."""
+        return {
+            "generation": GENERATION,
+            "family": self.family.name,
+            "config": self.config,
+            "theta0": self.theta0_sha256,
+            "task": self.recipe.data.task,
+            "data": [self.train_task.folder.identity, self.score_task.folder.identity],
+            "vocabulary": hashlib.sha256(self.vocabulary.encode()).hexdigest(),
+            "hyper": vars(self.hyper),
+            "seed": trial.seed,
+            "mask": trial.masks.sha256() if trial.masks is not None else "dense",
+            "start": trial.start,
+            "rewind_step": self.recipe.pruning.rewind_step,
+        }
+
+    def _train(self, model: nn.Module, trial: Trial, name: str, under_way: Path, rewind: Path) -> None:
+        step = self.recipe.pruning.rewind_step
+        snapshot = {}
+        if step and trial.masks is None:  # on the disk at once: a resumed training does not pass this step again
+            snapshot = {step: lambda trained: save_tensors(rewind, trained.state_dict())}
+        train(
+            model,
+            self.train_task,
+            self.hyper,
+            seed=trial.seed,
+            first_step=step if trial.start == "rewound" else 0,
+            masks=trial.masks,
+            backbone_prefix=self.family.backbone_prefix,
+            checkpoint=under_way,
+            identity=name,
+            at_step=snapshot,
+            progress=self.progress,
+        )
+
+    def _initial(self, trial: Trial) -> nn.Module:
+        """Build the model with the seed's fresh head φ0 on the backbone that the trial starts from."""
+        model = self.family.build(self.config, self.train_task.head, seed=trial.seed)
+        if trial.start == "rewound":
+            dense = self.train(Trial(trial.seed), f"seed {trial.seed} dense")
+            model.load_state_dict(load_tensors(dense.folder / REWIND))
+        elif trial.start != "fresh":
+            start = self.theta0 if trial.start == "theta0" else shuffled(self.theta0, self.prunable.names, trial.seed)
+            model.load_state_dict(start, strict=False)
+        return model
+
+
+def tensors_sha256(tensors: dict[str, Tensor]) -> str:
+    """Give a hash over names, shapes and bits."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,71 @@
+"""Checkpoints of a training that is under way: written whole, read back to the very same bits.
+
+Chance is a function of (seed, step) in this project (see loop.py), so the state to keep is the step, the weights and
+the optimizer's moments; the sampler's position and the random generators follow from the step. The generators' states
+are stored all the same, and compared on the way back, as a check of that claim.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vlcompress.artefacts import load_tensors, save_tensors, seal, unseal, writing
+from vlcompress.errors import VlcompressError
+from vlcompress.training.optimizers import BertAdam
+
+DOCUMENT = "checkpoint.json"
+
+
+def save_checkpoint(folder: Path, *, identity: str, step: int, model: nn.Module, optimizer: BertAdam) -> None:
+    """Write the state after `step` steps.
+
+    Args:
+        folder: replaced as a whole.
+        identity: hash of what is being trained, so that no other training picks this up.
+        step: steps done.
+        model: every parameter and buffer is stored.
+        optimizer: its moments are stored under the parameters' names.
+    """
+    with writing(folder) as temporary:
+        save_tensors(temporary / "model.safetensors", _distinct(model.state_dict()))
+        save_tensors(temporary / "optimizer.safetensors", optimizer_state(model, optimizer))
+        save_tensors(temporary / "rng.safetensors", {"torch": torch.get_rng_state()})
+        seal(temporary, DOCUMENT, {"identity": identity, "step": step})
+
+
+def load_checkpoint(folder: Path, *, identity: str, model: nn.Module, optimizer: BertAdam) -> int:
+    """Put the state back into model and optimizer and give the steps done, 0 if there is no checkpoint.
+
+    Raises:
+        VlcompressError: the checkpoint is damaged.
+    """
+    if not (folder / DOCUMENT).is_file():
+        return 0
+    document = unseal(folder, DOCUMENT)
+    if document["identity"] != identity:
+        raise VlcompressError(f"'{folder}' is the checkpoint of another training: remove that folder")
+    model.load_state_dict(load_tensors(folder / "model.safetensors"), strict=False)
+    moments = load_tensors(folder / "optimizer.safetensors")
+    for name, parameter in model.named_parameters():
+        if f"exp_avg.{name}" in moments:
+            optimizer.state[parameter] = {
+                kind: moments[f"{kind}.{name}"].to(parameter.device) for kind in ("exp_avg", "exp_avg_sq")
+            }
+    torch.set_rng_state(load_tensors(folder / "rng.safetensors")["torch"])
+    return int(document["step"])
+
+
+def optimizer_state(model: nn.Module, optimizer: BertAdam) -> dict[str, Tensor]:
+    """Give the optimizer's moments keyed ``exp_avg.<parameter>`` and ``exp_avg_sq.<parameter>``."""
+    return {
+        f"{kind}.{name}": value
+        for name, parameter in model.named_parameters()
+        for kind, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _distinct(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Keep one name of those that share storage (tied weights): safetensors stores no tensor twice."""
+    first = {value.data_ptr(): name for name, value in reversed(state.items())}
+    return {name: value for name, value in state.items() if first[value.data_ptr()] == name}

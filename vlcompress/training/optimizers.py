@@ -1,0 +1,74 @@
+"""The optimizer and the learning-rate schedule that LXMERT was fine-tuned with."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class BertAdam(torch.optim.Optimizer):
+    """Adam as BERT's first release had it: no bias correction, decoupled decay on every parameter.
+
+    m <- b1 m + (1-b1) g;  v <- b2 v + (1-b2) g^2;  w <- w - lr (m / (sqrt(v) + eps) + decay w).
+    LXMERT's optimizer (airsplay/lxmert, seeds in its run scripts): b1 0.9, b2 0.999, eps 1e-6, decay 0.01, and each
+    parameter's own gradient is clipped to norm 1 besides the clipping that the loop does.
+
+    Args:
+        params: parameters, or groups of them.
+        lr: learning rate; set anew before every step by the schedule.
+        betas: decay of the two moments.
+        eps: added to the root of the second moment.
+        weight_decay: decay, also of biases and LayerNorms.
+        max_norm: each parameter's gradient is scaled down to this norm.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+        max_norm: float = 1.0,
+    ) -> None:
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "max_norm": max_norm}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Take one step with the gradients at hand; parameters without one are left alone."""
+        for group in self.param_groups:
+            params = [param for param in group["params"] if param.grad is not None]
+            if params:
+                self._step_group(params, group)
+
+    def _step_group(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        beta1, beta2 = group["betas"]
+        for param in params:
+            if not self.state[param]:
+                self.state[param] = {"exp_avg": torch.zeros_like(param), "exp_avg_sq": torch.zeros_like(param)}
+        means = [self.state[param]["exp_avg"] for param in params]
+        squares = [self.state[param]["exp_avg_sq"] for param in params]
+        grads = _clip_each([param.grad for param in params if param.grad is not None], group["max_norm"])
+        torch._foreach_lerp_(means, grads, 1 - beta1)
+        torch._foreach_mul_(squares, beta2)
+        torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
+        updates = torch._foreach_sqrt(squares)
+        torch._foreach_add_(updates, group["eps"])
+        updates = torch._foreach_div(means, updates)
+        torch._foreach_add_(updates, params, alpha=group["weight_decay"])
+        torch._foreach_add_(params, updates, alpha=-group["lr"])
+
+
+def _clip_each(grads: list[Tensor], max_norm: float) -> list[Tensor]:
+    norms = torch.stack(list(torch._foreach_norm(grads)))
+    scales = (max_norm / (norms + 1e-6)).clamp(max=1.0)
+    return list(torch._foreach_mul(grads, list(scales.unbind())))
+
+
+def warmup_linear(step: int, steps: int, warmup: float) -> float:
+    """Give the factor on the learning rate: up from 0 over the share `warmup` of the steps, then straight down to 0."""
+    progress = step / steps
+    return progress / warmup if progress < warmup else max(0.0, (1 - progress) / (1 - warmup))

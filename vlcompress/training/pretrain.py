@@ -1,0 +1,218 @@
+"""Pre-training: LXMERT's objectives on a folder of sentences and regions, to a checkpoint to fine-tune."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import vlcompress
+from vlcompress.artefacts import identity, save_tensors, seal, unseal, write_file, writing
+from vlcompress.data.regions import Regions
+from vlcompress.data.tokenizer import WordPiece
+from vlcompress.data.vqa_folder import PretrainingFolder, open_pretraining
+from vlcompress.models.base import Family, Head
+from vlcompress.tasks.pretraining import VISUAL_WEIGHT, PretrainingObjective
+from vlcompress.training.loop import Hyperparameters, Progress, train
+
+DOCUMENT = "pretraining.json"
+LOGGED_EVERY = 100
+
+
+@dataclass(frozen=True)
+class PretrainingRecipe:
+    """All that decides the pre-trained weights, besides the data.
+
+    Attributes:
+        size: of the family.
+        hyper: steps, batch, rates (LXMERT-base: batch 256, rate 1e-4, 20 epochs).
+        seed: of weights, order, masks and dropout.
+        word_rate, region_rate, mismatch_rate, visual_weight: see :class:`PretrainingObjective`.
+    """
+
+    size: str
+    hyper: Hyperparameters
+    seed: int = 0
+    word_rate: float = 0.15
+    region_rate: float = 0.15
+    mismatch_rate: float = 0.5
+    visual_weight: float = VISUAL_WEIGHT
+
+
+@dataclass(frozen=True)
+class SentenceOfImage:
+    """One example as the objective wants it."""
+
+    img_id: str
+    tokens: NDArray[np.int64]
+    answer: int
+    regions: Regions
+
+
+class Sentences(Sequence[SentenceOfImage]):
+    """The sentences of a folder, tokenised; regions are kept once read."""
+
+    def __init__(self, folder: PretrainingFolder, vocabulary: WordPiece) -> None:
+        sentences = [example.sentence for example in folder.examples]
+        vocabulary.check_covers(sentences)
+        self._folder = folder
+        self._tokens_NT = vocabulary.encode(sentences)
+        self._answers = [_best_answer(example.label, folder.answers.index) for example in folder.examples]
+        self._regions: dict[str, Regions] = {}
+
+    def __len__(self) -> int:
+        return len(self._folder.examples)
+
+    def __getitem__(self, index: Any) -> Any:
+        img_id = self._folder.examples[index].img_id
+        if img_id not in self._regions:
+            self._regions[img_id] = self._folder.regions(img_id)
+        return SentenceOfImage(img_id, self._tokens_NT[index], self._answers[index], self._regions[img_id])
+
+
+@dataclass
+class Pretraining:
+    """Data and model of a pre-training, opened once.
+
+    Attributes:
+        family: of the model.
+        folder: data in LXMERT's pre-training layout.
+        recipe: what to do.
+        splits: files of ``lxmert/``.
+
+    The detector's classes are counted in the folder's objects_vocab.txt and attributes_vocab.txt, if it has them.
+    """
+
+    family: Family
+    folder: Path
+    recipe: PretrainingRecipe
+    splits: tuple[str, ...] = ("pretrain",)
+
+    @cached_property
+    def data(self) -> PretrainingFolder:
+        """The opened splits."""
+        return open_pretraining(self.folder, self.splits)
+
+    @cached_property
+    def objective(self) -> PretrainingObjective:
+        """The six losses over the splits."""
+        recipe = self.recipe
+        examples = Sentences(self.data, self.data.vocabulary)
+        return PretrainingObjective(
+            examples,
+            self.data.vocabulary,
+            recipe.word_rate,
+            recipe.region_rate,
+            recipe.mismatch_rate,
+            recipe.visual_weight,
+        )
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The model's configuration, sized to the data."""
+        config = self.family.config(
+            self.recipe.size, vocab_size=self.data.vocabulary.vocab_size, feature_dim=self.data.feature_dim
+        )
+        classes = {"num_object_labels": "objects_vocab.txt", "num_attr_labels": "attributes_vocab.txt"}
+        return config | {key: _lines(self.folder / name) for key, name in classes.items() if _lines(self.folder / name)}
+
+    def document(self) -> dict[str, Any]:
+        """All that decides the result."""
+        return {
+            "family": self.family.name,
+            "config": self.config,
+            "recipe": asdict(self.recipe),
+            "data": self.data.identity,
+            "splits": list(self.splits),
+        }
+
+
+def pretrain(
+    work: Pretraining,
+    home: Path,
+    *,
+    device: torch.device,
+    half: bool = False,
+    say: Callable[[str], None] = print,
+    progress: Progress | None = None,
+) -> Path:
+    """Pre-train, or find it done; resumes where it was stopped.
+
+    Args:
+        work: data, model and recipe.
+        home: the result is ``home/pretrained/NAME``.
+        device: where to train.
+        half: store the weights as float16 (they are read as float32 again).
+        say: told one line every now and then.
+        progress: called after every step.
+
+    Returns:
+        A folder with weights.safetensors (names of transformers' LxmertForPreTraining), vocab.txt and pretraining.json.
+    """
+    document = work.document()
+    name = identity({**document, "half": half})
+    folder = home / "pretrained" / f"{work.family.name}-{work.recipe.size}-{name[:10]}"
+    if (folder / DOCUMENT).is_file():
+        unseal(folder, DOCUMENT)
+        say(f"pre-trained before: {folder}")
+        return folder
+    log = _Log(folder.with_name(f"{folder.name}.log.jsonl"), say, progress)
+    model = work.family.build(work.config, Head("pretraining", work.data.answers.labels), seed=work.recipe.seed)
+    under_way = folder.with_name(f"{folder.name}.under-way")
+    train(
+        model.to(device),
+        work.objective,
+        work.recipe.hyper,
+        seed=work.recipe.seed,
+        checkpoint=under_way,
+        identity=name,
+        progress=log,
+    )
+    kind = torch.float16 if half else torch.float32
+    with writing(folder) as temporary:
+        save_tensors(temporary / "weights.safetensors", {k: v.to(kind) for k, v in model.state_dict().items()})
+        write_file(temporary / "vocab.txt", "\n".join(work.data.vocabulary.tokens) + "\n")
+        seal(temporary, DOCUMENT, {**document, "log": log.entries(), "version": vlcompress.__version__})
+    return folder
+
+
+class _Log:
+    """Mean loss over every LOGGED_EVERY steps, one JSON line each, so that a resumed run keeps what was logged."""
+
+    def __init__(self, path: Path, say: Callable[[str], None], progress: Progress | None) -> None:
+        self.path, self.say, self.progress = path, say, progress
+        self._losses: list[float] = []
+
+    def __call__(self, step: int, loss: float) -> None:
+        self._losses.append(loss)
+        if step % LOGGED_EVERY == 0:
+            entry = {"step": step, "loss": round(sum(self._losses) / len(self._losses), 4)}
+            self._losses.clear()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+            self.say(f"step {step}: loss {entry['loss']}")
+        if self.progress is not None:
+            self.progress(step, loss)
+
+    def entries(self) -> list[dict[str, float]]:
+        """Give what was logged, a step that was done twice once."""
+        if not self.path.is_file():
+            return []
+        lines = (json.loads(line) for line in self.path.read_text().splitlines())
+        return list({entry["step"]: entry for entry in lines}.values())
+
+
+def _best_answer(label: Any, index: dict[str, int]) -> int:
+    """Give the row of the best-scored known answer, -1 where there is none."""
+    known = {answer: score for answer, score in (label or {}).items() if answer in index}
+    return index[max(known, key=lambda answer: known[answer])] if known else -1
+
+
+def _lines(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else 0
