@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
-from vlcompress.tasks.base import Batch
+from vlcompress.tasks.base import Batch, Scores
 from vlcompress.training.loop import Hyperparameters, Sampler, evaluate, train
 
 HYPER = Hyperparameters(steps=12, batch=4, learning_rate=0.05)
@@ -33,9 +33,9 @@ class Regression:
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return (model(batch.inputs["x"])[:, 0] - batch.targets["y"]).square().mean()
 
-    def scores(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        positive = model(batch.inputs["x"])[:, 0] > 0
-        return (positive == (batch.targets["y"] > 0)).float(), positive.long()
+    def evaluate(self, model: nn.Module, *, batch: int) -> Scores:
+        positive = model(self.x)[:, 0] > 0
+        return Scores((positive == (self.x.sum(dim=1) > 0)).float(), positive.long())
 
 
 def net() -> nn.Module:

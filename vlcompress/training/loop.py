@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
-from vlcompress.tasks.base import Objective, Scored
+from vlcompress.tasks.base import Objective, Scored, Scores
 from vlcompress.training.checkpoint import load_checkpoint, save_checkpoint
 from vlcompress.training.optimizers import BertAdam, warmup_linear
 
@@ -171,30 +171,11 @@ def _step(model: nn.Module, loss: Tensor, optimizer: BertAdam, hyper: Hyperparam
     return value
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Each example's score [n] float32 in [0, 1] and predicted label [n] int64, in the order of the split."""
-
-    scores: Tensor
-    predictions: Tensor
-
-    @property
-    def mean(self) -> float:
-        """The task's metric, in [0, 1]."""
-        return float(self.scores.double().mean())
-
-
-@torch.inference_mode()
 def evaluate(model: nn.Module, scored: Scored, *, batch: int = 256) -> Scores:
     """Score every example of a split, without dropout."""
-    device = next(model.parameters()).device
     model.eval()
-    parts = []
-    for start in range(0, len(scored), batch):
-        indices = range(start, min(start + batch, len(scored)))
-        parts.append(scored.scores(model, scored.batch(indices, _generator(0, "evaluate", start)).to(device)))
-    scores, predictions = zip(*parts, strict=True)
-    return Scores(torch.cat(scores).cpu(), torch.cat(predictions).cpu())
+    with torch.inference_mode():
+        return scored.evaluate(model, batch=batch)
 
 
 @lru_cache(maxsize=1)
