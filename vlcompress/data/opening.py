@@ -124,12 +124,16 @@ def choose_layout(folder: Path, task: str, splits: Sequence[str]) -> Choice:
         names = [_named(task, split, there[layout.NAME]) for split in splits]
         if all(names):
             return Choice(layout, tuple(name for name in names if name))
-    has = "; ".join(f"{name} {', '.join(splits)}" for name, splits in there.items() if splits)
+    has = "; ".join(f"{name} {', '.join(distinct(splits))}" for name, splits in there.items() if splits)
     if not has:
-        raise VlcompressError(
-            f"'{folder}' has no data of {task} in a layout that is known: run `vlcompress data check`"
-        )
+        raise VlcompressError(f"'{folder}' has no data of {task} in a known layout: `vlcompress data check` tells more")
     raise VlcompressError(f"'{folder}' has no split '{', '.join(splits)}' of {task} in one layout: it has {has}")
+
+
+def distinct(splits: Sequence[str]) -> tuple[str, ...]:
+    """Give every split once: a task's first data set has its splits under a plain name and under "DATASET/SPLIT"."""
+    first = next((split.partition("/")[0] for split in splits if "/" in split), "")
+    return tuple(split for split in splits if not split.startswith(f"{first}/"))
 
 
 def _named(task: str, split: str, there: Sequence[str]) -> str | None:
