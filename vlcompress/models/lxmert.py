@@ -302,7 +302,7 @@ class LxmertFamily:
         return [*heads, *_neurons(modules)]
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Pad samples to the longest text and the most regions; a sample of two images is two rows, one after the other.
+        """Pad samples to the longest text and the most regions; two images are two rows, one after the other.
 
         Returns:
             input_ids int64 [B, T], attention_mask int64 [B, T], visual_feats float32 [B, R, F], visual_pos float32
