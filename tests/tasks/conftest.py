@@ -15,27 +15,7 @@ from vlcompress.data.tokenizer import WordPiece
 from vlcompress.models.base import Sample
 from vlcompress.tasks.reading import Reader
 
-WORDS = [
-    "what",
-    "color",
-    "is",
-    "the",
-    "red",
-    "blue",
-    "cube",
-    "ball",
-    "who",
-    "why",
-    "he",
-    "she",
-    "happy",
-    "runs",
-    "a",
-    "left",
-    "of",
-    "two",
-    "true",
-]
+WORDS = "what color is the red blue cube ball who why he she happy runs a left of two true".split()  # noqa: SIM905
 VOCABULARY = WordPiece(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS))
 WIDTH = 3
 
