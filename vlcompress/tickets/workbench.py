@@ -191,7 +191,7 @@ class Workbench:
             "task": self.recipe.data.task,
             "data": [self.train_task.folder.identity, self.score_task.folder.identity],
             "vocabulary": hashlib.sha256(self.vocabulary.encode()).hexdigest(),
-            "hyper": vars(self.hyper),
+            "hyper": self.hyper.document(),
             "seed": trial.seed,
             "mask": trial.masks.sha256() if trial.masks is not None else "dense",
             "start": trial.start,
