@@ -338,7 +338,7 @@ def _regions(sample: Sample) -> Regions:
 def _visual(images: Sequence[Regions]) -> dict[str, Tensor]:
     counts = [len(one.boxes) for one in images]
     visual = {
-        "visual_feats": pad_sequence([torch.from_numpy(one.features) for one in images], batch_first=True),
+        "visual_feats": pad_sequence([torch.tensor(one.features) for one in images], batch_first=True),
         "visual_pos": pad_sequence([torch.from_numpy(one.normalized_boxes) for one in images], batch_first=True),
     }
     if len(set(counts)) > 1:

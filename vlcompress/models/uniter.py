@@ -396,7 +396,7 @@ def _ones(rows: Sequence[NDArray[Any]]) -> Tensor:
 def _visual(images: Sequence[Regions]) -> dict[str, Tensor]:
     boxes = [torch.from_numpy(box_features(one.normalized_boxes)) for one in images]
     return {
-        "visual_feats": pad_sequence([torch.from_numpy(one.features) for one in images], batch_first=True),
+        "visual_feats": pad_sequence([torch.tensor(one.features) for one in images], batch_first=True),
         "visual_pos": pad_sequence(boxes, batch_first=True),
         "visual_attention_mask": _ones([one.boxes for one in images]),
     }

@@ -10,7 +10,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from vlcompress.data.regions import Regions
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.data.vqa_folder import VqaFolder
-from vlcompress.models.base import Family, Head
+from vlcompress.models.base import Family, Head, Sample
 from vlcompress.tasks.base import Batch
 
 MAX_WORDS = 20
@@ -49,15 +49,12 @@ class VqaTask:
     def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
         """Make the batch of these questions, words padded to the longest one, regions to the most.
 
-        Inputs: input_ids int64 [B, T], attention_mask int64 [B, T], visual_feats float32 [B, R, D], visual_pos float32
-        [B, R, 4] in 0..1, and where images differ in their number of regions visual_attention_mask int64 [B, R].
-        Targets: "answers" float32 [B, labels], soft scores in 0..1. `rng` is not used: VQA trains without chance.
+        Inputs: those of `Family.collate`. Targets: "answers" float32 [B, labels], soft scores in 0..1. `rng` is not
+        used: VQA trains without chance.
         """
         chosen = list(indices)
-        words_BT = torch.from_numpy(self._words_NT[chosen])
-        words_BT = words_BT[:, : int((words_BT != self._pad).sum(dim=1).max())]
-        regions = [self._read(self.folder.questions[index].img_id) for index in chosen]
-        inputs = {"input_ids": words_BT, "attention_mask": (words_BT != self._pad).long(), **_visual(regions)}
+        samples = [self._sample(index) for index in chosen]
+        inputs = self.family.collate(samples)
         return Batch(inputs, {"answers": torch.from_numpy(self._targets_NA[chosen])})
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -71,6 +68,11 @@ class VqaTask:
         best_B = self.family.logits(model, batch.inputs).argmax(dim=1)
         return batch.targets["answers"].gather(1, best_B[:, None])[:, 0], best_B
 
+    def _sample(self, index: int) -> Sample:
+        words_T = self._words_NT[index]
+        words_T = words_T[words_T != self._pad]
+        return Sample(words_T, np.zeros_like(words_T), (self._read(self.folder.questions[index].img_id),))
+
     def _read(self, img_id: str) -> Regions:
         regions = self._regions.get(img_id)
         if regions is None:
@@ -79,21 +81,3 @@ class VqaTask:
                 self._regions[img_id] = regions
                 self._cached += regions.features.nbytes
         return regions
-
-
-def _visual(regions: Sequence[Regions]) -> dict[str, Tensor]:
-    counts = [len(one.boxes) for one in regions]
-    if len(set(counts)) == 1:
-        return {
-            "visual_feats": torch.from_numpy(np.stack([one.features for one in regions])),
-            "visual_pos": torch.from_numpy(np.stack([one.normalized_boxes for one in regions])),
-        }
-    shape = (len(regions), max(counts))
-    features_BRD = torch.zeros(*shape, regions[0].features.shape[1])
-    boxes_BR4 = torch.zeros(*shape, 4)
-    mask_BR = torch.zeros(shape, dtype=torch.int64)
-    for row, one in enumerate(regions):
-        features_BRD[row, : counts[row]] = torch.from_numpy(one.features)
-        boxes_BR4[row, : counts[row]] = torch.from_numpy(one.normalized_boxes)
-        mask_BR[row, : counts[row]] = 1
-    return {"visual_feats": features_BRD, "visual_pos": boxes_BR4, "visual_attention_mask": mask_BR}
