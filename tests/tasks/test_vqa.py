@@ -18,7 +18,7 @@ DATA = FIXTURES / "data" / "lxmert"
 RNG = torch.Generator()
 
 
-class FixedScores:
+class FixedScores(LxmertFamily):
     """A family whose model answers with what it is given."""
 
     def __init__(self, logits: torch.Tensor) -> None:
