@@ -154,7 +154,7 @@ def test_ticket_is_written_and_loads_and_the_run_is_found(recipe: Recipe, tmp_pa
         ({"pruning": {"controls": ["unstructured"]}}, "control 'unstructured' is the ticket itself"),
         ({"model": {"checkpoint": "built-in"}}, "no built-in weights for lxmert tiny"),
         ({"model": {"checkpoint": "/nowhere/model.pth"}}, "/nowhere/model.pth"),
-        ({"model": {"family": "uniter"}}, "unknown model 'uniter'"),
+        ({"model": {"family": "vilbert"}}, "unknown model 'vilbert'"),
         ({"data": {"task": "vga"}}, "unknown task 'vga'"),
         ({"data": {"task": "vcr"}}, "lxmert has no vcr in its official code: it has vqa, gqa, nlvr2"),
         ({"data": {"source": "/nowhere"}}, "no data folder at '/nowhere'"),

@@ -3,8 +3,9 @@
 from vlcompress.errors import unknown
 from vlcompress.models.base import Family
 from vlcompress.models.lxmert import LxmertFamily
+from vlcompress.models.uniter import UniterFamily
 
-FAMILIES: dict[str, type[Family]] = {"lxmert": LxmertFamily}
+FAMILIES: dict[str, type[Family]] = {"lxmert": LxmertFamily, "uniter": UniterFamily}
 
 
 def family_named(name: str) -> Family:

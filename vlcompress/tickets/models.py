@@ -83,5 +83,5 @@ def _with_weights(ticket: Ticket, weights: Mapping[str, Tensor]) -> tuple[Family
 def _opened(run: Run, ticket: Ticket, split: str) -> TaskData[Any]:
     recipe = run.recipe()
     width = ticket.config.get("visual_feat_dim") or None
-    folder = data_folder(recipe.data.source, run.home)
+    folder = data_folder(recipe.data.source, run.home, task=recipe.data.task)
     return open_data(folder, recipe.data.task, (split,), family_named(ticket.family), width)

@@ -105,7 +105,7 @@ def open_workbench(
     checkpoint = checkpoint_of(recipe, family)
     if recipe.data.score in recipe.data.train:
         raise VlcompressError(f"split '{recipe.data.score}' is trained on: score on another one")
-    folder = data_folder(recipe.data.source, home, say)
+    folder = data_folder(recipe.data.source, home, say, task=recipe.data.task)
     vocabulary = WordPiece.load(recipe.data.vocabulary or folder)
     learn = open_data(folder, recipe.data.task, recipe.data.train, family)
     width = learn.pictures.feature_dim

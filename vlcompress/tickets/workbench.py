@@ -195,7 +195,7 @@ class Workbench:
             "task": self.recipe.data.task,
             "data": list(self.data),
             "vocabulary": hashlib.sha256(self.vocabulary.encode()).hexdigest(),
-            "hyper": vars(self.hyper),
+            "hyper": self.hyper.document(),
             "seed": trial.seed,
             "mask": trial.masks.sha256() if trial.masks is not None else "dense",
             "start": trial.start,
