@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def skeleton(make: Callable[[], nn.Module]) -> nn.Module:
@@ -41,3 +41,12 @@ def _to_cpu(model: nn.Module) -> None:
             if parameter not in new:
                 new[parameter] = nn.Parameter(torch.empty_like(parameter, device="cpu"), parameter.requires_grad)
             setattr(module, name, new[parameter])
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            module._buffers[name] = _fresh_buffer(name, buffer)
+
+
+def _fresh_buffer(name: str, buffer: Tensor) -> Tensor:
+    """Give a buffer what its module starts with: positions count up, a variance is 1, all else (means, counts) 0."""
+    if name == "position_ids":
+        return torch.arange(buffer.shape[-1]).expand(buffer.shape).clone()
+    return torch.full_like(buffer, 1 if name == "running_var" else 0, device="cpu")

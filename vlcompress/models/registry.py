@@ -3,8 +3,9 @@
 from vlcompress.errors import unknown
 from vlcompress.models.base import Family
 from vlcompress.models.lxmert import LxmertFamily
+from vlcompress.models.vilt import ViltFamily
 
-FAMILIES: dict[str, type[Family]] = {"lxmert": LxmertFamily}
+FAMILIES: dict[str, type[Family]] = {"lxmert": LxmertFamily, "vilt": ViltFamily}
 
 
 def family_named(name: str) -> Family:
