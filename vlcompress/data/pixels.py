@@ -1,11 +1,10 @@
-"""Pictures as ViLT takes them: its resize and its value range, with Pillow alone.
+"""Pictures as models take them: resized, cut, in a model's value range, with Pillow alone.
 
-The rules are those of the official code (dandelin/ViLT, ``vilt/transforms``): the shorter side becomes 384 unless the
-longer would pass 1333/800 of that, bicubic, both sides floored to a multiple of 32; values go from -1 to 1.
+ViLT's rules are those of the official code (dandelin/ViLT, ``vilt/transforms``): the shorter side becomes 384 unless
+the longer would pass 1333/800 of that, bicubic, both sides floored to a multiple of 32; values go from -1 to 1.
 """
 
 import io
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,18 +68,22 @@ def normalized(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     return (image.astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
 
 
-@dataclass(frozen=True)
-class Resized:
-    """Pictures whose pixels come in the size that a model wants.
+def square(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Cut RGB uint8 [height, width, 3] to its middle square and resize that to [side, side, 3] (bilinear)."""
+    height, width = image.shape[:2]
+    least = min(height, width)
+    top, left = (height - least) // 2, (width - least) // 2
+    middle = image[top : top + least, left : left + least]
+    if least == side:
+        return middle
+    return np.asarray(Image.fromarray(middle).resize((side, side), Image.Resampling.BILINEAR))
 
-    Attributes:
-        source: where they are read from.
-        shorter, multiple: see `target_size`.
-    """
 
-    source: Pictures
-    shorter: int
-    multiple: int
+class _Changed:
+    """Pictures of which only the pixels are changed."""
+
+    def __init__(self, source: Pictures) -> None:
+        self.source = source
 
     @property
     def feature_dim(self) -> int:
@@ -95,6 +98,26 @@ class Resized:
         """Read the source's regions."""
         return self.source.regions(image, ground_truth=ground_truth)
 
+
+class Resized(_Changed):
+    """Pictures resized as ViLT does; for `shorter` and `multiple` see `target_size`."""
+
+    def __init__(self, source: Pictures, shorter: int, multiple: int) -> None:
+        super().__init__(source)
+        self.shorter, self.multiple = shorter, multiple
+
     def pixels(self, image: str) -> NDArray[np.uint8]:
         """Read an image and resize it: uint8 [height, width, 3]."""
         return resized(self.source.pixels(image), self.shorter, self.multiple)
+
+
+class Square(_Changed):
+    """Pictures cut to their middle square and resized to `side` pixels."""
+
+    def __init__(self, source: Pictures, side: int) -> None:
+        super().__init__(source)
+        self.side = side
+
+    def pixels(self, image: str) -> NDArray[np.uint8]:
+        """Read an image as uint8 [side, side, 3]."""
+        return square(self.source.pixels(image), self.side)

@@ -5,6 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+FRESH_STD = 0.02
+"""Standard deviation of a fresh matrix (BERT's ``initializer_range``)."""
+
 
 def skeleton(make: Callable[[], nn.Module]) -> nn.Module:
     """Run a constructor on the meta device: every shape, no memory, no time and no random numbers."""
@@ -12,7 +15,7 @@ def skeleton(make: Callable[[], nn.Module]) -> nn.Module:
         return make()
 
 
-def materialise(model: nn.Module, *, seed: int, std: float = 0.02) -> None:
+def materialise(model: nn.Module, *, seed: int, std: float = FRESH_STD) -> None:
     """Give a skeleton its weights on the CPU, as BERT does: normal(0, std), LayerNorm at 1 and 0, biases at 0.
 
     The numbers come from a generator of their own, in the order of the parameters, so the same seed gives the same
@@ -21,7 +24,7 @@ def materialise(model: nn.Module, *, seed: int, std: float = 0.02) -> None:
     Args:
         model: a model on the meta device; parameters that were shared stay shared.
         seed: of the generator.
-        std: standard deviation of the matrices (BERT's ``initializer_range``).
+        std: standard deviation of the matrices.
     """
     _to_cpu(model)
     generator = torch.Generator().manual_seed(seed)

@@ -3,9 +3,10 @@
 from vlcompress.errors import unknown
 from vlcompress.models.base import Family
 from vlcompress.models.lxmert import LxmertFamily
+from vlcompress.models.resnet import ResnetFamily
 from vlcompress.models.vilt import ViltFamily
 
-FAMILIES: dict[str, type[Family]] = {"lxmert": LxmertFamily, "vilt": ViltFamily}
+FAMILIES: dict[str, type[Family]] = {"lxmert": LxmertFamily, "resnet": ResnetFamily, "vilt": ViltFamily}
 
 
 def family_named(name: str) -> Family:
