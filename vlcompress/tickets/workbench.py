@@ -17,13 +17,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vlcompress.artefacts import identity, load_tensors, save_tensors, seal, unseal, writing
+from vlcompress.artefacts import identity, load_tensors, read_json, save_tensors, seal, unseal, writing
 from vlcompress.models.base import Config, Family, LoadReport, Prunable
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
-from vlcompress.tasks.vqa import VqaTask
+from vlcompress.tasks.base import Learned, Scored, Scores
 from vlcompress.tickets.controls import shuffled
-from vlcompress.training.loop import Hyperparameters, Progress, Scores, evaluate, train
+from vlcompress.training.loop import Hyperparameters, Progress, evaluate, train
 
 Start = Literal["theta0", "shuffled", "fresh", "rewound"]
 """Where a training starts: θ0; θ0 with each weight's entries shuffled; fresh random weights; dense training's θ_i."""
@@ -62,7 +62,8 @@ class Trained:
     def scores(self) -> Scores:
         """Score and prediction of every example of the scoring split."""
         tensors = load_tensors(self.folder / "scores.safetensors")
-        return Scores(tensors["scores"], tensors["predictions"])
+        figures = read_json(self.folder / DOCUMENT).get("figures", {})
+        return Scores(tensors["scores"], tensors["predictions"], figures)
 
     def weights(self) -> dict[str, Tensor]:
         """Read the whole trained state dict."""
@@ -81,6 +82,7 @@ class Workbench:
         recipe: what is to be run.
         family: of the model.
         train_task, score_task: examples to learn from, and to be scored on.
+        data: identity of the data of each.
         config: of the model.
         vocabulary: text of the vocabulary file.
         checkpoint: where θ0 is loaded from; None for random weights.
@@ -92,8 +94,9 @@ class Workbench:
 
     recipe: Recipe
     family: Family
-    train_task: VqaTask
-    score_task: VqaTask
+    train_task: Learned
+    score_task: Scored
+    data: tuple[str, str]
     config: Config
     vocabulary: str
     checkpoint: str | None
@@ -176,7 +179,8 @@ class Workbench:
                 trial.masks.save(temporary / "mask.safetensors")
             if rewind.is_file():
                 shutil.copyfile(rewind, temporary / REWIND)
-            seal(temporary, DOCUMENT, {"identity": name, **document, "score": scores.mean})
+            found = {"score": scores.mean, "figures": dict(scores.figures)}
+            seal(temporary, DOCUMENT, {"identity": name, **document, **found})
         shutil.rmtree(under_way, ignore_errors=True)
         rewind.unlink(missing_ok=True)
         return scores.mean
@@ -189,9 +193,9 @@ class Workbench:
             "config": self.config,
             "theta0": self.theta0_sha256,
             "task": self.recipe.data.task,
-            "data": [self.train_task.folder.identity, self.score_task.folder.identity],
+            "data": list(self.data),
             "vocabulary": hashlib.sha256(self.vocabulary.encode()).hexdigest(),
-            "hyper": vars(self.hyper),
+            "hyper": self.hyper.document(),
             "seed": trial.seed,
             "mask": trial.masks.sha256() if trial.masks is not None else "dense",
             "start": trial.start,
