@@ -29,7 +29,7 @@ def save_checkpoint(
         optimizer: its moments are stored under the parameters' names.
     """
     with writing(folder) as temporary:
-        save_tensors(temporary / "model.safetensors", _distinct(model.state_dict()))
+        save_tensors(temporary / "model.safetensors", distinct(model.state_dict()))
         save_tensors(temporary / "optimizer.safetensors", optimizer_state(model, optimizer))
         save_tensors(temporary / "rng.safetensors", {"torch": torch.get_rng_state()})
         seal(temporary, DOCUMENT, {"identity": identity, "step": step})
@@ -64,7 +64,7 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     }
 
 
-def _distinct(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def distinct(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Keep one name of those that share storage (tied weights): safetensors stores no tensor twice."""
     first = {value.data_ptr(): name for name, value in reversed(state.items())}
     return {name: value for name, value in state.items() if first[value.data_ptr()] == name}
