@@ -97,7 +97,7 @@ class TrainingRecipe:
         clip: norm that the gradient is clipped to.
         weight_decay: on every parameter ("bertadam"), or on matrices alone ("adamw").
         head_rate: factor on the task head's learning rate (1 in LXMERT; 10 in UNITER and ViLT).
-        optimizer: "bertadam" (LXMERT) or "adamw" (UNITER, ViLT).
+        optimizer: "bertadam" (LXMERT), "adamw" (UNITER, ViLT) or "sgd" (ResNet).
     """
 
     steps: int = 0
