@@ -48,7 +48,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from vlcompress.data import lxmert_folder, raw_folder
+from vlcompress.data import lxmert_folder, raw_folder, uniter_folder
 from vlcompress.data.examples import Example, Pictures, TaskData, images_of
 from vlcompress.data.found import Found, Layout
 from vlcompress.data.identity import files_identity
@@ -57,7 +57,7 @@ from vlcompress.errors import VlcompressError, unknown
 
 TASKS = ("vqa", "gqa", "nlvr2", "snli_ve", "vcr", "refcoco", "retrieval")
 
-_MODULES: tuple[ModuleType, ...] = (lxmert_folder, raw_folder)
+_MODULES: tuple[ModuleType, ...] = (lxmert_folder, raw_folder, uniter_folder)
 LAYOUTS: tuple[Layout, ...] = tuple(cast(Layout, module) for module in _MODULES)
 """In the order in which they are tried."""
 

@@ -43,7 +43,7 @@ def score_task(run: Run, ticket: Ticket) -> VqaTask:
         raise VlcompressError(
             f"the data at '{folder.folder}' is not what the ticket was scored on: restore it, or prune again"
         )
-    vocabulary = WordPiece(tuple(ticket.vocabulary.removesuffix("\n").split("\n")))
+    vocabulary = WordPiece.parse(ticket.vocabulary)
     return VqaTask(folder, vocabulary, family_named(ticket.family))
 
 
