@@ -15,6 +15,7 @@ FLAGS = {
     },
     "compile": {"batch", "threads", "device", "home", "json"},
     "export": {"format", "batch", "threads", "home", "json"},
+    "predict": {"split", "out", "batch", "device", "home", "json"},
     "bench": {"batch", "threads", "home", "json"},
 }  # fmt: skip
 

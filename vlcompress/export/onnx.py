@@ -15,7 +15,7 @@ from vlcompress.export.lowering import Form, lower_layers
 from vlcompress.export.runtime import OPSET, SKIP_LAYER_NORM, session_from_bytes
 from vlcompress.export.trace import prune_unused, trace
 from vlcompress.export.verify import check_graph, feed, parity, refuse_nan, require
-from vlcompress.models.base import Config, Family, Head
+from vlcompress.models.base import Config, Family, Head, rows_per_example
 from vlcompress.sparse.choice import Choice
 from vlcompress.sparse.compile import densified, layer_rows, sparse_layers
 from vlcompress.sparse.formats import Bsr
@@ -87,7 +87,7 @@ def export_onnx(
     check_graph(data)
     session = session_from_bytes(data, threads=threads)
     on_samples = parity(family, model, session, samples)
-    on_shapes = parity(family, model, session, _odd_shapes(family, config))
+    on_shapes = parity(family, model, session, _odd_shapes(family, config, head))
     for result in (on_samples, on_shapes):
         require(result, "the exported model differs from the PyTorch model, so nothing was written")
     manifest = {
@@ -155,10 +155,11 @@ def _call(session: Any, inputs: Inputs) -> Any:
     return lambda: session.run(None, arrays)
 
 
-def _odd_shapes(family: Family, config: Config) -> list[dict[str, Tensor]]:
+def _odd_shapes(family: Family, config: Config, head: Head) -> list[dict[str, Tensor]]:
     """Make inputs of sizes that the tracer did not see, the smallest ones among them."""
     sizes = ((1, 1, 1), (2, 5, 9), (5, 9, 2))
-    return [family.example_inputs(config, batch=b, text=t, regions=r, seed=b) for b, t, r in sizes]
+    rows = rows_per_example(head)
+    return [family.example_inputs(config, batch=b * rows, text=t, regions=r, seed=b) for b, t, r in sizes]
 
 
 def _description(
