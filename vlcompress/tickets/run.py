@@ -153,7 +153,7 @@ def check_patterns(bench: Workbench) -> None:
     pruning = bench.recipe.pruning
     pattern = parse_pattern(pruning.pattern)
     for name in bench.prunable.names:
-        pattern.check(name, bench.theta0[name].shape)
+        pattern.check(name, bench.shapes[name])
     parse_allocation(pruning.allocation)
     parse_criterion(pruning.criterion, 0)
     if not levels(parse_schedule(pruning.schedule), pruning.sparsity, pruning.rounds or None):
