@@ -81,7 +81,7 @@ def predicted(kind: TaskKind, data: TaskData[Any], family: Family, config: Confi
 
 
 def _reader(kind: TaskKind, data: TaskData[Any], family: Family, config: Config, vocabulary: WordPiece) -> Reader:
-    return Reader(family, vocabulary, data.pictures, max_words(family, config, kind.words))
+    return Reader(family, vocabulary, family.pictures(config, data.pictures), max_words(family, config, kind.words))
 
 
 def _check_labelled(hidden: bool, data: TaskData[Any], what: str) -> None:
