@@ -303,7 +303,7 @@ class LxmertFamily:
         return [*heads, *_neurons(modules)]
 
     def pictures(self, config: Config, source: Pictures) -> Pictures:
-        """Give them as they are: regions are read, not pixels."""
+        """Give the same pictures: their region features were made beforehand."""
         return source
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
