@@ -36,6 +36,19 @@ has all the splits that are asked for is taken.
     scenes_train2014_000000000109 too), 2375101 (gqa), dev-105-0-img0 (nlvr2), 37979 (flickr30k, snli_ve),
     3015_CHARLIE_ST_CLOUD_00.23.57.935-00.24.00.783@0 (vcr). A TSV's img_id is that name.
 
+**uniter** (github ChenRocks/UNITER), every task; see `vlcompress.data.uniter_folder`::
+
+    txt_db/{vqa,gqa,nlvr2,ve,vcr,refcoco+,refcoco,refcocog,itm_flickr30k,itm_coco}_SPLIT.db/    data.mdb, *.json
+    img_db/IMAGES/{feat_th0.2_max100_min10,feat_numbb100,all}[_compressed]/                     data.mdb, ../nbb_*.json
+
+**vilt** (github dandelin/ViLT), tasks vqa, nlvr2, retrieval; see `vlcompress.data.vilt_arrow`::
+
+    {vqav2,nlvr2,f30k_caption_karpathy,coco_caption_karpathy}_SPLIT.arrow                       also in arrow/
+
+**labelled**, task classification: CIFAR-10 and -100 (binary or Python version), SVHN (train_32x32.mat, test_32x32.mat),
+Fashion-MNIST (IDX files, plain or .gz), or any FOLDER/SPLIT/CLASS/**/picture.jpg; see
+`vlcompress.data.labelled_folder`.
+
 Splits go by their published names: vqa train, nominival, minival (lxmert), train, val, test, test-dev (raw); gqa train,
 valid, testdev; nlvr2 train, valid or dev, test or test1; snli_ve train, dev, test; vcr train, val, test; refcoco train,
 val, testA, testB, test; retrieval train, val, test, restval. Where a task has several data sets (refcoco+, refcoco,
@@ -48,16 +61,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from vlcompress.data import lxmert_folder, raw_folder
+from vlcompress.data import labelled_folder, lxmert_folder, raw_folder, uniter_folder, vilt_arrow
 from vlcompress.data.examples import Example, Pictures, TaskData, images_of
 from vlcompress.data.found import Found, Layout
 from vlcompress.data.identity import files_identity
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError, unknown
 
-TASKS = ("vqa", "gqa", "nlvr2", "snli_ve", "vcr", "refcoco", "retrieval")
+TASKS = ("vqa", "gqa", "nlvr2", "snli_ve", "vcr", "refcoco", "retrieval", "classification")
 
-_MODULES: tuple[ModuleType, ...] = (lxmert_folder, raw_folder)
+_MODULES: tuple[ModuleType, ...] = (lxmert_folder, raw_folder, uniter_folder, vilt_arrow, labelled_folder)
 LAYOUTS: tuple[Layout, ...] = tuple(cast(Layout, module) for module in _MODULES)
 """In the order in which they are tried."""
 
@@ -144,6 +157,8 @@ def _named(task: str, split: str, there: Sequence[str]) -> str | None:
 
 def _checked(folder: Path, task: str, splits: tuple[str, ...], found: Found, allow_missing: bool) -> TaskData[Any]:
     """Leave out or refuse the examples whose images are not there."""
+    if not found.examples:
+        raise VlcompressError(f"'{folder}', {task} {', '.join(splits)}: there are no examples: name another split")
     kind = "region features" if found.pictures.feature_dim else "picture"  # none of a kind: the data has no features
     images = dict.fromkeys(image for example in found.examples for image in images_of(example))
     there = {image for image in images if _has(found.pictures, image)}

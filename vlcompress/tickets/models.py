@@ -62,7 +62,7 @@ def split_to_predict(run: Run, ticket: Ticket, split: str) -> Task:
 
 def vocabulary_of(ticket: Ticket) -> WordPiece:
     """Give the vocabulary that the ticket was trained with."""
-    return WordPiece(tuple(ticket.vocabulary.removesuffix("\n").split("\n")))
+    return WordPiece.parse(ticket.vocabulary)
 
 
 def samples(task: Task, batch: int, count: int = 1) -> list[dict[str, Tensor]]:
