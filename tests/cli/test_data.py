@@ -20,11 +20,11 @@ def test_check_prints_samples_or_one_document() -> None:
 
 
 def test_check_fails_where_a_split_cannot_be_read(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(DATA / "raw/gqa", tmp_path / "raw/gqa")).parent
-    (folder / "gqa/val_balanced_questions.json").write_text("{")
+    folder = Path(shutil.copytree(DATA / "raw/snli_ve", tmp_path / "raw/snli_ve")).parent
+    (folder / "snli_ve/snli_ve_dev.jsonl").write_text("{")
     shown = CliRunner().invoke(main, ["data", "check", str(folder)])
     assert shown.exit_code == 2
-    assert "gqa testdev (raw)" in shown.stdout
+    assert "snli_ve test (raw)" in shown.stdout
     assert shown.stderr.startswith("error: 1 of 3 splits cannot be read: ")
 
 

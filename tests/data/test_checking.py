@@ -47,10 +47,10 @@ def test_databases_and_stores_are_found(tmp_path: Path) -> None:
 
 def test_the_other_splits_are_still_looked_at(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(DATA / "raw", tmp_path / "raw"))
-    (folder / "gqa/val_balanced_questions.json").write_text("{")
+    (folder / "snli_ve/snli_ve_dev.jsonl").write_text("{")
     report = check_folder(folder)
     assert len(report.errors) == 1
-    assert "val_balanced_questions.json' is not valid JSON" in of(report.splits, "gqa", "val").missing[0]
+    assert "snli_ve_dev.jsonl', line 1 is not valid JSON" in of(report.splits, "snli_ve", "dev").missing[0]
     assert of(report.splits, "nlvr2", "dev").examples == 3
 
 
