@@ -21,7 +21,7 @@ class FolderPictures:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def has_regions(self, image: str) -> bool:
+    def has_regions(self, image: str, *, ground_truth: bool | None = None) -> bool:
         """Say no: these are pictures alone."""
         return False
 
@@ -32,6 +32,10 @@ class FolderPictures:
     def has_pixels(self, image: str) -> bool:
         """Say whether the file is there."""
         return (self.folder / image).is_file()
+
+    def picture_bytes(self, image: str) -> bytes:
+        """Give the picture's file as it is."""
+        return (self.folder / image).read_bytes()
 
     def pixels(self, image: str) -> NDArray[np.uint8]:
         """Read a picture; errors as of `Pictures.pixels`."""
