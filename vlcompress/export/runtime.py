@@ -15,9 +15,7 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "te
 """Execution providers by the names that this project gives them."""
 
 
-def open_session(
-    model: Path, *, threads: int, disable_skip_layer_norm: bool = True, provider: str = "cpu"
-) -> Any:
+def open_session(model: Path, *, threads: int, disable_skip_layer_norm: bool = True, provider: str = "cpu") -> Any:
     """Open an exported model.
 
     Args:
