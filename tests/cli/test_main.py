@@ -13,8 +13,12 @@ FLAGS = {
         "allocation", "rewind-step", "control", "seeds", "steps", "batch", "learning-rate", "save-recipe", "dry-run",
         "device", "home", "json",
     },
-    "compile": {"batch", "threads", "device", "home", "json"},
-    "export": {"format", "batch", "threads", "home", "json"},
+    "compile": {"batch", "threads", "explain", "device", "home", "json"},
+    "export": {
+        "format", "batch", "threads", "provider", "expand", "quantize", "fp16", "opset", "target-ort", "explain",
+        "home", "json",
+    },
+    "verify": {"run", "batch", "threads", "json"},
     "bench": {"batch", "threads", "home", "json"},
 }  # fmt: skip
 
