@@ -66,7 +66,12 @@ class Block:
 
     def check(self, name: str, shape: torch.Size) -> None:
         """Refuse a weight that is not a matrix of whole blocks."""
-        if len(shape) != 2 or shape[0] % self.rows or shape[1] % self.cols:
+        if len(shape) != 2:
+            raise VlcompressError(
+                f"pattern '{self}' is for matrices and weight '{name}' {tuple(shape)} is none (a convolution): use "
+                "'unstructured'"
+            )
+        if shape[0] % self.rows or shape[1] % self.cols:
             raise VlcompressError(
                 f"pattern '{self}' does not divide weight '{name}' {tuple(shape)}: use a block whose rows divide "
                 f"{shape[0]} and whose columns divide {shape[-1]}, for example block:{_nearest(self, shape)}"
