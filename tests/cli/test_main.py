@@ -16,6 +16,10 @@ FLAGS = {
     "compile": {"batch", "threads", "device", "home", "json"},
     "export": {"format", "batch", "threads", "home", "json"},
     "bench": {"batch", "threads", "home", "json"},
+    "serve": {
+        "backend", "provider", "threads", "sessions", "max-batch", "batch-window", "queue", "deadline", "max-body",
+        "host", "port", "token-file", "drain", "poll", "page", "log-level", "otel", "home", "json",
+    },
 }  # fmt: skip
 
 
