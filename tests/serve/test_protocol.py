@@ -118,7 +118,10 @@ WRONG = {
     "datatype of another": (changed(datatype="INT32"), "is INT32: the model takes INT64"),
     "datatype unknown": (changed(datatype="FLOAT"), "allowed are BOOL"),
     "datatype not text": (changed(datatype=[]), "allowed are BOOL"),
-    "rank": (changed(shape=[4], data=[1, 2, 3, 4]), "unexpected shape for input 'input_ids': expected [-1, -1], got [4]"),
+    "rank": (
+        changed(shape=[4], data=[1, 2, 3, 4]),
+        "unexpected shape for input 'input_ids': expected [-1, -1], got [4]",
+    ),
     "no shape": (changed(shape=None), "no shape"),
     "shape of text": (changed(shape=["2", 2]), "not a list of whole numbers"),
     "shape of booleans": (changed(shape=[True, 2]), "not a list of whole numbers"),
