@@ -17,6 +17,7 @@ COMMANDS = (
     "verify",
     "bench",
     "report",
+    "serve",
     "doctor",
     "tune",
 )

@@ -20,6 +20,10 @@ FLAGS = {
     },
     "verify": {"run", "batch", "threads", "json"},
     "bench": {"batch", "threads", "home", "json"},
+    "serve": {
+        "backend", "provider", "threads", "sessions", "max-batch", "batch-window", "queue", "deadline", "max-body",
+        "host", "port", "token-file", "drain", "poll", "page", "log-level", "otel", "home", "json",
+    },
 }  # fmt: skip
 
 
