@@ -7,7 +7,21 @@ import click
 from vlcompress import __version__
 from vlcompress.errors import VerificationError, VlcompressError
 
-COMMANDS = ("pretrain", "prune", "study", "compile", "export", "predict", "bench", "report", "doctor", "tune")
+COMMANDS = (
+    "data",
+    "pretrain",
+    "prune",
+    "study",
+    "compile",
+    "export",
+    "verify",
+    "predict",
+    "bench",
+    "report",
+    "serve",
+    "doctor",
+    "tune",
+)
 
 
 class Commands(click.Group):

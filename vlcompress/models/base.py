@@ -42,11 +42,6 @@ class Head:
     variant: str = ""
 
 
-def rows_per_example(head: Head) -> int:
-    """Give how many rows of a batch an example is: a statement about two images is one for each of them."""
-    return 2 if head.kind == "pair" else 1
-
-
 @dataclass(frozen=True)
 class Sample:
     """What a model reads in one forward pass of one example, before padding; the same for every family.

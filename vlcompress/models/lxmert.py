@@ -8,7 +8,7 @@ Shapes: B batch, T words, R regions, S keys (T or R), H hidden width, N attentio
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -75,6 +75,13 @@ _HEADS = ("answer_head.", "cls.", "obj_predict_head.")
 _PRUNED = re.compile(
     r"lxmert\.(encoder\.(layer|x_layers|r_layers)\.\d+\..*\.(query|key|value|dense)|pooler\.dense)\.weight"
 )
+_KEPT_AS_RELEASED = re.compile(
+    r"lxmert\.embeddings\..*|lxmert\.encoder\.visn_fc\.(?!visn_fc\.weight).*|answer_head\.logit_fc\.3\.bias"
+)
+_POLICIES: dict[str, Callable[[str], bool]] = {
+    "bert-tickets": lambda name: _PRUNED.fullmatch(name) is not None,
+    "as-released": lambda name: _KEPT_AS_RELEASED.fullmatch(name) is None,
+}
 _REASONS = (
     # The first pattern that is found in a name gives the reason why the policy leaves that parameter alone.
     (re.compile(r"^(?!lxmert\.)"), "task head: made anew for every task, never masked"),
@@ -279,20 +286,22 @@ class LxmertFamily:
         return replace(report, notes=(*report.notes, _ORDER)) if report.head == "loaded" else report
 
     def prunable(self, model: nn.Module, policy: str) -> Prunable:
-        """Name what IMP prunes: "bert-tickets" is every linear of the encoder stacks and the pooler's.
+        """Name what a policy prunes.
 
-        The policy is BERT-Tickets' (``LT_glue.py``), which Gan et al. (AAAI 2022) build on: query, key, value and
+        "bert-tickets" is BERT-Tickets' (``LT_glue.py``), which Gan et al. (AAAI 2022) build on: query, key, value and
         output projections, both feed-forward projections, and the pooler. The cross attention that both directions
-        of a layer share counts once.
+        of a layer share counts once. "as-released" is what the code of Hashemi et al. (2023) prunes: every tensor,
+        biases, LayerNorms and the answer head included, but a list of the first tensors and the very last one.
 
         Raises:
             VlcompressError: unknown policy.
         """
-        if policy != "bert-tickets":
-            raise unknown("pruning policy", policy, ["bert-tickets"])
+        if policy not in _POLICIES:
+            raise unknown("pruning policy", policy, _POLICIES)
+        pruned = _POLICIES[policy]
         sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-        names = tuple(name for name in sizes if _PRUNED.fullmatch(name))
-        excluded = {name: _reason(name) for name in sizes if not _PRUNED.fullmatch(name)}
+        names = tuple(name for name in sizes if pruned(name))
+        excluded = {name: _reason(name, policy) for name in sizes if not pruned(name)}
         backbone = sum(size for name, size in sizes.items() if name.startswith("lxmert."))
         return Prunable(names, excluded, sum(sizes[name] for name in names), backbone)
 
@@ -424,7 +433,9 @@ def _first_word(layer: Any, streams: _Streams) -> Tensor:
     return result
 
 
-def _reason(name: str) -> str:
+def _reason(name: str, policy: str) -> str:
+    if policy == "as-released":
+        return "left out by position in the released code"
     return next(reason for pattern, reason in _REASONS if pattern.search(name))
 
 

@@ -28,9 +28,9 @@ def max_words(family: Family, config: Config, most: int | None = None) -> int:
     Args:
         family: of the model.
         config: of the model; its position embeddings are a limit too.
-        most: the task's own limit (VCR's 220); None takes the family's.
+        most: the task's own limit (VCR's 220; 0 where no text is read); None takes the family's.
     """
-    return min(most or MAX_WORDS[family.name], int(config.get("max_position_embeddings", 1 << 30)))
+    return min(most or MAX_WORDS.get(family.name, 0), int(config.get("max_position_embeddings", 1 << 30)))
 
 
 class Reader:

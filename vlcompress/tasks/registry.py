@@ -8,7 +8,7 @@ from vlcompress.data.examples import TaskData
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.tasks import vcr
 from vlcompress.tasks.base import Learned, Task
-from vlcompress.tasks.classification import ClassificationTask
+from vlcompress.tasks.classification import ClassificationTask, ClassificationTraining
 from vlcompress.tasks.gqa import GqaTask
 from vlcompress.tasks.nlvr2 import Nlvr2Task
 from vlcompress.tasks.reading import Reader
@@ -31,7 +31,7 @@ class TaskKind:
         suffix: of the file that the benchmark wants.
         learn: makes the examples to train on.
         judge: makes the examples to score.
-        words: longest text in word pieces; None takes the family's.
+        words: longest text in word pieces, 0 where no text is read; None takes the family's.
     """
 
     title: str
@@ -83,8 +83,9 @@ TASKS: dict[str, TaskKind] = {
         ("train",),
         "test",
         ".json",
+        ClassificationTraining,
         ClassificationTask,
-        ClassificationTask,
+        words=0,
     ),
 }
 

@@ -9,7 +9,7 @@ import torch
 import vlcompress
 from vlcompress.artefacts import dumps, read_json, write_file
 from vlcompress.data.sources import data_folder
-from vlcompress.data.tokenizer import WordPiece
+from vlcompress.data.tokenizer import SPECIAL_TOKENS, WordPiece
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family
 from vlcompress.models.registry import family_named
@@ -106,7 +106,7 @@ def open_workbench(
     if recipe.data.score in recipe.data.train:
         raise VlcompressError(f"split '{recipe.data.score}' is trained on: score on another one")
     folder = data_folder(recipe.data.source, home, say, task=recipe.data.task)
-    vocabulary = WordPiece.load(recipe.data.vocabulary or folder)
+    vocabulary = _vocabulary(recipe, folder, reads_text=kind.words != 0)
     learn = open_data(folder, recipe.data.task, recipe.data.train, family)
     width = learn.pictures.feature_dim
     score = open_data(folder, recipe.data.task, (recipe.data.score,), family, width)
@@ -126,6 +126,13 @@ def open_workbench(
         say=say,
         progress=progress,
     )
+
+
+def _vocabulary(recipe: Recipe, folder: Path, *, reads_text: bool) -> WordPiece:
+    """Read the vocabulary that the recipe names, or the data's; where no text is read, one without words will do."""
+    if not reads_text and not recipe.data.vocabulary:
+        return WordPiece(SPECIAL_TOKENS)
+    return WordPiece.load(recipe.data.vocabulary or folder)
 
 
 def checkpoint_of(recipe: Recipe, family: Family) -> str | None:
@@ -153,7 +160,7 @@ def check_patterns(bench: Workbench) -> None:
     pruning = bench.recipe.pruning
     pattern = parse_pattern(pruning.pattern)
     for name in bench.prunable.names:
-        pattern.check(name, bench.theta0[name].shape)
+        pattern.check(name, bench.shapes[name])
     parse_allocation(pruning.allocation)
     parse_criterion(pruning.criterion, 0)
     if not levels(parse_schedule(pruning.schedule), pruning.sparsity, pruning.rounds or None):

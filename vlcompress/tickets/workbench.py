@@ -45,11 +45,14 @@ class Trial:
         seed: of head, data order and dropout.
         masks: what is kept; None is the dense model.
         start: the backbone's weights.
+        held: whether pruned weights stay zero. False zeroes them once and lets them grow again, which makes a sparse
+            start and no sparse model; it is there to repeat what a published code does.
     """
 
     seed: int
     masks: Masks | None = None
     start: Start = "theta0"
+    held: bool = True
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,18 @@ class Workbench:
     @cached_property
     def prunable(self) -> Prunable:
         """Which weights the recipe's policy prunes."""
+        return self._anatomy[0]
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """The shape of every parameter, the head's included."""
+        return self._anatomy[1]
+
+    @cached_property
+    def _anatomy(self) -> tuple[Prunable, dict[str, torch.Size]]:
         model = self.family.build(self.config, self.train_task.head, seed=0)
-        return self.family.prunable(model, self.recipe.pruning.prunable)
+        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        return self.family.prunable(model, self.recipe.pruning.prunable), shapes
 
     @cached_property
     def theta0_sha256(self) -> str:
@@ -200,6 +213,7 @@ class Workbench:
             "mask": trial.masks.sha256() if trial.masks is not None else "dense",
             "start": trial.start,
             "rewind_step": self.recipe.pruning.rewind_step,
+            **({} if trial.held else {"held": False}),
         }
 
     def _train(self, model: nn.Module, trial: Trial, name: str, under_way: Path, rewind: Path) -> None:
@@ -213,7 +227,7 @@ class Workbench:
             self.hyper,
             seed=trial.seed,
             first_step=step if trial.start == "rewound" else 0,
-            masks=trial.masks,
+            masks=trial.masks if trial.held else None,
             backbone_prefix=self.family.backbone_prefix,
             checkpoint=under_way,
             identity=name,
@@ -230,6 +244,8 @@ class Workbench:
         elif trial.start != "fresh":
             start = self.theta0 if trial.start == "theta0" else shuffled(self.theta0, self.prunable.names, trial.seed)
             model.load_state_dict(start, strict=False)
+        if trial.masks is not None and not trial.held:
+            trial.masks.apply(model)
         return model
 
 
