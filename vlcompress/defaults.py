@@ -48,6 +48,7 @@ _CELL: dict[tuple[str, str], dict[str, Any]] = {
 _SPLITS: Table = {
     "vqa": {"train": ["train", "nominival"], "score": "minival"},
     "gqa": {"train": ["train", "valid"], "score": "testdev"},
+    "pretraining": {"train": ["mscoco_train", "mscoco_nominival", "vgnococo"], "score": "mscoco_minival"},
 }
 """Where the papers train on more than the built-in data has; scores are on the development splits of the papers."""
 

@@ -8,6 +8,7 @@ import torch
 from vlcompress.artefacts import write_file
 from vlcompress.errors import VlcompressError
 from vlcompress.tasks.base import asking
+from vlcompress.tasks.pretraining_task import nothing_to_answer
 from vlcompress.tasks.registry import task_of
 from vlcompress.tickets.models import split_to_predict, ticket_model
 from vlcompress.tickets.run import Run
@@ -33,6 +34,8 @@ def predict(run: Run, split: str, out: Path, *, device: torch.device, batch: int
     ticket = load_ticket(run.ticket)
     task_name = run.recipe().data.task
     kind = task_of(ticket.family, task_name)
+    if not kind.suffix:
+        raise nothing_to_answer()
     if out.suffix != kind.suffix:
         raise VlcompressError(f"'{out}' does not end in {kind.suffix}, which is what {kind.title} is handed in as")
     task = split_to_predict(run, ticket, split)
