@@ -19,6 +19,7 @@ COMMANDS = (
     "bench",
     "report",
     "serve",
+    "tasks",
     "doctor",
     "tune",
 )

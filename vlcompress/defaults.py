@@ -102,7 +102,8 @@ def _published(document: Table, family: str, task: str) -> Table:
 
 
 _SMALL: dict[str, Any] = {"steps": 300, "batch": 64, "learning_rate": 3e-4}
-_SMALL_CELL: dict[tuple[str, str], dict[str, Any]] = {}
+_PRETRAINED: dict[str, Any] = {"learning_rate": 7e-5, "head_rate": 30.0}
+_SMALL_CELL: dict[tuple[str, str], dict[str, Any]] = {("lxmert", task): _PRETRAINED for task in ("gqa", "nlvr2")}
 
 
 def _optimizer(family: str) -> dict[str, Any]:

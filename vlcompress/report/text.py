@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlcompress.models.registry import FAMILIES
 from vlcompress.pruning.schedule import levels, parse_schedule
 from vlcompress.recipe import Recipe
 from vlcompress.sparse.plan import LayerPlan, Plan
+from vlcompress.tasks.cells import LEGEND, rows
 from vlcompress.tickets.run import Run
 
 
@@ -100,6 +102,17 @@ def _cell_row(cell: dict[str, Any]) -> tuple[str, ...]:
         f"{100 * score / cell['verdict']['dense']:.1f}",
         *(levels_[name]["outcome"] for name in ("strict", "matching", "relaxed")),
     )
+
+
+def tasks_text(record: dict[str, Any], *, markdown: bool = False) -> str:
+    """Lay out the table of families and tasks, as text or as Markdown."""
+    header = ("task", *FAMILIES, "metric")
+    body = rows(record, markdown=markdown)
+    if not markdown:
+        return f"{table(header, body)}\n\n{LEGEND}"
+    lines = [header, ["---"] * len(header), *body]
+    ticks = LEGEND.replace("with p: its", "ticks: its").replace("f: the", "the").replace("m: the", "the")
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{ticks}"
 
 
 def prediction_text(document: dict[str, Any]) -> str:
