@@ -208,8 +208,8 @@ def _masked_regions(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 def _labels(regions: Regions) -> Tensor:
     if regions.soft_labels is None and (regions.objects_id < 0).any():
         raise VlcompressError(
-            f"image '{regions.img_id}' has neither class probabilities nor classes of its regions: pre-train on features "
-            "that keep what the detector saw"
+            f"image '{regions.img_id}' has neither class probabilities nor classes of its regions: pre-train on region "
+            "features that keep what the detector saw"
         )
     return torch.tensor(regions.objects_id if regions.soft_labels is None else regions.soft_labels)
 
