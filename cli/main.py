@@ -7,7 +7,20 @@ import click
 from vlcompress import __version__
 from vlcompress.errors import VerificationError, VlcompressError
 
-COMMANDS = ("pretrain", "prune", "study", "compile", "export", "bench", "report", "doctor", "tune")
+COMMANDS = (
+    "data",
+    "pretrain",
+    "prune",
+    "study",
+    "compile",
+    "export",
+    "verify",
+    "bench",
+    "report",
+    "serve",
+    "doctor",
+    "tune",
+)
 
 
 class Commands(click.Group):

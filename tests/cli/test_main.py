@@ -13,9 +13,17 @@ FLAGS = {
         "allocation", "rewind-step", "control", "seeds", "steps", "batch", "learning-rate", "save-recipe", "dry-run",
         "device", "home", "json",
     },
-    "compile": {"batch", "threads", "device", "home", "json"},
-    "export": {"format", "batch", "threads", "home", "json"},
+    "compile": {"batch", "threads", "explain", "device", "home", "json"},
+    "export": {
+        "format", "batch", "threads", "provider", "expand", "quantize", "fp16", "opset", "target-ort", "explain",
+        "home", "json",
+    },
+    "verify": {"run", "batch", "threads", "json"},
     "bench": {"batch", "threads", "home", "json"},
+    "serve": {
+        "backend", "provider", "threads", "sessions", "max-batch", "batch-window", "queue", "deadline", "max-body",
+        "host", "port", "token-file", "drain", "poll", "page", "log-level", "otel", "home", "json",
+    },
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ where there are fewer than 50,000), the others "train"; "trainval" is all of the
 of class folders, FOLDER/SPLIT/CLASS/picture.jpg, the splits are the sub-folders.
 """
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class ArrayPictures:
     def __init__(self, parts: dict[str, NDArray[np.uint8]]) -> None:
         self.parts = parts
 
-    def has_regions(self, image: str) -> bool:
+    def has_regions(self, image: str, *, ground_truth: bool | None = None) -> bool:
         """Say no: these are pictures alone."""
         return False
 
@@ -46,6 +47,14 @@ class ArrayPictures:
         """Say whether the picture is there."""
         part, _, index = image.partition("/")
         return part in self.parts and index.isdecimal() and int(index) < len(self.parts[part])
+
+    def picture_bytes(self, image: str) -> bytes:
+        """Give the picture as a PNG file."""
+        from PIL import Image
+
+        file = io.BytesIO()
+        Image.fromarray(self.pixels(image)).save(file, "PNG")
+        return file.getvalue()
 
     def pixels(self, image: str) -> NDArray[np.uint8]:
         """Give a picture as uint8 [height, width, 3]."""

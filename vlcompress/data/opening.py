@@ -61,16 +61,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from vlcompress.data import labelled_folder, lxmert_folder, raw_folder, uniter_folder, vilt_arrow
-from vlcompress.data.examples import Example, Pictures, TaskData, images_of
-from vlcompress.data.found import Found, Layout
+from vlcompress.data import labelled_folder, lxmert_folder, raw_folder, store, uniter_folder, vilt_arrow
+from vlcompress.data.examples import Example, TaskData, images_of
+from vlcompress.data.found import Found, Layout, OpenedPictures
 from vlcompress.data.identity import files_identity
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError, unknown
 
 TASKS = ("vqa", "gqa", "nlvr2", "snli_ve", "vcr", "refcoco", "retrieval", "classification")
 
-_MODULES: tuple[ModuleType, ...] = (lxmert_folder, raw_folder, uniter_folder, vilt_arrow, labelled_folder)
+_MODULES: tuple[ModuleType, ...] = (
+    store,
+    lxmert_folder,
+    raw_folder,
+    uniter_folder,
+    vilt_arrow,
+    labelled_folder,
+)
 LAYOUTS: tuple[Layout, ...] = tuple(cast(Layout, module) for module in _MODULES)
 """In the order in which they are tried."""
 
@@ -143,6 +150,12 @@ def choose_layout(folder: Path, task: str, splits: Sequence[str]) -> Choice:
     raise VlcompressError(f"'{folder}' has no split '{', '.join(splits)}' of {task} in one layout: it has {has}")
 
 
+def splits_of(folder: Path, task: str) -> tuple[str, ...]:
+    """Give the splits of a task that the first layout with any has."""
+    found = (layout.splits(folder, task) for layout in LAYOUTS)
+    return distinct(next((splits for splits in found if splits), ()))
+
+
 def distinct(splits: Sequence[str]) -> tuple[str, ...]:
     """Give every split once: a task's first data set has its splits under a plain name and under "DATASET/SPLIT"."""
     first = next((split.partition("/")[0] for split in splits if "/" in split), "")
@@ -173,10 +186,10 @@ def _checked(folder: Path, task: str, splits: tuple[str, ...], found: Found, all
     left_out = {**found.left_out, **({f"no {kind}": missing} if missing else {})}
     examples: tuple[Example, ...] = tuple(found.examples[i] for i in kept)
     encoded = found.encoded.keep(kept) if found.encoded and missing else found.encoded
-    identity = files_identity(folder, found.files)
+    identity = found.identity or files_identity(folder, found.files)
     vocabulary = WordPiece.load(folder) if (folder / "vocab.txt").is_file() else None
     return TaskData(task, splits, examples, found.pictures, found.labels, vocabulary, identity, left_out, encoded)
 
 
-def _has(pictures: Pictures, image: str) -> bool:
+def _has(pictures: OpenedPictures, image: str) -> bool:
     return pictures.has_regions(image) if pictures.feature_dim else pictures.has_pixels(image)

@@ -8,6 +8,7 @@ import binascii
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +204,21 @@ class RegionFile:
             attrs_id=np.frombuffer(raw("attrs_id"), np.int64),
             attrs_conf=np.frombuffer(raw("attrs_conf"), np.float32),
         )
+
+
+def region_file(path: Path, feature_dim: int | None = None) -> RegionFile:
+    """Give the region file at `path`, indexed once in a process as long as it does not change.
+
+    Raises:
+        VlcompressError: as of `RegionFile`.
+    """
+    changed = path.stat().st_mtime_ns if path.is_file() else 0
+    return _region_file(path, feature_dim, changed)
+
+
+@lru_cache(maxsize=32)
+def _region_file(path: Path, feature_dim: int | None, changed: int) -> RegionFile:
+    return RegionFile(path, feature_dim)
 
 
 def format_row(regions: Regions) -> bytes:

@@ -79,9 +79,11 @@ class DatabasePictures:
             self._feature_dim = first.read(first.names[0]).features.shape[1] if first else 0
         return self._feature_dim
 
-    def has_regions(self, image: str) -> bool:
-        """Say whether the image has region features of either kind."""
-        return any(_file(image, truth) in database for truth in (False, True) for database in self.databases)
+    def has_regions(self, image: str, *, ground_truth: bool | None = None) -> bool:
+        """Say whether the image has region features; `ground_truth` None means of either kind."""
+        kinds = (False, True) if ground_truth is None else (ground_truth,)
+        names = [_file(image, kind) for kind in kinds if not kind or _file(image, kind) != _file(image, False)]
+        return any(name in database for name in names for database in self.databases)
 
     def regions(self, image: str, *, ground_truth: bool = False) -> Regions:
         """Read an image's regions; errors as of `Pictures.regions`."""
@@ -101,6 +103,10 @@ class DatabasePictures:
     def has_pixels(self, image: str) -> bool:
         """Say whether there is a picture: UNITER's data has none."""
         return False
+
+    def picture_bytes(self, image: str) -> bytes:
+        """Refuse, as `pixels`."""
+        raise VlcompressError(f"image '{image}': UNITER's databases hold region features and no pictures")
 
     def pixels(self, image: str) -> NDArray[np.uint8]:
         """Refuse: UNITER's databases hold no pictures."""

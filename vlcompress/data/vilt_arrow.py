@@ -63,7 +63,7 @@ class ArrowPictures:
         """Name the picture in a column of a table's row; the first of a name counts."""
         self._places.setdefault(name, (path, table, row, column))
 
-    def has_regions(self, image: str) -> bool:
+    def has_regions(self, image: str, *, ground_truth: bool | None = None) -> bool:
         """Say whether the image has region features: Arrow files have none."""
         return False
 

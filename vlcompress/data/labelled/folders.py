@@ -12,6 +12,9 @@ from vlcompress.data.pictures import MOST_BYTES, SUFFIXES, decode
 from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError
 
+SPLITS = ("train", "val", "valid", "test")
+"""Names of sub-folders that are taken for splits: other data sets have folders of pictures too."""
+
 
 class FolderPictures:
     """Pictures named by their path below a folder; see `vlcompress.data.examples.Pictures`."""
@@ -21,7 +24,7 @@ class FolderPictures:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def has_regions(self, image: str) -> bool:
+    def has_regions(self, image: str, *, ground_truth: bool | None = None) -> bool:
         """Say no: these are pictures alone."""
         return False
 
@@ -32,6 +35,10 @@ class FolderPictures:
     def has_pixels(self, image: str) -> bool:
         """Say whether the file is there."""
         return (self.folder / image).is_file()
+
+    def picture_bytes(self, image: str) -> bytes:
+        """Give the picture's file as it is."""
+        return (self.folder / image).read_bytes()
 
     def pixels(self, image: str) -> NDArray[np.uint8]:
         """Read a picture; errors as of `Pictures.pixels`."""
@@ -46,7 +53,8 @@ class FolderPictures:
 
 def splits(folder: Path) -> tuple[str, ...]:
     """Name the sub-folders that hold at least two classes with pictures."""
-    return tuple(path.name for path in _folders(folder) if len(_classes(path)) > 1)
+    named = (path for path in _folders(folder) if path.name in SPLITS)
+    return tuple(path.name for path in named if len(_classes(path)) > 1)
 
 
 def open_splits(folder: Path, names: Sequence[str]) -> Found:
