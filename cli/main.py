@@ -15,9 +15,11 @@ COMMANDS = (
     "compile",
     "export",
     "verify",
+    "predict",
     "bench",
     "report",
     "serve",
+    "tasks",
     "doctor",
     "tune",
 )

@@ -59,6 +59,7 @@ _CELL: dict[tuple[str, str], dict[str, Any]] = {
 _SPLITS: Table = {
     "vqa": {"train": ["train", "nominival"], "score": "minival"},
     "gqa": {"train": ["train", "valid"], "score": "testdev"},
+    "pretraining": {"train": ["mscoco_train", "mscoco_nominival", "vgnococo"], "score": "mscoco_minival"},
 }
 """Where the papers train on more than the built-in data has; scores are on the development splits of the papers."""
 
@@ -113,7 +114,9 @@ def _published(document: Table, family: str, task: str) -> Table:
 
 
 _SMALL: dict[str, Any] = {"steps": 300, "batch": 64, "learning_rate": 3e-4}
+_PRETRAINED: dict[str, Any] = {"learning_rate": 7e-5, "head_rate": 30.0}
 _SMALL_CELL: dict[tuple[str, str], dict[str, Any]] = {
+    **{("lxmert", task): _PRETRAINED for task in ("gqa", "nlvr2")},
     ("resnet", "classification"): {"learning_rate": 0.1, "weight_decay": 2e-4},
 }
 _BLOCKS: dict[str, Any] = {"pattern": "block:128x1", "sparsity": 0.5, "controls": ["random", "unstructured"]}

@@ -19,6 +19,8 @@ FLAGS = {
         "home", "json",
     },
     "verify": {"run", "batch", "threads", "json"},
+    "tasks": {"markdown", "json"},
+    "predict": {"split", "out", "batch", "device", "home", "json"},
     "bench": {"batch", "threads", "home", "json"},
     "serve": {
         "backend", "provider", "threads", "sessions", "max-batch", "batch-window", "queue", "deadline", "max-body",

@@ -18,7 +18,7 @@ from vlcompress.pruning.criterion import parse_criterion
 from vlcompress.pruning.pattern import parse_pattern
 from vlcompress.pruning.schedule import levels, parse_schedule
 from vlcompress.recipe import Recipe, parse_recipe
-from vlcompress.tasks.opening import check_labels, learned, open_data, scored
+from vlcompress.tasks.opening import check_labels, data_of, learned, open_data, scored
 from vlcompress.tasks.registry import task_of
 from vlcompress.tickets.card import ticket_card
 from vlcompress.tickets.imp import Cell, run_cells, ticket_of
@@ -105,7 +105,7 @@ def open_workbench(
     checkpoint = checkpoint_of(recipe, family)
     if recipe.data.score in recipe.data.train:
         raise VlcompressError(f"split '{recipe.data.score}' is trained on: score on another one")
-    folder = data_folder(recipe.data.source, home, say, task=recipe.data.task)
+    folder = data_folder(recipe.data.source, home, say, task=data_of(recipe.data.task))
     vocabulary = _vocabulary(recipe, folder, reads_text=kind.words != 0)
     learn = open_data(folder, recipe.data.task, recipe.data.train, family)
     width = learn.pictures.feature_dim

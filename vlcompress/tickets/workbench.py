@@ -23,6 +23,7 @@ from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
 from vlcompress.tasks.base import Learned, Scored, Scores
 from vlcompress.tickets.controls import shuffled
+from vlcompress.training.checkpoint import distinct, restore
 from vlcompress.training.loop import Hyperparameters, Progress, evaluate, train
 
 Start = Literal["theta0", "shuffled", "fresh", "rewound"]
@@ -186,7 +187,7 @@ class Workbench:
         self._train(model, trial, name, under_way, rewind)
         scores = evaluate(model, self.score_task)
         with writing(folder) as temporary:
-            save_tensors(temporary / "weights.safetensors", model.state_dict())
+            save_tensors(temporary / "weights.safetensors", distinct(model.state_dict()))
             save_tensors(temporary / "scores.safetensors", {"scores": scores.scores, "predictions": scores.predictions})
             if trial.masks is not None:
                 trial.masks.save(temporary / "mask.safetensors")
@@ -220,7 +221,7 @@ class Workbench:
         step = self.recipe.pruning.rewind_step
         snapshot = {}
         if step and trial.masks is None:  # on the disk at once: a resumed training does not pass this step again
-            snapshot = {step: lambda trained: save_tensors(rewind, trained.state_dict())}
+            snapshot = {step: lambda trained: save_tensors(rewind, distinct(trained.state_dict()))}
         train(
             model,
             self.train_task,
@@ -240,7 +241,7 @@ class Workbench:
         model = self.family.build(self.config, self.train_task.head, seed=trial.seed)
         if trial.start == "rewound":
             dense = self.train(Trial(trial.seed), f"seed {trial.seed} dense")
-            model.load_state_dict(load_tensors(dense.folder / REWIND))
+            restore(model, load_tensors(dense.folder / REWIND))
         elif trial.start != "fresh":
             start = self.theta0 if trial.start == "theta0" else shuffled(self.theta0, self.prunable.names, trial.seed)
             model.load_state_dict(start, strict=False)
