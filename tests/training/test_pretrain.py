@@ -35,7 +35,9 @@ def _work(name: str, folders: dict[str, Path]) -> Pretraining:
 
 @pytest.mark.parametrize("half", [True, False])
 @pytest.mark.parametrize("name", sorted(PRETRAINING))
-def test_result_loads_into_a_model_with_a_fresh_head(scenes: dict[str, Path], tmp_path: Path, name: str, half: bool) -> None:
+def test_result_loads_into_a_model_with_a_fresh_head(
+    scenes: dict[str, Path], tmp_path: Path, name: str, half: bool
+) -> None:
     work = _work(name, scenes)
     folder = pretrain(work, tmp_path, device=torch.device("cpu"), half=half, say=lambda line: None)
     family = family_named(name)
