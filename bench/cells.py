@@ -27,12 +27,17 @@ from vlcompress.tickets.workbench import Trial
 SIZE_OF = {"retrieval": "tiny"}
 """Where the small data would take too long: every caption is scored with every image."""
 
+TINY_STEPS = 200
+"""The recipes for trying things out stop after 8, which shows nothing."""
+
 
 def recipe_of(family: str, task: str, size: str) -> Recipe:
     """Give the recipe of a cell's dense model."""
     recipe = default_recipe(family, task, size)
     source = f"scenes:{SIZE_OF.get(task, size)}"
-    return recipe.override(data={"source": source})
+    return recipe.override(
+        data={"source": source}, training={"steps": TINY_STEPS, "epochs": 0.0} if size == "tiny" else {}
+    )
 
 
 def run(family: str, task: str, size: str, home: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 
 import vlcompress
 from vlcompress.artefacts import dumps, read_json, write_file
+from vlcompress.data.pretraining import read_all_answers
 from vlcompress.data.sources import data_folder
 from vlcompress.data.tokenizer import SPECIAL_TOKENS, WordPiece
 from vlcompress.errors import VlcompressError
@@ -125,7 +126,24 @@ def open_workbench(
         device=device,
         say=say,
         progress=progress,
+        answers=_pretrained_answers(recipe, folder, checkpoint),
     )
+
+
+def _pretrained_answers(recipe: Recipe, folder: Path, checkpoint: str | None) -> tuple[str, ...]:
+    """Read the answers of the checkpoint's head, where the recipe starts from it.
+
+    Raises:
+        VlcompressError: a family, task or checkpoint without such a head, or no list of its answers.
+    """
+    if recipe.model.head == "fresh":
+        return ()
+    if recipe.model.family != "lxmert" or recipe.data.task not in ("vqa", "gqa") or checkpoint is None:
+        raise VlcompressError(
+            "model.head 'answers' takes the answer head of a pre-trained LXMERT: it needs lxmert, vqa or gqa, and a "
+            "checkpoint; use head 'fresh' otherwise"
+        )
+    return read_all_answers(folder / "lxmert" / "all_ans.json").labels
 
 
 def _vocabulary(recipe: Recipe, folder: Path, *, reads_text: bool) -> WordPiece:

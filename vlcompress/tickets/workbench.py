@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vlcompress.artefacts import identity, load_tensors, read_json, save_tensors, seal, unseal, writing
 from vlcompress.models.base import Config, Family, LoadReport, Prunable
+from vlcompress.models.lxmert_answers import load_answer_head
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
 from vlcompress.tasks.base import Learned, Scored, Scores
@@ -94,6 +95,7 @@ class Workbench:
         device: where to train.
         say: told one line at each step of the work.
         progress: called after every training step.
+        answers: of the checkpoint's answer head, in the order of its rows, where φ0 takes that head; () is a fresh φ0.
     """
 
     recipe: Recipe
@@ -108,6 +110,7 @@ class Workbench:
     device: torch.device
     say: Say = print
     progress: Progress | None = None
+    answers: tuple[str, ...] = ()
     load_report: LoadReport | None = field(default=None, init=False)
 
     @cached_property
@@ -215,6 +218,7 @@ class Workbench:
             "start": trial.start,
             "rewind_step": self.recipe.pruning.rewind_step,
             **({} if trial.held else {"held": False}),
+            **({"answers": self.answers} if self.answers else {}),
         }
 
     def _train(self, model: nn.Module, trial: Trial, name: str, under_way: Path, rewind: Path) -> None:
@@ -237,8 +241,11 @@ class Workbench:
         )
 
     def _initial(self, trial: Trial) -> nn.Module:
-        """Build the model with the seed's fresh head φ0 on the backbone that the trial starts from."""
+        """Build the model with the seed's head φ0 on the backbone that the trial starts from."""
         model = self.family.build(self.config, self.train_task.head, seed=trial.seed)
+        if self.answers and self.checkpoint and trial.start != "fresh":
+            labels = self.train_task.head.labels
+            self.load_report = load_answer_head(model, self.checkpoint, answers=self.answers, labels=labels)
         if trial.start == "rewound":
             dense = self.train(Trial(trial.seed), f"seed {trial.seed} dense")
             restore(model, load_tensors(dense.folder / REWIND))
