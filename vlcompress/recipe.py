@@ -15,7 +15,7 @@ from vlcompress.defaults import default_document
 from vlcompress.errors import VlcompressError, unknown
 
 RECIPES = Path(__file__).parent / "recipes"
-OPTIMIZERS = ("bertadam", "adamw")
+OPTIMIZERS = ("bertadam", "adamw", "sgd")
 HEADS = ("fresh", "answers")
 CONTROLS = ("random", "shuffle", "reinit", "unstructured")
 
