@@ -37,8 +37,8 @@ def cores(monkeypatch: pytest.MonkeyPatch) -> None:
     ("speed", "chosen"),
     [
         ({1: 0.004, 2: 0.004, 4: 0.004}, Parallel(1, 4)),  # threads inside an execution do not help
-        ({1: 0.001, 2: 0.002, 4: 0.004}, Parallel(4, 1)),  # they help fully: the lone request is then faster too
-        ({1: 0.004, 2: 0.004, 4: 0.02}, Parallel(2, 2)),
+        ({1: 0.001, 2: 0.008, 4: 0.03}, Parallel(4, 1)),  # they help fully: the lone request is then faster too
+        ({1: 0.004, 2: 0.004, 4: 0.04}, Parallel(2, 2)),
     ],
 )
 def test_threads_and_sessions_are_chosen_by_throughput(speed: dict[int, float], chosen: Parallel) -> None:
