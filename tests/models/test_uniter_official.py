@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from vlcompress.models.base import Head
 from vlcompress.models.uniter import UniterFamily
+from vlcompress.tasks.base import Batch
+from vlcompress.tasks.uniter_pretraining import UniterPretrainingObjective
 
 if TYPE_CHECKING:
     from tests.models.conftest import UniterCase
@@ -75,3 +79,47 @@ def test_rank_scores_loss_and_gradients(uniter_rank: UniterCase) -> None:
 @pytest.mark.parametrize("part", ["mlm/", "mrfr/"])
 def test_pretraining_hidden_states(uniter_pretrain: UniterCase, part: str) -> None:
     check_hidden(uniter_pretrain, uniter_pretrain.model(Head("pretraining")), part)
+
+
+def _pretraining_batch(case: UniterCase, part: str) -> Batch:
+    """Give a part's inputs and targets as the objective makes them."""
+    inputs = case.batch(part)
+    if part == "mlm/":
+        return Batch(inputs, {"words": case.inputs["mlm/txt_labels"]})
+    if part == "itm/":
+        return Batch(inputs, {"matched": case.inputs["itm/targets"]})
+    features = torch.zeros_like(inputs["visual_feats"])
+    features[inputs["visual_masked"]] = case.inputs["mrfr/feat_targets"]
+    return Batch(inputs, {"features": features})
+
+
+@pytest.mark.parametrize("part", ["mlm/", "mrfr/", "itm/"])
+def test_pretraining_losses_and_gradients(uniter_pretrain: UniterCase, part: str) -> None:
+    model = uniter_pretrain.model(Head("pretraining"))
+    objective: Any = UniterPretrainingObjective((), None, transport_weight=0.0)
+    loss = objective.loss(model, _pretraining_batch(uniter_pretrain, part))
+    torch.testing.assert_close(loss, uniter_pretrain.expected[f"{part}train_loss"], atol=1e-5, rtol=0)
+    check_gradients(uniter_pretrain, model, loss, f"{part}train_loss")
+
+
+def test_pretraining_scores(uniter_pretrain: UniterCase) -> None:
+    model, expected = uniter_pretrain.model(Head("pretraining")), uniter_pretrain.expected
+    with torch.no_grad():
+        words = model.hidden(**uniter_pretrain.batch("mlm/"))[:, : uniter_pretrain.inputs["mlm/txt_labels"].shape[1]]
+        asked = uniter_pretrain.inputs["mlm/txt_labels"] != -1
+        torch.testing.assert_close(model.cls.predictions(words[asked]), expected["mlm/scores"], atol=1e-5, rtol=0)
+        batch = uniter_pretrain.batch("mrfr/")
+        regions = model.hidden(**batch)[:, batch["input_ids"].shape[1] :]
+        features = model.feat_regress(regions[batch["visual_masked"]])
+        torch.testing.assert_close(features, expected["mrfr/pred"], atol=1e-5, rtol=0)
+        pooled = model.pooled(**uniter_pretrain.batch("itm/"))
+        torch.testing.assert_close(model.itm_output(pooled), expected["itm/scores_2way"], atol=1e-5, rtol=0)
+
+
+def test_rank_head_after_surgery(uniter_rank: UniterCase, tmp_path: Path) -> None:
+    tensors = {name: value for name, value in load_file(uniter_rank.weights).items() if "rank_output" not in name}
+    save_file(tensors, tmp_path / "x.safetensors")
+    model = FAMILY.build(uniter_rank.config, Head("match"), seed=0)
+    FAMILY.load(model, str(tmp_path / "x.safetensors"))
+    assert torch.equal(model.rank_output.weight, uniter_rank.expected["surgery/rank_after_w"])
+    assert torch.equal(model.rank_output.bias, uniter_rank.expected["surgery/rank_after_b"])

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import LxmertConfig, LxmertForPreTraining, LxmertForQuestionAnswering
 
+from vlcompress.data.examples import Pictures
 from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport, Prunable, Sample
@@ -309,6 +310,10 @@ class LxmertFamily:
         modules = dict(model.named_modules())
         heads = (_heads(name, module) for name, module in modules.items() if isinstance(module, Attention))
         return [*heads, *_neurons(modules)]
+
+    def pictures(self, config: Config, source: Pictures) -> Pictures:
+        """Give the same pictures: their region features were made beforehand."""
+        return source
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Pad samples to the longest text and the most regions; two images are two rows, one after the other.

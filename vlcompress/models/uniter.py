@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from vlcompress.data.examples import Pictures
 from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport, Prunable, Sample
@@ -223,6 +224,10 @@ class UniterFamily:
         modules = dict(model.named_modules())
         heads = (_heads(name, module) for name, module in modules.items() if isinstance(module, SelfAttention))
         return [*heads, *_neurons(modules)]
+
+    def pictures(self, config: Config, source: Pictures) -> Pictures:
+        """Give the same pictures: their region features were made beforehand."""
+        return source
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Pad samples to the longest text and the most regions.

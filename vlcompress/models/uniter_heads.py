@@ -260,6 +260,13 @@ class UniterForPretraining(UniterWithHead):
         self.itm_output = nn.Linear(config.hidden_size, 2)
         self.post_init()  # ties the two
 
+    def tie_weights(self, *arguments: Any, **options: Any) -> None:
+        """Tie the two, and keep the regression's bias: transformers cuts a bias to its tied weight's first axis."""
+        bias = self.feat_regress.bias
+        data = bias.data
+        super().tie_weights(*arguments, **options)
+        bias.data = data
+
     def get_output_embeddings(self) -> nn.Module:
         """Give the tied decoder."""
         return self.cls.predictions.decoder

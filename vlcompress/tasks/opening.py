@@ -81,7 +81,8 @@ def predicted(kind: TaskKind, data: TaskData[Any], family: Family, config: Confi
 
 
 def _reader(kind: TaskKind, data: TaskData[Any], family: Family, config: Config, vocabulary: WordPiece) -> Reader:
-    return Reader(family, vocabulary, data.pictures, max_words(family, config, kind.words))
+    pictures = family.pictures(config, data.pictures)
+    return Reader(family, vocabulary, pictures, max_words(family, config, kind.words), data.encoded)
 
 
 def _check_labelled(hidden: bool, data: TaskData[Any], what: str) -> None:

@@ -8,6 +8,7 @@ from vlcompress.data.examples import TaskData
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.tasks import vcr
 from vlcompress.tasks.base import Learned, Task
+from vlcompress.tasks.classification import ClassificationTask
 from vlcompress.tasks.gqa import GqaTask
 from vlcompress.tasks.nlvr2 import Nlvr2Task
 from vlcompress.tasks.reading import Reader
@@ -74,6 +75,16 @@ TASKS: dict[str, TaskKind] = {
         ".bin",
         RetrievalTraining,
         RetrievalTask,
+    ),
+    "classification": TaskKind(
+        "image classification",
+        ("resnet",),
+        ClassificationTask.metric,
+        ("train",),
+        "test",
+        ".json",
+        ClassificationTask,
+        ClassificationTask,
     ),
 }
 

@@ -1,8 +1,8 @@
-"""Pre-training: LXMERT's objectives on a folder of sentences and regions, to a checkpoint to fine-tune."""
+"""Pre-training: a family's objectives on a folder of sentences and regions, to a checkpoint to fine-tune."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from vlcompress.data.regions import Regions
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.data.vqa_folder import PretrainingFolder, open_pretraining
 from vlcompress.models.base import Family, Head
-from vlcompress.tasks.pretraining import VISUAL_WEIGHT, PretrainingObjective
+from vlcompress.tasks.base import Objective
+from vlcompress.tasks.pretraining_registry import pretrainer_of
+from vlcompress.training.checkpoint import distinct
 from vlcompress.training.loop import Hyperparameters, Progress, train
 
 DOCUMENT = "pretraining.json"
@@ -31,17 +33,18 @@ class PretrainingRecipe:
     Attributes:
         size: of the family.
         hyper: steps, batch, rates (LXMERT-base: batch 256, rate 1e-4, 20 epochs).
+        settings: of the family's objective, all of them (see `vlcompress.tasks.pretraining_registry.settings_of`).
         seed: of weights, order, masks and dropout.
-        word_rate, region_rate, mismatch_rate, visual_weight: see :class:`PretrainingObjective`.
     """
 
     size: str
     hyper: Hyperparameters
+    settings: Mapping[str, float]
     seed: int = 0
-    word_rate: float = 0.15
-    region_rate: float = 0.15
-    mismatch_rate: float = 0.5
-    visual_weight: float = VISUAL_WEIGHT
+
+    def document(self) -> dict[str, Any]:
+        """Give the recipe as plain JSON."""
+        return {"size": self.size, "hyper": self.hyper.document(), "seed": self.seed, **self.settings}
 
 
 @dataclass(frozen=True)
@@ -99,18 +102,10 @@ class Pretraining:
         return open_pretraining(self.folder, self.splits)
 
     @cached_property
-    def objective(self) -> PretrainingObjective:
-        """The six losses over the splits."""
-        recipe = self.recipe
+    def objective(self) -> Objective:
+        """The family's objective over the splits."""
         examples = Sentences(self.data, self.data.vocabulary)
-        return PretrainingObjective(
-            examples,
-            self.data.vocabulary,
-            recipe.word_rate,
-            recipe.region_rate,
-            recipe.mismatch_rate,
-            recipe.visual_weight,
-        )
+        return pretrainer_of(self.family.name).objective(examples, self.data.vocabulary, **self.recipe.settings)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -119,14 +114,15 @@ class Pretraining:
             self.recipe.size, vocab_size=self.data.vocabulary.vocab_size, feature_dim=self.data.feature_dim
         )
         classes = {"num_object_labels": "objects_vocab.txt", "num_attr_labels": "attributes_vocab.txt"}
-        return config | {key: _lines(self.folder / name) for key, name in classes.items() if _lines(self.folder / name)}
+        counts = {key: _lines(self.folder / name) for key, name in classes.items()}
+        return config | {key: count for key, count in counts.items() if count and key in config}
 
     def document(self) -> dict[str, Any]:
         """All that decides the result."""
         return {
             "family": self.family.name,
             "config": self.config,
-            "recipe": asdict(self.recipe),
+            "recipe": self.recipe.document(),
             "data": self.data.identity,
             "splits": list(self.splits),
         }
@@ -152,7 +148,7 @@ def pretrain(
         progress: called after every step.
 
     Returns:
-        A folder with weights.safetensors (names of transformers' LxmertForPreTraining), vocab.txt and pretraining.json.
+        A folder with weights.safetensors (the family's names), vocab.txt and pretraining.json.
     """
     document = work.document()
     name = identity({**document, "half": half})
@@ -175,7 +171,8 @@ def pretrain(
     )
     kind = torch.float16 if half else torch.float32
     with writing(folder) as temporary:
-        save_tensors(temporary / "weights.safetensors", {k: v.to(kind) for k, v in model.state_dict().items()})
+        weights = distinct({name: value.to(kind) for name, value in model.state_dict().items()})
+        save_tensors(temporary / "weights.safetensors", weights)
         write_file(temporary / "vocab.txt", "\n".join(work.data.vocabulary.tokens) + "\n")
         seal(temporary, DOCUMENT, {**document, "log": log.entries(), "version": vlcompress.__version__})
     return folder
