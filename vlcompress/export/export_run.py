@@ -24,6 +24,9 @@ from vlcompress.tickets.ticket import load_ticket
 PARITY_SAMPLES = 64
 """Real examples, at least, that the exported file must answer as the PyTorch model does."""
 
+SCORED = 256
+"""Examples at a time while the whole split is scored."""
+
 
 def artefact_folder(run: Run, style: Style) -> Path:
     """Give where a run's file of a precision goes: ``onnx``, ``onnx-fp16`` or ``onnx-int8``, side by side."""
@@ -117,13 +120,13 @@ def _compiled(run: Run) -> Compiled:
 
 def _score(task: Task, session: Any) -> float:
     """Give the task's mean score of a session, in [0, 1]."""
-    return task.measure(lambda inputs: torch.from_numpy(run_session(session, inputs))).mean
+    return task.measure(lambda inputs: torch.from_numpy(run_session(session, inputs)), batch=SCORED).mean
 
 
 def _reference(task: Task, compiled: Compiled) -> float:
     """Give the task's mean score of the compiled model."""
     with torch.inference_mode():
-        return task.measure(lambda inputs: compiled.family.logits(compiled.model, inputs)).mean
+        return task.measure(lambda inputs: compiled.family.logits(compiled.model, inputs), batch=SCORED).mean
 
 
 def export_dense(run: Run, *, batch: int = 32, threads: int = 1) -> Path:
