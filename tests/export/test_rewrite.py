@@ -114,6 +114,15 @@ def test_the_packed_node_holds_what_the_contract_says(blocky: Blocky) -> None:
     assert (np.diff(starts) > 0).all()
 
 
+def test_nothing_is_ever_scattered_with_a_sum(blocky: Blocky) -> None:
+    """Onnxruntime's scatter-add races: wrong results with more than one thread (microsoft/onnxruntime#18048)."""
+    bsr = random_layer(blocky, (16, 1))
+    functions = onnx.load_from_string(rewritten(bsr, None, row_panels(bsr))[1]).functions
+    scatters = [node for one in functions for node in one.node if node.op_type.startswith("Scatter")]
+    assert scatters
+    assert all(attribute.name != "reduction" for node in scatters for attribute in node.attribute)
+
+
 def test_no_panel_is_empty(blocky: Blocky) -> None:
     mask = blocky(128, 64, (16, 4), 0.4)
     mask[32:64] = False

@@ -33,10 +33,10 @@ Inputs = Mapping[str, Tensor]
 Score = Callable[[Any], float]
 """Gives the task's score of an opened session, in [0, 1]."""
 
-MODEL_EFFORT = Effort(rounds=5, burst_s=0.02, warmup=1)
+MODEL_EFFORT = Effort(rounds=3, burst_s=0.02, warmup=1)
 """What whole models are measured with: seconds, not minutes, at the published size."""
 
-MODEL_SAMPLES = 8
+MODEL_SAMPLES = 4
 """Most examples of the batch that whole models are measured on, for the same reason."""
 
 NOISE = 0.02
@@ -168,19 +168,13 @@ def export_onnx(
         check_graph(picked)
         ship(picked, temporary / "model.onnx", style.limit)
         session = _open(temporary / "model.onnx", threads, style.provider, speed["disabled_optimizers"])
-        parities = check.parities(session)
-        task = check.task_score(session, score, reference)
         manifest = {
             **(extra or {}),
             **_description(family, session, samples, buckets),
-            "opset": style.target.opset,
-            "ir_version": style.target.ir_version,
-            "precision": style.precision,
-            "provider": style.provider,
-            "expanded": not style.packed,
+            **_written_as(style),
             "layers": [_layer_json(name, layer, picked.stem) for name, layer in layers.items()],
-            "parity": {name: asdict(found) for name, found in parities.items()},
-            "task_score": task,
+            "parity": {name: asdict(found) for name, found in check.parities(session).items()},
+            "task_score": check.task_score(session, score, reference),
             "speed": {**speed, "threads": threads},
             "bytes": {
                 "model": size(temporary / "model.onnx"),
@@ -191,6 +185,16 @@ def export_onnx(
         write_file(temporary / "labels.txt", "".join(f"{label}\n" for label in head.labels))
         seal(temporary, "manifest.json", manifest)
     return manifest
+
+
+def _written_as(style: Style) -> Json:
+    return {
+        "opset": style.target.opset,
+        "ir_version": style.target.ir_version,
+        "precision": style.precision,
+        "provider": style.provider,
+        "expanded": not style.packed,
+    }
 
 
 @contextmanager
