@@ -156,12 +156,8 @@ def export_onnx(
             written.
     """
     style = style or Style()
-    if not samples:
-        raise VlcompressError("no samples to compare the exported model with: give at least one batch")
-    refuse_nan(model.state_dict())
-    require_provider(style.provider)
-    model.eval()
-    check = Check(family, model, samples, config, BOUNDS[style.precision], folder)
+    _refuse(model, samples, style)
+    check = Check(family, model.eval(), samples, config, BOUNDS[style.precision], folder)
     with _scratch(folder) as scratch, writing(folder) as temporary:
         layers, rewritten = _write_graphs(family, model, config, scratch, samples[0], threads, effort, style)
         picked, speed = _faster(scratch, rewritten, samples[0], threads, style)
@@ -185,6 +181,14 @@ def export_onnx(
         write_file(temporary / "labels.txt", "".join(f"{label}\n" for label in head.labels))
         seal(temporary, "manifest.json", manifest)
     return manifest
+
+
+def _refuse(model: nn.Module, samples: Sequence[Inputs], style: Style) -> None:
+    """Refuse what cannot be exported before anything is traced."""
+    if not samples:
+        raise VlcompressError("no samples to compare the exported model with: give at least one batch")
+    refuse_nan(model.state_dict())
+    require_provider(style.provider)
 
 
 def _written_as(style: Style) -> Json:
