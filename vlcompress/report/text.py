@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vlcompress.artefacts import Json
 from vlcompress.pruning.schedule import levels, parse_schedule
 from vlcompress.recipe import Recipe
 from vlcompress.sparse.plan import LayerPlan, Plan
@@ -189,3 +190,17 @@ def _bench_row(name: str, batch: str, found: dict[str, Any], variant: dict[str, 
 
 def _mb(count: int) -> str:
     return f"{count / 1e6:.2f} MB"
+
+
+def native_text(status: Json) -> str:
+    """Say whether the native library is there, and what it is."""
+    if not status["built"]:
+        return "native kernel: not built (run `vlcompress native build`); exported files run with standard operators"
+    return "\n".join(
+        [
+            f"native kernel: built; instruction sets of this processor: {', '.join(status['instruction_sets'])}",
+            f"compiler: {status['compiler']}",
+            f"ONNX Runtime operator: {'yes' if status['onnxruntime'] else 'no'}",
+            f"library: {status['library']}",
+        ]
+    )
