@@ -10,8 +10,8 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
-from vlcompress.export.choose import choose_form, one_layer
-from vlcompress.export.lowering import Form, forms, lower_layers
+from vlcompress.export.choose import one_layer
+from vlcompress.export.lowering import Form, forms
 from vlcompress.export.runtime import OPSET, session_from_bytes
 from vlcompress.export.trace import fold_transposed_weights, prune_unused
 from vlcompress.export.verify import check_graph

@@ -42,6 +42,7 @@ class Regions:
         features: float32 [N, D], all finite.
         objects_id, attrs_id: int64 [N], the detector's class and attribute.
         objects_conf, attrs_conf: float32 [N], its confidence in them.
+        soft_labels: float32 [N, C], the detector's class probabilities, where the format has them (UNITER's MRC-kl).
     """
 
     img_id: str
@@ -53,6 +54,7 @@ class Regions:
     objects_conf: NDArray[np.float32]
     attrs_id: NDArray[np.int64]
     attrs_conf: NDArray[np.float32]
+    soft_labels: NDArray[np.float32] | None = None
 
     @property
     def normalized_boxes(self) -> NDArray[np.float32]:

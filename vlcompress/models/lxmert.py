@@ -10,15 +10,17 @@ Shapes: B batch, T words, R regions, S keys (T or R), H hidden width, N attentio
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LxmertConfig, LxmertForPreTraining, LxmertForQuestionAnswering
 
+from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError, unknown
-from vlcompress.models.base import Config, Coupling, Head, LoadReport, Prunable
+from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport, Prunable, Sample
 from vlcompress.models.building import materialise, skeleton
 from vlcompress.models.checkpoints import load_strictly, read_checkpoint, renamed
 
@@ -188,6 +190,8 @@ class LxmertFamily:
 
     name = "lxmert"
     sizes = tuple(_SIZES)
+    heads: tuple[HeadKind, ...] = ("answers", "pretraining")
+    reads: Literal["regions", "pixels"] = "regions"
     backbone_prefix = "lxmert."
 
     def config(
@@ -281,6 +285,17 @@ class LxmertFamily:
         heads = (_heads(name, module) for name, module in modules.items() if isinstance(module, Attention))
         return [*heads, *_neurons(modules)]
 
+    def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """Pad samples to the longest text and the most regions.
+
+        Returns:
+            input_ids int64 [B, T], attention_mask int64 [B, T], visual_feats float32 [B, R, F], visual_pos float32
+            [B, R, 4] in 0..1, and where images differ in their number of regions visual_attention_mask int64 [B, R].
+        """
+        words_BT = pad_sequence([torch.from_numpy(sample.ids) for sample in samples], batch_first=True)
+        mask_BT = pad_sequence([torch.ones(len(sample.ids), dtype=torch.int64) for sample in samples], batch_first=True)
+        return {"input_ids": words_BT, "attention_mask": mask_BT, **_visual([_regions(one) for one in samples])}
+
     def example_inputs(self, config: Config, *, batch: int, text: int, regions: int, seed: int) -> dict[str, Tensor]:
         """Make random inputs; every sentence but the first is padded by a random number of words.
 
@@ -312,6 +327,23 @@ class LxmertFamily:
         head: Any = model.answer_head
         result: Tensor = head(pooled(model, inputs))
         return result
+
+
+def _regions(sample: Sample) -> Regions:
+    (image,) = sample.images
+    assert isinstance(image, Regions)
+    return image
+
+
+def _visual(images: Sequence[Regions]) -> dict[str, Tensor]:
+    counts = [len(one.boxes) for one in images]
+    visual = {
+        "visual_feats": pad_sequence([torch.from_numpy(one.features) for one in images], batch_first=True),
+        "visual_pos": pad_sequence([torch.from_numpy(one.normalized_boxes) for one in images], batch_first=True),
+    }
+    if len(set(counts)) > 1:
+        visual["visual_attention_mask"] = (torch.arange(max(counts)) < torch.tensor(counts)[:, None]).long()
+    return visual
 
 
 def _take_over_attention(model: nn.Module) -> None:
