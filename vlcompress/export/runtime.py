@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from vlcompress.errors import VlcompressError, unknown
+from vlcompress.export.native.build import built
 from vlcompress.export.target import IR_VERSION, OPSET
 
 __all__ = ["IR_VERSION", "OPSET", "SKIP_LAYER_NORM", "open_session", "session_from_bytes"]
@@ -16,7 +17,7 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "te
 
 
 def open_session(
-    model: Path, *, threads: int, disable_skip_layer_norm: bool = True, provider: str = "cpu"
+    model: Path, *, threads: int, disable_skip_layer_norm: bool = True, provider: str = "cpu", native: bool = True
 ) -> Any:
     """Open an exported model.
 
@@ -26,6 +27,8 @@ def open_session(
         disable_skip_layer_norm: leave LayerNormalization unfused. ONNX Runtime's fp32 CPU kernel of the fused form was
             measured about five times slower than the two nodes that it replaces.
         provider: "cpu", "cuda" or "tensorrt".
+        native: on the CPU, let the native kernel take packed nodes over if it was built (`vlcompress native build`);
+            otherwise they run with the standard operators that the file holds for them.
 
     Raises:
         VlcompressError: no such file, a file that ONNX Runtime cannot read, or a provider that is unknown or not there.
@@ -33,7 +36,7 @@ def open_session(
     if not model.is_file():
         raise VlcompressError(f"no ONNX model at '{model}': give a file that exists, or run export first")
     try:
-        return _session(str(model), threads, disable_skip_layer_norm, provider)
+        return _session(str(model), threads, disable_skip_layer_norm, provider, native)
     except Exception as error:
         if type(error).__module__.startswith("onnxruntime"):
             raise VlcompressError(f"ONNX Runtime cannot read '{model}' ({error}): export it again") from error
@@ -41,10 +44,10 @@ def open_session(
 
 
 def session_from_bytes(
-    model: bytes, *, threads: int, disable_skip_layer_norm: bool = True, provider: str = "cpu"
+    model: bytes, *, threads: int, disable_skip_layer_norm: bool = True, provider: str = "cpu", native: bool = True
 ) -> Any:
     """Open a serialised model (see `open_session`)."""
-    return _session(model, threads, disable_skip_layer_norm, provider)
+    return _session(model, threads, disable_skip_layer_norm, provider, native)
 
 
 def require_provider(provider: str) -> str:
@@ -67,7 +70,7 @@ def require_provider(provider: str) -> str:
     return PROVIDERS[provider]
 
 
-def _session(model: str | bytes, threads: int, disable_skip_layer_norm: bool, provider: str) -> Any:
+def _session(model: str | bytes, threads: int, disable_skip_layer_norm: bool, provider: str, native: bool) -> Any:
     import onnxruntime
 
     wanted = require_provider(provider)
@@ -75,6 +78,9 @@ def _session(model: str | bytes, threads: int, disable_skip_layer_norm: bool, pr
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    library = built() if native and provider == "cpu" else None
+    if library is not None and library.onnxruntime:
+        options.register_custom_ops_library(str(library.library))
     disabled = [SKIP_LAYER_NORM] if disable_skip_layer_norm else []
     session = onnxruntime.InferenceSession(model, options, providers=[wanted], disabled_optimizers=disabled)
     if wanted not in session.get_providers():  # it falls back to the CPU without an error
