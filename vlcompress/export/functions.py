@@ -24,8 +24,8 @@ erf), "gelu_tanh" or "relu"). W, I, P and B are always initialisers. Y is float 
 body is standard operators. A runtime that registers no such operator inlines it: it slices W, I and P (constants, so
 this is folded when the model is loaded) and runs row groups. A runtime with our library registered takes the native
 kernel instead and ignores the body. A body fixes the structure (how many panels make a row group, how its columns are
-gathered, rank of X, activation), so a file with several structures has several op types; the number in a name only tells
-bodies apart, and a native library registers the same kernel under all MAX_BODIES names.
+gathered, rank of X, activation), so a file with several structures has several op types; the number in a name only
+tells bodies apart, and a native library registers the same kernel under all MAX_BODIES names.
 
 Function overloads would say the same with one op type, but they are not safe: onnxruntime 1.20 and onnx's reference
 evaluator look functions up without the overload, and compute something else without a word (1.31.1 is right).
@@ -142,7 +142,7 @@ def rebuilding(groups: RowGroups, rank_: int, activation: Activation) -> Body:
 
 def make_function(body: Body, name: str, opset: int) -> ir.Function:
     """Write a body as a model-local function."""
-    shape = [*(f"d{axis}" for axis in range(body.rank - 1)), body.width]
+    shape: list[int | str | None] = [*(f"d{axis}" for axis in range(body.rank - 1)), body.width]
     x = ir.val("X", dtype=ir.DataType.FLOAT, shape=shape)
     w, i, p, b = (ir.val(letter) for letter in "WIPB")
     to, packed = _FunctionWriter(), (w, i, p)

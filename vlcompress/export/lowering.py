@@ -111,9 +111,7 @@ class Writer:
     tape: Tape = field(default_factory=Tape)
     constants: dict[str, ir.Value] = field(default_factory=dict)
 
-    def op(
-        self, kind: str, inputs: list[ir.Value | None], attributes: Mapping[str, Any] | None = None
-    ) -> ir.Value:
+    def op(self, kind: str, inputs: list[ir.Value | None], attributes: Mapping[str, Any] | None = None) -> ir.Value:
         """Append a node with one output."""
         return self.tape.op(kind, inputs, attributes)
 

@@ -47,7 +47,7 @@ class Quantizer:
         for node in list(self.model.graph):
             weight = constant_weight(node)
             if weight is not None and weight.size >= LEAST_WEIGHTS:
-                self._rewrite(node, weight)
+                self._rewrite(node, weight.astype(np.float32, copy=False))
                 rewritten += 1
         for value in self.constants.values():
             self.model.graph.register_initializer(value)

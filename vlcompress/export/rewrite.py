@@ -1,4 +1,4 @@
-"""Finding pruned linear layers in an exported graph, and writing them anew: packed nodes, or plain standard operators."""
+"""Finding pruned linear layers in an exported graph, and writing them anew: packed nodes or plain operators."""
 
 import hashlib
 from collections.abc import Mapping
@@ -136,8 +136,9 @@ class Rewriter:
         names = [f"{name}.{part}" for part in ("values", "columns", "starts")]
         if names[0] not in self.constants:
             panels: Panels = pack_panels(groups, panel_height(groups))
-            for part, values in zip(names, (panels.values, panels.columns, panels.starts), strict=True):
-                to.constant(part, values)
+            to.constant(names[0], panels.values)
+            to.constant(names[1], panels.columns)
+            to.constant(names[2], panels.starts)
         return [self.constants[part] for part in names]
 
     def _expand(self, node: ir.Node, form: Form, name: str) -> None:

@@ -1,6 +1,6 @@
 """Results as plain text for the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,8 @@ def _cell_row(cell: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def plan_text(folder: Path, plan: Plan) -> str:
-    """Say how a ticket was compiled: a row for each layer, and what was removed."""
+def plan_text(folder: Path, plan: Plan, *, explain: bool = False) -> str:
+    """Say how a ticket was compiled: a row for each layer, what was removed, and if asked the reason for each layer."""
     rows = [_layer_row(layer) for layer in plan.layers]
     sparse = sum(layer.choice.picked != "dense" for layer in plan.layers)
     removed = {
@@ -110,13 +110,24 @@ def plan_text(folder: Path, plan: Plan) -> str:
             f"removed for good: {removed['head']} attention heads, {removed['neuron']} feed-forward neurons",
             f"pruned layers on disk: {_mb(stored)} of {_mb(dense)} dense; "
             f"largest difference from the masked model {plan.max_abs_error:.1e}",
+            *(_explained({layer.name: layer.choice.to_json() for layer in plan.layers}) if explain else ()),
             f"compiled: {folder}",
         ]
     )
 
 
-def export_text(folder: Path, manifest: dict[str, Any]) -> str:
-    """Say what was exported and how it was checked."""
+def _explained(choices: Mapping[str, dict[str, Any]]) -> list[str]:
+    """Say for each layer what was measured and why it is as it is."""
+    lines = ["", "why, layer by layer:"]
+    for name, choice in choices.items():
+        times = ", ".join(f"{form} {timing['us']:.0f} µs" for form, timing in choice["timings"].items())
+        measured = f" (measured: {times})" if times else ""
+        lines.append(f"  {name.removesuffix('.weight')}: {choice['picked']}, because {choice['why']}{measured}")
+    return [*lines, ""]
+
+
+def export_text(folder: Path, manifest: dict[str, Any], *, explain: bool = False) -> str:
+    """Say what was exported, how it was checked, and if asked why each layer is written as it is."""
     parity, speed = manifest["parity"]["samples"], manifest["speed"]
     times = {name: timing["us"] for name, timing in speed["timings"].items()}
     dense = min(us for name, us in times.items() if name.startswith("dense"))
@@ -130,11 +141,43 @@ def export_text(folder: Path, manifest: dict[str, Any]) -> str:
             f"{picked / 1e3:.2f} ms against {dense / 1e3:.2f} ms for the same weights written dense "
             f"({speed['threads']} thread(s))",
             f"size: {_mb(manifest['bytes']['model'])} against {_mb(manifest['bytes']['dense'])} written dense",
+            *_layers_on_disk(manifest["bytes"]["pruned_layers"]),
+            *_task_line(manifest["task_score"]),
+            *(_explained({layer["name"]: layer["choice"] for layer in manifest["layers"]}) if explain else ()),
             f"opset {manifest['opset']}; switch off in ONNX Runtime: "
             f"{', '.join(speed['disabled_optimizers']) or 'nothing'}",
             f"exported: {folder / 'model.onnx'}",
         ]
     )
+
+
+def verify_text(found: dict[str, Any]) -> str:
+    """Say that a file still answers as its PyTorch model does."""
+    lines = [
+        f"{name}: {parity['samples']} examples, answers agree on {100 * parity['answer_agreement']:.1f} %, "
+        f"max abs error {parity['max_abs_error']:.1e}, relative {parity['max_rel_error']:.1e}"
+        for name, parity in found["parity"].items()
+    ]
+    return "\n".join([*lines, *_task_line(found["task_score"]), f"verified ({found['precision']}): {found['file']}"])
+
+
+def _layers_on_disk(sizes: dict[str, int]) -> list[str]:
+    if not sizes["dense"]:
+        return []
+    packed, zipped = sizes["packed"] / sizes["dense"], sizes["zipped_masked"] / sizes["dense"]
+    return [
+        f"pruned layers: {_mb(sizes['packed'])} packed, {packed:.2f} of {_mb(sizes['dense'])} dense; "
+        f"the masked dense weights zipped: {zipped:.2f} (and dense again once they are read)"
+    ]
+
+
+def _task_line(task: dict[str, float] | None) -> list[str]:
+    if task is None:
+        return []
+    return [
+        f"score on the task: {100 * task['file']:.2f}, float32 {100 * task['fp32']:.2f}, "
+        f"a drop of {100 * task['drop']:.2f} points"
+    ]
 
 
 def bench_text(record: dict[str, Any]) -> str:
