@@ -7,7 +7,7 @@ import click
 from vlcompress import __version__
 from vlcompress.errors import VerificationError, VlcompressError
 
-COMMANDS = ("pretrain", "prune", "compile", "export", "verify", "bench", "report", "doctor", "tune", "native")
+COMMANDS = ("pretrain", "prune", "compile", "export", "verify", "bench", "report", "doctor", "tune", "speed", "native")
 
 
 class Commands(click.Group):

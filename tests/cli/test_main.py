@@ -20,6 +20,7 @@ FLAGS = {
     },
     "verify": {"run", "batch", "threads", "json"},
     "bench": {"batch", "threads", "home", "json"},
+    "speed": {"model", "size", "block", "sparsity", "batch", "threads", "device", "json"},
     "native build": {"ort-include", "compiler", "json"},
     "native status": {"json"},
 }  # fmt: skip
