@@ -13,8 +13,16 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from vlcompress.errors import VlcompressError
-from vlcompress.export.native.build import build, find_headers
-from vlcompress.export.native.library import Floats, PanelWeight, pack_columns
+from vlcompress.export import runtime
+from vlcompress.export.native.build import Built, build, find_headers
+from vlcompress.export.native.library import (
+    BFLOAT16_SETS,
+    Floats,
+    NativeLibrary,
+    PanelWeight,
+    bfloat16,
+    pack_columns,
+)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +107,37 @@ def test_an_empty_batch(library: Path) -> None:
         5,
         64,
     )
+
+
+def test_bfloat16_by_a_session_option(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both precisions in one process, as sessions ask for them."""
+    packed, dense = weight(64, 48)
+    bias, x = normal(64), normal(2, 9, 48)
+    data = model(packed, bias, name="BlockSparseLinear")
+    if not set(BFLOAT16_SETS) & set(NativeLibrary(library).instruction_sets()):
+        pytest.skip("this processor multiplies no bfloat16")
+    monkeypatch.setattr(runtime, "built", lambda: Built(library, "c++", onnxruntime=True))
+    exact, rounded = (
+        runtime.session_from_bytes(data, threads=1, native=precision).run(None, {"x": x})[0]
+        for precision in ("float32", "bfloat16")
+    )
+    np.testing.assert_allclose(exact, x @ dense.T + bias, atol=2e-5)
+    np.testing.assert_allclose(rounded, bfloat16(x) @ bfloat16(dense).T + bias, atol=2e-5)
+    assert np.abs(rounded - exact).max() > 1e-4
+
+
+def test_an_unknown_precision(library: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("vlcompress.precision", "float8")
+    with pytest.raises(Exception, match="must be float32 or bfloat16"):
+        options.register_custom_ops_library(str(library))
+
+
+def test_bfloat16_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed, _ = weight(64, 48)
+    monkeypatch.setattr(runtime, "built", lambda: None)
+    with pytest.raises(VlcompressError, match="run `vlcompress native build`"):
+        runtime.session_from_bytes(model(packed, normal(64), name="B"), threads=1, native="bfloat16")
 
 
 @pytest.mark.parametrize(

@@ -47,17 +47,17 @@ struct Turned {
   uint64_t job = 0;
   int64_t tile = -1;
 
-  float* room(int64_t floats) {
+  void* room(int64_t floats) {
     constexpr int64_t line = 64 / sizeof(float);
     if (size < floats) storage.reset(new float[static_cast<size_t>(floats + line)]), size = floats;
-    return reinterpret_cast<float*>(up<uintptr_t>(reinterpret_cast<uintptr_t>(storage.get()), 64) * 64);
+    return reinterpret_cast<void*>(up<uintptr_t>(reinterpret_cast<uintptr_t>(storage.get()), 64) * 64);
   }
 };
 
-const float* turned_tile(const Job& job, int64_t tile, const Rows& rows) {
+const void* turned_tile(const Job& job, int64_t tile, const Rows& rows) {
   thread_local Turned mine;
   const int64_t inputs = job.weight.inputs;
-  float* room = mine.room(inputs * rows.vectors * job.set.lanes);
+  void* const room = mine.room((inputs + 1) * rows.vectors * job.set.lanes);  // bfloat16 takes a column of zeros
   if (mine.job != job.id || mine.tile != tile) {
     job.set.turn(job.call.x + rows.first * inputs, inputs, rows.count, rows.vectors, room);
     mine.job = job.id, mine.tile = tile;
@@ -65,13 +65,14 @@ const float* turned_tile(const Job& job, int64_t tile, const Rows& rows) {
   return room;
 }
 
-void run_panel(const Job& job, int64_t panel, const Rows& rows, const float* turned) {
+void run_panel(const Job& job, int64_t panel, const Rows& rows, const void* turned) {
   const Weight& w = job.weight;
   const Call& c = job.call;
   const int64_t start = w.starts[panel], count = w.starts[panel + 1] - start;
   const int64_t end = std::min((panel + 1) * w.height, w.outputs);
   for (int64_t output = panel * w.height; output < end; output += kOutputs) {
-    const float* values = w.values + start * w.height + output - panel * w.height;
+    const int64_t first = start * w.height + output - panel * w.height;
+    const void* values = static_cast<const char*>(w.values) + first * static_cast<int64_t>(job.set.value_size);
     const int64_t at = rows.first * w.outputs + output;
     job.set.step({turned, values, w.height, w.columns + start, count, c.bias ? c.bias + output : nullptr,
                   c.residual ? c.residual + at : nullptr, c.y + at, w.outputs,
@@ -85,28 +86,14 @@ void run_task(void* data, size_t index) {
   const int64_t tile = static_cast<int64_t>(index) / job.ranges, range = static_cast<int64_t>(index) % job.ranges;
   const int64_t panels = up(job.weight.outputs, job.weight.height);
   const Rows rows = rows_of(job, tile);
-  const float* turned = turned_tile(job, tile, rows);
+  const void* turned = turned_tile(job, tile, rows);
+  if (job.set.begin) job.set.begin();
   for (int64_t p = panels * range / job.ranges; p < panels * (range + 1) / job.ranges; ++p)
     run_panel(job, p, rows, turned);
+  if (job.set.end) job.set.end();
 }
 
 }  // namespace
-
-const InstructionSet* instruction_set(const char* name) {
-  const InstructionSet* found[3];
-  int count = 0;
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-    found[count++] = &set_avx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found[count++] = &set_avx2;
-#endif
-  found[count++] = &set_base;
-  if (!name) return found[0];
-  for (int i = 0; i < count; ++i)
-    if (!std::strcmp(found[i]->name, name)) return found[i];
-  return nullptr;
-}
 
 const char* check(const Weight& w, int64_t values, int64_t columns, int64_t panels) {
   if (w.height <= 0 || w.height % kOutputs) return "the height of a panel must be a multiple of 16";

@@ -30,27 +30,24 @@ _COMMON_PLACES = ("/usr/include", "/usr/local/include", "/opt/homebrew/include")
 _FOLDERS = ("", "onnxruntime", "onnxruntime/core/session", "include", "include/onnxruntime")
 
 
-@dataclass(frozen=True)
-class InstructionSet:
-    """One compilation of the inner loops.
+_AVX512 = ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mprefer-vector-width=512")
 
-    Attributes:
-        name: as the library calls it.
-        lanes: float32 in a register.
-        at_once: outputs that are summed side by side: with up to 3 registers of rows each, they fill the registers.
-        flags: for the compiler.
-    """
+Unit = tuple[str, tuple[str, ...]]
+"""One compilation: a source and its own flags. For inner loops: the name of the instruction set, float32 in a register
+(LANES), and outputs that are summed side by side (AT_ONCE: with 3 registers of rows each, they fill the registers)."""
 
-    name: str
-    lanes: int
-    at_once: int
-    flags: tuple[str, ...] = ()
-
-
-BASE = InstructionSet("base", 4, 4)
-X86 = (
-    InstructionSet("avx2", 8, 4, ("-mavx2", "-mfma")),
-    InstructionSet("avx512", 16, 8, ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512")),
+ANYWHERE: tuple[Unit, ...] = (
+    ("block_sparse_linear.cpp", ()),
+    ("bfloat16.cpp", ()),
+    ("plain.cpp", ()),
+    ("processor.cpp", ()),
+    ("step.cpp", ("-DSET=base", "-DLANES=4", "-DAT_ONCE=4")),
+)
+X86: tuple[Unit, ...] = (
+    ("step.cpp", ("-DSET=avx2", "-DLANES=8", "-DAT_ONCE=4", "-mavx2", "-mfma")),
+    ("step.cpp", ("-DSET=avx512", "-DLANES=16", "-DAT_ONCE=8", *_AVX512)),
+    ("step_bfloat16.cpp", ("-DSET=avx512_bf16", "-DLANES=16", *_AVX512, "-mavx512bf16")),
+    ("step_bfloat16.cpp", ("-DSET=amx_bf16", "-DLANES=16", *_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16")),
 )
 
 
@@ -155,10 +152,7 @@ def _places() -> list[str]:
 
 def _compile(library: Path, compiler: str, headers: Path | None) -> None:
     """Compile all sources, two at a time, and link them."""
-    units: list[tuple[str, tuple[str, ...]]] = [("block_sparse_linear.cpp", ()), ("plain.cpp", ())]
-    for found in (BASE, *(X86 if platform.machine() in ("x86_64", "AMD64") else ())):
-        defines = (f"-DSET={found.name}", f"-DLANES={found.lanes}", f"-DAT_ONCE={found.at_once}")
-        units.append(("step.cpp", (*defines, *found.flags)))
+    units = [*ANYWHERE, *(X86 if platform.machine() in ("x86_64", "AMD64") else ())]
     if headers is not None:
         units.append(("ort.cpp", ("-isystem", str(headers))))
     with tempfile.TemporaryDirectory() as objects, ThreadPoolExecutor(2) as pool:
@@ -181,7 +175,7 @@ def _run(command: Sequence[str]) -> str:
     except subprocess.CalledProcessError as error:
         lines = [line for line in error.stderr.splitlines() if "error" in line] or error.stderr.splitlines() or ["?"]
         raise VlcompressError(
-            f"'{command[0]}' cannot compile the native kernel ({lines[0]}): use C++17, as of GCC 9 or Clang 12"
+            f"'{command[0]}' cannot compile the native kernel ({lines[0]}): use C++17, as of GCC 11 or Clang 12"
         ) from None
     return done.stdout
 

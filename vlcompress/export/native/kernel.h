@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace vlcompress {
 
@@ -15,7 +16,7 @@ constexpr int kMaxRows = 48;  // Rows of x that one step computes, at most.
 enum Activation : int32_t { kNone = 0, kGelu = 1, kGeluTanh = 2, kRelu = 3, kActivations = 4 };
 
 struct Weight {
-  const float* values;     // sum of kept columns x height
+  const void* values;      // sum of kept columns x height: float32, or bfloat16 as `pack_bfloat16` makes it
   const int32_t* columns;  // each in [0, inputs)
   const int64_t* starts;   // panels + 1
   int64_t inputs;          // K
@@ -34,8 +35,8 @@ struct Call {
 
 // What one step needs: some rows of x, turned to [K][lanes x vectors], and kOutputs outputs of one panel.
 struct Step {
-  const float* turned;
-  const float* values;
+  const void* turned;
+  const void* values;
   int64_t stride;  // from one column's weights to the next one's
   const int32_t* columns;
   int64_t count;
@@ -51,24 +52,39 @@ struct Step {
 // The inner loops, compiled for one instruction set.
 struct InstructionSet {
   const char* name;
-  int lanes;    // floats in a register
-  int vectors;  // registers of rows in a step, at most
+  int lanes;          // rows that lie side by side in a register
+  int vectors;        // registers of rows in a step, at most
+  size_t value_size;  // bytes of a weight
   void (*step)(const Step& step, int vectors);
-  void (*turn)(const float* x, int64_t inputs, int rows, int vectors, float* turned);
+  void (*turn)(const float* x, int64_t inputs, int rows, int vectors, void* turned);
+  void (*begin)();  // of a task, or null
+  void (*end)();
 };
 
 extern const InstructionSet set_base;
 #if defined(__x86_64__)
-extern const InstructionSet set_avx2;
-extern const InstructionSet set_avx512;
+extern const InstructionSet set_avx2, set_avx512, set_avx512_bf16, set_amx_bf16;
 #endif
 
 using Task = void (*)(void* data, size_t index);
 // Runs task(data, 0) .. task(data, count - 1), in any order and on any threads.
 using ParallelFor = void (*)(void* pool, size_t count, Task task, void* data);
 
-// The best instruction set of this processor, or the named one; null if it is unknown or not there.
-const InstructionSet* instruction_set(const char* name);
+enum class Precision { kFloat32, kBfloat16 };
+
+// The best instruction set of this processor at that precision, or the named one; null if there is none.
+const InstructionSet* instruction_set(const char* name, Precision precision);
+
+// A weight in bfloat16, for instructions that multiply pairs: panels of kOutputs, each filled up to whole blocks of
+// kBlock columns with column K, which is zero. A block is [kOutputs][kBlock].
+constexpr int kBlock = 32;
+struct Bfloat16Weight {
+  std::vector<uint16_t> values;
+  std::vector<int32_t> columns;
+  std::vector<int64_t> starts;
+  Weight view(const Weight& from) const;
+};
+Bfloat16Weight pack_bfloat16(const Weight& weight);
 
 // Null if the weight is sound, else what is wrong with it.
 const char* check(const Weight& weight, int64_t values, int64_t columns, int64_t panels);

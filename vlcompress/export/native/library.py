@@ -19,7 +19,10 @@ ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu")
 """In the order of kernel.h."""
 
 INSTRUCTION_SETS = ("avx512", "avx2", "base")
-"""From the fastest on."""
+"""For float32, from the fastest on."""
+
+BFLOAT16_SETS = ("amx_bf16", "avx512_bf16")
+"""For weights and activations in bfloat16 with float32 sums, from the fastest on."""
 
 TOLERANCE = 1e-5
 """Of the largest output: float32 sums in another order."""
@@ -63,9 +66,9 @@ class NativeLibrary:
         self._library.vlcompress_block_sparse_linear.restype = ctypes.c_char_p
 
     def instruction_sets(self) -> tuple[str, ...]:
-        """List those that this processor has, the one that is used first."""
+        """List those that this processor has: first those for float32, the fastest one first, then for bfloat16."""
         find = self._library.vlcompress_instruction_set
-        return tuple(name for name in INSTRUCTION_SETS if find(name.encode()) is not None)
+        return tuple(name for name in (*INSTRUCTION_SETS, *BFLOAT16_SETS) if find(name.encode()) is not None)
 
     def block_sparse_linear(
         self,
@@ -86,7 +89,7 @@ class NativeLibrary:
             bias_N: float32, or None for zeros.
             residual_MN: float32, or None for zeros.
             activation: one of `ACTIVATIONS`; "gelu" is exact, with erf.
-            instruction_set: one of `INSTRUCTION_SETS`; the best of this processor by default.
+            instruction_set: one of `INSTRUCTION_SETS` or `BFLOAT16_SETS`; the best one for float32 by default.
             threads: how many to start for this call.
 
         Raises:
@@ -116,8 +119,9 @@ def verify(library: NativeLibrary) -> None:
         VerificationError: one of them computes something else.
     """
     for name in library.instruction_sets():
+        seen = bfloat16 if name in BFLOAT16_SETS else np.asarray
         for x, weight, dense, bias, residual in _cases():
-            expected = np.maximum(x @ dense.T + bias + residual, 0.0)
+            expected = np.maximum(seen(x) @ seen(dense).T + bias + residual, 0.0)
             got = library.block_sparse_linear(x, weight, bias, residual, activation="relu", instruction_set=name)
             error = float(np.abs(got - expected).max(initial=0.0))
             if not error <= TOLERANCE * float(np.abs(expected).max(initial=1e-30)):
@@ -125,6 +129,13 @@ def verify(library: NativeLibrary) -> None:
                     f"the native kernel is wrong on this processor with {name} (error {error:.3g} on x {x.shape}): it "
                     "is not used; build it with another compiler (--compiler)"
                 )
+
+
+def bfloat16(values: Floats) -> Floats:
+    """Round to bfloat16 (nearest, ties to even), as float32."""
+    bits = np.ascontiguousarray(values).view(np.uint32)
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
+    return rounded.astype(np.uint32).view(np.float32)
 
 
 def pack_columns(dense: Floats, keep: npt.NDArray[np.bool_], height: int) -> PanelWeight:

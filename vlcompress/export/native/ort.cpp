@@ -76,10 +76,11 @@ OrtStatus* read_activation(const OrtApi& api, const OrtKernelInfo* info, int32_t
 
 struct Kernel {
   const OrtApi& api;
+  const InstructionSet& set;
   Weight weight{};
+  Bfloat16Weight packed{};
   const float* bias = nullptr;
   int32_t activation = kNone;
-  const InstructionSet* set = instruction_set(nullptr);
 };
 
 // Reads and checks the attributes and the constants, which stay where they are for as long as the session lives.
@@ -91,16 +92,28 @@ OrtStatus* prepare(const OrtKernelInfo* info, Kernel& kernel) {
   RETURN_IF_ERROR(api.KernelInfoGetAttribute_int64(info, "K", &w.inputs));
   RETURN_IF_ERROR(api.KernelInfoGetAttribute_int64(info, "h", &w.height));
   RETURN_IF_ERROR(read_activation(api, info, &kernel.activation));
-  RETURN_IF_ERROR(read_constant(api, info, kW, &w.values, &values));
+  const float* weights = nullptr;
+  RETURN_IF_ERROR(read_constant(api, info, kW, &weights, &values));
+  w.values = weights;
   RETURN_IF_ERROR(read_constant(api, info, kI, &w.columns, &columns));
   RETURN_IF_ERROR(read_constant(api, info, kP, &w.starts, &starts));
   RETURN_IF_ERROR(read_constant(api, info, kB, &kernel.bias, &bias));
   if (const char* wrong = check(w, values, columns, starts - 1)) return refuse(api, wrong);
-  return bias == w.outputs ? nullptr : refuse(api, "B must have N values");
+  if (bias != w.outputs) return refuse(api, "B must have N values");
+  if (kernel.set.value_size == sizeof(uint16_t)) {
+    kernel.packed = pack_bfloat16(w);
+    w = kernel.packed.view(w);
+  }
+  return nullptr;
 }
 
-OrtStatus* ORT_API_CALL create(const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* info, void** created) {
-  auto* const kernel = new Kernel{*api};
+struct Op : OrtCustomOp {
+  char name[32];
+  const InstructionSet* set;
+};
+
+OrtStatus* ORT_API_CALL create(const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info, void** created) {
+  auto* const kernel = new Kernel{*api, *static_cast<const Op*>(op)->set};
   OrtStatus* const status = prepare(info, *kernel);
   if (status)
     delete kernel;
@@ -156,21 +169,18 @@ OrtStatus* ORT_API_CALL compute(void* state, OrtKernelContext* context) {
   RETURN_IF_ERROR(api.GetTensorMutableData(output, &y));
   call.y = static_cast<float*>(y);
   Pool pool{api, context, nullptr};
-  block_sparse_linear(w, call, *kernel.set, on_runtime, &pool);
+  block_sparse_linear(w, call, kernel.set, on_runtime, &pool);
   return pool.status;
 }
-
-struct Op : OrtCustomOp {
-  char name[32];
-};
 
 ONNXTensorElementDataType ORT_API_CALL input_type(const OrtCustomOp*, size_t index) {
   if (index == kI) return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
   return index == kP ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 }
 
-Op make_op(int number, uint32_t version) {
+Op make_op(int number, uint32_t version, const InstructionSet* set) {
   Op op{};
+  op.set = set;
   std::snprintf(op.name, sizeof op.name, number ? "BlockSparseLinear_%d" : "BlockSparseLinear", number);
   op.version = version;
   op.GetName = [](const OrtCustomOp* self) { return static_cast<const char*>(static_cast<const Op*>(self)->name); };
@@ -197,27 +207,50 @@ const OrtApi* newest_api(const OrtApiBase* base, uint32_t* version) {
   return nullptr;
 }
 
-// Sessions refer to the operators and their domain, so both are made once and live as long as the process.
-OrtStatus* make_domain(const OrtApi& api, uint32_t version, OrtCustomOpDomain** domain) {
-  static std::array<Op, kNames> ops;
-  RETURN_IF_ERROR(api.CreateCustomOpDomain("vlcompress", domain));
-  for (size_t i = 0; i < ops.size(); ++i) {
-    ops[i] = make_op(static_cast<int>(i), version);
-    RETURN_IF_ERROR(api.CustomOpDomain_Add(*domain, &ops[i]));
+// Sessions refer to the operators and their domain, so these are made once and live as long as the process.
+struct Domain {
+  std::array<Op, kNames> ops{};
+  OrtCustomOpDomain* domain = nullptr;
+};
+
+OrtStatus* make_domain(const OrtApi& api, uint32_t version, const InstructionSet* set, Domain* made) {
+  if (made->domain) return nullptr;
+  OrtCustomOpDomain* domain = nullptr;
+  RETURN_IF_ERROR(api.CreateCustomOpDomain("vlcompress", &domain));
+  for (size_t i = 0; i < made->ops.size(); ++i) {
+    made->ops[i] = make_op(static_cast<int>(i), version, set);
+    RETURN_IF_ERROR(api.CustomOpDomain_Add(domain, &made->ops[i]));
   }
+  made->domain = domain;
+  return nullptr;
+}
+
+// A session asks for bfloat16 with the configuration entry "vlcompress.precision".
+OrtStatus* read_precision(const OrtApi& api, const OrtSessionOptions* options, Precision* precision) {
+  constexpr const char* key = "vlcompress.precision";
+  int there = 0;
+  RETURN_IF_ERROR(api.HasSessionConfigEntry(options, key, &there));
+  if (!there) return nullptr;
+  char value[16] = {};
+  size_t size = sizeof value;
+  RETURN_IF_ERROR(api.GetSessionConfigEntry(options, key, value, &size));
+  const std::string name = value;
+  if (name != "float32" && name != "bfloat16") return refuse(api, "vlcompress.precision must be float32 or bfloat16");
+  *precision = name == "bfloat16" ? Precision::kBfloat16 : Precision::kFloat32;
   return nullptr;
 }
 
 OrtStatus* register_ops(const OrtApi& api, uint32_t version, OrtSessionOptions* options) {
   static std::mutex mutex;
-  static OrtCustomOpDomain* domain = nullptr;
+  static Domain domains[2];
+  Precision precision = Precision::kFloat32;
+  RETURN_IF_ERROR(read_precision(api, options, &precision));
+  const InstructionSet* const set = instruction_set(nullptr, precision);
+  if (!set) return refuse(api, "this processor multiplies no bfloat16 faster than float32");
+  Domain& domain = domains[precision == Precision::kBfloat16];
   const std::lock_guard<std::mutex> lock(mutex);
-  if (!domain) {
-    OrtCustomOpDomain* made = nullptr;
-    RETURN_IF_ERROR(make_domain(api, version, &made));
-    domain = made;
-  }
-  return api.AddCustomOpDomain(options, domain);
+  RETURN_IF_ERROR(make_domain(api, version, set, &domain));
+  return api.AddCustomOpDomain(options, domain.domain);
 }
 
 }  // namespace

@@ -18,13 +18,23 @@ void on_threads(void* pool, size_t count, vlcompress::Task task, void* data) {
   for (auto& other : others) other.join();
 }
 
+const vlcompress::InstructionSet* find(const char* name, vlcompress::Precision* precision) {
+  using vlcompress::Precision;
+  for (const Precision one : {Precision::kFloat32, Precision::kBfloat16}) {
+    *precision = one;
+    if (const auto* set = vlcompress::instruction_set(name, one)) return set;
+  }
+  return nullptr;
+}
+
 }  // namespace
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
 // The name of the instruction set that is used, or null if `wanted` is unknown or not there.
 EXPORTED const char* vlcompress_instruction_set(const char* wanted) {
-  const auto* set = vlcompress::instruction_set(wanted);
+  vlcompress::Precision precision;
+  const auto* set = find(wanted, &precision);
   return set ? set->name : nullptr;
 }
 
@@ -36,8 +46,15 @@ EXPORTED const char* vlcompress_block_sparse_linear(const float* x, int64_t rows
                                                     int32_t activation, float* y, const char* set_name, int threads) {
   const vlcompress::Weight weight{values, columns, starts, inputs, outputs, height};
   if (const char* wrong = vlcompress::check(weight, value_count, column_count, panels)) return wrong;
-  const auto* set = vlcompress::instruction_set(set_name);
+  vlcompress::Precision precision;
+  const auto* set = find(set_name, &precision);
   if (!set) return "this processor lacks that instruction set";
+  if (precision == vlcompress::Precision::kBfloat16) {
+    const auto packed = vlcompress::pack_bfloat16(weight);
+    vlcompress::block_sparse_linear(packed.view(weight), {x, bias, residual, y, rows, activation}, *set, on_threads,
+                                    &threads);
+    return nullptr;
+  }
   vlcompress::block_sparse_linear(weight, {x, bias, residual, y, rows, activation}, *set, on_threads, &threads);
   return nullptr;
 }
