@@ -98,6 +98,12 @@ class Subject:
                 require(parity(self.family, self.model, found.session, [inputs]), failure)
         return opened
 
+    def zeros(self, pattern: str, sparsity: float) -> Path:
+        """Prune at random, and write the dense graph with those zeros: what other runtimes are given."""
+        masks = random_masks(self.family, self.model, pattern, sparsity)
+        with masked(self.model, masks):
+            return self._rewritten({}, "masked")
+
     def _shrunk(self, masks: Mapping[str, Tensor]) -> Path:
         smaller, _, _ = shrink(self.family, self.model, masks)
         return self._write(trace(self.family, smaller, self.config), "shrunk")
@@ -109,13 +115,13 @@ class Subject:
         }
         found = {}
         if any(layer.form is not None for layer in standard.values()):
-            found[STANDARD] = self._rewritten(packed, standard, "standard")
+            found[STANDARD] = self._rewritten(standard, "standard")
         layers = native_layers(packed) if self.chooser.provider == "cpu" else {}
         if layers:
-            found[NATIVE] = self._rewritten(packed, layers, "native")
+            found[NATIVE] = self._rewritten(layers, "native")
         return found
 
-    def _rewritten(self, packed: Mapping[str, Bsr], layers: Mapping[str, Layer], name: str) -> Path:
+    def _rewritten(self, layers: Mapping[str, Layer], name: str) -> Path:
         graph = self.graph.clone()
         for value, weight in self._weights.items():
             values = np.ascontiguousarray(self.model.get_parameter(weight).data.T.numpy())
