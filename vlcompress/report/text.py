@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlcompress.artefacts import Json
 from vlcompress.models.registry import FAMILIES
 from vlcompress.pruning.schedule import levels, parse_schedule
 from vlcompress.recipe import Recipe
@@ -266,3 +267,17 @@ def _bench_row(name: str, batch: str, found: dict[str, Any], variant: dict[str, 
 
 def _mb(count: int) -> str:
     return f"{count / 1e6:.2f} MB"
+
+
+def native_text(status: Json) -> str:
+    """Say whether the native library is there, and what it is."""
+    if not status["built"]:
+        return "native kernel: not built (run `vlcompress native build`); exported files run with standard operators"
+    return "\n".join(
+        [
+            f"native kernel: built; instruction sets of this processor: {', '.join(status['instruction_sets'])}",
+            f"compiler: {status['compiler']}",
+            f"ONNX Runtime operator: {'yes' if status['onnxruntime'] else 'no'}",
+            f"library: {status['library']}",
+        ]
+    )
