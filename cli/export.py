@@ -1,6 +1,7 @@
 """vlcompress export: write a compiled model for a runtime."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -9,19 +10,33 @@ from vlcompress.cli import options
 
 @click.command()
 @options.run_path
-@click.option("--format", "format_", type=click.Choice(["onnx"]), default="onnx", show_default=True)
+@click.option("--format", "format_", type=click.Choice(["onnx", "triton"]), default="onnx", show_default=True)
 @click.option("--batch", default=32, show_default=True, help="Batch size to be fast at.")
 @click.option("--threads", default=1, show_default=True, help="Threads of ONNX Runtime while measuring.")
+@click.option("--target-ort", metavar="VERSION", help="ONNX Runtime of the server that will run it (triton).")
 @options.home
 @options.as_json
-def command(run: Path | None, format_: str, batch: int, threads: int, home: Path, as_json: bool) -> None:
+def command(
+    run: Path | None, format_: str, batch: int, threads: int, target_ort: str | None, home: Path, as_json: bool
+) -> None:
     """Write standard ONNX, checked on real samples before the file appears (exit code 3 if the check fails).
 
-    RUN is a run's folder; the newest finished one is taken without it.
+    RUN is a run's folder; the newest finished one is taken without it. The other formats pack what `--format onnx`
+    wrote: triton makes a model repository for NVIDIA Triton Inference Server.
     """
+    if format_ != "onnx":
+        return _pack(format_, options.chosen_run(run, home), batch, threads, target_ort, as_json)
     from vlcompress.export.export_run import export_run
     from vlcompress.report.text import export_text
 
     chosen = options.chosen_run(run, home)
     manifest = export_run(chosen, batch=batch, threads=threads)
     options.show(manifest, export_text(chosen.folder / "onnx", manifest), as_json)
+
+
+def _pack(format_: str, run: Any, batch: int, threads: int, target_ort: str | None, as_json: bool) -> None:
+    from vlcompress.export.model_repository import TARGET_ORT, export_triton
+    from vlcompress.report.text import triton_text
+
+    folder, manifest = export_triton(run, batch=batch, threads=threads, target_ort=target_ort or TARGET_ORT)
+    options.show(manifest, triton_text(folder, manifest), as_json)

@@ -14,7 +14,7 @@ FLAGS = {
         "device", "home", "json",
     },
     "compile": {"batch", "threads", "device", "home", "json"},
-    "export": {"format", "batch", "threads", "home", "json"},
+    "export": {"format", "batch", "threads", "target-ort", "home", "json"},
     "bench": {"batch", "threads", "home", "json"},
 }  # fmt: skip
 
