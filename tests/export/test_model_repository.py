@@ -1,8 +1,6 @@
 """The model repository: what stands in it, and that protobuf's text format is what it should be."""
 
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +74,7 @@ def test_weights_outside_the_graph_make_model_onnx_a_folder(exported: Path, tmp_
     write(outside, tmp_path / "lxmert_vqa")
     folder = tmp_path / "lxmert_vqa" / "1" / "model.onnx"
     assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "model.onnx.data"]
-    onnx.checker.check_model(folder / "model.onnx")
+    onnx.checker.check_model(str(folder / "model.onnx"))
 
 
 def test_a_damaged_export_is_not_packed(exported: Path, tmp_path: Path) -> None:
