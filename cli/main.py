@@ -7,7 +7,7 @@ import click
 from vlcompress import __version__
 from vlcompress.errors import VerificationError, VlcompressError
 
-COMMANDS = ("pretrain", "prune", "compile", "export", "bench", "report", "doctor", "tune")
+COMMANDS = ("pretrain", "prune", "compile", "export", "bench", "report", "serve", "doctor", "tune")
 
 
 class Commands(click.Group):

@@ -19,6 +19,10 @@ FLAGS = {
     "export": {"format", "batch", "threads", "target-ort", "home", "json"},
     "bench models": {"batch", "threads", "home", "json"},
     "bench serve": {"url", "model", "rate", "seconds", "rows", "seed", "token", "home", "json"},
+    "serve": {
+        "backend", "provider", "threads", "sessions", "max-batch", "batch-window", "queue", "deadline", "max-body",
+        "host", "port", "token-file", "drain", "poll", "page", "log-level", "otel", "home", "json",
+    },
 }  # fmt: skip
 
 

@@ -47,7 +47,7 @@ class Settings:
         batch_window_ms: how long the oldest request may wait for others to share its execution; with 0 requests are
             merged only while every session is busy.
         queue_rows: rows that may wait for a session, over all requests of a model.
-        deadline_ms: most time from a request's arrival to its answer; a request may ask for less.
+        deadline_ms: most time from the end of a request's body to its answer; a request may ask for less.
         max_body_bytes: largest request body as sent.
         max_inflated_bytes: largest request body after decompression.
         max_inflight_bytes: most bytes of request bodies in memory at once.
