@@ -115,7 +115,7 @@ def summary(document: dict[str, Any]) -> str:
         sparsity = f", {float(model['sparsity']):.0%} pruned" if model["sparsity"] else ""
         runs = f"{model['backend']} on {model['provider']}"
         parallel = f"{model['sessions']} session(s) of {model['threads']} thread(s)"
-        lines.append(f"  {model['name']} version {model['version']}: {runs}{sparsity}, {parallel}")
+        lines.append(f"  {model['model']} version {model['version']}: {runs}{sparsity}, {parallel}")
         lines += [
             f"    measured: {row['sessions']} x {row['threads']} thread(s): {row['rows_per_s']:.0f} rows/s"
             for row in model["measured"]
