@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from vlcompress.serve.refusal import Refusal, invalid, shown
+from vlcompress.serve.refusal import invalid, shown
 from vlcompress.serve.tensors import DATATYPES, Array, Arrays
 
 Json = dict[str, Any]
@@ -194,39 +194,31 @@ def _booleans(name: str, flat: list[Any]) -> Array:
 
 
 def _numbers(name: str, dtype: np.dtype[np.generic], flat: list[Any]) -> Array:
+    kinds = set(map(type, flat))  # numpy alone would take true for 1 and "4" for 4
+    if not kinds <= {int, float}:
+        raise invalid(f"input '{shown(name)}' holds something that is not a number")
+    convert = _floats if dtype.kind == "f" else _integers
     try:
-        found = np.asarray(flat)
-    except (ValueError, OverflowError):
-        raise _not_numbers(name) from None
-    # A boolean among numbers would become 1 in silence; mixed with text, the whole array becomes text.
-    if found.ndim != 1 or found.dtype.kind not in "iuf" or any(type(value) is bool for value in flat):
-        raise _not_numbers(name)
-    if dtype.kind == "f":
-        return _floats(name, dtype, found)
-    return _integers(name, dtype, found)
+        return convert(name, dtype, flat, float in kinds)
+    except OverflowError:
+        raise invalid(f"input '{shown(name)}' holds a number outside the range of {dtype}") from None
 
 
-def _floats(name: str, dtype: np.dtype[np.generic], found: Array) -> Array:
+def _floats(name: str, dtype: np.dtype[np.generic], flat: list[Any], _: bool) -> Array:
     with np.errstate(over="ignore"):
-        array = found.astype(dtype)
+        array = np.array(flat, dtype=np.float64).astype(dtype)
     if not np.isfinite(array).all():
         raise invalid(f"input '{shown(name)}' holds a number that is not finite as {dtype}")
     return array
 
 
-def _integers(name: str, dtype: np.dtype[np.generic], found: Array) -> Array:
+def _integers(name: str, dtype: np.dtype[np.generic], flat: list[Any], some_floats: bool) -> Array:
     """Convert to whole numbers; 1.0 is accepted for 1, since some clients turn every number into a float."""
-    limits = np.iinfo(dtype)  # type: ignore[type-var]
-    values = np.asarray(found, dtype=np.float64) if found.dtype.kind == "f" else found
-    if found.dtype.kind == "f" and not bool(((values == np.floor(values)) & (abs(values) <= LARGEST_EXACT)).all()):
-        raise invalid(f"input '{shown(name)}' holds a number that is not whole, or too large")
-    if len(values) and not (int(values.min()) >= limits.min and int(values.max()) <= limits.max):
-        raise invalid(f"input '{shown(name)}' holds a number outside {limits.min} to {limits.max}")
-    return values.astype(dtype)
-
-
-def _not_numbers(name: str) -> Refusal:
-    return invalid(f"input '{shown(name)}' holds something that is not a number in range")
+    if some_floats:
+        if not all(value == int(value) and abs(value) <= LARGEST_EXACT for value in flat if abs(value) < math.inf):
+            raise invalid(f"input '{shown(name)}' holds a number that is not whole, or too large to be exact")
+        flat = [int(value) for value in flat]  # infinity overflows
+    return np.array(flat, dtype=dtype)
 
 
 def _from_binary(name: str, datatype: str, shape: tuple[int, ...], raw: memoryview) -> Array:

@@ -234,9 +234,8 @@ def _response(encoded: Encoded, accepted: str) -> Response:
 
 
 def _compressed(body: bytes, headers: dict[str, str], accepted: str) -> tuple[bytes, dict[str, str]]:
-    names = [
-        part.partition(";")[0].strip().lower() for part in accepted.split(",") if "q=0" not in part.replace(" ", "")
-    ]
+    parts = [part.replace(" ", "").lower().partition(";") for part in accepted.split(",")]
+    names = [name for name, _, weight in parts if weight.rstrip("0.") != "q="]  # "q=0" means: not this one
     if "gzip" in names:
         return gzip.compress(body, 1, mtime=0), {**headers, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
     if "deflate" in names:
