@@ -1,11 +1,11 @@
 """Our server beside NVIDIA's tritonserver on the same requests; records both statuses of every case.
 
     VLCOMPRESS_TRITON_VENV=... python -m bench.serving_differential RUN [--out bench/results/serving/differential.json]
-        [--statuses tests/serve/triton_answers.json]
+        [--statuses tests/serve/live/triton_answers.json]
 
 The run must be exported (``vlcompress export``). NVIDIA's server gets the repository that ``vlcompress export --format
-triton`` writes, ours the exported folder; tests/serve/differential.py lists the requests and where the two are meant
-to differ.
+triton`` writes, ours the exported folder; tests/serve/live/differential.py lists the requests and the differences that
+are meant.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.serving import RunModel, write_record
-from tests.serve.differential import DELIBERATE, ask, cases, differences
-from tests.serve.triton_reference import VARIABLE, installed, triton_server
+from tests.serve.live.differential import DELIBERATE, ask, cases, differences
+from tests.serve.live.triton_reference import VARIABLE, installed, triton_server
 from vlcompress.bench.served import served
 from vlcompress.export.model_repository import write_model
 
@@ -53,7 +53,7 @@ def main() -> None:
     arguments = parser.parse_args()
     venv = installed()
     if venv is None:
-        raise SystemExit(f"{VARIABLE} names no environment with nvidia-pytriton (tests/serve/triton_reference.py)")
+        raise SystemExit(f"{VARIABLE} names no environment with nvidia-pytriton (tests/serve/live/triton_reference.py)")
     found = measure(RunModel(arguments.run), venv)
     write_record("python -m bench.serving_differential", found, arguments.out)
     if arguments.statuses:

@@ -2,7 +2,7 @@
 
     python -m bench.serving_malformed RUN [--count 10000] [--seed 0] [--out bench/results/serving/malformed.json]
 
-The requests are drawn by tests/serve/malformed.py from the seed. After every 500 a valid request must be answered with
+tests/serve/live/malformed.py draws the requests from the seed. After every 500 a valid request must be answered with
 the scores that ONNX Runtime gives for it. Memory is the server's resident size; it is taken as a base after the first
 1,000, when pools and caches are filled.
 """
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from bench.serving import RunModel, ask_json, resident_mb, write_record
-from tests.serve.malformed import Outcome, attempts, send_all, wrong
+from tests.serve.live.malformed import Outcome, attempts, send_all, wrong
 from vlcompress.bench.served import served
 
 BATCH = 500

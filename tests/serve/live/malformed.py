@@ -14,7 +14,7 @@ from typing import Any
 
 Json = dict[str, Any]
 
-PATIENCE_S = 20.0
+PATIENCE_S = 45.0
 """How long a client waits for an answer before it is counted as "silent"."""
 
 
@@ -54,7 +54,7 @@ def attempts(model: str, valid: Json, count: int, seed: int) -> Iterator[Attempt
         seed: the same seed draws the same ones.
     """
     rng = random.Random(seed)
-    makers = list(_MAKERS.items())
+    makers = list(MAKERS.items())
     for index in range(count):
         kind, make = makers[index % len(makers)]
         yield make(kind, rng, f"/v2/models/{model}/infer", copy.deepcopy(valid))
@@ -101,13 +101,20 @@ async def _send(host: str, port: int, attempt: Attempt) -> str:
             return "left"
         if attempt.after == "half-close":
             writer.write_eof()
-        line = await reader.readline()
-        words = line.split()
-        return words[1].decode() if line.startswith(b"HTTP/") and len(words) > 1 else "closed"
+        return await _status(reader)
     finally:
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
+
+
+async def _status(reader: asyncio.StreamReader) -> str:
+    """Give the status of the first answer that is not "continue"; "closed" where there is none."""
+    while line := await reader.readline():
+        words = line.split()
+        if words and words[0].startswith(b"HTTP/") and not words[1].startswith(b"1"):
+            return words[1].decode()
+    return "closed"
 
 
 def http(path: str, body: bytes, *headers: str, method: str = "POST", length: int | str | None = None) -> bytes:
@@ -192,7 +199,8 @@ def _wrong_headers(kind: str, rng: random.Random, path: str, valid: Json) -> Att
             "\r\n".join(f"X-{i}: {i}" for i in range(400)),
         ]
     )  # fmt: skip
-    return Attempt(kind, (http(path, body, header),))
+    waits = header == "Transfer-Encoding: chunked"  # for chunks that never come: say that the request has ended
+    return Attempt(kind, (http(path, body, header),), after="half-close" if waits else "read")
 
 
 def _wrong_line(kind: str, rng: random.Random, path: str, valid: Json) -> Attempt:
@@ -354,7 +362,7 @@ def _leaver(kind: str, rng: random.Random, path: str, valid: Json) -> Attempt:
     return Attempt(kind, (http(path, json.dumps(valid).encode()),), after="leave")
 
 
-_MAKERS: dict[str, Callable[[str, random.Random, str, Json], Attempt]] = {
+MAKERS: dict[str, Callable[[str, random.Random, str, Json], Attempt]] = {
     "bad json": _bad_json,
     "not finite": _not_finite,
     "bad utf-8": _bad_utf8,

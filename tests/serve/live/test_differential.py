@@ -1,4 +1,4 @@
-"""Our server beside NVIDIA's on the same requests. Without NVIDIA's, the recorded statuses of the reference are held."""
+"""Our server beside NVIDIA's on the same requests. Without NVIDIA's, its recorded statuses are held."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.serve import differential
-from tests.serve.differential import DELIBERATE, Answer, Request, ask, cases, differences
-from tests.serve.triton_reference import VARIABLE, installed, triton_server
+from tests.serve.live import differential
+from tests.serve.live.differential import DELIBERATE, Answer, Request, ask, cases, differences
+from tests.serve.live.triton_reference import VARIABLE, installed, triton_server
 from vlcompress.bench.served import Served
 from vlcompress.export.model_repository import write_model
 from vlcompress.sparse.timing import Effort
