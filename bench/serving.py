@@ -1,7 +1,9 @@
 """What the measurements of the server share: a run's model with its requests, and how a record is written."""
 
+import asyncio
 import http.client
 import json
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -95,3 +97,70 @@ def write_record(command: str, found: dict[str, Any], out: Path | None) -> None:
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text + "\n")
+
+
+class RawClient:
+    """A client that costs next to nothing: prepared bytes over kept connections, so that the server is what is timed."""
+
+    def __init__(self, url: str) -> None:
+        """Aim at "host:port"; connections are opened as they are needed."""
+        self.host, self.port = url.split(":")
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def ask(self, request: bytes) -> str:
+        """Send a request and read the whole answer; give its status, or "closed"."""
+        while True:
+            kept = bool(self._idle)
+            connection = self._idle.pop() if kept else await asyncio.open_connection(self.host, int(self.port))
+            try:
+                return await self._ask(connection, request)
+            except (OSError, asyncio.IncompleteReadError):
+                connection[1].close()
+                if not kept:  # a kept connection may have been closed meanwhile: then ask on a fresh one
+                    return "closed"
+
+    async def _ask(self, connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], request: bytes) -> str:
+        reader, writer = connection
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+        await reader.readexactly(int(length[1]) if length else 0)
+        if b"\r\nconnection: close" in head.lower():
+            writer.close()
+        else:
+            self._idle.append(connection)
+        return head.split(b" ", 2)[1].decode()
+
+    def close(self) -> None:
+        """Hang up."""
+        for _, writer in self._idle:
+            writer.close()
+
+
+def binary_request(model: RunModel, name: str, seed: int, rows: int) -> bytes:
+    """Give a whole HTTP request with binary tensors both ways."""
+    arrays = model.arrays(seed, rows)
+    document = {"inputs": [], "parameters": {"binary_data_output": True}}
+    for value in model.manifest["inputs"]:
+        array = arrays[value["name"]]
+        document["inputs"].append(
+            {
+                "name": value["name"],
+                "shape": list(array.shape),
+                "datatype": TYPES[value["type"]],
+                "parameters": {"binary_data_size": array.nbytes},
+            }
+        )
+    head = json.dumps(document).encode()
+    body = head + b"".join(array.tobytes() for array in arrays.values())
+    return _http(name, body, f"Inference-Header-Content-Length: {len(head)}\r\n")
+
+
+def json_request(model: RunModel, name: str, seed: int, rows: int) -> bytes:
+    """Give a whole HTTP request with JSON tensors both ways."""
+    return _http(name, json.dumps(model.document(seed, rows)).encode(), "")
+
+
+def _http(name: str, body: bytes, headers: str) -> bytes:
+    lines = f"POST /v2/models/{name}/infer HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n"
+    return (lines + "Content-Type: application/json\r\n" + headers + "\r\n").encode() + body

@@ -100,7 +100,8 @@ async def saturate(send: Send, concurrency: int, seconds: float) -> float:
         nonlocal good
         index = worker
         while time.perf_counter() - start < seconds:
-            good += await send(index) == OK
+            outcome = await send(index)  # not inside "+=", which would read `good` before it waits
+            good += outcome == OK
             index += concurrency
 
     await asyncio.gather(*(ask(worker) for worker in range(concurrency)))
