@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from contextlib import closing
 from dataclasses import asdict
 from types import FrameType
 from typing import Any
@@ -27,13 +28,16 @@ def run(settings: Settings, announce: Announce = lambda document, text: None) ->
     Raises:
         VlcompressError: a model that cannot be served, or an address that cannot be listened on.
     """
-    configure(settings.log_level)
-    app = create_app(settings)
-    server: Server = app.state.server
-    server.load()
-    document = described(server)
-    announce(document, summary(document))
-    listener = DrainingServer(config(app, settings), server)
+    with closing(configure(settings.log_level)):
+        app = create_app(settings)
+        server: Server = app.state.server
+        server.load()
+        document = described(server)
+        announce(document, summary(document))
+        _listen(DrainingServer(config(app, settings), server), settings)
+
+
+def _listen(listener: "DrainingServer", settings: Settings) -> None:
     try:
         listener.run()
     except SystemExit as error:  # uvicorn's way of saying that it cannot listen
