@@ -100,7 +100,7 @@ def write_record(command: str, found: dict[str, Any], out: Path | None) -> None:
 
 
 class RawClient:
-    """A client that costs next to nothing: prepared bytes over kept connections, so that the server is what is timed."""
+    """A client that costs next to nothing: prepared bytes over kept connections, so the server is what is timed."""
 
     def __init__(self, url: str) -> None:
         """Aim at "host:port"; connections are opened as they are needed."""

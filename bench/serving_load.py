@@ -1,9 +1,9 @@
 """Overload: 30 s at twice the capacity. What is accepted stays within the deadline, the rest is refused at once.
 
-    python -m bench.serving_load RUN [--rows 8] [--seconds 30] [--deadline-ms 500] [--out bench/results/serving/load.json]
+    python -m bench.serving_load RUN [--rows 8] [--seconds 30] [--deadline-ms 500] [--out FILE]
 
-Open loop, Poisson arrivals from a seed, one client process on the same machine. The capacity is what a closed loop with
-64 requests in flight gets; the peak is the best goodput of the loads at 0.8, 1 and 1.2 times the capacity.
+Open loop, Poisson arrivals from a seed, one client process on the same machine. The capacity is what a closed loop of
+16 requests in flight gets; the peak is the best goodput of the loads at 0.8, 1 and 1.2 times the capacity.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from bench.serving import RawClient, RunModel, binary_request, resident_mb, writ
 from vlcompress.bench.load import Send, arrivals, offer, saturate, summarise
 from vlcompress.bench.served import served
 
-PAYLOADS, CONCURRENCY = 32, 64
+PAYLOADS, CONCURRENCY = 32, 16
 SHARES, SHARE_SECONDS = (0.8, 1.0, 1.2), 8.0
 
 
