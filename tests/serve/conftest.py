@@ -13,9 +13,11 @@ import httpx
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from fastapi import FastAPI
 from onnx import TensorProto, helper, numpy_helper
 
+from vlcompress.cli.main import main
 from vlcompress.serve.app import create_app
 from vlcompress.serve.run import DrainingServer, config
 from vlcompress.serve.settings import ModelSpec, Settings
@@ -167,6 +169,18 @@ def address(models: Path) -> Iterator[str]:
     """The address of a real server with all test models."""
     with running(settings_of(models)) as (found, _):
         yield found
+
+
+@pytest.fixture(scope="session")
+def home(tiny_scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with one finished, compiled and exported run of a tiny LXMERT; do not change it."""
+    folder = tmp_path_factory.mktemp("home")
+    prune = ["prune", "--size", "tiny", "--data", str(tiny_scenes), "--pattern", "block:8x4", "--steps", "2"]
+    prune += ["--rounds", "1", "--control", "none"]
+    for arguments in (prune, ["compile", "--batch", "4"], ["export", "--batch", "4"]):
+        result = CliRunner().invoke(main, [*arguments, "--home", str(folder)])
+        assert result.exit_code == 0, result.stderr
+    return folder
 
 
 def words_request(ids: list[list[int]], **more: Any) -> dict[str, Any]:

@@ -32,18 +32,6 @@ QUESTION = "What color is the large circle?"
 
 
 @pytest.fixture(scope="module")
-def home(tiny_scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with one finished, compiled and exported run."""
-    folder = tmp_path_factory.mktemp("home")
-    prune = ["prune", "--size", "tiny", "--data", str(tiny_scenes), "--pattern", "block:8x4", "--steps", "2"]
-    prune += ["--rounds", "1", "--control", "none"]
-    for arguments in (prune, ["compile", "--batch", "4"], ["export", "--batch", "4"]):
-        result = CliRunner().invoke(main, [*arguments, "--home", str(folder)])
-        assert result.exit_code == 0, result.stderr
-    return folder
-
-
-@pytest.fixture(scope="module")
 def run(home: Path) -> Run:
     return newest_run(home)
 

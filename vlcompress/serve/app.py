@@ -46,7 +46,9 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=_lifespan,
     )
     app.state.server = server
-    app.openapi = lambda: openapi_document(authenticated=settings.token is not None)  # type: ignore[method-assign]
+    names = [model.name for model in settings.models]
+    document = openapi_document(names, authenticated=settings.token is not None, page=settings.page)
+    app.openapi = lambda: document  # type: ignore[method-assign]
     app.add_middleware(Requests, server=server)
     app.add_exception_handler(HTTPException, _http_error)
     _add_routes(app, settings)
