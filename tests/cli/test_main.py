@@ -20,7 +20,8 @@ FLAGS = {
     "bench models": {"batch", "threads", "home", "json"},
     "bench serve": {"url", "model", "rate", "seconds", "rows", "seed", "token", "home", "json"},
     "serve": {
-        "backend", "provider", "threads", "sessions", "max-batch", "batch-window", "queue", "deadline", "max-body",
+        "backend", "engine", "replicas", "provider", "threads", "sessions", "max-batch", "batch-window", "queue",
+        "deadline", "max-body",
         "host", "port", "token-file", "drain", "poll", "page", "log-level", "otel", "home", "json",
     },
 }  # fmt: skip

@@ -15,8 +15,6 @@ from typing import IO
 
 from vlcompress.errors import VlcompressError
 
-START_SECONDS = 120.0
-
 
 @dataclass(frozen=True)
 class Served:
@@ -27,12 +25,16 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(models: Mapping[str, Path], options: Sequence[str] = ()) -> Iterator[Served]:
+def served(
+    models: Mapping[str, Path], options: Sequence[str] = (), *, start_seconds: float = 120.0, stop_seconds: float = 0.0
+) -> Iterator[Served]:
     """Run ``vlcompress serve`` on the loopback until the block ends.
 
     Args:
         models: folders by name.
         options: further options of the command.
+        start_seconds: how long to wait for it to be ready.
+        stop_seconds: how long it may take to end by itself, after SIGTERM, before it is killed; 0 kills it at once.
 
     Raises:
         VlcompressError: it ended, or was not ready in time; its last line of output is quoted.
@@ -46,24 +48,25 @@ def served(models: Mapping[str, Path], options: Sequence[str] = ()) -> Iterator[
         subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log) as process,
     ):
         try:
-            wait_ready(process, f"http://127.0.0.1:{port}/v2/health/ready", log)
+            wait_ready(process, f"http://127.0.0.1:{port}/v2/health/ready", log, start_seconds)
             yield Served(f"127.0.0.1:{port}", process.pid)
         finally:
-            process.kill()
+            _end(process, stop_seconds)
 
 
-def wait_ready(process: "subprocess.Popen[bytes]", url: str, log: IO[bytes]) -> None:
+def wait_ready(process: "subprocess.Popen[bytes]", url: str, log: IO[bytes], seconds: float = 120.0) -> None:
     """Wait until `url` answers 200.
 
     Args:
         process: the server.
         url: its readiness.
         log: its output.
+        seconds: how long.
 
     Raises:
         VlcompressError: see `served`.
     """
-    end = time.monotonic() + START_SECONDS
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         if process.poll() is not None:
             log.seek(0)
@@ -72,7 +75,7 @@ def wait_ready(process: "subprocess.Popen[bytes]", url: str, log: IO[bytes]) -> 
         if _answers(url):
             return
         time.sleep(0.1)
-    raise VlcompressError(f"the server was not ready within {START_SECONDS:g} s: run `vlcompress serve` to see why")
+    raise VlcompressError(f"the server was not ready within {seconds:g} s: run `vlcompress serve` to see why")
 
 
 def free_port() -> int:
@@ -81,6 +84,14 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def _end(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    if seconds:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+    process.kill()
 
 
 def _answers(url: str) -> bool:

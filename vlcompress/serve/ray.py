@@ -1,33 +1,37 @@
 """Scaling out: the same app on Ray Serve, as replicas that each hold the models and a queue of their own.
 
-Ray runs any code for whoever reaches its ports, so its token authentication is switched on, its dashboard and its usage
-reports off, and everything listens on the loopback. Replicas, proxy and restarts after a crash are Ray's.
+Requests come in on the loopback only. Ray's own ports listen on every interface, whatever address it is given, and Ray
+runs any code for whoever may talk to it: so its token authentication is switched on, its dashboard and its usage
+reports off. Replicas, proxy and restarts after a crash are Ray's.
 """
 
-import logging
+import importlib
 import os
 import secrets
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from vlcompress.errors import VlcompressError
 from vlcompress.serve.settings import Settings
 
-logger = logging.getLogger(__name__)
-
 APPLICATION = "vlcompress"
 SAFE = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
-"""Environment of everything that Ray starts."""
+"""Environment of everything that Ray starts; nothing overrides it."""
+
+PATIENT = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
+"""Ray kills a proxy that is not up within 5 s, three times, which a busy machine never passes; the user's own wins."""
 
 
-def run_ray(settings: Settings, replicas: int) -> None:
+def run_ray(settings: Settings, replicas: int, announce: Callable[[dict[str, Any], str], None]) -> None:
     """Serve on `replicas` replicas until SIGTERM or SIGINT; then drain and stop.
 
     Args:
         settings: of every replica; host and port are the proxy's.
         replicas: processes that hold the models.
+        announce: told what is served, as a document and as text, once it is ready.
 
     Raises:
         VlcompressError: Ray Serve is not installed, fewer than one replica, or a host that is not the loopback.
@@ -36,14 +40,15 @@ def run_ray(settings: Settings, replicas: int) -> None:
         raise VlcompressError(f"{replicas} replicas cannot serve anything: give --replicas 1 or more")
     if settings.host not in ("127.0.0.1", "localhost"):
         raise VlcompressError(
-            f"host '{settings.host}': Ray Serve is started on the loopback only, since Ray's own ports open beside it; "
-            "put a proxy in front, or start a Ray cluster of your own and deploy vlcompress.serve.ray.application there"
+            f"host '{settings.host}': with --engine ray the server listens on 127.0.0.1 only; put a proxy in front "
+            "of it, or deploy vlcompress.serve.ray.application on a Ray cluster of your own"
         )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     start(settings, replicas)
-    logger.info("ready: %d replicas at http://%s:%d", replicas, settings.host, settings.port)
+    document = {"url": f"http://{settings.host}:{settings.port}", "engine": "ray", "replicas": replicas}
+    announce(document, f"serving on {document['url']} with {replicas} replica(s) on Ray Serve")
     stop.wait()
     shutdown()
 
@@ -55,12 +60,10 @@ def start(settings: Settings, replicas: int) -> None:
         VlcompressError: Ray Serve is not installed.
     """
     os.environ.update(SAFE)
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # read when Ray is first imported
-    ray, serve = _import_ray()
-    ray.init(
-        address="local", include_dashboard=False, log_to_driver=False, logging_level="warning",
-        _node_ip_address="127.0.0.1",
-    )  # fmt: skip
+    for name, value in {**PATIENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
+        os.environ.setdefault(name, value)
+    ray, serve = _import_ray()  # reads the environment
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="warning")
     serve.start(http_options={"host": settings.host, "port": settings.port})
     serve.run(application(settings, replicas), name=APPLICATION, route_prefix="/")
 
@@ -99,8 +102,6 @@ def shutdown() -> None:
 
 def _import_ray() -> tuple[Any, Any]:
     try:
-        import ray
-        from ray import serve
+        return importlib.import_module("ray"), importlib.import_module("ray.serve")
     except ImportError as error:
         raise VlcompressError("Ray Serve is not installed: pip install 'vlcompress[ray]'") from error
-    return ray, serve

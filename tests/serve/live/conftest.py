@@ -12,6 +12,7 @@ from vlcompress.sparse.timing import Effort
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the mark of the tests that need NVIDIA's server."""
+    config.addinivalue_line("markers", "ray: needs Ray Serve")
     config.addinivalue_line("markers", "triton_server: needs NVIDIA's server (triton_reference.py says how)")
 
 
