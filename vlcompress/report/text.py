@@ -153,6 +153,19 @@ def triton_text(folder: Path, manifest: dict[str, Any]) -> str:
     )
 
 
+def container_text(folder: Path, manifest: dict[str, Any]) -> str:
+    """Say what is in a build folder, and how to run it."""
+    image, port = manifest["image"], manifest["port"]
+    return "\n".join(
+        [
+            f"model {manifest['name']}, {len(manifest['requirements'])} pinned requirements, no root, health check",
+            f"build: docker build --tag {image} {folder}",
+            f"run: docker run --read-only --publish 127.0.0.1:{port}:{port} --env VLCOMPRESS_TOKEN {image}",
+            f"on KServe: kubectl apply --filename {folder / 'kserve.yaml'}",
+        ]
+    )
+
+
 def bench_text(record: dict[str, Any]) -> str:
     """Say what a benchmark measured: a row for each variant and batch size."""
     ratios = [f"× {name} (95 %)" for name in record["references"]]
