@@ -94,3 +94,15 @@ def test_damaged_json_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "thing.json").write_text(json.dumps({"a": 1})[:-2])
     with pytest.raises(VlcompressError, match=r"thing.json' is not valid JSON"):
         unseal(tmp_path, "thing.json")
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    with writing(tmp_path / "made") as own:
+        dead = tmp_path / own.name.replace(f"-{os.getpid()}.", "-999999999.")
+        other_machine = tmp_path / f".made.00000000-999999999.{own.name[-4:]}"
+        for folder in (dead, other_machine):
+            folder.mkdir()
+        with writing(tmp_path / "made"):
+            assert own.is_dir()
+            assert not dead.exists()
+            assert other_machine.is_dir()

@@ -52,20 +52,36 @@ def disk_errors(path: Path) -> Iterator[None]:
 def writing(folder: Path) -> Iterator[Path]:
     """Give a temporary folder that becomes `folder` when the block ends well, and vanishes when it does not.
 
-    Every file is flushed to the disk before the rename. An existing `folder` is replaced.
+    Every file is flushed to the disk before the rename. An existing `folder` is replaced. What a process that was
+    killed here has left of the same folder is removed.
 
     Raises:
         VlcompressError: disk full, no permission, read-only file system.
     """
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        _remove_left_over(folder)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{_prefix(folder)}{os.getpid()}.", dir=folder.parent))
         try:
             yield temporary
             _flush_tree(temporary)
             _swap(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _prefix(folder: Path) -> str:
+    """Start of the names of this machine's temporary folders for `folder`; the process's number and a "." follow."""
+    machine = hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8]
+    return f".{folder.name}.{machine}-"
+
+
+def _remove_left_over(folder: Path) -> None:
+    """Remove temporary folders of processes of this machine that are gone (a disk may be shared with others)."""
+    for left in folder.parent.glob(f"{_prefix(folder)}*"):
+        process = left.name.removeprefix(_prefix(folder)).partition(".")[0]
+        if process.isdecimal() and not Path(f"/proc/{process}").exists():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def write_file(path: Path, content: bytes | str) -> None:
