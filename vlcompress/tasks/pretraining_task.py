@@ -20,7 +20,6 @@ from vlcompress.models.base import Head
 from vlcompress.tasks.base import Answer, Batch, Objective, Scores
 from vlcompress.tasks.pretraining_registry import pretrainer_of
 from vlcompress.tasks.reading import Reader
-from vlcompress.tasks.vilt_pretraining import ViltPretraining
 
 UNIT = 8
 """Examples that one score is of: masks and mismatches are drawn for so many together."""
@@ -45,6 +44,13 @@ class Sentence:
         """The image's regions."""
         image = self._reader.image(self.img_id)
         assert isinstance(image, Regions)
+        return image
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """The picture in the model's size, uint8 [height, width, 3]."""
+        image = self._reader.image(self.img_id)
+        assert isinstance(image, np.ndarray)
         return image
 
 
@@ -95,9 +101,7 @@ class PretrainingTask:
 
 
 def _objective(data: TaskData[Any], reader: Reader) -> Objective:
-    """Make the family's objectives; ViLT's take pictures, the others regions."""
-    if reader.family.name == "vilt":
-        return ViltPretraining(data.examples, reader.pictures, reader.vocabulary, reader.family)
+    """Make the family's objectives."""
     pretrainer = pretrainer_of(reader.family.name)
     return pretrainer.objective(sentences(data, reader), reader.vocabulary, **pretrainer.settings)
 
