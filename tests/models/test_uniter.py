@@ -208,6 +208,10 @@ def test_rank_head_starts_from_the_second_row_of_the_matching_head(tmp_path: Pat
     assert "rank_output.* starts from row 1 of itm_output, as officially" in report.notes
     assert torch.equal(model.rank_output.weight, saved.itm_output.weight[1:])
     assert torch.equal(model.rank_output.bias, saved.itm_output.bias[1:])
+    again = _model(Head("match"), seed=2)
+    report = FAMILY.load(again, str(tmp_path / "x.safetensors"), fresh_head=True)  # as a ticket's search loads it
+    assert (report.head, report.notes[0]) == ("fresh", "the task head stays fresh, as asked")
+    assert torch.equal(again.rank_output.weight, saved.itm_output.weight[1:])
     FAMILY.load(model, _save(model.state_dict() | {"rank_output.bias": torch.ones(1)}, tmp_path / "y.safetensors"))
     assert model.rank_output.bias.item() == 1  # a fine-tuned rank head is loaded as it is
 

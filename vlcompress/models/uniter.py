@@ -124,6 +124,7 @@ class UniterFamily:
     heads: tuple[HeadKind, ...] = ("answers", "pair", "choice", "region", "match", "pretraining")
     reads: Literal["regions", "pixels"] = "regions"
     backbone_prefix = "uniter."
+    inherited: tuple[str, ...] = ("rank_output.",)
 
     def config(self, size: str, *, vocab_size: int, feature_dim: int, objects: int = 1601) -> Config:
         """Give the configuration of a named size, in the keys of a Hugging Face config.json.
@@ -186,7 +187,7 @@ class UniterFamily:
             model: as made by `build`.
             checkpoint: an official ``uniter-base.pt`` or a fine-tuned ``model_step_N.pt`` (with any of the prefixes
                 ``uniter.``, ``bert.``, ``module.``), a folder that transformers saved, a .safetensors file, or a BERT.
-            fresh_head: leave the model's head alone even where the checkpoint's would fit.
+            fresh_head: leave the model's head alone even where the checkpoint's would fit (but see `Family.inherited`).
 
         Raises:
             VlcompressError: an unreadable file; missing, unexpected or misshapen tensors, by name; answers that are
@@ -194,13 +195,14 @@ class UniterFamily:
         """
         tensors = _known(renamed(read_checkpoint(checkpoint), OFFICIAL_NAMES))
         if fresh_head:
-            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_HEADS)}
+            tensors = _without_head(model, tensors)
         tensors, notes = _fitted(model, tensors, checkpoint)
         image = () if any(name.startswith(_IMAGE) for name in tensors) else (_IMAGE,)
         report = load_strictly(model, tensors, source=checkpoint, heads=(*_HEADS, *image))
         said = ("the task head stays fresh, as asked",) if fresh_head else report.notes
         said = tuple(note for note in said if not note.startswith(_IMAGE))
-        return replace(report, notes=(*said, *([_BERT] if image else []), *notes))
+        head: Literal["loaded", "fresh"] = "fresh" if fresh_head else report.head
+        return replace(report, head=head, notes=(*said, *([_BERT] if image else []), *notes))
 
     def prunable(self, model: nn.Module, policy: str) -> Prunable:
         """Name what IMP prunes: "bert-tickets" is every linear of the encoder and the pooler's.
@@ -287,6 +289,12 @@ class UniterFamily:
 def _known(tensors: Tensors) -> Tensors:
     """Leave out what a BERT has and UNITER has no use for."""
     return {name: tensor for name, tensor in tensors.items() if not _BERT_ONLY.fullmatch(name)}
+
+
+def _without_head(model: nn.Module, tensors: Tensors) -> Tensors:
+    """Leave out every head, but for the matching head where a ranking head is to start from it."""
+    kept = ("itm_output.",) if "rank_output.weight" in model.state_dict() else ()
+    return {name: one for name, one in tensors.items() if not name.startswith(_HEADS) or name.startswith(kept)}
 
 
 def _fitted(model: nn.Module, tensors: Tensors, source: str) -> tuple[Tensors, list[str]]:
