@@ -15,11 +15,15 @@ COMMANDS = (
     "compile",
     "export",
     "verify",
+    "predict",
     "bench",
     "report",
     "serve",
+    "tasks",
     "doctor",
     "tune",
+    "speed",
+    "native",
 )
 
 

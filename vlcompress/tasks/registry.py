@@ -11,6 +11,7 @@ from vlcompress.tasks.base import Learned, Task
 from vlcompress.tasks.classification import ClassificationTask, ClassificationTraining
 from vlcompress.tasks.gqa import GqaTask
 from vlcompress.tasks.nlvr2 import Nlvr2Task
+from vlcompress.tasks.pretraining_task import PretrainingTask
 from vlcompress.tasks.reading import Reader
 from vlcompress.tasks.refcoco import RefcocoTask, RefcocoTraining
 from vlcompress.tasks.retrieval import RetrievalTask, RetrievalTraining
@@ -86,6 +87,9 @@ TASKS: dict[str, TaskKind] = {
         ClassificationTraining,
         ClassificationTask,
         words=0,
+    ),
+    "pretraining": TaskKind(
+        "pre-training", _EVERY, PretrainingTask.metric, ("train",), "val", "", PretrainingTask, PretrainingTask
     ),
 }
 
