@@ -136,7 +136,13 @@ def test_collate_gives_official_boxes_masks_and_types() -> None:
     assert batch["input_ids"].shape == (2, 6)
     assert batch["attention_mask"].tolist() == [[1] * 4 + [0] * 2, [1] * 6]
     assert batch["visual_attention_mask"].tolist() == [[1] * 3 + [0] * 2, [1] * 5]
-    assert "token_type_ids" not in batch
+    assert not batch["token_type_ids"].any()
+    assert (batch["visual_type_ids"] == 1).all()
+    assert (
+        batch.keys()
+        == FAMILY.dynamic_axes().keys()
+        == FAMILY.example_inputs(CONFIG, batch=2, text=3, regions=4, seed=0).keys()
+    )
     x1, y1, x2, y2, width, height, area = batch["visual_pos"].unbind(-1)
     torch.testing.assert_close(torch.stack([x2 - x1, y2 - y1, width * height]), torch.stack([width, height, area]))
     assert float(batch["visual_pos"].max()) <= 1
@@ -208,6 +214,10 @@ def test_rank_head_starts_from_the_second_row_of_the_matching_head(tmp_path: Pat
     assert "rank_output.* starts from row 1 of itm_output, as officially" in report.notes
     assert torch.equal(model.rank_output.weight, saved.itm_output.weight[1:])
     assert torch.equal(model.rank_output.bias, saved.itm_output.bias[1:])
+    again = _model(Head("match"), seed=2)
+    report = FAMILY.load(again, str(tmp_path / "x.safetensors"), fresh_head=True)  # as a ticket's search loads it
+    assert (report.head, report.notes[0]) == ("fresh", "the task head stays fresh, as asked")
+    assert torch.equal(again.rank_output.weight, saved.itm_output.weight[1:])
     FAMILY.load(model, _save(model.state_dict() | {"rank_output.bias": torch.ones(1)}, tmp_path / "y.safetensors"))
     assert model.rank_output.bias.item() == 1  # a fine-tuned rank head is loaded as it is
 
@@ -275,8 +285,8 @@ def test_answers_in_another_order_are_permuted_others_refused(tmp_path: Path) ->
     assert "nothing says the order of its answers" in FAMILY.load(other, path).notes[0]
 
 
-@pytest.mark.parametrize("head", [ANSWERS, Head("region")], ids=str)
-def test_exports_with_free_axes(head: Head, tmp_path: Path) -> None:
+@pytest.mark.parametrize("head", [Head("choice"), Head("region")], ids=str)
+def test_exports_with_free_axes_and_types(head: Head, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     ir = pytest.importorskip("onnx_ir")
     model = _model(head)
@@ -284,6 +294,8 @@ def test_exports_with_free_axes(head: Head, tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     for batch, text, regions in ((5, 7, 6), (1, 3, 9), (3, 24, 1)):
         inputs = FAMILY.example_inputs(CONFIG, batch=batch, text=text, regions=regions, seed=2)
+        if head.kind == "choice":
+            inputs["token_type_ids"] += 2  # answer and rationale
         with torch.no_grad():
             expected = FAMILY.logits(model, inputs)
         (actual,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})

@@ -131,6 +131,9 @@ class Family(Protocol):
     """What the images of its samples are."""
     backbone_prefix: str
     """Start of the names of every backbone parameter; the others belong to the head."""
+    inherited: tuple[str, ...]
+    """Starts of the names of head parameters that come with the backbone even where the head is made anew: retrieval's
+    ranking head, which officially starts from the matching head of pre-training."""
 
     def config(self, size: str, *, vocab_size: int, feature_dim: int) -> Config:
         """Give the configuration of a named size for a vocabulary and a region-feature width."""

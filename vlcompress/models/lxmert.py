@@ -218,6 +218,7 @@ class LxmertFamily:
     heads: tuple[HeadKind, ...] = ("answers", "pair", "pretraining")
     reads: Literal["regions", "pixels"] = "regions"
     backbone_prefix = "lxmert."
+    inherited: tuple[str, ...] = ()
 
     def config(
         self, size: str, *, vocab_size: int, feature_dim: int, objects: int = 1600, attributes: int = 400

@@ -101,6 +101,7 @@ class ResnetFamily:
     heads: tuple[HeadKind, ...] = ("classes",)
     reads: Literal["regions", "pixels"] = "pixels"
     backbone_prefix = "resnet."
+    inherited: tuple[str, ...] = ()
 
     def config(self, size: str, *, vocab_size: int = 0, feature_dim: int = 0) -> Config:
         """Give the configuration of a named size: keys of a Hugging Face config.json, "stem" and "image_size".

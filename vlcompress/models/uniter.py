@@ -124,6 +124,7 @@ class UniterFamily:
     heads: tuple[HeadKind, ...] = ("answers", "pair", "choice", "region", "match", "pretraining")
     reads: Literal["regions", "pixels"] = "regions"
     backbone_prefix = "uniter."
+    inherited: tuple[str, ...] = ("rank_output.",)
 
     def config(self, size: str, *, vocab_size: int, feature_dim: int, objects: int = 1601) -> Config:
         """Give the configuration of a named size, in the keys of a Hugging Face config.json.
@@ -186,7 +187,7 @@ class UniterFamily:
             model: as made by `build`.
             checkpoint: an official ``uniter-base.pt`` or a fine-tuned ``model_step_N.pt`` (with any of the prefixes
                 ``uniter.``, ``bert.``, ``module.``), a folder that transformers saved, a .safetensors file, or a BERT.
-            fresh_head: leave the model's head alone even where the checkpoint's would fit.
+            fresh_head: leave the model's head alone even where the checkpoint's would fit (but see `Family.inherited`).
 
         Raises:
             VlcompressError: an unreadable file; missing, unexpected or misshapen tensors, by name; answers that are
@@ -194,13 +195,14 @@ class UniterFamily:
         """
         tensors = _known(renamed(read_checkpoint(checkpoint), OFFICIAL_NAMES))
         if fresh_head:
-            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_HEADS)}
+            tensors = _without_head(model, tensors)
         tensors, notes = _fitted(model, tensors, checkpoint)
         image = () if any(name.startswith(_IMAGE) for name in tensors) else (_IMAGE,)
         report = load_strictly(model, tensors, source=checkpoint, heads=(*_HEADS, *image))
         said = ("the task head stays fresh, as asked",) if fresh_head else report.notes
         said = tuple(note for note in said if not note.startswith(_IMAGE))
-        return replace(report, notes=(*said, *([_BERT] if image else []), *notes))
+        head: Literal["loaded", "fresh"] = "fresh" if fresh_head else report.head
+        return replace(report, head=head, notes=(*said, *([_BERT] if image else []), *notes))
 
     def prunable(self, model: nn.Module, policy: str) -> Prunable:
         """Name what IMP prunes: "bert-tickets" is every linear of the encoder and the pooler's.
@@ -235,27 +237,28 @@ class UniterFamily:
         Samples of two images make two rows each: text with the left image, then text with the right one.
 
         Returns:
-            input_ids, attention_mask int64 [B, T], visual_feats float32 [B, R, F], visual_pos float32 [B, R, 7],
-            visual_attention_mask int64 [B, R]; token_type_ids int64 [B, T] where some type is not 0 (VCR); for two
-            images B is twice the number of samples, and visual_type_ids int64 [B, R] are 1 and 2.
+            input_ids, attention_mask, token_type_ids int64 [B, T]; visual_feats float32 [B, R, F], visual_pos float32
+            [B, R, 7], visual_attention_mask, visual_type_ids int64 [B, R]. The types are there for every head, so that
+            an exported graph reads them wherever they matter (VCR's words, NLVR2's images of types 1 and 2). For two
+            images B is twice the number of samples.
         """
-        rows = [(sample, image) for sample in samples for image in sample.images]
-        texts = [sample for sample, _ in rows]
-        batch = {"input_ids": _padded([one.ids for one in texts]), "attention_mask": _ones([one.ids for one in texts])}
-        if any(one.types.any() for one in texts):
-            batch["token_type_ids"] = _padded([one.types for one in texts])
-        batch |= _visual([_regions(image) for _, image in rows])
-        if len(samples[0].images) > 1:
-            sides_B = torch.tensor([side + 1 for sample in samples for side in range(len(sample.images))])
-            batch["visual_type_ids"] = sides_B[:, None].expand(batch["visual_pos"].shape[:2]).contiguous()
-        return batch
+        rows = [(sample, side, image) for sample in samples for side, image in enumerate(sample.images)]
+        texts = [sample for sample, _, _ in rows]
+        visual = _visual([_regions(image) for _, _, image in rows])
+        sides_B = torch.tensor([side + 1 for _, side, _ in rows])
+        return {
+            "input_ids": _padded([one.ids for one in texts]),
+            "attention_mask": _ones([one.ids for one in texts]),
+            "token_type_ids": _padded([one.types for one in texts]),
+            **visual,
+            "visual_type_ids": sides_B[:, None].expand(visual["visual_pos"].shape[:2]).contiguous(),
+        }
 
     def example_inputs(self, config: Config, *, batch: int, text: int, regions: int, seed: int) -> dict[str, Tensor]:
         """Make random inputs; every row but the first is padded by a random number of words and of regions.
 
         Returns:
-            input_ids, attention_mask int64 [batch, text], visual_feats float32 [batch, regions, F] at 0 or more,
-            visual_pos float32 [batch, regions, 7], visual_attention_mask int64 [batch, regions].
+            those of `collate`; features are 0 or more, types 0 or 1, which every head has.
         """
         generator = torch.Generator().manual_seed(seed)
         words = torch.randint(1, config["vocab_size"], (batch, text), generator=generator)
@@ -267,16 +270,19 @@ class UniterFamily:
         return {
             "input_ids": words * mask,
             "attention_mask": mask,
+            "token_type_ids": torch.randint(2, (batch, text), generator=generator),
             "visual_feats": features * visual_mask[..., None],
             "visual_pos": boxes * visual_mask[..., None],
             "visual_attention_mask": visual_mask,
+            "visual_type_ids": torch.randint(2, (batch, regions), generator=generator),
         }
 
     def dynamic_axes(self) -> Mapping[str, Mapping[int, str]]:
         """Name the axes that may vary: batch, text and regions."""
         words, regions = {0: "batch", 1: "text"}, {0: "batch", 1: "regions"}
-        visual = ("visual_feats", "visual_pos", "visual_attention_mask")
-        return {"input_ids": words, "attention_mask": words, **dict.fromkeys(visual, regions)}
+        text = ("input_ids", "attention_mask", "token_type_ids")
+        visual = ("visual_feats", "visual_pos", "visual_attention_mask", "visual_type_ids")
+        return {**dict.fromkeys(text, words), **dict.fromkeys(visual, regions)}
 
     def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """Give the head's scores float32 before any sigmoid or softmax; for the inputs see `UniterModel.forward`."""
@@ -287,6 +293,12 @@ class UniterFamily:
 def _known(tensors: Tensors) -> Tensors:
     """Leave out what a BERT has and UNITER has no use for."""
     return {name: tensor for name, tensor in tensors.items() if not _BERT_ONLY.fullmatch(name)}
+
+
+def _without_head(model: nn.Module, tensors: Tensors) -> Tensors:
+    """Leave out every head, but for the matching head where a ranking head is to start from it."""
+    kept = ("itm_output.",) if "rank_output.weight" in model.state_dict() else ()
+    return {name: one for name, one in tensors.items() if not name.startswith(_HEADS) or name.startswith(kept)}
 
 
 def _fitted(model: nn.Module, tensors: Tensors, source: str) -> tuple[Tensors, list[str]]:

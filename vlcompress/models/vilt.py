@@ -236,6 +236,7 @@ class ViltFamily:
     heads: tuple[HeadKind, ...] = ("answers", "pair", "match", "pretraining")
     reads: Literal["regions", "pixels"] = "pixels"
     backbone_prefix = "vilt."
+    inherited: tuple[str, ...] = ("rank_output.",)
 
     def config(self, size: str, *, vocab_size: int, feature_dim: int = 0) -> Config:
         """Give the configuration of a named size, in the keys of a Hugging Face config.json.
@@ -302,11 +303,14 @@ class ViltFamily:
         """
         tensors = _grown(canonical(read_checkpoint(checkpoint)), model)
         if fresh_head:
-            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_HEADS)}
+            kept = (
+                (_MATCH,) if isinstance(model, ViltForImageAndTextRetrieval) else ()
+            )  # the ranking head starts from it
+            tensors = {n: one for n, one in tensors.items() if not n.startswith(_HEADS) or n.startswith(kept)}
         tensors, notes = _with_rank(tensors, model)
         report = load_strictly(model, tensors, source=checkpoint, heads=_HEADS)
         if fresh_head:
-            return replace(report, notes=("the task head stays fresh, as asked",))
+            return replace(report, head="fresh", notes=("the task head stays fresh, as asked", *notes))
         if report.head == "loaded" and isinstance(model, ViltForQuestionAnswering):
             notes = (*notes, _ORDER)
         return replace(report, notes=(*report.notes, *notes))

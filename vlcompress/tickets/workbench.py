@@ -115,7 +115,7 @@ class Workbench:
 
     @cached_property
     def theta0(self) -> dict[str, Tensor]:
-        """The pre-trained backbone: every parameter but the head's."""
+        """The pre-trained backbone: every parameter but the head's, and what the head has of pre-training."""
         model = self.family.build(self.config, self.train_task.head, seed=self.recipe.pruning.seeds[0])
         if self.checkpoint is not None:
             self.load_report = self.family.load(model, self.checkpoint, fresh_head=True)
@@ -148,11 +148,13 @@ class Workbench:
         return tensors_sha256(self.theta0)
 
     def backbone(self, model: nn.Module) -> dict[str, Tensor]:
-        """Copy every tensor of the model but the head's."""
+        """Copy every tensor of the model but the head's own (see `Family.inherited`)."""
+        inherited = self.family.inherited if self.checkpoint is not None else ()
+        prefixes = (self.family.backbone_prefix, *inherited)
         return {
             name: value.detach().cpu().clone()
             for name, value in model.state_dict().items()
-            if name.startswith(self.family.backbone_prefix)
+            if name.startswith(prefixes)
         }
 
     @cached_property

@@ -1,0 +1,46 @@
+"""What a training starts from: the ranking head of retrieval comes with the pre-trained weights, other heads do not."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vlcompress.data.scenes.benchmarks import make_benchmark
+from vlcompress.models.base import Head
+from vlcompress.models.registry import family_named
+from vlcompress.recipe import default_recipe
+from vlcompress.tickets.run import open_workbench
+from vlcompress.tickets.workbench import Trial, Workbench
+
+
+@pytest.fixture(scope="module")
+def captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in data of retrieval."""
+    return make_benchmark(tmp_path_factory.mktemp("data") / "captions", "retrieval", size="tiny", processes=1)
+
+
+def _workbench(data: Path, home: Path, checkpoint: str) -> Workbench:
+    recipe = default_recipe("uniter", "retrieval", "tiny").override(
+        model={"checkpoint": checkpoint}, data={"source": str(data)}, pruning={"seeds": [0, 1]}
+    )
+    return open_workbench(recipe, home, device=torch.device("cpu"), say=lambda line: None)
+
+
+def test_ranking_head_starts_from_pre_training_under_every_seed(captions: Path, tmp_path: Path) -> None:
+    family = family_named("uniter")
+    pretrained = family.build(_workbench(captions, tmp_path, "none").config, Head("pretraining"), seed=9)
+    tensors = {name: value.clone() for name, value in pretrained.state_dict().items()}
+    save_file(tensors, tmp_path / "x.safetensors")
+    bench = _workbench(captions, tmp_path, str(tmp_path / "x.safetensors"))
+    for seed in (0, 1):
+        start = bench._initial(Trial(seed)).state_dict()
+        assert torch.equal(start["rank_output.weight"], tensors["itm_output.weight"][1:])
+    fresh = bench._initial(Trial(0, start="fresh")).state_dict()
+    assert not torch.equal(fresh["rank_output.weight"], tensors["itm_output.weight"][1:])
+
+
+def test_without_a_checkpoint_every_seed_has_a_ranking_head_of_its_own(captions: Path, tmp_path: Path) -> None:
+    bench = _workbench(captions, tmp_path, "none")
+    first, second = (bench._initial(Trial(seed)).state_dict()["rank_output.weight"] for seed in (0, 1))
+    assert not torch.equal(first, second)
