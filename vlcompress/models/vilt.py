@@ -17,7 +17,7 @@ H hidden width, Y and X rows and columns of patches, G rows (and columns) of the
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport, Prunable, Sample
 from vlcompress.models.building import materialise, skeleton
 from vlcompress.models.checkpoints import Tensors, load_strictly, read_checkpoint, renamed
+from vlcompress.models.labels import SIDE_FILE, labels_of, permuted
 from vlcompress.models.lxmert import Attention
 
 _SIZES: dict[str, Config] = {
@@ -96,8 +97,12 @@ _POSITION_IDS = "text_embeddings.position_ids"  # 0, 1, 2, ...: stored by old tr
 _MODALITIES = "vilt.embeddings.token_type_embeddings.weight"
 _MATCH = "itm_score.fc."
 _HEADS = ("classifier.", "rank_output.", "mlm_score.", "itm_score.")
+_LABELS = "classifier.3."
 # UNITER, LXMERT and ViLT publish the same 3129 VQA answers in different orders, and no weight file names them.
-_ORDER = "classifier.* is loaded: its rows must be in the order of this task's answers, which the file does not name"
+_ORDER = (
+    "classifier.* is loaded: its rows must be in the order of this task's answers, which the file does not name; "
+    f"put a {SIDE_FILE} beside it to have them ordered"
+)
 
 _PRUNED = re.compile(
     r"vilt\.encoder\.layer\.\d+\.(attention\.attention\.(query|key|value)|(attention\.output|intermediate|output)\.dense)"
@@ -276,7 +281,7 @@ class ViltFamily:
         if head.kind == "answers" and not head.labels:
             raise VlcompressError("the answer head has no labels: give at least one answer")
         plain = {name: value for name, value in config.items() if name != "model_type"}
-        own = _OWN_CONFIG.get(head.kind, {"num_labels": len(head.labels)} if head.labels else {})
+        own = _OWN_CONFIG.get(head.kind, {"id2label": dict(enumerate(head.labels))} if head.labels else {})
         try:
             make: Any = _CLASSES[head.kind]
             model = skeleton(lambda: make(ViltConfig(**plain | own)))
@@ -288,6 +293,7 @@ class ViltFamily:
     def load(self, model: nn.Module, checkpoint: str, *, fresh_head: bool = False) -> LoadReport:
         """Load a checkpoint strictly; a head of another task is the one allowed difference, and is reported.
 
+        An answer head whose labels are named beside it is put into this model's order (`vlcompress.models.labels`).
         A modality table of two rows becomes one of three for NLVR2 (the second image starts as the first), and a
         matching head without a checkpoint of its own takes the "matched" row of ITM, both as in the official code.
 
@@ -304,12 +310,11 @@ class ViltFamily:
         if fresh_head:
             tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_HEADS)}
         tensors, notes = _with_rank(tensors, model)
+        tensors, more = _in_order(tensors, model, checkpoint)
         report = load_strictly(model, tensors, source=checkpoint, heads=_HEADS)
         if fresh_head:
             return replace(report, notes=("the task head stays fresh, as asked",))
-        if report.head == "loaded" and isinstance(model, ViltForQuestionAnswering):
-            notes = (*notes, _ORDER)
-        return replace(report, notes=(*report.notes, *notes))
+        return replace(report, notes=(*report.notes, *notes, *more))
 
     def prunable(self, model: nn.Module, policy: str) -> Prunable:
         """Name what IMP prunes: "bert-tickets" is every linear of the transformer blocks.
@@ -526,6 +531,24 @@ def _with_rank(tensors: Tensors, model: nn.Module) -> tuple[Tensors, tuple[str, 
         return tensors, ()
     rank = {f"rank_output.{part}": tensors[f"{_MATCH}{part}"][1:] for part in ("weight", "bias")}
     return tensors | rank, ("rank_output.* starts from the row of matched pairs of itm_score.fc",)
+
+
+def _in_order(tensors: Tensors, model: nn.Module, source: str) -> tuple[Tensors, tuple[str, ...]]:
+    """Put the rows of an answer head into the model's order where the checkpoint's is known, and say where it is not.
+
+    Raises:
+        VlcompressError: the checkpoint answers with other labels.
+    """
+    rows, parts = f"{_LABELS}bias", cast(Any, model)
+    if not isinstance(model, ViltForQuestionAnswering) or rows not in tensors:
+        return tensors, ()
+    if tensors[rows].shape != model.state_dict()[rows].shape:
+        return tensors, ()  # the head stays fresh, and the report says so
+    theirs = labels_of(source)
+    if theirs is None:
+        return tensors, (_ORDER,)
+    mine = tuple(parts.config.id2label[row] for row in range(len(theirs)))
+    return permuted(tensors, _LABELS, theirs=theirs, mine=mine, source=source), ()
 
 
 def _reason(name: str) -> str:
