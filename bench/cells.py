@@ -46,7 +46,7 @@ def run(family: str, task: str, size: str, home: Path) -> dict[str, Any]:
     recipe = recipe_of(family, task, size)
     bench = open_workbench(recipe, home, device=torch.device("cpu"))
     trained = bench.train(Trial(recipe.pruning.seeds[0]), f"{family} {task} {size} dense")
-    report = data_folder(recipe.data.source, home, task=data_of(task)) / "data_report.json"
+    report = json.loads((data_folder(recipe.data.source, home, task=data_of(task)) / "data_report.json").read_text())
     return {
         "size": size,
         "source": recipe.data.source,
@@ -57,9 +57,8 @@ def run(family: str, task: str, size: str, home: Path) -> dict[str, Any]:
         "steps": bench.hyper.steps,
         "checkpoint": recipe.model.checkpoint,
         "recipe_sha256": recipe.sha256(),
-        "baselines": json.loads(report.read_text()) if report.is_file() else None,
+        "without_looking": report.get("chance", report.get("scores")),  # by chance, majority or words alone
         "seconds": round(time.monotonic() - started, 1),
-        "environment": environment(),
     }
 
 
@@ -78,7 +77,7 @@ def main() -> None:
             wanted = not chosen.cell or name in chosen.cell
             if wanted and done.get("recipe_sha256") != recipe_of(family, task, chosen.size).sha256():
                 record["cells"][name] = run(family, task, chosen.size, chosen.home)
-                record["command"] = f"python -m bench.cells --size {chosen.size}"
+                record |= {"command": f"python -m bench.cells --size {chosen.size}", "environment": environment()}
                 write_file(RECORD, dumps(record))
 
 

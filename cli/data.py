@@ -31,7 +31,9 @@ def check(folder: Path, as_json: bool) -> None:
 @command.command("import")
 @click.argument("source", type=_FOLDER)
 @click.argument("out", type=_FOLDER)
-@click.option("--task", required=True, help="Whose data to import: vqa, gqa, nlvr2, snli_ve, vcr, refcoco, retrieval.")
+@click.option(
+    "--task", required=True, help="Whose data to import (vqa, gqa, nlvr2, ...); one that is not known lists all."
+)
 @click.option("--split", "splits", multiple=True, help="A split to import; all that SOURCE has without it.")
 @click.option("--vocab", type=click.Path(path_type=Path), help="A vocab.txt to tokenise with; SOURCE's own without it.")
 @click.option("--allow-missing", is_flag=True, help="Leave out examples whose image is missing instead of refusing.")

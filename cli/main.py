@@ -22,6 +22,8 @@ COMMANDS = (
     "tasks",
     "doctor",
     "tune",
+    "speed",
+    "native",
 )
 
 

@@ -64,7 +64,8 @@ class PruningRecipe:
     """Pattern × Criterion × Schedule × Allocation, and what the ticket is compared with.
 
     Attributes:
-        pattern: "unstructured" or "block:RxC".
+        pattern: "unstructured", "block:RxC", "head", "neuron", "neuron+head", or one for each kind of layer:
+            "attention=head,ffn=block:192x16".
         criterion: "magnitude" (or "random").
         schedule: "linear:P", "geometric:F" or "oneshot".
         allocation: "global" or "uniform".

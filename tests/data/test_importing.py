@@ -256,3 +256,14 @@ def test_an_index_that_points_past_its_shard_is_named(raw: Path, tmp_path: Path)
     assert len(reader.read("2375102")["boxes"]) == 3
     with pytest.raises(VlcompressError, match="record '2375102' is not in its shard"):
         shards.ShardReader(tmp_path / "store/regions").read("2375102")
+
+
+def test_classes_of_pictures_come_back(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        shutil.copytree(DATA / "raw/flickr30k/flickr30k-images", tmp_path / f"source/train/{name}")
+    import_task(tmp_path / "source", tmp_path / "store", "classification")
+    theirs = open_task(tmp_path / "source", "classification", ["train"])
+    ours = open_task(tmp_path / "store", "classification", ["train"])
+    assert (ours.examples, ours.labels) == (theirs.examples, ("cat", "dog"))
+    image = ours.examples[0].image
+    np.testing.assert_array_equal(ours.pictures.pixels(image), theirs.pictures.pixels(image))

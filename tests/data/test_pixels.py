@@ -64,4 +64,6 @@ def test_resized_pictures_pass_the_rest_through() -> None:
     assert pictures.feature_dim == 4
     assert pictures.has_regions("a")
     assert not pictures.has_regions("b")
+    assert pictures.has_pixels("b")
+    assert not pictures.has_pixels("a")
     assert pictures.regions("b", ground_truth=True) == ("b", True)

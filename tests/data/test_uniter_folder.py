@@ -16,11 +16,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from vlcompress.data.examples import AnswerExample, CaptionExample, PairExample, TaskData, images_of
+from vlcompress.data.examples import (
+    AnswerExample,
+    CaptionExample,
+    ChoiceExample,
+    EntailmentExample,
+    PairExample,
+    ReferringExample,
+    TaskData,
+    images_of,
+)
 from vlcompress.data.opening import open_task
 from vlcompress.data.questions import Answers, Question
 from vlcompress.data.tokenizer import WordPiece
-from vlcompress.data.uniter_db import ImageDatabase, TextDatabase
+from vlcompress.data.uniter_db import ImageDatabase, NpzFolder, TextDatabase
 from vlcompress.data.uniter_folder import DatabasePictures
 from vlcompress.errors import VlcompressError
 
@@ -316,3 +325,84 @@ def test_annotated_boxes_are_found_by_the_name_of_the_detectors(tmp_path: Path) 
     image = "visual_grounding_det_coco_000000000007"
     assert len(pictures.regions(image, ground_truth=True).boxes) == 3
     assert len(pictures.regions(image).boxes) == 5
+
+
+@pytest.mark.parametrize("images", ["coco_val2014", "realdim"])
+def test_the_detectors_npz_files_give_what_the_database_made_of_them_gives(images: str) -> None:
+    database = ImageDatabase(UNITER / f"img_db/{images}/feat_th0.2_max100_min10")
+    files = NpzFolder(UNITER / f"npz/{images}")
+    assert files.names == database.names
+    for name in files.names:
+        ours, expected = files.read(name), database.read(name)
+        np.testing.assert_array_equal(ours.features, expected.features, strict=True)
+        np.testing.assert_array_equal(ours.position_features, expected.position_features, strict=True)
+
+
+def test_npz_files_stand_in_for_a_database(folder: Path) -> None:
+    shutil.rmtree(folder / "img_db")
+    data = open_task(folder, "vqa", ["devval"])
+    assert data.identity != open_task(UNITER, "vqa", ["devval"]).identity
+    official("vqa_train_collate").check_regions(0, data.pictures, [data.examples[0].image])
+    path = folder / "npz/coco_val2014" / ONE
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(VlcompressError, match=rf"{ONE}' is not a whole npz archive"):
+        data.pictures.regions(data.examples[0].image)
+
+
+def make_text(folder: Path, name: str, rows: dict[str, Any], **sides: Any) -> None:
+    place = folder / "txt_db" / name
+    place.mkdir(parents=True)
+    with lmdb.open(str(place)) as environment, environment.begin(write=True) as writer:
+        for key, row in rows.items():
+            writer.put(key.encode(), lz4.frame.compress(msgpack.packb(row)))
+    for side, document in {"id2len": dict.fromkeys(rows, 3), "meta": {}, **sides}.items():
+        (place / f"{side}.json").write_text(json.dumps(document))
+
+
+def make_images(folder: Path, place: str, *names: str) -> None:
+    path = folder / "img_db" / place / "feat_numbb100"
+    path.mkdir(parents=True)
+    arrays = {"norm_bb": packed(BOXES), "features": packed(np.ones((10, 4), np.float16))}
+    with lmdb.open(str(path)) as environment, environment.begin(write=True) as writer:
+        for name in names:
+            writer.put(name.encode(), msgpack.packb(arrays))
+
+
+def test_entailment_is_read(tmp_path: Path) -> None:
+    row = {"sentence2": "A dog.", "img_fname": "flickr30k_000000000007.npz", "input_ids": [5, 6, 7]}
+    rows = {"7.jpg#0r1e": {**row, "target": {"labels": [1], "scores": [1.0]}}}
+    make_text(tmp_path, "ve_dev.db", rows)
+    make_images(tmp_path, "flickr30k", "flickr30k_000000000007.npz")
+    data: TaskData[EntailmentExample] = open_task(tmp_path, "snli_ve", ["dev"])
+    assert data.examples == (EntailmentExample("7.jpg#0r1e", "flickr30k_000000000007", "A dog.", 1),)
+    assert data.encoded is not None
+    assert list(data.encoded[0]) == [5, 6, 7]
+
+
+def test_a_question_with_choices_is_read_with_both_kinds_of_features(tmp_path: Path) -> None:
+    row = json.loads((FIXTURES / "data/raw/vcr/val.jsonl").read_text().splitlines()[0])
+    names = ("vcr_gt_val_0.npz", "vcr_val_0.npz")
+    make_text(tmp_path, "vcr_val.db", {"val-0": {**row, "img_fname": list(names), "input_ids": [5]}})
+    make_images(tmp_path, "vcr_val", names[1])
+    make_images(tmp_path, "vcr_gt_val", names[0])
+    data: TaskData[ChoiceExample] = open_task(tmp_path, "vcr", ["val"])
+    assert (data.examples[0].image, data.examples[0].answer, data.encoded) == ("vcr_val_0", 3, None)
+    assert len(data.pictures.regions("vcr_val_0", ground_truth=True).boxes) == 10
+    assert len(data.pictures.regions("vcr_val_0").boxes) == 10
+
+
+def test_an_expression_is_read_with_its_place_among_the_annotations(tmp_path: Path) -> None:
+    name = "visual_grounding_coco_gt_000000000007.npz"
+    row = {"sent_id": 3, "sent": "the dog", "bbox": [1, 2, 3, 4], "image_id": 7, "ann_id": 12, "img_fname": name}
+    images = [{"id": 7, "ann_ids": [11, 12], "height": 9, "width": 9, "file_name": "7.jpg"}]
+    make_text(tmp_path, "refcoco+_val.db", {"3": {**row, "input_ids": [5]}}, images=images)
+    make_images(tmp_path, "visual_grounding_coco_gt", name)
+    data: TaskData[ReferringExample] = open_task(tmp_path, "refcoco", ["refcoco+/val"])
+    image = "visual_grounding_det_coco_000000000007"
+    assert data.examples == (ReferringExample(3, image, "the dog", (1, 2, 3, 4), 1),)
+    assert len(data.pictures.regions(image, ground_truth=True).boxes) == 10
+    with pytest.raises(VlcompressError, match=r"image 'visual_grounding_det_coco_000000000007.npz' is not in"):
+        data.pictures.regions(image)
+    make_text(tmp_path, "refcoco+_testA.db", {"3": {**row, "ann_id": 13}}, images=images)
+    with pytest.raises(VlcompressError, match=r"record '3': annotation 13 of image 7 is not in images.json"):
+        open_task(tmp_path, "refcoco", ["testA"])

@@ -168,6 +168,9 @@ class Pictures(Protocol):
             VlcompressError: no such image, a damaged record.
         """
 
+    def has_pixels(self, image: str) -> bool:
+        """Say whether there is a picture."""
+
     def pixels(self, image: str) -> NDArray[np.uint8]:
         """Read an image as uint8 [height, width, 3], RGB.
 

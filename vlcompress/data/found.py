@@ -17,9 +17,6 @@ class OpenedPictures(Pictures, Protocol):
     def has_regions(self, image: str, *, ground_truth: bool | None = None) -> bool:
         """Say whether the image has region features: the detector's, of its annotated boxes, or (None) of either."""
 
-    def has_pixels(self, image: str) -> bool:
-        """Say whether there is a picture."""
-
     def picture_bytes(self, image: str) -> bytes:
         """Give the picture's file as it is, of an image that has one."""
 

@@ -5,7 +5,6 @@ where there are fewer than 50,000), the others "train"; "trainval" is all of the
 of class folders, FOLDER/SPLIT/CLASS/picture.jpg, the splits are the sub-folders.
 """
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from vlcompress.data.examples import ClassExample
 from vlcompress.data.found import Found
 from vlcompress.data.labelled import cifar, fashion_mnist, folders, svhn
 from vlcompress.data.labelled.parts import Part, Published
+from vlcompress.data.pictures import encode
 from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError
 
@@ -49,12 +49,8 @@ class ArrayPictures:
         return part in self.parts and index.isdecimal() and int(index) < len(self.parts[part])
 
     def picture_bytes(self, image: str) -> bytes:
-        """Give the picture as a PNG file."""
-        from PIL import Image
-
-        file = io.BytesIO()
-        Image.fromarray(self.pixels(image)).save(file, "PNG")
-        return file.getvalue()
+        """Give a picture as a PNG file, which loses nothing."""
+        return encode(self.pixels(image))
 
     def pixels(self, image: str) -> NDArray[np.uint8]:
         """Give a picture as uint8 [height, width, 3]."""

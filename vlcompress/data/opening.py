@@ -40,6 +40,7 @@ has all the splits that are asked for is taken.
 
     txt_db/{vqa,gqa,nlvr2,ve,vcr,refcoco+,refcoco,refcocog,itm_flickr30k,itm_coco}_SPLIT.db/    data.mdb, *.json
     img_db/IMAGES/{feat_th0.2_max100_min10,feat_numbb100,all}[_compressed]/                     data.mdb, ../nbb_*.json
+    npz/IMAGES/*.npz                                                                            in place of img_db/
 
 **vilt** (github dandelin/ViLT), tasks vqa, nlvr2, retrieval; see `vlcompress.data.vilt_arrow`::
 
@@ -70,14 +71,7 @@ from vlcompress.errors import VlcompressError, unknown
 
 TASKS = ("vqa", "gqa", "nlvr2", "snli_ve", "vcr", "refcoco", "retrieval", "classification")
 
-_MODULES: tuple[ModuleType, ...] = (
-    store,
-    lxmert_folder,
-    raw_folder,
-    uniter_folder,
-    vilt_arrow,
-    labelled_folder,
-)
+_MODULES: tuple[ModuleType, ...] = (store, lxmert_folder, raw_folder, uniter_folder, vilt_arrow, labelled_folder)
 LAYOUTS: tuple[Layout, ...] = tuple(cast(Layout, module) for module in _MODULES)
 """In the order in which they are tried."""
 
@@ -172,9 +166,9 @@ def _checked(folder: Path, task: str, splits: tuple[str, ...], found: Found, all
     """Leave out or refuse the examples whose images are not there."""
     if not found.examples:
         raise VlcompressError(f"'{folder}', {task} {', '.join(splits)}: there are no examples: name another split")
-    kind = "region features" if found.pictures.feature_dim else "picture"  # none of a kind: the data has no features
     images = dict.fromkeys(image for example in found.examples for image in images_of(example))
     there = {image for image in images if _has(found.pictures, image)}
+    kind = "region features" if found.pictures.feature_dim else "picture" if there else "region features and no picture"
     kept = [i for i, example in enumerate(found.examples) if there.issuperset(images_of(example))]
     missing = len(found.examples) - len(kept)
     if not kept or (missing and not allow_missing):

@@ -147,6 +147,15 @@ def decode(data: bytes, where: str) -> NDArray[np.uint8]:
         raise VlcompressError(f"{where} is not a readable JPEG or PNG ({error}): it is damaged or cut") from error
 
 
+def encode(pixels: NDArray[np.uint8]) -> bytes:
+    """Give uint8 [height, width, 3] as a PNG file."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
 def open_regions(paths: Iterable[Path], images: Iterable[str], feature_dim: int | None) -> tuple[RegionFile, ...]:
     """Index region files until every image is found; those whose name fits the images' names come first.
 

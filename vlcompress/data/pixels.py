@@ -75,6 +75,10 @@ class _Changed:
         """Read the source's regions."""
         return self.source.regions(image, ground_truth=ground_truth)
 
+    def has_pixels(self, image: str) -> bool:
+        """Say whether the source has the picture."""
+        return self.source.has_pixels(image)
+
 
 class Resized(_Changed):
     """Pictures resized as ViLT does; for `shorter` and `multiple` see `target_size`."""

@@ -23,6 +23,7 @@ from vlcompress.data.examples import (
     AnswerExample,
     CaptionExample,
     ChoiceExample,
+    ClassExample,
     Encoded,
     EntailmentExample,
     Example,
@@ -49,6 +50,7 @@ EXAMPLES: Mapping[str, type[Any]] = {
     "vcr": ChoiceExample,
     "refcoco": ReferringExample,
     "retrieval": CaptionExample,
+    "classification": ClassExample,
 }
 """Each task's kind of example."""
 

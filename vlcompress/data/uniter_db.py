@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vlcompress.data.documents import read_document
 from vlcompress.data.extras import extra
-from vlcompress.data.packed import Arrays, decompress, read_npz, unpack
+from vlcompress.data.packed import MOST_BYTES, Arrays, decompress, read_npz, unpack
 from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError
 
@@ -176,11 +176,48 @@ class ImageDatabase:
             if name not in self.boxes:
                 raise VlcompressError(f"{where} has no count in nbb_*.json: take both from one source")
             return self.boxes[name]
-        if not self._unfiltered:
-            return self._fixed
-        if "conf" not in arrays:
-            raise VlcompressError(f"{where} has no 'conf': boxes of an unfiltered database are chosen by it")
-        return int(np.clip((arrays["conf"] > MIN_CONFIDENCE).sum(), FEWEST, MOST))
+        return _confident(arrays, where) if self._unfiltered else self._fixed
+
+
+class NpzFolder:
+    """A folder of the detector's npz files, one an image: what the image databases are made of; attributes as there."""
+
+    def __init__(self, folder: Path) -> None:
+        """List the folder."""
+        self.folder = folder
+        self._names = frozenset(path.name for path in folder.glob("*.npz"))
+
+    def __contains__(self, name: object) -> bool:
+        """Say whether the folder has this image."""
+        return name in self._names
+
+    def __len__(self) -> int:
+        """Give the number of images."""
+        return len(self._names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The images' names, sorted."""
+        return tuple(sorted(self._names))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the content."""
+        return tuple(self.folder / name for name in self.names)
+
+    def read(self, name: str) -> Regions:
+        """Read an image's regions, as many as the detector is confident of; errors as of `ImageDatabase.read`."""
+        path = self.folder / name
+        where = f"'{path}'"
+        if name not in self._names:
+            raise VlcompressError(f"{where} is not among the {len(self)} images: extract its features")
+        if path.stat().st_size > MOST_BYTES:
+            raise VlcompressError(f"{where} has {path.stat().st_size} bytes, {MOST_BYTES} are allowed")
+        arrays = _checked(read_npz(path.read_bytes(), _ARRAYS, where), where)
+        return _regions(name, arrays, _confident(arrays, where))
+
+
+ImageSource = ImageDatabase | NpzFolder
 
 
 _OPEN: WeakValueDictionary[Path, Any] = WeakValueDictionary()
@@ -210,6 +247,13 @@ def _environment(folder: Path) -> Any:
         raise VlcompressError(f"'{file}' has {file.stat().st_size} bytes where its pages take {pages}: it is cut")
     _OPEN[path] = environment
     return environment
+
+
+def _confident(arrays: Arrays, where: str) -> int:
+    """Give how many boxes of an unfiltered image count."""
+    if "conf" not in arrays:
+        raise VlcompressError(f"{where} has no 'conf': boxes of an unfiltered image are chosen by it")
+    return int(np.clip((arrays["conf"] > MIN_CONFIDENCE).sum(), FEWEST, MOST))
 
 
 def _mapping(path: Path) -> Mapping[str, Any]:

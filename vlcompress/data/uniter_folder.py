@@ -1,4 +1,4 @@
-"""UNITER's layout of every task: FOLDER/txt_db/NAME_SPLIT.db and FOLDER/img_db/IMAGES/VARIANT.
+"""UNITER's layout of every task: FOLDER/txt_db/NAME_SPLIT.db, FOLDER/img_db/IMAGES/VARIANT or FOLDER/npz/IMAGES/*.npz.
 
 NAME is vqa, gqa, nlvr2, ve, vcr, refcoco+, refcoco, refcocog, itm_flickr30k or itm_coco. Answer lists are
 ``ans2label.json`` or ``ans2label.pkl`` in a ``.db`` folder of the task, or ``ans2label.json`` in FOLDER or
@@ -32,7 +32,7 @@ from vlcompress.data.raw.nlvr2 import image_names
 from vlcompress.data.raw.vcr import choice
 from vlcompress.data.raw.vqa import numbered
 from vlcompress.data.regions import Regions
-from vlcompress.data.uniter_db import ImageDatabase, TextDatabase
+from vlcompress.data.uniter_db import ImageDatabase, ImageSource, NpzFolder, TextDatabase
 from vlcompress.errors import VlcompressError
 
 NAME = "uniter"
@@ -57,7 +57,7 @@ Row = Mapping[str, Any]
 class DatabasePictures:
     """Images of UNITER's image databases; see `vlcompress.data.examples.Pictures`. They have no pixels."""
 
-    def __init__(self, databases: Sequence[ImageDatabase], feature_dim: int | None = None) -> None:
+    def __init__(self, databases: Sequence[ImageSource], feature_dim: int | None = None) -> None:
         """Take databases that are open.
 
         Raises:
@@ -138,31 +138,49 @@ def open_splits(folder: Path, task: str, splits: Sequence[str], feature_dim: int
             row = database[key]
             examples.append(make(key, row))
             ids.append(row.get("input_ids", ()))
-    wanted = feature_dim != PICTURES_ONLY
-    pictures = DatabasePictures(_image_databases(folder) if wanted else (), feature_dim if wanted else None)
-    used = {image for example in examples for image in images_of(example)}
+    records = _records(task, examples)
+    sources = _image_sources(folder, records) if feature_dim != PICTURES_ONLY else []
+    pictures = DatabasePictures(sources, feature_dim or None)
     files = [path for database in databases for path in database.files]
-    files += [path for database in pictures.databases if _holds(database, used) for path in database.files]
+    files += [path for source in sources for path in source.files]
     has_ids = task != "vcr" and all(len(row) for row in ids)  # a VCR example has nine sentences
     return Found(tuple(examples), pictures, labels, (*files, *label_files), encoded=encoded(ids) if has_ids else None)
 
 
-def _image_databases(folder: Path) -> list[ImageDatabase]:
-    """Open one variant of every image database: filtered ones first, as the official configurations have them."""
-    opened: list[ImageDatabase] = []
-    for images in sorted(path for path in folder.glob("img_db/*") if path.is_dir()):
-        variants = sorted((path.parent for path in images.glob("*/data.mdb")), key=lambda path: (_rank(path), path))
-        opened += [ImageDatabase(path) for path in variants[:1]]
+def _records(task: str, examples: Sequence[Example]) -> set[str]:
+    """Give the names of the features that the examples need; VCR and RefCOCO need those of annotated boxes too."""
+    kinds = (False, True) if task in ("vcr", "refcoco") else (False,)
+    return {_file(image, kind) for example in examples for image in images_of(example) for kind in kinds}
+
+
+def _image_sources(folder: Path, records: set[str]) -> list[ImageSource]:
+    """Open image databases, those first whose name fits the records', until every record is found."""
+    sample = next(iter(records), "")
+    missing = set(records)
+    opened: list[ImageSource] = []
+    places = [path for path in (*folder.glob("img_db/*"), *folder.glob("npz/*")) if path.is_dir()]
+    for place in sorted(places, key=lambda path: (not sample.startswith(path.name), path)):
+        if not missing:
+            break
+        source = _image_source(place)
+        found = {name for name in missing if name in source} if source else set()
+        if source and found:
+            opened.append(source)
+        missing -= found
     return opened
 
 
+def _image_source(place: Path) -> ImageSource | None:
+    """Open one variant of an image database, filtered ones first as officially configured, or a folder of npz files."""
+    variants = sorted((path.parent for path in place.glob("*/data.mdb")), key=lambda path: (_rank(path), path))
+    if variants:
+        return ImageDatabase(variants[0])
+    return NpzFolder(place) if next(place.glob("*.npz"), None) else None
+
+
 def _rank(variant: Path) -> int:
-    ranks = [i for i, start in enumerate(("feat_th", "feat_numbb", "all")) if variant.name.startswith(start)]
-    return ranks[0] if ranks else len(variant.name)
-
-
-def _holds(database: ImageDatabase, images: set[str]) -> bool:
-    return any(_file(image, truth) in database for image in images for truth in (False, True))
+    starts = ("feat_th", "feat_numbb", "all")
+    return next((rank for rank, start in enumerate(starts) if variant.name.startswith(start)), len(starts))
 
 
 def _text_folder(folder: Path, task: str, split: str) -> Path:

@@ -56,13 +56,15 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _add_routes(app: FastAPI, settings: Settings) -> None:
+    prefixes = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+    for prefix in prefixes:  # first: routes are tried in this order, and these are what a server is asked all day
+        app.add_route(f"{prefix}/infer", routes_v2.infer, ["POST"])
     for path in ("/v2", "/v2/"):
         app.add_route(path, routes_v2.server_metadata, ["GET"])
     app.add_route("/v2/health/live", routes_v2.live, ["GET"])
     app.add_route("/v2/health/ready", routes_v2.ready, ["GET"])
     app.add_route("/v2/models/stats", routes_v2.model_stats, ["GET"])
-    for prefix in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-        app.add_route(f"{prefix}/infer", routes_v2.infer, ["POST"])
+    for prefix in prefixes:
         app.add_route(prefix, routes_v2.model_metadata, ["GET"])
         app.add_route(f"{prefix}/ready", routes_v2.model_ready, ["GET"])
         app.add_route(f"{prefix}/config", routes_v2.model_config, ["GET"])

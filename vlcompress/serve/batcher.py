@@ -7,11 +7,14 @@ that a lone request never waits for company unless a batch window is set.
 import asyncio
 import logging
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
+from queue import SimpleQueue
 from typing import Protocol
 
 from vlcompress.serve.encode import refuse_non_finite
@@ -91,12 +94,13 @@ class _Batch:
     items: list[_Waiting]
     target: Shapes
     started: float
+    loop: asyncio.AbstractEventLoop
     outputs: list[Arrays | Exception] = field(default_factory=list)
     merge_s: float = 0.0
     run_s: float = 0.0
     split_s: float = 0.0
 
-    @property
+    @cached_property
     def rows(self) -> int:
         return sum(item.rows for item in self.items)
 
@@ -126,7 +130,10 @@ class Batcher:
         self._groups: dict[Shapes, deque[_Waiting]] = {}
         self._idle = policy.sessions
         self._row_s = row_s
-        self._threads = ThreadPoolExecutor(policy.sessions, thread_name_prefix="infer")
+        self._batches: SimpleQueue[_Batch | None] = SimpleQueue()
+        self._workers = [threading.Thread(target=self._work, name="infer", daemon=True) for _ in range(policy.sessions)]
+        for worker in self._workers:
+            worker.start()
         self._wake: asyncio.TimerHandle | None = None
         self.waiting_rows = 0
 
@@ -177,7 +184,8 @@ class Batcher:
 
     def close(self) -> None:
         """Let the threads end once nothing is left to run."""
-        self._threads.shutdown(wait=False)
+        for _ in self._workers:
+            self._batches.put(None)
 
     def _expected_s(self, rows: int) -> float:
         """Estimate when a request of so many rows would be answered, were it queued now."""
@@ -203,7 +211,7 @@ class Batcher:
         while self._idle > 0 and (target := self._ready()) is not None:
             items = self._take(target)
             if items:
-                self._start(_Batch(items, target, asyncio.get_running_loop().time()))
+                self._start(items, target)
 
     def _ready(self) -> Shapes | None:
         """Choose the group whose oldest request came first, among those that may go."""
@@ -251,10 +259,18 @@ class Batcher:
             del self._groups[target]
         return items
 
-    def _start(self, batch: _Batch) -> None:
+    def _start(self, items: list[_Waiting], target: Shapes) -> None:
         self._idle -= 1
-        running = asyncio.get_running_loop().run_in_executor(self._threads, self._run, batch)
-        running.add_done_callback(lambda _: self._finish(batch, running))
+        loop = asyncio.get_running_loop()
+        self._batches.put(_Batch(items, target, loop.time(), loop))
+
+    def _work(self) -> None:
+        """Run batches on a thread of its own: one hand-over each way, which an executor's futures would double."""
+        while (batch := self._batches.get()) is not None:
+            self._run(batch)
+            with suppress(RuntimeError):  # the event loop is gone, and with it everyone who waits
+                batch.loop.call_soon_threadsafe(self._finish, batch)
+            del batch
 
     def _run(self, batch: _Batch) -> None:
         """Run a batch on a thread; if it fails, each of its requests alone, so that one cannot fail the others."""
@@ -295,12 +311,11 @@ class Batcher:
             at += item.rows
         return parts
 
-    def _finish(self, batch: _Batch, running: "asyncio.Future[None]") -> None:
+    def _finish(self, batch: _Batch) -> None:
         self._idle += 1
-        failure = running.exception()
         waits = [batch.started - item.arrived for item in batch.items]
         for index, item in enumerate(batch.items):
-            found = failure or batch.outputs[index]
+            found = batch.outputs[index]
             item.inputs = {}
             if item.future.done():
                 continue

@@ -12,7 +12,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.serve.batcher import Batcher, Execution, Policy, batched
 from vlcompress.serve.checks import Limits
 from vlcompress.serve.engines.base import Engine
-from vlcompress.serve.metrics import Metrics
+from vlcompress.serve.metrics import Metrics, ModelMetrics
 from vlcompress.serve.padding import Padding, padding_of
 from vlcompress.serve.refusal import Refusal
 from vlcompress.serve.settings import Settings
@@ -49,19 +49,17 @@ class LoadedModel:
     vocabulary: WordPiece | None
     parallel: Parallel
     facts: Mapping[str, str]
-    metrics: Metrics
+    metrics: ModelMetrics
     stats: Stats = field(default_factory=Stats)
 
     def executed(self, execution: Execution) -> None:
         """Count an execution."""
         self.stats.executed(execution.rows, execution.waits, execution.merge_s, execution.run_s, execution.split_s)
-        labels = (self.name, str(self.version))
-        self.metrics.batch.labels(*labels).observe(execution.rows)
-        self.metrics.rows.labels(*labels).inc(execution.rows)
-        self.metrics.inference.labels(*labels).observe(execution.run_s)
-        queue = self.metrics.queue.labels(*labels)
+        self.metrics.batch.observe(execution.rows)
+        self.metrics.rows.inc(execution.rows)
+        self.metrics.inference.observe(execution.run_s)
         for wait in execution.waits:
-            queue.observe(wait)
+            self.metrics.queue.observe(wait)
 
     def info(self) -> tuple[str, ...]:
         """Give the labels of the metric that says what is loaded."""
@@ -94,7 +92,7 @@ def load(name: str, source: Source, settings: Settings, metrics: Metrics) -> Loa
         vocabulary=_vocabulary(source),
         parallel=Parallel(parallel.threads, parallel.sessions, measured),
         facts=_facts(source),
-        metrics=metrics,
+        metrics=ModelMetrics(metrics, name, source.version),
     )
     observer.model = loaded
     return loaded

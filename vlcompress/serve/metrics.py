@@ -13,6 +13,29 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 INFO_LABELS = ("model", "version", "sparsity", "block", "backend", "provider")
 
 
+class ModelMetrics:
+    """The metrics of one version of a model, with their labels looked up once."""
+
+    def __init__(self, metrics: "Metrics", model: str, version: int) -> None:
+        labels = (model, str(version))
+        self.rows = metrics.rows.labels(*labels)
+        self.duration = metrics.duration.labels(*labels)
+        self.queue = metrics.queue.labels(*labels)
+        self.inference = metrics.inference.labels(*labels)
+        self.batch = metrics.batch.labels(*labels)
+        self._requests = metrics.requests
+        self._labels = labels
+        self._codes: dict[int, Counter] = {}
+
+    def answered(self, status: int, seconds: float) -> None:
+        """Count a request by its HTTP status."""
+        counter = self._codes.get(status)
+        if counter is None:
+            counter = self._codes[status] = self._requests.labels(*self._labels, str(status))
+        counter.inc()
+        self.duration.observe(seconds)
+
+
 class Metrics:
     """The metrics of one server."""
 

@@ -77,8 +77,8 @@ class Requests:
 
     def _note(self, scope: Scope, record: Record, status: int, seconds: float) -> None:
         status = status or 499
-        if record.model:
-            self.server.count(record, status, seconds)
+        if record.metrics is not None:
+            record.metrics.answered(status, seconds)
         if status >= 400 and record.reason:
             self.server.metrics.rejected.labels(record.reason).inc()
         level = logging.DEBUG if scope["path"].startswith(_QUIET) else logging.INFO

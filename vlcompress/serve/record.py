@@ -5,6 +5,8 @@ from typing import Any
 
 from starlette.types import Scope
 
+from vlcompress.serve.metrics import ModelMetrics
+
 _KEY = "vlcompress.record"
 
 
@@ -18,6 +20,7 @@ class Record:
         rows: of the request.
         reason: why it was refused.
         queue_ms, inference_ms: where its time went.
+        metrics: of that model.
     """
 
     request_id: str
@@ -27,10 +30,11 @@ class Record:
     reason: str = ""
     queue_ms: float = 0.0
     inference_ms: float = 0.0
+    metrics: ModelMetrics | None = None
 
     def fields(self) -> dict[str, Any]:
         """Give what is known, for a log line."""
-        return {name: value for name, value in vars(self).items() if value}
+        return {name: value for name, value in vars(self).items() if value and name != "metrics"}
 
 
 def attach(scope: Scope, record: Record) -> None:

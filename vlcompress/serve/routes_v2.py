@@ -24,6 +24,7 @@ from vlcompress.serve.tensors import Arrays, TensorSpec
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "statistics"]
 JSON_LENGTH = "Inference-Header-Content-Length"
 _WORTH_COMPRESSING = 4096
+_SHORT_WAIT_S = 0.01
 
 
 def server_of(request: Request) -> Server:
@@ -171,7 +172,7 @@ async def run_model(
 
 def note(record: Record, model: LoadedModel) -> None:
     """Put the model on the request's record."""
-    record.model, record.version = model.name, str(model.version)
+    record.model, record.version, record.metrics = model.name, str(model.version), model.metrics
 
 
 def require_loaded(server: Server) -> None:
@@ -195,17 +196,27 @@ async def _infer(request: Request, server: Server, model: LoadedModel, record: R
 
 
 async def _until_gone(request: Request, work: "asyncio.Future[Answer]") -> Answer:
-    """Wait for the answer; cancel the work when the client closes the connection."""
-    watcher = asyncio.ensure_future(request.receive())
+    """Wait for the answer; cancel the work when the client closes the connection.
+
+    The connection is watched only once the answer is not there at once: to watch costs more than a short wait.
+    """
+    watchers: list[asyncio.Task[None]] = []
+
+    async def watch() -> None:
+        await request.receive()  # the body has been read, so this is the end of the connection
+        work.cancel()
+
+    later = asyncio.get_running_loop().call_later(_SHORT_WAIT_S, lambda: watchers.append(asyncio.create_task(watch())))
     try:
-        await asyncio.wait((work, watcher), return_when=asyncio.FIRST_COMPLETED)
+        return await work
+    except asyncio.CancelledError:
+        if watchers and watchers[0].done():
+            raise gone() from None
+        raise
     finally:
-        watcher.cancel()
-        if not work.done():
-            work.cancel()
-    if work.cancelled():
-        raise gone()
-    return work.result()
+        later.cancel()
+        for watcher in watchers:
+            watcher.cancel()
 
 
 def _model(request: Request) -> LoadedModel:

@@ -71,6 +71,7 @@ def config(app: object, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=max(1, round(settings.stop_seconds)),
         timeout_keep_alive=75,
         lifespan="on",

@@ -4,7 +4,6 @@ import time
 
 from vlcompress.serve.body import BodyLimits, Budget
 from vlcompress.serve.metrics import Metrics
-from vlcompress.serve.record import Record
 from vlcompress.serve.repository import Repository
 from vlcompress.serve.settings import Settings
 from vlcompress.serve.tracing import Tracer
@@ -43,8 +42,3 @@ class Server:
         if not self.loaded:
             self.repository.load_all()
             self.loaded = True
-
-    def count(self, record: Record, status: int, seconds: float) -> None:
-        """Count a request that reached a model."""
-        self.metrics.requests.labels(record.model, record.version, str(status)).inc()
-        self.metrics.duration.labels(record.model, record.version).observe(seconds)

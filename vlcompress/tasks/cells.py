@@ -39,7 +39,8 @@ METRIC = {"vqa", "gqa", "nlvr2", "snli_ve", "vcr", "refcoco", "retrieval"}
 MARKS = {"parity": "p", "format": "f", "metric": "m"}
 LEGEND = (
     "Score: the dense model on built-in data, one seed (with p: its outputs are compared with the official code's, "
-    "f: the published files are read, m: the metric is checked against the official evaluator)."
+    "f: the published files are read, m: the metric is checked against the official evaluator). "
+    "tiny: random weights and 40 pictures show that a cell runs, not how good it is."
 )
 _WAITING = "not run"
 _NONE = "–"

@@ -16,6 +16,7 @@ from vlcompress.models.base import Family
 from vlcompress.models.registry import family_named
 from vlcompress.pruning.allocation import parse_allocation
 from vlcompress.pruning.criterion import parse_criterion
+from vlcompress.pruning.mixture import Mixture
 from vlcompress.pruning.pattern import parse_pattern
 from vlcompress.pruning.schedule import levels, parse_schedule
 from vlcompress.recipe import Recipe, parse_recipe
@@ -177,8 +178,12 @@ def check_patterns(bench: Workbench) -> None:
     """Refuse what cannot work before hours are spent on it: pattern against every weight, schedule, names."""
     pruning = bench.recipe.pruning
     pattern = parse_pattern(pruning.pattern)
-    for name in bench.prunable.names:
-        pattern.check(name, bench.shapes[name])
+    if isinstance(pattern, Mixture):
+        shapes = {name: bench.shapes[name] for name in bench.prunable.names}
+        pattern.check(shapes, bench.couplings, pruning.sparsity)
+    else:
+        for name in bench.prunable.names:
+            pattern.check(name, bench.shapes[name])
     parse_allocation(pruning.allocation)
     parse_criterion(pruning.criterion, 0)
     if not levels(parse_schedule(pruning.schedule), pruning.sparsity, pruning.rounds or None):

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from vlcompress.artefacts import identity, load_tensors, read_json, save_tensors, seal, unseal, writing
-from vlcompress.models.base import Config, Family, LoadReport, Prunable
+from vlcompress.models.base import Config, Coupling, Family, LoadReport, Prunable
 from vlcompress.models.lxmert_answers import load_answer_head
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
@@ -131,11 +131,16 @@ class Workbench:
         """The shape of every parameter, the head's included."""
         return self._anatomy[1]
 
+    @property
+    def couplings(self) -> Sequence[Coupling]:
+        """The attention heads and feed-forward neurons of the full model."""
+        return self._anatomy[2]
+
     @cached_property
-    def _anatomy(self) -> tuple[Prunable, dict[str, torch.Size]]:
+    def _anatomy(self) -> tuple[Prunable, dict[str, torch.Size], Sequence[Coupling]]:
         model = self.family.build(self.config, self.train_task.head, seed=0)
         shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-        return self.family.prunable(model, self.recipe.pruning.prunable), shapes
+        return self.family.prunable(model, self.recipe.pruning.prunable), shapes, self.family.couplings(model)
 
     @cached_property
     def theta0_sha256(self) -> str:

@@ -37,18 +37,18 @@ class FolderPictures:
         return (self.folder / image).is_file()
 
     def picture_bytes(self, image: str) -> bytes:
-        """Give the picture's file as it is."""
-        return (self.folder / image).read_bytes()
-
-    def pixels(self, image: str) -> NDArray[np.uint8]:
-        """Read a picture; errors as of `Pictures.pixels`."""
+        """Give the picture's file as it is; errors as of `pixels`."""
         path = self.folder / image
         try:
             if path.stat().st_size > MOST_BYTES:
                 raise VlcompressError(f"'{path}' has {path.stat().st_size} bytes, {MOST_BYTES} are allowed")
-            return decode(path.read_bytes(), f"'{path}'")
+            return path.read_bytes()
         except OSError as error:
             raise VlcompressError(f"no picture at '{path}' ({error.strerror})") from error
+
+    def pixels(self, image: str) -> NDArray[np.uint8]:
+        """Read a picture; errors as of `Pictures.pixels`."""
+        return decode(self.picture_bytes(image), f"'{self.folder / image}'")
 
 
 def splits(folder: Path) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """PyTorch: a compiled model with its block-sparse layers, run as it is."""
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,12 +23,12 @@ class TorchEngine:
 
         Args:
             folder: the artefact.
-            threads: of PyTorch, for the whole process.
+            threads: inside one execution.
 
         Raises:
             VlcompressError: not such an artefact, or a damaged one.
         """
-        torch.set_num_threads(threads)
+        self._threads, self._local = threads, threading.local()
         self._compiled = load_compiled(folder, {name: family() for name, family in FAMILIES.items()})
         self.inputs = _inputs(self._compiled)
         self.outputs: tuple[TensorSpec, ...] = (
@@ -43,6 +44,9 @@ class TorchEngine:
 
     def run(self, feeds: Arrays) -> Arrays:
         """Run the model."""
+        if not hasattr(self._local, "set"):  # PyTorch keeps the number for each thread that calls it
+            torch.set_num_threads(self._threads)
+            self._local.set = True
         with torch.inference_mode():
             tensors = {name: torch.as_tensor(array) for name, array in feeds.items()}
             scores = self._compiled.family.logits(self._compiled.model, tensors)
