@@ -13,7 +13,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Head
 from vlcompress.models.checkpoints import read_checkpoint
-from vlcompress.models.vilt import ViltFamily, canonical, canonical_masks, encode
+from vlcompress.models.vilt import ViltFamily, canonical, canonical_masks
+from vlcompress.models.vilt_model import encode
 from vlcompress.pruning.allocation import Global, prune
 from vlcompress.pruning.criterion import Magnitude
 from vlcompress.pruning.mask import Masks
@@ -66,6 +67,18 @@ def _batch() -> dict[str, Tensor]:
         "pixel_values": INPUTS["image"],
         "pixel_mask": mask,
     }
+
+
+def test_an_answer_head_is_put_into_the_models_order(tmp_path: Path) -> None:
+    turned = tuple(reversed(ANSWERS.labels))
+    (tmp_path / "ans2label.json").write_text(json.dumps({label: row for row, label in enumerate(turned)}))
+    model = FAMILY.build(_config(), ANSWERS, seed=0)
+    report = FAMILY.load(model, _saved(tmp_path, WEIGHTS))
+    assert report.notes == ()
+    assert torch.equal(model.state_dict()["classifier.3.bias"], WEIGHTS["vqa_classifier.3.bias"].flip(0))
+    other = FAMILY.build(_config(), Head("answers", tuple("abcdefghijklmnopqrs")), seed=0)
+    with pytest.raises(VlcompressError, match="answers with other labels than this task's 19"):
+        FAMILY.load(other, str(tmp_path / "vilt_vqa.ckpt"))
 
 
 def test_hidden_states(model: nn.Module) -> None:

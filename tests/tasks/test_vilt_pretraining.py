@@ -13,7 +13,8 @@ from torch.nn.functional import cross_entropy
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head
-from vlcompress.models.vilt import ViltFamily, encode
+from vlcompress.models.vilt import ViltFamily
+from vlcompress.models.vilt_model import encode
 from vlcompress.tasks.transport import transport_distance
 from vlcompress.tasks.vilt_pretraining import LOSSES, ViltPretraining
 

@@ -1,33 +1,20 @@
-"""ViLT (Kim, Son and Kim, ICML 2021): one transformer over word pieces and patches of the raw picture.
+"""ViLT as a family: names, checkpoints, what is pruned, batches. See `vlcompress.models.vilt_model` for the numbers.
 
-The modules and their names are those of transformers' ViLT, so weights go to and from Hugging Face unchanged. The
-numbers are those of the original (dandelin/ViLT) where transformers differs from it: LayerNorm epsilons (1e-6 in the
-blocks, 1e-12 in the text embeddings and the word head), dropout 0.1 everywhere but on the attention weights, also
-between the two feed-forward projections. Attention runs through `scaled_dot_product_attention`.
-
-Both codes draw the order of the patches, and which of them fill up a shorter picture, with `torch.multinomial`. Here
-the order is fixed: row by row, the patches of a picture first, then what pads it, which nothing looks at. Attention
-does not depend on the order, so outputs are equal up to it. Nor are patches left out at random above 200, as in the
-official pre-training.
-
-Shapes: B batch, I images of an example, T words, P patches (after the image's own [CLS]), S = T + 1 + P tokens,
-H hidden width, Y and X rows and columns of patches, G rows (and columns) of the position table.
+Shapes: B batch, T words.
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, dropout, pad, relu
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     ViltConfig,
     ViltForImageAndTextRetrieval,
     ViltForImagesAndTextClassification,
-    ViltForMaskedLM,
     ViltForQuestionAnswering,
 )
 
@@ -37,7 +24,9 @@ from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport, Prunable, Sample
 from vlcompress.models.building import materialise, skeleton
 from vlcompress.models.checkpoints import Tensors, load_strictly, read_checkpoint, renamed
+from vlcompress.models.labels import SIDE_FILE, labels_of, permuted
 from vlcompress.models.lxmert import Attention
+from vlcompress.models.vilt_model import ViltForPretraining, follow_the_original, pooled
 
 _SIZES: dict[str, Config] = {
     # tiny is for tests, small for the built-in pictures (128 x 96, taken as they are), base is the published model.
@@ -70,8 +59,6 @@ _SIZES: dict[str, Config] = {
 _WORDS = 40
 """Longest text in word pieces (max_text_len of the official configuration)."""
 
-_TEXT_EPS = 1e-12  # BERT's, in the text embeddings and the word head; the blocks have timm's 1e-6
-
 OFFICIAL_NAMES = (
     # dandelin/ViLT to transformers, for regular-expression substitution in this order; see `canonical` for q, k, v.
     (r"^module\.", ""),  # saved from DataParallel
@@ -96,8 +83,12 @@ _POSITION_IDS = "text_embeddings.position_ids"  # 0, 1, 2, ...: stored by old tr
 _MODALITIES = "vilt.embeddings.token_type_embeddings.weight"
 _MATCH = "itm_score.fc."
 _HEADS = ("classifier.", "rank_output.", "mlm_score.", "itm_score.")
+_LABELS = "classifier.3."
 # UNITER, LXMERT and ViLT publish the same 3129 VQA answers in different orders, and no weight file names them.
-_ORDER = "classifier.* is loaded: its rows must be in the order of this task's answers, which the file does not name"
+_ORDER = (
+    "classifier.* is loaded: its rows must be in the order of this task's answers, which the file does not name; "
+    f"put a {SIDE_FILE} beside it to have them ordered"
+)
 
 _PRUNED = re.compile(
     r"vilt\.encoder\.layer\.\d+\.(attention\.attention\.(query|key|value)|(attention\.output|intermediate|output)\.dense)"
@@ -114,14 +105,6 @@ _REASONS = (
 )
 
 
-class ViltForPretraining(ViltForMaskedLM):  # type: ignore[misc]
-    """The masked-word head of transformers and, beside it, ViLT's image-text matching head."""
-
-    def __init__(self, config: ViltConfig) -> None:
-        super().__init__(config)
-        self.itm_score = nn.ModuleDict({"fc": nn.Linear(config.hidden_size, 2)})
-
-
 _CLASSES: dict[HeadKind, type[nn.Module]] = {
     "answers": ViltForQuestionAnswering,
     "pair": ViltForImagesAndTextClassification,
@@ -129,68 +112,6 @@ _CLASSES: dict[HeadKind, type[nn.Module]] = {
     "pretraining": ViltForPretraining,
 }
 _OWN_CONFIG: dict[HeadKind, Config] = {"pair": {"num_images": 2, "modality_type_vocab_size": 3, "num_labels": 2}}
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What the backbone makes of a batch.
-
-    Attributes:
-        text: [B, T, H].
-        image: [B, 1 + P, H]: the image's own [CLS], then its patches, row by row; what pads it comes last.
-        image_mask: bool [B, 1 + P], True where `image` is the picture's.
-        pooled: [B, H], from the first word.
-    """
-
-    text: Tensor
-    image: Tensor
-    image_mask: Tensor
-    pooled: Tensor
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    """Text and image on their way in: values [B, S, H], additive mask [B, 1, 1, S] (None: all visible)."""
-
-    values: Tensor
-    mask: Tensor | None
-    image_mask: Tensor
-    words: int
-
-
-def encode(model: nn.Module, inputs: Mapping[str, Tensor], *, modality: int = 1) -> Encoded:
-    """Run the whole backbone on one image for each text.
-
-    Args:
-        model: a model of this family.
-        inputs: input_ids int64 [B, T]; pixel_values float [B, 3, height, width]; optionally attention_mask [B, T] and
-            pixel_mask [B, height, width] (bool or int64, 1 = picture, which lies in the upper left corner).
-        modality: row of the modality table for the image: 1, or 2 for the second image (NLVR2).
-    """
-    backbone: Any = model.vilt
-    tokens = _embed(backbone.embeddings, inputs, modality)
-    values_BSH = tokens.values
-    for layer in backbone.encoder.layer:
-        values_BSH = _block(layer, values_BSH, values_BSH, tokens.mask)
-    values_BSH = backbone.layernorm(values_BSH)
-    text, image = values_BSH[:, : tokens.words], values_BSH[:, tokens.words :]
-    return Encoded(text, image, tokens.image_mask, backbone.pooler(values_BSH))
-
-
-def pooled(model: nn.Module, inputs: Mapping[str, Tensor], *, modality: int = 1) -> Tensor:
-    """Give `encode(model, inputs).pooled` [B, H], computing the first word alone in the last block.
-
-    The pooler reads nothing else; the last block still looks at every token for it.
-    """
-    backbone: Any = model.vilt
-    tokens = _embed(backbone.embeddings, inputs, modality)
-    values_BSH = tokens.values
-    *layers, last = backbone.encoder.layer
-    for layer in layers:
-        values_BSH = _block(layer, values_BSH, values_BSH, tokens.mask)
-    first_B1H = _block(last, values_BSH[:, :1], values_BSH, tokens.mask)
-    result: Tensor = backbone.pooler(backbone.layernorm(first_B1H))
-    return result
 
 
 def canonical(tensors: Mapping[str, Tensor]) -> Tensors:
@@ -277,18 +198,19 @@ class ViltFamily:
         if head.kind == "answers" and not head.labels:
             raise VlcompressError("the answer head has no labels: give at least one answer")
         plain = {name: value for name, value in config.items() if name != "model_type"}
-        own = _OWN_CONFIG.get(head.kind, {"num_labels": len(head.labels)} if head.labels else {})
+        own = _OWN_CONFIG.get(head.kind, {"id2label": dict(enumerate(head.labels))} if head.labels else {})
         try:
             make: Any = _CLASSES[head.kind]
             model = skeleton(lambda: make(ViltConfig(**plain | own)))
         except ValueError as error:
             raise VlcompressError(f"this configuration makes no ViLT model: {error}") from error
-        _follow_the_original(model)
+        follow_the_original(model)
         return model
 
     def load(self, model: nn.Module, checkpoint: str, *, fresh_head: bool = False) -> LoadReport:
         """Load a checkpoint strictly; a head of another task is the one allowed difference, and is reported.
 
+        An answer head whose labels are named beside it is put into this model's order (`vlcompress.models.labels`).
         A modality table of two rows becomes one of three for NLVR2 (the second image starts as the first), and a
         matching head without a checkpoint of its own takes the "matched" row of ITM, both as in the official code.
 
@@ -303,17 +225,15 @@ class ViltFamily:
         """
         tensors = _grown(canonical(read_checkpoint(checkpoint)), model)
         if fresh_head:
-            kept = (
-                (_MATCH,) if isinstance(model, ViltForImageAndTextRetrieval) else ()
-            )  # the ranking head starts from it
+            # The ranking head starts from the matching head.
+            kept = (_MATCH,) if isinstance(model, ViltForImageAndTextRetrieval) else ()
             tensors = {n: one for n, one in tensors.items() if not n.startswith(_HEADS) or n.startswith(kept)}
         tensors, notes = _with_rank(tensors, model)
+        tensors, more = _in_order(tensors, model, checkpoint)
         report = load_strictly(model, tensors, source=checkpoint, heads=_HEADS)
         if fresh_head:
             return replace(report, head="fresh", notes=("the task head stays fresh, as asked", *notes))
-        if report.head == "loaded" and isinstance(model, ViltForQuestionAnswering):
-            notes = (*notes, _ORDER)
-        return replace(report, notes=(*report.notes, *notes))
+        return replace(report, notes=(*report.notes, *notes, *more))
 
     def prunable(self, model: nn.Module, policy: str) -> Prunable:
         """Name what IMP prunes: "bert-tickets" is every linear of the transformer blocks.
@@ -391,7 +311,7 @@ class ViltFamily:
         }
 
     def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Give the head's scores, float32; for the inputs see `encode` (NLVR2's have an axis of 2 after B).
+        """Give the head's scores, float32; for the inputs see `vilt_model.encode` (NLVR2's have an axis of 2 after B).
 
         Returns:
             [B, labels] (answers), [B, 2] (pair), [B] (match).
@@ -406,88 +326,6 @@ class ViltFamily:
         else:
             scores = parts.classifier(pooled(model, inputs))
         return scores
-
-
-def _block(layer: Any, asking: Tensor, x_BSH: Tensor, mask: Tensor | None) -> Tensor:
-    """Give a block's output for the tokens `asking` [B, ?, H], the first ones of `x_BSH`, which look at all of them."""
-    seen_BSH = layer.layernorm_before(x_BSH)
-    (context,) = layer.attention.attention(seen_BSH[:, : asking.shape[1]], seen_BSH, mask)
-    attended = asking + layer.attention.output(context, asking)
-    inner = layer.intermediate(layer.layernorm_after(attended))
-    inner = dropout(inner, layer.output.dropout.p, layer.training)  # timm's Mlp has it here too, transformers does not
-    result: Tensor = layer.output(inner, attended)
-    return result
-
-
-def _embed(embeddings: Any, inputs: Mapping[str, Tensor], modality: int) -> _Tokens:
-    text_BTH = _text(embeddings.text_embeddings, inputs["input_ids"])
-    image_BPH, image_mask_BP = _image_tokens(embeddings, inputs["pixel_values"], inputs.get("pixel_mask"))
-    modalities = embeddings.token_type_embeddings.weight
-    values = torch.cat([text_BTH + modalities[0], image_BPH + modalities[modality]], dim=1)
-    words = inputs.get("attention_mask")
-    if words is None and "pixel_mask" not in inputs:
-        return _Tokens(values, None, image_mask_BP, text_BTH.shape[1])
-    words_BT = torch.ones_like(inputs["input_ids"]).bool() if words is None else words.bool()
-    hidden_BS = 1 - torch.cat([words_BT, image_mask_BP], dim=1).to(values.dtype)
-    mask = (hidden_BS * torch.finfo(values.dtype).min)[:, None, None, :]  # added to the scores, as transformers does
-    return _Tokens(values, mask, image_mask_BP, text_BTH.shape[1])
-
-
-def _text(embeddings: Any, ids_BT: Tensor) -> Tensor:
-    words = embeddings.word_embeddings(ids_BT) + embeddings.token_type_embeddings.weight[0]
-    places = embeddings.position_embeddings.weight[: ids_BT.shape[1]]
-    result: Tensor = embeddings.dropout(embeddings.LayerNorm(words + places))
-    return result
-
-
-def _image_tokens(embeddings: Any, pixels: Tensor, pixel_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Give the image's tokens [B, 1 + P, H], its [CLS] first, and which of them are the picture's, bool [B, 1 + P]."""
-    projection = embeddings.patch_embeddings.projection
-    patches = conv2d(pixels, projection.weight, projection.bias, projection.stride)
-    rows, columns = patches.shape[2:]
-    first, table = embeddings.position_embeddings[:, :1], embeddings.position_embeddings[0, 1:]
-    if pixel_mask is None:
-        visible = torch.ones(pixels.shape[0], rows, columns, dtype=torch.bool, device=pixels.device)
-    else:  # a patch belongs to the picture if its first pixel does
-        step, across = projection.stride
-        visible = pixel_mask[:, ::step, ::across][:, :rows, :columns].bool()
-    values = patches.permute(0, 2, 3, 1) + _positions(table, visible)
-    values, visible = _packed(values.flatten(1, 2), visible.flatten(1))
-    values = torch.cat([(embeddings.cls_token + first).expand(len(values), -1, -1), values], dim=1)
-    return embeddings.dropout(values), pad(visible, (1, 0), value=True)
-
-
-def _positions(table_GH: Tensor, visible_BYX: Tensor) -> Tensor:
-    """Stretch the position table over each picture's own rows and columns: [B, Y, X, H].
-
-    Bilinear interpolation whose corners are the table's corners, written as two products with hat functions, so that
-    pictures of all sizes are done at once and the sizes may stay open in an exported graph.
-    """
-    side = round(table_GH.shape[0] ** 0.5)
-    table_GGH = table_GH.view(side, side, -1)
-    down_BYG = _hats(visible_BYX[:, :, 0].sum(1), visible_BYX.shape[1], table_GH, side)
-    across_BXG = _hats(visible_BYX[:, 0, :].sum(1), visible_BYX.shape[2], table_GH, side)
-    stretched_BYGH = torch.einsum("byg,gkh->bykh", down_BYG, table_GGH)
-    return torch.einsum("bxk,bykh->byxh", across_BXG, stretched_BYGH)
-
-
-def _hats(counts_B: Tensor, length: int, like: Tensor, side: int) -> Tensor:
-    """Give the share [B, length, side] that each of `side` entries has in each place, spread over `counts` places."""
-    scale_B = (side - 1) / (counts_B - 1).clamp(min=1).to(like.dtype)
-    places = torch.arange(length, device=like.device, dtype=like.dtype)
-    entries = torch.arange(side, device=like.device, dtype=like.dtype)
-    where_BL = (places * scale_B[:, None]).clamp(max=side - 1)  # beyond the picture nothing looks
-    return relu(1 - (where_BL[:, :, None] - entries).abs())
-
-
-def _packed(values_BPH: Tensor, visible_BP: Tensor) -> tuple[Tensor, Tensor]:
-    """Move padding behind the picture and cut what pads every picture; order is kept. Not done in exported graphs."""
-    if torch.compiler.is_exporting() or bool(visible_BP.all()):
-        return values_BPH, visible_BP
-    most = int(visible_BP.sum(1).max())
-    order_BP = visible_BP.long().argsort(dim=1, descending=True, stable=True)[:, :most]
-    index = order_BP[:, :, None].expand(-1, -1, values_BPH.shape[2])
-    return values_BPH.gather(1, index), visible_BP.gather(1, order_BP)
 
 
 def _image(inputs: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
@@ -506,15 +344,6 @@ def _pictures(images: Sequence[Any]) -> dict[str, Tensor]:
     return {"pixel_values": pixels, "pixel_mask": mask}
 
 
-def _follow_the_original(model: nn.Module) -> None:
-    parts: Any = model
-    parts.vilt.embeddings.text_embeddings.LayerNorm.eps = _TEXT_EPS
-    if isinstance(model, ViltForPretraining):
-        parts.mlm_score.transform.LayerNorm.eps = _TEXT_EPS
-    for layer in parts.vilt.encoder.layer:
-        layer.attention.attention = Attention(layer.attention.attention)
-
-
 def _grown(tensors: Tensors, model: nn.Module) -> Tensors:
     """Give the modality table the rows that the model has: the second image starts as the first."""
     table, wanted = tensors.get(_MODALITIES), model.state_dict()[_MODALITIES]
@@ -530,6 +359,24 @@ def _with_rank(tensors: Tensors, model: nn.Module) -> tuple[Tensors, tuple[str, 
         return tensors, ()
     rank = {f"rank_output.{part}": tensors[f"{_MATCH}{part}"][1:] for part in ("weight", "bias")}
     return tensors | rank, ("rank_output.* starts from the row of matched pairs of itm_score.fc",)
+
+
+def _in_order(tensors: Tensors, model: nn.Module, source: str) -> tuple[Tensors, tuple[str, ...]]:
+    """Put the rows of an answer head into the model's order where the checkpoint's is known, and say where it is not.
+
+    Raises:
+        VlcompressError: the checkpoint answers with other labels.
+    """
+    rows, parts = f"{_LABELS}bias", cast(Any, model)
+    if not isinstance(model, ViltForQuestionAnswering) or rows not in tensors:
+        return tensors, ()
+    if tensors[rows].shape != model.state_dict()[rows].shape:
+        return tensors, ()  # the head stays fresh, and the report says so
+    theirs = labels_of(source)
+    if theirs is None:
+        return tensors, (_ORDER,)
+    mine = tuple(parts.config.id2label[row] for row in range(len(theirs)))
+    return permuted(tensors, _LABELS, theirs=theirs, mine=mine, source=source), ()
 
 
 def _reason(name: str) -> str:

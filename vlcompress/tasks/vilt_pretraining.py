@@ -19,7 +19,8 @@ from torch.nn.functional import cross_entropy
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Sample
-from vlcompress.models.vilt import ViltFamily, encode
+from vlcompress.models.vilt import ViltFamily
+from vlcompress.models.vilt_model import encode
 from vlcompress.tasks.base import Batch
 from vlcompress.tasks.transport import transport_distance
 
