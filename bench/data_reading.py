@@ -85,9 +85,12 @@ def write_uniter(folder: Path, images: int, compressed: bool) -> None:
     def fill(place: Path, values: Callable[[int], tuple[str, bytes]]) -> None:
         place.mkdir(parents=True)
         with lmdb.open(str(place), map_size=1 << 40) as environment, environment.begin(write=True) as writer:
+            keys = []
             for number in range(images):
                 key, data = values(number)
                 writer.put(key.encode(), data)
+                keys.append(key)
+            writer.put(b"__keys__", json.dumps(keys).encode())
 
     name = "COCO_train2014_{:012d}.npz"
     variant = f"feat_numbb{BOXES}{'_compressed' if compressed else ''}"
