@@ -10,9 +10,15 @@ from vlcompress.cli import options
 @click.command()
 @click.option("--model", default="lxmert", show_default=True, help="Model family.")
 @click.option("--size", default="small", show_default=True, help="Model size.")
-@click.option("--data", type=click.Path(path_type=Path), help="Folder in LXMERT's layout; built-in scenes if left out.")
-@click.option("--pictures", default=16000, show_default=True, help="Pictures of the built-in data.")
-@click.option("--split", "splits", multiple=True, help="File of lxmert/ to train on; may be repeated.  [pretrain]")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Folder in LXMERT's layout (ViLT: captions); built-in scenes if left out.",
+)
+@click.option("--pictures", default=16000, show_default=True, help="Pictures of the built-in data (not ViLT's).")
+@click.option(
+    "--split", "splits", multiple=True, help="File of lxmert/ to train on; may be repeated.  [pretrain; vilt train]"
+)
 @click.option("--steps", default=4000, show_default=True, help="Optimizer steps.")
 @click.option("--batch", default=128, show_default=True, help="Sentences a step.")
 @click.option("--learning-rate", default=7e-4, show_default=True, help="Peak learning rate.")
@@ -20,7 +26,7 @@ from vlcompress.cli import options
 @click.option("--word-rate", type=float, help="Share of words to be predicted.  [0.15]")
 @click.option("--region-rate", type=float, help="Share of regions to be predicted.  [0.15]")
 @click.option("--visual-weight", type=float, help="Of LXMERT's region losses.  [6.67]")
-@click.option("--transport-weight", type=float, help="Of UNITER's word-region alignment.  [0.1]")
+@click.option("--transport-weight", type=float, help="Of UNITER's and ViLT's word-region alignment.  [0.1]")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--half", is_flag=True, help="Store the weights as float16.")
 @options.device
@@ -55,8 +61,8 @@ def command(
     family = family_named(model)
     hyper = Hyperparameters(steps, batch, learning_rate, optimizer=pretrainer_of(model).optimizer)
     recipe = PretrainingRecipe(size, hyper, settings_of(model, given), seed)
-    folder = data or pretraining_folder(pictures, home, options.say)
-    work = Pretraining(family, folder, recipe, splits or ("pretrain",))
+    folder = data or pretraining_folder(pictures, home, options.say, captions=family.reads == "pixels")
+    work = Pretraining(family, folder, recipe, splits)
     result = pretrain(
         work,
         home,

@@ -24,9 +24,20 @@ _FAMILY: Table = {
     "lxmert": {"optimizer": "bertadam", "epochs": 4.0, "batch": 32, "learning_rate": 5e-5, "clip": 5.0},
     "uniter": {"optimizer": "adamw", "clip": 2.0},
     "vilt": {"optimizer": "adamw", "epochs": 10.0, "batch": 256, "learning_rate": 1e-4, "clip": 1e6},  # not clipped
-    "resnet": {"optimizer": "adamw", "epochs": 182.0, "batch": 256, "learning_rate": 1e-3, "weight_decay": 2e-4},
+    "resnet": {
+        "optimizer": "sgd",
+        "epochs": 182.0,
+        "batch": 256,
+        "learning_rate": 0.1,
+        "warmup": 1 / 182,
+        "clip": 1e6,  # not clipped
+        "weight_decay": 2e-4,
+    },
 }
 """What a family's tasks share (airsplay/lxmert run/, dandelin/ViLT config.py, Chen et al. CVPR 2021 Table 1)."""
+
+_PRUNING: Table = {"resnet": {"prunable": "conv-except-conv1", "schedule": "geometric:0.2"}}
+"""A fifth of what is left goes each round, everywhere but in the first convolution (Chen et al., CVPR 2021)."""
 
 _CELL: dict[tuple[str, str], dict[str, Any]] = {
     ("lxmert", "gqa"): {"learning_rate": 1e-5},
@@ -48,6 +59,7 @@ _CELL: dict[tuple[str, str], dict[str, Any]] = {
 _SPLITS: Table = {
     "vqa": {"train": ["train", "nominival"], "score": "minival"},
     "gqa": {"train": ["train", "valid"], "score": "testdev"},
+    "pretraining": {"train": ["mscoco_train", "mscoco_nominival", "vgnococo"], "score": "mscoco_minival"},
 }
 """Where the papers train on more than the built-in data has; scores are on the development splits of the papers."""
 
@@ -72,7 +84,7 @@ def _tiny(document: Table, family: str) -> Table:
     return {
         "model": {**document["model"], "checkpoint": "none"},
         "data": {**document["data"], "source": "scenes:tiny"},
-        "pruning": {"schedule": "linear:25", "sparsity": 0.5, "controls": ["random"]},
+        "pruning": {"schedule": "linear:25", "sparsity": 0.5, "controls": ["random"], **_PRUNING.get(family, {})},
         "training": {**_optimizer(family), "steps": 8, "batch": 16, "learning_rate": 1e-3},
     }
 
@@ -82,7 +94,7 @@ def _small(document: Table, family: str, task: str) -> Table:
     return {
         "model": {**document["model"], "checkpoint": "built-in" if there else "none"},
         "data": {**document["data"], "source": "scenes:small"},
-        "pruning": {"pattern": "block:128x1", "sparsity": 0.5, "controls": ["random", "unstructured"]},
+        "pruning": _SMALL_PRUNING.get(family, _BLOCKS),
         "training": {**_optimizer(family), **_SMALL, **_SMALL_CELL.get((family, task), {})},
     }
 
@@ -95,13 +107,20 @@ def _published(document: Table, family: str, task: str) -> Table:
             "sparsity": _SPARSITY_OF.get((family, task), _SPARSITY[family]),
             "controls": ["random"],
             "seeds": [0, 1, 2],
+            **_PRUNING.get(family, {}),
         },
         "training": {**_FAMILY[family], **_CELL.get((family, task), {})},
     }
 
 
 _SMALL: dict[str, Any] = {"steps": 300, "batch": 64, "learning_rate": 3e-4}
-_SMALL_CELL: dict[tuple[str, str], dict[str, Any]] = {}
+_PRETRAINED: dict[str, Any] = {"learning_rate": 7e-5, "head_rate": 30.0}
+_SMALL_CELL: dict[tuple[str, str], dict[str, Any]] = {
+    **{("lxmert", task): _PRETRAINED for task in ("gqa", "nlvr2")},
+    ("resnet", "classification"): {"learning_rate": 0.1, "weight_decay": 2e-4},
+}
+_BLOCKS: dict[str, Any] = {"pattern": "block:128x1", "sparsity": 0.5, "controls": ["random", "unstructured"]}
+_SMALL_PRUNING: Table = {"resnet": {**_PRUNING["resnet"], "sparsity": 0.5904, "controls": ["random"]}}
 
 
 def _optimizer(family: str) -> dict[str, Any]:

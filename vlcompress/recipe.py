@@ -15,7 +15,8 @@ from vlcompress.defaults import default_document
 from vlcompress.errors import VlcompressError, unknown
 
 RECIPES = Path(__file__).parent / "recipes"
-OPTIMIZERS = ("bertadam", "adamw")
+OPTIMIZERS = ("bertadam", "adamw", "sgd")
+HEADS = ("fresh", "answers")
 CONTROLS = ("random", "shuffle", "reinit", "unstructured")
 
 S = TypeVar("S")
@@ -29,11 +30,14 @@ class ModelRecipe:
         family: "lxmert", "uniter", "vilt" or "resnet".
         size: a size of the family; built-in weights exist for "small".
         checkpoint: θ0: "built-in", "none" (random weights), a folder, a file in the official layout, or a hub name.
+        head: φ0: "fresh", or "answers", the rows of the same answers in the checkpoint's answer head (LXMERT's
+            ``--loadLXMERTQA``; needs the checkpoint's answer list, ``lxmert/all_ans.json`` in the data folder).
     """
 
     family: str = "lxmert"
     size: str = "small"
     checkpoint: str = "built-in"
+    head: str = "fresh"
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ class PruningRecipe:
     """Pattern × Criterion × Schedule × Allocation, and what the ticket is compared with.
 
     Attributes:
-        pattern: "unstructured" or "block:RxC".
+        pattern: "unstructured", "block:RxC", "head", "neuron", "neuron+head", or one for each kind of layer:
+            "attention=head,ffn=block:192x16".
         criterion: "magnitude" (or "random").
         schedule: "linear:P", "geometric:F" or "oneshot".
         allocation: "global" or "uniform".
@@ -244,6 +249,8 @@ def _check(recipe: Recipe) -> None:
     for control in pruning.controls:
         if control not in CONTROLS:
             raise unknown("control", control, CONTROLS)
+    if recipe.model.head not in HEADS:
+        raise unknown("head", recipe.model.head, HEADS)
     if training.optimizer not in OPTIMIZERS:
         raise unknown("optimizer", training.optimizer, OPTIMIZERS)
     if not pruning.seeds or len(set(pruning.seeds)) < len(pruning.seeds):

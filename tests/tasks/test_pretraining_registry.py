@@ -7,8 +7,8 @@ from vlcompress.models.registry import FAMILIES
 from vlcompress.tasks.pretraining_registry import PRETRAINING, pretrainer_of, settings_of
 
 
-def test_every_family_that_says_so_can_be_pretrained() -> None:
-    assert set(PRETRAINING) == {name for name, family in FAMILIES.items() if "pretraining" in family.heads}
+def test_only_families_that_say_so_can_be_pretrained() -> None:
+    assert set(PRETRAINING) <= {name for name, family in FAMILIES.items() if "pretraining" in family.heads}
 
 
 def test_settings_are_the_familys_own_with_what_is_given_over_them() -> None:

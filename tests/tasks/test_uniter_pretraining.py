@@ -144,6 +144,14 @@ def test_one_image_makes_no_mismatch() -> None:
         objective.batch([0], _rng())
 
 
+def test_regions_without_classes_are_told() -> None:
+    one = _examples(1)[0]
+    unknown = replace(one, regions=replace(one.regions, objects_id=np.full_like(one.regions.objects_id, -1)))
+    objective = UniterPretrainingObjective([unknown], FakeVocabulary(), mix={"mrc": 1})
+    with pytest.raises(VlcompressError, match="'image 0' has neither class probabilities nor classes"):
+        objective.batch([0], _rng())
+
+
 def test_class_loss_is_the_mean_divergence_and_one_class_a_cross_entropy() -> None:
     model = _model()
     objective, batch = _whole("mrc")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import vlcompress
+from vlcompress.data.scenes.benchmarks import make_benchmark
 from vlcompress.data.scenes.write import make_scenes
 from vlcompress.models.base import Head
 from vlcompress.models.registry import family_named
@@ -16,18 +17,27 @@ from vlcompress.training.pretrain import Pretraining, PretrainingRecipe, pretrai
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_scenes(tmp_path_factory.mktemp("data") / "scenes", size="tiny", pretrain=6, images=False)
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Sentences and regions for the families that read regions, captions and pictures for those that read pixels."""
+    root = tmp_path_factory.mktemp("data")
+    make_benchmark(root / "captions", "retrieval", size="tiny")
+    return {
+        "regions": make_scenes(root / "scenes", size="tiny", pretrain=6, images=False),
+        "pixels": root / "captions",
+    }
 
 
-def _work(name: str, folder: Path) -> Pretraining:
+def _work(name: str, folders: dict[str, Path]) -> Pretraining:
+    folder = folders[family_named(name).reads]
     hyper = Hyperparameters(6, 4, 1e-3, optimizer=pretrainer_of(name).optimizer)
     return Pretraining(family_named(name), folder, PretrainingRecipe("tiny", hyper, settings_of(name, {})))
 
 
 @pytest.mark.parametrize("half", [True, False])
 @pytest.mark.parametrize("name", sorted(PRETRAINING))
-def test_result_loads_into_a_model_with_a_fresh_head(scenes: Path, tmp_path: Path, name: str, half: bool) -> None:
+def test_result_loads_into_a_model_with_a_fresh_head(
+    scenes: dict[str, Path], tmp_path: Path, name: str, half: bool
+) -> None:
     work = _work(name, scenes)
     folder = pretrain(work, tmp_path, device=torch.device("cpu"), half=half, say=lambda line: None)
     family = family_named(name)

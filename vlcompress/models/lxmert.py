@@ -23,7 +23,7 @@ from vlcompress.data.examples import Pictures
 from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport, Prunable, Sample
-from vlcompress.models.building import materialise, skeleton
+from vlcompress.models.building import left_and_right, materialise, skeleton
 from vlcompress.models.checkpoints import load_strictly, read_checkpoint, renamed
 
 _SIZES: dict[str, Config] = {
@@ -362,7 +362,7 @@ class LxmertFamily:
         head: Any = model.answer_head
         pooled_BH = pooled(model, inputs)
         if isinstance(model, LxmertForImagePairs):
-            pooled_BH = pooled_BH.reshape(-1, 2 * pooled_BH.shape[1])
+            pooled_BH = torch.cat(left_and_right(pooled_BH), dim=1)
         result: Tensor = head(pooled_BH)
         return result
 

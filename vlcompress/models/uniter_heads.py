@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from vlcompress.models.building import left_and_right
 from vlcompress.models.uniter_model import LAYER_NORM_EPS, UniterModel, UniterPreTrainedModel, visible
 
 PADDED = -1e4
@@ -300,7 +301,7 @@ def _mlp(width: int, inner: int, outputs: int, activation: nn.Module) -> nn.Sequ
 
 def _sides(x: Tensor) -> Tensor:
     """Part the rows of left and right images: [2 B, ...] to [B, 2, ...]."""
-    return x.view(-1, 2, *x.shape[1:])
+    return torch.stack(left_and_right(x), dim=1)
 
 
 def _visible(inputs: Mapping[str, Tensor]) -> Tensor:

@@ -7,6 +7,7 @@ from vlcompress.errors import unknown
 from vlcompress.tasks.base import Objective
 from vlcompress.tasks.pretraining import VISUAL_WEIGHT, PretrainingObjective
 from vlcompress.tasks.uniter_pretraining import UniterPretrainingObjective
+from vlcompress.tasks.vilt_pretraining import ViltPretraining
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ PRETRAINING: Mapping[str, Pretrainer] = {
         {"word_rate": 0.15, "region_rate": 0.15, "mismatch_rate": 0.5, "transport_weight": 0.1},
         "adamw",
     ),
+    "vilt": Pretrainer(ViltPretraining, {"word_rate": 0.15, "transport_weight": 0.1}, "adamw"),
 }
 
 

@@ -28,9 +28,9 @@ def max_words(family: Family, config: Config, most: int | None = None) -> int:
     Args:
         family: of the model.
         config: of the model; its position embeddings are a limit too.
-        most: the task's own limit (VCR's 220); None takes the family's.
+        most: the task's own limit (VCR's 220; 0 where no text is read); None takes the family's.
     """
-    return min(most or MAX_WORDS[family.name], int(config.get("max_position_embeddings", 1 << 30)))
+    return min(most or MAX_WORDS.get(family.name, 0), int(config.get("max_position_embeddings", 1 << 30)))
 
 
 class Reader:
@@ -59,7 +59,7 @@ class Reader:
                 f"the data's token ids go up to {self._encoded.ids.max()}, the vocabulary has {vocabulary.vocab_size} "
                 "tokens: give the vocab.txt that the data was made with"
             )
-        self._pictures = pictures
+        self.pictures = pictures
         self._images: dict[tuple[str, bool], Image] = {}
         self._cached = 0
 
@@ -98,5 +98,5 @@ class Reader:
 
     def _read(self, name: str, ground_truth: bool) -> Image:
         if self.family.reads == "pixels":
-            return self._pictures.pixels(name)
-        return self._pictures.regions(name, ground_truth=ground_truth)
+            return self.pictures.pixels(name)
+        return self.pictures.regions(name, ground_truth=ground_truth)

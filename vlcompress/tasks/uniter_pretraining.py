@@ -90,7 +90,7 @@ class UniterPretrainingObjective:
                 image is the sentence's own).
 
         Raises:
-            VlcompressError: data of a single image.
+            VlcompressError: data of a single image, or without the regions' classes.
         """
         names = list(self.mix)
         weights = torch.tensor([float(self.mix[name]) for name in names])
@@ -206,6 +206,11 @@ def _masked_regions(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 
 
 def _labels(regions: Regions) -> Tensor:
+    if regions.soft_labels is None and (regions.objects_id < 0).any():
+        raise VlcompressError(
+            f"image '{regions.img_id}' has neither class probabilities nor classes of its regions: pre-train on region "
+            "features that keep what the detector saw"
+        )
     return torch.tensor(regions.objects_id if regions.soft_labels is None else regions.soft_labels)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from vlcompress.pruning.allocation import parse_allocation, prune
 from vlcompress.pruning.criterion import Criterion, Random, parse_criterion
 from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.mixture import Mixture
 from vlcompress.pruning.pattern import Pattern, Unstructured, parse_pattern
 from vlcompress.pruning.schedule import levels, parse_schedule
 from vlcompress.tickets.verdict import Verdict, judge
@@ -42,6 +43,10 @@ class Cell:
             "round": self.round,
             "sparsity": self.sparsity,
             "scores": [trained.scores.mean for trained in self.trained],
+            "figures": {
+                name: [trained.scores.figures[name] for trained in self.trained]
+                for name in self.trained[0].scores.figures
+            },
             "trainings": [trained.folder.name for trained in self.trained],
             "verdict": self.verdict.document() if self.verdict else None,
         }
@@ -91,7 +96,7 @@ def _one_seed(bench: Workbench, seed: int) -> Iterator[Row]:
             yield control(bench, seed, name, tickets[-1])
 
 
-def rounds(bench: Workbench, seed: int, dense: Trained, pattern: Pattern, arm: str) -> Iterator[Row]:
+def rounds(bench: Workbench, seed: int, dense: Trained, pattern: Pattern | Mixture, arm: str) -> Iterator[Row]:
     """Prune what the round before has trained, rewind, train; one row a level."""
     pruning = bench.recipe.pruning
     start: Start = "rewound" if pruning.rewind_step else "theta0"
@@ -120,7 +125,15 @@ def control(bench: Workbench, seed: int, name: str, ticket: Row) -> Row:
 
 
 def pruned(
-    bench: Workbench, trained: Trained, masks: Masks, level: float, pattern: Pattern, criterion: Criterion
+    bench: Workbench, trained: Trained, masks: Masks, level: float, pattern: Pattern | Mixture, criterion: Criterion
 ) -> Masks:
     allocation = parse_allocation(bench.recipe.pruning.allocation)
-    return prune(trained.weights(), masks, level, pattern=pattern, criterion=criterion, allocation=allocation)
+    return prune(
+        trained.weights(),
+        masks,
+        level,
+        pattern=pattern,
+        criterion=criterion,
+        allocation=allocation,
+        couplings=bench.couplings,
+    )

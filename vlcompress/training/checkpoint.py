@@ -5,6 +5,7 @@ the optimizer's moments; the sampler's position and the random generators follow
 are stored all the same, and compared on the way back, as a check of that claim.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -62,6 +63,15 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
         for name, parameter in model.named_parameters()
         for kind, value in optimizer.state.get(parameter, {}).items()
     }
+
+
+def restore(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put saved weights back, all of them; of tied weights one name is enough (see `distinct`)."""
+    missing = distinct(model.state_dict()).keys() - weights.keys()
+    unexpected = weights.keys() - model.state_dict().keys()
+    if missing or unexpected:
+        raise RuntimeError(f"the weights are not this model's: missing {missing}, unexpected {unexpected}")
+    model.load_state_dict(dict(weights), strict=False)
 
 
 def distinct(state: dict[str, Tensor]) -> dict[str, Tensor]:

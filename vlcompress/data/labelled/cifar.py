@@ -47,7 +47,7 @@ def _binary(classes: int, meta: Path, names: Sequence[str]) -> Part:
     labels = 1 if classes == 10 else 2
     records = np.concatenate([_records(file, labels + _PIXELS) for file in files])
     images = _planes(records[:, labels:])
-    return checked(files, images, records[:, labels - 1].astype(np.int64), names_in(meta, classes))
+    return checked(files, images, records[:, labels - 1].astype(np.int64), names_in(meta))
 
 
 def _records(file: Path, width: int) -> NDArray[np.uint8]:

@@ -12,6 +12,9 @@ from vlcompress.data.pictures import MOST_BYTES, SUFFIXES, decode
 from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError
 
+SPLITS = ("train", "val", "valid", "test")
+"""Names of sub-folders that are taken for splits: other data sets have folders of pictures too."""
+
 
 class FolderPictures:
     """Pictures named by their path below a folder; see `vlcompress.data.examples.Pictures`."""
@@ -50,7 +53,8 @@ class FolderPictures:
 
 def splits(folder: Path) -> tuple[str, ...]:
     """Name the sub-folders that hold at least two classes with pictures."""
-    return tuple(path.name for path in _folders(folder) if len(_classes(path)) > 1)
+    named = (path for path in _folders(folder) if path.name in SPLITS)
+    return tuple(path.name for path in named if len(_classes(path)) > 1)
 
 
 def open_splits(folder: Path, names: Sequence[str]) -> Found:

@@ -62,16 +62,16 @@ def checked(
     return Part(images, labels, tuple(classes), tuple(files))
 
 
-def names_in(path: Path, count: int) -> tuple[str, ...]:
+def names_in(path: Path) -> tuple[str, ...]:
     """Read class names, one a line.
 
     Raises:
-        VlcompressError: no such file, or another number of names.
+        VlcompressError: no such file, or fewer than two names.
     """
     try:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise VlcompressError(f"no class names at '{path}' ({error}): put the data set's own file there") from error
-    if len(names) != count:
-        raise VlcompressError(f"'{path}' holds {len(names)} class names, {count} are expected")
+    if len(names) < 2:
+        raise VlcompressError(f"'{path}' holds {len(names)} class names: one a line is expected")
     return names
