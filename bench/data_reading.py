@@ -11,6 +11,7 @@ of their own, whose peak memory is recorded.
 """
 
 import argparse
+import io
 import json
 import os
 import random
@@ -19,10 +20,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import lmdb
+import lz4.frame
+import msgpack
 import numpy as np
 import torch
 
@@ -58,47 +62,48 @@ def write_lxmert(folder: Path, images: int) -> None:
         (folder / f"vqa/{name}.json").write_text(json.dumps(document))
 
 
+def packed(array: np.ndarray[Any, Any]) -> dict[bytes, Any]:
+    """Give an array as msgpack_numpy writes it."""
+    fields = {b"nd": True, b"type": array.dtype.str, b"kind": b"", b"shape": list(array.shape)}
+    return {**fields, b"data": array.tobytes()}
+
+
+def uniter_value(number: int, compressed: bool) -> bytes:
+    """Give an image's value in UNITER's databases."""
+    one = made(number)
+    soft = np.random.default_rng(number).random((BOXES, CLASSES)) / CLASSES
+    norm = np.hstack([one.boxes, one.boxes[:, 2:] - one.boxes[:, :2]])
+    arrays = {"norm_bb": norm, "features": one.features, "conf": np.ones((BOXES, 1)), "soft_labels": soft}
+    halves = {name: array.astype(np.float16) for name, array in arrays.items()}
+    if not compressed:
+        return bytes(msgpack.packb({name: packed(array) for name, array in halves.items()}))
+    file = io.BytesIO()
+    np.savez_compressed(file, **halves)
+    return file.getvalue()
+
+
+def fill(place: Path, values: Iterable[tuple[str, bytes]], listed: bool) -> None:
+    """Write an LMDB folder, with the list of its keys as image databases have it."""
+    place.mkdir(parents=True)
+    with lmdb.open(str(place), map_size=1 << 40) as database, database.begin(write=True) as writer:
+        keys = []
+        for key, data in values:
+            writer.put(key.encode(), data)
+            keys.append(key)
+        if listed:
+            writer.put(b"__keys__", json.dumps(keys).encode())
+
+
 def write_uniter(folder: Path, images: int, compressed: bool) -> None:
     """Write an image database in UNITER's layout, and the questions' database."""
-    import io
-
-    import lmdb
-    import lz4.frame
-    import msgpack
-
-    def packed(array: np.ndarray[Any, Any]) -> dict[bytes, Any]:
-        fields = {b"nd": True, b"type": array.dtype.str, b"kind": b"", b"shape": list(array.shape)}
-        return {**fields, b"data": array.tobytes()}
-
-    def value(number: int) -> bytes:
-        one = made(number)
-        soft = np.random.default_rng(number).random((BOXES, CLASSES)) / CLASSES
-        norm = np.hstack([one.boxes, one.boxes[:, 2:] - one.boxes[:, :2]])
-        arrays = {"norm_bb": norm, "features": one.features, "conf": np.ones((BOXES, 1)), "soft_labels": soft}
-        halves = {name: array.astype(np.float16) for name, array in arrays.items()}
-        if not compressed:
-            return bytes(msgpack.packb({name: packed(array) for name, array in halves.items()}))
-        file = io.BytesIO()
-        np.savez_compressed(file, **halves)
-        return file.getvalue()
-
-    def fill(place: Path, values: Callable[[int], tuple[str, bytes]]) -> None:
-        place.mkdir(parents=True)
-        with lmdb.open(str(place), map_size=1 << 40) as environment, environment.begin(write=True) as writer:
-            for number in range(images):
-                key, data = values(number)
-                writer.put(key.encode(), data)
-
-    name = "COCO_train2014_{:012d}.npz"
+    names = [f"COCO_train2014_{number:012d}.npz" for number in range(images)]
     variant = f"feat_numbb{BOXES}{'_compressed' if compressed else ''}"
-    fill(folder / "img_db/coco_train2014" / variant, lambda number: (name.format(number), value(number)))
+    values = ((name, uniter_value(number, compressed)) for number, name in enumerate(names))
+    fill(folder / "img_db/coco_train2014" / variant, values, listed=True)
     texts = folder / "txt_db/vqa_train.db"
-
-    def question(number: int) -> tuple[str, bytes]:
-        row = {"question": "is it?", "question_id": number, "img_fname": name.format(number), "input_ids": [5, 6]}
-        return str(number), lz4.frame.compress(msgpack.packb({**row, "target": {"labels": [0], "scores": [1.0]}}))
-
-    fill(texts, question)
+    target = {"labels": [0], "scores": [1.0]}
+    rows = ({"question": "?", "question_id": i, "img_fname": name, "target": target} for i, name in enumerate(names))
+    fill(texts, ((str(row["question_id"]), lz4.frame.compress(msgpack.packb(row))) for row in rows), listed=False)
     sides = {"id2len": {str(number): 2 for number in range(images)}, "meta": {}, "ans2label": {"yes": 0}}
     for side, document in sides.items():
         (texts / f"{side}.json").write_text(json.dumps(document))
@@ -159,6 +164,26 @@ def step_ms(pictures: Pictures, names: Sequence[str], steps: int) -> list[float]
     return times[1:]
 
 
+def read_times(
+    opened: dict[str, Pictures], folders: dict[str, Path], names: list[str], rounds: int
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Give ms an image of each format: of every round in the page cache, and of one after it was dropped."""
+    warm: dict[str, list[float]] = {name: [] for name in opened}
+    rng = random.Random(0)
+    count = min(len(names), 500)
+    for turn in range(rounds + 1):
+        order = rng.sample(names, count)
+        for name in sorted(opened, key=lambda _: rng.random()):
+            value = read_all(opened[name], order)
+            if turn:  # the first round fills the page cache
+                warm[name].append(value)
+    dropped = {}
+    for name, pictures in opened.items():
+        forget(folders[name])
+        dropped[name] = read_all(pictures, rng.sample(names, count))
+    return warm, dropped
+
+
 def measure(root: Path, images: int, rounds: int, steps: int) -> dict[str, Any]:
     """Make the data, then measure; see the module's text."""
     folders = {name: root / name for name in ("tsv", "lmdb", "lmdb_compressed", "store")}
@@ -177,18 +202,7 @@ def measure(root: Path, images: int, rounds: int, steps: int) -> dict[str, Any]:
     first = {name: pictures.regions(names[0]).features for name, pictures in opened.items()}
     assert np.array_equal(first["store"], first["tsv"])
     assert all(np.allclose(first[name], first["tsv"], atol=1e-2) for name in ("lmdb", "lmdb_compressed"))
-    warm: dict[str, list[float]] = {name: [] for name in opened}
-    rng = random.Random(0)
-    for turn in range(rounds + 1):
-        order = rng.sample(names, min(images, 500))
-        for name in sorted(opened, key=lambda _: rng.random()):
-            value = read_all(opened[name], order)
-            if turn:  # the first round fills the page cache
-                warm[name].append(value)
-    dropped = {}
-    for name, pictures in opened.items():
-        forget(folders[name])
-        dropped[name] = read_all(pictures, rng.sample(names, min(images, 500)))
+    warm, dropped = read_times(opened, folders, names, rounds)
     sizes = {name: used(folder) for name, folder in folders.items()}
     steps_ms = step_ms(opened["tsv"], names[:BATCH], steps)
     return {

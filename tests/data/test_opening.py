@@ -159,3 +159,31 @@ def test_a_damaged_picture_is_named(raw: Path) -> None:
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(VlcompressError, match=r"40095.jpg' is not a readable JPEG or PNG"):
         data.pictures.pixels("40095")
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "message"),
+    [
+        ("snli_ve/snli_ve_dev.jsonl", '"There are two people."', "5", r"example '40095.jpg#1r1c': text 5 is no text"),
+        ("gqa/val_balanced_questions.json", '"answer": "red"', '"answer": 5', r"example '0090011': answers \{5: 1.0\}"),
+        ("gqa/val_balanced_questions.json", '"types": {', '"types": 3, "was": {', "row 1: it is not in the format"),
+        ("nlvr2/nlvr2/data/dev.json", '"label": "True"', '"label": ["True"]', r"row 1: it is not in"),
+        ("vqav2/v2_OpenEnded_mscoco_val2014_questions.json", ": 142,", ": [142],", r"image_id \[142\] is not a whole"),
+        (
+            "flickr30k/karpathy/dataset_flickr30k.json",
+            '"sentid": 511',
+            '"sentid": []',
+            r"sentid \[\] is neither",
+        ),
+    ],
+)
+def test_values_of_other_types_are_named(raw: Path, path: str, old: str, new: str, message: str) -> None:
+    task = {"vqav2": "vqa", "flickr30k": "retrieval"}.get(path.split("/")[0], path.split("/")[0])
+    split = "dev" if "dev" in path else "val"
+    write_regions(raw / "gqa_imgfeat/all.tsv", [some_regions("2375101")])
+    text = (raw / path).read_text()
+    assert old in text
+    (raw / path).write_text(text.replace(old, new))
+    with pytest.raises(VlcompressError, match=message) as caught:
+        open_task(raw, task, [split])
+    assert "\n" not in str(caught.value)

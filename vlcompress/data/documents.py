@@ -1,13 +1,14 @@
 """Reading JSON lists of objects with errors that say where and what."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vlcompress.errors import VlcompressError
 
 Row = Mapping[str, Any]
+T = TypeVar("T")
 
 
 def read_document(path: Path) -> Any:
@@ -73,17 +74,45 @@ def take(path: Path, number: int, row: Row, *names: str) -> tuple[Any, ...]:
     return tuple(row[name] for name in names)
 
 
+def parsed(path: Path, rows: Iterable[Row], make: Callable[[Path, int, Row], T]) -> list[T]:
+    """Turn every row into something, saying which row it is that is not in the format.
+
+    Args:
+        path: the rows' file, for errors.
+        rows: in the order of the file.
+        make: is given the path, the row's number (from 1) and the row.
+
+    Raises:
+        VlcompressError: as `make` does, or a row whose values are of other types than the format's.
+    """
+    made: list[T] = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            made.append(make(path, number, row))
+        except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
+            what = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise bad_row(path, number, f"it is not in the format ({what})") from error
+    return made
+
+
 def check_unique(path: Path, ids: Iterable[object], what: str = "id") -> None:
     """Refuse a file that uses an id twice.
 
     Raises:
-        VlcompressError: with the id and the rows (counted from 1).
+        VlcompressError: with the id and the rows (counted from 1); an id that is neither a number nor text.
     """
     seen: dict[object, int] = {}
     for number, value in enumerate(ids, start=1):
+        check_id(path, number, value, what)
         if value in seen:
             raise VlcompressError(f"'{path}', row {number}: {what} {value} is already in row {seen[value]}: keep one")
         seen[value] = number
+
+
+def check_id(path: Path, number: int, value: object, what: str = "id") -> None:
+    """Refuse an id that is neither a whole number nor text."""
+    if not isinstance(value, int | str) or isinstance(value, bool):
+        raise bad_row(path, number, f"{what} {value!r} is neither a number nor text")
 
 
 def bad_row(path: Path, number: int, what: str) -> VlcompressError:

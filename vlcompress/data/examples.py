@@ -4,6 +4,7 @@ Readers differ by format, tasks by what they ask; this is all that they need to 
 text: a task tokenises it with the vocabulary that the model wants.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -149,6 +150,23 @@ def images_of(example: Example) -> tuple[str, ...]:
 def text_of(example: Example) -> str | None:
     """Give an example's sentence; None where it has none, or several (VCR)."""
     return None if isinstance(example, ChoiceExample | ClassExample) else example.text
+
+
+def problem_of(example: Example) -> str | None:
+    """Say what is not as its class says; None where all is well. Readers take values as the files have them."""
+    if not all(isinstance(image, str) and image for image in images_of(example)):
+        return f"image {images_of(example)!r} is no name"
+    text: Any = getattr(example, "text", "")
+    if not isinstance(text, str):
+        return f"text {text!r} is no text"
+    if isinstance(example, AnswerExample):
+        scores = example.answers.items()
+        right = all(isinstance(a, str) and isinstance(s, int | float) and 0 < s <= 1 for a, s in scores)
+        return None if right else f"answers {example.answers!r} are not texts with scores above 0 and up to 1"
+    if isinstance(example, ReferringExample):
+        right = len(example.box) == 4 and all(isinstance(x, int | float) and math.isfinite(x) for x in example.box)
+        return None if right else f"box {example.box!r} is not four numbers"
+    return None
 
 
 class Pictures(Protocol):

@@ -80,17 +80,30 @@ def import_task(
     opened = {name: open_task(source, task, [name], allow_missing=allow_missing) for name in names}
     words = _words(source, vocabulary, list(opened.values()))
     with writing(out) as root:
-        images = _write_images(root, list(opened.values()), say)
-        for name, data in opened.items():
-            say(f"{name}: {len(data.examples)} examples")
-            _write_split(root, name, data, words)
-        if words:
-            (root / "vocab.txt").write_text("\n".join(words.tokens) + "\n", encoding="utf-8")
-        seal(root, store.DOCUMENT, _document(task, layout, opened, words))
+        images = _write(root, task, layout, opened, words, say)
         size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
     counts = {name: len(data.examples) for name, data in opened.items()}
     left_out = {f"{name}: {why}": count for name, data in opened.items() for why, count in data.left_out.items()}
     return Imported(out, task, layout, counts, left_out, images, size, time.monotonic() - started)
+
+
+def _write(
+    root: Path,
+    task: str,
+    layout: str,
+    opened: dict[str, TaskData[Any]],
+    words: WordPiece | None,
+    say: Callable[[str], None],
+) -> dict[str, int]:
+    """Write the whole store; give the numbers of images."""
+    images = _write_images(root, list(opened.values()), say)
+    for name, data in opened.items():
+        say(f"{name}: {len(data.examples)} examples")
+        _write_split(root, name, data, words)
+    if words:
+        (root / "vocab.txt").write_text("\n".join(words.tokens) + "\n", encoding="utf-8")
+    seal(root, store.DOCUMENT, _document(task, layout, opened, words))
+    return images
 
 
 def _check_target(out: Path) -> None:

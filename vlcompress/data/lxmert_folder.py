@@ -9,7 +9,7 @@ FOLDER/mscoco_imgfeat/, vg_gqa_imgfeat/, nlvr2_imgfeat/   the TSVs of `FEATURES`
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlcompress.data.documents import Row, bad_row, check_unique, read_rows, take
+from vlcompress.data.documents import Row, bad_row, check_unique, parsed, read_rows, take
 from vlcompress.data.examples import HIDDEN, AnswerExample, Example, PairExample
 from vlcompress.data.found import PICTURES_ONLY, Found
 from vlcompress.data.pictures import FilePictures
@@ -79,7 +79,7 @@ def read_pairs(path: Path) -> list[PairExample]:
     Raises:
         VlcompressError: not in the format, an identifier used twice.
     """
-    pairs = [_pair(path, number, row) for number, row in enumerate(read_rows(path), start=1)]
+    pairs = parsed(path, read_rows(path), _pair)
     check_unique(path, (pair.id for pair in pairs), "identifier")
     return pairs
 

@@ -63,7 +63,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from vlcompress.data import labelled_folder, lxmert_folder, raw_folder, store, uniter_folder, vilt_arrow
-from vlcompress.data.examples import Example, TaskData, images_of
+from vlcompress.data.examples import Example, TaskData, images_of, problem_of
 from vlcompress.data.found import Found, Layout, OpenedPictures
 from vlcompress.data.identity import files_identity
 from vlcompress.data.tokenizer import WordPiece
@@ -166,6 +166,9 @@ def _checked(folder: Path, task: str, splits: tuple[str, ...], found: Found, all
     """Leave out or refuse the examples whose images are not there."""
     if not found.examples:
         raise VlcompressError(f"'{folder}', {task} {', '.join(splits)}: there are no examples: name another split")
+    for example in found.examples:
+        if problem := problem_of(example):
+            raise VlcompressError(f"'{folder}', {task} {', '.join(splits)}, example '{example.id}': {problem}")
     images = dict.fromkeys(image for example in found.examples for image in images_of(example))
     there = {image for image in images if _has(found.pictures, image)}
     kind = "region features" if found.pictures.feature_dim else "picture" if there else "region features and no picture"

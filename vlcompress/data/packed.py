@@ -6,6 +6,7 @@ refused. A length is compared with the bytes that are there before anything is a
 
 import io
 import math
+import zlib
 from collections.abc import Iterable
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -82,7 +83,7 @@ def read_npz(data: bytes, names: Iterable[str], where: str) -> Arrays:
             return arrays
     except _Refused as error:
         raise VlcompressError(f"{where} is refused: {error}") from error
-    except (BadZipFile, ValueError, EOFError, OSError, NotImplementedError) as error:
+    except (BadZipFile, zlib.error, ValueError, EOFError, OSError, RuntimeError, KeyError) as error:
         raise VlcompressError(f"{where} is not a whole npz archive ({error}): it is damaged or cut") from error
 
 
@@ -110,7 +111,7 @@ def _array_or_map(fields: dict[Any, Any]) -> Any:
     try:
         plain = np.dtype(name)
     except TypeError as error:
-        raise _Refused(f"it holds an array of type '{name[:40]}'") from error
+        raise _Refused(f"it holds an array of type {name[:40]!r}") from error
     return _array(plain, tuple(shape or ()), data, False) if is_array else _array(plain, (1,), data, False)[0]
 
 

@@ -11,6 +11,7 @@ import math
 import pickletools
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,6 @@ class _Built:
     def __init__(self, kind: str, code: str = "") -> None:
         self.kind, self.code = kind, code
         self.value: Any = None
-
-
-_MARK = object()
 
 
 class _Refused(Exception):
@@ -86,21 +84,22 @@ def parse_pickle(data: bytes, *, arrays: bool = False) -> Any:
     machine = _Machine(arrays)
     position = 0
     while position < len(data):
-        opcode = _OPCODES.get(chr(data[position]))
-        name = opcode.name if opcode else f"byte {data[position]}"
-        if name == "STOP":
-            return machine.result()
-        step = machine.steps.get(name)
+        opcode = _OPCODES.get(data[position])
+        step = machine.steps.get(opcode.name) if opcode else None
         if opcode is None or step is None:
-            raise _Refused(f"it uses {name} at byte {position}")
+            if opcode and opcode.name == "STOP":
+                return machine.result()
+            raise _Refused(f"it uses {opcode.name if opcode else data[position]} at byte {position}")
         raw, position = _argument(data, position + 1, opcode)
-        step(_DECODE[name](raw) if name in _DECODE else raw)
+        step(opcode.decode(raw) if opcode.decode else raw)
     raise ValueError("it has no end")
 
 
-def _argument(data: bytes, start: int, opcode: pickletools.OpcodeInfo) -> tuple[bytes, int]:
+def _argument(data: bytes, start: int, opcode: "_Opcode") -> tuple[bytes, int]:
     """Cut an opcode's argument out of the file, without its length; give it and where the next opcode begins."""
-    size = opcode.arg.n if opcode.arg else 0
+    size = opcode.size
+    if size == 0:
+        return b"", start
     if size == pickletools.UP_TO_NEWLINE:
         end = data.index(b"\n", start)
         if opcode.name == "GLOBAL":  # module and name, a line each
@@ -114,7 +113,6 @@ def _argument(data: bytes, start: int, opcode: pickletools.OpcodeInfo) -> tuple[
     return data[start : start + size], start + size
 
 
-_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 _LENGTH_BYTES = {
     pickletools.TAKEN_FROM_ARGUMENT1: 1,
     pickletools.TAKEN_FROM_ARGUMENT4: 4,
@@ -164,12 +162,28 @@ _DECODE: dict[str, Callable[[bytes], Any]] = {
 """How each opcode's argument is read; the others' stay bytes."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Opcode:
+    """An opcode: its name, the bytes of its argument (or one of pickletools' marks), how the argument is read."""
+
+    name: str
+    size: int
+    decode: Callable[[bytes], Any] | None
+
+
+_OPCODES = {
+    ord(opcode.code): _Opcode(opcode.name, opcode.arg.n if opcode.arg else 0, _DECODE.get(opcode.name))
+    for opcode in pickletools.opcodes
+}
+
+
 class _Machine:
     """The stack machine: one method or function an opcode (Python's pickletools documents each)."""
 
     def __init__(self, arrays: bool) -> None:
         self.arrays = arrays
         self.stack: list[Any] = []
+        self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         push = self.stack.append
         values = ("INT", "LONG", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "FLOAT", "BINFLOAT")
@@ -183,8 +197,8 @@ class _Machine:
             "NONE": lambda _: push(None),
             "NEWTRUE": lambda _: push(True),
             "NEWFALSE": lambda _: push(False),
-            "MARK": lambda _: push(_MARK),
-            "POP": lambda _: self.pop(),
+            "MARK": lambda _: self.marks.append(len(self.stack)),
+            "POP": lambda _: self.drop(),
             "DUP": lambda _: push(self.stack[-1]),
             "EMPTY_LIST": lambda _: push([]),
             "EMPTY_DICT": lambda _: push({}),
@@ -208,20 +222,26 @@ class _Machine:
 
     def result(self) -> Any:
         """Give the one value that is left."""
-        if len(self.stack) != 1:
+        if len(self.stack) != 1 or self.marks:
             raise ValueError(f"{len(self.stack)} values are left where one is expected")
         return self.pop()
 
     def pop(self) -> Any:
-        value = self.stack.pop()
-        if value is _MARK:
+        if self.marks and len(self.stack) <= self.marks[-1]:
             raise ValueError("a mark where a value is expected")
-        return _finished(value)
+        return _finished(self.stack.pop())
+
+    def drop(self) -> None:
+        """Take the topmost value or mark away."""
+        if self.marks and len(self.stack) == self.marks[-1]:
+            self.marks.pop()
+        else:
+            self.pop()
 
     def items(self) -> list[Any]:
         """Take everything down to the last mark."""
-        start = len(self.stack) - 1 - self.stack[::-1].index(_MARK)
-        values = [_finished(value) for value in self.stack[start + 1 :]]
+        start = self.marks.pop()
+        values = [_finished(value) for value in self.stack[start:]]
         del self.stack[start:]
         return values
 

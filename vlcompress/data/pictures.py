@@ -5,6 +5,7 @@ An image's name is its file name without the suffix; a TSV's img_id is the same 
 
 import io
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,7 +46,7 @@ class PictureFile:
         try:
             with ZipFile(self.path) as archive:
                 return archive.read(self.member)
-        except (BadZipFile, KeyError, OSError) as error:
+        except (BadZipFile, zlib.error, KeyError, OSError, RuntimeError) as error:
             raise VlcompressError(f"{self} cannot be read ({error}): the zip file is damaged or cut") from error
 
     def __str__(self) -> str:

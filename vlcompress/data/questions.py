@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vlcompress.data.documents import Row, read_document, read_rows, take
+from vlcompress.data.documents import Row, check_id, parsed, read_document, read_rows, take
 from vlcompress.errors import VlcompressError
 
 QuestionId = int | str
@@ -88,7 +88,7 @@ def read_questions(path: Path) -> list[Question]:
     Raises:
         VlcompressError: no such file, not JSON, a row without a needed value, a score outside (0, 1], an id used twice.
     """
-    questions = [_question(path, number, row) for number, row in enumerate(read_rows(path), start=1)]
+    questions = parsed(path, read_rows(path), _question)
     seen: set[QuestionId] = set()
     for question in questions:
         if question.question_id in seen:
@@ -128,6 +128,7 @@ def check_some_answer_known(path: Path, questions: Sequence[Question], answers: 
 
 def _question(path: Path, number: int, row: Row) -> Question:
     question_id, img_id, sentence = take(path, number, row, "question_id", "img_id", "sent")
+    check_id(path, number, question_id, "question_id")
     label = row.get("label", {})
     if not isinstance(label, dict) or not all(isinstance(s, int | float) and 0 < s <= 1 for s in label.values()):
         raise VlcompressError(f"'{path}', row {number}: label {label!r} is not answers with scores above 0 and up to 1")

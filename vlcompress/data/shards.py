@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from vlcompress.data.documents import read_document
 from vlcompress.errors import VlcompressError
 
-SHARD_BYTES = 128 << 20
-"""A shard is written when its arrays reach this size; it is what an import keeps in memory."""
+SHARD_BYTES = 64 << 20
+"""A shard is written when its arrays reach this size; an import keeps a few times as much in memory."""
 
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -173,9 +173,10 @@ class ImageDatabase:
     def _count(self, name: str, arrays: Arrays, where: str) -> int | None:
         """Give how many boxes count; None for all that are stored."""
         if self.boxes is not None:
-            if name not in self.boxes:
+            count = self.boxes.get(name)
+            if not isinstance(count, int) or count < 1:
                 raise VlcompressError(f"{where} has no count in nbb_*.json: take both from one source")
-            return self.boxes[name]
+            return count
         return _confident(arrays, where) if self._unfiltered else self._fixed
 
 

@@ -136,7 +136,10 @@ def open_splits(folder: Path, task: str, splits: Sequence[str], feature_dim: int
         make = _maker(task, database, labels)
         for key in database.ids:
             row = database[key]
-            examples.append(make(key, row))
+            try:
+                examples.append(make(key, row))
+            except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
+                raise _bad(database.folder, key, f"it is not in the format ({error})") from error
             ids.append(row.get("input_ids", ()))
     records = _records(task, examples)
     sources = _image_sources(folder, records) if feature_dim != PICTURES_ONLY else []

@@ -118,7 +118,10 @@ def open_splits(folder: Path, task: str, splits: Sequence[str], feature_dim: int
         table = open_table(path, COLUMNS[task])
         make = _MAKERS[task]
         for number, row in enumerate(_rows(table)):
-            named, made = make(path, number, row)
+            try:
+                named, made = make(path, number, row)
+            except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
+                raise _bad(path, number, f"it is not in the format ({error})") from error
             examples += made
             for name, column in named:
                 pictures.add(name, path, table, number, column)

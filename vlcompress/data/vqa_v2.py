@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlcompress.data.documents import Row, as_rows, read_document, take
+from vlcompress.data.documents import Row, as_rows, bad_row, check_id, parsed, read_document, take
 from vlcompress.data.questions import Answers, Question
 from vlcompress.errors import VlcompressError
+
+Note = tuple[tuple[tuple[str, str], ...], str, str, str]
+"""What a question's annotation says: answers with confidence, the commonest one, the answer's and question's type."""
 
 _SCORES = (0.0, 0.3, 0.6, 0.9)
 
@@ -79,14 +82,12 @@ def read_vqa_v2(questions: Path, annotations: Path) -> list[Annotated]:
     Raises:
         VlcompressError: a file is missing or not in the format, a question has no annotation.
     """
-    notes = {
-        take(annotations, number, row, "question_id")[0]: row
-        for number, row in enumerate(_part(annotations, "annotations"), start=1)
-    }
-    return [
-        _annotated(questions, number, row, annotations, notes)
-        for number, row in enumerate(_part(questions, "questions"), start=1)
-    ]
+    notes = dict(parsed(annotations, _part(annotations, "annotations"), _note))
+    return parsed(
+        questions,
+        _part(questions, "questions"),
+        lambda path, number, row: _annotated(path, number, row, annotations, notes),
+    )
 
 
 def questions_document(annotated: Sequence[Annotated]) -> dict[str, Any]:
@@ -107,22 +108,35 @@ def _part(path: Path, name: str) -> list[Row]:
     return as_rows(path, document[name])
 
 
-def _annotated(path: Path, number: int, row: Row, annotations: Path, notes: Mapping[int, Row]) -> Annotated:
-    question_id, image_id, sentence = take(path, number, row, "question_id", "image_id", "question")
+def _annotated(path: Path, number: int, row: Row, annotations: Path, notes: Mapping[int, Note]) -> Annotated:
+    question_id, image_id, sentence = take_question(path, number, row)
     if question_id not in notes:
         raise VlcompressError(
             f"'{annotations}' has no annotation of question {question_id}: give the file of the same split"
         )
-    note = notes[question_id]
-    return Annotated(
-        question_id,
-        image_id,
-        sentence,
-        tuple((answer["answer"], answer["answer_confidence"]) for answer in note["answers"]),
-        note["multiple_choice_answer"],
-        note["answer_type"],
-        note["question_type"],
-    )
+    return Annotated(question_id, image_id, sentence, *notes[question_id])
+
+
+def take_question(path: Path, number: int, row: Row) -> tuple[int, int, str]:
+    """Give question_id, image_id and question of a row.
+
+    Raises:
+        VlcompressError: one is missing, an id is not a whole number.
+    """
+    question_id, image_id, sentence = take(path, number, row, "question_id", "image_id", "question")
+    for name, value in (("question_id", question_id), ("image_id", image_id)):
+        if not isinstance(value, int):
+            raise bad_row(path, number, f"{name} {value!r} is not a whole number")
+    return question_id, image_id, sentence
+
+
+def _note(path: Path, number: int, row: Row) -> tuple[int, Note]:
+    """Give a question's id, and what its annotators answered."""
+    names = ("question_id", "answers", "multiple_choice_answer", "answer_type", "question_type")
+    question_id, answers, majority, answer_type, question_type = take(path, number, row, *names)
+    check_id(path, number, question_id, "question_id")
+    pairs = tuple((str(answer["answer"]), str(answer["answer_confidence"])) for answer in answers)
+    return question_id, (pairs, majority, answer_type, question_type)
 
 
 def _annotation(question: Annotated) -> dict[str, Any]:

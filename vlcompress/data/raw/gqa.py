@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vlcompress.data.documents import read_document, take
+from vlcompress.data.documents import Row, parsed, read_document, take
 from vlcompress.data.examples import AnswerExample
 from vlcompress.errors import VlcompressError
 
@@ -34,7 +34,8 @@ def read_split(folder: Path, split: str) -> list[AnswerExample]:
         VlcompressError: no such file, not in the format.
     """
     path = question_file(folder, split)
-    return [_example(path, number, key, row) for number, (key, row) in enumerate(_rows(path), start=1)]
+    rows = ({**row, "question_id": key} for key, row in _rows(path))
+    return parsed(path, rows, _example)
 
 
 def labels(folder: Path) -> tuple[str, ...]:
@@ -50,7 +51,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     yield from document.items()
 
 
-def _example(path: Path, number: int, key: str, row: Mapping[str, Any]) -> AnswerExample:
-    question, image = take(path, number, row, "question", "imageId")
+def _example(path: Path, number: int, row: Row) -> AnswerExample:
+    key, question, image = take(path, number, row, "question_id", "question", "imageId")
     kind = row.get("types", {}).get("structural", "")
     return AnswerExample(key, str(image), question, {row["answer"]: 1.0} if "answer" in row else {}, kind)

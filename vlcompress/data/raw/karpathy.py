@@ -3,7 +3,7 @@
 from functools import lru_cache
 from pathlib import Path
 
-from vlcompress.data.documents import Row, as_rows, check_unique, read_document, take
+from vlcompress.data.documents import Row, as_rows, check_unique, parsed, read_document, take
 from vlcompress.data.examples import CaptionExample
 from vlcompress.data.pictures import image_name
 from vlcompress.errors import VlcompressError
@@ -22,7 +22,7 @@ def splits(path: Path) -> tuple[str, ...]:
     """Give the splits that the file has."""
     if not path.is_file():
         return ()
-    found = {row.get("split") for row in _images(path, path.stat().st_mtime_ns)}
+    found = {str(row.get("split")) for row in _images(path, path.stat().st_mtime_ns)}
     return tuple(split for split in SPLITS if split in found)
 
 
@@ -32,9 +32,9 @@ def read_split(path: Path, split: str) -> list[CaptionExample]:
     Raises:
         VlcompressError: not in the format, a sentence id used twice.
     """
-    numbered = enumerate(_images(path, path.stat().st_mtime_ns), start=1)
-    rows = [(number, row) for number, row in numbered if row.get("split") == split]
-    examples = [example for number, row in rows for example in _captions(path, number, row)]
+    images = _images(path, path.stat().st_mtime_ns)
+    rows = parsed(path, images, lambda path, number, row: _captions(path, number, row, split))
+    examples = [example for captions in rows for example in captions]
     check_unique(path, (example.id for example in examples), "sentid")
     return examples
 
@@ -48,7 +48,9 @@ def _images(path: Path, changed: int) -> list[Row]:
     return as_rows(path, document["images"])
 
 
-def _captions(path: Path, number: int, row: Row) -> list[CaptionExample]:
+def _captions(path: Path, number: int, row: Row, split: str) -> list[CaptionExample]:
+    if row.get("split") != split:
+        return []
     file_name, sentences = take(path, number, row, "filename", "sentences")
     pairs = [take(path, number, sentence, "sentid", "raw") for sentence in as_rows(path, sentences)]
     return [CaptionExample(key, image_name(file_name), text) for key, text in pairs]

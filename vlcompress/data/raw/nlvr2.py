@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vlcompress.data.documents import Row, bad_row, check_unique, read_lines, take
+from vlcompress.data.documents import Row, bad_row, check_unique, parsed, read_lines, take
 from vlcompress.data.examples import HIDDEN, PairExample
 from vlcompress.errors import VlcompressError
 
@@ -42,7 +42,7 @@ def read_split(folder: Path, split: str) -> list[PairExample]:
         VlcompressError: a line that is not in the format, an identifier used twice.
     """
     path = question_file(folder, split)
-    examples = [pair(path, number, row) for number, row in enumerate(read_lines(path), start=1)]
+    examples = parsed(path, read_lines(path), pair)
     check_unique(path, (example.id for example in examples), "identifier")
     return examples
 

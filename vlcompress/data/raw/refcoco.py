@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vlcompress.data.documents import Row, as_rows, bad_row, check_unique, read_document, take
+from vlcompress.data.documents import Row, as_rows, bad_row, check_unique, parsed, read_document, take
 from vlcompress.data.examples import ReferringExample
 from vlcompress.data.pickles import read_pickle
 from vlcompress.data.pictures import image_name
@@ -21,6 +21,8 @@ from vlcompress.errors import VlcompressError
 REFS = ("refs(unc).p", "refs(umd).p", "refs(google).p")
 """Who split the data: UNC for RefCOCO and RefCOCO+, UMD (which has a test split) or Google for RefCOCOg."""
 SPLITS = ("train", "val", "testA", "testB", "test")
+Box = tuple[float, float, float, float]
+"""x, y, width, height in pixels."""
 SLACK = 1.0
 """Pixels by which an annotated box may reach past the image's border (COCO's polygons are rounded)."""
 
@@ -36,7 +38,7 @@ class Instances:
     """
 
     images: Mapping[int, tuple[str, int, int]]
-    boxes: Mapping[int, tuple[float, float, float, float]]
+    boxes: Mapping[int, Box]
     order: Mapping[int, Sequence[int]]
 
 
@@ -56,7 +58,7 @@ def splits(folder: Path) -> tuple[str, ...]:
     path = refs_file(folder)
     if not path.is_file():
         return ()
-    found = {row.get("split") for row in _refs(path, path.stat().st_mtime_ns)}
+    found = {str(row.get("split")) for row in _refs(path, path.stat().st_mtime_ns)}
     return tuple(split for split in SPLITS if split in found)
 
 
@@ -70,13 +72,12 @@ def read_split(folder: Path, split: str) -> list[ReferringExample]:
     instances = read_instances(folder)
     if not path.is_file():
         raise VlcompressError(f"no refs file at '{path}': add one of {', '.join(REFS)}")
-    rows = enumerate(_refs(path, path.stat().st_mtime_ns), start=1)
-    examples = [
-        example
-        for number, row in rows
-        if row.get("split") == split
-        for example in _examples(path, number, row, instances)
-    ]
+    rows = parsed(
+        path,
+        _refs(path, path.stat().st_mtime_ns),
+        lambda path, number, row: _examples(path, number, row, instances) if row.get("split") == split else [],
+    )
+    examples = [example for made in rows for example in made]
     check_unique(path, (example.id for example in examples), "sent_id")
     return examples
 
@@ -91,21 +92,23 @@ def read_instances(folder: Path) -> Instances:
     document = read_document(path)
     if not isinstance(document, dict) or not {"images", "annotations"} <= document.keys():
         raise VlcompressError(f"'{path}' has no 'images' and 'annotations': give COCO's instances.json")
-    images = {
-        key: (name, width, height)
-        for key, name, width, height in (
-            take(path, number, row, "id", "file_name", "width", "height")
-            for number, row in enumerate(as_rows(path, document["images"]), start=1)
-        )
-    }
-    boxes: dict[int, tuple[float, float, float, float]] = {}
+    images = dict(parsed(path, as_rows(path, document["images"]), _image))
+    boxes: dict[int, Box] = {}
     order: dict[int, list[int]] = defaultdict(list)
-    for number, row in enumerate(as_rows(path, document["annotations"]), start=1):
+
+    def note(path: Path, number: int, row: Row) -> int:
         key, image, box = take(path, number, row, "id", "image_id", "bbox")
         boxes[key] = _box(path, number, key, box, images.get(image))
         order[image].append(key)
-    check_unique(path, (row["id"] for row in document["annotations"]), "annotation")
+        return int(key)
+
+    check_unique(path, parsed(path, as_rows(path, document["annotations"]), note), "annotation")
     return Instances(images, boxes, _published_order(folder / "iid_to_ann_ids.json", order))
+
+
+def _image(path: Path, number: int, row: Row) -> tuple[int, tuple[str, int, int]]:
+    key, name, width, height = take(path, number, row, "id", "file_name", "width", "height")
+    return key, (name, width, height)
 
 
 @lru_cache(maxsize=3)
@@ -120,16 +123,16 @@ def _published_order(path: Path, order: Mapping[int, Sequence[int]]) -> Mapping[
     document = read_document(path)
     if not isinstance(document, dict) or not isinstance(document.get("iid_to_ann_ids"), dict):
         raise VlcompressError(f"'{path}' has no 'iid_to_ann_ids': give MAttNet's file")
-    listed = {int(image): ids for image, ids in document["iid_to_ann_ids"].items()}
-    for image, ids in listed.items():
-        if sorted(ids) != sorted(order.get(image, ())):
+    listed: dict[int, Sequence[int]] = {}
+    for image, ids in document["iid_to_ann_ids"].items():
+        whole = image.isdecimal() and isinstance(ids, list) and all(isinstance(one, int) for one in ids)
+        if not whole or sorted(ids) != sorted(order.get(int(image), ())):
             raise VlcompressError(f"'{path}', image {image}: its annotations are not those of instances.json")
+        listed[int(image)] = ids
     return {**order, **listed}
 
 
-def _box(
-    path: Path, number: int, key: int, box: Any, image: tuple[str, int, int] | None
-) -> tuple[float, float, float, float]:
+def _box(path: Path, number: int, key: int, box: Any, image: tuple[str, int, int] | None) -> Box:
     if image is None:
         raise bad_row(path, number, f"annotation {key} is of an image that is not among the images")
     x, y, width, height = (float(value) for value in box)

@@ -5,7 +5,7 @@ The premise is the Flickr30k picture ``Flikr30kID`` (spelt so), the hypothesis `
 
 from pathlib import Path
 
-from vlcompress.data.documents import Row, bad_row, check_unique, read_lines, take
+from vlcompress.data.documents import Row, bad_row, check_unique, parsed, read_lines, take
 from vlcompress.data.examples import ENTAILMENT_LABELS, EntailmentExample
 from vlcompress.data.pictures import image_name
 
@@ -35,14 +35,15 @@ def read_split(folder: Path, split: str) -> tuple[list[EntailmentExample], int]:
     """
     path = question_file(folder, split)
     rows = read_lines(path)
-    numbered = [(number, row) for number, row in enumerate(rows, start=1) if row.get("gold_label") != UNDECIDED]
-    examples = [_example(path, number, row) for number, row in numbered]
+    examples = [example for example in parsed(path, rows, _example) if example is not None]
     check_unique(path, (example.id for example in examples), "pair")
     return examples, len(rows) - len(examples)
 
 
-def _example(path: Path, number: int, row: Row) -> EntailmentExample:
+def _example(path: Path, number: int, row: Row) -> EntailmentExample | None:
     pair, image, text, gold = take(path, number, row, "pairID", "Flikr30kID", "sentence2", "gold_label")
+    if gold == UNDECIDED:
+        return None
     if gold not in ENTAILMENT_LABELS:
         raise bad_row(path, number, f"gold_label {gold!r} is none of {', '.join(ENTAILMENT_LABELS)}")
     return EntailmentExample(pair, image_name(image), text, ENTAILMENT_LABELS.index(gold))

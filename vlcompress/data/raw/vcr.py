@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vlcompress.data.documents import Row, bad_row, check_unique, read_document, read_lines, take
+from vlcompress.data.documents import Row, bad_row, check_unique, parsed, read_document, read_lines, take
 from vlcompress.data.examples import HIDDEN, ChoiceExample, Words
 from vlcompress.data.pictures import image_name
 
@@ -32,14 +32,16 @@ def read_split(folder: Path, split: str) -> list[ChoiceExample]:
         VlcompressError: a line that is not in the format, a sentence that names an object which is not there.
     """
     path = question_file(folder, split)
-    examples: list[ChoiceExample] = []
     checked: set[str] = set()
-    for number, row in enumerate(read_lines(path), start=1):
-        examples.append(choice(path, number, row))
-        metadata = row.get("metadata_fn", "")
+
+    def make(path: Path, number: int, row: Row) -> ChoiceExample:
+        example, metadata = choice(path, number, row), row.get("metadata_fn", "")
         if metadata and metadata not in checked:
-            _check_boxes(path, number, folder / "vcr1images" / metadata, len(examples[-1].objects))
+            _check_boxes(path, number, folder / "vcr1images" / metadata, len(example.objects))
             checked.add(metadata)
+        return example
+
+    examples = parsed(path, read_lines(path), make)
     check_unique(path, (example.id for example in examples), "annot_id")
     return examples
 

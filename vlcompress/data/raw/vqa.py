@@ -7,10 +7,10 @@ An image's name is COCO's (``COCO_train2014_000000000109``). Label lists are UNI
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlcompress.data.documents import as_rows, check_unique, read_document, take
+from vlcompress.data.documents import as_rows, check_unique, parsed, read_document
 from vlcompress.data.examples import AnswerExample
 from vlcompress.data.questions import Answers
-from vlcompress.data.vqa_v2 import Annotated, answer_list, read_vqa_v2, soft_label
+from vlcompress.data.vqa_v2 import Annotated, answer_list, read_vqa_v2, soft_label, take_question
 from vlcompress.errors import VlcompressError
 
 PARTS = {
@@ -105,7 +105,7 @@ def _bare(folder: Path, split: str) -> list[tuple[int, int, str]]:
     document = read_document(path)
     if not isinstance(document, dict) or "questions" not in document:
         raise VlcompressError(f"'{path}' has no 'questions': give a VQA v2 question file")
-    rows = enumerate(as_rows(path, document["questions"]), start=1)
-    bare = [take(path, number, row, "question_id", "image_id", "question") for number, row in rows]
+    rows = as_rows(path, document["questions"])
+    bare = parsed(path, rows, take_question)
     check_unique(path, (question for question, _, _ in bare), "question")
-    return [(question, image, text) for question, image, text in bare]
+    return bare
