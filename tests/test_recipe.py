@@ -69,7 +69,7 @@ def test_bad_files(tmp_path: Path) -> None:
     [
         (("lxmet", "vqa", "small"), "unknown model 'lxmet'.*did you mean 'lxmert'"),
         (("lxmert", "vga", "small"), "unknown task 'vga'.*did you mean 'vqa'"),
-        (("lxmert", "vqa", "huge"), "unknown size 'huge'"),
+        (("lxmert", "vqa", "huge"), "unknown size of lxmert 'huge'"),
     ],
 )
 def test_unknown_model_task_and_size(choice: tuple[str, str, str], text: str) -> None:

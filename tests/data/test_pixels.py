@@ -1,16 +1,13 @@
 """ViLT's picture rules: sizes and values of the official transform, without torchvision."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from vlcompress.data.pixels import Resized, decoded, normalized, resized, target_size
-from vlcompress.errors import VlcompressError
+from vlcompress.data.pixels import Resized, normalized, resized, target_size
 
 ROWS = json.loads((Path(__file__).parents[1] / "fixtures" / "data" / "vilt" / "resize_384.json").read_text())["rows"]
 
@@ -53,6 +50,9 @@ def test_resized_pictures_pass_the_rest_through() -> None:
         def has_regions(self, image: str) -> bool:
             return image == "a"
 
+        def has_pixels(self, image: str) -> bool:
+            return image == "b"
+
         def regions(self, image: str, *, ground_truth: bool = False) -> Any:
             return (image, ground_truth)
 
@@ -64,34 +64,6 @@ def test_resized_pictures_pass_the_rest_through() -> None:
     assert pictures.feature_dim == 4
     assert pictures.has_regions("a")
     assert not pictures.has_regions("b")
+    assert pictures.has_pixels("b")
+    assert not pictures.has_pixels("a")
     assert pictures.regions("b", ground_truth=True) == ("b", True)
-
-
-def test_decoded_gives_rgb() -> None:
-    file = io.BytesIO()
-    Image.new("L", (5, 3), 7).save(file, "PNG")
-    image = decoded(file.getvalue(), "one.png")
-    assert image.shape == (3, 5, 3)
-    assert image.dtype == np.uint8
-    assert (image == 7).all()
-
-
-@pytest.mark.parametrize("content", [b"", b"\x89PNG not really", b"no picture at all"])
-def test_what_is_no_picture_is_named(content: bytes) -> None:
-    with pytest.raises(VlcompressError, match=r"'one\.png' is not a readable picture"):
-        decoded(content, "one.png")
-
-
-def test_a_cut_picture_is_refused() -> None:
-    file = io.BytesIO()
-    Image.fromarray(_grey(64, 64)).save(file, "JPEG")
-    with pytest.raises(VlcompressError, match="not a readable picture"):
-        decoded(file.getvalue()[:300], "cut.jpg")
-
-
-def test_a_picture_too_large_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlcompress.data.pixels.MAX_PIXELS", 10)
-    file = io.BytesIO()
-    Image.new("RGB", (5, 3)).save(file, "PNG")
-    with pytest.raises(VlcompressError, match=r"'big\.png' is 5 x 3"):
-        decoded(file.getvalue(), "big.png")

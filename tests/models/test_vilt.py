@@ -206,9 +206,9 @@ def test_collate_pads_words_and_pictures() -> None:
     assert not inputs["pixel_values"][0, :, 48:].any()
 
 
-def test_collate_gives_no_mask_where_nothing_is_padded_and_an_axis_for_two_images() -> None:
+def test_collate_gives_an_axis_for_two_images() -> None:
     inputs = FAMILY.collate([_sample(3, (48, 48), (48, 48)), _sample(3, (48, 48), (48, 48))])
-    assert "pixel_mask" not in inputs
+    assert inputs["pixel_mask"].all()
     assert inputs["pixel_values"].shape == (2, 2, 3, 48, 48)
     assert FAMILY.logits(_model(PAIR), inputs).shape == (2, 2)
 

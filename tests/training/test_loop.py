@@ -87,7 +87,7 @@ def test_seed_decides_and_the_global_random_state_does_not() -> None:
     assert state(first) != state(train(net(), Regression(), HYPER, seed=1))
 
 
-@pytest.mark.parametrize("optimizer", ["bertadam", "adamw"])
+@pytest.mark.parametrize("optimizer", ["bertadam", "adamw", "sgd"])
 @pytest.mark.parametrize("killed_at", [1, 5, 11])
 def test_interrupted_training_ends_in_the_same_bytes(tmp_path: Path, killed_at: int, optimizer: str) -> None:
     """A checkpoint after every step, death at one of them, and a fresh process's view: a new model, the same folder."""

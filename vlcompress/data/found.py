@@ -11,6 +11,16 @@ PICTURES_ONLY = 0
 """The feature width that asks for pictures and no region features (families that take pixels)."""
 
 
+class OpenedPictures(Pictures, Protocol):
+    """What a layout's reader says of its images, beyond what tasks ask."""
+
+    def has_regions(self, image: str, *, ground_truth: bool | None = None) -> bool:
+        """Say whether the image has region features: the detector's, of its annotated boxes, or (None) of either."""
+
+    def picture_bytes(self, image: str) -> bytes:
+        """Give the picture's file as it is, of an image that has one."""
+
+
 @dataclass(frozen=True)
 class Found:
     """Some splits as a layout's reader gives them; nobody has looked yet whether every image is there.
@@ -22,14 +32,16 @@ class Found:
         files: those whose content makes the data's identity.
         left_out: rows that the reader passed over, and why.
         encoded: token ids that the data brings along.
+        identity: of the content, where the layout records it; "" where it is made of `files`.
     """
 
     examples: tuple[Example, ...]
-    pictures: Pictures
+    pictures: OpenedPictures
     labels: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     encoded: Encoded | None = None
+    identity: str = ""
 
 
 class Layout(Protocol):

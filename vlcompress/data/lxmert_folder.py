@@ -15,7 +15,7 @@ from vlcompress.data.found import PICTURES_ONLY, Found
 from vlcompress.data.pictures import FilePictures
 from vlcompress.data.questions import Answers, Question, check_some_answer_known, read_questions
 from vlcompress.data.raw.nlvr2 import image_names
-from vlcompress.data.regions import RegionFile
+from vlcompress.data.regions import RegionFile, region_file
 
 NAME = "lxmert"
 
@@ -99,7 +99,7 @@ def _regions(folder: Path, task: str, splits: Sequence[str], feature_dim: int | 
         return []
     files: list[RegionFile] = []
     for name in names:
-        files.append(RegionFile(folder / name, files[0].feature_dim if files else feature_dim))
+        files.append(region_file(folder / name, files[0].feature_dim if files else feature_dim))
     return files
 
 

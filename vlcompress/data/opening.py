@@ -36,6 +36,20 @@ has all the splits that are asked for is taken.
     scenes_train2014_000000000109 too), 2375101 (gqa), dev-105-0-img0 (nlvr2), 37979 (flickr30k, snli_ve),
     3015_CHARLIE_ST_CLOUD_00.23.57.935-00.24.00.783@0 (vcr). A TSV's img_id is that name.
 
+**uniter** (github ChenRocks/UNITER), every task; see `vlcompress.data.uniter_folder`::
+
+    txt_db/{vqa,gqa,nlvr2,ve,vcr,refcoco+,refcoco,refcocog,itm_flickr30k,itm_coco}_SPLIT.db/    data.mdb, *.json
+    img_db/IMAGES/{feat_th0.2_max100_min10,feat_numbb100,all}[_compressed]/                     data.mdb, ../nbb_*.json
+    npz/IMAGES/*.npz                                                                            in place of img_db/
+
+**vilt** (github dandelin/ViLT), tasks vqa, nlvr2, retrieval; see `vlcompress.data.vilt_arrow`::
+
+    {vqav2,nlvr2,f30k_caption_karpathy,coco_caption_karpathy}_SPLIT.arrow                       also in arrow/
+
+**labelled**, task classification: CIFAR-10 and -100 (binary or Python version), SVHN (train_32x32.mat, test_32x32.mat),
+Fashion-MNIST (IDX files, plain or .gz), or any FOLDER/SPLIT/CLASS/**/picture.jpg; see
+`vlcompress.data.labelled_folder`.
+
 Splits go by their published names: vqa train, nominival, minival (lxmert), train, val, test, test-dev (raw); gqa train,
 valid, testdev; nlvr2 train, valid or dev, test or test1; snli_ve train, dev, test; vcr train, val, test; refcoco train,
 val, testA, testB, test; retrieval train, val, test, restval. Where a task has several data sets (refcoco+, refcoco,
@@ -48,16 +62,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from vlcompress.data import lxmert_folder, raw_folder
-from vlcompress.data.examples import Example, Pictures, TaskData, images_of
-from vlcompress.data.found import Found, Layout
+from vlcompress.data import labelled_folder, lxmert_folder, raw_folder, store, uniter_folder, vilt_arrow
+from vlcompress.data.examples import Example, TaskData, images_of
+from vlcompress.data.found import Found, Layout, OpenedPictures
 from vlcompress.data.identity import files_identity
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError, unknown
 
-TASKS = ("vqa", "gqa", "nlvr2", "snli_ve", "vcr", "refcoco", "retrieval")
+TASKS = ("vqa", "gqa", "nlvr2", "snli_ve", "vcr", "refcoco", "retrieval", "classification")
 
-_MODULES: tuple[ModuleType, ...] = (lxmert_folder, raw_folder)
+_MODULES: tuple[ModuleType, ...] = (store, lxmert_folder, raw_folder, uniter_folder, vilt_arrow, labelled_folder)
 LAYOUTS: tuple[Layout, ...] = tuple(cast(Layout, module) for module in _MODULES)
 """In the order in which they are tried."""
 
@@ -130,6 +144,12 @@ def choose_layout(folder: Path, task: str, splits: Sequence[str]) -> Choice:
     raise VlcompressError(f"'{folder}' has no split '{', '.join(splits)}' of {task} in one layout: it has {has}")
 
 
+def splits_of(folder: Path, task: str) -> tuple[str, ...]:
+    """Give the splits of a task that the first layout with any has."""
+    found = (layout.splits(folder, task) for layout in LAYOUTS)
+    return distinct(next((splits for splits in found if splits), ()))
+
+
 def distinct(splits: Sequence[str]) -> tuple[str, ...]:
     """Give every split once: a task's first data set has its splits under a plain name and under "DATASET/SPLIT"."""
     first = next((split.partition("/")[0] for split in splits if "/" in split), "")
@@ -144,9 +164,11 @@ def _named(task: str, split: str, there: Sequence[str]) -> str | None:
 
 def _checked(folder: Path, task: str, splits: tuple[str, ...], found: Found, allow_missing: bool) -> TaskData[Any]:
     """Leave out or refuse the examples whose images are not there."""
-    kind = "region features" if found.pictures.feature_dim else "picture"  # none of a kind: the data has no features
+    if not found.examples:
+        raise VlcompressError(f"'{folder}', {task} {', '.join(splits)}: there are no examples: name another split")
     images = dict.fromkeys(image for example in found.examples for image in images_of(example))
     there = {image for image in images if _has(found.pictures, image)}
+    kind = "region features" if found.pictures.feature_dim else "picture" if there else "region features and no picture"
     kept = [i for i, example in enumerate(found.examples) if there.issuperset(images_of(example))]
     missing = len(found.examples) - len(kept)
     if not kept or (missing and not allow_missing):
@@ -158,10 +180,10 @@ def _checked(folder: Path, task: str, splits: tuple[str, ...], found: Found, all
     left_out = {**found.left_out, **({f"no {kind}": missing} if missing else {})}
     examples: tuple[Example, ...] = tuple(found.examples[i] for i in kept)
     encoded = found.encoded.keep(kept) if found.encoded and missing else found.encoded
-    identity = files_identity(folder, found.files)
+    identity = found.identity or files_identity(folder, found.files)
     vocabulary = WordPiece.load(folder) if (folder / "vocab.txt").is_file() else None
     return TaskData(task, splits, examples, found.pictures, found.labels, vocabulary, identity, left_out, encoded)
 
 
-def _has(pictures: Pictures, image: str) -> bool:
+def _has(pictures: OpenedPictures, image: str) -> bool:
     return pictures.has_regions(image) if pictures.feature_dim else pictures.has_pixels(image)

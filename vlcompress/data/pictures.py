@@ -14,7 +14,7 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from vlcompress.data.regions import RegionFile, Regions
+from vlcompress.data.regions import RegionFile, Regions, region_file
 from vlcompress.errors import VlcompressError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -147,6 +147,15 @@ def decode(data: bytes, where: str) -> NDArray[np.uint8]:
         raise VlcompressError(f"{where} is not a readable JPEG or PNG ({error}): it is damaged or cut") from error
 
 
+def encode(pixels: NDArray[np.uint8]) -> bytes:
+    """Give uint8 [height, width, 3] as a PNG file."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
 def open_regions(paths: Iterable[Path], images: Iterable[str], feature_dim: int | None) -> tuple[RegionFile, ...]:
     """Index region files until every image is found; those whose name fits the images' names come first.
 
@@ -164,7 +173,7 @@ def open_regions(paths: Iterable[Path], images: Iterable[str], feature_dim: int 
     for path in sorted(paths, key=lambda path: (path.name.split("_")[0] not in sample, path)):
         if not missing:
             break
-        file = RegionFile(path, opened[0].feature_dim if opened else feature_dim)
+        file = region_file(path, opened[0].feature_dim if opened else feature_dim)
         found = {image for image in missing if image in file}
         if found or not opened:
             opened.append(file)

@@ -4,38 +4,15 @@ ViLT's rules are those of the official code (dandelin/ViLT, ``vilt/transforms``)
 the longer would pass 1333/800 of that, bicubic, both sides floored to a multiple of 32; values go from -1 to 1.
 """
 
-import io
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from vlcompress.data.examples import Pictures
 from vlcompress.data.regions import Regions
-from vlcompress.errors import VlcompressError
 
 LONGEST = 1333 / 800
 """Longest side as a multiple of the shorter side's target (detectors' habit, which PixelBERT and ViLT keep)."""
-
-MAX_PIXELS = 1 << 26
-"""Largest picture that is decoded: 64 million pixels, 192 MB."""
-
-
-def decoded(picture: bytes, name: str) -> NDArray[np.uint8]:
-    """Read a picture file's bytes as RGB uint8 [height, width, 3].
-
-    Raises:
-        VlcompressError: not a picture, a damaged one, or one of more than `MAX_PIXELS`.
-    """
-    try:
-        with Image.open(io.BytesIO(picture)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise VlcompressError(
-                    f"'{name}' is {image.width} x {image.height}: pictures of up to {MAX_PIXELS} pixels are read"
-                )
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise VlcompressError(f"'{name}' is not a readable picture ({error}): replace the file") from error
 
 
 def target_size(height: int, width: int, shorter: int, multiple: int) -> tuple[int, int]:
@@ -97,6 +74,10 @@ class _Changed:
     def regions(self, image: str, *, ground_truth: bool = False) -> Regions:
         """Read the source's regions."""
         return self.source.regions(image, ground_truth=ground_truth)
+
+    def has_pixels(self, image: str) -> bool:
+        """Say whether the source has the picture."""
+        return self.source.has_pixels(image)
 
 
 class Resized(_Changed):

@@ -43,14 +43,20 @@ def data_folder(source: str, home: Path, say: Callable[[str], None] = print, *, 
     return folder
 
 
-def pretraining_folder(pictures: int, home: Path, say: Callable[[str], None] = print) -> Path:
+def pretraining_folder(
+    pictures: int, home: Path, say: Callable[[str], None] = print, *, captions: bool = False
+) -> Path:
     """Give the built-in data for pre-training with this many pictures, made once and kept under `home`.
+
+    With `captions` that is what retrieval learns from: five captions of each picture, and the pictures themselves.
 
     Raises:
         VlcompressError: no pictures.
     """
     if pictures < 2:
         raise VlcompressError(f"pre-training on {pictures} pictures is not possible: give at least 2")
+    if captions:
+        return data_folder(SCENES, home, say, task="retrieval")
     folder = home / "data" / f"{SCENES}-pretrain-{pictures}"
     if not (folder / "scenes.json").is_file():
         say(f"making {pictures} pictures to pre-train on in {folder}")

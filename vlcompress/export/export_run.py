@@ -16,7 +16,7 @@ from vlcompress.export.verify import run as run_session
 from vlcompress.models.registry import FAMILIES
 from vlcompress.sparse.compile import Compiled, load_compiled
 from vlcompress.sparse.timing import EFFORT, Effort
-from vlcompress.tasks.base import Task
+from vlcompress.tasks.base import Task, asking
 from vlcompress.tickets.models import dense_model, samples, score_task
 from vlcompress.tickets.run import Run
 from vlcompress.tickets.ticket import load_ticket
@@ -24,8 +24,8 @@ from vlcompress.tickets.ticket import load_ticket
 PARITY_SAMPLES = 64
 """Real examples, at least, that the exported file must answer as the PyTorch model does."""
 
-SCORED = 256
-"""Examples at a time while the whole split is scored."""
+SCORED_AT_ONCE = 256
+"""Examples in a batch when a whole split is scored."""
 
 
 def artefact_folder(run: Run, style: Style) -> Path:
@@ -120,13 +120,12 @@ def _compiled(run: Run) -> Compiled:
 
 def _score(task: Task, session: Any) -> float:
     """Give the task's mean score of a session, in [0, 1]."""
-    return task.measure(lambda inputs: torch.from_numpy(run_session(session, inputs)), batch=SCORED).mean
+    return task.measure(lambda inputs: torch.from_numpy(run_session(session, inputs)), batch=SCORED_AT_ONCE).mean
 
 
 def _reference(task: Task, compiled: Compiled) -> float:
     """Give the task's mean score of the compiled model."""
-    with torch.inference_mode():
-        return task.measure(lambda inputs: compiled.family.logits(compiled.model, inputs), batch=SCORED).mean
+    return task.measure(asking(compiled.family, compiled.model), batch=SCORED_AT_ONCE).mean
 
 
 def export_dense(run: Run, *, batch: int = 32, threads: int = 1) -> Path:

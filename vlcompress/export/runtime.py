@@ -1,12 +1,16 @@
 """ONNX Runtime sessions as this project opens them."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vlcompress.errors import VlcompressError, unknown
+from vlcompress.export.native.build import built
 from vlcompress.export.target import IR_VERSION, OPSET
 
 __all__ = ["IR_VERSION", "OPSET", "SKIP_LAYER_NORM", "open_session", "session_from_bytes"]
+
+Native = Literal["off", "float32", "bfloat16"]
+"""What the native kernel computes in, if it may run at all."""
 
 SKIP_LAYER_NORM = "SkipLayerNormFusion"
 """ONNX Runtime's name for the fusion whose fp32 CPU kernel is slow."""
@@ -15,7 +19,14 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "te
 """Execution providers by the names that this project gives them."""
 
 
-def open_session(model: Path, *, threads: int, disable_skip_layer_norm: bool = True, provider: str = "cpu") -> Any:
+def open_session(
+    model: Path,
+    *,
+    threads: int,
+    disable_skip_layer_norm: bool = True,
+    provider: str = "cpu",
+    native: Native = "float32",
+) -> Any:
     """Open an exported model.
 
     Args:
@@ -24,14 +35,18 @@ def open_session(model: Path, *, threads: int, disable_skip_layer_norm: bool = T
         disable_skip_layer_norm: leave LayerNormalization unfused. ONNX Runtime's fp32 CPU kernel of the fused form was
             measured about five times slower than the two nodes that it replaces.
         provider: "cpu", "cuda" or "tensorrt".
+        native: on the CPU, what the native kernel computes packed nodes in, if `vlcompress native build` was run;
+            without it, and with "off", they run with the standard operators that the file holds for them. "bfloat16"
+            rounds weights and activations of those nodes to 8 bits of mantissa: measure the task's score with it.
 
     Raises:
-        VlcompressError: no such file, a file that ONNX Runtime cannot read, or a provider that is unknown or not there.
+        VlcompressError: no such file, a file that ONNX Runtime cannot read, a provider that is unknown or not there, or
+            "bfloat16" where the native kernel was not built or the processor has no instructions for it.
     """
     if not model.is_file():
         raise VlcompressError(f"no ONNX model at '{model}': give a file that exists, or run export first")
     try:
-        return _session(str(model), threads, disable_skip_layer_norm, provider)
+        return _session(str(model), threads, disable_skip_layer_norm, provider, native)
     except Exception as error:
         if type(error).__module__.startswith("onnxruntime"):
             raise VlcompressError(f"ONNX Runtime cannot read '{model}' ({error}): export it again") from error
@@ -39,10 +54,15 @@ def open_session(model: Path, *, threads: int, disable_skip_layer_norm: bool = T
 
 
 def session_from_bytes(
-    model: bytes, *, threads: int, disable_skip_layer_norm: bool = True, provider: str = "cpu"
+    model: bytes,
+    *,
+    threads: int,
+    disable_skip_layer_norm: bool = True,
+    provider: str = "cpu",
+    native: Native = "float32",
 ) -> Any:
     """Open a serialised model (see `open_session`)."""
-    return _session(model, threads, disable_skip_layer_norm, provider)
+    return _session(model, threads, disable_skip_layer_norm, provider, native)
 
 
 def require_provider(provider: str) -> str:
@@ -65,7 +85,7 @@ def require_provider(provider: str) -> str:
     return PROVIDERS[provider]
 
 
-def _session(model: str | bytes, threads: int, disable_skip_layer_norm: bool, provider: str) -> Any:
+def _session(model: str | bytes, threads: int, disable_skip_layer_norm: bool, provider: str, native: Native) -> Any:
     import onnxruntime
 
     wanted = require_provider(provider)
@@ -73,6 +93,8 @@ def _session(model: str | bytes, threads: int, disable_skip_layer_norm: bool, pr
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if provider == "cpu":
+        _take_native(options, native)
     disabled = [SKIP_LAYER_NORM] if disable_skip_layer_norm else []
     session = onnxruntime.InferenceSession(model, options, providers=[wanted], disabled_optimizers=disabled)
     if wanted not in session.get_providers():  # it falls back to the CPU without an error
@@ -82,3 +104,16 @@ def _session(model: str | bytes, threads: int, disable_skip_layer_norm: bool, pr
             "run `vlcompress doctor`, or use --provider cpu"
         )
     return session
+
+
+def _take_native(options: Any, native: Native) -> None:
+    """Register the native kernel with a session's options, if it was built."""
+    library = built() if native != "off" else None
+    if library is not None and library.onnxruntime:
+        options.add_session_config_entry("vlcompress.precision", native)
+        try:
+            options.register_custom_ops_library(str(library.library))
+        except Exception as error:
+            raise VlcompressError(f"no native kernel in {native} ({error}): use float32, or another machine") from error
+    elif native == "bfloat16":
+        raise VlcompressError("bfloat16 needs the native kernel, which was not built: run `vlcompress native build`")

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vlcompress.data.examples import Pictures
 from vlcompress.data.regions import Regions
 
 Config = dict[str, Any]
@@ -151,6 +152,9 @@ class Family(Protocol):
 
     def couplings(self, model: nn.Module) -> Sequence[Coupling]:
         """List the attention heads and feed-forward neurons of the model as it is now."""
+
+    def pictures(self, config: Config, source: Pictures) -> Pictures:
+        """Give the pictures as a model of this configuration reads them (resized); families of regions change none."""
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Pad samples to one batch with the model's own argument names, first axis batch (or a multiple of it)."""

@@ -15,6 +15,16 @@ def skeleton(make: Callable[[], nn.Module]) -> nn.Module:
         return make()
 
 
+def left_and_right(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Split rows [2B, ...] that belong in pairs into their first and their second ones [B, ...].
+
+    Gathered, and not reshaped: a reshape would tell the ONNX exporter that the number of rows is even, which an open
+    axis cannot say.
+    """
+    left = torch.arange(0, rows.shape[0], 2, device=rows.device)
+    return rows[left], rows[left + 1]
+
+
 def materialise(model: nn.Module, *, seed: int, std: float = FRESH_STD) -> None:
     """Give a skeleton its weights on the CPU, as BERT does: normal(0, std), LayerNorm at 1 and 0, biases at 0.
 

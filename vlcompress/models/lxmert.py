@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import LxmertConfig, LxmertForPreTraining, LxmertForQuestionAnswering
 
+from vlcompress.data.examples import Pictures
 from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport, Prunable, Sample
-from vlcompress.models.building import materialise, skeleton
+from vlcompress.models.building import left_and_right, materialise, skeleton
 from vlcompress.models.checkpoints import load_strictly, read_checkpoint, renamed
 
 _SIZES: dict[str, Config] = {
@@ -310,6 +311,10 @@ class LxmertFamily:
         heads = (_heads(name, module) for name, module in modules.items() if isinstance(module, Attention))
         return [*heads, *_neurons(modules)]
 
+    def pictures(self, config: Config, source: Pictures) -> Pictures:
+        """Give the same pictures: their region features were made beforehand."""
+        return source
+
     def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Pad samples to the longest text and the most regions; two images are two rows, one after the other.
 
@@ -357,7 +362,7 @@ class LxmertFamily:
         head: Any = model.answer_head
         pooled_BH = pooled(model, inputs)
         if isinstance(model, LxmertForImagePairs):
-            pooled_BH = pooled_BH.reshape(-1, 2 * pooled_BH.shape[1])
+            pooled_BH = torch.cat(left_and_right(pooled_BH), dim=1)
         result: Tensor = head(pooled_BH)
         return result
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from vlcompress.data.examples import Pictures
 from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport, Prunable, Sample
@@ -224,6 +225,10 @@ class UniterFamily:
         heads = (_heads(name, module) for name, module in modules.items() if isinstance(module, SelfAttention))
         return [*heads, *_neurons(modules)]
 
+    def pictures(self, config: Config, source: Pictures) -> Pictures:
+        """Give the same pictures: their region features were made beforehand."""
+        return source
+
     def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Pad samples to the longest text and the most regions.
 
@@ -257,11 +262,13 @@ class UniterFamily:
         mask, visual_mask = (_random_mask(batch, size, generator) for size in (text, regions))
         features = torch.rand(batch, regions, config["visual_feat_dim"], generator=generator)
         corners = torch.rand(batch, regions, 2, 2, generator=generator).sort(dim=2).values.flatten(2)
+        sizes = corners[..., 2:] - corners[..., :2]
+        boxes = torch.cat([corners, sizes, sizes.prod(dim=-1, keepdim=True)], dim=-1)
         return {
             "input_ids": words * mask,
             "attention_mask": mask,
             "visual_feats": features * visual_mask[..., None],
-            "visual_pos": torch.from_numpy(box_features(corners.numpy())) * visual_mask[..., None],
+            "visual_pos": boxes * visual_mask[..., None],
             "visual_attention_mask": visual_mask,
         }
 
@@ -275,12 +282,6 @@ class UniterFamily:
         """Give the head's scores float32 before any sigmoid or softmax; for the inputs see `UniterModel.forward`."""
         result: Tensor = model(**inputs)
         return result
-
-
-def box_features(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Turn boxes [..., 4] (x1, y1, x2, y2 in 0..1) into UNITER's [..., 7]: with width, height and area."""
-    sides = boxes[..., 2:] - boxes[..., :2]
-    return np.concatenate([boxes, sides, sides.prod(axis=-1, keepdims=True)], axis=-1).astype(np.float32)
 
 
 def _known(tensors: Tensors) -> Tensors:
@@ -394,7 +395,7 @@ def _ones(rows: Sequence[NDArray[Any]]) -> Tensor:
 
 
 def _visual(images: Sequence[Regions]) -> dict[str, Tensor]:
-    boxes = [torch.from_numpy(box_features(one.normalized_boxes)) for one in images]
+    boxes = [torch.tensor(one.position_features) for one in images]
     return {
         "visual_feats": pad_sequence([torch.tensor(one.features) for one in images], batch_first=True),
         "visual_pos": pad_sequence(boxes, batch_first=True),

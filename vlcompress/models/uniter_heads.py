@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from vlcompress.models.building import left_and_right
 from vlcompress.models.uniter_model import LAYER_NORM_EPS, UniterModel, UniterPreTrainedModel, visible
 
 PADDED = -1e4
@@ -260,6 +261,13 @@ class UniterForPretraining(UniterWithHead):
         self.itm_output = nn.Linear(config.hidden_size, 2)
         self.post_init()  # ties the two
 
+    def tie_weights(self, *arguments: Any, **options: Any) -> None:
+        """Tie the two, and keep the regression's bias: transformers cuts a bias to its tied weight's first axis."""
+        bias = self.feat_regress.bias
+        data = bias.data
+        super().tie_weights(*arguments, **options)
+        bias.data = data
+
     def get_output_embeddings(self) -> nn.Module:
         """Give the tied decoder."""
         return self.cls.predictions.decoder
@@ -293,7 +301,7 @@ def _mlp(width: int, inner: int, outputs: int, activation: nn.Module) -> nn.Sequ
 
 def _sides(x: Tensor) -> Tensor:
     """Part the rows of left and right images: [2 B, ...] to [B, 2, ...]."""
-    return x.view(-1, 2, *x.shape[1:])
+    return torch.stack(left_and_right(x), dim=1)
 
 
 def _visible(inputs: Mapping[str, Tensor]) -> Tensor:

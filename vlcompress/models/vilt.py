@@ -164,7 +164,7 @@ def encode(model: nn.Module, inputs: Mapping[str, Tensor], *, modality: int = 1)
     Args:
         model: a model of this family.
         inputs: input_ids int64 [B, T]; pixel_values float [B, 3, height, width]; optionally attention_mask [B, T] and
-            pixel_mask [B, height, width] (int64 or bool, 1 = picture, which lies in the upper left corner).
+            pixel_mask [B, height, width] (bool or int64, 1 = picture, which lies in the upper left corner).
         modality: row of the modality table for the image: 1, or 2 for the second image (NLVR2).
     """
     backbone: Any = model.vilt
@@ -343,8 +343,8 @@ class ViltFamily:
 
         Returns:
             input_ids int64 [B, T], attention_mask int64 [B, T], pixel_values float32 [B, 3, height, width] in -1..1
-            (0 where padded) and, where pictures differ in size, pixel_mask int64 [B, height, width]; for samples of
-            two images both with an axis of 2 after B.
+            (0 where padded), pixel_mask bool [B, height, width]; for samples of two images both with an axis of 2
+            after B.
         """
         words_BT = pad_sequence([torch.from_numpy(sample.ids) for sample in samples], batch_first=True)
         mask_BT = pad_sequence([torch.ones(len(sample.ids), dtype=torch.int64) for sample in samples], batch_first=True)
@@ -358,7 +358,7 @@ class ViltFamily:
 
         Returns:
             input_ids and attention_mask int64 [batch, text]; pixel_values float32 [batch, 3, image_size, width] in
-            -1..1, `regions` patches wide; pixel_mask int64 [batch, image_size, width].
+            -1..1, `regions` patches wide; pixel_mask bool [batch, image_size, width].
         """
         generator = torch.Generator().manual_seed(seed)
         patch, height = config["patch_size"], config["image_size"]
@@ -367,7 +367,7 @@ class ViltFamily:
         columns = torch.randint(1, regions + 1, (batch,), generator=generator)
         lengths[0], columns[0] = text, regions
         mask = (torch.arange(text) < lengths[:, None]).long()
-        pixel_mask = (torch.arange(regions * patch) < columns[:, None, None] * patch).long().repeat(1, height, 1)
+        pixel_mask = (torch.arange(regions * patch) < columns[:, None, None] * patch).repeat(1, height, 1)
         pixels = torch.rand(batch, 3, height, regions * patch, generator=generator) * 2 - 1
         return {
             "input_ids": words * mask,
@@ -495,11 +495,11 @@ def _pictures(images: Sequence[Any]) -> dict[str, Tensor]:
     sizes = [image.shape[:2] for image in images]
     height, width = max(size[0] for size in sizes), max(size[1] for size in sizes)
     pixels = torch.zeros(len(images), 3, height, width)
-    mask = torch.zeros(len(images), height, width, dtype=torch.int64)
+    mask = torch.zeros(len(images), height, width, dtype=torch.bool)
     for row, image in enumerate(images):
         pixels[row, :, : image.shape[0], : image.shape[1]] = torch.from_numpy(normalized(image)).permute(2, 0, 1)
-        mask[row, : image.shape[0], : image.shape[1]] = 1
-    return {"pixel_values": pixels} if len(set(sizes)) == 1 else {"pixel_values": pixels, "pixel_mask": mask}
+        mask[row, : image.shape[0], : image.shape[1]] = True
+    return {"pixel_values": pixels, "pixel_mask": mask}
 
 
 def _follow_the_original(model: nn.Module) -> None:

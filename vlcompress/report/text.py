@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlcompress.artefacts import Json
+from vlcompress.models.registry import FAMILIES
 from vlcompress.pruning.schedule import levels, parse_schedule
 from vlcompress.recipe import Recipe
 from vlcompress.sparse.plan import LayerPlan, Plan
+from vlcompress.tasks.cells import LEGEND, rows
 from vlcompress.tickets.run import Run
 
 
@@ -41,6 +44,7 @@ def run_text(run: Run) -> str:
             "",
             f"score: {document['metric']}, {document['data']['examples']} examples, "
             + ("a single seed" if len(seeds) == 1 else f"mean of {len(seeds)} seeds"),
+            *_figures(document["cells"]),
             f"sparsest ticket that passes relaxed: {best}; the ticket at {100 * ticket['sparsity']:.1f} %: "
             f"{ticket['verdict']['levels']['relaxed']['outcome']}",
             *_hint(passing, ticket),
@@ -49,6 +53,17 @@ def run_text(run: Run) -> str:
             "run `vlcompress compile`, `export` and `bench`",
         ]
     )
+
+
+def _figures(cells: Sequence[dict[str, Any]]) -> list[str]:
+    """Say the benchmark's other figures, of the dense model and of the ticket."""
+    dense, ticket = cells[0], [cell for cell in cells if cell["arm"] == "ticket"][-1]
+    means = [
+        (name, *(100 * sum(cell["figures"][name]) / len(cell["figures"][name]) for cell in (dense, ticket)))
+        for name in dense.get("figures", {})
+    ]
+    told = ", ".join(f"{name} {before:.2f} → {after:.2f}" for name, before, after in means)
+    return [f"beside it, dense → ticket: {told}"] if told else []
 
 
 def _hint(passing: Sequence[float], ticket: dict[str, Any]) -> list[str]:
@@ -88,6 +103,26 @@ def _cell_row(cell: dict[str, Any]) -> tuple[str, ...]:
         f"{100 * score / cell['verdict']['dense']:.1f}",
         *(levels_[name]["outcome"] for name in ("strict", "matching", "relaxed")),
     )
+
+
+def tasks_text(record: dict[str, Any], *, markdown: bool = False) -> str:
+    """Lay out the table of families and tasks, as text or as Markdown."""
+    header = ("task", *FAMILIES, "metric")
+    body = rows(record, markdown=markdown)
+    if not markdown:
+        return f"{table(header, body)}\n\n{LEGEND}"
+    lines = [header, ["---"] * len(header), *body]
+    ticks = LEGEND.replace("with p: its", "ticks: its").replace("f: the", "the").replace("m: the", "the")
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{ticks}"
+
+
+def prediction_text(document: dict[str, Any]) -> str:
+    """Say what was predicted, and its score where the answers are published."""
+    said = f"{document['examples']} examples of {document['task']} {document['split']}: {document['file']}"
+    if "score" not in document:
+        return f"{said}\nits answers are not published: hand the file in to learn the score"
+    figures = "".join(f", {name} {100 * value:.2f}" for name, value in document["figures"].items())
+    return f"{said}\n{document['metric']} {100 * document['score']:.2f}{figures}"
 
 
 def plan_text(folder: Path, plan: Plan, *, explain: bool = False) -> str:
@@ -179,6 +214,36 @@ def _task_line(task: dict[str, float] | None) -> list[str]:
     ]
 
 
+def triton_text(folder: Path, manifest: dict[str, Any]) -> str:
+    """Say what went into a model repository, and how to start the server on it."""
+    times = {name: found["us"] / 1e3 for name, found in manifest["graph_level"]["timings"].items()}
+    sizes = ", ".join(f"{axis} {'/'.join(map(str, lengths))}" for axis, lengths in manifest["padding"].items())
+    return "\n".join(
+        [
+            f"opset {manifest['opset']}, IR version {manifest['ir_version']}: read by ONNX Runtime "
+            f"{manifest['target_ort']}",
+            f"batches up to {manifest['max_batch_size']}; clients pad to {sizes}",
+            f"graph optimisations: {manifest['graph_level']['picked']} "
+            f"({', '.join(f'{name} {ms:.2f} ms' for name, ms in times.items())} a full batch here)",
+            f"model: {folder}",
+            f"start: tritonserver --model-repository={folder.parent}",
+        ]
+    )
+
+
+def container_text(folder: Path, manifest: dict[str, Any]) -> str:
+    """Say what is in a build folder, and how to run it."""
+    image, port = manifest["image"], manifest["port"]
+    return "\n".join(
+        [
+            f"model {manifest['name']}, {len(manifest['requirements'])} pinned requirements, no root, health check",
+            f"build: docker build --tag {image} {folder}",
+            f"run: docker run --read-only --publish 127.0.0.1:{port}:{port} --env VLCOMPRESS_TOKEN {image}",
+            f"on KServe: kubectl apply --filename {folder / 'kserve.yaml'}",
+        ]
+    )
+
+
 def bench_text(record: dict[str, Any]) -> str:
     """Say what a benchmark measured: a row for each variant and batch size."""
     ratios = [f"× {name} (95 %)" for name in record["references"]]
@@ -232,3 +297,17 @@ def _bench_row(name: str, batch: str, found: dict[str, Any], variant: dict[str, 
 
 def _mb(count: int) -> str:
     return f"{count / 1e6:.2f} MB"
+
+
+def native_text(status: Json) -> str:
+    """Say whether the native library is there, and what it is."""
+    if not status["built"]:
+        return "native kernel: not built (run `vlcompress native build`); exported files run with standard operators"
+    return "\n".join(
+        [
+            f"native kernel: built; instruction sets of this processor: {', '.join(status['instruction_sets'])}",
+            f"compiler: {status['compiler']}",
+            f"ONNX Runtime operator: {'yes' if status['onnxruntime'] else 'no'}",
+            f"library: {status['library']}",
+        ]
+    )

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vlcompress.data.examples import TaskData
+from vlcompress.data.examples import AnswerExample, TaskData
 from vlcompress.data.opening import open_task
+from vlcompress.data.pictures import FilePictures
 from vlcompress.data.tokenizer import WordPiece
+from vlcompress.data.vqa_folder import open_pretraining
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Family
 from vlcompress.tasks.base import Learned, Task
@@ -14,6 +16,8 @@ from vlcompress.tasks.reading import Reader, max_words
 from vlcompress.tasks.registry import TaskKind
 
 PIXELS_ONLY = 0
+PRETRAINING, CAPTIONS = "pretraining", "retrieval"
+"""Pre-training takes LXMERT's sentence files where a folder has them, and else the captions of retrieval."""
 
 
 def open_data(
@@ -31,13 +35,32 @@ def open_data(
     Raises:
         VlcompressError: no such data, or not with the images that the family reads.
     """
-    data = open_task(folder, task, splits, feature_dim=PIXELS_ONLY if family.reads == "pixels" else feature_dim)
+    width = PIXELS_ONLY if family.reads == "pixels" else feature_dim
+    if task == PRETRAINING and all((folder / "lxmert" / f"{split}.json").is_file() for split in splits):
+        return _sentences(folder, splits, width)
+    data = open_task(folder, data_of(task), splits, feature_dim=width)
     if family.reads == "regions" and not data.pictures.feature_dim:
         raise VlcompressError(
             f"'{folder}' has pictures and no region features of {task} {', '.join(splits)}: {family.name} reads "
             "regions; extract them, or take a family that reads pixels (vilt)"
         )
     return data
+
+
+def data_of(task: str) -> str:
+    """Give the task whose built-in data a task uses: its own, and retrieval's captions for pre-training."""
+    return CAPTIONS if task == PRETRAINING else task
+
+
+def _sentences(folder: Path, splits: Sequence[str], feature_dim: int | None) -> TaskData[Any]:
+    """Open LXMERT's pre-training files; a sentence that is a question comes with its answers."""
+    opened = open_pretraining(folder, splits, feature_dim=feature_dim)
+    examples = tuple(
+        AnswerExample(number, one.img_id, one.sentence, one.label or {}) for number, one in enumerate(opened.examples)
+    )
+    pictures = FilePictures((), opened.region_files.files)
+    vocabulary = WordPiece.load(folder) if (folder / "vocab.txt").is_file() else None
+    return TaskData(PRETRAINING, tuple(splits), examples, pictures, opened.answers.labels, vocabulary, opened.identity)
 
 
 def check_labels(learn: TaskData[Any], score: TaskData[Any]) -> None:
@@ -81,7 +104,8 @@ def predicted(kind: TaskKind, data: TaskData[Any], family: Family, config: Confi
 
 
 def _reader(kind: TaskKind, data: TaskData[Any], family: Family, config: Config, vocabulary: WordPiece) -> Reader:
-    return Reader(family, vocabulary, data.pictures, max_words(family, config, kind.words))
+    pictures = family.pictures(config, data.pictures)
+    return Reader(family, vocabulary, pictures, max_words(family, config, kind.words), data.encoded)
 
 
 def _check_labelled(hidden: bool, data: TaskData[Any], what: str) -> None:

@@ -8,8 +8,10 @@ from vlcompress.data.examples import TaskData
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.tasks import vcr
 from vlcompress.tasks.base import Learned, Task
+from vlcompress.tasks.classification import ClassificationTask, ClassificationTraining
 from vlcompress.tasks.gqa import GqaTask
 from vlcompress.tasks.nlvr2 import Nlvr2Task
+from vlcompress.tasks.pretraining_task import PretrainingTask
 from vlcompress.tasks.reading import Reader
 from vlcompress.tasks.refcoco import RefcocoTask, RefcocoTraining
 from vlcompress.tasks.retrieval import RetrievalTask, RetrievalTraining
@@ -30,7 +32,7 @@ class TaskKind:
         suffix: of the file that the benchmark wants.
         learn: makes the examples to train on.
         judge: makes the examples to score.
-        words: longest text in word pieces; None takes the family's.
+        words: longest text in word pieces, 0 where no text is read; None takes the family's.
     """
 
     title: str
@@ -74,6 +76,20 @@ TASKS: dict[str, TaskKind] = {
         ".bin",
         RetrievalTraining,
         RetrievalTask,
+    ),
+    "classification": TaskKind(
+        "image classification",
+        ("resnet",),
+        ClassificationTask.metric,
+        ("train",),
+        "test",
+        ".json",
+        ClassificationTraining,
+        ClassificationTask,
+        words=0,
+    ),
+    "pretraining": TaskKind(
+        "pre-training", _EVERY, PretrainingTask.metric, ("train",), "val", "", PretrainingTask, PretrainingTask
     ),
 }
 

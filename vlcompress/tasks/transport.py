@@ -1,9 +1,9 @@
-"""The cheapest way to move a sentence's words onto a picture's parts: the distance of word-region alignment.
+"""Word-region alignment by optimal transport (UNITER section 3.2): how far a text is from an image.
 
-UNITER (Chen et al., ECCV 2020, section 3.2) and ViLT (section 3.3) add it to image-text matching. The plan comes from
-IPOT, the proximal point method of Xie et al. (UAI 2020), with the constants of both official codes.
+The plan is found by IPOT (Xie et al. 2018, "A Fast Proximal Point Method for Computing Exact Wasserstein Distance",
+algorithm 1) between uniform weights; constants are those of ChenRocks/UNITER ``model/ot.py``, which ViLT shares.
 
-Shapes: B batch, T words, P regions or patches, H hidden width.
+Shapes: B batch, T words, R regions, H hidden width.
 """
 
 import torch
@@ -11,45 +11,44 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 BETA = 0.5
-"""Weight of the proximal term; the cost is divided by it."""
-
-STEPS = 50
-"""Steps of IPOT, each with one inner iteration."""
+ITERATIONS = 50
+_EPS = 1e-5  # of the norm that hidden states are divided by
 
 
-def transport_distance(words_BTH: Tensor, parts_BPH: Tensor, words_BT: Tensor, parts_BP: Tensor) -> Tensor:
-    """Give the cost of the transport plan from words to parts, where the cost of a pair is 1 - cosine.
+def transport_distance(text_BTH: Tensor, image_BRH: Tensor, words_BT: Tensor, regions_BR: Tensor) -> Tensor:
+    """Give the cost of the best transport from words to regions, float32 [B], with a gradient to both.
+
+    Moving a word to a region costs 1 minus the cosine of their hidden states; the plan itself has no gradient.
 
     Args:
-        words_BTH: hidden states of the words.
-        parts_BPH: hidden states of the regions or patches.
-        words_BT: bool, which words take part; at least one of each sentence.
-        parts_BP: bool, which parts take part; at least one of each picture.
-
-    Returns:
-        float32 [B], at least 0; its gradient goes through the costs alone, not through the plan.
+        text_BTH: hidden states of the words.
+        image_BRH: hidden states of the regions.
+        words_BT: bool, True where there is a word; at least one a row.
+        regions_BR: bool, likewise.
     """
-    both_BTP = words_BT[:, :, None] & parts_BP[:, None, :]
-    words, parts = (normalize(side.float(), dim=-1, eps=1e-5) for side in (words_BTH, parts_BPH))
-    cost_BTP = (1 - words @ parts.transpose(1, 2)).masked_fill(~both_BTP, 0)
-    with torch.no_grad():
-        plan_BTP = _plan(cost_BTP, both_BTP, words_BT, parts_BP)
-    return (cost_BTP * plan_BTP).sum((1, 2))
+    text, image = (normalize(x.float(), dim=-1, eps=_EPS) for x in (text_BTH, image_BRH))
+    cost_BTR = 1 - text @ image.mT
+    return (transport_plan(cost_BTR.detach(), words_BT, regions_BR) * cost_BTR).sum(dim=(1, 2))
 
 
-def _plan(cost_BTP: Tensor, both_BTP: Tensor, words_BT: Tensor, parts_BP: Tensor) -> Tensor:
-    """Give IPOT's plan [B, T, P] between uniform weights on both sides, 0 where a side is padded."""
-    words, parts = words_BT.sum(1, keepdim=True), parts_BP.sum(1, keepdim=True)
-    kernel_BTP = (-cost_BTP / BETA).exp() * both_BTP
-    plan_BTP = both_BTP.to(cost_BTP.dtype)
-    scale_BT = words_BT / words.to(cost_BTP.dtype)
-    for _ in range(STEPS):
-        plan_BTP = plan_BTP * kernel_BTP
-        scale_BP = _inverse(parts * (scale_BT[:, :, None] * plan_BTP).sum(1), parts_BP)
-        scale_BT = _inverse(words * (plan_BTP * scale_BP[:, None, :]).sum(2), words_BT)
-        plan_BTP = scale_BT[:, :, None] * plan_BTP * scale_BP[:, None, :]
-    return plan_BTP
+@torch.no_grad()
+def transport_plan(
+    cost_BTR: Tensor, words_BT: Tensor, regions_BR: Tensor, *, beta: float = BETA, iterations: int = ITERATIONS
+) -> Tensor:
+    """Give the plan [B, T, R]: 0 at padding; each row's sum nears 1/words, each column's is 1/regions or nears it."""
+    both_BTR = words_BT[:, :, None] & regions_BR[:, None, :]
+    nearness_BTR = torch.exp(-cost_BTR / beta) * both_BTR
+    plan_BTR = both_BTR.to(cost_BTR.dtype)
+    words_B1, regions_B1 = (mask.sum(dim=1, keepdim=True) for mask in (words_BT, regions_BR))
+    left_BT = words_BT / words_B1
+    for _ in range(iterations):
+        scaled_BTR = nearness_BTR * plan_BTR
+        right_BR = _inverse(regions_B1 * (left_BT[:, None] @ scaled_BTR)[:, 0], regions_BR)
+        left_BT = _inverse(words_B1 * (scaled_BTR @ right_BR[..., None])[..., 0], words_BT)
+        plan_BTR = left_BT[:, :, None] * scaled_BTR * right_BR[:, None, :]
+    return plan_BTR
 
 
-def _inverse(sums: Tensor, there: Tensor) -> Tensor:
-    return torch.where(there, 1 / sums.where(there, 1), 0)
+def _inverse(x: Tensor, mask: Tensor) -> Tensor:
+    """Give 1/x where the mask is true and 0 elsewhere."""
+    return torch.where(mask, 1 / x.where(mask, 1.0), 0.0)

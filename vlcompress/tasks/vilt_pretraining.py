@@ -8,7 +8,7 @@ Shapes: B batch, T words, P patches.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from vlcompress.data.examples import CaptionExample, Pictures
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
-from vlcompress.models.base import Family, Head, Sample
-from vlcompress.models.vilt import encode
+from vlcompress.models.base import Sample
+from vlcompress.models.vilt import ViltFamily, encode
 from vlcompress.tasks.base import Batch
 from vlcompress.tasks.transport import transport_distance
 
@@ -39,41 +38,46 @@ _TRIES = 1000  # draws of another picture before the data are taken to hold one 
 Ids = NDArray[np.int64]
 
 
+class Captioned(Protocol):
+    """A sentence and its picture."""
+
+    @property
+    def img_id(self) -> str:
+        """Name of the picture."""
+
+    @property
+    def tokens(self) -> Ids:
+        """Token ids with [CLS] and [SEP], padded or not, int64 [at least T]."""
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """The picture in the size that the model wants (`ViltFamily.pictures`), uint8 [height, width, 3]."""
+
+
 class ViltPretraining:
     """Captions and their pictures as batches for the three losses.
 
     Args:
-        captions: text and image names.
-        pictures: where images are read from, in the size that the model wants (`ViltFamily.pictures`).
-        vocabulary: the model's; refused if it does not cover the captions.
-        family: pads samples to batches.
+        examples: the captions; pixels are read when a batch asks for them.
+        vocabulary: what their tokens are of.
         word_rate: share of a full-length sentence's pieces that is asked for.
-
-    Raises:
-        VlcompressError: pictures of one name only, or a vocabulary of other sentences.
+        transport_weight: of the alignment loss beside the two others.
     """
-
-    head = Head("pretraining")
 
     def __init__(
         self,
-        captions: Sequence[CaptionExample],
-        pictures: Pictures,
+        examples: Sequence[Captioned],
         vocabulary: WordPiece,
-        family: Family,
         word_rate: float = 0.15,
+        transport_weight: float = ALIGNMENT_WEIGHT,
     ) -> None:
-        sentences = [caption.text for caption in captions]
-        vocabulary.check_covers(sentences)
-        if len({caption.image for caption in captions}) < 2:
-            raise VlcompressError("captions of fewer than two images: image-text matching needs two images or more")
-        self._captions, self._pictures, self._vocabulary, self._family = captions, pictures, vocabulary, family
-        self._ids = [row[row != vocabulary.pad_id] for row in vocabulary.encode(sentences, MAX_WORDS)]
+        self.examples, self.vocabulary, self.transport_weight = examples, vocabulary, transport_weight
+        self._family = ViltFamily()
         self._budget = max(1, round(MAX_WORDS * word_rate))
         self._continues = np.array([token.startswith("##") for token in vocabulary.tokens])
 
     def __len__(self) -> int:
-        return len(self._captions)
+        return len(self.examples)
 
     def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
         """Make the double batch of these captions.
@@ -83,15 +87,13 @@ class ViltPretraining:
         """
         matched_B = torch.zeros(len(indices), dtype=torch.int64)
         matched_B[torch.randperm(len(indices), generator=rng)[: len(indices) // 2]] = 1
-        hidden = [self._hidden(self._ids[index], rng) for index in indices]
-        images = [self._captions[index].image for index in indices]
-        beside = [image if same else self._other(image, rng) for image, same in zip(images, matched_B, strict=True)]
-        texts = [*(shown for shown, _ in hidden), *(self._ids[index] for index in indices)]
-        read = {image: self._pictures.pixels(image) for image in {*images, *beside}}
-        samples = [
-            Sample(ids, np.zeros_like(ids), (read[image],))
-            for ids, image in zip(texts, [*images, *beside], strict=True)
-        ]
+        own = [self.examples[index] for index in indices]
+        beside = [one if same else self._other(one.img_id, rng) for one, same in zip(own, matched_B, strict=True)]
+        whole = [one.tokens[one.tokens != self.vocabulary.pad_id] for one in own]
+        hidden = [self._hidden(ids, rng) for ids in whole]
+        texts = [*(shown for shown, _ in hidden), *whole]
+        pictures = [one.pixels for one in (*own, *beside)]
+        samples = [Sample(ids, np.zeros_like(ids), (picture,)) for ids, picture in zip(texts, pictures, strict=True)]
         asked = [torch.from_numpy(asked) for _, asked in hidden]
         words_BT = torch.nn.utils.rnn.pad_sequence(asked, batch_first=True, padding_value=_NOTHING)
         return Batch(self._family.collate(samples), {"words": words_BT, "matched": matched_B})
@@ -121,13 +123,13 @@ class ViltPretraining:
         return {
             "words": cross_entropy(word_scores, words_BT[asked_BT], reduction="sum") / asked_BT.sum().clamp(min=1),
             "matched": cross_entropy(parts.itm_score["fc"](encoded.pooled[size:]), matched_B),
-            "alignment": ALIGNMENT_WEIGHT * (distance_B * (2 * matched_B - 1)).mean(),
+            "alignment": self.transport_weight * (distance_B * (2 * matched_B - 1)).mean(),
         }
 
-    def _other(self, image: str, rng: torch.Generator) -> str:
+    def _other(self, image: str, rng: torch.Generator) -> Captioned:
         for _ in range(_TRIES):
-            other = self._captions[int(torch.randint(len(self._captions), (), generator=rng))].image
-            if other != image:
+            other = self.examples[int(torch.randint(len(self.examples), (), generator=rng))]
+            if other.img_id != image:
                 return other
         raise VlcompressError(f"no other image than '{image}' found: image-text matching needs two images or more")
 
@@ -135,8 +137,8 @@ class ViltPretraining:
         """Give a sentence with some whole words hidden, and the pieces to predict there (-1 elsewhere)."""
         asked_T = self._drawn(ids_T, rng)
         fate_T = torch.rand(len(ids_T), generator=rng).numpy()
-        noise_T = torch.randint(self._vocabulary.vocab_size, (len(ids_T),), generator=rng).numpy()
-        shown_T = np.where(asked_T & (fate_T < 0.8), self._vocabulary.mask_id, ids_T)
+        noise_T = torch.randint(self.vocabulary.vocab_size, (len(ids_T),), generator=rng).numpy()
+        shown_T = np.where(asked_T & (fate_T < 0.8), self.vocabulary.mask_id, ids_T)
         shown_T = np.where(asked_T & (fate_T >= 0.9), noise_T, shown_T)
         return shown_T, np.where(asked_T, ids_T, _NOTHING)
 

@@ -43,6 +43,10 @@ class Cell:
             "round": self.round,
             "sparsity": self.sparsity,
             "scores": [trained.scores.mean for trained in self.trained],
+            "figures": {
+                name: [trained.scores.figures[name] for trained in self.trained]
+                for name in self.trained[0].scores.figures
+            },
             "trainings": [trained.folder.name for trained in self.trained],
             "verdict": self.verdict.document() if self.verdict else None,
         }

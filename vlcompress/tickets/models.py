@@ -14,10 +14,12 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family
 from vlcompress.models.registry import family_named
 from vlcompress.tasks.base import Task
-from vlcompress.tasks.opening import open_data, predicted, scored
+from vlcompress.tasks.opening import data_of, open_data, predicted, scored
+from vlcompress.tasks.pretraining_task import nothing_to_answer
 from vlcompress.tasks.registry import task_of
 from vlcompress.tickets.run import Run
 from vlcompress.tickets.ticket import Ticket
+from vlcompress.training.checkpoint import restore
 
 
 def ticket_model(ticket: Ticket) -> tuple[Family, nn.Module]:
@@ -41,6 +43,8 @@ def score_task(run: Run, ticket: Ticket) -> Task:
         VlcompressError: the data is gone, or is other data than it was.
     """
     recipe = run.recipe()
+    if ticket.head.kind == "pretraining":
+        raise nothing_to_answer()
     data = _opened(run, ticket, recipe.data.score)
     if data.identity != run.document()["data"]["score"]:
         raise VlcompressError(
@@ -62,7 +66,7 @@ def split_to_predict(run: Run, ticket: Ticket, split: str) -> Task:
 
 def vocabulary_of(ticket: Ticket) -> WordPiece:
     """Give the vocabulary that the ticket was trained with."""
-    return WordPiece(tuple(ticket.vocabulary.removesuffix("\n").split("\n")))
+    return WordPiece.parse(ticket.vocabulary)
 
 
 def samples(task: Task, batch: int, count: int = 1) -> list[dict[str, Tensor]]:
@@ -76,12 +80,12 @@ def samples(task: Task, batch: int, count: int = 1) -> list[dict[str, Tensor]]:
 def _with_weights(ticket: Ticket, weights: Mapping[str, Tensor]) -> tuple[Family, nn.Module]:
     family = family_named(ticket.family)
     model = family.build(ticket.config, ticket.head, seed=0)
-    model.load_state_dict(dict(weights))
+    restore(model, weights)
     return family, model.eval()
 
 
 def _opened(run: Run, ticket: Ticket, split: str) -> TaskData[Any]:
     recipe = run.recipe()
     width = ticket.config.get("visual_feat_dim") or None
-    folder = data_folder(recipe.data.source, run.home, task=recipe.data.task)
+    folder = data_folder(recipe.data.source, run.home, task=data_of(recipe.data.task))
     return open_data(folder, recipe.data.task, (split,), family_named(ticket.family), width)

@@ -8,8 +8,9 @@ import torch
 
 import vlcompress
 from vlcompress.artefacts import dumps, read_json, write_file
+from vlcompress.data.pretraining import read_all_answers
 from vlcompress.data.sources import data_folder
-from vlcompress.data.tokenizer import WordPiece
+from vlcompress.data.tokenizer import SPECIAL_TOKENS, WordPiece
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family
 from vlcompress.models.registry import family_named
@@ -19,7 +20,7 @@ from vlcompress.pruning.mixture import Mixture
 from vlcompress.pruning.pattern import parse_pattern
 from vlcompress.pruning.schedule import levels, parse_schedule
 from vlcompress.recipe import Recipe, parse_recipe
-from vlcompress.tasks.opening import check_labels, learned, open_data, scored
+from vlcompress.tasks.opening import check_labels, data_of, learned, open_data, scored
 from vlcompress.tasks.registry import task_of
 from vlcompress.tickets.card import ticket_card
 from vlcompress.tickets.imp import Cell, run_cells, ticket_of
@@ -106,8 +107,8 @@ def open_workbench(
     checkpoint = checkpoint_of(recipe, family)
     if recipe.data.score in recipe.data.train:
         raise VlcompressError(f"split '{recipe.data.score}' is trained on: score on another one")
-    folder = data_folder(recipe.data.source, home, say, task=recipe.data.task)
-    vocabulary = WordPiece.load(recipe.data.vocabulary or folder)
+    folder = data_folder(recipe.data.source, home, say, task=data_of(recipe.data.task))
+    vocabulary = _vocabulary(recipe, folder, reads_text=kind.words != 0)
     learn = open_data(folder, recipe.data.task, recipe.data.train, family)
     width = learn.pictures.feature_dim
     score = open_data(folder, recipe.data.task, (recipe.data.score,), family, width)
@@ -126,7 +127,31 @@ def open_workbench(
         device=device,
         say=say,
         progress=progress,
+        answers=_pretrained_answers(recipe, folder, checkpoint),
     )
+
+
+def _pretrained_answers(recipe: Recipe, folder: Path, checkpoint: str | None) -> tuple[str, ...]:
+    """Read the answers of the checkpoint's head, where the recipe starts from it.
+
+    Raises:
+        VlcompressError: a family, task or checkpoint without such a head, or no list of its answers.
+    """
+    if recipe.model.head == "fresh":
+        return ()
+    if recipe.model.family != "lxmert" or recipe.data.task not in ("vqa", "gqa") or checkpoint is None:
+        raise VlcompressError(
+            "model.head 'answers' takes the answer head of a pre-trained LXMERT: it needs lxmert, vqa or gqa, and a "
+            "checkpoint; use head 'fresh' otherwise"
+        )
+    return read_all_answers(folder / "lxmert" / "all_ans.json").labels
+
+
+def _vocabulary(recipe: Recipe, folder: Path, *, reads_text: bool) -> WordPiece:
+    """Read the vocabulary that the recipe names, or the data's; where no text is read, one without words will do."""
+    if not reads_text and not recipe.data.vocabulary:
+        return WordPiece(SPECIAL_TOKENS)
+    return WordPiece.load(recipe.data.vocabulary or folder)
 
 
 def checkpoint_of(recipe: Recipe, family: Family) -> str | None:

@@ -19,10 +19,12 @@ from torch import Tensor, nn
 
 from vlcompress.artefacts import identity, load_tensors, read_json, save_tensors, seal, unseal, writing
 from vlcompress.models.base import Config, Coupling, Family, LoadReport, Prunable
+from vlcompress.models.lxmert_answers import load_answer_head
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
 from vlcompress.tasks.base import Learned, Scored, Scores
 from vlcompress.tickets.controls import shuffled
+from vlcompress.training.checkpoint import distinct, restore
 from vlcompress.training.loop import Hyperparameters, Progress, evaluate, train
 
 Start = Literal["theta0", "shuffled", "fresh", "rewound"]
@@ -93,6 +95,7 @@ class Workbench:
         device: where to train.
         say: told one line at each step of the work.
         progress: called after every training step.
+        answers: of the checkpoint's answer head, in the order of its rows, where φ0 takes that head; () is a fresh φ0.
     """
 
     recipe: Recipe
@@ -107,6 +110,7 @@ class Workbench:
     device: torch.device
     say: Say = print
     progress: Progress | None = None
+    answers: tuple[str, ...] = ()
     load_report: LoadReport | None = field(default=None, init=False)
 
     @cached_property
@@ -191,7 +195,7 @@ class Workbench:
         self._train(model, trial, name, under_way, rewind)
         scores = evaluate(model, self.score_task)
         with writing(folder) as temporary:
-            save_tensors(temporary / "weights.safetensors", model.state_dict())
+            save_tensors(temporary / "weights.safetensors", distinct(model.state_dict()))
             save_tensors(temporary / "scores.safetensors", {"scores": scores.scores, "predictions": scores.predictions})
             if trial.masks is not None:
                 trial.masks.save(temporary / "mask.safetensors")
@@ -219,13 +223,14 @@ class Workbench:
             "start": trial.start,
             "rewind_step": self.recipe.pruning.rewind_step,
             **({} if trial.held else {"held": False}),
+            **({"answers": self.answers} if self.answers else {}),
         }
 
     def _train(self, model: nn.Module, trial: Trial, name: str, under_way: Path, rewind: Path) -> None:
         step = self.recipe.pruning.rewind_step
         snapshot = {}
         if step and trial.masks is None:  # on the disk at once: a resumed training does not pass this step again
-            snapshot = {step: lambda trained: save_tensors(rewind, trained.state_dict())}
+            snapshot = {step: lambda trained: save_tensors(rewind, distinct(trained.state_dict()))}
         train(
             model,
             self.train_task,
@@ -241,11 +246,14 @@ class Workbench:
         )
 
     def _initial(self, trial: Trial) -> nn.Module:
-        """Build the model with the seed's fresh head φ0 on the backbone that the trial starts from."""
+        """Build the model with the seed's head φ0 on the backbone that the trial starts from."""
         model = self.family.build(self.config, self.train_task.head, seed=trial.seed)
+        if self.answers and self.checkpoint and trial.start != "fresh":
+            labels = self.train_task.head.labels
+            self.load_report = load_answer_head(model, self.checkpoint, answers=self.answers, labels=labels)
         if trial.start == "rewound":
             dense = self.train(Trial(trial.seed), f"seed {trial.seed} dense")
-            model.load_state_dict(load_tensors(dense.folder / REWIND))
+            restore(model, load_tensors(dense.folder / REWIND))
         elif trial.start != "fresh":
             start = self.theta0 if trial.start == "theta0" else shuffled(self.theta0, self.prunable.names, trial.seed)
             model.load_state_dict(start, strict=False)

@@ -15,7 +15,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
 from vlcompress.tasks.base import Objective, Scored, Scores
 from vlcompress.training.checkpoint import load_checkpoint, save_checkpoint
-from vlcompress.training.optimizers import OPTIMIZERS, warmup_linear
+from vlcompress.training.optimizers import OPTIMIZERS, rate
 
 Progress = Callable[[int, float], None]
 """Called after a step with the steps done and that step's loss."""
@@ -31,9 +31,11 @@ class Hyperparameters:
         learning_rate: the peak, reached at the end of the warm-up.
         warmup: share of the steps, in (0, 1).
         clip: the gradient of all parameters together is scaled down to this norm.
-        weight_decay: decoupled; "bertadam" takes it on every parameter, "adamw" on matrices alone.
+        weight_decay: decoupled, but in the gradient for "sgd"; "adamw" takes it on matrices alone, the others on every
+            parameter.
         head_rate: factor on the learning rate of the task head (10 in UNITER's and ViLT's VQA recipes).
-        optimizer: "bertadam" (LXMERT) or "adamw" (UNITER, ViLT).
+        optimizer: "bertadam" (LXMERT), "adamw" (UNITER, ViLT) or "sgd" (ResNet; its rate falls in steps, the others'
+            on a straight line).
     """
 
     steps: int
@@ -159,11 +161,11 @@ def _optimizer(model: nn.Module, hyper: Hyperparameters, backbone_prefix: str) -
     """Give the optimizer, with a group for each peak rate (backbone, head) and decay (matrices, all else)."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        rate = hyper.learning_rate * (1.0 if name.startswith(backbone_prefix) else hyper.head_rate)
-        decays = hyper.optimizer == "bertadam" or parameter.dim() > 1
-        groups.setdefault((rate, hyper.weight_decay if decays else 0.0), []).append(parameter)
+        peak = hyper.learning_rate * (1.0 if name.startswith(backbone_prefix) else hyper.head_rate)
+        decays = hyper.optimizer != "adamw" or parameter.dim() > 1
+        groups.setdefault((peak, hyper.weight_decay if decays else 0.0), []).append(parameter)
     return OPTIMIZERS[hyper.optimizer](
-        [{"params": params, "peak": rate, "weight_decay": decay} for (rate, decay), params in groups.items()], lr=0.0
+        [{"params": params, "peak": peak, "weight_decay": decay} for (peak, decay), params in groups.items()], lr=0.0
     )
 
 
@@ -177,7 +179,7 @@ def _step(model: nn.Module, loss: Tensor, optimizer: torch.optim.Optimizer, hype
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), hyper.clip)
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * warmup_linear(step + 1, hyper.steps, hyper.warmup)
+        group["lr"] = group["peak"] * rate(hyper.optimizer, step + 1, hyper.steps, hyper.warmup)
     optimizer.step()
     return value
 

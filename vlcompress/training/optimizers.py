@@ -106,7 +106,20 @@ class AdamW(torch.optim.Optimizer):
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
 
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"bertadam": BertAdam, "adamw": AdamW}
+class Sgd(torch.optim.SGD):
+    """Stochastic gradient descent with momentum 0.9 and decay inside the gradient (Chen et al., CVPR 2021, Table 1)."""
+
+    def __init__(
+        self, params: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float, weight_decay: float = 2e-4
+    ) -> None:
+        super().__init__(params, lr=lr, momentum=0.9, weight_decay=weight_decay)
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"bertadam": BertAdam, "adamw": AdamW, "sgd": Sgd}
+
+
+DROPS = (91 / 182, 136 / 182)
+"""Shares of the training after which SGD's rate falls to a tenth: epochs 91 and 136 of 182 (Chen et al., CVPR 2021)."""
 
 
 def _moments(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -124,7 +137,27 @@ def _clip_each(grads: list[Tensor], max_norm: float) -> list[Tensor]:
     return list(torch._foreach_mul(grads, list(scales.unbind())))
 
 
+def rate(optimizer: str, step: int, steps: int, warmup: float) -> float:
+    """Give the factor on the learning rate by which the papers that use an optimizer schedule it.
+
+    Args:
+        optimizer: a name in `OPTIMIZERS`.
+        step: the step to be taken, from 1.
+        steps: of the whole training.
+        warmup: share of the steps in which the rate rises, in (0, 1).
+    """
+    return (warmup_steps if optimizer == "sgd" else warmup_linear)(step, steps, warmup)
+
+
 def warmup_linear(step: int, steps: int, warmup: float) -> float:
     """Give the factor on the learning rate: up from 0 over the share `warmup` of the steps, then straight down to 0."""
     progress = step / steps
     return progress / warmup if progress < warmup else max(0.0, (1 - progress) / (1 - warmup))
+
+
+def warmup_steps(step: int, steps: int, warmup: float) -> float:
+    """Give the factor on the learning rate: up from 0, then 1, then a tenth at each of `DROPS`."""
+    progress = step / steps
+    if progress < warmup:
+        return progress / warmup
+    return float(0.1 ** sum(progress > drop for drop in DROPS))

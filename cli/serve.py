@@ -1,0 +1,50 @@
+"""vlcompress serve: answer requests over HTTP."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vlcompress.cli import options
+
+
+@click.command()
+@click.argument("models", nargs=-1, metavar="[[NAME=]MODEL]...")
+@click.option(
+    "--backend", type=click.Choice(["onnx", "torch"]), default="onnx", show_default=True, help="What runs it."
+)
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who runs it.")
+@click.option("--replicas", type=int, help="Processes that hold the models, with --engine ray.  [1]")
+@click.option("--provider", default="cpu", show_default=True, help="ONNX Runtime's provider; no other one is taken.")
+@click.option("--threads", default="auto", show_default=True, help="Threads of one execution; auto measures.")
+@click.option("--sessions", default="auto", show_default=True, help="Executions at the same time; auto measures.")
+@click.option("--max-batch", default=32, show_default=True, help="Rows of one execution, and of one request.")
+@click.option("--batch-window", default=0.0, show_default=True, help="ms to wait for others while a session is free.")
+@click.option("--queue", default=256, show_default=True, help="Rows that may wait; 503 beyond.")
+@click.option("--deadline", default=2000.0, show_default=True, help="ms from a request to its answer; 503 beyond.")
+@click.option("--max-body", default=32, show_default=True, help="MiB of one request body; 413 beyond.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, help="Port to listen on.")
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File with the bearer token that clients must send.  [$VLCOMPRESS_TOKEN]",
+)
+@click.option("--drain", default=5.0, show_default=True, help="Seconds to go on serving, not ready, after SIGTERM.")
+@click.option("--poll", default=5.0, show_default=True, help="Seconds between looks for new versions; 0 never looks.")
+@click.option("--page/--no-page", default=True, show_default=True, help="The interactive page at /.")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+@click.option("--otel", is_flag=True, help="Trace requests with OpenTelemetry.")
+@options.home
+@options.as_json
+def command(models: tuple[str, ...], home: Path, as_json: bool, **given: Any) -> None:
+    """Serve models: Open Inference Protocol v2, questions in words at /v1/vqa, and a page to try them at /.
+
+    MODEL is a run, an exported folder, a .onnx file, or a folder of numbered versions; the newest exported run is
+    taken without it. Logs are JSON lines on stderr. TLS is left to a proxy in front of it.
+    """
+    from vlcompress.serve.start import serve
+
+    serve(models, home=home, announce=lambda document, text: options.show(document, text, as_json), **given)

@@ -1,0 +1,235 @@
+"""The batcher alone, in front of an engine that waits until it is told to go on."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vlcompress.serve.batcher import Answer, Batcher, Execution, Policy
+from vlcompress.serve.padding import padding_of
+from vlcompress.serve.refusal import Refusal, invalid
+from vlcompress.serve.tensors import Arrays, TensorSpec
+
+SPECS = (TensorSpec("x", "INT64", ("batch", "text")), TensorSpec("x_mask", "INT64", ("batch", "text")))
+
+
+class Gated:
+    """Gives back the sum of each row, when the gate is open; fails on a 13."""
+
+    platform = backend = provider = "test"
+    inputs = SPECS
+    outputs = (TensorSpec("y", "INT64", ("batch",)), TensorSpec("same", "INT64", ("batch", "text")))
+    axis_limits: dict[str, int] = {}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def run(self, feeds: Arrays) -> Arrays:
+        assert self.gate.wait(5)
+        x = feeds["x"]
+        self.shapes.append(x.shape)
+        if (x == 13).any():
+            raise invalid("thirteen") if (x == -1).any() else RuntimeError("secret")
+        return {"y": (x * feeds["x_mask"]).sum(axis=1), "same": x}
+
+
+class Counting:
+    def __init__(self) -> None:
+        self.executions: list[Execution] = []
+
+    def executed(self, execution: Execution) -> None:
+        self.executions.append(execution)
+
+
+class Rig:
+    def __init__(self, buckets: tuple[int, ...] = (), row_s: float = 0.0, **policy: Any) -> None:
+        self.engine, self.counts = Gated(), Counting()
+        chosen = Policy(**{"sessions": 1, "max_batch": 4, "window_s": 0.0, "queue_rows": 8, **policy})
+        padding = padding_of(SPECS, {"text": buckets})
+        self.batcher = Batcher(self.engine, padding, chosen, self.counts, row_s)
+
+    def ask(self, *rows: list[int], within_s: float = 5.0) -> "asyncio.Future[Answer]":
+        x = np.array(rows)
+        deadline = asyncio.get_running_loop().time() + within_s
+        sizes = {"batch": len(x), "text": x.shape[1]}
+        return self.batcher.submit({"x": x, "x_mask": np.ones_like(x)}, sizes, len(x), deadline)
+
+
+def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(asyncio.wait_for(scenario(), 10))
+
+
+async def blocked(rig: Rig) -> "asyncio.Future[Answer]":
+    """Occupy the only session."""
+    rig.engine.gate.clear()
+    first = rig.ask([0])
+    await asyncio.sleep(0)
+    return first
+
+
+def test_a_lone_request_does_not_wait_and_gets_its_own_rows() -> None:
+    async def scenario() -> None:
+        rig = Rig()
+        answer = await rig.ask([1, 2], [3, 4])
+        assert answer.outputs["y"].tolist() == [3, 7]
+        assert answer.batch_rows == 2
+        assert answer.queue_s < 0.05
+
+    run(scenario)
+
+
+def test_requests_that_wait_are_merged_up_to_the_largest_batch_and_told_apart() -> None:
+    async def scenario() -> None:
+        rig = Rig()
+        first = await blocked(rig)
+        asked = [rig.ask([i], [10 * i]) for i in range(1, 4)]  # 6 rows: 4 and 2
+        rig.engine.gate.set()
+        answers = await asyncio.gather(first, *asked)
+        assert rig.engine.shapes == [(1, 1), (4, 1), (2, 1)]
+        assert [answer.outputs["y"].tolist() for answer in answers[1:]] == [[1, 10], [2, 20], [3, 30]]
+        assert [execution.rows for execution in rig.counts.executions] == [1, 4, 2]
+
+    run(scenario)
+
+
+def test_padding_buckets_merge_lengths_and_outputs_are_cut_back() -> None:
+    async def scenario() -> None:
+        rig = Rig(buckets=(4, 8))
+        first = await blocked(rig)
+        asked = [rig.ask([1, 2]), rig.ask([1, 2, 3]), rig.ask([1] * 5), rig.ask([1] * 9)]
+        rig.engine.gate.set()
+        answers = await asyncio.gather(first, *asked)
+        assert sorted(rig.engine.shapes) == [(1, 4), (1, 8), (1, 9), (2, 4)]
+        assert [answer.outputs["y"].tolist() for answer in answers[1:]] == [[3], [6], [5], [9]]
+        assert answers[2].outputs["same"].tolist() == [[1, 2, 3]]
+
+    run(scenario)
+
+
+def test_an_axis_without_a_mask_is_never_padded() -> None:
+    specs = (TensorSpec("x", "FP32", ("batch", "regions")),)
+    assert padding_of(specs, {"regions": (8,)}).buckets == {}
+
+
+def test_a_full_queue_is_503_at_once_counted_in_rows() -> None:
+    async def scenario() -> None:
+        rig = Rig()
+        await blocked(rig)
+        waiting = [rig.ask([1], [2], [3]), rig.ask([1], [2], [3])]
+        with pytest.raises(Refusal, match="Exceeds maximum queue size") as caught:
+            rig.ask([1], [2], [3])
+        assert (caught.value.status, caught.value.reason) == (503, "queue_full")
+        assert int(caught.value.headers["Retry-After"]) >= 1
+        waiting.append(rig.ask([1], [2]))
+        assert rig.batcher.waiting_rows == 8
+        assert rig.batcher.full
+        rig.engine.gate.set()
+        await asyncio.gather(*waiting)
+        assert rig.batcher.waiting_rows == 0
+
+    run(scenario)
+
+
+def test_a_deadline_that_passes_in_the_queue_is_503_and_the_work_is_not_done() -> None:
+    async def scenario() -> None:
+        rig = Rig()
+        first = await blocked(rig)
+        late, other = rig.ask([5], within_s=0.05), rig.ask([6])
+        with pytest.raises(Refusal, match="Request timeout expired") as caught:
+            await late
+        assert (caught.value.status, caught.value.reason) == (503, "deadline")
+        assert rig.batcher.waiting_rows == 1
+        rig.engine.gate.set()
+        await asyncio.gather(first, other)
+        assert rig.engine.shapes == [(1, 1), (1, 1)]
+
+    run(scenario)
+
+
+def test_a_deadline_holds_while_running_too() -> None:
+    async def scenario() -> None:
+        rig = Rig()
+        rig.engine.gate.clear()
+        with pytest.raises(Refusal, match="timeout"):
+            await rig.ask([1], within_s=0.05)
+        rig.engine.gate.set()
+        assert (await rig.ask([2])).outputs["y"].tolist() == [2]
+
+    run(scenario)
+
+
+def test_a_request_that_could_not_be_answered_in_time_is_refused_at_once() -> None:
+    async def scenario() -> None:
+        rig = Rig(row_s=1.0)
+        await blocked(rig)
+        with pytest.raises(Refusal, match="more than the request's deadline allows") as caught:
+            rig.ask([1], [2], within_s=1.5)
+        assert (caught.value.status, caught.value.reason) == (503, "overload")
+        assert caught.value.headers["Retry-After"] == "2"
+        rig.engine.gate.set()
+
+    run(scenario)
+
+
+def test_a_cancelled_request_leaves_the_queue() -> None:
+    async def scenario() -> None:
+        rig = Rig()
+        first = await blocked(rig)
+        gone, other = rig.ask([7]), rig.ask([8])
+        gone.cancel()
+        await asyncio.sleep(0)
+        assert rig.batcher.waiting_rows == 1
+        rig.engine.gate.set()
+        await asyncio.gather(first, other)
+        assert sum(shape[0] for shape in rig.engine.shapes) == 2
+
+    run(scenario)
+
+
+def test_a_window_waits_for_company_and_no_longer() -> None:
+    async def scenario() -> None:
+        rig = Rig(window_s=0.05)
+        asked = [rig.ask([1]), rig.ask([2])]
+        answers = await asyncio.gather(*asked)
+        assert rig.engine.shapes == [(2, 1)]
+        assert 0.04 < answers[0].queue_s < 0.5
+        full = await asyncio.gather(*[rig.ask([i]) for i in range(4)])  # a full batch does not wait
+        assert full[0].queue_s < 0.04
+
+    run(scenario)
+
+
+def test_one_request_that_fails_does_not_fail_those_it_was_merged_with() -> None:
+    async def scenario() -> None:
+        rig = Rig()
+        first = await blocked(rig)
+        asked = [rig.ask([1, 1]), rig.ask([13, -1]), rig.ask([13, 0]), rig.ask([2, 2])]
+        rig.engine.gate.set()
+        found = await asyncio.gather(first, *asked, return_exceptions=True)
+        assert found[1].outputs["y"].tolist() == [2]  # type: ignore[union-attr]
+        assert found[4].outputs["y"].tolist() == [4]  # type: ignore[union-attr]
+        assert isinstance(found[2], Refusal)
+        assert (found[2].status, str(found[2])) == (400, "thirteen")
+        assert isinstance(found[3], Refusal)
+        assert found[3].status == 500
+        assert "secret" not in str(found[3])
+
+    run(scenario)
+
+
+def test_two_sessions_run_at_the_same_time() -> None:
+    async def scenario() -> None:
+        rig = Rig(sessions=2)
+        rig.engine.gate.clear()
+        asked = [rig.ask([1]), rig.ask([2])]
+        assert rig.batcher.waiting_rows == 0
+        rig.engine.gate.set()
+        await asyncio.gather(*asked)
+        assert rig.engine.shapes == [(1, 1), (1, 1)]
+
+    run(scenario)

@@ -1,0 +1,38 @@
+"""What the server asks of anything that runs a model."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from vlcompress.serve.tensors import Arrays, TensorSpec
+
+
+class Engine(Protocol):
+    """A model that is loaded and can be run from several threads at once.
+
+    Attributes:
+        platform: what kind of model it is, for the metadata.
+        backend: what runs it.
+        provider: the execution provider that it really runs on.
+        inputs, outputs: its tensors.
+        axis_limits: largest sizes of named axes, where the model has one.
+    """
+
+    platform: str
+    backend: str
+    provider: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    axis_limits: Mapping[str, int]
+
+    def run(self, feeds: Arrays) -> Arrays:
+        """Run the model.
+
+        Args:
+            feeds: every input, checked, of one batch size.
+
+        Returns:
+            Every output.
+
+        Raises:
+            Refusal: 400 where the runtime says that the inputs are at fault.
+        """

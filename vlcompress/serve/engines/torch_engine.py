@@ -1,0 +1,65 @@
+"""PyTorch: a compiled model with its block-sparse layers, run as it is."""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from vlcompress.models.registry import FAMILIES
+from vlcompress.serve.tensors import Arrays, TensorSpec, numpy_datatype
+from vlcompress.sparse.compile import Compiled, load_compiled
+
+
+class TorchEngine:
+    """A compiled model in PyTorch (see `vlcompress.serve.engines.base.Engine`)."""
+
+    platform = "pytorch_vlcompress"
+    backend = "torch"
+    provider = "cpu"
+
+    def __init__(self, folder: Path, *, threads: int) -> None:
+        """Load the artefact ``compiled/``.
+
+        Args:
+            folder: the artefact.
+            threads: inside one execution.
+
+        Raises:
+            VlcompressError: not such an artefact, or a damaged one.
+        """
+        self._threads, self._local = threads, threading.local()
+        self._compiled = load_compiled(folder, {name: family() for name, family in FAMILIES.items()})
+        self.inputs = _inputs(self._compiled)
+        self.outputs: tuple[TensorSpec, ...] = (
+            TensorSpec("logits", "FP32", ("batch", len(self._compiled.head.labels))),
+        )
+        longest = self._compiled.config.get("max_position_embeddings")
+        self.axis_limits: Mapping[str, int] = {"text": int(longest)} if longest else {}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The answers in the order of the scores."""
+        return self._compiled.head.labels
+
+    def run(self, feeds: Arrays) -> Arrays:
+        """Run the model."""
+        if not hasattr(self._local, "set"):  # PyTorch keeps the number for each thread that calls it
+            torch.set_num_threads(self._threads)
+            self._local.set = True
+        with torch.inference_mode():
+            tensors = {name: torch.as_tensor(array) for name, array in feeds.items()}
+            scores = self._compiled.family.logits(self._compiled.model, tensors)
+        return {"logits": scores.float().numpy()}
+
+
+def _inputs(compiled: Compiled) -> tuple[TensorSpec, ...]:
+    """Describe the inputs by the family's own example of them."""
+    axes = compiled.family.dynamic_axes()
+    example = compiled.family.example_inputs(compiled.config, batch=1, text=2, regions=2, seed=0)
+    specs = []
+    for name, tensor in example.items():
+        shape = tuple(axes[name].get(axis, size) for axis, size in enumerate(tensor.shape))
+        limits = (0, int(compiled.config["vocab_size"])) if name == "input_ids" else (None, None)
+        specs.append(TensorSpec(name, numpy_datatype(tensor.numpy().dtype), shape, *limits))
+    return tuple(specs)

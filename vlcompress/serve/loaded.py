@@ -1,0 +1,200 @@
+"""One version of a model in memory: opened, measured, warmed up, with its queue."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vlcompress.artefacts import unseal
+from vlcompress.data.tokenizer import WordPiece
+from vlcompress.errors import VlcompressError
+from vlcompress.serve.batcher import Batcher, Execution, Policy, batched
+from vlcompress.serve.checks import Limits
+from vlcompress.serve.engines.base import Engine
+from vlcompress.serve.metrics import Metrics, ModelMetrics
+from vlcompress.serve.padding import Padding, padding_of
+from vlcompress.serve.refusal import Refusal
+from vlcompress.serve.settings import Settings
+from vlcompress.serve.sources import ARTEFACT, Source
+from vlcompress.serve.stats import Stats
+from vlcompress.serve.tensors import DATATYPES, Arrays, TensorSpec
+from vlcompress.serve.tuning import Measured, Parallel, choose_parallel, seconds_of
+
+
+@dataclass(eq=False)
+class LoadedModel:
+    """A version that can be asked.
+
+    Attributes:
+        name, version: as clients call it.
+        source: where it came from.
+        engine: runs it.
+        batcher: its queue.
+        limits: what requests may hold.
+        labels: of its classes; may be empty.
+        vocabulary: of its words; None where there is none beside the model.
+        parallel: threads and sessions that it runs with.
+        facts: what metrics and the page say about it (sparsity, block).
+        stats: what it has done.
+    """
+
+    name: str
+    version: int
+    source: Source
+    engine: Engine
+    batcher: Batcher
+    limits: Limits
+    labels: tuple[str, ...]
+    vocabulary: WordPiece | None
+    parallel: Parallel
+    facts: Mapping[str, str]
+    metrics: ModelMetrics
+    stats: Stats = field(default_factory=Stats)
+
+    def executed(self, execution: Execution) -> None:
+        """Count an execution."""
+        self.stats.executed(execution.rows, execution.waits, execution.merge_s, execution.run_s, execution.split_s)
+        self.metrics.batch.observe(execution.rows)
+        self.metrics.rows.inc(execution.rows)
+        self.metrics.inference.observe(execution.run_s)
+        for wait in execution.waits:
+            self.metrics.queue.observe(wait)
+
+    def info(self) -> tuple[str, ...]:
+        """Give the labels of the metric that says what is loaded."""
+        facts = (self.facts.get("sparsity", ""), self.facts.get("block", ""))
+        return (self.name, str(self.version), *facts, self.engine.backend, self.engine.provider)
+
+
+def load(name: str, source: Source, settings: Settings, metrics: Metrics) -> LoadedModel:
+    """Open a version, choose its threads and sessions, and warm it up.
+
+    Raises:
+        VlcompressError: a missing or damaged file, another provider than the one asked for, a model that cannot run.
+    """
+    document = _document(source, settings)
+    parallel, measured = _parallel(source, settings, document)
+    engine = open_engine(source, settings, parallel, document)
+    padding = padding_of(engine.inputs, document.get("padding", {}))
+    max_batch = settings.max_batch if batched(engine) else 1
+    row_s = _warm_up(engine, padding, max_batch) if settings.warmup else 0.0
+    policy = Policy(parallel.sessions, max_batch, settings.batch_window_ms / 1000, settings.queue_rows)
+    observer = _Later()
+    loaded = LoadedModel(
+        name=name,
+        version=source.version,
+        source=source,
+        engine=engine,
+        batcher=Batcher(engine, padding, policy, observer, row_s),
+        limits=Limits(max_batch, settings.max_axis, engine.axis_limits),
+        labels=_labels(source, engine),
+        vocabulary=_vocabulary(source),
+        parallel=Parallel(parallel.threads, parallel.sessions, measured),
+        facts=_facts(source),
+        metrics=ModelMetrics(metrics, name, source.version),
+    )
+    observer.model = loaded
+    return loaded
+
+
+def open_engine(source: Source, settings: Settings, parallel: Parallel, document: Mapping[str, Any]) -> Engine:
+    """Open a model with so many threads and sessions.
+
+    Args:
+        source: the model.
+        settings: backend and provider.
+        parallel: threads and sessions.
+        document: the artefact's document; it may name optimizers to switch off.
+    """
+    if settings.backend == "torch":
+        from vlcompress.serve.engines.torch_engine import TorchEngine
+
+        if settings.provider != "cpu":
+            raise VlcompressError(f"backend torch serves on the CPU only: provider '{settings.provider}' is for onnx")
+        return TorchEngine(source.model, threads=parallel.threads)
+    from vlcompress.serve.engines.onnx_engine import OnnxEngine
+
+    disabled = document.get("speed", {}).get("disabled_optimizers", ())
+    return OnnxEngine(
+        source.model,
+        threads=parallel.threads,
+        sessions=parallel.sessions,
+        provider=settings.provider,
+        disabled=disabled,
+    )
+
+
+def example(specs: Sequence[TensorSpec], padding: Padding, rows: int, size: int = 8) -> Arrays:
+    """Make inputs of ones (text "1"; ids 0 where 1 is not allowed), at the largest bucket of each axis or `size`."""
+    sizes = {axis: buckets[-1] for axis, buckets in padding.buckets.items() if buckets}
+    arrays: Arrays = {}
+    for spec in specs:
+        axes = [axis if isinstance(axis, int) else sizes.get(axis, size) for axis in spec.shape[1:]]
+        first = [rows if spec.batched else spec.shape[0]] if spec.shape else []
+        value: Any = b"1" if spec.datatype == "BYTES" else int(spec.high is None or spec.high > 1)
+        arrays[spec.name] = np.full((*first, *axes), value, dtype=DATATYPES[spec.datatype])  # type: ignore[arg-type]
+    return arrays
+
+
+class _Later:
+    """Passes executions on to a model that is not built yet when its queue is."""
+
+    model: LoadedModel | None = None
+
+    def executed(self, execution: Execution) -> None:
+        if self.model is not None:
+            self.model.executed(execution)
+
+
+def _document(source: Source, settings: Settings) -> Mapping[str, Any]:
+    """Read the artefact's document and check the files that it seals; {} for a bare .onnx file."""
+    name = ARTEFACT[settings.backend][2]
+    return unseal(source.folder, name) if (source.folder / name).is_file() else {}
+
+
+def _parallel(source: Source, settings: Settings, document: Mapping[str, Any]) -> tuple[Parallel, tuple[Measured, ...]]:
+    def timed(parallel: Parallel) -> tuple[Engine, Arrays]:
+        engine = open_engine(source, settings, parallel, document)
+        padding = padding_of(engine.inputs, document.get("padding", {}))
+        return engine, example(engine.inputs, padding, min(8, settings.max_batch) if batched(engine) else 1)
+
+    return choose_parallel(settings.threads, settings.sessions, timed)
+
+
+def _warm_up(engine: Engine, padding: Padding, max_batch: int) -> float:
+    """Run the smallest and the largest batch; give the seconds of a row in the largest.
+
+    Raises:
+        VlcompressError: the model cannot run on inputs of its own shapes.
+    """
+    try:
+        engine.run(example(engine.inputs, padding, 1))
+        feeds = example(engine.inputs, padding, max_batch)
+        engine.run(feeds)
+        return seconds_of(lambda: engine.run(feeds)) / max_batch
+    except Refusal as error:
+        raise VlcompressError(f"the model fails on inputs of its own shapes ({error}): export it again") from error
+
+
+def _labels(source: Source, engine: Engine) -> tuple[str, ...]:
+    path = source.find("labels.txt")
+    if path is None:
+        return tuple(getattr(engine, "labels", ()))
+    return tuple(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+
+
+def _vocabulary(source: Source) -> WordPiece | None:
+    path = source.find("vocab.txt")
+    return None if path is None else WordPiece.load(path)
+
+
+def _facts(source: Source) -> dict[str, str]:
+    """Give the sparsity (of the prunable weights) and the block of the ticket, where a document says so."""
+    places = (source.folder, source.folder.parent / "compiled")
+    path = next((place / "plan.json" for place in places if (place / "plan.json").is_file()), None)
+    if path is None:
+        return {}
+    plan = unseal(path.parent, path.name, check=False)
+    pattern = str(plan.get("pattern", ""))
+    return {"sparsity": f"{plan.get('sparsity', 0.0):.4g}", "block": pattern.removeprefix("block:")}

@@ -1,0 +1,211 @@
+"""The behaviour of the interactive page: plain JavaScript, which talks to ``/v1`` of its own server and nobody else."""
+
+SCRIPT = r"""
+"use strict";
+const $ = (id) => document.getElementById(id);
+const state = { picture: null, image: null, shown: null, pictures: [], models: [], token: "" };
+
+class Refused extends Error {
+  constructor(status, text) { super(text); this.status = status; }
+}
+
+async function call(path, options = {}) {
+  const headers = state.token ? { Authorization: "Bearer " + state.token } : {};
+  const answer = await fetch(path, { ...options, headers }).catch(() => null);
+  if (!answer) throw new Refused(0, "The server cannot be reached.");
+  if (answer.ok) return answer;
+  const body = await answer.json().catch(() => ({}));
+  throw new Refused(answer.status, body.error || "HTTP " + answer.status);
+}
+
+function say(error) {
+  const locked = error && error.status === 401;
+  $("locked").hidden = !locked;
+  $("error").hidden = !error || (locked && !state.token);
+  $("error").textContent = error ? error.message : "";
+}
+
+function make(name, text, attributes = {}) {
+  const element = document.createElement(name);
+  element.textContent = text;
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  return element;
+}
+
+async function start() {
+  try {
+    const found = await (await call("/v1")).json();
+    state.models = found.models.filter((model) => model.accepts.image);
+    state.pictures = found.pictures;
+    say(null);
+    showModels(found.models);
+    if (state.models.length) await showGallery();
+  } catch (error) { say(error); }
+}
+
+function showModels(all) {
+  const select = $("model");
+  select.replaceChildren(...state.models.map((model, index) => make("option", title(model), { value: index })));
+  $("ask").hidden = !state.models.length;
+  $("pictures").hidden = !state.models.length;
+  $("answer").hidden = !state.models.length;
+  $("nothing").hidden = state.models.length > 0;
+  $("nothing-text").textContent = all.length
+    ? "The models here were trained on features of an outside region detector, so they take no pictures."
+    : "No model on this server answers questions.";
+}
+
+function title(model) {
+  const pruned = model.sparsity ? ", " + Math.round(100 * model.sparsity) + " % pruned" : "";
+  return model.name + " v" + model.version + pruned;
+}
+
+async function showGallery() {
+  const buttons = await Promise.all(state.pictures.map(async (picture, index) => {
+    const url = URL.createObjectURL(await (await call("/v1/pictures/" + picture.name)).blob());
+    const button = make("button", "", { type: "button", "aria-pressed": "false", "data-name": picture.name });
+    button.append(make("img", "", { src: url, alt: "Built-in picture " + (index + 1), width: 128, height: 96 }));
+    button.addEventListener("click", () => choose(picture, url));
+    return button;
+  }));
+  $("gallery").replaceChildren(...buttons);
+  if (buttons.length) buttons[0].click();
+}
+
+function choose(picture, url) {
+  state.picture = picture.name;
+  state.image = null;
+  $("upload").value = "";
+  $("upload-note").hidden = true;
+  stage(url, "Built-in picture to ask about");
+  chips(picture.questions);
+  mark();
+}
+
+async function upload() {
+  const file = $("upload").files[0];
+  if (!file) return;
+  const data = await new Promise((done) => {
+    const reader = new FileReader();
+    reader.onload = () => done(reader.result);
+    reader.readAsDataURL(file);
+  });
+  state.picture = null;
+  state.image = data;
+  $("upload-note").hidden = false;
+  stage(data, "Your picture");
+  chips([]);
+  mark();
+}
+
+function stage(url, alt) {
+  $("shown").src = url;
+  $("shown").alt = alt;
+  $("boxes").replaceChildren();
+  $("result").hidden = true;
+  $("waiting").hidden = false;
+  say(null);
+}
+
+function mark() {
+  for (const button of $("gallery").children)
+    button.setAttribute("aria-pressed", String(button.dataset.name === state.picture));
+}
+
+function chips(questions) {
+  $("chips").replaceChildren(...questions.map((row) => {
+    const chip = make("button", row.question, { type: "button" });
+    chip.addEventListener("click", () => { $("question").value = row.question; ask(); });
+    return chip;
+  }));
+}
+
+async function ask() {
+  const question = $("question").value.trim();
+  if (!question) { $("question").focus(); return; }
+  const model = state.models[Number($("model").value)];
+  const asked = { question, model: model.name, version: model.version, top_k: 5 };
+  Object.assign(asked, state.image ? { image: state.image } : { picture: state.picture });
+  $("go").disabled = true;
+  try {
+    const begin = performance.now();
+    const found = await (await call("/v1/vqa", { method: "POST", body: JSON.stringify(asked) })).json();
+    show(question, found, performance.now() - begin, model);
+    say(null);
+  } catch (error) { say(error); } finally { $("go").disabled = false; }
+}
+
+function show(question, found, roundTrip, model) {
+  $("result").hidden = false;
+  $("waiting").hidden = true;
+  $("asked").textContent = question;
+  $("best").textContent = found.answers[0].label;
+  const seen = found.timing_ms.inference.toFixed(1) + " ms in the model, " + roundTrip.toFixed(0) + " ms in all";
+  $("speed").textContent = seen + ", by " + title(model);
+  $("answers").replaceChildren(...found.answers.map(bar));
+  drawBoxes(found.boxes);
+  const people = peopleSay(question);
+  const ms = (value) => value.toFixed(1) + " ms";
+  const time = found.timing_ms;
+  facts([
+    ["model", found.model + " version " + found.model_version],
+    ["runs on", model.backend + ", " + model.provider],
+    ["model alone", ms(time.inference)],
+    ["whole request", ms(time.total) + " on the server, " + ms(roundTrip) + " seen here"],
+    ["regions", found.boxes.length + " boxes, " + origins[found.boxes_from]],
+    ...(people ? [["people say", people]] : []),
+  ]);
+  const notes = [];
+  const unknown = found.unknown_words.join(", ");
+  if (unknown) notes.push("Words that the model does not know: " + unknown + ".");
+  if (found.question_cut) notes.push("The question was longer than the model reads, and was cut.");
+  $("note").hidden = !notes.length;
+  $("note").textContent = notes.join(" ");
+  $("answer").scrollIntoView({ block: "nearest" });
+}
+
+const origins = {
+  stored: "stored with the picture",
+  proposed: "found in its pixels: whatever stands out from the ground",
+  given: "given",
+};
+
+function bar(answer) {
+  const row = make("li", "");
+  const track = make("span", "", { class: "bar", "aria-hidden": "true" });
+  const fill = make("i", "");
+  fill.style.width = 100 * answer.score + "%";
+  track.append(fill);
+  row.append(make("span", answer.label, { class: "label" }), track);
+  row.append(make("span", (100 * answer.score).toFixed(1) + " %", { class: "score" }));
+  return row;
+}
+
+function facts(rows) {
+  $("facts").replaceChildren(...rows.flatMap(([name, value]) => [make("dt", name), make("dd", value)]));
+}
+
+function peopleSay(question) {
+  const picture = state.pictures.find((one) => one.name === state.picture);
+  const row = picture && picture.questions.find((one) => one.question === question);
+  return row ? row.people : "";
+}
+
+function drawBoxes(boxes) {
+  $("boxes").replaceChildren(...boxes.map(([x1, y1, x2, y2]) => {
+    const rect = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+    for (const [name, value] of Object.entries({ x: x1, y: y1, width: x2 - x1, height: y2 - y1 }))
+      rect.setAttribute(name, value);
+    return rect;
+  }));
+}
+
+$("form").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
+$("upload").addEventListener("change", upload);
+$("unlock").addEventListener("submit", (event) => {
+  event.preventDefault();
+  state.token = $("token").value.trim();
+  start();
+});
+start();
+"""

@@ -1,0 +1,132 @@
+"""Endpoints for people: what can be asked, questions in words, built-in pictures, the page."""
+
+import asyncio
+import time
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from vlcompress.serve.body import read_body
+from vlcompress.serve.decode import parse_object
+from vlcompress.serve.loaded import LoadedModel
+from vlcompress.serve.pictures import NAMES, picture_named
+from vlcompress.serve.record import record_of
+from vlcompress.serve.refusal import Refusal, invalid, shown
+from vlcompress.serve.routes_v2 import note, require_loaded, run_model, server_of
+from vlcompress.serve.tasks.base import Json, TaskEndpoint, not_for_task
+from vlcompress.serve.tasks.vqa import VqaEndpoint
+from vlcompress.serve.tensors import numpy_datatype
+
+TASKS: dict[str, TaskEndpoint] = {"vqa": VqaEndpoint()}
+MOST_ANSWERS = 100
+
+
+async def overview(request: Request) -> Response:
+    """``GET /v1``: tasks, the models that do them, and built-in pictures with questions."""
+    server = server_of(request)
+    require_loaded(server)
+    models = [
+        (name, model, task.accepts(model)) for name, task in TASKS.items() for model in server.repository.loaded()
+    ]
+    rows = [_model_row(name, model, accepted) for name, model, accepted in models if accepted]
+    with_pictures = any(row["accepts"].get("image") for row in rows)
+    pictures = await asyncio.to_thread(_picture_rows) if with_pictures else []
+    return JSONResponse({"tasks": sorted(TASKS), "models": rows, "pictures": pictures})
+
+
+async def picture(request: Request) -> Response:
+    """``GET /v1/pictures/{name}``: a JPEG."""
+    found = await asyncio.to_thread(picture_named, request.path_params["name"])
+    return Response(found.jpeg, media_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
+
+
+async def ask(request: Request) -> Response:
+    """``POST /v1/{task}``: one question, answered with labels and scores."""
+    server = server_of(request)
+    require_loaded(server)
+    start = time.perf_counter()
+    endpoint = _endpoint(request.path_params["task"])
+    with server.budget.hold() as held:
+        body = await read_body(request, server.body_limits, held)
+        asked = parse_object(body)
+        top_k = _top_k(asked)
+        model = _chosen(request, endpoint, asked)
+        note(record_of(request.scope), model)
+        prepared = await asyncio.to_thread(endpoint.prepare, model, asked)
+        datatypes = {name: numpy_datatype(array.dtype) for name, array in prepared.inputs.items()}
+        encode_ms = (time.perf_counter() - start) * 1000
+        model = _chosen(request, endpoint, asked)  # again: meanwhile the version may have been replaced
+        with model.stats.counted(start):
+            answer = await run_model(request, model, prepared.inputs, datatypes)
+    times = {
+        "encode": encode_ms,
+        "queue": answer.queue_s * 1000,
+        "inference": answer.inference_s * 1000,
+        "total": (time.perf_counter() - start) * 1000,
+    }
+    return JSONResponse(
+        {
+            "task": endpoint.name,
+            "model": model.name,
+            "model_version": str(model.version),
+            "answers": endpoint.answers(model, answer.outputs, top_k),
+            "timing_ms": {name: round(ms, 3) for name, ms in times.items()},
+            **prepared.facts,
+        }
+    )
+
+
+def _endpoint(task: str) -> TaskEndpoint:
+    if task not in TASKS:
+        raise Refusal(404, f"unknown task '{shown(task)}': allowed are {', '.join(sorted(TASKS))}", "not_found")
+    return TASKS[task]
+
+
+def _chosen(request: Request, endpoint: TaskEndpoint, asked: Json) -> LoadedModel:
+    """Give the model that the request names, or the first one that does the task."""
+    repository = server_of(request).repository
+    name, version = asked.get("model"), asked.get("version")
+    if name is None:
+        able = [model for model in repository.loaded() if endpoint.accepts(model)]
+        if not able:
+            raise Refusal(404, f"no model on this server does task '{endpoint.name}'", "not_found")
+        name = able[0].name
+    model = repository.get(str(name), None if version is None else str(version))
+    if not endpoint.accepts(model):
+        raise not_for_task(model, endpoint.name)
+    return model
+
+
+def _top_k(asked: Json) -> int:
+    top_k = asked.get("top_k", 5)
+    if type(top_k) is not int or not 1 <= top_k <= MOST_ANSWERS:
+        raise invalid(f"'top_k' is {shown(top_k)}: give a whole number from 1 to {MOST_ANSWERS}")
+    return top_k
+
+
+def _model_row(task: str, model: LoadedModel, accepted: dict[str, bool]) -> dict[str, Any]:
+    return {
+        "task": task,
+        "name": model.name,
+        "version": str(model.version),
+        "backend": model.engine.backend,
+        "provider": model.engine.provider,
+        "labels": len(model.labels),
+        "accepts": accepted,
+        **model.facts,
+    }
+
+
+def _picture_rows() -> list[dict[str, Any]]:
+    """List the built-in pictures, with what annotators answered most often to their questions."""
+    return [
+        {
+            "name": name,
+            "questions": [
+                {"question": question.sentence, "people": question.majority}
+                for question in picture_named(name).questions
+            ],
+        }
+        for name in NAMES
+    ]

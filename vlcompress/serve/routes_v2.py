@@ -1,0 +1,263 @@
+"""Open Inference Protocol v2: health, metadata, infer, and Triton's configuration, statistics and index extensions."""
+
+import asyncio
+import gzip
+import time
+import zlib
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+import vlcompress
+from vlcompress.serve.batcher import Answer
+from vlcompress.serve.body import gone, read_body
+from vlcompress.serve.checks import check_inputs
+from vlcompress.serve.decode import InferRequest, decode_request, parse_object
+from vlcompress.serve.encode import Encoded, encode_response, wanted_outputs
+from vlcompress.serve.loaded import LoadedModel
+from vlcompress.serve.record import Record, record_of
+from vlcompress.serve.refusal import busy, invalid, shown
+from vlcompress.serve.server import Server
+from vlcompress.serve.tensors import Arrays, TensorSpec
+
+EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "statistics"]
+JSON_LENGTH = "Inference-Header-Content-Length"
+_WORTH_COMPRESSING = 4096
+_SHORT_WAIT_S = 0.01
+
+
+def server_of(request: Request) -> Server:
+    """Give the server that a request came to."""
+    server: Server = request.app.state.server
+    return server
+
+
+async def server_metadata(request: Request) -> Response:
+    """``GET /v2``."""
+    return JSONResponse({"name": "vlcompress", "version": vlcompress.__version__, "extensions": EXTENSIONS})
+
+
+async def live(request: Request) -> Response:
+    """``GET /v2/health/live``."""
+    return JSONResponse({"live": True})
+
+
+async def ready(request: Request) -> Response:
+    """``GET /v2/health/ready``: 503 while loading and while draining."""
+    is_ready = server_of(request).ready
+    return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
+
+
+async def model_ready(request: Request) -> Response:
+    """``GET /v2/models/{model}/ready``."""
+    model = _model(request)
+    is_ready = server_of(request).ready
+    return JSONResponse({"name": model.name, "ready": is_ready}, 200 if is_ready else 503)
+
+
+async def model_metadata(request: Request) -> Response:
+    """``GET /v2/models/{model}``."""
+    model = _model(request)
+    return JSONResponse(
+        {
+            "name": model.name,
+            "versions": [str(version) for version in server_of(request).repository.versions(model.name)],
+            "platform": model.engine.platform,
+            "inputs": [_tensor(spec) for spec in model.engine.inputs],
+            "outputs": [_tensor(spec) for spec in model.engine.outputs],
+        }
+    )
+
+
+async def model_config(request: Request) -> Response:
+    """``GET /v2/models/{model}/config``, in the words of Triton's model configuration."""
+    model, settings = _model(request), server_of(request).settings
+    batched = model.limits.max_batch if model.engine.inputs[0].batched else 0
+    kind = "KIND_CPU" if model.engine.provider in ("cpu", "CPUExecutionProvider") else "KIND_GPU"
+    return JSONResponse(
+        {
+            "name": model.name,
+            "platform": model.engine.platform,
+            "backend": model.engine.backend,
+            "version_policy": {"all": {}},
+            "max_batch_size": batched,
+            "input": [_config(spec, bool(batched)) for spec in model.engine.inputs],
+            "output": [_config(spec, bool(batched)) for spec in model.engine.outputs],
+            "instance_group": [{"name": model.name, "count": model.parallel.sessions, "kind": kind}],
+            "dynamic_batching": {
+                "max_queue_delay_microseconds": round(settings.batch_window_ms * 1000),
+                "default_queue_policy": {
+                    "timeout_action": "REJECT",
+                    "default_timeout_microseconds": round(settings.deadline_ms * 1000),
+                    "allow_timeout_override": True,
+                    "max_queue_size": settings.queue_rows,
+                },
+            },
+        }
+    )
+
+
+async def model_stats(request: Request) -> Response:
+    """``GET /v2/models/stats`` and ``GET /v2/models/{model}/stats``."""
+    named = "model" in request.path_params
+    models = [_model(request)] if named else server_of(request).repository.loaded()
+    rows = [{"name": model.name, "version": str(model.version), **model.stats.json()} for model in models]
+    return JSONResponse({"model_stats": rows})
+
+
+async def repository_index(request: Request) -> Response:
+    """``POST /v2/repository/index``."""
+    server = server_of(request)
+    with server.budget.hold() as held:
+        body = await read_body(request, server.body_limits, held)
+    only_ready = parse_object(body).get("ready", False) if body.strip() else False
+    if not isinstance(only_ready, bool):
+        raise invalid(f"'ready' is {shown(only_ready)}: give true or false")
+    return JSONResponse([row for row in server.repository.index() if row["state"] == "READY" or not only_ready])
+
+
+async def no_control(request: Request) -> Response:
+    """``POST /v2/repository/models/{model}/load`` and ``unload``: not offered."""
+    raise invalid(
+        "models are not loaded or unloaded over HTTP: put a new version on the server's disk, it is found and loaded"
+    )
+
+
+async def infer(request: Request) -> Response:
+    """``POST /v2/models/{model}/infer``."""
+    server, record = server_of(request), record_of(request.scope)
+    start = time.perf_counter()
+    note(record, _model(request))
+    with server.budget.hold() as held:
+        body = await read_body(request, server.body_limits, held)
+        model = _model(request)  # again: while the body came in, the version may have been replaced
+        note(record, model)
+        with model.stats.counted(start):
+            encoded = await _infer(request, server, model, record, body)
+        return _response(encoded, request.headers.get("accept-encoding", ""))
+
+
+async def run_model(
+    request: Request,
+    model: LoadedModel,
+    inputs: Arrays,
+    datatypes: dict[str, str],
+    timeout_us: int | None = None,
+) -> Answer:
+    """Check tensors, queue them, and wait for the answer for as long as the client does.
+
+    Args:
+        request: of which the body has been read.
+        model: to be run.
+        inputs: its inputs.
+        datatypes: what the request says that they are.
+        timeout_us: the request's own deadline, if it has one; it can only shorten the server's.
+
+    Raises:
+        Refusal: 400, 499, 500 or 503.
+    """
+    server, record = server_of(request), record_of(request.scope)
+    sizes = check_inputs(model.engine.inputs, inputs, datatypes, model.limits)
+    record.rows = len(next(iter(inputs.values()))) if model.engine.inputs[0].batched else 1
+    allowed_s = server.settings.deadline_ms / 1000
+    if timeout_us is not None:
+        allowed_s = min(allowed_s, timeout_us / 1e6)
+    deadline = asyncio.get_running_loop().time() + allowed_s
+    answer = await _until_gone(request, model.batcher.submit(inputs, sizes, record.rows, deadline))
+    record.queue_ms = round(answer.queue_s * 1000, 3)
+    record.inference_ms = round(answer.inference_s * 1000, 3)
+    return answer
+
+
+def note(record: Record, model: LoadedModel) -> None:
+    """Put the model on the request's record."""
+    record.model, record.version, record.metrics = model.name, str(model.version), model.metrics
+
+
+def require_loaded(server: Server) -> None:
+    """Refuse requests until the models are loaded.
+
+    Raises:
+        Refusal: 503.
+    """
+    if not server.loaded:
+        raise busy("the server is loading its models", "loading")
+
+
+async def _infer(request: Request, server: Server, model: LoadedModel, record: Record, body: bytes) -> Encoded:
+    if model.batcher.full:  # before the work of decoding: refusing must stay cheap when there is too much to do
+        raise model.batcher.refusal()
+    asked: InferRequest = decode_request(body, _json_length(request))
+    wanted = wanted_outputs(model.engine.outputs, asked.outputs, asked.binary)
+    answer = await run_model(request, model, asked.inputs, asked.datatypes, asked.timeout_us)
+    datatypes = {spec.name: spec.datatype for spec in model.engine.outputs}
+    return encode_response(model.name, model.version, asked.id, wanted, answer.outputs, datatypes, model.labels)
+
+
+async def _until_gone(request: Request, work: "asyncio.Future[Answer]") -> Answer:
+    """Wait for the answer; cancel the work when the client closes the connection.
+
+    The connection is watched only once the answer is not there at once: to watch costs more than a short wait.
+    """
+    watchers: list[asyncio.Task[None]] = []
+
+    async def watch() -> None:
+        await request.receive()  # the body has been read, so this is the end of the connection
+        work.cancel()
+
+    later = asyncio.get_running_loop().call_later(_SHORT_WAIT_S, lambda: watchers.append(asyncio.create_task(watch())))
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if watchers and watchers[0].done():
+            raise gone() from None
+        raise
+    finally:
+        later.cancel()
+        for watcher in watchers:
+            watcher.cancel()
+
+
+def _model(request: Request) -> LoadedModel:
+    server = server_of(request)
+    require_loaded(server)
+    return server.repository.get(request.path_params["model"], request.path_params.get("version"))
+
+
+def _json_length(request: Request) -> int | None:
+    value = request.headers.get(JSON_LENGTH)
+    if value is None:
+        return None
+    if not (value.isdecimal() and value.isascii() and len(value) < 16):
+        raise invalid(f"{JSON_LENGTH} is '{shown(value)}': give the number of bytes of JSON")
+    return int(value)
+
+
+def _response(encoded: Encoded, accepted: str) -> Response:
+    headers: dict[str, str] = {}
+    body, kind = encoded.body, "application/json"
+    if encoded.json_length is not None:
+        headers[JSON_LENGTH], kind = str(encoded.json_length), "application/octet-stream"
+    if len(body) > _WORTH_COMPRESSING and accepted:
+        body, headers = _compressed(body, headers, accepted)
+    return Response(body, headers=headers, media_type=kind)
+
+
+def _compressed(body: bytes, headers: dict[str, str], accepted: str) -> tuple[bytes, dict[str, str]]:
+    parts = [part.replace(" ", "").lower().partition(";") for part in accepted.split(",")]
+    names = [name for name, _, weight in parts if weight.rstrip("0.") != "q="]  # "q=0" means: not this one
+    if "gzip" in names:
+        return gzip.compress(body, 1, mtime=0), {**headers, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+    if "deflate" in names:
+        return zlib.compress(body, 1), {**headers, "Content-Encoding": "deflate", "Vary": "Accept-Encoding"}
+    return body, headers
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": spec.public_shape}
+
+
+def _config(spec: TensorSpec, batched: bool) -> dict[str, Any]:
+    kind = "STRING" if spec.datatype == "BYTES" else spec.datatype
+    return {"name": spec.name, "data_type": f"TYPE_{kind}", "dims": spec.public_shape[1 if batched else 0 :]}

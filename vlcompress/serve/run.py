@@ -1,0 +1,108 @@
+"""Running the app: one process, one listener, and an orderly end."""
+
+import asyncio
+import signal
+from contextlib import closing
+from dataclasses import asdict
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from vlcompress.errors import VlcompressError
+from vlcompress.serve.app import create_app
+from vlcompress.serve.logs import configure
+from vlcompress.serve.metrics import INFO_LABELS
+from vlcompress.serve.server import Server
+from vlcompress.serve.settings import Settings
+from vlcompress.serve.start import Announce, notes, summary
+
+
+def run(settings: Settings, announce: Announce = lambda document, text: None) -> None:
+    """Serve until SIGTERM or SIGINT; then stop being ready, drain, and stop.
+
+    Args:
+        settings: what to serve and how.
+        announce: told what is served, as a document and as text, once it is loaded.
+
+    Raises:
+        VlcompressError: a model that cannot be served, or an address that cannot be listened on.
+    """
+    with closing(configure(settings.log_level)):
+        app = create_app(settings)
+        server: Server = app.state.server
+        server.load()
+        document = described(server)
+        announce(document, summary(document))
+        _listen(DrainingServer(config(app, settings), server), settings)
+
+
+def _listen(listener: "DrainingServer", settings: Settings) -> None:
+    try:
+        listener.run()
+    except SystemExit as error:  # uvicorn's way of saying that it cannot listen
+        raise VlcompressError(
+            f"cannot listen on {settings.host}:{settings.port}: the port is taken, or the address is not this machine's"
+        ) from error
+
+
+def described(server: Server) -> dict[str, Any]:
+    """Say what is served and where, as JSON."""
+    settings = server.settings
+    rows = [
+        {
+            **dict(zip(INFO_LABELS, model.info(), strict=True)),
+            "threads": model.parallel.threads,
+            "sessions": model.parallel.sessions,
+            "measured": [asdict(row) for row in model.parallel.measured],
+        }
+        for model in server.repository.loaded()
+    ]
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return {"url": f"http://{host}:{settings.port}", "models": rows, "notes": notes(settings)}
+
+
+def config(app: object, settings: Settings) -> uvicorn.Config:
+    """Give uvicorn's configuration: no log of its own for requests, no header that tells what serves."""
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=max(1, round(settings.stop_seconds)),
+        timeout_keep_alive=75,
+        lifespan="on",
+    )
+
+
+class DrainingServer(uvicorn.Server):
+    """Uvicorn, which stops listening at the first signal, taught to go on for the drain.
+
+    Load balancers need time to see that the server is not ready: until then they send requests, which are answered.
+    A second signal ends the drain at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, server: Server) -> None:
+        super().__init__(config)
+        self._server = server
+        self._drained: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin the drain, or end it."""
+        if self._server.draining:
+            self.force_exit = sig == signal.SIGINT and self.should_exit
+            self.should_exit = True
+        self._server.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: see whether it is time to stop."""
+        if self._server.draining and self._drained is None:
+            self._drained = asyncio.create_task(self._drain())
+        return await super().on_tick(counter)
+
+    async def _drain(self) -> None:
+        await asyncio.sleep(self._server.settings.drain_seconds)
+        self.should_exit = True

@@ -1,0 +1,106 @@
+"""Models on disk: which versions a path holds, and what changes when one is written anew."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlcompress.artefacts import read_json
+from vlcompress.errors import VlcompressError
+from vlcompress.serve.settings import Backend, ModelSpec
+
+ARTEFACT = {"onnx": ("onnx", "model.onnx", "manifest.json"), "torch": ("compiled", "weights.safetensors", "plan.json")}
+"""For each backend the artefact's folder in a run, its model file, and its document."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One version of a model on disk.
+
+    Attributes:
+        version: its number.
+        model: the .onnx file, or the folder ``compiled/``.
+        folder: where labels and document are looked for first.
+        fingerprint: of the files; other files, other fingerprint.
+        numbered: whether the folder's name is the version.
+    """
+
+    version: int
+    model: Path
+    folder: Path
+    fingerprint: tuple[int, ...]
+    numbered: bool
+
+    def find(self, name: str) -> Path | None:
+        """Find a file that belongs to the model: beside it, above it, or in the run's ticket."""
+        places = (self.folder, self.folder.parent, self.folder.parent / "ticket")
+        return next((place / name for place in places if (place / name).is_file()), None)
+
+    def document(self, name: str) -> dict[str, Any]:
+        """Read a JSON document that belongs to the model; {} where there is none."""
+        path = self.find(name)
+        return {} if path is None else read_json(path)
+
+
+def find_sources(spec: ModelSpec, backend: Backend) -> dict[int, Source]:
+    """List the versions of a model, by number.
+
+    Raises:
+        VlcompressError: nothing there that the backend can serve; the command that makes it is named.
+    """
+    path = spec.path
+    if not path.exists():
+        raise VlcompressError(f"no model at '{path}': give a run, an exported folder or a .onnx file")
+    if path.is_file():
+        return _one(path, path.parent, spec.version)
+    name, file, _ = ARTEFACT[backend]
+    for folder in (path, path / name, path.parent / name if path.name in ("ticket", "onnx", "compiled") else path):
+        if (folder / file).is_file():
+            return _one(folder / file if backend == "onnx" else folder, folder, spec.version)
+    numbered = {source.version: source for source in _numbered(path, backend)}
+    if not numbered:
+        raise VlcompressError(_missing(path, backend))
+    return numbered
+
+
+def default_name(path: Path) -> str:
+    """Name a model: family and task of its run ("lxmert_vqa"), else the folder or file."""
+    run = next((one for one in (path, path.parent) if (one / "run.json").is_file()), None)
+    if run is not None:
+        recipe = read_json(run / "run.json")["recipe"]
+        return f"{recipe['model']['family']}_{recipe['data']['task']}"
+    name = path.absolute().parent.name if path.name in ("onnx", "compiled", "model.onnx") else path.absolute().stem
+    return "".join(letter if (letter.isascii() and letter.isalnum()) or letter in "._-" else "_" for letter in name)
+
+
+def _one(model: Path, folder: Path, version: int | None) -> dict[int, Source]:
+    number = version or 1
+    return {number: Source(number, model, folder, _fingerprint(model), numbered=False)}
+
+
+def _numbered(path: Path, backend: Backend) -> Iterator[Source]:
+    _, file, _ = ARTEFACT[backend]
+    for folder in sorted(path.iterdir()):
+        if not (folder.name.isdecimal() and folder.name.isascii() and folder.is_dir()):
+            continue
+        model = folder / file
+        if model.is_dir():  # with weights in files of their own, Triton wants a folder of the model's name
+            model = model / file
+        if model.is_file():
+            chosen = model if backend == "onnx" else folder
+            yield Source(int(folder.name), chosen, folder, _fingerprint(chosen), numbered=True)
+
+
+def _fingerprint(model: Path) -> tuple[int, ...]:
+    """Sum up what the file system says of the model's files, which changes with each new export."""
+    files = [model] if model.is_file() else sorted(model.iterdir())
+    stats = [file.stat() for file in files]
+    return tuple(value for stat in stats for value in (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+
+
+def _missing(path: Path, backend: Backend) -> str:
+    if backend == "torch":
+        return f"'{path}' holds no compiled model: run `vlcompress compile` first, or use --backend onnx"
+    if (path / "run.json").is_file():
+        return f"run '{path}' has no ONNX model: run `vlcompress export --format onnx` first"
+    return f"'{path}' holds no model.onnx and no numbered versions of one: give a run, or run `vlcompress export`"

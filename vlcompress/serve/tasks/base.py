@@ -1,0 +1,100 @@
+"""What a task's endpoint must tell: which models it suits, how a person's request becomes tensors, and back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlcompress.serve.loaded import LoadedModel
+from vlcompress.serve.refusal import Refusal, invalid, shown
+from vlcompress.serve.tensors import Arrays
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request as tensors.
+
+    Attributes:
+        inputs: for the model, one row.
+        facts: what the answer should tell besides (boxes and where they came from, unknown words).
+    """
+
+    inputs: Arrays
+    facts: Json = field(default_factory=dict)
+
+
+class TaskEndpoint(Protocol):
+    """One task."""
+
+    name: str
+
+    def accepts(self, model: LoadedModel) -> dict[str, bool]:
+        """Say which kinds of input ("features", "image") a model can be asked with; {}: it is not for this task."""
+
+    def prepare(self, model: LoadedModel, request: Json) -> Prepared:
+        """Make tensors; called on a thread.
+
+        Raises:
+            Refusal: 400 with what is wrong.
+        """
+
+    def answers(self, model: LoadedModel, outputs: Arrays, top_k: int) -> list[Json]:
+        """Give the best answers, best first, as {"label", "score"}."""
+
+
+def text(request: Json, name: str, longest: int = 2000) -> str:
+    """Take a string from a request.
+
+    Raises:
+        Refusal: 400: missing, empty, too long, or not text.
+    """
+    found = request.get(name)
+    if not isinstance(found, str) or not found.strip():
+        raise invalid(f"'{name}' is missing: give some text")
+    if len(found) > longest:
+        raise invalid(f"'{name}' has {len(found)} characters: at most {longest} are accepted")
+    return found.encode(errors="replace").decode()
+
+
+def matrix(request: Json, name: str, width: int) -> NDArray[np.float32]:
+    """Take rows of `width` finite numbers from a request: float32 [rows, width].
+
+    Raises:
+        Refusal: 400: missing, another shape, or something that is not a finite number.
+    """
+    rows = request.get(name)
+    if not _is_matrix(rows, width):
+        raise invalid(f"'{name}' is not a list of rows of {width} numbers")
+    try:
+        with np.errstate(over="ignore"):
+            found = np.array(rows, dtype=np.float64).astype(np.float32)
+    except (ValueError, TypeError, OverflowError):
+        raise invalid(f"'{name}' holds something that is not a number") from None
+    if not np.isfinite(found).all():
+        raise invalid(f"'{name}' holds a number that is not finite")
+    return found
+
+
+def best_labels(scores_L: NDArray[np.floating[Any]], labels: Sequence[str], top_k: int) -> list[Json]:
+    """Give the best labels with their scores, best first; a label that has no name is told by its number."""
+    best = np.argsort(-scores_L, kind="stable")[:top_k]
+    names = [labels[i] if i < len(labels) else str(i) for i in best.tolist()]
+    return [{"label": name, "score": round(float(scores_L[i]), 6)} for name, i in zip(names, best, strict=True)]
+
+
+def not_for_task(model: LoadedModel, task: str) -> Refusal:
+    """Build the refusal of a model that cannot do a task."""
+    return invalid(f"model '{model.name}' version {model.version} does not do task '{shown(task)}': see GET /v1")
+
+
+def _is_matrix(rows: object, width: int) -> bool:
+    return (
+        isinstance(rows, list)
+        and bool(rows)
+        and all(isinstance(row, list) and len(row) == width for row in rows)
+        and all(type(value) in (int, float) for row in rows for value in row)
+    )

@@ -1,0 +1,95 @@
+"""How many threads and how many sessions: measured at start, since it depends on the model and on the machine."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vlcompress.serve.engines.base import Engine
+from vlcompress.serve.tensors import Arrays
+
+SECONDS = 0.3
+"""How long each choice is measured."""
+
+WORTH = 1.05
+"""More sessions must give so much more throughput than fewer ones: a lone request is faster with more threads."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Throughput of one choice, in rows a second."""
+
+    threads: int
+    sessions: int
+    rows_per_s: float
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Threads inside an execution, executions at the same time, and the measurements behind the choice."""
+
+    threads: int
+    sessions: int
+    measured: tuple[Measured, ...] = ()
+
+
+Opened = Callable[[Parallel], tuple[Engine, Arrays]]
+"""Opens the model for a choice, and gives a batch to run it on."""
+
+
+def choose_parallel(threads: int | None, sessions: int | None, opened: Opened) -> tuple[Parallel, tuple[Measured, ...]]:
+    """Fill in what was not asked for.
+
+    Args:
+        threads: as asked for; None for any.
+        sessions: likewise. With one of them given, the other takes what the cores leave.
+        opened: opens the model for a choice.
+
+    Returns:
+        The choice, and what was measured for it: nothing where nothing was to be chosen.
+    """
+    cores = available_cores()
+    if threads is not None or sessions is not None:
+        threads = threads or max(1, cores // (sessions or 1))
+        return Parallel(threads, sessions or max(1, cores // threads)), ()
+    choices = [Parallel(cores // count, count) for count in range(1, cores + 1) if cores % count == 0]
+    if len(choices) == 1:
+        return choices[0], ()
+    measured = tuple(_measure(choice, *opened(choice)) for choice in choices)
+    best = measured[0]
+    for other in measured[1:]:
+        best = other if other.rows_per_s > best.rows_per_s * WORTH else best
+    return Parallel(best.threads, best.sessions), measured
+
+
+def available_cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """Time one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _measure(choice: Parallel, engine: Engine, feeds: Arrays) -> Measured:
+    """Run the model from as many threads as there are sessions, for SECONDS."""
+    rows = len(next(iter(feeds.values())))
+    engine.run(feeds)
+    done = [0] * choice.sessions
+    start = time.perf_counter()
+
+    def work(index: int) -> None:
+        while time.perf_counter() < start + SECONDS:
+            engine.run(feeds)
+            done[index] += rows
+
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(choice.sessions)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return Measured(choice.threads, choice.sessions, sum(done) / (time.perf_counter() - start))
