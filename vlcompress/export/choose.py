@@ -58,7 +58,7 @@ class Chooser:
         candidates = self._candidates(bsr, rows)
         choice = self._measure(bsr, rows, candidates) if candidates else Choice.untested(_why_none(bsr))
         form = candidates.get(choice.picked)
-        self.known[key] = (name, choice, form and (form.kind, form.merge))
+        self.known[key] = (name, choice, None if form is None else (form.kind, form.merge))
         return choice, form
 
     def _candidates(self, bsr: Bsr, rows: int) -> dict[str, Form]:
