@@ -56,7 +56,9 @@ class Chooser:
         if key in self.known:
             return _as_measured(*self.known[key], bsr, rows)
         candidates = self._candidates(bsr, rows)
-        choice = self._measure(bsr, rows, candidates) if candidates else Choice.untested(_why_none(bsr))
+        if not candidates:
+            return Choice.untested(_why_none(bsr)), None
+        choice = self._measure(bsr, rows, candidates)
         form = candidates.get(choice.picked)
         self.known[key] = (name, choice, None if form is None else (form.kind, form.merge))
         return choice, form
