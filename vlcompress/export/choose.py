@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from vlcompress.export.lowering import Constants, Form, Writer, forms, lower
+from vlcompress.export.lowering import Constants, Form, Kind, Merge, Writer, form_of, forms, lower
 from vlcompress.export.quantize import Quantizer
 from vlcompress.export.runtime import IR_VERSION, OPSET, session_from_bytes
 from vlcompress.sparse.choice import Choice, measure_and_choose
@@ -18,6 +18,7 @@ DENSITY_STEP = 0.05
 """Layers of one shape, block and number of rows whose densities differ by less share a measurement."""
 
 Kindred = tuple[tuple[int, int], tuple[int, int], int, int]
+Writing = tuple[Kind, Merge]
 
 
 @dataclass
@@ -29,14 +30,14 @@ class Chooser:
         provider: where to measure ("cpu", "cuda").
         effort: how long to measure a layer.
         int8: compare the forms as dynamically quantised products.
-        known: what was measured, by shape, block, rows and rounded density: the layer, its choice and its form.
+        known: what was measured, by shape, block, rows and rounded density: the layer, its choice, how it is written.
     """
 
     threads: int
     effort: Effort
     provider: str = "cpu"
     int8: bool = False
-    known: dict[Kindred, tuple[str, Choice, Form | None]] = field(default_factory=dict)
+    known: dict[Kindred, tuple[str, Choice, Writing | None]] = field(default_factory=dict)
 
     def choose(self, name: str, bsr: Bsr, rows: int) -> tuple[Choice, Form | None]:
         """Compare every form of a layer with its dense MatMul, or take over the choice of a layer that is alike.
@@ -51,30 +52,16 @@ class Chooser:
         """
         if rows == 0:
             return Choice.untested("the answers do not depend on the layer: it is not in the file"), None
+        key = (bsr.shape, bsr.block, rows, round(bsr.density / DENSITY_STEP))
+        if key in self.known:
+            return _as_measured(*self.known[key], bsr, rows)
         candidates = self._candidates(bsr, rows)
         if not candidates:
             return Choice.untested(_why_none(bsr)), None
-        key = (bsr.shape, bsr.block, rows, round(bsr.density / DENSITY_STEP))
-        if key not in self.known:
-            choice = self._measure(bsr, rows, candidates)
-            self.known[key] = (name, choice, candidates.get(choice.picked))
-        return self._as(*self.known[key], candidates, name)
-
-    def _as(
-        self, measured: str, choice: Choice, form: Form | None, candidates: Mapping[str, Form], name: str
-    ) -> tuple[Choice, Form | None]:
-        """Carry a choice over to a layer that is alike: the same kind, and the nearest number of groups."""
-        if measured == name:
-            return choice, form
-        why = f"as for {measured}, which is alike: {choice.why}"
-        if form is None:
-            return replace(choice, why=why), None
-        count = len(form.groups.groups)
-        alike = [other for other in candidates.values() if other.kind == form.kind]
-        if not alike:
-            return Choice.untested(f"{why}; this layer has no such form"), None
-        nearest = min(alike, key=lambda other: (abs(len(other.groups.groups) - count), other.merge != form.merge))
-        return replace(choice, picked=nearest.name, why=why), nearest
+        choice = self._measure(bsr, rows, candidates)
+        form = candidates.get(choice.picked)
+        self.known[key] = (name, choice, None if form is None else (form.kind, form.merge))
+        return choice, form
 
     def _candidates(self, bsr: Bsr, rows: int) -> dict[str, Form]:
         found = forms(bsr, rows)
@@ -92,6 +79,19 @@ class Chooser:
         session = session_from_bytes(model, threads=self.threads, provider=self.provider)
         feed: Mapping[str, npt.NDArray[np.float32]] = {"x": x_MK}
         return lambda: session.run(None, feed)
+
+
+def _as_measured(
+    measured: str, choice: Choice, writing: Writing | None, bsr: Bsr, rows: int
+) -> tuple[Choice, Form | None]:
+    """Carry a choice over to a layer that is alike: the same kind of form, with this layer's own groups."""
+    why = f"as for {measured}, which is alike: {choice.why}"
+    if writing is None:
+        return replace(choice, why=why), None
+    form = form_of(bsr, rows, *writing)
+    if form is None:
+        return Choice.untested(f"{why}; but this layer has no such form"), None
+    return replace(choice, picked=form.name, why=why), form
 
 
 def one_layer(bsr: Bsr, form: Form | None, *, int8: bool = False) -> bytes:

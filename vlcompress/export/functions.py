@@ -32,6 +32,7 @@ evaluator look functions up without the overload, and compute something else wit
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,6 +54,9 @@ PANEL = 16
 """Panel heights are multiples of this: one AVX-512 register of float32 outputs."""
 
 Floats = npt.NDArray[np.float32]
+
+_END = np.iinfo(np.int64).max
+"""Slices to here go to the end."""
 
 Activation = Literal["none", "gelu", "gelu_tanh", "relu"]
 
@@ -157,7 +161,7 @@ def make_function(body: Body, name: str, opset: int) -> ir.Function:
     if body.kind == "rebuild":
         y = finish(to.op("MatMul", [x, _rebuilt(to, body, *packed)]))
     else:
-        y = lower(to, x, body.kind, body.access, _Sliced(to, body, *packed), finish)
+        y = lower(to, x, body.kind, body.access, _Split(to, body, *packed), finish)
     y.name = "Y"
     graph = ir.Graph([x, w, i, p, b], [y], nodes=to.tape.nodes, opset_imports={"": opset}, name=name)
     attributes_ = [ir.Attr(key, ir.AttributeType.INT, None) for key in ("N", "K", "h")]
@@ -175,22 +179,30 @@ class _FunctionWriter(Writer):
         return self.constants[name]
 
 
-@dataclass(frozen=True)
-class _Sliced:
-    """A function's inputs W, I and P as the source of its row groups: everything here is folded at load."""
+class _Split:
+    """A function's inputs W, I and P as the source of its row groups.
 
-    to: _FunctionWriter
-    body: Body
-    w: ir.Value
-    i: ir.Value
-    p: ir.Value
+    Everything here is folded when the model is loaded, so there is little of it: one Split of W and one of I for all
+    groups, instead of slices for each.
+    """
+
+    def __init__(self, to: _FunctionWriter, body: Body, w: ir.Value, i: ir.Value, p: ir.Value) -> None:
+        self.to, self.body = to, body
+        self.firsts = [sum(body.groups[:group]) for group in range(len(body.groups))]  # first panel of each group
+        panels = sum(body.groups)
+        self.width = body.access[0] if len({*body.access}) == 1 and isinstance(body.access[0], int) else 1
+        apart = self._sizes(p, panels)
+        together = apart
+        if panels > len(body.groups):
+            pointers = to.op("Gather", [p, to.ints([*self.firsts, panels])], {"axis": 0})
+            together = self._sizes(pointers, len(body.groups))
+        weights = to.op("Mul", [together, to.ints([body.height])])
+        self.weights = self._parts(w, weights, len(body.groups))
+        self.panels = self._parts(self._runs(i), to.op("Div", [apart, to.ints([self.width])]), panels)
 
     def weight(self, group: int) -> ir.Value:
         """Give a group's weight as [k, rows]: its panels side by side."""
-        first, panels, height = self._first(group), self.body.groups[group], self.body.height
-        of_one = self.to.ints([height])
-        ends = (self.to.op("Mul", [self._pointer(at), of_one]) for at in (first, first + panels))
-        flat = self.to.op("Slice", [self.w, *ends])
+        panels, height, flat = self.body.groups[group], self.body.height, self.weights[group]
         if panels > 1:
             tiles = self.to.op("Reshape", [flat, self.to.ints([panels, -1, height])])
             flat = self.to.op("Transpose", [tiles], {"perm": [1, 0, 2]})
@@ -198,25 +210,35 @@ class _Sliced:
 
     def columns(self, group: int, width: int) -> ir.Value:
         """Give the indices of a group's runs of columns; its first panel tells them."""
-        ends = (self._pointer(self._first(group)), self._pointer(self._first(group) + 1))
-        index = self.to.op("Slice", [self.i, *ends, self.to.ints([0]), self.to.ints([width])])
-        if width == 1:
-            return index
-        return self.to.op("Div", [index, self.to.constant(f"width.{width}", np.array([width], dtype=np.int32))])
+        index = self.panels[self.firsts[group]]
+        return index if width == self.width else self._strided(index, width)
 
     def bounds(self, group: int) -> tuple[ir.Value, ir.Value]:
         """Give a slice's first column and the one after its last."""
         index, one = self.columns(group, 1), self.to.ints([1])
         first = self.to.op("Slice", [index, self.to.ints([0]), one])
-        last = self.to.op("Slice", [index, self.to.ints([-1]), self.to.ints([np.iinfo(np.int64).max])])
+        last = self.to.op("Slice", [index, self.to.ints([-1]), self.to.ints([_END])])
         wide = {"to": int(ir.DataType.INT64)}
         return self.to.op("Cast", [first], wide), self.to.op("Add", [self.to.op("Cast", [last], wide), one])
 
-    def _first(self, group: int) -> int:
-        return sum(self.body.groups[:group])
+    def _sizes(self, pointers: ir.Value, count: int) -> ir.Value:
+        """Give the differences of count + 1 pointers."""
+        begins = self.to.op("Slice", [pointers, self.to.ints([0]), self.to.ints([count])])
+        return self.to.op("Sub", [self.to.op("Slice", [pointers, self.to.ints([1]), self.to.ints([_END])]), begins])
 
-    def _pointer(self, panel: int) -> ir.Value:
-        return self.to.op("Slice", [self.p, self.to.ints([panel]), self.to.ints([panel + 1])])
+    def _parts(self, value: ir.Value, sizes: ir.Value, count: int) -> Sequence[ir.Value]:
+        if count == 1:
+            return [value]
+        return self.to.tape.op_multi_out("Split", [value, sizes], {"axis": 0}, num_outputs=count)
+
+    def _runs(self, index: ir.Value) -> ir.Value:
+        return index if self.width == 1 else self._strided(index, self.width)
+
+    def _strided(self, index: ir.Value, width: int) -> ir.Value:
+        """Turn columns into runs of `width` of them: every width-th index, divided by it."""
+        every = [self.to.ints([0]), self.to.ints([_END]), self.to.ints([0]), self.to.ints([width])]
+        first = self.to.op("Slice", [index, *every])
+        return self.to.op("Div", [first, self.to.constant(f"width.{width}", np.array([width], dtype=np.int32))])
 
 
 def _rebuilt(to: Writer, body: Body, w: ir.Value, i: ir.Value, p: ir.Value) -> ir.Value:

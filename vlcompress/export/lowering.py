@@ -33,6 +33,8 @@ GROUP_COST = 5e5
 STRENGTHS: Mapping[Merge, float] = {"light": 0.1, "middle": 1.0, "strong": 4.0}
 """Factors on both costs that are tried, besides no merging and a single group."""
 
+MERGES: tuple[Merge, ...] = ("apart", *STRENGTHS, "one")
+
 WORTH_A_TRY = 0.95
 """A form that still multiplies more than this share of the weights cannot be 5 % faster."""
 
@@ -63,8 +65,22 @@ class Form:
 
     @property
     def access(self) -> tuple[Access, ...]:
-        """How each group reads its columns."""
+        """How each group reads its columns: those that gather all do it in runs of one width."""
+        if self.kind == "transposed":
+            return tuple(how if isinstance(how, str) else 1 for how in self._widest)
+        width = min((how for how in self._widest if not isinstance(how, str)), default=1)
+        return tuple(how if isinstance(how, str) else width for how in self._widest)
+
+    @property
+    def _widest(self) -> tuple[Access, ...]:
         return tuple(_access(group, self.groups.shape[1]) for group in self.groups.groups)
+
+
+def form_of(bsr: Bsr, rows: int, kind: Kind, merge: Merge) -> Form | None:
+    """Give one form of a weight; None where it is not worth a try."""
+    form = Form(kind, merge, _grouping(bsr, rows, merge))
+    fits = kind == "transposed" or _widest(form.groups) > 1
+    return form if fits and _worth_a_try(form.groups) else None
 
 
 def forms(bsr: Bsr, rows: int) -> dict[str, Form]:
@@ -76,9 +92,12 @@ def forms(bsr: Bsr, rows: int) -> dict[str, Form]:
     """
     found: dict[str, Form] = {}
     seen: set[tuple[int, ...]] = set()
-    for merge, groups in _groupings(bsr, rows).items():
+    for merge in MERGES:
+        if merge == "apart" and bsr.shape[0] // bsr.block[0] > MAX_GROUPS:
+            continue
+        groups = _grouping(bsr, rows, merge)
         starts = tuple(group.start for group in groups.groups)
-        if groups.density <= WORTH_A_TRY and len(starts) <= MAX_GROUPS and starts not in seen:
+        if _worth_a_try(groups) and starts not in seen:
             seen.add(starts)
             kinds: tuple[Kind, ...] = ("gather", "transposed") if _widest(groups) > 1 else ("transposed",)
             for form in (Form(kind, merge, groups) for kind in kinds):
@@ -188,15 +207,17 @@ def lower(
     return finish(_concat(to, parts, -1))
 
 
-def _groupings(bsr: Bsr, rows: int) -> dict[Merge, RowGroups]:
-    made: dict[Merge, RowGroups] = {}
-    if bsr.shape[0] // bsr.block[0] <= MAX_GROUPS:
-        made["apart"] = block_rows_apart(bsr)
-    for merge, strength in STRENGTHS.items():
-        gather, group = strength * GATHER_COST, strength * GROUP_COST / max(rows, 1)
-        made[merge] = row_groups(bsr, gather_cost=gather, group_cost=group)
-    made["one"] = row_groups(bsr, gather_cost=1e9)
-    return made
+def _grouping(bsr: Bsr, rows: int, merge: Merge) -> RowGroups:
+    if merge == "apart":
+        return block_rows_apart(bsr)
+    if merge == "one":
+        return row_groups(bsr, gather_cost=1e9)
+    strength = STRENGTHS[merge]
+    return row_groups(bsr, gather_cost=strength * GATHER_COST, group_cost=strength * GROUP_COST / max(rows, 1))
+
+
+def _worth_a_try(groups: RowGroups) -> bool:
+    return groups.density <= WORTH_A_TRY and len(groups.groups) <= MAX_GROUPS
 
 
 def _gather_last(to: Writer, x: ir.Value, how: Access, source: Source, group: int) -> ir.Value:

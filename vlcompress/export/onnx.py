@@ -1,10 +1,11 @@
 """ONNX files that are smaller and faster where the ticket allows it, and that were checked before they exist."""
 
+import gc
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +234,8 @@ def _write_graphs(
     half, plain = style.precision == "fp16", densified(model)
     graph = trace(family, plain, config, opset=style.target.opset, half=half)
     graph.ir_version = style.target.ir_version
-    del plain  # its memory is wanted: from here on the graph holds the weights
+    del plain
+    gc.collect()  # the tracer's graphs refer to themselves: from here on only `graph` holds the weights
     save_apart(graph, scratch / "dense.onnx")
     packed = sparse_layers(model)
     rows = layer_rows(family, model, packed, inputs)
@@ -246,7 +248,9 @@ def _write_graphs(
     if rewritten:
         prune_unused(graph)
         save_apart(graph, scratch / "lowered.onnx")
-    return layers, bool(rewritten)
+    del graph, rewriter
+    gc.collect()  # likewise: the sessions that are opened next hold the weights again
+    return {name: replace(layer, form=None) for name, layer in layers.items()}, bool(rewritten)
 
 
 def _choose(chooser: Chooser, name: str, bsr: Bsr, rows: int, half: bool) -> LayerExport:
