@@ -128,6 +128,7 @@ def read_picture(content: object) -> Image.Image:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
         if picture.width * picture.height > MOST_PIXELS:
             raise invalid(f"the picture has {picture.width} x {picture.height} pixels: at most 25 million are accepted")
+        picture.draft("RGB", (4 * WIDTH, 4 * HEIGHT))  # a large JPEG is decoded small: less time and memory
         return picture.convert("RGB")
     except (binascii.Error, ValueError) as error:
         raise invalid(f"'image' is not valid base64: {error}") from None
