@@ -1,6 +1,7 @@
 """vlcompress export: write a compiled model for a runtime."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -9,7 +10,7 @@ from vlcompress.cli import options
 
 @click.command()
 @options.run_path
-@click.option("--format", "format_", type=click.Choice(["onnx"]), default="onnx", show_default=True)
+@click.option("--format", "format_", type=click.Choice(["onnx", "triton", "docker"]), default="onnx", show_default=True)
 @click.option("--batch", default=32, show_default=True, help="Batch size to be fast at.")
 @click.option("--threads", default=1, show_default=True, help="Threads of ONNX Runtime while measuring.")
 @click.option("--provider", default="cpu", show_default=True, help="Where to measure and check: cpu, cuda, tensorrt.")
@@ -38,8 +39,12 @@ def command(
 ) -> None:
     """Write standard ONNX, checked on real samples before the file appears (exit code 3 if the check fails).
 
-    RUN is a run's folder; the newest finished one is taken without it.
+    RUN is a run's folder; the newest finished one is taken without it. The other formats pack what `--format onnx`
+    wrote: triton makes a model repository for NVIDIA Triton Inference Server, docker the build folder of an image that
+    serves the model, with a manifest for KServe.
     """
+    if format_ != "onnx":
+        return _pack(format_, options.chosen_run(run, home), batch, threads, target_ort, as_json)
     from vlcompress.export.export_run import artefact_folder, export_run
     from vlcompress.export.onnx import style
     from vlcompress.report.text import export_text
@@ -49,3 +54,16 @@ def command(
     manifest = export_run(chosen, batch=batch, threads=threads, style=wanted)
     folder = artefact_folder(chosen, wanted)
     options.show(manifest, export_text(folder, manifest, explain=explain), as_json)
+
+
+def _pack(format_: str, run: Any, batch: int, threads: int, target_ort: str | None, as_json: bool) -> None:
+    from vlcompress.export.container import export_container
+    from vlcompress.export.model_repository import TARGET_ORT, export_triton
+    from vlcompress.report.text import container_text, triton_text
+
+    if format_ == "docker":
+        folder, manifest = export_container(run)
+        options.show(manifest, container_text(folder, manifest), as_json)
+    else:
+        folder, manifest = export_triton(run, batch=batch, threads=threads, target_ort=target_ort or TARGET_ORT)
+        options.show(manifest, triton_text(folder, manifest), as_json)

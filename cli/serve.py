@@ -13,6 +13,8 @@ from vlcompress.cli import options
 @click.option(
     "--backend", type=click.Choice(["onnx", "torch"]), default="onnx", show_default=True, help="What runs it."
 )
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who runs it.")
+@click.option("--replicas", type=int, help="Processes that hold the models, with --engine ray.  [1]")
 @click.option("--provider", default="cpu", show_default=True, help="ONNX Runtime's provider; no other one is taken.")
 @click.option("--threads", default="auto", show_default=True, help="Threads of one execution; auto measures.")
 @click.option("--sessions", default="auto", show_default=True, help="Executions at the same time; auto measures.")

@@ -1,7 +1,9 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -21,9 +23,11 @@ FLAGS = {
     "verify": {"run", "batch", "threads", "json"},
     "tasks": {"markdown", "json"},
     "predict": {"split", "out", "batch", "device", "home", "json"},
-    "bench": {"batch", "threads", "home", "json"},
+    "bench models": {"batch", "threads", "home", "json"},
+    "bench serve": {"url", "model", "rate", "seconds", "rows", "seed", "token", "home", "json"},
     "serve": {
-        "backend", "provider", "threads", "sessions", "max-batch", "batch-window", "queue", "deadline", "max-body",
+        "backend", "engine", "replicas", "provider", "threads", "sessions", "max-batch", "batch-window", "queue",
+        "deadline", "max-body",
         "host", "port", "token-file", "drain", "poll", "page", "log-level", "otel", "home", "json",
     },
     "speed": {"model", "size", "block", "sparsity", "batch", "threads", "device", "json"},
@@ -42,9 +46,10 @@ def test_every_command_explains_itself(name: str) -> None:
 @pytest.mark.parametrize(("name", "flags"), FLAGS.items(), ids=list(FLAGS))
 def test_flags_are_frozen(name: str, flags: set[str]) -> None:
     """A new flag is a promise to keep: it is added here on purpose or not at all."""
-    command = main
+    command: click.Command = main
     for part in name.split():
-        command = command.get_command(None, part)  # type: ignore[arg-type,assignment]
+        assert isinstance(command, click.Group)
+        command = command.get_command(click.Context(command), part)
     found = {option.removeprefix("--") for parameter in command.params for option in parameter.opts if "--" in option}
     assert found == flags
 
@@ -66,6 +71,20 @@ def test_help_comes_at_once() -> None:
         subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
         times.append(time.perf_counter() - start)
     assert min(times) < 1.0  # 0.3 s is the goal on a quiet machine (bench/), a test must not depend on the neighbours
+
+
+@pytest.mark.parametrize("arguments", [[], ["nowhere"], ["--json"], ["models", "nowhere"]])
+def test_bench_without_a_command_measures_models(arguments: list[str], tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["bench", *arguments, "--home", str(tmp_path)])
+    assert result.exit_code == 2
+    assert result.output.startswith("error: ")
+    assert "No such command" not in result.output
+
+
+def test_bench_tells_its_options_and_its_commands() -> None:
+    output = CliRunner().invoke(main, ["bench", "--help"]).output
+    assert "--threads" in output
+    assert "serve" in output
 
 
 def test_unknown_command() -> None:

@@ -214,6 +214,36 @@ def _task_line(task: dict[str, float] | None) -> list[str]:
     ]
 
 
+def triton_text(folder: Path, manifest: dict[str, Any]) -> str:
+    """Say what went into a model repository, and how to start the server on it."""
+    times = {name: found["us"] / 1e3 for name, found in manifest["graph_level"]["timings"].items()}
+    sizes = ", ".join(f"{axis} {'/'.join(map(str, lengths))}" for axis, lengths in manifest["padding"].items())
+    return "\n".join(
+        [
+            f"opset {manifest['opset']}, IR version {manifest['ir_version']}: read by ONNX Runtime "
+            f"{manifest['target_ort']}",
+            f"batches up to {manifest['max_batch_size']}; clients pad to {sizes}",
+            f"graph optimisations: {manifest['graph_level']['picked']} "
+            f"({', '.join(f'{name} {ms:.2f} ms' for name, ms in times.items())} a full batch here)",
+            f"model: {folder}",
+            f"start: tritonserver --model-repository={folder.parent}",
+        ]
+    )
+
+
+def container_text(folder: Path, manifest: dict[str, Any]) -> str:
+    """Say what is in a build folder, and how to run it."""
+    image, port = manifest["image"], manifest["port"]
+    return "\n".join(
+        [
+            f"model {manifest['name']}, {len(manifest['requirements'])} pinned requirements, no root, health check",
+            f"build: docker build --tag {image} {folder}",
+            f"run: docker run --read-only --publish 127.0.0.1:{port}:{port} --env VLCOMPRESS_TOKEN {image}",
+            f"on KServe: kubectl apply --filename {folder / 'kserve.yaml'}",
+        ]
+    )
+
+
 def bench_text(record: dict[str, Any]) -> str:
     """Say what a benchmark measured: a row for each variant and batch size."""
     ratios = [f"× {name} (95 %)" for name in record["references"]]

@@ -22,15 +22,23 @@ def serve(models: Sequence[str], *, home: Path, announce: Announce, **given: Any
         models: paths, or NAME=PATH; none takes the newest exported run in `home`.
         home: folder for runs.
         announce: told what is served, as a document and as text, when the server is about to listen.
-        given: the other options of `vlcompress serve`.
+        given: the other options of `vlcompress serve`; "engine" is "local" or "ray".
 
     Raises:
         VlcompressError: anything that does not fit, before the server listens.
     """
+    engine, replicas = given.pop("engine", "local"), given.pop("replicas", None)
+    if engine == "local" and replicas is not None:
+        raise VlcompressError(f"--replicas {replicas} has no effect on one process: add --engine ray, or leave it out")
     _require_packages()
+    settings = make_settings(models, home=home, **given)
+    if engine == "ray":
+        from vlcompress.serve.ray import run_ray
+
+        return run_ray(settings, 1 if replicas is None else replicas, announce)
     from vlcompress.serve.run import run
 
-    run(make_settings(models, home=home, **given), announce)
+    run(settings, announce)
 
 
 def make_settings(

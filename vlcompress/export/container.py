@@ -1,0 +1,182 @@
+"""An exported model as a container image's build folder, with the manifest that runs the image on KServe.
+
+    FOLDER/Dockerfile         minimal base, no root, a health check
+    FOLDER/requirements.txt   the versions that are installed here, which the export was verified with
+    FOLDER/vlcompress/        this very package: nothing depends on what a registry has
+    FOLDER/models/NAME/       the exported folder, and the ticket's vocabulary
+    FOLDER/kserve.yaml        an InferenceService of that image
+
+The folder is written for one model, rather than kept in the project as a template, so that an image holds all that it
+serves: image, model and versions cannot drift apart.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from string import Template
+
+import vlcompress
+from vlcompress.artefacts import Json, file_sha256, seal, unseal, write_file, writing
+from vlcompress.errors import VlcompressError
+from vlcompress.export.model_repository import model_name
+from vlcompress.tickets.run import Run
+
+PORT = 8080
+"""Where KServe and most platforms look."""
+USER = 10001
+
+REQUIREMENTS = (
+    "click", "fastapi", "numpy", "onnxruntime", "pillow", "prometheus-client", "safetensors", "tokenizers", "tomli-w",
+    "torch", "transformers", "uvicorn",
+)  # fmt: skip
+"""What `vlcompress serve` imports. torch and transformers only because other parts of the package do."""
+
+LEFT_OUT = ("__pycache__", "*.pyc", "*.safetensors", "*.toml", ".*")
+"""Parts of the package that a server does not read: caches, built-in weights, recipes."""
+
+DOCKERFILE = Template(
+    """\
+FROM python:3.12-slim
+# PyPI's torch for x86-64 brings CUDA libraries along. For an image without them, name PyTorch's index of CPU wheels:
+# docker build --build-arg PIP_EXTRA_INDEX_URL=...
+ARG PIP_EXTRA_INDEX_URL=""
+WORKDIR /srv/vlcompress
+COPY requirements.txt .
+RUN pip install --no-cache-dir --requirement requirements.txt
+COPY vlcompress vlcompress
+COPY models models
+ENV PYTHONPATH=/srv/vlcompress PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+USER $user:$user
+EXPOSE $port
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=120s CMD $health
+ENTRYPOINT $entrypoint
+"""
+)
+
+KSERVE = Template(
+    """\
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata:
+  name: $service
+spec:
+  predictor:
+    minReplicas: 1
+    terminationGracePeriodSeconds: 60
+    securityContext:
+      runAsNonRoot: true
+      runAsUser: $user
+    containers:
+      - name: kserve-container
+        image: $image
+        ports:
+          - containerPort: $port
+            protocol: TCP
+        env:
+          - name: VLCOMPRESS_TOKEN
+            valueFrom:
+              secretKeyRef:
+                name: $service-token
+                key: token
+                optional: true
+        readinessProbe:
+          httpGet:
+            path: /v2/health/ready
+            port: $port
+          periodSeconds: 5
+        livenessProbe:
+          httpGet:
+            path: /v2/health/live
+            port: $port
+          initialDelaySeconds: 30
+          periodSeconds: 10
+        resources:
+          requests:
+            cpu: "1"
+            memory: 1Gi
+          limits:
+            memory: 2Gi
+        securityContext:
+          allowPrivilegeEscalation: false
+          readOnlyRootFilesystem: true
+          capabilities:
+            drop: [ALL]
+"""
+)
+
+
+def export_container(run: Run) -> tuple[Path, Json]:
+    """Write the run's exported model as a build folder, ``docker/`` in the run's folder.
+
+    Args:
+        run: a run that was exported.
+
+    Returns:
+        The folder, and its manifest.
+
+    Raises:
+        VlcompressError: not exported yet, damaged, or a package that the server needs is not installed here.
+    """
+    if not (run.folder / "onnx" / "manifest.json").is_file():
+        raise VlcompressError(f"run '{run.folder}' has no exported model: run `vlcompress export` first")
+    folder = run.folder / "docker"
+    return folder, write_context(run.folder / "onnx", folder, model_name(run), vocabulary=run.ticket / "vocab.txt")
+
+
+def write_context(exported: Path, folder: Path, name: str, *, vocabulary: Path | None) -> Json:
+    """Write a build folder.
+
+    Args:
+        exported: the artefact that `export_onnx` wrote.
+        folder: where; replaced if it exists.
+        name: the model's name, of letters, digits and underscores.
+        vocabulary: the words, for questions in words; None leaves them out.
+
+    Returns:
+        The manifest: "name", "image", "port" and "requirements".
+
+    Raises:
+        VlcompressError: see `export_container`.
+    """
+    described = unseal(exported, "manifest.json")
+    service = name.replace("_", "-").lower()
+    image = f"{service}:{file_sha256(exported / 'model.onnx')[:12]}"
+    requirements = _requirements(REQUIREMENTS)
+    values = {"user": USER, "port": PORT, "service": service, "image": image}
+    commands = {"health": json.dumps(_health()), "entrypoint": json.dumps(_entrypoint(name))}
+    with writing(folder) as temporary:
+        write_file(temporary / "Dockerfile", DOCKERFILE.substitute(values, **commands))
+        write_file(temporary / "kserve.yaml", KSERVE.substitute(values))
+        write_file(temporary / "requirements.txt", "".join(f"{line}\n" for line in requirements))
+        package = Path(vlcompress.__file__).parent
+        shutil.copytree(package, temporary / "vlcompress", ignore=shutil.ignore_patterns(*LEFT_OUT))
+        model = shutil.copytree(exported, temporary / "models" / name)
+        if vocabulary is not None and vocabulary.is_file():
+            shutil.copyfile(vocabulary, model / "vocab.txt")
+        manifest = {"name": name, "image": image, "port": PORT, "requirements": requirements}
+        seal(temporary, "manifest.json", {**manifest, "family": described["family"]})
+    return manifest
+
+
+def _entrypoint(name: str) -> list[str]:
+    program = ["python", "-c", "from vlcompress.cli.main import main; main()"]
+    return [*program, "serve", f"{name}=models/{name}", "--host", "0.0.0.0", "--port", str(PORT)]
+
+
+def _health() -> list[str]:
+    url = f"http://127.0.0.1:{PORT}/v2/health/ready"
+    return ["python", "-c", f"from urllib.request import urlopen; urlopen('{url}', timeout=2)"]
+
+
+def _requirements(names: Sequence[str]) -> list[str]:
+    """Pin packages to what is installed, local parts of a version (as in 2.13.0+cpu) left out."""
+    found = []
+    for name in names:
+        try:
+            found.append(f"{name}=={version(name).partition('+')[0]}")
+        except PackageNotFoundError as error:
+            raise VlcompressError(f"the server needs {name}, which is not installed: pip install {name}") from error
+    return found

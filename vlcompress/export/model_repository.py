@@ -1,0 +1,304 @@
+"""An exported model as a model repository of NVIDIA Triton Inference Server, for its ONNX Runtime backend.
+
+    REPOSITORY/NAME/config.pbtxt      batching, queue limits, warm-up
+    REPOSITORY/NAME/labels.txt
+    REPOSITORY/NAME/manifest.json     where it comes from; Triton ignores it
+    REPOSITORY/NAME/1/model.onnx      a file, or a folder of that name if the weights are outside the graph
+
+Field names and their meaning: ``model_configuration.md`` of triton-inference-server/server, ``model_config.proto`` of
+triton-inference-server/common, and the README of triton-inference-server/onnxruntime_backend.
+"""
+
+import itertools
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vlcompress.artefacts import Json, seal, unseal, write_file, writing
+from vlcompress.errors import VlcompressError
+from vlcompress.sparse.timing import Call, Effort, compare
+from vlcompress.tickets.run import Run
+
+TARGET_ORT = "1.27"
+"""ONNX Runtime that Triton's main branch builds its backend with (server/build.py, Triton 2.73)."""
+
+READS = {(1, 14): (18, 8), (1, 15): (19, 8), (1, 16): (19, 9), (1, 17): (20, 9), (1, 18): (21, 10)}
+"""By release of ONNX Runtime, the newest opset and IR version that it reads (docs/reference/compatibility.md).
+
+Later releases read at least what 1.18 does, and nothing that is exported here asks for more.
+"""
+
+STOCK_DOMAINS = ("", "ai.onnx", "com.microsoft")
+"""Operator sets that every build of ONNX Runtime has: a custom operator would need a library in Triton's container."""
+
+QUEUE_DELAY_US = 500
+"""How long a request may wait for others to join its batch."""
+QUEUE_SIZE = 128
+"""Requests that may wait; more are answered 503 at once."""
+TIMEOUT_US = 2_000_000
+"""How long a request may wait in the queue before it is answered 503; a client may ask for less or more."""
+
+TYPES = {
+    "tensor(float)": ("TYPE_FP32", np.float32),
+    "tensor(float16)": ("TYPE_FP16", np.float16),
+    "tensor(int64)": ("TYPE_INT64", np.int64),
+    "tensor(int32)": ("TYPE_INT32", np.int32),
+    "tensor(bool)": ("TYPE_BOOL", np.bool_),
+}
+
+LEVELS = {"all": None, "basic": -1}
+"""Graph optimisation levels worth trying, by name, with the number that Triton's backend calls them (None: default)."""
+
+LEVEL_EFFORT = Effort(rounds=7, burst_s=0.02, warmup=1)
+
+Message = Sequence[tuple[str, Any]]
+"""Fields of a protobuf message in order; a name may come more than once."""
+
+
+class Name(str):
+    """A word of the text format that is not quoted: an enum value."""
+
+
+def export_triton(run: Run, *, batch: int = 32, threads: int = 1, target_ort: str = TARGET_ORT) -> tuple[Path, Json]:
+    """Write the run's exported model as a model repository, ``triton/`` in the run's folder.
+
+    Args:
+        run: a run that was exported.
+        batch: the largest batch that Triton may put together.
+        threads: threads of ONNX Runtime inside one operator.
+        target_ort: release of ONNX Runtime that the server runs.
+
+    Returns:
+        The model's folder in the repository, and its manifest.
+
+    Raises:
+        VlcompressError: not exported yet, or a file that the target cannot run.
+    """
+    if not (run.folder / "onnx" / "manifest.json").is_file():
+        raise VlcompressError(f"run '{run.folder}' has no exported model: run `vlcompress export` first")
+    folder = run.folder / "triton" / model_name(run)
+    return folder, write_model(run.folder / "onnx", folder, batch=batch, threads=threads, target_ort=target_ort)
+
+
+def model_name(run: Run) -> str:
+    """Name a run's model by family and task ("lxmert_vqa")."""
+    recipe = run.document()["recipe"]
+    return f"{recipe['model']['family']}_{recipe['data']['task']}".replace("-", "_")
+
+
+def write_model(
+    exported: Path, folder: Path, *, batch: int, threads: int, target_ort: str, effort: Effort = LEVEL_EFFORT
+) -> Json:
+    """Write one model of a repository.
+
+    Args:
+        exported: the artefact that `export_onnx` wrote.
+        folder: the model's folder; its name is the model's; replaced if it exists.
+        batch: see `export_triton`.
+        threads: see `export_triton`.
+        target_ort: see `export_triton`.
+        effort: how long to measure each level of graph optimisation.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        VlcompressError: the artefact is damaged, or the target cannot run it.
+    """
+    described = unseal(exported, "manifest.json")
+    facts, outside = _graph_facts(exported / "model.onnx")
+    check_target(facts, target_ort)
+    feeds = [_zeros(described, axes, batch) for axes in buckets(described)]
+    timings = compare(_level_calls(exported / "model.onnx", feeds[-1], threads), effort)
+    level = min(timings, key=lambda name: timings[name].us)
+    manifest = {
+        **{key: described[key] for key in ("family", "inputs", "outputs", "padding")},
+        "onnx_manifest_files": described["files"],
+        "target_ort": target_ort,
+        **facts,
+        "max_batch_size": batch,
+        "graph_level": {"picked": level, "timings": {name: asdict(found) for name, found in timings.items()}},
+    }
+    config = to_text(_config(folder.name, described, batch, threads, LEVELS[level]))
+    with writing(folder) as temporary:
+        write_file(temporary / "config.pbtxt", config)
+        shutil.copyfile(exported / "labels.txt", temporary / "labels.txt")
+        _copy_model(exported, temporary / "1" / "model.onnx", outside)
+        seal(temporary, "manifest.json", manifest)
+    return manifest
+
+
+def check_target(facts: Mapping[str, Any], target_ort: str) -> None:
+    """Refuse a graph that the target's ONNX Runtime would refuse when it starts.
+
+    Args:
+        facts: "opset", "ir_version" and "domains" of the graph.
+        target_ort: "MAJOR.MINOR" or "MAJOR.MINOR.PATCH".
+
+    Raises:
+        VlcompressError: no such release, or one that is too old, or an operator that it does not have.
+    """
+    parts = target_ort.split(".")
+    if not (2 <= len(parts) <= 3 and all(part.isdecimal() for part in parts)) or _release(parts) < min(READS):
+        oldest = ".".join(map(str, min(READS)))
+        raise VlcompressError(
+            f"target ONNX Runtime '{target_ort}': give a release from {oldest} on, as in {TARGET_ORT}"
+        )
+    opset, ir_version = READS[max(release for release in READS if release <= _release(parts))]
+    if facts["opset"] > opset or facts["ir_version"] > ir_version:
+        raise VlcompressError(
+            f"the exported model has opset {facts['opset']} and IR version {facts['ir_version']}, but ONNX Runtime "
+            f"{target_ort} reads at most {opset} and {ir_version}: give a newer --target-ort, or export for the old one"
+        )
+    foreign = sorted(set(facts["domains"]) - set(STOCK_DOMAINS))
+    if foreign:
+        raise VlcompressError(
+            f"the exported model uses operators of '{', '.join(foreign)}', which Triton's ONNX Runtime does not have: "
+            "export with --expand"
+        )
+
+
+def buckets(described: Mapping[str, Any]) -> list[dict[str, int]]:
+    """List every combination of padded sizes, by axis name, smallest first."""
+    names = sorted(described["padding"])
+    sizes = (sorted(described["padding"][name]) for name in names)
+    return [dict(zip(names, combination, strict=True)) for combination in itertools.product(*sizes)]
+
+
+def to_text(message: Message, indent: str = "") -> str:
+    """Write a message in protobuf's text format: one field a line, nested messages in braces."""
+    return "".join(f"{indent}{_field(name, value, indent)}\n" for name, value in message)
+
+
+def _field(name: str, value: Any, indent: str) -> str:
+    if isinstance(value, Name):
+        return f"{name}: {value}"
+    if isinstance(value, str | bool | int):
+        return f"{name}: {json.dumps(value, ensure_ascii=False)}"
+    if all(isinstance(item, int) for item in value):
+        return f"{name}: {json.dumps(list(value))}"
+    return f"{name} {{\n{to_text(value, indent + '  ')}{indent}}}"
+
+
+def _config(name: str, described: Mapping[str, Any], batch: int, threads: int, level: int | None) -> Message:
+    fixed = {axis: sizes[0] for axis, sizes in described["padding"].items() if len(sizes) == 1}
+    optimisation = [] if level is None else [("optimization", [("graph", [("level", level)])])]
+    return [
+        ("name", name),
+        ("backend", "onnxruntime"),
+        ("max_batch_size", batch),
+        *(("input", _tensor(value, fixed)) for value in described["inputs"]),
+        *(("output", [*_tensor(value, fixed), ("label_filename", "labels.txt")]) for value in described["outputs"]),
+        ("instance_group", [("count", 1), ("kind", Name("KIND_CPU"))]),
+        ("dynamic_batching", _batching()),
+        *optimisation,
+        ("parameters", _parameter("intra_op_thread_count", threads)),
+        ("parameters", _parameter("inter_op_thread_count", 1)),
+        *(("model_warmup", _warmup(described, axes, size)) for axes in buckets(described) for size in (1, batch)),
+    ]
+
+
+def _batching() -> Message:
+    policy = [
+        ("timeout_action", Name("REJECT")),
+        ("default_timeout_microseconds", TIMEOUT_US),
+        ("allow_timeout_override", True),
+        ("max_queue_size", QUEUE_SIZE),
+    ]
+    return [("max_queue_delay_microseconds", QUEUE_DELAY_US), ("default_queue_policy", policy)]
+
+
+def _tensor(value: Mapping[str, Any], fixed: Mapping[str, int]) -> Message:
+    """Describe a tensor without its batch axis; an axis with one padded size has that size, others are free (-1)."""
+    dims = [_size(axis, fixed) for axis in value["shape"][1:]]
+    return [("name", value["name"]), ("data_type", Name(TYPES[value["type"]][0])), ("dims", dims)]
+
+
+def _size(axis: str | int, sizes: Mapping[str, int]) -> int:
+    return axis if isinstance(axis, int) else sizes.get(axis, -1)
+
+
+def _parameter(key: str, value: int) -> Message:
+    return [("key", key), ("value", [("string_value", str(value))])]
+
+
+def _warmup(described: Mapping[str, Any], axes: Mapping[str, int], size: int) -> Message:
+    """Describe a request of zeros, which are valid in every input: padding, invisible, no features."""
+    label = "_".join(f"{axis}{length}" for axis, length in axes.items())
+    inputs = [
+        ("inputs", [("key", value["name"]), ("value", [*_tensor(value, axes)[1:], ("zero_data", True)])])
+        for value in described["inputs"]
+    ]
+    return [("name", f"batch{size}_{label}"), ("batch_size", size), *inputs]
+
+
+def _zeros(described: Mapping[str, Any], axes: Mapping[str, int], batch: int) -> dict[str, npt.NDArray[Any]]:
+    sizes = {**axes, "batch": batch}
+    return {
+        value["name"]: np.zeros([_size(axis, sizes) for axis in value["shape"]], TYPES[value["type"]][1])
+        for value in described["inputs"]
+    }
+
+
+def _level_calls(model: Path, feed: Mapping[str, npt.NDArray[Any]], threads: int) -> dict[str, Call]:
+    """Open the model at each level that Triton can be told.
+
+    Triton cannot switch off a single optimiser, and ONNX Runtime's fused skip-and-normalise kernel can cost more than
+    all that its level gains.
+    """
+    import onnxruntime
+
+    levels = onnxruntime.GraphOptimizationLevel
+    calls: dict[str, Call] = {}
+    for name, level in (("all", levels.ORT_ENABLE_ALL), ("basic", levels.ORT_ENABLE_BASIC)):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.graph_optimization_level, options.log_severity_level = level, 3
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        calls[name] = _call(session, feed)
+    return calls
+
+
+def _call(session: Any, feed: Mapping[str, npt.NDArray[Any]]) -> Call:
+    return lambda: session.run(None, feed)
+
+
+def _graph_facts(model: Path) -> tuple[Json, list[str]]:
+    """Give opset, IR version and operator domains of a file, and the names of the files that hold its weights."""
+    import onnx
+
+    graph = onnx.load(model, load_external_data=False)
+    opsets = {entry.domain: entry.version for entry in graph.opset_import}
+    outside = {
+        entry.value
+        for tensor in graph.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    inlined = {function.domain for function in graph.functions}  # the runtime has their bodies in the file itself
+    domains = sorted({node.domain for node in graph.graph.node} - inlined)
+    return {"opset": opsets.get("", 0), "ir_version": graph.ir_version, "domains": domains}, sorted(outside)
+
+
+def _copy_model(exported: Path, to: Path, outside: Sequence[str]) -> None:
+    """Copy the graph to version 1; with weights outside it, `to` is a folder that holds them all."""
+    to.parent.mkdir()
+    if not outside:
+        shutil.copyfile(exported / "model.onnx", to)
+        return
+    to.mkdir()
+    for name in ("model.onnx", *outside):
+        if Path(name).name != name:
+            raise VlcompressError(f"weights at '{name}' are not beside '{exported / 'model.onnx'}': export it again")
+        shutil.copyfile(exported / name, to / name)
+
+
+def _release(parts: Sequence[str]) -> tuple[int, int]:
+    return int(parts[0]), int(parts[1])

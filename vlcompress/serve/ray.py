@@ -1,0 +1,107 @@
+"""Scaling out: the same app on Ray Serve, as replicas that each hold the models and a queue of their own.
+
+Requests come in on the loopback only. Ray's own ports listen on every interface, whatever address it is given, and Ray
+runs any code for whoever may talk to it: so its token authentication is switched on, its dashboard and its usage
+reports off. Replicas, proxy and restarts after a crash are Ray's.
+"""
+
+import importlib
+import os
+import secrets
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from vlcompress.errors import VlcompressError
+from vlcompress.serve.settings import Settings
+
+APPLICATION = "vlcompress"
+SAFE = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
+"""Environment of everything that Ray starts; nothing overrides it."""
+
+PATIENT = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
+"""Ray kills a proxy that is not up within 5 s, three times, which a busy machine never passes; the user's own wins."""
+
+
+def run_ray(settings: Settings, replicas: int, announce: Callable[[dict[str, Any], str], None]) -> None:
+    """Serve on `replicas` replicas until SIGTERM or SIGINT; then drain and stop.
+
+    Args:
+        settings: of every replica; host and port are the proxy's.
+        replicas: processes that hold the models.
+        announce: told what is served, as a document and as text, once it is ready.
+
+    Raises:
+        VlcompressError: Ray Serve is not installed, fewer than one replica, or a host that is not the loopback.
+    """
+    if replicas < 1:
+        raise VlcompressError(f"{replicas} replicas cannot serve anything: give --replicas 1 or more")
+    if settings.host not in ("127.0.0.1", "localhost"):
+        raise VlcompressError(
+            f"host '{settings.host}': with --engine ray the server listens on 127.0.0.1 only; put a proxy in front "
+            "of it, or deploy vlcompress.serve.ray.application on a Ray cluster of your own"
+        )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    start(settings, replicas)
+    document = {"url": f"http://{settings.host}:{settings.port}", "engine": "ray", "replicas": replicas}
+    announce(document, f"serving on {document['url']} with {replicas} replica(s) on Ray Serve")
+    stop.wait()
+    shutdown()
+
+
+def start(settings: Settings, replicas: int) -> None:
+    """Start Ray on this machine and deploy; returns when every replica is ready.
+
+    Raises:
+        VlcompressError: Ray Serve is not installed.
+    """
+    os.environ.update(SAFE)
+    for name, value in {**PATIENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
+        os.environ.setdefault(name, value)
+    ray, serve = _import_ray()  # reads the environment
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="warning")
+    serve.start(http_options={"host": settings.host, "port": settings.port})
+    serve.run(application(settings, replicas), name=APPLICATION, route_prefix="/")
+
+
+def application(settings: Settings, replicas: int) -> Any:
+    """Describe the deployment, for `ray.serve.run` on any cluster whose machines have the models' folders.
+
+    The app is built in the replica, from settings alone. Ray's own limit is above the app's queue, so that a full
+    server answers as it does on its own: 503, JSON, Retry-After.
+    """
+    _, serve = _import_ray()
+    local = replace(settings, drain_seconds=0.0)  # Ray takes a replica out of its routes before it stops it
+
+    def build() -> Any:
+        from vlcompress.serve.app import create_app
+
+        return create_app(local)
+
+    deployment = serve.deployment(
+        serve.ingress(build)(),
+        name="Replica",
+        num_replicas=replicas,
+        max_ongoing_requests=2 * settings.queue_rows,
+        graceful_shutdown_timeout_s=settings.stop_seconds,
+        ray_actor_options={"num_cpus": 0},  # threads are the settings' matter; Ray must not refuse a small machine
+    )
+    return deployment.bind()
+
+
+def shutdown() -> None:
+    """Let requests in flight end, then stop the replicas and Ray."""
+    ray, serve = _import_ray()
+    serve.shutdown()
+    ray.shutdown()
+
+
+def _import_ray() -> tuple[Any, Any]:
+    try:
+        return importlib.import_module("ray"), importlib.import_module("ray.serve")
+    except ImportError as error:
+        raise VlcompressError("Ray Serve is not installed: pip install 'vlcompress[ray]'") from error
