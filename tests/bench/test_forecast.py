@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from torch import Tensor
 
 from vlcompress.bench import forecast_forms
 from vlcompress.bench.advice import advice
