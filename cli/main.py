@@ -7,7 +7,9 @@ import click
 from vlcompress import __version__
 from vlcompress.errors import VerificationError, VlcompressError
 
-COMMANDS = ("pretrain", "prune", "compile", "export", "verify", "bench", "report", "doctor", "tune", "speed", "native")
+COMMANDS = (
+    "pretrain", "prune", "study", "compile", "export", "verify", "bench", "report", "doctor", "tune", "speed", "native",
+)  # fmt: skip
 
 
 class Commands(click.Group):

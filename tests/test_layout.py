@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     "errors", "artefacts", "kernels", "data", "models", "tasks", "pruning", "training", "recipe", "tickets", "sparse",
-    "export", "bench", "report", "serve", "cli",
+    "export", "bench", "report", "studies", "serve", "cli",
 )  # fmt: skip
 """From the bottom up; a module may import from its own layer and from those before it."""
 

@@ -14,6 +14,7 @@ from vlcompress.artefacts import identity, write_file
 from vlcompress.errors import VlcompressError, unknown
 
 RECIPES = Path(__file__).parent / "recipes"
+OPTIMIZERS = ("bertadam", "adamw")
 CONTROLS = ("random", "shuffle", "reinit", "unstructured")
 
 S = TypeVar("S")
@@ -24,7 +25,7 @@ class ModelRecipe:
     """Which weights to start from.
 
     Attributes:
-        family: "lxmert".
+        family: "lxmert" or "uniter".
         size: a size of the family; built-in weights exist for "small".
         checkpoint: θ0: "built-in", "none" (random weights), a folder, a file in the official layout, or a hub name.
     """
@@ -58,7 +59,8 @@ class PruningRecipe:
     """Pattern × Criterion × Schedule × Allocation, and what the ticket is compared with.
 
     Attributes:
-        pattern: "unstructured" or "block:RxC".
+        pattern: "unstructured", "block:RxC", "head", "neuron", "neuron+head", or one for each kind of layer:
+            "attention=head,ffn=block:192x16".
         criterion: "magnitude" (or "random").
         schedule: "linear:P", "geometric:F" or "oneshot".
         allocation: "global" or "uniform".
@@ -93,8 +95,9 @@ class TrainingRecipe:
         learning_rate: the peak.
         warmup: share of the steps before the peak, in (0, 1).
         clip: norm that the gradient is clipped to.
-        weight_decay: on every parameter (LXMERT).
+        weight_decay: on every parameter ("bertadam"), or on matrices alone ("adamw").
         head_rate: factor on the task head's learning rate (1 in LXMERT; 10 in UNITER and ViLT).
+        optimizer: "bertadam" (LXMERT) or "adamw" (UNITER, ViLT).
     """
 
     steps: int = 0
@@ -105,6 +108,7 @@ class TrainingRecipe:
     clip: float = 5.0
     weight_decay: float = 0.01
     head_rate: float = 1.0
+    optimizer: str = "bertadam"
 
 
 @dataclass(frozen=True)
@@ -238,6 +242,8 @@ def _check(recipe: Recipe) -> None:
     for control in pruning.controls:
         if control not in CONTROLS:
             raise unknown("control", control, CONTROLS)
+    if training.optimizer not in OPTIMIZERS:
+        raise unknown("optimizer", training.optimizer, OPTIMIZERS)
     if not pruning.seeds or len(set(pruning.seeds)) < len(pruning.seeds):
         raise VlcompressError(f"seeds {list(pruning.seeds)}: give at least one, each once, for example 0,1,2")
     if (training.steps > 0) == (training.epochs > 0):

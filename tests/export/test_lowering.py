@@ -66,5 +66,12 @@ def test_the_fewer_rows_the_more_is_merged(blocky: Blocky) -> None:
     assert few < many
 
 
+def test_a_layer_never_becomes_hundreds_of_nodes(blocky: Blocky) -> None:
+    """Graphs of ten thousand nodes take more than 20 s to load."""
+    bsr = pack(torch.randn(1024, 16), blocky(1024, 16, (8, 4), 0.2), (8, 4))
+    assert forms(bsr, 1 << 20)
+    assert all(len(form.groups.groups) <= 64 for form in forms(bsr, 1 << 20).values())
+
+
 def test_a_layer_that_leaves_no_columns_out_has_no_form(blocky: Blocky) -> None:
     assert forms(random_layer(blocky, (1, 1), keep=0.5), 5) == {}

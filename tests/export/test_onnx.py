@@ -90,6 +90,11 @@ def test_a_compiled_model_becomes_a_checked_and_clean_file(
     assert manifest["parity"]["samples"]["answer_agreement"] == 1.0
     assert manifest["bytes"]["pruned_layers"]["packed"] < 0.6 * manifest["bytes"]["pruned_layers"]["dense"]
     assert any(layer["form"] != "dense" for layer in manifest["layers"])
+    packed = [node for node in graph.node if node.domain == "vlcompress"]
+    shapes = {value.name: [d.dim_param for d in value.type.tensor_type.shape.dim[:-1]] for value in graph.value_info}
+    assert packed  # named sizes: a runtime may otherwise take two unknown ones for equal and share their memory
+    assert all(shapes[node.output[0]][0] == "batch" for node in packed)
+    assert not graph.sparse_initializer  # made dense when it is read, and refused by the full check
     session = open_session(tmp_path / "onnx" / "model.onnx", threads=1)
     other = ticket.family.example_inputs(ticket.config, batch=4, text=3, regions=8, seed=9)
     assert parity(ticket.family, ticket.model, session, [other]).passed  # against the masked model itself

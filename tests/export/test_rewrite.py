@@ -1,11 +1,13 @@
 """Every use of a pruned layer is found and written anew, packed or expanded, and the graph computes the same."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 from onnx import inliner
@@ -114,6 +116,15 @@ def test_the_packed_node_holds_what_the_contract_says(blocky: Blocky) -> None:
     assert (np.diff(starts) > 0).all()
 
 
+def test_nothing_is_ever_scattered_with_a_sum(blocky: Blocky) -> None:
+    """Onnxruntime's scatter-add races: wrong results with more than one thread (microsoft/onnxruntime#18048)."""
+    bsr = random_layer(blocky, (16, 1))
+    functions = onnx.load_from_string(rewritten(bsr, None, row_panels(bsr))[1]).functions
+    scatters = [node for one in functions for node in one.node if node.op_type.startswith("Scatter")]
+    assert scatters
+    assert all(attribute.name != "reduction" for node in scatters for attribute in node.attribute)
+
+
 def test_no_panel_is_empty(blocky: Blocky) -> None:
     mask = blocky(128, 64, (16, 4), 0.4)
     mask[32:64] = False
@@ -144,6 +155,22 @@ def test_a_file_with_too_many_structures_writes_the_rest_in_standard_operators(
     assert {node.op_type for node in onnx.load_from_string(after).graph.node} > {NAME, "MatMul"}
     for got, want in zip(*(session_from_bytes(d, threads=1).run(None, FEEDS) for d in (after, before)), strict=True):
         np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+@pytest.mark.parametrize("block", [(64, 16), (64, 1)], ids=lambda b: f"{b[0]}x{b[1]}")
+def test_an_inlined_body_is_fused_and_shared_like_plain_operators(
+    blocky: Blocky, block: tuple[int, int], tmp_path: Path
+) -> None:
+    bsr = random_layer(blocky, block)
+    for form in forms(bsr, 6).values():
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+        onnxruntime.InferenceSession(rewritten(bsr, form, form.groups)[1], options, providers=["CPUExecutionProvider"])
+        kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+        assert kinds.count("BiasGelu") == 1, form.name
+        assert kinds.count("Transpose") <= 2, form.name  # x and f are turned once, however many layers read them
 
 
 def test_an_activation_that_others_read_as_well_stays_outside(blocky: Blocky) -> None:

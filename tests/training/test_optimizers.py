@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vlcompress.training.optimizers import BertAdam, warmup_linear
+from vlcompress.training.optimizers import AdamW, BertAdam, warmup_linear
 
 
 def test_two_steps_by_hand() -> None:
@@ -15,6 +15,20 @@ def test_two_steps_by_hand() -> None:
         g = min(gradient, 1.0)
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
         w -= 0.1 * (m / (v**0.5 + 1e-6) + 0.01 * w)
+        assert weight.item() == pytest.approx(w, rel=1e-5)
+
+
+def test_two_steps_of_adamw_by_hand() -> None:
+    """Both moments corrected for their start at zero, eps beside the uncorrected root, then the decay."""
+    weight = torch.nn.Parameter(torch.tensor([2.0]))
+    optimizer = AdamW([weight], lr=0.1)
+    w, m, v = 2.0, 0.0, 0.0
+    for t, g in enumerate((0.5, 30.0), start=1):
+        weight.grad = torch.tensor([g])
+        optimizer.step()
+        m, v = 0.9 * m + 0.1 * g, 0.98 * v + 0.02 * g * g
+        w -= 0.1 * (1 - 0.98**t) ** 0.5 / (1 - 0.9**t) * m / (v**0.5 + 1e-6)
+        w -= 0.1 * 0.01 * w
         assert weight.item() == pytest.approx(w, rel=1e-5)
 
 

@@ -4,9 +4,9 @@ Readers differ by format, tasks by what they ask; this is all that they need to 
 text: a task tokenises it with the vocabulary that the model wants.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,6 +141,16 @@ Example = (
 E = TypeVar("E", bound=Example)
 
 
+def images_of(example: Example) -> tuple[str, ...]:
+    """Give the names of an example's images."""
+    return example.images if isinstance(example, PairExample) else (example.image,)
+
+
+def text_of(example: Example) -> str | None:
+    """Give an example's sentence; None where it has none, or several (VCR)."""
+    return None if isinstance(example, ChoiceExample | ClassExample) else example.text
+
+
 class Pictures(Protocol):
     """Where a task's images are read from, one at a time."""
 
@@ -158,12 +168,46 @@ class Pictures(Protocol):
             VlcompressError: no such image, a damaged record.
         """
 
+    def has_pixels(self, image: str) -> bool:
+        """Say whether there is a picture."""
+
     def pixels(self, image: str) -> NDArray[np.uint8]:
         """Read an image as uint8 [height, width, 3], RGB.
 
         Raises:
             VlcompressError: no such image, or not a picture.
         """
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids that the data brings along: made by a tokenising import, or stored in UNITER's text databases.
+
+    Attributes:
+        vocabulary: sha256 (64 hex digits) of the vocabulary (`WordPiece.sha256`); "" where the data does not say.
+        ids: int32 or int64 [T], the pieces of all sentences one after another, without [CLS] and [SEP].
+        starts: int64 [examples + 1]; example i has ids[starts[i]:starts[i + 1]].
+    """
+
+    vocabulary: str
+    ids: NDArray[np.integer[Any]]
+    starts: NDArray[np.int64]
+
+    def __getitem__(self, index: int) -> NDArray[np.integer[Any]]:
+        """Give the pieces of an example's sentence."""
+        return self.ids[self.starts[index] : self.starts[index + 1]]
+
+    def keep(self, indices: Sequence[int]) -> "Encoded":
+        """Give the same for some of the examples."""
+        rows = [self[index] for index in indices]
+        return encoded(rows, self.vocabulary)
+
+
+def encoded(rows: Sequence[Sequence[int] | NDArray[np.integer[Any]]], vocabulary: str = "") -> Encoded:
+    """Join the pieces of some sentences; `vocabulary` is its sha256."""
+    starts = np.cumsum([0, *(len(row) for row in rows)], dtype=np.int64)
+    ids = np.concatenate([np.asarray(row, dtype=np.int32) for row in rows]) if rows else np.zeros(0, np.int32)
+    return Encoded(vocabulary, ids, starts)
 
 
 @dataclass(frozen=True)
@@ -179,6 +223,7 @@ class TaskData(Generic[E]):
         vocabulary: the folder's own; None where it has none (a recipe must name one then).
         identity: sha256 (64 hex digits) over the opened files: other data, other identity.
         left_out: what was passed over, and why: {"no region features": 3}.
+        encoded: token ids of the examples' texts, where the data brings them along; None where a task must tokenise.
     """
 
     task: str
@@ -189,3 +234,4 @@ class TaskData(Generic[E]):
     vocabulary: WordPiece | None
     identity: str
     left_out: Mapping[str, int] = field(default_factory=dict)
+    encoded: Encoded | None = None

@@ -1,13 +1,10 @@
 """From a run's compiled model to ``onnx/``, and its dense model to ``onnx-dense/`` for comparison."""
 
-import copy
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 import vlcompress
 from vlcompress.artefacts import Json, unseal
@@ -19,13 +16,16 @@ from vlcompress.export.verify import run as run_session
 from vlcompress.models.registry import FAMILIES
 from vlcompress.sparse.compile import Compiled, load_compiled
 from vlcompress.sparse.timing import EFFORT, Effort
+from vlcompress.tasks.base import Task
 from vlcompress.tickets.models import dense_model, samples, score_task
 from vlcompress.tickets.run import Run
 from vlcompress.tickets.ticket import load_ticket
-from vlcompress.training.loop import evaluate
 
 PARITY_SAMPLES = 64
 """Real examples, at least, that the exported file must answer as the PyTorch model does."""
+
+SCORED = 256
+"""Examples at a time while the whole split is scored."""
 
 
 def artefact_folder(run: Run, style: Style) -> Path:
@@ -67,7 +67,7 @@ def export_run(
         effort=effort,
         style=style,
         score=lambda session: _score(task, session),
-        reference=evaluate(compiled.model, task).mean if gated else None,
+        reference=_reference(task, compiled) if gated else None,
         extra={"recipe_sha256": ticket.document["recipe_sha256"], "vlcompress": vlcompress.__version__},
     )
 
@@ -98,7 +98,7 @@ def verify_file(file: Path, run: Run | None = None, *, batch: int = 32, threads:
     skip = bool(manifest["speed"]["disabled_optimizers"])
     session = open_session(file, threads=threads, disable_skip_layer_norm=skip, provider=manifest["provider"])
     parities = {name: asdict(found) for name, found in check.parities(session).items()}
-    reference = evaluate(compiled.model, task).mean if bound.score else None
+    reference = _reference(task, compiled) if bound.score else None
     return {
         "file": str(file),
         "precision": manifest["precision"],
@@ -118,22 +118,15 @@ def _compiled(run: Run) -> Compiled:
     return load_compiled(folder, {name: family() for name, family in FAMILIES.items()})
 
 
-class _Opened:
-    """A session in the place of a family, so that a task scores it as it scores a PyTorch model."""
-
-    def __init__(self, session: Any) -> None:
-        self.session = session
-
-    def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Run the session; the model is not used."""
-        return torch.from_numpy(run_session(self.session, inputs))
-
-
-def _score(task: Any, session: Any) -> float:
+def _score(task: Task, session: Any) -> float:
     """Give the task's mean score of a session, in [0, 1]."""
-    opened = copy.copy(task)
-    opened.family = _Opened(session)
-    return evaluate(nn.Linear(1, 1), opened).mean
+    return task.measure(lambda inputs: torch.from_numpy(run_session(session, inputs)), batch=SCORED).mean
+
+
+def _reference(task: Task, compiled: Compiled) -> float:
+    """Give the task's mean score of the compiled model."""
+    with torch.inference_mode():
+        return task.measure(lambda inputs: compiled.family.logits(compiled.model, inputs), batch=SCORED).mean
 
 
 def export_dense(run: Run, *, batch: int = 32, threads: int = 1) -> Path:

@@ -146,14 +146,18 @@ def make_function(body: Body, name: str, opset: int) -> ir.Function:
     x = ir.val("X", dtype=ir.DataType.FLOAT, shape=shape)
     w, i, p, b = (ir.val(letter) for letter in "WIPB")
     to, packed = _FunctionWriter(), (w, i, p)
+
+    def finish(product: ir.Value) -> ir.Value:
+        y = to.op("Add", [product, b])
+        if body.activation == "none":
+            return y
+        operator, settings = _ACTIVATIONS[body.activation]
+        return to.op(operator, [y], settings)
+
     if body.kind == "rebuild":
-        product = to.op("MatMul", [x, _rebuilt(to, body, *packed)])
+        y = finish(to.op("MatMul", [x, _rebuilt(to, body, *packed)]))
     else:
-        product = lower(to, x, body.kind, body.access, _Sliced(to, body, *packed))
-    y = to.op("Add", [product, b])
-    if body.activation != "none":
-        operator, attributes = _ACTIVATIONS[body.activation]
-        y = to.op(operator, [y], attributes)
+        y = lower(to, x, body.kind, body.access, _Sliced(to, body, *packed), finish)
     y.name = "Y"
     graph = ir.Graph([x, w, i, p, b], [y], nodes=to.tape.nodes, opset_imports={"": opset}, name=name)
     attributes_ = [ir.Attr(key, ir.AttributeType.INT, None) for key in ("N", "K", "h")]

@@ -8,7 +8,7 @@ Letters: x is [..., K], y is [..., N], M is the number of rows of x when flatten
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -154,7 +154,18 @@ class Constants:
         return self.to.ints([int(columns[0])]), self.to.ints([int(columns[-1]) + 1])
 
 
-def lower(to: Writer, x: ir.Value, kind: Kind, access: tuple[Access, ...], source: Source) -> ir.Value:
+Finish = Callable[[ir.Value], ir.Value]
+"""Adds to the products what follows them: bias and activation."""
+
+
+def lower(
+    to: Writer,
+    x: ir.Value,
+    kind: Kind,
+    access: tuple[Access, ...],
+    source: Source,
+    finish: Finish = lambda product: product,
+) -> ir.Value:
     """Write one layer's products.
 
     Args:
@@ -163,16 +174,18 @@ def lower(to: Writer, x: ir.Value, kind: Kind, access: tuple[Access, ...], sourc
         kind: see `Form`.
         access: how each group reads its columns.
         source: gives weights and columns.
+        finish: applied to the products, which may be [M, N] at that point. ONNX Runtime fuses bias and activation only
+            where it knows N, which it does not once the result has been given the shape of x.
 
     Returns:
-        float [..., N], without the bias.
+        float [..., N].
     """
     if kind == "transposed":
-        return _lower_transposed(to, x, access, source)
+        return _lower_transposed(to, x, access, source, finish)
     parts = []
     for i, how in enumerate(access):
         parts.append(to.op("MatMul", [_gather_last(to, x, how, source, i), source.weight(i)]))
-    return _concat(to, parts, -1)
+    return finish(_concat(to, parts, -1))
 
 
 def _groupings(bsr: Bsr, rows: int) -> dict[Merge, RowGroups]:
@@ -199,14 +212,14 @@ def _gather_last(to: Writer, x: ir.Value, how: Access, source: Source, group: in
     return to.op("Reshape", [taken, to.ints([*leading, -1])])
 
 
-def _lower_transposed(to: Writer, x: ir.Value, access: tuple[Access, ...], source: Source) -> ir.Value:
+def _lower_transposed(to: Writer, x: ir.Value, access: tuple[Access, ...], source: Source, finish: Finish) -> ir.Value:
     """Write y = concat(Gemm(gather(x^T), W_g^T, transA)): rows of x^T are contiguous, so any columns are cheap."""
     flat_MK = x if rank(x) == 2 else to.op("Reshape", [x, to.ints([-1, _width(x)])])
     turned_KM = to.op("Transpose", [flat_MK], {"perm": [1, 0]})
     parts = []
     for i, how in enumerate(access):
         parts.append(to.op("Gemm", [_gather_first(to, turned_KM, how, source, i), source.weight(i)], {"transA": 1}))
-    flat_MN = _concat(to, parts, 1)
+    flat_MN = finish(_concat(to, parts, 1))
     if rank(x) == 2:
         return flat_MN
     leading = to.op("Shape", [x], {"start": 0, "end": rank(x) - 1})

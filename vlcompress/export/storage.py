@@ -15,6 +15,9 @@ import onnx_ir as ir
 LIMIT = 2_000_000_000
 """Bytes above which the weights get a file of their own; protobuf itself ends at 2^31 - 1."""
 
+IN_FLIGHT = 1 << 26
+"""Bytes of weights copied at a time while they are written; the library's own choice is a gigabyte."""
+
 _GRAPH = 7  # numbers of protobuf fields in onnx.proto: ModelProto.graph,
 _INITIALIZER = 5  # GraphProto.initializer,
 _RAW_DATA = 9  # TensorProto.raw_data
@@ -23,7 +26,7 @@ _BYTES = 2  # wire type of a field with a length
 
 def save_apart(model: ir.Model, path: Path) -> int:
     """Write a model with its weights in ``path.data`` beside it; give the bytes of both."""
-    ir.save(model, path, external_data=data_file(path).name, size_threshold_bytes=1024)
+    ir.save(model, path, external_data=data_file(path).name, size_threshold_bytes=1024, max_in_flight_bytes=IN_FLIGHT)
     return size(path)
 
 

@@ -125,7 +125,7 @@ def _attention(
     if is_causal or enable_gqa or dropout_p:
         raise NotImplementedError("only full attention without dropout is exported")
     factor = float(query_BNTD.shape[-1]) ** -0.5 if scale is None else scale
-    query = op.Mul(query_BNTD, op.Constant(value_float=factor))
+    query = op.Mul(query_BNTD, op.Constant(value=ir.tensor(np.array(factor, dtype=query_BNTD.dtype.numpy()))))
     scores_BNTS = op.MatMul(query, op.Transpose(key_BNSD, perm=[0, 1, 3, 2]))
     if attn_mask is not None:
         scores_BNTS = op.Add(scores_BNTS, attn_mask)

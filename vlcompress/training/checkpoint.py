@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from vlcompress.artefacts import load_tensors, save_tensors, seal, unseal, writing
 from vlcompress.errors import VlcompressError
-from vlcompress.training.optimizers import BertAdam
 
 DOCUMENT = "checkpoint.json"
 
 
-def save_checkpoint(folder: Path, *, identity: str, step: int, model: nn.Module, optimizer: BertAdam) -> None:
+def save_checkpoint(
+    folder: Path, *, identity: str, step: int, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
     """Write the state after `step` steps.
 
     Args:
@@ -34,7 +35,7 @@ def save_checkpoint(folder: Path, *, identity: str, step: int, model: nn.Module,
         seal(temporary, DOCUMENT, {"identity": identity, "step": step})
 
 
-def load_checkpoint(folder: Path, *, identity: str, model: nn.Module, optimizer: BertAdam) -> int:
+def load_checkpoint(folder: Path, *, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Put the state back into model and optimizer and give the steps done, 0 if there is no checkpoint.
 
     Raises:
@@ -56,7 +57,7 @@ def load_checkpoint(folder: Path, *, identity: str, model: nn.Module, optimizer:
     return int(document["step"])
 
 
-def optimizer_state(model: nn.Module, optimizer: BertAdam) -> dict[str, Tensor]:
+def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Give the optimizer's moments keyed ``exp_avg.<parameter>`` and ``exp_avg_sq.<parameter>``."""
     return {
         f"{kind}.{name}": value
