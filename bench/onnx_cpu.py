@@ -12,7 +12,9 @@ optimizers; "unfused" leaves out ONNX Runtime's SkipLayerNormFusion, whose fp32 
 
 import argparse
 import json
+import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,7 @@ BATCHES = (1, 8)
 THREADS = (1, 2)
 EFFORT = {1: Effort(rounds=7, burst_s=0.15, warmup=1), 8: Effort(rounds=5, burst_s=0.0, warmup=1)}
 
+Inputs = Mapping[str, torch.Tensor]
 Json = dict[str, Any]
 
 
@@ -61,20 +64,28 @@ def build(work: Path) -> None:
     if not (work / "dense.onnx").is_file():
         subject.dense()
         quantize(work / "dense.onnx", work / "dense-int8.onnx")
-    for pattern, form in FORMS.items():
-        for sparsity in SPARSITIES:
+    for sparsity in SPARSITIES:
+        for pattern, form in FORMS.items():
             target = work / f"{form}-{100 * sparsity:.0f}.onnx"
-            if target.is_file():
-                continue
-            subject.folder = work / "case"
-            subject.folder.mkdir(parents=True, exist_ok=True)
-            subject.forms(pattern, sparsity, inputs[1])
-            save_apart(ir.load(subject.folder / f"{form}.onnx"), target)
-            if form == "native":
-                save_apart(ir.load(subject.zeros(pattern, sparsity)), work / f"masked-{100 * sparsity:.0f}.onnx")
-            else:
-                quantize(target, target.with_stem(f"{target.stem}-int8"))
-            print(target.name, flush=True)
+            if not target.is_file() and write_form(subject, pattern, sparsity, form, inputs[1], target):
+                print(target.name, flush=True)
+
+
+def write_form(subject: Subject, pattern: str, sparsity: float, form: str, inputs: Inputs, target: Path) -> bool:
+    """Write one form and what is compared with it: int8, or for other runtimes the dense graph with zeros."""
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        subject.folder = Path(folder)
+        subject.forms(pattern, sparsity, inputs)
+        written = subject.folder / f"{form}.onnx"
+        if not written.is_file():
+            print(f"{pattern} at {sparsity:g} has no form '{form}' that is faster than dense here", flush=True)
+            return False
+        if form == "native":
+            save_apart(ir.load(subject.zeros(pattern, sparsity)), target.with_name(f"masked-{100 * sparsity:.0f}.onnx"))
+        else:
+            quantize(written, target.with_stem(f"{target.stem}-int8"))
+        save_apart(ir.load(written), target)
+    return True
 
 
 def quantize(source: Path, target: Path) -> None:

@@ -16,7 +16,7 @@ from vlcompress.export.choose import Chooser
 from vlcompress.export.functions import panel_height
 from vlcompress.export.lowering import WORTH_A_TRY
 from vlcompress.export.native.build import built
-from vlcompress.export.rewrite import Layer, Rewriter, constant_weight
+from vlcompress.export.rewrite import Layer, Rewriter
 from vlcompress.export.runtime import OPSET, open_session
 from vlcompress.export.storage import save_apart, size
 from vlcompress.export.trace import prune_unused, trace
@@ -28,6 +28,7 @@ from vlcompress.sparse.timing import Call
 
 Inputs = Mapping[str, Tensor]
 
+OLD_OPSET, OLD_IR_VERSION = 17, 8
 STANDARD, NATIVE, SHRUNK = "standard operators", "native kernel", "smaller layers"
 """The forms: row groups as standard operators; packed nodes for the native kernel; layers without the removed units."""
 
@@ -67,7 +68,7 @@ class Subject:
     chooser: Chooser
     rows: Mapping[str, int]
     graph: ir.Model = field(init=False)
-    _weights: dict[str, str] = field(init=False)
+    _weights: dict[str, tuple[str, bool]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.graph = trace(self.family, self.model, self.config)
@@ -99,10 +100,12 @@ class Subject:
         return opened
 
     def zeros(self, pattern: str, sparsity: float) -> Path:
-        """Prune at random, and write the dense graph with those zeros: what other runtimes are given."""
+        """Prune at random, and write the dense graph with those zeros, for runtimes that read only older ONNX."""
         masks = random_masks(self.family, self.model, pattern, sparsity)
         with masked(self.model, masks):
-            return self._rewritten({}, "masked")
+            graph = trace(self.family, self.model, self.config, opset=OLD_OPSET)
+            graph.ir_version = OLD_IR_VERSION
+            return self._write(graph, "masked")
 
     def _shrunk(self, masks: Mapping[str, Tensor]) -> Path:
         smaller, _, _ = shrink(self.family, self.model, masks)
@@ -123,8 +126,9 @@ class Subject:
 
     def _rewritten(self, layers: Mapping[str, Layer], name: str) -> Path:
         graph = self.graph.clone()
-        for value, weight in self._weights.items():
-            values = np.ascontiguousarray(self.model.get_parameter(weight).data.T.numpy())
+        for value, (weight, turned) in self._weights.items():
+            values = self.model.get_parameter(weight).data.numpy()
+            values = np.ascontiguousarray(values.T if turned else values)
             graph.graph.initializers[value].const_value = ir.tensor(values, name=value)
         Rewriter(graph, OPSET).apply(layers)
         prune_unused(graph)
@@ -140,15 +144,17 @@ class Subject:
         session = open_session(path, threads=self.chooser.threads, provider=self.chooser.provider)
         return Opened(session, time.perf_counter() - start, size(path))
 
-    def _named_initialisers(self) -> dict[str, str]:
-        """Find the initialisers that hold prunable weights, by their content: exporters rename them."""
-        wanted = {_digest(self.model.get_parameter(name).detach().T.numpy()): name for name in self.rows}
+    def _named_initialisers(self) -> dict[str, tuple[str, bool]]:
+        """Find the initialisers that hold prunable weights by content (exporters rename them), and which are turned."""
+        wanted = {_digest(self.model.get_parameter(name).detach().numpy()): name for name in self.rows}
         found = {}
-        for node in self.graph.graph:
-            weight = constant_weight(node)
-            name = None if weight is None else wanted.get(_digest(weight))
-            if name is not None and node.inputs[1] is not None:
-                found[str(node.inputs[1].name)] = name
+        for name, value in self.graph.graph.initializers.items():
+            if value.const_value is not None and len(value.const_value.shape) == 2:
+                values = value.const_value.numpy()
+                for turned in (False, True):
+                    weight = wanted.get(_digest(values.T if turned else values))
+                    if weight is not None:
+                        found[name] = weight, turned
         return found
 
 
@@ -165,5 +171,5 @@ def native_layers(packed: Mapping[str, Bsr]) -> dict[str, Layer]:
     }
 
 
-def _digest(weight_KN: Any) -> str:
-    return hashlib.sha256(np.ascontiguousarray(weight_KN).tobytes()).hexdigest()
+def _digest(weight: Any) -> str:
+    return hashlib.sha256(np.ascontiguousarray(weight).tobytes()).hexdigest()

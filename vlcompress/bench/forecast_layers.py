@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from vlcompress.artefacts import Json
 from vlcompress.bench.break_even import break_even
 from vlcompress.bench.forecast_forms import NATIVE, SHRUNK, STANDARD, native_layers
-from vlcompress.bench.random_masks import UNITS, side
+from vlcompress.bench.random_masks import UNITS, blocks, side
 from vlcompress.export.choose import Chooser, one_layer
 from vlcompress.export.rewrite import Layer, Rewriter
 from vlcompress.export.runtime import OPSET, session_from_bytes
 from vlcompress.export.trace import prune_unused
 from vlcompress.export.verify import Floats, compare_scores, require
-from vlcompress.pruning.pattern import of_weights
 from vlcompress.sparse.formats import pack
 from vlcompress.sparse.timing import Effort, compare
 
@@ -75,7 +74,7 @@ def _point(pattern: str, shape: Shape, rows: int, sparsity: float, chooser: Choo
     if pattern in UNITS:
         graphs = {"dense": _dense(weight_NK), SHRUNK: _dense(_without_units(weight_NK, sparsity))}
         return _timed(graphs, {}, sparsity, rows, chooser)
-    units, block = of_weights(pattern), side(pattern)
+    units, block = blocks(pattern), side(pattern)
     units.check("of the model", weight_NK.shape)
     count = weight_NK.numel() // units.unit
     kept = torch.randperm(count, generator=random) >= round(count * sparsity)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.base import Family
-from vlcompress.pruning.pattern import Block, Pattern, of_weights
+from vlcompress.pruning.pattern import Block, Unstructured, parse_pattern
 
 UNITS = {"head": ("head",), "neuron": ("neuron",), "neuron+head": ("neuron", "head")}
 """Patterns of whole units, and the kinds of couplings that each removes."""
@@ -26,9 +26,21 @@ def read_pattern(text: str) -> str:
         return text
     name = text if text == "unstructured" or text.startswith("block:") else f"block:{text}"
     try:
-        return str(of_weights(name))
+        return str(blocks(name))
     except VlcompressError:
         raise unknown("pattern", text, [*UNITS, "unstructured", "RxC (rows x columns of a block, as 64x64)"]) from None
+
+
+def blocks(pattern: str) -> Block | Unstructured:
+    """Give a pattern that is of blocks, or of single weights.
+
+    Raises:
+        VlcompressError: it is another one.
+    """
+    found = parse_pattern(pattern)
+    if not isinstance(found, Block | Unstructured):
+        raise unknown("pattern of blocks", pattern, ["unstructured", "block:RxC"])
+    return found
 
 
 def random_masks(
@@ -54,7 +66,7 @@ def random_masks(
     generator = torch.Generator().manual_seed(seed)
     if pattern in UNITS:
         return _unit_masks(family, model, UNITS[pattern], sparsity, generator)
-    return _block_masks(family, model, of_weights(pattern), sparsity, generator)
+    return _block_masks(family, model, blocks(pattern), sparsity, generator)
 
 
 @contextmanager
@@ -72,12 +84,12 @@ def masked(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
 
 def side(pattern: str) -> tuple[int, int]:
     """Give rows and columns of a block pattern, (1, 1) for "unstructured"."""
-    found = of_weights(pattern)
+    found = blocks(pattern)
     return (found.rows, found.cols) if isinstance(found, Block) else (1, 1)
 
 
 def _block_masks(
-    family: Family, model: nn.Module, pattern: Pattern, sparsity: float, generator: torch.Generator
+    family: Family, model: nn.Module, pattern: Block | Unstructured, sparsity: float, generator: torch.Generator
 ) -> dict[str, Tensor]:
     masks = {}
     for name in family.prunable(model, POLICY).names:

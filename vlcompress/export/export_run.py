@@ -96,7 +96,8 @@ def verify_file(file: Path, run: Run | None = None, *, batch: int = 32, threads:
     batches = samples(task, batch, _batches(batch))
     check = Check(compiled.family, compiled.model, batches, compiled.config, bound, file.parent)
     skip = bool(manifest["speed"]["disabled_optimizers"])
-    session = open_session(file, threads=threads, disable_skip_layer_norm=skip, provider=manifest["provider"])
+    provider = manifest["provider"]
+    session = open_session(file, threads=threads, disable_skip_layer_norm=skip, provider=provider, native="off")
     parities = {name: asdict(found) for name, found in check.parities(session).items()}
     reference = _reference(task, compiled) if bound.score else None
     return {

@@ -16,9 +16,10 @@ from vlcompress.errors import VlcompressError
 from vlcompress.export.choose import Chooser
 from vlcompress.export.functions import panel_height
 from vlcompress.export.lowering import Form
+from vlcompress.export.native.build import built
 from vlcompress.export.quantize import Quantizer
 from vlcompress.export.rewrite import Layer, Rewriter
-from vlcompress.export.runtime import SKIP_LAYER_NORM, open_session, require_provider
+from vlcompress.export.runtime import SKIP_LAYER_NORM, Native, open_session, require_provider
 from vlcompress.export.sizes import layer_sizes
 from vlcompress.export.storage import LIMIT, save_apart, ship, size
 from vlcompress.export.target import Target, target
@@ -173,6 +174,7 @@ def export_onnx(
             "parity": {name: asdict(found) for name, found in check.parities(session).items()},
             "task_score": check.task_score(session, score, reference),
             "speed": {**speed, "threads": threads},
+            "native": _native(check, temporary / "model.onnx", threads, style, speed["disabled_optimizers"]),
             "bytes": {
                 "model": size(temporary / "model.onnx"),
                 "dense": size(scratch / "dense.onnx"),
@@ -307,9 +309,22 @@ def _race(
     return compare({name: _call(session, inputs) for name, session in sessions.items()}, MODEL_EFFORT)
 
 
-def _open(path: Path, threads: int, provider: str, disabled: Sequence[str]) -> Any:
+def _open(path: Path, threads: int, provider: str, disabled: Sequence[str], native: Native = "off") -> Any:
+    """Open a graph as a stock runtime does, unless the native kernel is asked for."""
     skip = SKIP_LAYER_NORM in disabled
-    return open_session(path, threads=threads, disable_skip_layer_norm=skip, provider=provider)
+    return open_session(path, threads=threads, disable_skip_layer_norm=skip, provider=provider, native=native)
+
+
+def _native(check: Check, path: Path, threads: int, style: Style, disabled: Sequence[str]) -> Json | None:
+    """Check and time the file with the native kernel too; None if that was not built, or finds no node to take."""
+    if built() is None or style.provider != "cpu" or not style.packed:
+        return None
+    inputs = {name: tensor[:MODEL_SAMPLES] for name, tensor in check.samples[0].items()}
+    kinds: tuple[Native, Native] = ("off", "float32")
+    sessions = {kind: _open(path, threads, style.provider, disabled, kind) for kind in kinds}
+    parities = {name: asdict(found) for name, found in check.parities(sessions["float32"]).items()}
+    timings = compare({kind: _call(session, inputs) for kind, session in sessions.items()}, MODEL_EFFORT)
+    return {"parity": parities, "timings": {kind: asdict(timing) for kind, timing in timings.items()}}
 
 
 def _advice(unfused: Timing, fused: Timing) -> list[str]:

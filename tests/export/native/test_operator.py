@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from vlcompress.errors import VlcompressError
+from vlcompress.export import onnx as exporter
 from vlcompress.export import runtime
 from vlcompress.export.native.build import Built, build, find_headers
 from vlcompress.export.native.library import (
@@ -23,6 +24,8 @@ from vlcompress.export.native.library import (
     bfloat16,
     pack_columns,
 )
+from vlcompress.sparse.compile import compile_model
+from vlcompress.sparse.timing import Effort
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +158,29 @@ def test_unsound_nodes_are_refused_when_the_model_is_loaded(
     packed, _ = weight(64, 48)
     with pytest.raises(Exception, match=why):
         run(library, model(packed, normal(64), name="BlockSparseLinear", **attributes), {"x": normal(1, 2, 48)})
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_exported_file_is_checked_with_and_without_the_kernel(
+    library: Path, ticket_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    found = Built(library, "c++", onnxruntime=True) if there else None
+    monkeypatch.setattr(runtime, "built", lambda: found)
+    monkeypatch.setattr(exporter, "built", lambda: found)
+    ticket, quick = ticket_of((16, 16), 0.4), Effort(rounds=1, burst_s=0.0, warmup=0)
+    compiled, _ = compile_model(ticket.family, ticket.model, ticket.masks, (16, 16), inputs=ticket.inputs, effort=quick)
+    monkeypatch.setattr(exporter, "_faster", always_lowered)
+    manifest = exporter.export_onnx(
+        ticket.family, compiled, tmp_path / "o", [ticket.inputs], config=ticket.config, head=ticket.head, effort=quick
+    )
+    nodes = onnx.load(tmp_path / "o" / "model.onnx").graph.node
+    assert any(node.domain == "vlcompress" for node in nodes)
+    if not there:
+        assert manifest["native"] is None
+        return
+    assert manifest["native"]["parity"]["random shapes"]["max_rel_error"] < 1e-4
+    assert set(manifest["native"]["timings"]) == {"off", "float32"}
+
+
+def always_lowered(scratch: Path, *rest: object) -> tuple[Path, dict[str, Any]]:
+    return scratch / "lowered.onnx", {"picked": "lowered", "disabled_optimizers": []}

@@ -1,8 +1,8 @@
 // The inner loops on pairs of bfloat16, with float32 sums: build.py compiles this file with and without AMX.
 //
-// A column of the turned tile is 32 rows of bfloat16, one register. Two columns make pairs by interleaving their low and
-// their high halves; `turn` stores the rows in such an order that this gives rows 0 to 15, and rows 16 to 31. So columns
-// need not lie in pairs, and single ones (16x1 blocks) are as fast as 16x2.
+// A column of the turned tile is 32 rows of bfloat16, one register. Two columns make pairs by interleaving their low
+// and their high halves; `turn` stores the rows in such an order that this gives rows 0 to 15, and rows 16 to 31. So
+// columns need not lie in pairs, and single ones (16x1 blocks) are as fast as 16x2.
 #include <immintrin.h>
 
 #include "tile.h"

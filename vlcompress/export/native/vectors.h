@@ -38,7 +38,7 @@ inline Floats smaller(Floats a, Floats b) { return a < b ? a : b; }
 inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 inline Floats all(float value) { return Floats{} + value; }
 
-// One step of a transposition: of two rows that lie S apart, the upper S lanes of each 2 S of a for the lower ones of b.
+// One step of a transposition, for two rows that lie S apart: of each 2 S lanes, the upper S of a for the lower S of b.
 template <int S, int... L>
 inline void swap_halves(Floats& a, Floats& b, std::integer_sequence<int, L...>) {
 #if defined(__clang__)
