@@ -11,10 +11,11 @@ from vlcompress.cli import options
 @options.run_path
 @click.option("--batch", default=32, show_default=True, help="Batch size to be fast at.")
 @click.option("--threads", default=1, show_default=True, help="Threads while measuring.")
+@click.option("--explain", is_flag=True, help="Say for each layer what was measured and why it runs so.")
 @options.device
 @options.home
 @options.as_json
-def command(run: Path | None, batch: int, threads: int, device: str, home: Path, as_json: bool) -> None:
+def command(run: Path | None, batch: int, threads: int, explain: bool, device: str, home: Path, as_json: bool) -> None:
     """Shrink, pack and choose: sparse where it is measured to be faster, dense elsewhere.
 
     RUN is a run's folder; the newest finished one is taken without it.
@@ -24,4 +25,4 @@ def command(run: Path | None, batch: int, threads: int, device: str, home: Path,
 
     chosen = options.chosen_run(run, home)
     plan = compile_run(chosen, batch=batch, threads=threads, device=str(options.torch_device(device)))
-    options.show(plan.to_json(), plan_text(chosen.folder / "compiled", plan), as_json)
+    options.show(plan.to_json(), plan_text(chosen.folder / "compiled", plan, explain=explain), as_json)

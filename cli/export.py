@@ -13,11 +13,29 @@ from vlcompress.cli import options
 @click.option("--format", "format_", type=click.Choice(["onnx", "triton", "docker"]), default="onnx", show_default=True)
 @click.option("--batch", default=32, show_default=True, help="Batch size to be fast at.")
 @click.option("--threads", default=1, show_default=True, help="Threads of ONNX Runtime while measuring.")
-@click.option("--target-ort", metavar="VERSION", help="ONNX Runtime of the server that will run it (triton).")
+@click.option("--provider", default="cpu", show_default=True, help="Where to measure and check: cpu, cuda, tensorrt.")
+@click.option("--expand", is_flag=True, help="Plain standard operators in place of packed nodes with functions.")
+@click.option("--quantize", type=click.Choice(["int8"]), help="Dynamic int8 products, scored on the task.")
+@click.option("--fp16", is_flag=True, help="float16 for GPU providers, scored on the task.")
+@click.option("--opset", type=int, help="Operator set to write.  [20]")
+@click.option("--target-ort", help="Oldest onnxruntime that must read the file, for example 1.20.")
+@click.option("--explain", is_flag=True, help="Say for each layer what was measured and why it is written so.")
 @options.home
 @options.as_json
 def command(
-    run: Path | None, format_: str, batch: int, threads: int, target_ort: str | None, home: Path, as_json: bool
+    run: Path | None,
+    format_: str,
+    batch: int,
+    threads: int,
+    provider: str,
+    expand: bool,
+    quantize: str | None,
+    fp16: bool,
+    opset: int | None,
+    target_ort: str | None,
+    explain: bool,
+    home: Path,
+    as_json: bool,
 ) -> None:
     """Write standard ONNX, checked on real samples before the file appears (exit code 3 if the check fails).
 
@@ -27,12 +45,15 @@ def command(
     """
     if format_ != "onnx":
         return _pack(format_, options.chosen_run(run, home), batch, threads, target_ort, as_json)
-    from vlcompress.export.export_run import export_run
+    from vlcompress.export.export_run import artefact_folder, export_run
+    from vlcompress.export.onnx import style
     from vlcompress.report.text import export_text
 
+    wanted = style(quantize=quantize, fp16=fp16, expand=expand, provider=provider, opset=opset, runtime=target_ort)
     chosen = options.chosen_run(run, home)
-    manifest = export_run(chosen, batch=batch, threads=threads)
-    options.show(manifest, export_text(chosen.folder / "onnx", manifest), as_json)
+    manifest = export_run(chosen, batch=batch, threads=threads, style=wanted)
+    folder = artefact_folder(chosen, wanted)
+    options.show(manifest, export_text(folder, manifest, explain=explain), as_json)
 
 
 def _pack(format_: str, run: Any, batch: int, threads: int, target_ort: str | None, as_json: bool) -> None:

@@ -7,7 +7,24 @@ import click
 from vlcompress import __version__
 from vlcompress.errors import VerificationError, VlcompressError
 
-COMMANDS = ("pretrain", "prune", "compile", "export", "bench", "report", "serve", "doctor", "tune")
+COMMANDS = (
+    "data",
+    "pretrain",
+    "prune",
+    "study",
+    "compile",
+    "export",
+    "verify",
+    "predict",
+    "bench",
+    "report",
+    "serve",
+    "tasks",
+    "doctor",
+    "tune",
+    "speed",
+    "native",
+)
 
 
 class Commands(click.Group):

@@ -81,3 +81,33 @@ def chosen_run(path: Path | None, home: Path) -> Any:
         say(f"newest run: {run.folder}")
         return run
     return Run(path.parent if path.name in ("ticket", "compiled", "onnx") else path)
+
+
+def numbers(text: str, option: str) -> tuple[float, ...]:
+    """Read numbers that are separated by commas.
+
+    Raises:
+        VlcompressError: something else.
+    """
+    from vlcompress.errors import VlcompressError
+
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise VlcompressError(
+            f"{option} '{text}' is not a list of numbers: separate them by commas, as 0.5,0.7"
+        ) from None
+
+
+def whole_numbers(text: str, option: str) -> tuple[int, ...]:
+    """Read whole numbers that are separated by commas.
+
+    Raises:
+        VlcompressError: something else.
+    """
+    from vlcompress.errors import VlcompressError
+
+    found = numbers(text, option)
+    if any(number != int(number) for number in found):
+        raise VlcompressError(f"{option} '{text}' holds a fraction: give whole numbers, as 1,8")
+    return tuple(int(number) for number in found)

@@ -10,15 +10,23 @@ from vlcompress.cli import options
 @click.command()
 @click.option("--model", default="lxmert", show_default=True, help="Model family.")
 @click.option("--size", default="small", show_default=True, help="Model size.")
-@click.option("--data", type=click.Path(path_type=Path), help="Folder in LXMERT's layout; built-in scenes if left out.")
-@click.option("--pictures", default=16000, show_default=True, help="Pictures of the built-in data.")
-@click.option("--split", "splits", multiple=True, help="File of lxmert/ to train on; may be repeated.  [pretrain]")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Folder in LXMERT's layout (ViLT: captions); built-in scenes if left out.",
+)
+@click.option("--pictures", default=16000, show_default=True, help="Pictures of the built-in data (not ViLT's).")
+@click.option(
+    "--split", "splits", multiple=True, help="File of lxmert/ to train on; may be repeated.  [pretrain; vilt train]"
+)
 @click.option("--steps", default=4000, show_default=True, help="Optimizer steps.")
 @click.option("--batch", default=128, show_default=True, help="Sentences a step.")
 @click.option("--learning-rate", default=7e-4, show_default=True, help="Peak learning rate.")
-@click.option("--mismatch-rate", default=0.2, show_default=True, help="Share of sentences taken from another picture.")
-@click.option("--word-rate", default=0.15, show_default=True, help="Share of words to be predicted.")
-@click.option("--visual-weight", default=1 / 0.15, show_default="6.67", help="Of the region losses.")
+@click.option("--mismatch-rate", type=float, help="Share of mismatched pairs.  [lxmert 0.2, uniter 0.5]")
+@click.option("--word-rate", type=float, help="Share of words to be predicted.  [0.15]")
+@click.option("--region-rate", type=float, help="Share of regions to be predicted.  [0.15]")
+@click.option("--visual-weight", type=float, help="Of LXMERT's region losses.  [6.67]")
+@click.option("--transport-weight", type=float, help="Of UNITER's and ViLT's word-region alignment.  [0.1]")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--half", is_flag=True, help="Store the weights as float16.")
 @options.device
@@ -33,35 +41,28 @@ def command(
     steps: int,
     batch: int,
     learning_rate: float,
-    mismatch_rate: float,
-    word_rate: float,
-    visual_weight: float,
     seed: int,
     half: bool,
     device: str,
     home: Path,
     as_json: bool,
+    **given: float | None,
 ) -> None:
-    """Pre-train on LXMERT's objectives: words, regions, matching and answers.
+    """Pre-train on the family's own objectives: words, regions, matching, and LXMERT's answers.
 
     The defaults make the built-in weights of LXMERT small. The same command again continues where it was stopped.
     """
     from vlcompress.data.sources import pretraining_folder
     from vlcompress.models.registry import family_named
+    from vlcompress.tasks.pretraining_registry import pretrainer_of, settings_of
     from vlcompress.training.loop import Hyperparameters
     from vlcompress.training.pretrain import Pretraining, PretrainingRecipe, pretrain
 
     family = family_named(model)
-    recipe = PretrainingRecipe(
-        size,
-        Hyperparameters(steps, batch, learning_rate),
-        seed,
-        word_rate=word_rate,
-        mismatch_rate=mismatch_rate,
-        visual_weight=visual_weight,
-    )
-    folder = data or pretraining_folder(pictures, home, options.say)
-    work = Pretraining(family, folder, recipe, splits or ("pretrain",))
+    hyper = Hyperparameters(steps, batch, learning_rate, optimizer=pretrainer_of(model).optimizer)
+    recipe = PretrainingRecipe(size, hyper, settings_of(model, given), seed)
+    folder = data or pretraining_folder(pictures, home, options.say, captions=family.reads == "pixels")
+    work = Pretraining(family, folder, recipe, splits)
     result = pretrain(
         work,
         home,

@@ -25,7 +25,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--checkpoint", help="Pre-trained weights: built-in, none, a folder, a file or a hub name.")
 @click.option("--data", help="scenes:SIZE for built-in data, or a folder in the published layout.")
 @click.option("--vocabulary", help="A vocab.txt, where the data folder has none.")
-@click.option("--pattern", help="unstructured or block:RxC.")
+@click.option("--pattern", help="unstructured, block:RxC, head, neuron, neuron+head, or attention=...,ffn=...")
 @click.option("--sparsity", type=float, help="Fraction of the prunable weights to prune, in [0, 1).")
 @click.option("--schedule", help="linear:P (points a round), geometric:F (fraction of the rest) or oneshot.")
 @click.option("--rounds", type=int, help="Stop after so many rounds.")

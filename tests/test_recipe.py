@@ -46,6 +46,7 @@ def test_override_with_none_keeps_and_with_a_value_changes_the_hash() -> None:
         ({"pruning": {"rewind_step": 10}}, "rewind_step 10 is outside the training of 10 steps"),
         ({"training": {"steps": 5, "epochs": 1}}, "set exactly one above 0"),
         ({"training": {"steps": 5, "warmup": 1.0}}, "the warm-up between 0 and 1"),
+        ({"training": {"steps": 5, "optimizer": "adam"}}, "unknown optimizer 'adam'.*did you mean 'adamw'"),
         ({"training": {"steps": True}}, "training.steps is True"),
         ({"model": []}, "section 'model' is"),
     ],
@@ -68,7 +69,7 @@ def test_bad_files(tmp_path: Path) -> None:
     [
         (("lxmet", "vqa", "small"), "unknown model 'lxmet'.*did you mean 'lxmert'"),
         (("lxmert", "vga", "small"), "unknown task 'vga'.*did you mean 'vqa'"),
-        (("lxmert", "vqa", "huge"), "unknown size 'huge'"),
+        (("lxmert", "vqa", "huge"), "unknown size of lxmert 'huge'"),
     ],
 )
 def test_unknown_model_task_and_size(choice: tuple[str, str, str], text: str) -> None:

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from vlcompress.artefacts import identity, write_file
+from vlcompress.defaults import default_document
 from vlcompress.errors import VlcompressError, unknown
 
 RECIPES = Path(__file__).parent / "recipes"
+OPTIMIZERS = ("bertadam", "adamw", "sgd")
+HEADS = ("fresh", "answers")
 CONTROLS = ("random", "shuffle", "reinit", "unstructured")
 
 S = TypeVar("S")
@@ -24,14 +27,17 @@ class ModelRecipe:
     """Which weights to start from.
 
     Attributes:
-        family: "lxmert".
+        family: "lxmert", "uniter", "vilt" or "resnet".
         size: a size of the family; built-in weights exist for "small".
         checkpoint: θ0: "built-in", "none" (random weights), a folder, a file in the official layout, or a hub name.
+        head: φ0: "fresh", or "answers", the rows of the same answers in the checkpoint's answer head (LXMERT's
+            ``--loadLXMERTQA``; needs the checkpoint's answer list, ``lxmert/all_ans.json`` in the data folder).
     """
 
     family: str = "lxmert"
     size: str = "small"
     checkpoint: str = "built-in"
+    head: str = "fresh"
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class DataRecipe:
     """Which examples to train and to score on.
 
     Attributes:
-        task: "vqa".
+        task: "vqa", "gqa", "nlvr2", "snli_ve", "vcr", "refcoco", "retrieval", "classification", "pretraining".
         source: "scenes:SIZE" for built-in data, or a folder in the task's published layout.
         train: splits to train on.
         score: the split that scores are computed on; never trained on, and never used to pick a checkpoint.
@@ -58,7 +64,8 @@ class PruningRecipe:
     """Pattern × Criterion × Schedule × Allocation, and what the ticket is compared with.
 
     Attributes:
-        pattern: "unstructured" or "block:RxC".
+        pattern: "unstructured", "block:RxC", "head", "neuron", "neuron+head", or one for each kind of layer:
+            "attention=head,ffn=block:192x16".
         criterion: "magnitude" (or "random").
         schedule: "linear:P", "geometric:F" or "oneshot".
         allocation: "global" or "uniform".
@@ -93,8 +100,9 @@ class TrainingRecipe:
         learning_rate: the peak.
         warmup: share of the steps before the peak, in (0, 1).
         clip: norm that the gradient is clipped to.
-        weight_decay: on every parameter (LXMERT).
+        weight_decay: on every parameter ("bertadam"), or on matrices alone ("adamw").
         head_rate: factor on the task head's learning rate (1 in LXMERT; 10 in UNITER and ViLT).
+        optimizer: "bertadam" (LXMERT), "adamw" (UNITER, ViLT) or "sgd" (ResNet).
     """
 
     steps: int = 0
@@ -105,6 +113,7 @@ class TrainingRecipe:
     clip: float = 5.0
     weight_decay: float = 0.01
     head_rate: float = 1.0
+    optimizer: str = "bertadam"
 
 
 @dataclass(frozen=True)
@@ -178,20 +187,22 @@ def published() -> list[str]:
 
 
 def default_recipe(family: str, task: str, size: str) -> Recipe:
-    """Give the published recipe for a family, task and size.
+    """Give the recipe for a family, task and size: the published file, or else what `vlcompress.defaults` composes.
 
     Raises:
-        VlcompressError: there is none.
+        VlcompressError: no such family, task or size, or a task that the family's official code does not have.
     """
     name = f"{family}-{task}-{size}"
-    if name not in published():
-        parts = [recipe.split("-") for recipe in published()]
-        for kind, value, position in (("model", family, 0), ("task", task, 1), ("size", size, 2)):
-            known = {part[position] for part in parts}
-            if value not in known:
-                raise unknown(kind, value, known)
-        raise unknown("recipe", name, published())
-    return load_recipe(RECIPES / f"{name}.toml")
+    if name in published():
+        return load_recipe(RECIPES / f"{name}.toml")
+    from vlcompress.models.registry import family_named
+    from vlcompress.tasks.registry import task_of
+
+    sizes = family_named(family).sizes
+    kind = task_of(family, task)
+    if size not in sizes:
+        raise unknown(f"size of {family}", size, sizes)
+    return parse_recipe(default_document(family, task, size, train=kind.train, score=kind.score))
 
 
 def parse_recipe(document: dict[str, Any]) -> Recipe:
@@ -238,6 +249,10 @@ def _check(recipe: Recipe) -> None:
     for control in pruning.controls:
         if control not in CONTROLS:
             raise unknown("control", control, CONTROLS)
+    if recipe.model.head not in HEADS:
+        raise unknown("head", recipe.model.head, HEADS)
+    if training.optimizer not in OPTIMIZERS:
+        raise unknown("optimizer", training.optimizer, OPTIMIZERS)
     if not pruning.seeds or len(set(pruning.seeds)) < len(pruning.seeds):
         raise VlcompressError(f"seeds {list(pruning.seeds)}: give at least one, each once, for example 0,1,2")
     if (training.steps > 0) == (training.epochs > 0):

@@ -15,8 +15,14 @@ FLAGS = {
         "allocation", "rewind-step", "control", "seeds", "steps", "batch", "learning-rate", "save-recipe", "dry-run",
         "device", "home", "json",
     },
-    "compile": {"batch", "threads", "device", "home", "json"},
-    "export": {"format", "batch", "threads", "target-ort", "home", "json"},
+    "compile": {"batch", "threads", "explain", "device", "home", "json"},
+    "export": {
+        "format", "batch", "threads", "provider", "expand", "quantize", "fp16", "opset", "target-ort", "explain",
+        "home", "json",
+    },
+    "verify": {"run", "batch", "threads", "json"},
+    "tasks": {"markdown", "json"},
+    "predict": {"split", "out", "batch", "device", "home", "json"},
     "bench models": {"batch", "threads", "home", "json"},
     "bench serve": {"url", "model", "rate", "seconds", "rows", "seed", "token", "home", "json"},
     "serve": {
@@ -24,6 +30,9 @@ FLAGS = {
         "deadline", "max-body",
         "host", "port", "token-file", "drain", "poll", "page", "log-level", "otel", "home", "json",
     },
+    "speed": {"model", "size", "block", "sparsity", "batch", "threads", "device", "json"},
+    "native build": {"ort-include", "compiler", "json"},
+    "native status": {"json"},
 }  # fmt: skip
 
 

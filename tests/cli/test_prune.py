@@ -67,7 +67,10 @@ def test_dry_run_trains_nothing(tiny_scenes: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--model", "lxmet"], "error: unknown model 'lxmet': allowed are lxmert; did you mean 'lxmert'?"),
+        (
+            ["--model", "lxmet"],
+            "error: unknown model 'lxmet': allowed are lxmert, resnet, uniter, vilt; did you mean 'lxmert'?",
+        ),
         (["--task", "vga"], "error: unknown task 'vga'"),
         (["--pattern", "block:7x7"], "error: pattern 'block:7x7' does not divide weight"),
         (["--pattern", "blocks"], "error: unknown pattern 'blocks'"),

@@ -7,6 +7,8 @@ import pytest
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
 VOCABULARY = Path(__file__).parents[1] / "fixtures/vocab/bert-tiny-uncased"
 SPECIALS = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
 
@@ -73,3 +75,21 @@ def test_a_vocabulary_of_other_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(VlcompressError, match=r"67% of the words \('zebra'"):
         vocabulary.check_covers(["is zebra quagga"])
     vocabulary.check_covers(["is zebra"])
+
+
+def test_a_cased_vocabulary_is_told_by_its_capitals_unless_the_case_is_stated(tmp_path: Path) -> None:
+    path = FIXTURES / "vocab/bert-tiny-cased"
+    cased = WordPiece.load(path)
+    assert not cased.lowercase
+    assert cased.encode(["The the"])[0, 1] != cased.encode(["The the"])[0, 2]
+    stated = WordPiece.load(path, lowercase=True)
+    assert stated.encode(["The the"])[0, 1] == stated.encode(["The the"])[0, 2]
+    assert stated.sha256 != cased.sha256
+    assert WordPiece.load(FIXTURES / "vocab/bert-tiny-uncased").lowercase
+
+
+def test_accents_stay_in_a_cased_vocabulary(tmp_path: Path) -> None:
+    words = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Café", "cafe")
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    assert WordPiece.load(tmp_path).pieces("Café cafe café") == [5, 6, 1]
+    assert WordPiece.load(tmp_path, lowercase=True).pieces("Café") == [6]

@@ -10,9 +10,10 @@ import onnx
 import pytest
 import torch
 
-from vlcompress.artefacts import unseal
+from vlcompress.artefacts import load_tensors, unseal
 from vlcompress.errors import VerificationError, VlcompressError
 from vlcompress.export import onnx as exporter
+from vlcompress.export.choose import Chooser
 from vlcompress.export.lowering import forms
 from vlcompress.export.onnx import export_onnx
 from vlcompress.export.runtime import open_session
@@ -27,9 +28,10 @@ QUICK = Effort(rounds=1, burst_s=0.0, warmup=0)
 BLOCK = (16, 16)
 
 
-def always_sparse(bsr: Any, **_: object) -> tuple[Choice, Any]:
+def always_sparse(_: object, name: str, bsr: Any, rows: int) -> tuple[Choice, Any]:
     """Choose the first form, untimed."""
-    return next(((Choice(name, "forced"), form) for name, form in forms(bsr).items()), (Choice.untested("none"), None))
+    found = forms(bsr, rows) if rows else {}
+    return next(((Choice(key, "forced"), form) for key, form in found.items()), (Choice.untested("none"), None))
 
 
 @pytest.fixture
@@ -50,10 +52,11 @@ def export(ticket: Any, model: torch.nn.Module, folder: Path, **options: Any) ->
 @pytest.fixture
 def lowered_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every choice sparse and the lowered graph the faster one."""
-    monkeypatch.setattr(exporter, "choose_form", always_sparse)
-    names = ("dense", "dense, fused", "lowered", "lowered, fused")
-    times = {name: Timing(2.0 - i * 0.1, 0.0, 1) for i, name in enumerate(names)}
-    monkeypatch.setattr(exporter, "compare", lambda calls, effort: times)
+    monkeypatch.setattr(Chooser, "choose", always_sparse)
+    times = {"dense": 2.0, "lowered": 1.0, "lowered, fused": 1.5}
+    monkeypatch.setattr(
+        exporter, "compare", lambda calls, effort: {name: Timing(times[name], 0.0, 1) for name in calls}
+    )
 
 
 def test_a_compiled_model_becomes_a_checked_and_clean_file(
@@ -85,8 +88,13 @@ def test_a_compiled_model_becomes_a_checked_and_clean_file(
     assert dims["visual_feats"] == ["batch", "regions", 16]
     assert manifest["padding"] == {"regions": [5], "text": [6]}
     assert manifest["parity"]["samples"]["answer_agreement"] == 1.0
-    assert manifest["bytes"]["model"] < manifest["bytes"]["dense"]
+    assert manifest["bytes"]["pruned_layers"]["packed"] < 0.6 * manifest["bytes"]["pruned_layers"]["dense"]
     assert any(layer["form"] != "dense" for layer in manifest["layers"])
+    packed = [node for node in graph.node if node.domain == "vlcompress"]
+    shapes = {value.name: [d.dim_param for d in value.type.tensor_type.shape.dim[:-1]] for value in graph.value_info}
+    assert packed  # named sizes: a runtime may otherwise take two unknown ones for equal and share their memory
+    assert all(shapes[node.output[0]][0] == "batch" for node in packed)
+    assert not graph.sparse_initializer  # made dense when it is read, and refused by the full check
     session = open_session(tmp_path / "onnx" / "model.onnx", threads=1)
     other = ticket.family.example_inputs(ticket.config, batch=4, text=3, regions=8, seed=9)
     assert parity(ticket.family, ticket.model, session, [other]).passed  # against the masked model itself
@@ -100,9 +108,13 @@ def test_a_file_that_disagrees_never_appears(
     with torch.no_grad():
         wrong.answer_head.logit_fc[0].weight.mul_(1.5)
     monkeypatch.setattr(exporter, "densified", lambda _: wrong)
-    with pytest.raises(VerificationError, match="nothing was written"):
+    with pytest.raises(VerificationError, match="does not compute what the PyTorch model does"):
         export(ticket, model, tmp_path / "onnx")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["onnx.failed"]
+    worst = load_tensors(tmp_path / "onnx.failed" / "worst.safetensors")
+    assert set(worst) == {*ticket.inputs, "expected", "got"}
+    assert not torch.allclose(worst["expected"], worst["got"], rtol=1e-3)
+    assert len(worst["input_ids"]) == 1
 
 
 def test_a_plain_model_is_exported_dense(ticket_of: TicketOf, tmp_path: Path) -> None:

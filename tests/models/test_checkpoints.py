@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 import pytest
@@ -133,9 +134,22 @@ def test_cut_file_is_an_error(vqa: Case, weights: dict[str, Tensor], tmp_path: P
     assert "damaged" in _error(vqa.model(), str(path))
 
 
-def test_file_that_would_run_code_is_refused(vqa: Case, tmp_path: Path) -> None:
-    torch.save({"hook": Path("x")}, tmp_path / "x.pth")
-    assert "more than tensors" in _error(vqa.model(), str(tmp_path / "x.pth"))
+class _Runs:
+    """Copies a file when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, tuple[str, str]]:
+        return shutil.copyfile, (str(self.folder / "x.pth"), str(self.folder / "copied"))
+
+
+def test_no_code_in_a_file_is_run(vqa: Case, weights: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save({"hook": _Runs(tmp_path)}, tmp_path / "x.pth")
+    assert "holds no state dict" in _error(vqa.model(), str(tmp_path / "x.pth"))
+    torch.save({"hook": _Runs(tmp_path), "state_dict": weights}, tmp_path / "x.pth")
+    assert FAMILY.load(vqa.model(), str(tmp_path / "x.pth")).loaded == len(weights)
+    assert not (tmp_path / "copied").exists()
 
 
 @pytest.mark.parametrize("content", [[1, 2], {}, {"step": 3}])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from vlcompress.models.base import Head
 from vlcompress.models.lxmert import LxmertFamily, encode
 from vlcompress.models.lxmert_answers import load_answer_head, table_answer
 
@@ -83,3 +84,31 @@ def test_answer_head_moves_to_other_answers(qa_load: Case, tmp_path: Path) -> No
 def test_answers_are_converted_as_officially(qa_load: Case) -> None:
     official = qa_load.meta["convert_ans"]
     assert {answer: table_answer(answer) for answer in official} == official
+
+
+def test_image_pairs_go_side_by_side_through_a_wider_head(vqa: Case, tmp_path: Path) -> None:
+    """NLVR2Model: rows in turn left and right, pooled outputs joined, Linear(2H, 2H), GELU, LayerNorm, Linear."""
+    width = 2 * vqa.meta["bert_config"]["hidden_size"]
+    shapes = {"0.weight": (width, width), "0.bias": (width,), "2.weight": (width,), "2.bias": (width,)}
+    shapes |= {"3.weight": (2, width), "3.bias": (2,)}
+    rng = torch.Generator().manual_seed(0)
+    head = {f"logit_fc.{name}": torch.randn(shape, generator=rng) for name, shape in shapes.items()}
+    snapshot = {name: value for name, value in vqa.weights.items() if not name.startswith("logit_fc.")} | head
+    torch.save(snapshot, tmp_path / "BEST.pth")
+    model = FAMILY.build(vqa.config, Head("pair", ("False", "True")), seed=0).eval()
+    assert FAMILY.load(model, str(tmp_path / "BEST.pth")).head == "loaded"
+    with torch.no_grad():
+        logits = FAMILY.logits(model, vqa.batch)
+        pooled_BH = vqa.expected["pooled"]
+        x = torch.cat([pooled_BH[0::2], pooled_BH[1::2]], dim=1)
+        x = torch.nn.functional.gelu(x @ head["logit_fc.0.weight"].T + head["logit_fc.0.bias"])
+        x = torch.nn.functional.layer_norm(x, (width,), head["logit_fc.2.weight"], head["logit_fc.2.bias"], 1e-12)
+    expected = x @ head["logit_fc.3.weight"].T + head["logit_fc.3.bias"]
+    torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-4)
+
+
+def test_a_vqa_head_is_no_head_for_image_pairs(vqa: Case, tmp_path: Path) -> None:
+    model = FAMILY.build(vqa.config, Head("pair", ("False", "True")), seed=0)
+    report = FAMILY.load(model, _saved(vqa, tmp_path / "BEST.pth"))
+    assert report.head == "fresh"
+    assert any("answer_head.*" in note for note in report.notes)

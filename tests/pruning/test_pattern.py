@@ -13,7 +13,7 @@ def test_names_are_read_and_written_back() -> None:
 
 @pytest.mark.parametrize("text", ["block", "block:16", "block:0x4", "block:4x", "2:4x", "Block:2x2", ""])
 def test_unknown_pattern_names_what_is_allowed(text: str) -> None:
-    with pytest.raises(VlcompressError, match=f"unknown pattern '{text}': allowed are 'unstructured' and 'block:RxC'"):
+    with pytest.raises(VlcompressError, match=f"unknown pattern '{text}': allowed are 'unstructured', 'block:RxC'"):
         parse_pattern(text)
 
 

@@ -1,7 +1,6 @@
 """Tiny ONNX models made here, an app on each, and a real server on a thread where time matters."""
 
 import asyncio
-import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -19,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from vlcompress.cli.main import main
 from vlcompress.serve.app import create_app
-from vlcompress.serve.run import DrainingServer, config
+from vlcompress.serve.run import DrainingServer, bound, config
 from vlcompress.serve.settings import ModelSpec, Settings
 
 VOCABULARY, LABELS = 50, 7
@@ -142,11 +141,10 @@ def running(settings: Settings) -> Iterator[tuple[str, DrainingServer]]:
     """Run a real server on a thread; give its address, "127.0.0.1:PORT"."""
     app = create_app(settings)
     app.state.server.load()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = DrainingServer(config(app, settings_with_port(settings, port)), app.state.server)
-    thread = threading.Thread(target=server.run, daemon=True)
+    listening = bound(settings)
+    port = listening.getsockname()[1]
+    server = DrainingServer(config(app, settings), app.state.server)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.01)
@@ -156,12 +154,6 @@ def running(settings: Settings) -> Iterator[tuple[str, DrainingServer]]:
         server.should_exit = True
         thread.join(10)
         assert not thread.is_alive(), "the server did not stop"
-
-
-def settings_with_port(settings: Settings, port: int) -> Settings:
-    from dataclasses import replace
-
-    return replace(settings, port=port)
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def address(home: Path) -> Iterator[str]:
-    with running(make_settings((), home=home, threads="1", sessions="1", poll=0.0)) as (found, _):
+    with running(make_settings((), home=home, threads="1", sessions="1", poll=0.0, port=0)) as (found, _):
         yield found
 
 
@@ -156,9 +156,9 @@ def test_it_fits_a_phone(page: Any) -> None:
 
 @needs_browser
 def test_with_a_token_it_asks_for_it_first(browser: Any, home: Path) -> None:
-    with running(make_settings((), home=home, threads="1", sessions="1", poll=0.0)) as (_, server):
+    with running(make_settings((), home=home, threads="1", sessions="1", poll=0.0, port=0)) as (found, server):
         object.__setattr__(server._server.settings, "token", "s3cret")
-        browser.get(f"http://127.0.0.1:{server.config.port}/")
+        browser.get(f"http://{found}/")
         one(browser, "#token").send_keys("wrong\n")
         assert "a valid token is needed" in text_of(browser, "#error")
         one(browser, "#token").clear()

@@ -23,6 +23,7 @@ from vlcompress.serve.app import create_app
 from vlcompress.serve.auth import check_token
 from vlcompress.serve.logs import BackgroundHandler, JsonFormatter
 from vlcompress.serve.refusal import Refusal
+from vlcompress.serve.run import bound
 from vlcompress.serve.settings import ModelSpec, Settings
 from vlcompress.serve.tracing import Tracer
 
@@ -275,6 +276,17 @@ def test_sigterm_first_fails_readiness_then_drains_then_stops_and_loses_nothing(
     assert process.returncode == 0
     assert f"serving on http://127.0.0.1:{port}" in out
     assert all(json.loads(line) for line in err.splitlines())
+
+
+def test_an_address_that_is_taken_is_told_before_anything_is_loaded(settings: Make) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(VlcompressError, match=rf"cannot listen on 127\.0\.0\.1:{port} .* give another"):
+            bound(settings(port=port))
+    with pytest.raises(VlcompressError, match=r"cannot listen on 203\.0\.113\.1"):
+        bound(settings(host="203.0.113.1"))
 
 
 def _ready(base: str) -> bool:

@@ -1,5 +1,6 @@
 """From options to settings, and the choice of threads and sessions."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,43 +11,51 @@ from vlcompress.errors import VlcompressError
 from vlcompress.serve import tuning
 from vlcompress.serve.settings import ModelSpec, Settings
 from vlcompress.serve.start import make_settings, notes, read_token, summary
-from vlcompress.serve.tuning import Parallel, choose_parallel
+from vlcompress.serve.tuning import Measured, Parallel, choose_parallel
 
 
-class Fake:
-    """An engine that is faster with more sessions, or not."""
+class Counting:
+    """An engine that counts its calls."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    calls = 0
 
     def run(self, feeds: Any) -> Any:
-        import time
-
-        time.sleep(self.seconds)  # sleeps run side by side, as executions on other cores do
+        self.calls += 1
+        time.sleep(0.001)
         return feeds
 
 
 @pytest.fixture
 def cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "available_cores", lambda: 4)
-    monkeypatch.setattr(tuning, "SECONDS", 0.04)
 
 
 @pytest.mark.usefixtures("cores")
 @pytest.mark.parametrize(
-    ("speed", "chosen"),
+    ("rates", "chosen"),
     [
-        ({1: 0.004, 2: 0.004, 4: 0.004}, Parallel(1, 4)),  # threads inside an execution do not help
-        ({1: 0.001, 2: 0.008, 4: 0.03}, Parallel(4, 1)),  # they help fully: the lone request is then faster too
-        ({1: 0.004, 2: 0.004, 4: 0.04}, Parallel(2, 2)),
+        ({1: 100.0, 2: 200.0, 4: 400.0}, Parallel(1, 4)),  # threads inside an execution do not help
+        ({1: 100.0, 2: 104.0, 4: 90.0}, Parallel(4, 1)),  # they do: a lone request is then faster too
+        ({1: 100.0, 2: 200.0, 4: 205.0}, Parallel(2, 2)),
     ],
 )
-def test_threads_and_sessions_are_chosen_by_throughput(speed: dict[int, float], chosen: Parallel) -> None:
-    feeds = {"x": np.zeros((2, 1))}
-    got, measured = choose_parallel(None, None, lambda choice: (Fake(speed[choice.sessions]), feeds))  # type: ignore[arg-type,return-value]
+def test_threads_and_sessions_are_chosen_by_throughput(
+    rates: dict[int, float], chosen: Parallel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        tuning, "_measure", lambda choice, *_: Measured(choice.threads, choice.sessions, rates[choice.sessions])
+    )
+    got, measured = choose_parallel(None, None, lambda _: (Counting(), {}))  # type: ignore[arg-type,return-value]
     assert got == chosen
     assert [(row.threads, row.sessions) for row in measured] == [(4, 1), (2, 2), (1, 4)]
-    assert all(row.rows_per_s > 0 for row in measured)
+
+
+def test_a_measurement_counts_the_rows_of_every_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "SECONDS", 0.05)
+    engine, start = Counting(), time.perf_counter()
+    found = tuning._measure(Parallel(1, 3), engine, {"x": np.zeros((8, 1))})  # type: ignore[arg-type]
+    rows = 8 * (engine.calls - 1)  # the first call warms up
+    assert rows / (time.perf_counter() - start) <= found.rows_per_s <= rows / 0.05
 
 
 @pytest.mark.usefixtures("cores")

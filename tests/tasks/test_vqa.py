@@ -1,5 +1,6 @@
 """VQA's batches, loss and score, on the folder that the official code's loaders read (tests/fixtures)."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from vlcompress.data.opening import open_task
 from vlcompress.data.tokenizer import WordPiece
-from vlcompress.data.vqa_folder import open_vqa
 from vlcompress.errors import VlcompressError
 from vlcompress.models.lxmert import LxmertFamily
+from vlcompress.tasks.reading import Reader
 from vlcompress.tasks.vqa import VqaTask
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -18,7 +20,7 @@ DATA = FIXTURES / "data" / "lxmert"
 RNG = torch.Generator()
 
 
-class FixedScores:
+class FixedScores(LxmertFamily):
     """A family whose model answers with what it is given."""
 
     def __init__(self, logits: torch.Tensor) -> None:
@@ -28,10 +30,10 @@ class FixedScores:
         return self.given[: len(inputs["input_ids"])]
 
 
-def task(split: str = "train", family: object = None) -> VqaTask:
-    folder = open_vqa(DATA / "data", (split,), strict=False, allow_missing=True)
-    vocabulary = WordPiece.load(FIXTURES / "vocab" / "bert-tiny-uncased")
-    return VqaTask(folder, vocabulary, family or LxmertFamily())
+def task(split: str = "train", family: LxmertFamily | None = None, vocabulary: Path | None = None) -> VqaTask:
+    data = open_task(DATA / "data", "vqa", (split,), allow_missing=True)
+    words = WordPiece.load(vocabulary or FIXTURES / "vocab" / "bert-tiny-uncased")
+    return VqaTask(data, Reader(family or LxmertFamily(), words, data.pictures, 20))
 
 
 @pytest.mark.parametrize("split", ["train", "minival", "nominival"])
@@ -50,16 +52,23 @@ def test_batches_of_the_official_loader(split: str) -> None:
 
 
 def test_score_is_the_soft_score_of_the_best_answer() -> None:
-    ours = task("train")
-    targets = ours.batch(range(3), RNG).targets["answers"]
+    targets = task().batch(range(3), RNG).targets["answers"]
     wanted = targets.argmax(dim=1)
-    logits = torch.nn.functional.one_hot(wanted, targets.shape[1]).float()
-    right = task("train", FixedScores(logits))
-    scores, predictions = right.scores(nn.Identity(), right.batch(range(3), RNG))
-    assert torch.equal(predictions, wanted)
-    assert torch.equal(scores, targets.max(dim=1).values)
-    wrong = task("train", FixedScores(1 - targets))
-    assert wrong.scores(nn.Identity(), wrong.batch(range(3), RNG))[0].sum() < targets.max(dim=1).values.sum()
+    scores = task().measure(lambda inputs: torch.nn.functional.one_hot(wanted, targets.shape[1]).float(), batch=3)
+    assert torch.equal(scores.predictions, wanted)
+    assert torch.equal(scores.scores, targets.max(dim=1).values)
+    assert task().measure(lambda inputs: 1 - targets, batch=3).mean < scores.mean
+
+
+def test_results_of_the_official_evaluator_and_its_dump() -> None:
+    """LXMERT's VQAEvaluator: the score of the best answer; and its dump_result, to the byte."""
+    official = json.loads((DATA / "expected_batches" / "evaluators.json").read_text())["vqa"]
+    ours = task("minival")
+    said = torch.tensor([ours.head.labels.index(answer) for answer in official["predictions"].values()])
+    logits = torch.nn.functional.one_hot(said, len(ours.head.labels)).float()
+    assert ours.measure(lambda inputs: logits, batch=3).mean == pytest.approx(official["score"], abs=1e-7)
+    dump = (DATA / "expected_batches" / "vqa_dump_result.json").read_bytes()
+    assert ours.submission(lambda inputs: logits, batch=3) == dump
 
 
 def test_loss_is_binary_cross_entropy_times_the_number_of_answers() -> None:
@@ -74,8 +83,4 @@ def test_loss_is_binary_cross_entropy_times_the_number_of_answers() -> None:
 def test_a_vocabulary_of_another_language_is_refused(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ñandú"]) + "\n")
     with pytest.raises(VlcompressError, match="does not know 100%"):
-        VqaTask(
-            open_vqa(DATA / "data", ("train",), strict=False, allow_missing=True),
-            WordPiece.load(tmp_path),
-            LxmertFamily(),
-        )
+        task(vocabulary=tmp_path)

@@ -1,12 +1,15 @@
 """IMP as Algorithm 1 of Gan et al. has it, checked on the trainings that it leaves on the disk."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from vlcompress.artefacts import read_json
+from vlcompress.artefacts import read_json, save_tensors
 from vlcompress.errors import VlcompressError
+from vlcompress.models.base import Head
 from vlcompress.models.registry import family_named
 from vlcompress.pruning.allocation import Global, prune
 from vlcompress.pruning.criterion import Magnitude
@@ -16,6 +19,7 @@ from vlcompress.tickets.imp import Cell, run_cells, ticket_of
 from vlcompress.tickets.run import find_ticket, newest_run, open_workbench
 from vlcompress.tickets.ticket import load_ticket
 from vlcompress.tickets.workbench import Trial, Workbench
+from vlcompress.training.checkpoint import distinct
 
 CPU = torch.device("cpu")
 
@@ -154,8 +158,9 @@ def test_ticket_is_written_and_loads_and_the_run_is_found(recipe: Recipe, tmp_pa
         ({"pruning": {"controls": ["unstructured"]}}, "control 'unstructured' is the ticket itself"),
         ({"model": {"checkpoint": "built-in"}}, "no built-in weights for lxmert tiny"),
         ({"model": {"checkpoint": "/nowhere/model.pth"}}, "/nowhere/model.pth"),
-        ({"model": {"family": "uniter"}}, "unknown model 'uniter'"),
-        ({"data": {"task": "gqa"}}, "unknown task 'gqa'"),
+        ({"model": {"family": "vilbert"}}, "unknown model 'vilbert'"),
+        ({"data": {"task": "vga"}}, "unknown task 'vga'"),
+        ({"data": {"task": "vcr"}}, "lxmert has no vcr in its official code: it has vqa, gqa, nlvr2"),
         ({"data": {"source": "/nowhere"}}, "no data folder at '/nowhere'"),
         ({"data": {"source": "scenes:huge"}}, "unknown size of scenes 'huge'"),
         ({"data": {"score": "train"}}, "split 'train' is trained on"),
@@ -167,3 +172,25 @@ def test_bad_input_is_refused_before_anything_is_trained(
     with pytest.raises(VlcompressError, match=text):
         find_ticket(recipe.override(**change), tmp_path, device=CPU, say=lambda line: None)
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_head_may_start_from_the_rows_of_the_same_answers(recipe: Recipe, tmp_path: Path) -> None:
+    """LXMERT's --loadLXMERTQA: known answers take the checkpoint's rows, the others start at zero, in every round."""
+    data = shutil.copytree(recipe.data.source, tmp_path / "data")
+    labels = workbench(recipe, tmp_path).train_task.head.labels
+    answers = [*labels[5:], "something else"]
+    (data / "lxmert").mkdir(exist_ok=True)
+    (data / "lxmert" / "all_ans.json").write_text(json.dumps([{"ans": answer, "dsets": []} for answer in answers]))
+    config = workbench(recipe, tmp_path).config
+    checkpoint = tmp_path / "model_LXRT.safetensors"
+    pretrained = family_named("lxmert").build(config, Head("pretraining", tuple(answers)), seed=3).state_dict()
+    save_tensors(checkpoint, distinct(pretrained))
+    asked = recipe.override(data={"source": str(data)}, model={"checkpoint": str(checkpoint), "head": "answers"})
+    bench = workbench(asked, tmp_path)
+    rows = bench._initial(Trial(1, bench.keep_all())).state_dict()["answer_head.logit_fc.3.weight"]
+    assert torch.equal(rows[5:], pretrained["answer_head.logit_fc.3.weight"][: len(labels) - 5])
+    assert not rows[:5].any()
+    fresh = workbench(asked.override(model={"head": "fresh"}), tmp_path)
+    assert "answers" not in fresh._document(Trial(0))
+    with pytest.raises(VlcompressError, match="it needs lxmert, vqa or gqa, and a checkpoint"):
+        workbench(recipe.override(model={"head": "answers"}), tmp_path)

@@ -1,6 +1,7 @@
 """The loop on a model of a few weights: the mask is held to the bit, and a killed training ends in the same bytes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
-from vlcompress.tasks.base import Batch
+from vlcompress.tasks.base import Batch, Scores
 from vlcompress.training.loop import Hyperparameters, Sampler, evaluate, train
 
 HYPER = Hyperparameters(steps=12, batch=4, learning_rate=0.05)
@@ -33,9 +34,9 @@ class Regression:
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return (model(batch.inputs["x"])[:, 0] - batch.targets["y"]).square().mean()
 
-    def scores(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        positive = model(batch.inputs["x"])[:, 0] > 0
-        return (positive == (batch.targets["y"] > 0)).float(), positive.long()
+    def evaluate(self, model: nn.Module, *, batch: int) -> Scores:
+        positive = model(self.x)[:, 0] > 0
+        return Scores((positive == (self.x.sum(dim=1) > 0)).float(), positive.long())
 
 
 def net() -> nn.Module:
@@ -86,21 +87,23 @@ def test_seed_decides_and_the_global_random_state_does_not() -> None:
     assert state(first) != state(train(net(), Regression(), HYPER, seed=1))
 
 
+@pytest.mark.parametrize("optimizer", ["bertadam", "adamw", "sgd"])
 @pytest.mark.parametrize("killed_at", [1, 5, 11])
-def test_interrupted_training_ends_in_the_same_bytes(tmp_path: Path, killed_at: int) -> None:
+def test_interrupted_training_ends_in_the_same_bytes(tmp_path: Path, killed_at: int, optimizer: str) -> None:
     """A checkpoint after every step, death at one of them, and a fresh process's view: a new model, the same folder."""
 
     def die(step: int, loss: float) -> None:
         if step == killed_at:
             raise KeyboardInterrupt
 
-    whole = train(net(), Regression(), HYPER, seed=0, masks=masks())
+    hyper = replace(HYPER, optimizer=optimizer)
+    whole = train(net(), Regression(), hyper, seed=0, masks=masks())
     where = {"checkpoint": tmp_path / "under-way", "checkpoint_seconds": 0.0, "identity": "x"}
     with pytest.raises(KeyboardInterrupt):
-        train(net(), Regression(), HYPER, seed=0, masks=masks(), progress=die, **where)
+        train(net(), Regression(), hyper, seed=0, masks=masks(), progress=die, **where)
     steps = []
     again = train(
-        net(), Regression(), HYPER, seed=0, masks=masks(), progress=lambda step, loss: steps.append(step), **where
+        net(), Regression(), hyper, seed=0, masks=masks(), progress=lambda step, loss: steps.append(step), **where
     )
     assert steps[0] == killed_at  # the step that was under way when it died, and none before it
     assert state(again) == state(whole)
@@ -111,6 +114,29 @@ def test_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     train(net(), Regression(), HYPER, seed=0, identity="x", **where)
     with pytest.raises(VlcompressError, match="is the checkpoint of another training"):
         train(net(), Regression(), HYPER, seed=0, identity="y", **where)
+
+
+class Flat(Regression):
+    """A loss without a slope: all that moves a weight is its decay."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return super().loss(model, batch) * 0
+
+
+@pytest.mark.parametrize(("optimizer", "decayed"), [("bertadam", {True, False}), ("adamw", {True})])
+def test_adamw_takes_decay_on_matrices_alone_and_each_group_its_rate(optimizer: str, decayed: set[bool]) -> None:
+    before, model = net(), net()
+    hyper = Hyperparameters(2, 4, 0.1, warmup=0.5, weight_decay=0.5, head_rate=0.5, optimizer=optimizer)
+    train(model, Flat(), hyper, seed=0, backbone_prefix="0.")  # one step at the peak, one at 0
+    pairs = zip(model.parameters(), before.parameters(), strict=True)
+    assert {new.dim() > 1 for new, old in pairs if not torch.equal(new, old)} == decayed
+    torch.testing.assert_close(model[0].weight, before[0].weight * (1 - 0.1 * 0.5))
+    torch.testing.assert_close(model[3].weight, before[3].weight * (1 - 0.05 * 0.5))
+
+
+def test_only_another_optimizer_changes_a_trainings_identity() -> None:
+    assert "optimizer" not in HYPER.document()
+    assert replace(HYPER, optimizer="adamw").document() == {**HYPER.document(), "optimizer": "adamw"}
 
 
 def test_divergence_and_no_data_are_told() -> None:

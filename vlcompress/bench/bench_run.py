@@ -20,7 +20,7 @@ from vlcompress.models.registry import FAMILIES
 from vlcompress.sparse.compile import compile_model, load_compiled, thread_count
 from vlcompress.sparse.compile_run import block_of
 from vlcompress.sparse.timing import Effort
-from vlcompress.tasks.vqa import VqaTask
+from vlcompress.tasks.base import Task
 from vlcompress.tickets.models import dense_model, samples, score_task, ticket_model
 from vlcompress.tickets.run import Run
 from vlcompress.tickets.ticket import Ticket, load_ticket
@@ -69,7 +69,7 @@ def bench_run(
     return record
 
 
-def _variants(run: Run, ticket: Ticket, task: VqaTask, threads: int) -> list[Variant]:
+def _variants(run: Run, ticket: Ticket, task: Task, threads: int) -> list[Variant]:
     """Make the five variants; the ticket's files must be there."""
     files = {"compiled": run.folder / "compiled" / "weights.safetensors", "onnx": run.folder / "onnx" / "model.onnx"}
     for step, file in zip(("compile", "export"), files.values(), strict=True):
@@ -117,17 +117,13 @@ def _load_compiled(folder: Path) -> tuple[Family, nn.Module]:
     return compiled.family, compiled.model
 
 
-def _accuracy(variant: Variant, task: VqaTask, batch: int = 256) -> dict[str, Any]:
+def _accuracy(variant: Variant, task: Task, batch: int = 256) -> dict[str, Any]:
     """Score a variant in its own runtime on every example."""
-    total = 0.0
-    for start in range(0, len(task), batch):
-        examples = task.batch(range(start, min(start + batch, len(task))), torch.Generator())
-        best = torch.from_numpy(variant.bind(examples.inputs)()).argmax(dim=1)
-        total += float(examples.targets["answers"].gather(1, best[:, None]).double().sum())
-    return {"score": total / len(task), "examples": len(task)}
+    found = task.measure(lambda inputs: torch.from_numpy(variant.bind(inputs)()), batch=batch)
+    return {"score": found.mean, "figures": dict(found.figures), "examples": len(task)}
 
 
-def _curve(run: Run, ticket: Ticket, task: VqaTask, batch: int, threads: int) -> list[dict[str, Any]]:
+def _curve(run: Run, ticket: Ticket, task: Task, batch: int, threads: int) -> list[dict[str, Any]]:
     """Compile the ticket of every round and measure it against dense, all side by side."""
     (inputs,) = samples(task, batch)
     block = block_of(ticket.document["recipe"]["pruning"]["pattern"])

@@ -1,7 +1,7 @@
 """Reading JSON lists of objects with errors that say where and what."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,25 @@ def read_rows(path: Path) -> list[Row]:
     return as_rows(path, read_document(path))
 
 
+def read_lines(path: Path) -> list[Row]:
+    """Read a file of one JSON object a line (JSONL).
+
+    Raises:
+        VlcompressError: no such file, or a line that is not an object.
+    """
+    rows: list[Row] = []
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    rows += as_rows(path, [_line(path, number, line)])
+    except FileNotFoundError as error:
+        raise VlcompressError(f"no file at '{path}': give a file that exists") from error
+    except UnicodeDecodeError as error:
+        raise VlcompressError(f"'{path}' is not UTF-8 text ({error}): it is damaged") from error
+    return rows
+
+
 def as_rows(path: Path, document: Any) -> list[Row]:
     """Check that a part of the document at `path` is a list of objects, and give it."""
     if not isinstance(document, list) or not all(isinstance(row, dict) for row in document):
@@ -52,3 +71,28 @@ def take(path: Path, number: int, row: Row, *names: str) -> tuple[Any, ...]:
             f"'{path}', row {number}: no '{missing[0]}' among {sorted(row)}: every row needs {', '.join(names)}"
         )
     return tuple(row[name] for name in names)
+
+
+def check_unique(path: Path, ids: Iterable[object], what: str = "id") -> None:
+    """Refuse a file that uses an id twice.
+
+    Raises:
+        VlcompressError: with the id and the rows (counted from 1).
+    """
+    seen: dict[object, int] = {}
+    for number, value in enumerate(ids, start=1):
+        if value in seen:
+            raise VlcompressError(f"'{path}', row {number}: {what} {value} is already in row {seen[value]}: keep one")
+        seen[value] = number
+
+
+def bad_row(path: Path, number: int, what: str) -> VlcompressError:
+    """Build the error for a row (counted from 1) that does not hold what it must."""
+    return VlcompressError(f"'{path}', row {number}: {what}")
+
+
+def _line(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise VlcompressError(f"'{path}', line {number} is not valid JSON ({error}): it is damaged or cut") from error

@@ -8,6 +8,7 @@ import binascii
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +41,11 @@ class Regions:
         height, width: of the image, in pixels.
         boxes: float32 [N, 4], (x1, y1, x2, y2) in pixels.
         features: float32 [N, D], all finite.
-        objects_id, attrs_id: int64 [N], the detector's class and attribute.
+        objects_id, attrs_id: int64 [N], the detector's class and attribute; -1 where the format does not say.
         objects_conf, attrs_conf: float32 [N], its confidence in them.
+        soft_labels: float32 [N, C], the detector's class probabilities, where the format has them (UNITER's MRC-kl).
+        sizes: float32 [N, 2], normalised width and height where the format stores them; they are rounded on their own
+            there (float16), so that they are not quite the boxes' differences.
     """
 
     img_id: str
@@ -53,12 +57,21 @@ class Regions:
     objects_conf: NDArray[np.float32]
     attrs_id: NDArray[np.int64]
     attrs_conf: NDArray[np.float32]
+    soft_labels: NDArray[np.float32] | None = None
+    sizes: NDArray[np.float32] | None = None
 
     @property
     def normalized_boxes(self) -> NDArray[np.float32]:
         """Boxes float32 [N, 4] divided by (w, h, w, h), which is what LXMERT is given: 0 to 1."""
         scale = np.array([self.width, self.height, self.width, self.height], dtype=np.float32)
         return np.divide(self.boxes, scale, dtype=np.float32)
+
+    @property
+    def position_features(self) -> NDArray[np.float32]:
+        """What UNITER is given of the boxes, float32 [N, 7]: normalised (x1, y1, x2, y2, w, h, w * h)."""
+        boxes_N4 = self.normalized_boxes
+        sizes_N2 = boxes_N4[:, 2:] - boxes_N4[:, :2] if self.sizes is None else self.sizes
+        return np.hstack([boxes_N4, sizes_N2, sizes_N2[:, :1] * sizes_N2[:, 1:]])
 
 
 @dataclass(frozen=True)
@@ -161,6 +174,14 @@ class RegionFile:
             )
         self._feature_dim = width
 
+    def _check_boxes(self, row: _Row, boxes_N4: NDArray[np.float32], size: tuple[int, int]) -> None:
+        """Refuse boxes outside the image, with the tolerance of the official loaders."""
+        normalized_N4 = boxes_N4 / np.array([*size, *size], dtype=np.float32)
+        if normalized_N4.min() < -1e-5 or normalized_N4.max() > 1 + 1e-5:
+            number = int(((normalized_N4 < -1e-5) | (normalized_N4 > 1 + 1e-5)).any(axis=1).argmax())
+            what = f"box {number} is outside the image of {size[0]}x{size[1]} pixels"
+            raise _bad_row(self.path, row.number, what, _MAKE_AGAIN)
+
     def _decode(self, row: _Row, fields: Sequence[bytes]) -> Regions:
         def raw(name: str) -> bytes:
             return _unbase64(self.path, row.number, name, _field(fields, name))
@@ -170,10 +191,12 @@ class RegionFile:
         for name, values in (("features", features), ("boxes", boxes)):
             if not np.isfinite(values).all():
                 raise _bad_row(self.path, row.number, f"{name} hold NaN or infinity", _MAKE_AGAIN)
+        height, width = int(_field(fields, "img_h")), int(_field(fields, "img_w"))
+        self._check_boxes(row, boxes, (width, height))
         return Regions(
             img_id=fields[0].decode(),
-            height=int(_field(fields, "img_h")),
-            width=int(_field(fields, "img_w")),
+            height=height,
+            width=width,
             boxes=boxes,
             features=features,
             objects_id=np.frombuffer(raw("objects_id"), np.int64),
@@ -181,6 +204,21 @@ class RegionFile:
             attrs_id=np.frombuffer(raw("attrs_id"), np.int64),
             attrs_conf=np.frombuffer(raw("attrs_conf"), np.float32),
         )
+
+
+def region_file(path: Path, feature_dim: int | None = None) -> RegionFile:
+    """Give the region file at `path`, indexed once in a process as long as it does not change.
+
+    Raises:
+        VlcompressError: as of `RegionFile`.
+    """
+    changed = path.stat().st_mtime_ns if path.is_file() else 0
+    return _region_file(path, feature_dim, changed)
+
+
+@lru_cache(maxsize=32)
+def _region_file(path: Path, feature_dim: int | None, changed: int) -> RegionFile:
+    return RegionFile(path, feature_dim)
 
 
 def format_row(regions: Regions) -> bytes:

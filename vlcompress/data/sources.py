@@ -3,22 +3,24 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from vlcompress.data.scenes.benchmarks import make_benchmark
 from vlcompress.data.scenes.write import SIZES, make_scenes
 from vlcompress.errors import VlcompressError, unknown
 
 SCENES = "scenes"
 
 
-def data_folder(source: str, home: Path, say: Callable[[str], None] = print) -> Path:
+def data_folder(source: str, home: Path, say: Callable[[str], None] = print, *, task: str = "vqa") -> Path:
     """Give the folder of a data source, making the built-in one if it is not there yet.
 
     Args:
         source: "scenes:SIZE" (or "scenes", the small one), or a path.
         home: folder under which built-in data is kept.
         say: told one line before something long.
+        task: what the built-in data is for; a folder of the user's is taken as it is.
 
     Raises:
-        VlcompressError: unknown size, or no such folder.
+        VlcompressError: unknown size, no built-in data for the task, or no such folder.
     """
     name, _, size = source.partition(":")
     if name != SCENES:
@@ -30,21 +32,31 @@ def data_folder(source: str, home: Path, say: Callable[[str], None] = print) -> 
     size = size or "small"
     if size not in SIZES:
         raise unknown("size of scenes", size, SIZES)
-    folder = home / "data" / f"{SCENES}-{size}"
+    made_for = "" if task == "vqa" else f"-{task}"
+    folder = home / "data" / f"{SCENES}-{size}{made_for}"
     if not (folder / "scenes.json").is_file():
-        say(f"making the built-in data '{SCENES}:{size}' in {folder}")
-        make_scenes(folder, size=size)
+        say(f"making the built-in data '{SCENES}:{size}' for {task} in {folder}")
+        if task == "vqa":
+            make_scenes(folder, size=size)
+        else:
+            make_benchmark(folder, task, size=size)
     return folder
 
 
-def pretraining_folder(pictures: int, home: Path, say: Callable[[str], None] = print) -> Path:
+def pretraining_folder(
+    pictures: int, home: Path, say: Callable[[str], None] = print, *, captions: bool = False
+) -> Path:
     """Give the built-in data for pre-training with this many pictures, made once and kept under `home`.
+
+    With `captions` that is what retrieval learns from: five captions of each picture, and the pictures themselves.
 
     Raises:
         VlcompressError: no pictures.
     """
     if pictures < 2:
         raise VlcompressError(f"pre-training on {pictures} pictures is not possible: give at least 2")
+    if captions:
+        return data_folder(SCENES, home, say, task="retrieval")
     folder = home / "data" / f"{SCENES}-pretrain-{pictures}"
     if not (folder / "scenes.json").is_file():
         say(f"making {pictures} pictures to pre-train on in {folder}")

@@ -1,8 +1,9 @@
-"""BERT's uncased WordPiece: sentences to token ids, as the official LXMERT code makes them.
+"""BERT's WordPiece, uncased (LXMERT, ViLT) or cased (UNITER): sentences to token ids, as the official code makes them.
 
 Shape legend: N sentences, L tokens.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,17 +23,23 @@ MAX_LENGTH = 20
 
 @dataclass(frozen=True)
 class WordPiece:
-    """An uncased WordPiece vocabulary.
+    """A WordPiece vocabulary.
 
     Attributes:
         tokens: the vocabulary; a token's position is its id.
+        lowercase: sentences are lower-cased and lose their accents first, as for BERT's uncased vocabularies.
     """
 
     tokens: tuple[str, ...]
+    lowercase: bool = True
 
     @classmethod
-    def load(cls, path: Path | str) -> "WordPiece":
+    def load(cls, path: Path | str, *, lowercase: bool | None = None) -> "WordPiece":
         """Read a `vocab.txt`, or the one inside a folder.
+
+        Args:
+            path: the file or the folder.
+            lowercase: as of the class; None tells it by the tokens: a vocabulary with a capital letter is cased.
 
         Raises:
             VlcompressError: no such file, a token listed twice, a special token missing.
@@ -45,14 +52,25 @@ class WordPiece:
             raise VlcompressError(f"no vocabulary at '{file}': give a vocab.txt or a folder that holds one") from error
         except UnicodeDecodeError as error:
             raise VlcompressError(f"'{file}' is not UTF-8 text ({error}): give BERT's plain vocab.txt") from error
+        return cls.parse(text, str(file), lowercase=lowercase)
+
+    @classmethod
+    def parse(cls, text: str, where: str = "vocabulary", *, lowercase: bool | None = None) -> "WordPiece":
+        """Take the text of a `vocab.txt`; `where` names it in errors, the rest is as of `load`."""
         tokens = tuple(text.removesuffix("\n").split("\n"))  # splitlines() would also cut at Unicode separators
-        _check_vocabulary(file, tokens)
-        return cls(tokens)
+        _check_vocabulary(where, tokens)
+        return cls(tokens, not _has_capitals(tokens) if lowercase is None else lowercase)
 
     @property
     def vocab_size(self) -> int:
         """Number of tokens."""
         return len(self.tokens)
+
+    @cached_property
+    def sha256(self) -> str:
+        """The vocabulary's identity, 64 hex digits: other tokens, another order or another case, another hash."""
+        text = "\n".join(("lowercase" if self.lowercase else "cased", *self.tokens))
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     @property
     def pad_id(self) -> int:
@@ -99,7 +117,7 @@ class WordPiece:
             raise VlcompressError(f"max_length {max_length} leaves no room for a word: give 3 or more")
         rows = [
             [self.cls_id, *pieces[: max_length - 2], self.sep_id]
-            for pieces in (self._pieces(sentence) for sentence in sentences)
+            for pieces in (self.pieces(sentence) for sentence in sentences)
         ]
         length = max_length if fixed else max((len(row) for row in rows), default=0)
         ids_NL = np.full((len(rows), length), self.pad_id, dtype=np.int64)
@@ -109,7 +127,7 @@ class WordPiece:
 
     def unknown_rate(self, sentences: Sequence[str]) -> float:
         """Give the fraction (0 to 1) of the sentences' pieces that the vocabulary does not know."""
-        pieces = [piece for sentence in sentences for piece in self._pieces(sentence)]
+        pieces = [piece for sentence in sentences for piece in self.pieces(sentence)]
         return pieces.count(self.unk_id) / max(len(pieces), 1)
 
     def check_covers(self, sentences: Sequence[str]) -> None:
@@ -122,13 +140,16 @@ class WordPiece:
         if rate <= 0.5:
             return
         unknown = Counter(
-            word for line in sentences for word in line.lower().split() if self.unk_id in self._pieces(word)
+            word for line in sentences for word in self._cased(line).split() if self.unk_id in self.pieces(word)
         )
         words = ", ".join(f"'{word}'" for word, _ in unknown.most_common(3))
         raise VlcompressError(
             f"the vocabulary of {self.vocab_size} tokens does not know {rate:.0%} of the words ({words}, ...), 50% is "
             "allowed: give the vocab.txt that the model was trained with"
         )
+
+    def _cased(self, sentence: str) -> str:
+        return sentence.lower() if self.lowercase else sentence
 
     @cached_property
     def _ids(self) -> dict[str, int]:
@@ -142,19 +163,24 @@ class WordPiece:
         from tokenizers.pre_tokenizers import BertPreTokenizer
 
         tokenizer = Tokenizer(Model(vocab=self._ids, unk_token="[UNK]"))
-        tokenizer.normalizer = BertNormalizer(lowercase=True)
+        tokenizer.normalizer = BertNormalizer(lowercase=self.lowercase)
         tokenizer.pre_tokenizer = BertPreTokenizer()
         return tokenizer
 
-    def _pieces(self, sentence: str) -> list[int]:
+    def pieces(self, sentence: str) -> list[int]:
+        """Give a sentence's ids without [CLS] and [SEP], however many they are."""
         ids: list[int] = self._tokenizer.encode(sentence.strip()).ids
         return ids
 
 
-def _check_vocabulary(file: Path, tokens: Sequence[str]) -> None:
+def _check_vocabulary(file: str, tokens: Sequence[str]) -> None:
     missing = [token for token in SPECIAL_TOKENS if token not in tokens]
     if missing:
         raise VlcompressError(f"'{file}' has no {', '.join(missing)}: a BERT vocabulary lists all of {SPECIAL_TOKENS}")
     token, count = Counter(tokens).most_common(1)[0]
     if count > 1:
         raise VlcompressError(f"'{file}' lists '{token}' {count} times: every token must appear once")
+
+
+def _has_capitals(tokens: Sequence[str]) -> bool:
+    return any(token != token.lower() for token in tokens if not (token.startswith("[") and token.endswith("]")))

@@ -1,56 +1,119 @@
 """Pick the fastest way to write one layer, by running one-layer graphs in ONNX Runtime on this machine."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from vlcompress.export.lowering import Form, Writer, forms, lower
-from vlcompress.export.runtime import OPSET, session_from_bytes
+from vlcompress.export.lowering import Constants, Form, Writer, forms, lower
+from vlcompress.export.quantize import Quantizer
+from vlcompress.export.runtime import IR_VERSION, OPSET, session_from_bytes
 from vlcompress.sparse.choice import Choice, measure_and_choose
 from vlcompress.sparse.formats import Bsr, to_dense
 from vlcompress.sparse.timing import Call, Effort
 
+DENSITY_STEP = 0.05
+"""Layers of one shape, block and number of rows whose densities differ by less share a measurement."""
 
-def choose_form(bsr: Bsr, *, rows: int, threads: int, effort: Effort) -> tuple[Choice, Form | None]:
-    """Measure every form of a layer against its dense MatMul.
+Kindred = tuple[tuple[int, int], tuple[int, int], int, int]
 
-    Args:
-        bsr: the weight.
-        rows: rows M of the activations it will see (batch x tokens).
+
+@dataclass
+class Chooser:
+    """Chooses forms for the layers of a model; layers that are alike are measured once.
+
+    Attributes:
         threads: threads of each session.
-        effort: how long to measure.
-
-    Returns:
-        The choice with all timings, and the form it picked (None for dense).
+        provider: where to measure ("cpu", "cuda").
+        effort: how long to measure a layer.
+        int8: compare the forms as dynamically quantised products.
+        known: what was measured, by shape, block, rows and rounded density: the layer, its choice and its form.
     """
-    candidates = forms(bsr)
-    if not candidates:
-        return Choice.untested("no row group leaves out enough columns to be faster than dense"), None
-    x_MK = np.random.default_rng(0).standard_normal((1, rows, bsr.shape[1]), dtype=np.float32)
-    graphs = {"dense": one_layer(bsr, None)} | {name: one_layer(bsr, form) for name, form in candidates.items()}
-    choice = measure_and_choose({name: _call(graph, x_MK, threads) for name, graph in graphs.items()}, effort)
-    return choice, candidates.get(choice.picked)
+
+    threads: int
+    effort: Effort
+    provider: str = "cpu"
+    int8: bool = False
+    known: dict[Kindred, tuple[str, Choice, Form | None]] = field(default_factory=dict)
+
+    def choose(self, name: str, bsr: Bsr, rows: int) -> tuple[Choice, Form | None]:
+        """Compare every form of a layer with its dense MatMul, or take over the choice of a layer that is alike.
+
+        Args:
+            name: of the layer, for the record.
+            bsr: the weight.
+            rows: rows M of the activations it will see (batch x tokens); 0 for a layer that never runs.
+
+        Returns:
+            The choice with all timings, and the form it picked (None for dense).
+        """
+        if rows == 0:
+            return Choice.untested("the answers do not depend on the layer: it is not in the file"), None
+        candidates = self._candidates(bsr, rows)
+        if not candidates:
+            return Choice.untested(_why_none(bsr)), None
+        key = (bsr.shape, bsr.block, rows, round(bsr.density / DENSITY_STEP))
+        if key not in self.known:
+            choice = self._measure(bsr, rows, candidates)
+            self.known[key] = (name, choice, candidates.get(choice.picked))
+        return self._as(*self.known[key], candidates, name)
+
+    def _as(
+        self, measured: str, choice: Choice, form: Form | None, candidates: Mapping[str, Form], name: str
+    ) -> tuple[Choice, Form | None]:
+        """Carry a choice over to a layer that is alike: the same kind, and the nearest number of groups."""
+        if measured == name:
+            return choice, form
+        why = f"as for {measured}, which is alike: {choice.why}"
+        if form is None:
+            return replace(choice, why=why), None
+        count = len(form.groups.groups)
+        alike = [other for other in candidates.values() if other.kind == form.kind]
+        if not alike:
+            return Choice.untested(f"{why}; this layer has no such form"), None
+        nearest = min(alike, key=lambda other: (abs(len(other.groups.groups) - count), other.merge != form.merge))
+        return replace(choice, picked=nearest.name, why=why), nearest
+
+    def _candidates(self, bsr: Bsr, rows: int) -> dict[str, Form]:
+        found = forms(bsr, rows)
+        if self.int8:  # MatMulInteger takes no transposed input
+            return {name: form for name, form in found.items() if form.kind == "gather"}
+        return found
+
+    def _measure(self, bsr: Bsr, rows: int, candidates: Mapping[str, Form]) -> Choice:
+        x_MK = np.random.default_rng(0).standard_normal((1, rows, bsr.shape[1]), dtype=np.float32)
+        graphs = {"dense": None, **candidates}
+        calls = {name: self._call(one_layer(bsr, form, int8=self.int8), x_MK) for name, form in graphs.items()}
+        return measure_and_choose(calls, self.effort)
+
+    def _call(self, model: bytes, x_MK: npt.NDArray[np.float32]) -> Call:
+        session = session_from_bytes(model, threads=self.threads, provider=self.provider)
+        feed: Mapping[str, npt.NDArray[np.float32]] = {"x": x_MK}
+        return lambda: session.run(None, feed)
 
 
-def one_layer(bsr: Bsr, form: Form | None) -> bytes:
+def one_layer(bsr: Bsr, form: Form | None, *, int8: bool = False) -> bytes:
     """Build a model x [1, M, K] -> y [1, M, N] of one layer, dense where `form` is None."""
     x = ir.val("x", dtype=ir.DataType.FLOAT, shape=(1, "rows", bsr.shape[1]))
     to = Writer()
     if form is None:
         y = to.op("MatMul", [x, to.constant("weight", to_dense(bsr).T.contiguous().numpy())])
     else:
-        y = lower(to, x, form, "layer")
+        y = lower(to, x, form.kind, form.access, Constants(to, form, "layer"))
     y.name, y.dtype, y.shape = "y", ir.DataType.FLOAT, ir.Shape((1, "rows", bsr.shape[0]))
     graph = ir.Graph(
         [x], [y], nodes=to.tape.nodes, initializers=[*to.constants.values()], opset_imports={"": OPSET}, name="layer"
     )
-    data: bytes = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
+    model = ir.Model(graph, ir_version=IR_VERSION)
+    if int8:
+        Quantizer(model).apply()
+    data: bytes = ir.to_proto(model).SerializeToString()
     return data
 
 
-def _call(model: bytes, x_MK: npt.NDArray[np.float32], threads: int) -> Call:
-    session = session_from_bytes(model, threads=threads)
-    feed: Mapping[str, npt.NDArray[np.float32]] = {"x": x_MK}
-    return lambda: session.run(None, feed)
+def _why_none(bsr: Bsr) -> str:
+    if bsr.block == (1, 1):
+        return "the mask is unstructured: no group of rows leaves out a column, and zeros cost as much as weights"
+    return "no row group leaves out enough columns to be faster than dense"

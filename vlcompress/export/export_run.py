@@ -1,23 +1,41 @@
 """From a run's compiled model to ``onnx/``, and its dense model to ``onnx-dense/`` for comparison."""
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import torch
 
 import vlcompress
-from vlcompress.artefacts import Json
+from vlcompress.artefacts import Json, unseal
 from vlcompress.errors import VlcompressError
-from vlcompress.export.onnx import export_onnx
+from vlcompress.export.onnx import Style, export_onnx
+from vlcompress.export.runtime import open_session
+from vlcompress.export.verify import BOUNDS, Check
+from vlcompress.export.verify import run as run_session
 from vlcompress.models.registry import FAMILIES
-from vlcompress.sparse.compile import load_compiled
+from vlcompress.sparse.compile import Compiled, load_compiled
 from vlcompress.sparse.timing import EFFORT, Effort
+from vlcompress.tasks.base import Task, asking
 from vlcompress.tickets.models import dense_model, samples, score_task
 from vlcompress.tickets.run import Run
 from vlcompress.tickets.ticket import load_ticket
 
 PARITY_SAMPLES = 64
-"""Real examples that the exported file must answer as the PyTorch model does."""
+"""Real examples, at least, that the exported file must answer as the PyTorch model does."""
+
+SCORED_AT_ONCE = 256
+"""Examples in a batch when a whole split is scored."""
 
 
-def export_run(run: Run, *, batch: int = 32, threads: int = 1, effort: Effort = EFFORT) -> Json:
+def artefact_folder(run: Run, style: Style) -> Path:
+    """Give where a run's file of a precision goes: ``onnx``, ``onnx-fp16`` or ``onnx-int8``, side by side."""
+    return run.folder / ("onnx" if style.precision == "fp32" else f"onnx-{style.precision}")
+
+
+def export_run(
+    run: Run, *, batch: int = 32, threads: int = 1, effort: Effort = EFFORT, style: Style | None = None
+) -> Json:
     """Export the compiled model; nothing is written unless it answers as the PyTorch model does.
 
     Args:
@@ -25,31 +43,89 @@ def export_run(run: Run, *, batch: int = 32, threads: int = 1, effort: Effort = 
         batch: the batch size to be fast at.
         threads: threads of ONNX Runtime while measuring.
         effort: how long to measure each layer.
+        style: how to write the file; by default float32 for the CPU.
 
     Returns:
         The manifest.
 
     Raises:
         VlcompressError: the ticket has not been compiled, or a file is damaged.
-        VerificationError: parity failed.
+        VerificationError: parity failed, or the task's score dropped.
     """
-    folder = run.folder / "compiled"
-    if not (folder / "plan.json").is_file():
-        raise VlcompressError(f"run '{run.folder}' has no compiled model: run `vlcompress compile` first")
-    compiled = load_compiled(folder, {name: family() for name, family in FAMILIES.items()})
-    ticket = load_ticket(run.ticket)
+    style = style or Style()
+    compiled, ticket = _compiled(run), load_ticket(run.ticket)
     task = score_task(run, ticket)
+    gated = bool(BOUNDS[style.precision].score)
     return export_onnx(
         compiled.family,
         compiled.model,
-        run.folder / "onnx",
-        samples(task, batch, max(1, PARITY_SAMPLES // batch)),
+        artefact_folder(run, style),
+        samples(task, batch, _batches(batch)),
         config=compiled.config,
         head=compiled.head,
         threads=threads,
         effort=effort,
+        style=style,
+        score=lambda session: _score(task, session),
+        reference=_reference(task, compiled) if gated else None,
         extra={"recipe_sha256": ticket.document["recipe_sha256"], "vlcompress": vlcompress.__version__},
     )
+
+
+def verify_file(file: Path, run: Run | None = None, *, batch: int = 32, threads: int = 1) -> Json:
+    """Repeat the gate that an exported file passed: its hash, the samples, random shapes, and the score on the task.
+
+    Args:
+        file: model.onnx of an exported artefact.
+        run: the run that it was exported from; by default the one in whose folder it lies.
+        batch: examples at a time.
+        threads: threads of ONNX Runtime.
+
+    Raises:
+        VlcompressError: no manifest beside the file, an altered file, or no such run.
+        VerificationError: the file answers otherwise than the compiled model.
+    """
+    if not file.is_file():
+        raise VlcompressError(f"no ONNX model at '{file}': give a file that `vlcompress export` wrote")
+    manifest = unseal(file.parent, "manifest.json")
+    chosen = run or Run(file.resolve().parent.parent)
+    compiled, ticket = _compiled(chosen), load_ticket(chosen.ticket)
+    if manifest.get("recipe_sha256") != ticket.document["recipe_sha256"]:
+        raise VlcompressError(f"'{file}' was not exported from run '{chosen.folder}': give its own with --run")
+    task, bound = score_task(chosen, ticket), BOUNDS[manifest["precision"]]
+    batches = samples(task, batch, _batches(batch))
+    check = Check(compiled.family, compiled.model, batches, compiled.config, bound, file.parent)
+    skip = bool(manifest["speed"]["disabled_optimizers"])
+    session = open_session(file, threads=threads, disable_skip_layer_norm=skip, provider=manifest["provider"])
+    parities = {name: asdict(found) for name, found in check.parities(session).items()}
+    reference = _reference(task, compiled) if bound.score else None
+    return {
+        "file": str(file),
+        "precision": manifest["precision"],
+        "parity": parities,
+        "task_score": check.task_score(session, lambda opened: _score(task, opened), reference),
+    }
+
+
+def _batches(batch: int) -> int:
+    return -(-PARITY_SAMPLES // batch)
+
+
+def _compiled(run: Run) -> Compiled:
+    folder = run.folder / "compiled"
+    if not (folder / "plan.json").is_file():
+        raise VlcompressError(f"run '{run.folder}' has no compiled model: run `vlcompress compile` first")
+    return load_compiled(folder, {name: family() for name, family in FAMILIES.items()})
+
+
+def _score(task: Task, session: Any) -> float:
+    """Give the task's mean score of a session, in [0, 1]."""
+    return task.measure(lambda inputs: torch.from_numpy(run_session(session, inputs)), batch=SCORED_AT_ONCE).mean
+
+
+def _reference(task: Task, compiled: Compiled) -> float:
+    """Give the task's mean score of the compiled model."""
+    return task.measure(asking(compiled.family, compiled.model), batch=SCORED_AT_ONCE).mean
 
 
 def export_dense(run: Run, *, batch: int = 32, threads: int = 1) -> Path:

@@ -8,24 +8,36 @@ Letters: x is [..., K], y is [..., N], M is the number of rows of x when flatten
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from vlcompress.sparse.formats import Bsr, RowGroup, RowGroups, aligned_width, row_groups, to_dense
+from vlcompress.sparse.formats import Bsr, RowGroup, RowGroups, aligned_width, block_rows_apart, row_groups
 
 Kind = Literal["gather", "transposed"]
+Merge = Literal["apart", "light", "middle", "strong", "one"]
+Access = int | Literal["all", "slice"]
+"""How a group reads its columns: all of them, one slice, or gathers of aligned runs of so many."""
 
-GATHER_COSTS = (0.0, 48.0, 1e9)
-"""Merging strengths that are tried: no padding with zeros, a middle one, and one group that reads every used column."""
+GATHER_COST = 32.0
+"""Price of reading one more column, in multiplied weights of a column: measured, 16 to 64."""
+
+GROUP_COST = 5e5
+"""Price of one more row group, in weights times rows of x: about 10 µs of operator calls at 50 GFLOP/s and more."""
+
+STRENGTHS: Mapping[Merge, float] = {"light": 0.1, "middle": 1.0, "strong": 4.0}
+"""Factors on both costs that are tried, besides no merging and a single group."""
 
 WORTH_A_TRY = 0.95
 """A form that still multiplies more than this share of the weights cannot be 5 % faster."""
+
+MAX_GROUPS = 64
+"""A layer of more row groups than this makes a graph that is slow to load and slower to run than dense."""
 
 
 @dataclass(frozen=True)
@@ -35,25 +47,59 @@ class Form:
     Attributes:
         kind: "gather" copies whole aligned runs of columns of x (Reshape, Gather, Reshape), or slices them;
             "transposed" turns x once and gathers single rows of it, which makes 1-wide columns cheap.
+        merge: how the row groups were made: "apart" is the plain loop over block rows.
         groups: the row groups that it multiplies.
     """
 
     kind: Kind
+    merge: Merge
     groups: RowGroups
 
+    @property
+    def name(self) -> str:
+        """Kind and number of groups; the plain loop over block rows is called "rows"."""
+        count = len(self.groups.groups)
+        return f"rows:{count}" if self.merge == "apart" and self.kind == "gather" else f"{self.kind}:{count}"
 
-def forms(bsr: Bsr) -> dict[str, Form]:
-    """List the forms worth measuring for a weight, by a name that says kind and number of groups."""
+    @property
+    def access(self) -> tuple[Access, ...]:
+        """How each group reads its columns."""
+        return tuple(_access(group, self.groups.shape[1]) for group in self.groups.groups)
+
+
+def forms(bsr: Bsr, rows: int) -> dict[str, Form]:
+    """List the forms worth measuring for a weight.
+
+    Args:
+        bsr: the weight.
+        rows: rows M of the activations: the fewer, the more an operator call weighs, and the more is merged.
+    """
     found: dict[str, Form] = {}
-    for cost in GATHER_COSTS:
-        groups = row_groups(bsr, gather_cost=cost)
-        if groups.density <= WORTH_A_TRY:
-            kinds: tuple[Kind, ...] = ("gather", "transposed") if _width(groups) > 1 else ("transposed",)
-            found |= {f"{kind}:{len(groups.groups)}": Form(kind, groups) for kind in kinds}
+    seen: set[tuple[int, ...]] = set()
+    for merge, groups in _groupings(bsr, rows).items():
+        starts = tuple(group.start for group in groups.groups)
+        if groups.density <= WORTH_A_TRY and len(starts) <= MAX_GROUPS and starts not in seen:
+            seen.add(starts)
+            kinds: tuple[Kind, ...] = ("gather", "transposed") if _widest(groups) > 1 else ("transposed",)
+            for form in (Form(kind, merge, groups) for kind in kinds):
+                found.setdefault(form.name, form)
     return found
 
 
-@dataclass(frozen=True)
+class Source(Protocol):
+    """Where a layer's packed weights come from: constants of the graph, or inputs of a function."""
+
+    def weight(self, group: int) -> ir.Value:
+        """Give a group's weight as [k, rows]."""
+
+    def columns(self, group: int, width: int) -> ir.Value:
+        """Give the indices of a group's runs of `width` columns, [k / width]."""
+
+    def bounds(self, group: int) -> tuple[ir.Value, ir.Value]:
+        """Give the first column of a group that reads one slice, and the one after its last: [1] each."""
+
+
+@dataclass
 class Writer:
     """Collects new nodes; constants of one name are made once, so a weight that is used twice is stored once.
 
@@ -65,9 +111,7 @@ class Writer:
     tape: Tape = field(default_factory=Tape)
     constants: dict[str, ir.Value] = field(default_factory=dict)
 
-    def op(
-        self, kind: str, inputs: list[ir.Value | None], attributes: Mapping[str, int | list[int]] | None = None
-    ) -> ir.Value:
+    def op(self, kind: str, inputs: list[ir.Value | None], attributes: Mapping[str, Any] | None = None) -> ir.Value:
         """Append a node with one output."""
         return self.tape.op(kind, inputs, attributes)
 
@@ -87,142 +131,136 @@ class Writer:
         return self.constant(f"ints.{text}", array)
 
 
-def lower_layers(model: ir.Model, layers: Mapping[str, tuple[Bsr, Form]]) -> int:
-    """Rewrite, in place, every MatMul or Gemm whose weight is one of the layers'.
+@dataclass(frozen=True)
+class Constants:
+    """A layer's weights as constants of the graph itself."""
 
-    Args:
-        model: a graph whose weights are initialisers; they are recognised by their content, since exporters rename
-            and transpose them.
-        layers: by canonical weight name, the weight and how to write it.
+    to: Writer
+    form: Form
+    name: str
 
-    Returns:
-        How many nodes were rewritten (a shared weight counts once for each use).
-    """
-    by_content = {_digest(to_dense(bsr).T.numpy()): (name, form) for name, (bsr, form) in layers.items()}
-    constants: dict[str, ir.Value] = {}
-    rewritten = 0
-    for node in list(model.graph):
-        weight = _constant_weight(node)
-        found = None if weight is None else by_content.get(_digest(weight))
-        if found is not None:
-            _rewrite(model.graph, node, found[1], Writer(constants=constants), found[0])
-            rewritten += 1
-    for value in constants.values():
-        model.graph.register_initializer(value)
-    return rewritten
+    def weight(self, group: int) -> ir.Value:
+        """Give a group's weight as [k, rows]."""
+        values = self.form.groups.groups[group].weight.T.contiguous().numpy()
+        return self.to.constant(f"{self.name}.group{group}.weight", values)
+
+    def columns(self, group: int, width: int) -> ir.Value:
+        """Give the indices of a group's runs of columns."""
+        return self.to.ints(self.form.groups.groups[group].columns.numpy()[::width] // width)
+
+    def bounds(self, group: int) -> tuple[ir.Value, ir.Value]:
+        """Give a slice's first column and the one after its last."""
+        columns = self.form.groups.groups[group].columns
+        return self.to.ints([int(columns[0])]), self.to.ints([int(columns[-1]) + 1])
 
 
-def lower(to: Writer, x: ir.Value, form: Form, name: str) -> ir.Value:
-    """Write one layer.
+Finish = Callable[[ir.Value], ir.Value]
+"""Adds to the products what follows them: bias and activation."""
+
+
+def lower(
+    to: Writer,
+    x: ir.Value,
+    kind: Kind,
+    access: tuple[Access, ...],
+    source: Source,
+    finish: Finish = lambda product: product,
+) -> ir.Value:
+    """Write one layer's products.
 
     Args:
         to: receives nodes and constants.
         x: float [..., K] with a known rank and known K.
-        form: how to write the layer.
-        name: prefix of its constants' names.
+        kind: see `Form`.
+        access: how each group reads its columns.
+        source: gives weights and columns.
+        finish: applied to the products, which may be [M, N] at that point. ONNX Runtime fuses bias and activation only
+            where it knows N, which it does not once the result has been given the shape of x.
 
     Returns:
-        float [..., N], without the bias.
+        float [..., N].
     """
-    if form.kind == "transposed":
-        return _lower_transposed(to, x, form.groups, name)
+    if kind == "transposed":
+        return _lower_transposed(to, x, access, source, finish)
     parts = []
-    for i, group in enumerate(form.groups.groups):
-        gathered = _gather_last(to, x, group, form.groups.shape[1])
-        parts.append(to.op("MatMul", [gathered, _weight(to, group, f"{name}.group{i}")]))
-    return _concat(to, parts, -1)
+    for i, how in enumerate(access):
+        parts.append(to.op("MatMul", [_gather_last(to, x, how, source, i), source.weight(i)]))
+    return finish(_concat(to, parts, -1))
 
 
-def _rewrite(graph: ir.Graph, node: ir.Node, form: Form, to: Writer, name: str) -> None:
-    x, old = node.inputs[0], node.outputs[0]
-    assert x is not None, "MatMul and Gemm have a first input"
-    y = lower(to, x, form, name)
-    if len(node.inputs) == 3:  # Gemm carries its bias
-        y = to.op("Add", [y, node.inputs[2]])
-    y.shape, y.type = old.shape, old.type
-    ir.convenience.replace_nodes_and_values(graph, node, [node], to.tape.nodes, [old], [y])
+def _groupings(bsr: Bsr, rows: int) -> dict[Merge, RowGroups]:
+    made: dict[Merge, RowGroups] = {}
+    if bsr.shape[0] // bsr.block[0] <= MAX_GROUPS:
+        made["apart"] = block_rows_apart(bsr)
+    for merge, strength in STRENGTHS.items():
+        gather, group = strength * GATHER_COST, strength * GROUP_COST / max(rows, 1)
+        made[merge] = row_groups(bsr, gather_cost=gather, group_cost=group)
+    made["one"] = row_groups(bsr, gather_cost=1e9)
+    return made
 
 
-def _constant_weight(node: ir.Node) -> npt.NDArray[np.generic] | None:
-    """Give the weight of y = x W as [K, N], or None if the node is no such product with a constant."""
-    if node.op_type not in ("MatMul", "Gemm") or node.inputs[1] is None:
-        return None
-    value = node.inputs[1]
-    if not value.is_initializer() or value.const_value is None or len(value.const_value.shape) != 2:
-        return None
-    weight = value.const_value.numpy()
-    if node.op_type == "MatMul":
-        return weight
-    if node.attributes.get_float("alpha", 1.0) != 1.0 or node.attributes.get_int("transA", False):
-        return None
-    return weight.T if node.attributes.get_int("transB", False) else weight
-
-
-def _digest(weight_KN: npt.NDArray[np.generic]) -> tuple[tuple[int, ...], str]:
-    return weight_KN.shape, hashlib.sha256(np.ascontiguousarray(weight_KN).tobytes()).hexdigest()
-
-
-def _gather_last(to: Writer, x: ir.Value, group: RowGroup, total: int) -> ir.Value:
+def _gather_last(to: Writer, x: ir.Value, how: Access, source: Source, group: int) -> ir.Value:
     """Take columns of x [..., K] -> [..., k]: as it is, as one slice, or block-wise."""
-    columns = group.columns.numpy()
-    if len(columns) == total:
+    last = rank(x) - 1
+    if how == "all":
         return x
-    if columns[-1] - columns[0] + 1 == len(columns):
-        return _slice(to, x, columns, _rank(x) - 1)
-    width, leading = aligned_width(columns, total), [0] * (_rank(x) - 1)  # 0 copies the dimension of x
-    blocks = to.op("Reshape", [x, to.ints([*leading, total // width, width])])
-    taken = to.op("Gather", [blocks, to.ints(columns[::width] // width)], {"axis": _rank(x) - 1})
-    return to.op("Reshape", [taken, to.ints([*leading, len(columns)])])
+    if how == "slice":
+        return to.op("Slice", [x, *source.bounds(group), to.ints([last])])
+    leading = [0] * last  # 0 copies the dimension of x
+    blocks = to.op("Reshape", [x, to.ints([*leading, -1, how])])
+    taken = to.op("Gather", [blocks, source.columns(group, how)], {"axis": last})
+    return to.op("Reshape", [taken, to.ints([*leading, -1])])
 
 
-def _lower_transposed(to: Writer, x: ir.Value, groups: RowGroups, name: str) -> ir.Value:
+def _lower_transposed(to: Writer, x: ir.Value, access: tuple[Access, ...], source: Source, finish: Finish) -> ir.Value:
     """Write y = concat(Gemm(gather(x^T), W_g^T, transA)): rows of x^T are contiguous, so any columns are cheap."""
-    rows, columns = groups.shape
-    flat_MK = x if _rank(x) == 2 else to.op("Reshape", [x, to.ints([-1, columns])])
+    flat_MK = x if rank(x) == 2 else to.op("Reshape", [x, to.ints([-1, _width(x)])])
     turned_KM = to.op("Transpose", [flat_MK], {"perm": [1, 0]})
     parts = []
-    for i, group in enumerate(groups.groups):
-        taken = _gather_first(to, turned_KM, group.columns.numpy(), columns)
-        parts.append(to.op("Gemm", [taken, _weight(to, group, f"{name}.group{i}")], {"transA": 1}))
-    flat_MN = _concat(to, parts, 1)
-    if _rank(x) == 2:
+    for i, how in enumerate(access):
+        parts.append(to.op("Gemm", [_gather_first(to, turned_KM, how, source, i), source.weight(i)], {"transA": 1}))
+    flat_MN = finish(_concat(to, parts, 1))
+    if rank(x) == 2:
         return flat_MN
-    leading = to.op("Shape", [x], {"start": 0, "end": _rank(x) - 1})
-    shape = to.op("Concat", [leading, to.ints([rows])], {"axis": 0})
-    return to.op("Reshape", [flat_MN, shape])
+    leading = to.op("Shape", [x], {"start": 0, "end": rank(x) - 1})
+    return to.op("Reshape", [flat_MN, to.op("Concat", [leading, to.ints([-1])], {"axis": 0})])
 
 
-def _gather_first(to: Writer, x: ir.Value, index: npt.NDArray[np.int64], total: int) -> ir.Value:
-    if len(index) == total:
+def _gather_first(to: Writer, x: ir.Value, how: Access, source: Source, group: int) -> ir.Value:
+    if how == "all":
         return x
-    if index[-1] - index[0] + 1 == len(index):
-        return _slice(to, x, index, 0)
-    return to.op("Gather", [x, to.ints(index)], {"axis": 0})
-
-
-def _slice(to: Writer, x: ir.Value, index: npt.NDArray[np.int64], axis: int) -> ir.Value:
-    return to.op("Slice", [x, to.ints([index[0]]), to.ints([index[-1] + 1]), to.ints([axis])])
+    if how == "slice":
+        return to.op("Slice", [x, *source.bounds(group), to.ints([0])])
+    return to.op("Gather", [x, source.columns(group, 1)], {"axis": 0})
 
 
 def _concat(to: Writer, parts: list[ir.Value], axis: int) -> ir.Value:
     return parts[0] if len(parts) == 1 else to.op("Concat", list(parts), {"axis": axis})
 
 
-def _weight(to: Writer, group: RowGroup, name: str) -> ir.Value:
-    return to.constant(f"{name}.weight", group.weight.T.contiguous().numpy())
-
-
-def _width(groups: RowGroups) -> int:
-    """Give the narrowest aligned run of columns among the groups that need a gather at all (0 columns: any)."""
-    return min(_group_width(group, groups.shape[1]) for group in groups.groups)
-
-
-def _group_width(group: RowGroup, total: int) -> int:
+def _access(group: RowGroup, total: int) -> Access:
     columns = group.columns.numpy()
+    if len(columns) == total:
+        return "all"
     contiguous = columns[-1] - columns[0] + 1 == len(columns)
-    return total if contiguous else aligned_width(columns, total)
+    return "slice" if contiguous else aligned_width(columns, total)
 
 
-def _rank(x: ir.Value) -> int:
+def _widest(groups: RowGroups) -> int:
+    """Give the narrowest run of columns among the groups that need a gather at all (0 columns: any)."""
+    total = groups.shape[1]
+    found = (_access(group, total) for group in groups.groups)
+    return min(total if isinstance(how, str) else how for how in found)
+
+
+def rank(x: ir.Value) -> int:
+    """Give the number of axes of an activation."""
     assert x.shape is not None, "the exporter gives every activation a shape"
     return len(x.shape)
+
+
+def _width(x: ir.Value) -> int:
+    assert x.shape is not None, "the exporter gives every activation a shape"
+    width = x.shape[-1]
+    assert isinstance(width, int), "the width of a layer's input is fixed by its weight"
+    return width

@@ -1,33 +1,103 @@
 """ONNX files that are smaller and faster where the ticket allows it, and that were checked before they exist."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
 from torch import Tensor, nn
 
-from vlcompress.artefacts import Json, seal, write_file, writing
+from vlcompress.artefacts import Json, disk_errors, seal, write_file, writing
 from vlcompress.errors import VlcompressError
-from vlcompress.export.choose import choose_form
-from vlcompress.export.lowering import Form, lower_layers
-from vlcompress.export.runtime import OPSET, SKIP_LAYER_NORM, session_from_bytes
+from vlcompress.export.choose import Chooser
+from vlcompress.export.functions import panel_height
+from vlcompress.export.lowering import Form
+from vlcompress.export.quantize import Quantizer
+from vlcompress.export.rewrite import Layer, Rewriter
+from vlcompress.export.runtime import SKIP_LAYER_NORM, open_session, require_provider
+from vlcompress.export.sizes import layer_sizes
+from vlcompress.export.storage import LIMIT, save_apart, ship, size
+from vlcompress.export.target import Target, target
 from vlcompress.export.trace import prune_unused, trace
-from vlcompress.export.verify import check_graph, feed, parity, refuse_nan, require
+from vlcompress.export.verify import BOUNDS, Check, Precision, check_graph, feed, refuse_nan
 from vlcompress.models.base import Config, Family, Head
 from vlcompress.sparse.choice import Choice
 from vlcompress.sparse.compile import densified, layer_rows, sparse_layers
-from vlcompress.sparse.formats import Bsr
+from vlcompress.sparse.formats import Bsr, RowGroups, row_panels
 from vlcompress.sparse.timing import EFFORT, Effort, Timing, compare
 
 Inputs = Mapping[str, Tensor]
+Score = Callable[[Any], float]
+"""Gives the task's score of an opened session, in [0, 1]."""
 
-MODEL_EFFORT = Effort(rounds=7, burst_s=0.02, warmup=1)
+MODEL_EFFORT = Effort(rounds=3, burst_s=0.02, warmup=1)
 """What whole models are measured with: seconds, not minutes, at the published size."""
+
+MODEL_SAMPLES = 4
+"""Most examples of the batch that whole models are measured on, for the same reason."""
 
 NOISE = 0.02
 """Whole models within this share of each other count as equally fast; the lowered one then has the smaller file."""
+
+WORTH_PACKING = 0.75
+"""A layer that runs dense is stored packed where that takes at most this share of its bytes."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a file is to be written.
+
+    Attributes:
+        precision: "fp32"; "fp16" for GPUs (layers are then dense or shrunk: gathers cost more launches than they save
+            there); "int8" for dynamically quantised products.
+        expand: write plain standard operators in place of packed nodes with functions: some runtimes have no functions.
+        provider: where to measure and to check.
+        target: operator set and file format.
+        limit: bytes above which the weights get a file of their own.
+    """
+
+    precision: Precision = "fp32"
+    expand: bool = False
+    provider: str = "cpu"
+    target: Target = field(default_factory=Target)
+    limit: int = LIMIT
+
+    @property
+    def packed(self) -> bool:
+        """Whether layers become packed nodes: they are float32, and int8 products are not."""
+        return self.precision == "fp32" and not self.expand
+
+
+def style(
+    *,
+    quantize: str | None = None,
+    fp16: bool = False,
+    expand: bool = False,
+    provider: str = "cpu",
+    opset: int | None = None,
+    runtime: str | None = None,
+) -> Style:
+    """Turn what a user asks for into a style.
+
+    Args:
+        quantize: "int8", or None.
+        fp16: float16.
+        expand: see `Style`.
+        provider: likewise; it must be there.
+        opset: operator set; None picks it.
+        runtime: release of onnxruntime that must read the file; None for any.
+
+    Raises:
+        VlcompressError: things that exclude each other, or an unknown provider, operator set or release.
+    """
+    if quantize and fp16:
+        raise VlcompressError("--quantize int8 and --fp16 exclude each other: a file has one precision, choose one")
+    require_provider(provider)
+    precision: Precision = "int8" if quantize else "fp16" if fp16 else "fp32"
+    return Style(precision, expand, provider, target(opset, runtime))
 
 
 @dataclass(frozen=True)
@@ -50,6 +120,9 @@ def export_onnx(
     head: Head,
     threads: int = 1,
     effort: Effort = EFFORT,
+    style: Style | None = None,
+    score: Score | None = None,
+    reference: float | None = None,
     buckets: Mapping[str, Sequence[int]] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Json:
@@ -57,7 +130,7 @@ def export_onnx(
 
     Packed layers are written as row groups where ONNX Runtime, on this machine, is at least 5 % faster with that, and
     dense elsewhere; if the whole model is slower for it, all of it stays dense. Nothing is left behind if a check
-    fails.
+    fails, but the worst sample, in ``FOLDER.failed/``.
 
     Args:
         family: the model's family.
@@ -68,6 +141,9 @@ def export_onnx(
         head: its head; the labels go into labels.txt, one a line, in the order of the scores.
         threads: threads of ONNX Runtime while measuring.
         effort: how long to measure each layer.
+        style: how to write it; by default float32, packed nodes, for the CPU.
+        score: scores the file on its task; needed for "fp16" and "int8".
+        reference: the float32 model's score on the task; likewise.
         buckets: sizes to which a server should pad each axis ("text": [14]); by default those of the samples.
         extra: JSON to keep in the manifest (identity of the ticket, versions).
 
@@ -75,74 +151,155 @@ def export_onnx(
         The manifest.
 
     Raises:
-        VerificationError: invalid ONNX, or scores that differ from the PyTorch model's.
-        VlcompressError: a weight that is NaN, no samples, or a folder that cannot be written.
+        VerificationError: invalid ONNX, scores that differ from the PyTorch model's, or a task score that drops.
+        VlcompressError: a weight that is NaN, no samples, a provider that is not there, or a folder that cannot be
+            written.
     """
-    if not samples:
-        raise VlcompressError("no samples to compare the exported model with: give at least one batch")
-    refuse_nan(model.state_dict())
-    model.eval()
-    dense, lowered, layers = _graphs(family, model, config, samples[0], threads, effort)
-    data, speed = _faster(dense, lowered, samples[0], threads)
-    check_graph(data)
-    session = session_from_bytes(data, threads=threads)
-    on_samples = parity(family, model, session, samples)
-    on_shapes = parity(family, model, session, _odd_shapes(family, config))
-    for result in (on_samples, on_shapes):
-        require(result, "the exported model differs from the PyTorch model, so nothing was written")
-    manifest = {
-        **(extra or {}),
-        **_description(family, session, samples, buckets),
-        "layers": [_layer_json(name, layer, speed["picked"]) for name, layer in layers.items()],
-        "parity": {"samples": asdict(on_samples), "random shapes": asdict(on_shapes)},
-        "speed": {**speed, "threads": threads, "inputs": _shapes(samples[0])},
-        "bytes": {"model": len(data), "dense": len(dense)},
-    }
-    _write(folder, data, head, manifest)
+    style = style or Style()
+    _refuse(model, samples, style)
+    check = Check(family, model.eval(), samples, config, BOUNDS[style.precision], folder)
+    with _scratch(folder) as scratch, writing(folder) as temporary:
+        layers, rewritten = _write_graphs(family, model, config, scratch, samples[0], threads, effort, style)
+        picked, speed = _faster(scratch, rewritten, samples[0], threads, style)
+        check_graph(picked)
+        ship(picked, temporary / "model.onnx", style.limit)
+        session = _open(temporary / "model.onnx", threads, style.provider, speed["disabled_optimizers"])
+        manifest = {
+            **(extra or {}),
+            **_description(family, session, samples, buckets),
+            **_written_as(style),
+            "layers": [_layer_json(name, layer, picked.stem) for name, layer in layers.items()],
+            "parity": {name: asdict(found) for name, found in check.parities(session).items()},
+            "task_score": check.task_score(session, score, reference),
+            "speed": {**speed, "threads": threads},
+            "bytes": {
+                "model": size(temporary / "model.onnx"),
+                "dense": size(scratch / "dense.onnx"),
+                "pruned_layers": layer_sizes(model),
+            },
+        }
+        write_file(temporary / "labels.txt", "".join(f"{label}\n" for label in head.labels))
+        seal(temporary, "manifest.json", manifest)
     return manifest
 
 
-def _graphs(
-    family: Family, model: nn.Module, config: Config, inputs: Inputs, threads: int, effort: Effort
-) -> tuple[bytes, bytes | None, dict[str, LayerExport]]:
-    """Give the serialised dense graph, the lowered one (None if no layer changes), and every layer's choice."""
-    plain = densified(model)
-    graph = trace(family, plain, config)
-    dense = _serialised(graph)
+def _refuse(model: nn.Module, samples: Sequence[Inputs], style: Style) -> None:
+    """Refuse what cannot be exported before anything is traced."""
+    if not samples:
+        raise VlcompressError("no samples to compare the exported model with: give at least one batch")
+    refuse_nan(model.state_dict())
+    require_provider(style.provider)
+
+
+def _written_as(style: Style) -> Json:
+    return {
+        "opset": style.target.opset,
+        "ir_version": style.target.ir_version,
+        "precision": style.precision,
+        "provider": style.provider,
+        "expanded": not style.packed,
+    }
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `folder`, for graphs that are measured and not shipped."""
+    with disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.scratch.", dir=folder.parent))
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write_graphs(
+    family: Family,
+    model: nn.Module,
+    config: Config,
+    scratch: Path,
+    inputs: Inputs,
+    threads: int,
+    effort: Effort,
+    style: Style,
+) -> tuple[dict[str, LayerExport], bool]:
+    """Write dense.onnx and, if anything is written anew, lowered.onnx; give every layer's choice."""
+    half, plain = style.precision == "fp16", densified(model)
+    graph = trace(family, plain, config, opset=style.target.opset, half=half)
+    graph.ir_version = style.target.ir_version
+    del plain  # its memory is wanted: from here on the graph holds the weights
+    save_apart(graph, scratch / "dense.onnx")
     packed = sparse_layers(model)
-    rows = layer_rows(family, plain, packed, inputs)
-    layers = {name: _choose(layer.bsr, rows[name], threads, effort) for name, layer in packed.items()}
-    picked = {name: (layer.bsr, layer.form) for name, layer in layers.items() if layer.form is not None}
-    if not picked or not lower_layers(graph, picked):
-        return dense, None, layers
-    prune_unused(graph)
-    return dense, _serialised(graph), layers
+    rows = layer_rows(family, model, packed, inputs)
+    chooser = Chooser(threads, effort, style.provider, style.precision == "int8")
+    layers = {name: _choose(chooser, name, layer.bsr, rows[name], half) for name, layer in packed.items()}
+    rewriter = Rewriter(graph, style.target.opset)
+    rewritten = 0 if half else rewriter.apply({name: _layer(layer, style) for name, layer in layers.items()})
+    if style.precision == "int8":
+        rewritten += Quantizer(graph).apply()
+    if rewritten:
+        prune_unused(graph)
+        save_apart(graph, scratch / "lowered.onnx")
+    return layers, bool(rewritten)
 
 
-def _choose(bsr: Bsr, rows: int, threads: int, effort: Effort) -> LayerExport:
-    if rows == 0:
-        choice = Choice.untested("the answers do not depend on the layer: it is not in the file")
-        return LayerExport(bsr, rows, choice, None)
-    return LayerExport(bsr, rows, *choose_form(bsr, rows=rows, threads=threads, effort=effort))
+def _choose(chooser: Chooser, name: str, bsr: Bsr, rows: int, half: bool) -> LayerExport:
+    if half:
+        why = "float16 is for GPUs, where every gather is a launch of its own: the layer stays dense or shrunk"
+        return LayerExport(bsr, rows, Choice.untested(why), None)
+    return LayerExport(bsr, rows, *chooser.choose(name, bsr, rows))
 
 
-def _faster(dense: bytes, lowered: bytes | None, inputs: Inputs, threads: int) -> tuple[bytes, Json]:
-    """Measure the whole graphs side by side, with and without SkipLayerNormFusion; keep lowered unless it is slower."""
-    graphs = {"dense": dense} if lowered is None else {"dense": dense, "lowered": lowered}
-    sessions = {
-        (name, fused): session_from_bytes(graph, threads=threads, disable_skip_layer_norm=not fused)
-        for name, graph in graphs.items()
-        for fused in (False, True)
+def _layer(layer: LayerExport, style: Style) -> Layer:
+    groups = _packing(layer) if style.packed else None
+    return Layer(layer.bsr, layer.form, groups)
+
+
+def _packing(layer: LayerExport) -> RowGroups | None:
+    """Give the groups that a packed node stores; None where it would not fit the kernel, or save no bytes."""
+    groups = layer.form.groups if layer.form is not None else row_panels(layer.bsr)
+    if groups is None or not panel_height(groups):
+        return None
+    worth = layer.form is not None or groups.density <= WORTH_PACKING
+    return groups if worth else None
+
+
+def _faster(scratch: Path, rewritten: bool, inputs: Inputs, threads: int, style: Style) -> tuple[Path, Json]:
+    """Measure the whole graphs side by side, then the better one with and without SkipLayerNormFusion.
+
+    Int8 is taken even where it is slower: it was asked for, and the figures say what it costs.
+    """
+    inputs = {name: tensor[:MODEL_SAMPLES] for name, tensor in inputs.items()}
+    dense, lowered = scratch / "dense.onnx", scratch / "lowered.onnx"
+    timings: dict[str, Timing] = {}
+    picked = dense
+    if rewritten:
+        graphs = {"dense": (dense, [SKIP_LAYER_NORM]), "lowered": (lowered, [SKIP_LAYER_NORM])}
+        timings = _race(graphs, inputs, threads, style.provider)
+        slower = timings["lowered"].us > timings["dense"].us * (1 + NOISE)
+        picked = dense if slower and style.precision != "int8" else lowered
+    name = picked.stem
+    settings = {name: (picked, [SKIP_LAYER_NORM]), f"{name}, fused": (picked, [])}
+    again = _race(settings, inputs, threads, style.provider)
+    return picked, {
+        "picked": name,
+        "timings": {key: asdict(timing) for key, timing in {**again, **timings}.items()},
+        "disabled_optimizers": _advice(again[name], again[f"{name}, fused"]),
+        "inputs": {key: list(tensor.shape) for key, tensor in inputs.items()},
     }
-    calls = {f"{name}{', fused' if fused else ''}": _call(s, inputs) for (name, fused), s in sessions.items()}
-    timings = compare(calls, MODEL_EFFORT)
-    slower = lowered is None or timings["lowered"].us > timings["dense"].us * (1 + NOISE)
-    picked = "dense" if slower else "lowered"
-    return graphs[picked], {
-        "picked": picked,
-        "timings": {name: asdict(timing) for name, timing in timings.items()},
-        "disabled_optimizers": _advice(timings[picked], timings[f"{picked}, fused"]),
-    }
+
+
+def _race(
+    graphs: Mapping[str, tuple[Path, list[str]]], inputs: Inputs, threads: int, provider: str
+) -> dict[str, Timing]:
+    """Time whole graphs in alternation; each is open only for so long."""
+    sessions = {name: _open(path, threads, provider, disabled) for name, (path, disabled) in graphs.items()}
+    return compare({name: _call(session, inputs) for name, session in sessions.items()}, MODEL_EFFORT)
+
+
+def _open(path: Path, threads: int, provider: str, disabled: Sequence[str]) -> Any:
+    skip = SKIP_LAYER_NORM in disabled
+    return open_session(path, threads=threads, disable_skip_layer_norm=skip, provider=provider)
 
 
 def _advice(unfused: Timing, fused: Timing) -> list[str]:
@@ -150,15 +307,9 @@ def _advice(unfused: Timing, fused: Timing) -> list[str]:
     return [SKIP_LAYER_NORM] if unfused.us <= fused.us else []
 
 
-def _call(session: Any, inputs: Inputs) -> Any:
+def _call(session: Any, inputs: Inputs) -> Callable[[], object]:
     arrays = feed(session, inputs)
     return lambda: session.run(None, arrays)
-
-
-def _odd_shapes(family: Family, config: Config) -> list[dict[str, Tensor]]:
-    """Make inputs of sizes that the tracer did not see, the smallest ones among them."""
-    sizes = ((1, 1, 1), (2, 5, 9), (5, 9, 2))
-    return [family.example_inputs(config, batch=b, text=t, regions=r, seed=b) for b, t, r in sizes]
 
 
 def _description(
@@ -172,7 +323,7 @@ def _description(
     names = sorted({name for by_axis in axes.values() for name in by_axis.values()} - {"batch"})
     seen = {name: sorted({sample[key].shape[i] for sample in samples for key, i in _at(axes, name)}) for name in names}
     padding = {name: list((buckets or {}).get(name, seen[name])) for name in names}
-    return {"family": family.name, "opset": OPSET, "inputs": inputs, "outputs": outputs, "padding": padding}
+    return {"family": family.name, "inputs": inputs, "outputs": outputs, "padding": padding}
 
 
 def _at(axes: Mapping[str, Mapping[int, str]], name: str) -> list[tuple[str, int]]:
@@ -191,19 +342,3 @@ def _layer_json(name: str, layer: LayerExport, graph: str) -> Json:
         "form": form,
         "choice": layer.choice.to_json(),
     }
-
-
-def _shapes(inputs: Inputs) -> dict[str, list[int]]:
-    return {name: list(tensor.shape) for name, tensor in inputs.items()}
-
-
-def _serialised(model: ir.Model) -> bytes:
-    data: bytes = ir.to_proto(model).SerializeToString()
-    return data
-
-
-def _write(folder: Path, data: bytes, head: Head, manifest: Json) -> None:
-    with writing(folder) as temporary:
-        write_file(temporary / "model.onnx", data)
-        write_file(temporary / "labels.txt", "".join(f"{label}\n" for label in head.labels))
-        seal(temporary, "manifest.json", manifest)

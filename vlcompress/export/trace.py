@@ -14,28 +14,31 @@ import torch
 from torch import Tensor, nn
 
 from vlcompress.errors import VerificationError
-from vlcompress.export.runtime import OPSET
+from vlcompress.export.target import OPSET
 from vlcompress.models.base import Config, Family
 
 
 class _Scores(nn.Module):
-    """A model reduced to what is exported: tensors in, scores [batch, labels] out."""
+    """A model reduced to what is exported: tensors in, scores [batch, labels] out, float32 at both ends."""
 
-    def __init__(self, family: Family, model: nn.Module, names: tuple[str, ...]) -> None:
+    def __init__(self, family: Family, model: nn.Module, names: tuple[str, ...], half: bool) -> None:
         super().__init__()
-        self.family, self.model, self.names = family, model, names
+        self.family, self.model, self.names, self.half_inside = family, model, names, half
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        return self.family.logits(self.model, dict(zip(self.names, tensors, strict=True)))
+        inside = (one.half() if self.half_inside and one.is_floating_point() else one for one in tensors)
+        return self.family.logits(self.model, dict(zip(self.names, inside, strict=True))).float()
 
 
-def trace(family: Family, model: nn.Module, config: Config) -> ir.Model:
+def trace(family: Family, model: nn.Module, config: Config, *, opset: int = OPSET, half: bool = False) -> ir.Model:
     """Export a plain model (no packed layers) with every axis of `family.dynamic_axes` left open.
 
     Args:
         family: gives example inputs, the axes' names and the scores.
         model: on the CPU; put in eval mode.
         config: for the example inputs.
+        opset: operator set to write.
+        half: compute in float16; the model is turned in place.
 
     Returns:
         A graph with the inputs named as the family names them, and one output "logits" float32 [batch, labels].
@@ -48,13 +51,13 @@ def trace(family: Family, model: nn.Module, config: Config) -> ir.Model:
     names, axes = tuple(example), family.dynamic_axes()
     with quiet():
         program: Any = torch.onnx.export(
-            _Scores(family, model, names).eval(),
+            _Scores(family, model.half() if half else model, names, half).eval(),
             tuple(example.values()),
             dynamo=True,
             dynamic_shapes={"tensors": tuple(dict(axes[name]) for name in names)},
             input_names=list(names),
             output_names=["logits"],
-            opset_version=OPSET,
+            opset_version=opset,
             custom_translation_table={torch.ops.aten.scaled_dot_product_attention.default: _attention},
             verbose=False,
         )
@@ -122,7 +125,7 @@ def _attention(
     if is_causal or enable_gqa or dropout_p:
         raise NotImplementedError("only full attention without dropout is exported")
     factor = float(query_BNTD.shape[-1]) ** -0.5 if scale is None else scale
-    query = op.Mul(query_BNTD, op.Constant(value_float=factor))
+    query = op.Mul(query_BNTD, op.Constant(value=ir.tensor(np.array(factor, dtype=query_BNTD.dtype.numpy()))))
     scores_BNTS = op.MatMul(query, op.Transpose(key_BNSD, perm=[0, 1, 3, 2]))
     if attn_mask is not None:
         scores_BNTS = op.Add(scores_BNTS, attn_mask)

@@ -4,10 +4,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from vlcompress.data.examples import Pictures
+from vlcompress.data.regions import Regions
 
 Config = dict[str, Any]
 """A model's plain JSON configuration: everything that `Family.build` needs, and nothing that is not JSON."""
+
+
+HeadKind = Literal["answers", "pair", "choice", "region", "match", "classes", "pretraining"]
+"""What a head's logits mean, and the shape of `Family.logits`.
+
+answers [B, labels]: a closed list of answers (VQA, GQA; SNLI-VE's three labels). pair [B, 2]: false, true of a
+statement about two images (NLVR2). choice [B, 2]: wrong, right of one choice, each choice a sample of its own (VCR).
+region [B, R]: one score a region, padded regions at -1e4 (RefCOCO). match [B]: how well text and image belong together
+(retrieval). classes [B, labels]: image classification. pretraining: every objective at once; has no `logits`.
+"""
 
 
 @dataclass(frozen=True)
@@ -15,12 +30,32 @@ class Head:
     """A task head to be put on a family's backbone.
 
     Attributes:
-        kind: "answers" scores a closed list of answers, "pretraining" computes every pre-training objective at once.
-        labels: the answers in the order of the head's outputs (kept with the model, since published orders differ).
+        kind: what `Family.logits` gives, see `HeadKind`.
+        labels: the answers or classes in the order of the head's outputs (kept with the model, since published orders
+            differ); () for "region" and "match", which score what they are shown.
+        variant: where a family has several heads of one kind (UNITER's NLVR2: "paired-attn", "paired", "triplet"); ""
+            is the official default.
     """
 
-    kind: Literal["answers", "pretraining"]
+    kind: HeadKind
     labels: tuple[str, ...] = ()
+    variant: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a model reads in one forward pass of one example, before padding; the same for every family.
+
+    Attributes:
+        ids: int64 [T], token ids with [CLS] and [SEP]; empty for a family that reads no text.
+        types: int64 [T], segment of each token (all 0 but in VCR: 0 question, 2 answer, 3 rationale).
+        images: one image, or NLVR2's two: Regions for families whose `reads` is "regions", uint8 [H, W, 3] RGB for
+            those that read "pixels".
+    """
+
+    ids: NDArray[np.int64]
+    types: NDArray[np.int64]
+    images: tuple[Regions | NDArray[np.uint8], ...]
 
 
 @dataclass(frozen=True)
@@ -90,6 +125,10 @@ class Family(Protocol):
 
     name: str
     sizes: tuple[str, ...]
+    heads: tuple[HeadKind, ...]
+    """The kinds of head that the family's official code has: with a task's kind they say which cells exist."""
+    reads: Literal["regions", "pixels"]
+    """What the images of its samples are."""
     backbone_prefix: str
     """Start of the names of every backbone parameter; the others belong to the head."""
 
@@ -114,6 +153,12 @@ class Family(Protocol):
     def couplings(self, model: nn.Module) -> Sequence[Coupling]:
         """List the attention heads and feed-forward neurons of the model as it is now."""
 
+    def pictures(self, config: Config, source: Pictures) -> Pictures:
+        """Give the pictures as a model of this configuration reads them (resized); families of regions change none."""
+
+    def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """Pad samples to one batch with the model's own argument names, first axis batch (or a multiple of it)."""
+
     def example_inputs(self, config: Config, *, batch: int, text: int, regions: int, seed: int) -> dict[str, Tensor]:
         """Make random inputs [batch, text] and [batch, regions, ...] with the model's own argument names."""
 
@@ -121,4 +166,4 @@ class Family(Protocol):
         """Name the axes of each input that may vary: {"input_ids": {0: "batch", 1: "text"}, ...}."""
 
     def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Run the model and give its head's scores [batch, labels], float32, before any sigmoid or softmax."""
+        """Run the model and give its head's scores, float32, before any sigmoid or softmax; shapes at `HeadKind`."""

@@ -3,7 +3,10 @@
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+FRESH_STD = 0.02
+"""Standard deviation of a fresh matrix (BERT's ``initializer_range``)."""
 
 
 def skeleton(make: Callable[[], nn.Module]) -> nn.Module:
@@ -12,7 +15,17 @@ def skeleton(make: Callable[[], nn.Module]) -> nn.Module:
         return make()
 
 
-def materialise(model: nn.Module, *, seed: int, std: float = 0.02) -> None:
+def left_and_right(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Split rows [2B, ...] that belong in pairs into their first and their second ones [B, ...].
+
+    Gathered, and not reshaped: a reshape would tell the ONNX exporter that the number of rows is even, which an open
+    axis cannot say.
+    """
+    left = torch.arange(0, rows.shape[0], 2, device=rows.device)
+    return rows[left], rows[left + 1]
+
+
+def materialise(model: nn.Module, *, seed: int, std: float = FRESH_STD) -> None:
     """Give a skeleton its weights on the CPU, as BERT does: normal(0, std), LayerNorm at 1 and 0, biases at 0.
 
     The numbers come from a generator of their own, in the order of the parameters, so the same seed gives the same
@@ -21,7 +34,7 @@ def materialise(model: nn.Module, *, seed: int, std: float = 0.02) -> None:
     Args:
         model: a model on the meta device; parameters that were shared stay shared.
         seed: of the generator.
-        std: standard deviation of the matrices (BERT's ``initializer_range``).
+        std: standard deviation of the matrices.
     """
     _to_cpu(model)
     generator = torch.Generator().manual_seed(seed)
@@ -41,3 +54,12 @@ def _to_cpu(model: nn.Module) -> None:
             if parameter not in new:
                 new[parameter] = nn.Parameter(torch.empty_like(parameter, device="cpu"), parameter.requires_grad)
             setattr(module, name, new[parameter])
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            module._buffers[name] = _fresh_buffer(name, buffer)
+
+
+def _fresh_buffer(name: str, buffer: Tensor) -> Tensor:
+    """Give a buffer what its module starts with: positions count up, a variance is 1, all else (means, counts) 0."""
+    if name == "position_ids":
+        return torch.arange(buffer.shape[-1]).expand(buffer.shape).clone()
+    return torch.full_like(buffer, 1 if name == "running_var" else 0, device="cpu")

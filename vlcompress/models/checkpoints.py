@@ -5,10 +5,13 @@ is what makes a "pre-trained" model train from noise (airsplay/lxmert issue 84),
 each difference is reported.
 """
 
+import contextlib
 import pickle
 import re
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -120,13 +123,30 @@ def _read_file(path: Path) -> Tensors:
         allowed = ", ".join((".safetensors", *_PICKLES))
         raise VlcompressError(f"'{path}' is no kind of checkpoint that can be read: its name must end in {allowed}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with _inert_classes(path):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise VlcompressError(
             f"'{path}' is not a readable PyTorch state dict ({reason}): it is damaged, cut, or holds more than tensors"
         ) from error
     return _state_dict(content, path)
+
+
+class _Inert:
+    """Takes the place of a class that a checkpoint names beside its tensors, and does nothing."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+def _inert_classes(path: Path) -> contextlib.AbstractContextManager[Any]:
+    """Let a file name classes (Lightning's callbacks are stored with its checkpoints) without importing any of them."""
+    if not zipfile.is_zipfile(path):  # PyTorch's format before 1.6: state dicts alone
+        return contextlib.nullcontext()
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    return torch.serialization.safe_globals([(_Inert, name) for name in names])
 
 
 def _state_dict(content: object, path: Path) -> Tensors:

@@ -8,18 +8,22 @@ Shapes: B batch, T words, R regions, S keys (T or R), H hidden width, N attentio
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import LxmertConfig, LxmertForPreTraining, LxmertForQuestionAnswering
 
+from vlcompress.data.examples import Pictures
+from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError, unknown
-from vlcompress.models.base import Config, Coupling, Head, LoadReport, Prunable
-from vlcompress.models.building import materialise, skeleton
+from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport, Prunable, Sample
+from vlcompress.models.building import left_and_right, materialise, skeleton
 from vlcompress.models.checkpoints import load_strictly, read_checkpoint, renamed
 
 _SIZES: dict[str, Config] = {
@@ -71,6 +75,13 @@ _HEADS = ("answer_head.", "cls.", "obj_predict_head.")
 _PRUNED = re.compile(
     r"lxmert\.(encoder\.(layer|x_layers|r_layers)\.\d+\..*\.(query|key|value|dense)|pooler\.dense)\.weight"
 )
+_KEPT_AS_RELEASED = re.compile(
+    r"lxmert\.embeddings\..*|lxmert\.encoder\.visn_fc\.(?!visn_fc\.weight).*|answer_head\.logit_fc\.3\.bias"
+)
+_POLICIES: dict[str, Callable[[str], bool]] = {
+    "bert-tickets": lambda name: _PRUNED.fullmatch(name) is not None,
+    "as-released": lambda name: _KEPT_AS_RELEASED.fullmatch(name) is None,
+}
 _REASONS = (
     # The first pattern that is found in a name gives the reason why the policy leaves that parameter alone.
     (re.compile(r"^(?!lxmert\.)"), "task head: made anew for every task, never masked"),
@@ -183,11 +194,29 @@ def pooled(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     return result
 
 
+class LxmertForImagePairs(LxmertForQuestionAnswering):  # type: ignore[misc]  # transformers has no types
+    """A statement about two images (NLVR2): both pooled outputs side by side through VQA's head, twice as wide.
+
+    Weights have the names of `LxmertForQuestionAnswering`, so official NLVR2 snapshots load like those of VQA.
+    """
+
+    def __init__(self, config: LxmertConfig) -> None:
+        """Make the model for a configuration."""
+        super().__init__(config)
+        width = 2 * config.hidden_size
+        self.answer_head.logit_fc[0] = nn.Linear(width, width)
+
+
+_MODELS = {"answers": LxmertForQuestionAnswering, "pair": LxmertForImagePairs, "pretraining": LxmertForPreTraining}
+
+
 class LxmertFamily:
     """LXMERT as the toolchain sees it (see `vlcompress.models.base.Family`)."""
 
     name = "lxmert"
     sizes = tuple(_SIZES)
+    heads: tuple[HeadKind, ...] = ("answers", "pair", "pretraining")
+    reads: Literal["regions", "pixels"] = "regions"
     backbone_prefix = "lxmert."
 
     def config(
@@ -224,14 +253,13 @@ class LxmertFamily:
 
     def skeleton(self, config: Config, head: Head) -> nn.Module:
         """Make the model of `build` on the meta device: names and shapes without weights."""
-        kinds = {"answers": LxmertForQuestionAnswering, "pretraining": LxmertForPreTraining}
-        if head.kind not in kinds:
-            raise unknown("kind of head", head.kind, kinds)
+        if head.kind not in _MODELS:
+            raise unknown("kind of head", head.kind, _MODELS)
         if not head.labels:
             raise VlcompressError("the answer head has no labels: give at least one answer")
         plain = {name: value for name, value in config.items() if name != "model_type"}
         try:
-            model = skeleton(lambda: kinds[head.kind](LxmertConfig(**plain | {"num_qa_labels": len(head.labels)})))
+            model = skeleton(lambda: _MODELS[head.kind](LxmertConfig(**plain | {"num_qa_labels": len(head.labels)})))
         except ValueError as error:
             raise VlcompressError(f"this configuration makes no LXMERT model: {error}") from error
         _take_over_attention(model)
@@ -258,20 +286,22 @@ class LxmertFamily:
         return replace(report, notes=(*report.notes, _ORDER)) if report.head == "loaded" else report
 
     def prunable(self, model: nn.Module, policy: str) -> Prunable:
-        """Name what IMP prunes: "bert-tickets" is every linear of the encoder stacks and the pooler's.
+        """Name what a policy prunes.
 
-        The policy is BERT-Tickets' (``LT_glue.py``), which Gan et al. (AAAI 2022) build on: query, key, value and
+        "bert-tickets" is BERT-Tickets' (``LT_glue.py``), which Gan et al. (AAAI 2022) build on: query, key, value and
         output projections, both feed-forward projections, and the pooler. The cross attention that both directions
-        of a layer share counts once.
+        of a layer share counts once. "as-released" is what the code of Hashemi et al. (2023) prunes: every tensor,
+        biases, LayerNorms and the answer head included, but a list of the first tensors and the very last one.
 
         Raises:
             VlcompressError: unknown policy.
         """
-        if policy != "bert-tickets":
-            raise unknown("pruning policy", policy, ["bert-tickets"])
+        if policy not in _POLICIES:
+            raise unknown("pruning policy", policy, _POLICIES)
+        pruned = _POLICIES[policy]
         sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-        names = tuple(name for name in sizes if _PRUNED.fullmatch(name))
-        excluded = {name: _reason(name) for name in sizes if not _PRUNED.fullmatch(name)}
+        names = tuple(name for name in sizes if pruned(name))
+        excluded = {name: _reason(name, policy) for name in sizes if not pruned(name)}
         backbone = sum(size for name, size in sizes.items() if name.startswith("lxmert."))
         return Prunable(names, excluded, sum(sizes[name] for name in names), backbone)
 
@@ -280,6 +310,22 @@ class LxmertFamily:
         modules = dict(model.named_modules())
         heads = (_heads(name, module) for name, module in modules.items() if isinstance(module, Attention))
         return [*heads, *_neurons(modules)]
+
+    def pictures(self, config: Config, source: Pictures) -> Pictures:
+        """Give the same pictures: their region features were made beforehand."""
+        return source
+
+    def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """Pad samples to the longest text and the most regions; two images are two rows, one after the other.
+
+        Returns:
+            input_ids int64 [B, T], attention_mask int64 [B, T], visual_feats float32 [B, R, F], visual_pos float32
+            [B, R, 4] in 0..1, and where images differ in their number of regions visual_attention_mask int64 [B, R].
+        """
+        rows = [(sample.ids, image) for sample in samples for image in sample.images]
+        words_BT = _padded([ids for ids, _ in rows])
+        mask_BT = _padded([np.ones_like(ids) for ids, _ in rows])
+        return {"input_ids": words_BT, "attention_mask": mask_BT, **_visual([_regions(image) for _, image in rows])}
 
     def example_inputs(self, config: Config, *, batch: int, text: int, regions: int, seed: int) -> dict[str, Tensor]:
         """Make random inputs; every sentence but the first is padded by a random number of words.
@@ -308,10 +354,41 @@ class LxmertFamily:
         return {"input_ids": words, "attention_mask": words, "visual_feats": regions, "visual_pos": regions}
 
     def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Give the answer scores float32 [B, labels] before any sigmoid; for the inputs see `encode`."""
+        """Give the scores before any sigmoid or softmax; for the inputs see `encode`.
+
+        Returns:
+            float32 [B, labels]; of a model for image pairs [B / 2, 2], two rows of the inputs to a statement.
+        """
         head: Any = model.answer_head
-        result: Tensor = head(pooled(model, inputs))
+        pooled_BH = pooled(model, inputs)
+        if isinstance(model, LxmertForImagePairs):
+            pooled_BH = torch.cat(left_and_right(pooled_BH), dim=1)
+        result: Tensor = head(pooled_BH)
         return result
+
+
+def _regions(image: Regions | NDArray[np.uint8]) -> Regions:
+    assert isinstance(image, Regions)
+    return image
+
+
+def _padded(arrays: Sequence[NDArray[Any]]) -> Tensor:
+    """Put arrays [n, ...] into one tensor [B, N, ...], with zeros after the shorter ones."""
+    result = np.zeros((len(arrays), max(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype)
+    for row, array in zip(result, arrays, strict=True):
+        row[: len(array)] = array
+    return torch.from_numpy(result)
+
+
+def _visual(images: Sequence[Regions]) -> dict[str, Tensor]:
+    counts = [len(one.boxes) for one in images]
+    visual = {
+        "visual_feats": _padded([one.features for one in images]),
+        "visual_pos": _padded([one.normalized_boxes for one in images]),
+    }
+    if len(set(counts)) > 1:
+        visual["visual_attention_mask"] = (torch.arange(max(counts)) < torch.tensor(counts)[:, None]).long()
+    return visual
 
 
 def _take_over_attention(model: nn.Module) -> None:
@@ -356,7 +433,9 @@ def _first_word(layer: Any, streams: _Streams) -> Tensor:
     return result
 
 
-def _reason(name: str) -> str:
+def _reason(name: str, policy: str) -> str:
+    if policy == "as-released":
+        return "left out by position in the released code"
     return next(reason for pattern, reason in _REASONS if pattern.search(name))
 
 

@@ -3,8 +3,16 @@
 from vlcompress.errors import unknown
 from vlcompress.models.base import Family
 from vlcompress.models.lxmert import LxmertFamily
+from vlcompress.models.resnet import ResnetFamily
+from vlcompress.models.uniter import UniterFamily
+from vlcompress.models.vilt import ViltFamily
 
-FAMILIES: dict[str, type[Family]] = {"lxmert": LxmertFamily}
+FAMILIES: dict[str, type[Family]] = {
+    "lxmert": LxmertFamily,
+    "uniter": UniterFamily,
+    "vilt": ViltFamily,
+    "resnet": ResnetFamily,
+}
 
 
 def family_named(name: str) -> Family:

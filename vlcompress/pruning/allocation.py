@@ -1,14 +1,16 @@
 """Allocations: how a sparsity is shared out between the weights. Exactly k units go, ties broken by index."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
 from vlcompress.errors import unknown
+from vlcompress.models.base import Coupling
 from vlcompress.pruning.criterion import Criterion
 from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.mixture import CoupledUnits, Mixture, Units, coupled, members, share_of
 from vlcompress.pruning.pattern import Pattern
 from vlcompress.pruning.select import Source, kept_units, smallest
 
@@ -54,9 +56,10 @@ def prune(
     masks: Masks,
     sparsity: float,
     *,
-    pattern: Pattern,
+    pattern: Pattern | Mixture,
     criterion: Criterion,
     allocation: Allocation,
+    couplings: Sequence[Coupling] = (),
 ) -> Masks:
     """Prune further until a fraction `sparsity` of all units is gone; what is gone stays gone.
 
@@ -66,15 +69,73 @@ def prune(
         sparsity: fraction of the original units pruned afterwards, in [0, 1]; the number is rounded to the nearest
             unit (Python's rounding), and is exact: ties at the threshold go by index, first weight first.
 
+        pattern: what goes together. Every kind of layer that a mixture names loses the same share, so that all of them
+            reach the sparsity; the others stay as they are.
+        criterion: scores the weights.
+        allocation: which units compete, within a kind.
+        couplings: of the model; mixtures need them.
+
     Raises:
-        VlcompressError: a weight that the pattern does not divide, or one that is not finite.
+        VlcompressError: a weight that the pattern does not divide, one that is not finite, or a sparsity that the
+            mixture cannot reach.
     """
+    if isinstance(pattern, Mixture):
+        return _prune_mixture(weights, masks, sparsity, pattern, criterion, allocation, couplings)
+    return Masks(_prune_weights(weights, masks, sparsity, pattern, criterion, allocation))
+
+
+def _prune_mixture(
+    weights: Mapping[str, Tensor],
+    masks: Masks,
+    sparsity: float,
+    mixture: Mixture,
+    criterion: Criterion,
+    allocation: Allocation,
+    couplings: Sequence[Coupling],
+) -> Masks:
+    pruned = dict(masks)
+    share = share_of(mixture, sparsity, {name: mask.numel() for name, mask in masks.items()}, couplings)
+    for kind, part in mixture.parts:
+        if isinstance(part, Units):
+            pruned |= _prune_units(weights, masks, share, coupled(part, couplings, masks), criterion, allocation)
+        else:
+            of_kind = {name: masks[name] for name in members(kind, couplings, masks)}
+            pruned |= _prune_weights(weights, of_kind, share, part, criterion, allocation)
+    return Masks(pruned)
+
+
+def _prune_units(
+    weights: Mapping[str, Tensor],
+    masks: Masks,
+    share: float,
+    units: Sequence[CoupledUnits],
+    criterion: Criterion,
+    allocation: Allocation,
+) -> dict[str, Tensor]:
+    kept = _kept([one.source(weights, masks, criterion) for one in units], share, allocation)
+    return {name: mask for one in units for name, mask in one.spread(kept[one.coupling.consumer], masks)}
+
+
+def _prune_weights(
+    weights: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    sparsity: float,
+    pattern: Pattern,
+    criterion: Criterion,
+    allocation: Allocation,
+) -> dict[str, Tensor]:
     sources = [_source(name, weights[name], mask, pattern, criterion) for name, mask in masks.items()]
+    kept = _kept(sources, sparsity, allocation)
+    return {name: pattern.spread(kept[name], mask.shape) for name, mask in masks.items()}
+
+
+def _kept(sources: list[Source], sparsity: float, allocation: Allocation) -> dict[str, Tensor]:
+    """Give for each source the bool [units] of what stays: in each group exactly the rounded number goes."""
     kept: dict[str, Tensor] = {}
     for group in allocation.groups(sources):
         count = round(sparsity * sum(source.units for source in group))
         kept |= kept_units(group, smallest(group, count))
-    return Masks({name: pattern.spread(kept[name], mask.shape) for name, mask in masks.items()})
+    return kept
 
 
 def _source(name: str, weight: Tensor, mask: Tensor, pattern: Pattern, criterion: Criterion) -> Source:

@@ -30,6 +30,16 @@ class Magnitude:
 
 
 @dataclass(frozen=True)
+class HighMagnitude:
+    """1 / |w|: the largest weights go first. The control that must fail, if magnitude means anything."""
+
+    def scores(self, name: str, weight: Tensor, start: int = 0) -> Tensor:
+        """Give 1 / |weight|; a zero weight scores highest."""
+        largest = torch.finfo(torch.float32).max
+        return (1 / weight.detach().float().abs()).clamp(max=largest)
+
+
+@dataclass(frozen=True)
 class Random:
     """Uniform chance from a seed and the weight's name: the random-mask control."""
 
@@ -43,9 +53,11 @@ class Random:
 
 
 def parse_criterion(text: str, seed: int) -> Criterion:
-    """Read ``magnitude`` or ``random`` (which draws from `seed`)."""
+    """Read ``magnitude``, ``high-magnitude`` or ``random`` (which draws from `seed`)."""
     if text == "magnitude":
         return Magnitude()
+    if text == "high-magnitude":
+        return HighMagnitude()
     if text == "random":
         return Random(seed)
-    raise unknown("criterion", text, ("magnitude", "random"))
+    raise unknown("criterion", text, ("magnitude", "high-magnitude", "random"))

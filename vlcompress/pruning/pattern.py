@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vlcompress.errors import VlcompressError
+from vlcompress.pruning.mixture import LayerKind, Mixture, Units
 
 
 class Pattern(Protocol):
@@ -66,7 +68,12 @@ class Block:
 
     def check(self, name: str, shape: torch.Size) -> None:
         """Refuse a weight that is not a matrix of whole blocks."""
-        if len(shape) != 2 or shape[0] % self.rows or shape[1] % self.cols:
+        if len(shape) != 2:
+            raise VlcompressError(
+                f"pattern '{self}' is for matrices and weight '{name}' {tuple(shape)} is none (a convolution): use "
+                "'unstructured'"
+            )
+        if shape[0] % self.rows or shape[1] % self.cols:
             raise VlcompressError(
                 f"pattern '{self}' does not divide weight '{name}' {tuple(shape)}: use a block whose rows divide "
                 f"{shape[0]} and whose columns divide {shape[-1]}, for example block:{_nearest(self, shape)}"
@@ -84,20 +91,58 @@ class Block:
         return grid.expand(-1, self.rows, -1, self.cols).reshape(shape)
 
 
-def parse_pattern(text: str) -> Pattern:
-    """Read ``unstructured`` or ``block:RxC``.
+_KINDS: Mapping[LayerKind, Units] = {"attention": Units("head"), "ffn": Units("neuron")}
+"""The units that each kind of layer has."""
+
+_SHORT: Mapping[str, tuple[LayerKind, ...]] = {
+    "head": ("attention",),
+    "neuron": ("ffn",),
+    "neuron+head": ("attention", "ffn"),
+    "head+neuron": ("attention", "ffn"),
+}
+
+
+def parse_pattern(text: str) -> Pattern | Mixture:
+    """Read ``unstructured``, ``block:RxC``, ``head``, ``neuron``, ``neuron+head``, or a mixture by kind of layer.
+
+    A mixture is KIND=PATTERN[,KIND=PATTERN] with the kinds ``attention`` (in blocks, unstructured, or ``head``) and
+    ``ffn`` (in blocks, unstructured, or ``neuron``), for example ``attention=head,ffn=block:192x16``.
 
     Raises:
         VlcompressError: anything else.
     """
+    if text in _SHORT:
+        return Mixture(tuple((kind, _KINDS[kind]) for kind in _SHORT[text]))
+    if "=" in text:
+        return _mixture(text)
+    return _of_weights(text, text)
+
+
+def _mixture(text: str) -> Mixture:
+    parts: dict[LayerKind, Units | Pattern] = {}
+    for part in text.split(","):
+        name, _, pattern = part.partition("=")
+        kind = next((kind for kind in _KINDS if kind == name), None)
+        if kind is None or kind in parts:
+            raise _unknown(text)
+        parts[kind] = _KINDS[kind] if pattern == _KINDS[kind].kind else _of_weights(pattern, text)
+    return Mixture(tuple(parts.items()))
+
+
+def _of_weights(text: str, whole: str) -> Pattern:
     if text == "unstructured":
         return Unstructured()
     match = re.fullmatch(r"block:([1-9]\d*)x([1-9]\d*)", text)
     if match is None:
-        raise VlcompressError(
-            f"unknown pattern '{text}': allowed are 'unstructured' and 'block:RxC' (rows x columns, e.g. block:16x16)"
-        )
+        raise _unknown(whole)
     return Block(int(match[1]), int(match[2]))
+
+
+def _unknown(text: str) -> VlcompressError:
+    return VlcompressError(
+        f"unknown pattern '{text}': allowed are 'unstructured', 'block:RxC' (rows x columns, e.g. block:16x16), "
+        "'head', 'neuron', 'neuron+head', and mixtures such as 'attention=head,ffn=block:192x16'"
+    )
 
 
 def _nearest(block: Block, shape: torch.Size) -> str:

@@ -1,12 +1,15 @@
 """Results as plain text for the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlcompress.artefacts import Json
+from vlcompress.models.registry import FAMILIES
 from vlcompress.pruning.schedule import levels, parse_schedule
 from vlcompress.recipe import Recipe
 from vlcompress.sparse.plan import LayerPlan, Plan
+from vlcompress.tasks.cells import LEGEND, rows
 from vlcompress.tickets.run import Run
 
 
@@ -41,6 +44,7 @@ def run_text(run: Run) -> str:
             "",
             f"score: {document['metric']}, {document['data']['examples']} examples, "
             + ("a single seed" if len(seeds) == 1 else f"mean of {len(seeds)} seeds"),
+            *_figures(document["cells"]),
             f"sparsest ticket that passes relaxed: {best}; the ticket at {100 * ticket['sparsity']:.1f} %: "
             f"{ticket['verdict']['levels']['relaxed']['outcome']}",
             *_hint(passing, ticket),
@@ -49,6 +53,17 @@ def run_text(run: Run) -> str:
             "run `vlcompress compile`, `export` and `bench`",
         ]
     )
+
+
+def _figures(cells: Sequence[dict[str, Any]]) -> list[str]:
+    """Say the benchmark's other figures, of the dense model and of the ticket."""
+    dense, ticket = cells[0], [cell for cell in cells if cell["arm"] == "ticket"][-1]
+    means = [
+        (name, *(100 * sum(cell["figures"][name]) / len(cell["figures"][name]) for cell in (dense, ticket)))
+        for name in dense.get("figures", {})
+    ]
+    told = ", ".join(f"{name} {before:.2f} → {after:.2f}" for name, before, after in means)
+    return [f"beside it, dense → ticket: {told}"] if told else []
 
 
 def _hint(passing: Sequence[float], ticket: dict[str, Any]) -> list[str]:
@@ -90,8 +105,28 @@ def _cell_row(cell: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def plan_text(folder: Path, plan: Plan) -> str:
-    """Say how a ticket was compiled: a row for each layer, and what was removed."""
+def tasks_text(record: dict[str, Any], *, markdown: bool = False) -> str:
+    """Lay out the table of families and tasks, as text or as Markdown."""
+    header = ("task", *FAMILIES, "metric")
+    body = rows(record, markdown=markdown)
+    if not markdown:
+        return f"{table(header, body)}\n\n{LEGEND}"
+    lines = [header, ["---"] * len(header), *body]
+    ticks = LEGEND.replace("with p: its", "ticks: its").replace("f: the", "the").replace("m: the", "the")
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{ticks}"
+
+
+def prediction_text(document: dict[str, Any]) -> str:
+    """Say what was predicted, and its score where the answers are published."""
+    said = f"{document['examples']} examples of {document['task']} {document['split']}: {document['file']}"
+    if "score" not in document:
+        return f"{said}\nits answers are not published: hand the file in to learn the score"
+    figures = "".join(f", {name} {100 * value:.2f}" for name, value in document["figures"].items())
+    return f"{said}\n{document['metric']} {100 * document['score']:.2f}{figures}"
+
+
+def plan_text(folder: Path, plan: Plan, *, explain: bool = False) -> str:
+    """Say how a ticket was compiled: a row for each layer, what was removed, and if asked the reason for each layer."""
     rows = [_layer_row(layer) for layer in plan.layers]
     sparse = sum(layer.choice.picked != "dense" for layer in plan.layers)
     removed = {
@@ -109,13 +144,24 @@ def plan_text(folder: Path, plan: Plan) -> str:
             f"removed for good: {removed['head']} attention heads, {removed['neuron']} feed-forward neurons",
             f"pruned layers on disk: {_mb(stored)} of {_mb(dense)} dense; "
             f"largest difference from the masked model {plan.max_abs_error:.1e}",
+            *(_explained({layer.name: layer.choice.to_json() for layer in plan.layers}) if explain else ()),
             f"compiled: {folder}",
         ]
     )
 
 
-def export_text(folder: Path, manifest: dict[str, Any]) -> str:
-    """Say what was exported and how it was checked."""
+def _explained(choices: Mapping[str, dict[str, Any]]) -> list[str]:
+    """Say for each layer what was measured and why it is as it is."""
+    lines = ["", "why, layer by layer:"]
+    for name, choice in choices.items():
+        times = ", ".join(f"{form} {timing['us']:.0f} µs" for form, timing in choice["timings"].items())
+        measured = f" (measured: {times})" if times else ""
+        lines.append(f"  {name.removesuffix('.weight')}: {choice['picked']}, because {choice['why']}{measured}")
+    return [*lines, ""]
+
+
+def export_text(folder: Path, manifest: dict[str, Any], *, explain: bool = False) -> str:
+    """Say what was exported, how it was checked, and if asked why each layer is written as it is."""
     parity, speed = manifest["parity"]["samples"], manifest["speed"]
     times = {name: timing["us"] for name, timing in speed["timings"].items()}
     dense = min(us for name, us in times.items() if name.startswith("dense"))
@@ -129,6 +175,9 @@ def export_text(folder: Path, manifest: dict[str, Any]) -> str:
             f"{picked / 1e3:.2f} ms against {dense / 1e3:.2f} ms for the same weights written dense "
             f"({speed['threads']} thread(s))",
             f"size: {_mb(manifest['bytes']['model'])} against {_mb(manifest['bytes']['dense'])} written dense",
+            *_layers_on_disk(manifest["bytes"]["pruned_layers"]),
+            *_task_line(manifest["task_score"]),
+            *(_explained({layer["name"]: layer["choice"] for layer in manifest["layers"]}) if explain else ()),
             f"opset {manifest['opset']}; switch off in ONNX Runtime: "
             f"{', '.join(speed['disabled_optimizers']) or 'nothing'}",
             f"exported: {folder / 'model.onnx'}",
@@ -164,6 +213,35 @@ def container_text(folder: Path, manifest: dict[str, Any]) -> str:
             f"on KServe: kubectl apply --filename {folder / 'kserve.yaml'}",
         ]
     )
+
+
+def verify_text(found: dict[str, Any]) -> str:
+    """Say that a file still answers as its PyTorch model does."""
+    lines = [
+        f"{name}: {parity['samples']} examples, answers agree on {100 * parity['answer_agreement']:.1f} %, "
+        f"max abs error {parity['max_abs_error']:.1e}, relative {parity['max_rel_error']:.1e}"
+        for name, parity in found["parity"].items()
+    ]
+    return "\n".join([*lines, *_task_line(found["task_score"]), f"verified ({found['precision']}): {found['file']}"])
+
+
+def _layers_on_disk(sizes: dict[str, int]) -> list[str]:
+    if not sizes["dense"]:
+        return []
+    packed, zipped = sizes["packed"] / sizes["dense"], sizes["zipped_masked"] / sizes["dense"]
+    return [
+        f"pruned layers: {_mb(sizes['packed'])} packed, {packed:.2f} of {_mb(sizes['dense'])} dense; "
+        f"the masked dense weights zipped: {zipped:.2f} (and dense again once they are read)"
+    ]
+
+
+def _task_line(task: dict[str, float] | None) -> list[str]:
+    if task is None:
+        return []
+    return [
+        f"score on the task: {100 * task['file']:.2f}, float32 {100 * task['fp32']:.2f}, "
+        f"a drop of {100 * task['drop']:.2f} points"
+    ]
 
 
 def bench_text(record: dict[str, Any]) -> str:
@@ -219,3 +297,17 @@ def _bench_row(name: str, batch: str, found: dict[str, Any], variant: dict[str, 
 
 def _mb(count: int) -> str:
     return f"{count / 1e6:.2f} MB"
+
+
+def native_text(status: Json) -> str:
+    """Say whether the native library is there, and what it is."""
+    if not status["built"]:
+        return "native kernel: not built (run `vlcompress native build`); exported files run with standard operators"
+    return "\n".join(
+        [
+            f"native kernel: built; instruction sets of this processor: {', '.join(status['instruction_sets'])}",
+            f"compiler: {status['compiler']}",
+            f"ONNX Runtime operator: {'yes' if status['onnxruntime'] else 'no'}",
+            f"library: {status['library']}",
+        ]
+    )

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 from contextlib import closing
 from dataclasses import asdict
 from types import FrameType
@@ -28,25 +29,36 @@ def run(settings: Settings, announce: Announce = lambda document, text: None) ->
     Raises:
         VlcompressError: a model that cannot be served, or an address that cannot be listened on.
     """
-    with closing(configure(settings.log_level)):
+    with closing(configure(settings.log_level)), bound(settings) as address:
         app = create_app(settings)
         server: Server = app.state.server
         server.load()
-        document = described(server)
+        document = described(server, address.getsockname()[1])
         announce(document, summary(document))
-        _listen(DrainingServer(config(app, settings), server), settings)
+        DrainingServer(config(app, settings), server).run(sockets=[address])
 
 
-def _listen(listener: "DrainingServer", settings: Settings) -> None:
+def bound(settings: Settings) -> socket.socket:
+    """Take the address before anything is loaded; nobody can connect until the server listens.
+
+    Raises:
+        VlcompressError: the port is taken, not allowed, or the address is not this machine's.
+    """
     try:
-        listener.run()
-    except SystemExit as error:  # uvicorn's way of saying that it cannot listen
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        found = socket.socket(family, kind, protocol)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except OSError as error:
         raise VlcompressError(
-            f"cannot listen on {settings.host}:{settings.port}: the port is taken, or the address is not this machine's"
+            f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): give another --host or --port"
         ) from error
+    return found
 
 
-def described(server: Server) -> dict[str, Any]:
+def described(server: Server, port: int) -> dict[str, Any]:
     """Say what is served and where, as JSON."""
     settings = server.settings
     rows = [
@@ -59,15 +71,13 @@ def described(server: Server) -> dict[str, Any]:
         for model in server.repository.loaded()
     ]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return {"url": f"http://{host}:{settings.port}", "models": rows, "notes": notes(settings)}
+    return {"url": f"http://{host}:{port}", "models": rows, "notes": notes(settings)}
 
 
 def config(app: object, settings: Settings) -> uvicorn.Config:
     """Give uvicorn's configuration: no log of its own for requests, no header that tells what serves."""
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
-        host=settings.host,
-        port=settings.port,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -84,7 +84,8 @@ def layer_rows(family: Family, model: nn.Module, names: Iterable[str], inputs: I
     rows = dict.fromkeys(names, 0)
 
     def count(name: str, x: Tensor) -> None:
-        rows[name] = max(rows[name], x.numel() // x.shape[-1])
+        width = x.shape[1] if x.dim() == 4 else x.shape[-1]  # a picture's channels come second
+        rows[name] = max(rows[name], x.numel() // width)
 
     modules: dict[str, nn.Module] = {name: model.get_submodule(name.rpartition(".")[0]) for name in rows}
     hooks = [
@@ -179,8 +180,12 @@ def load_compiled(folder: Path, families: Mapping[str, Family]) -> Compiled:
 def _compile_layer(model: nn.Module, name: str, mask: Tensor, block: Block, rows: int, effort: Effort) -> LayerPlan:
     """Pack one layer of the model in place, if that makes it smaller, and choose how it runs."""
     module = linear(model, name)
-    shape = (module.out_features, module.in_features)
+    shape = (mask.shape[0], mask[0].numel())
     sparsity = 1.0 - int(mask.sum()) / mask.numel()
+    if mask.dim() > 2:
+        choice = Choice.untested("it is a convolution, and only matrices are packed")
+        weight_bytes = module.weight.numel() * module.weight.element_size()
+        return LayerPlan(name, shape, "dense", None, sparsity, rows, weight_bytes, choice)
     bsr = pack(module.weight, mask, tightest_block(mask, block))
     dense_bytes = module.weight.numel() * module.weight.element_size()
     if bsr.nbytes >= dense_bytes:

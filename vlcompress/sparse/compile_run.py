@@ -1,8 +1,10 @@
 """From a run's ticket to ``compiled/``."""
 
+import math
 from typing import Any
 
 import vlcompress
+from vlcompress.pruning.mixture import Mixture
 from vlcompress.pruning.pattern import Block as BlockPattern
 from vlcompress.pruning.pattern import parse_pattern
 from vlcompress.sparse.compile import compile_model, save_compiled
@@ -15,9 +17,11 @@ from vlcompress.tickets.ticket import load_ticket
 
 
 def block_of(pattern: str) -> Block:
-    """Give rows and columns of a pattern's units: (1, 1) for an unstructured one."""
+    """Give rows and columns that every block of a pattern divides: (1, 1) where there are no blocks."""
     parsed = parse_pattern(pattern)
-    return (parsed.rows, parsed.cols) if isinstance(parsed, BlockPattern) else (1, 1)
+    parts = [part for _, part in parsed.parts] if isinstance(parsed, Mixture) else [parsed]
+    blocks = [part for part in parts if isinstance(part, BlockPattern)]
+    return math.lcm(*(block.rows for block in blocks)), math.lcm(*(block.cols for block in blocks))
 
 
 def compile_run(run: Run, *, batch: int = 32, threads: int = 1, device: str = "cpu", effort: Effort = EFFORT) -> Plan:

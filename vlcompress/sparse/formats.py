@@ -172,6 +172,23 @@ def row_groups(bsr: Bsr, *, gather_cost: float = 32.0, group_cost: float = 256.0
     return RowGroups(tuple(_group(dense, rows, keep, width) for rows, keep in runs), bsr.shape)
 
 
+def block_rows_apart(bsr: Bsr) -> RowGroups:
+    """Give every block row as a group of its own: the plain loop over BSR rows."""
+    height, width = bsr.block
+    dense, kept = to_dense(bsr), stored(bsr).cpu().numpy()
+    rows = (range(i * height, (i + 1) * height) for i in range(len(kept)))
+    return RowGroups(tuple(_group(dense, run, keep, width) for run, keep in zip(rows, kept, strict=True)), bsr.shape)
+
+
+def row_panels(bsr: Bsr) -> RowGroups | None:
+    """Give panels of equal height, a multiple of MIN_ROWS as low as the blocks allow; None where none divides."""
+    height, width = bsr.block
+    if bsr.shape[0] % MIN_ROWS or (MIN_ROWS % height and height % MIN_ROWS):
+        return None
+    dense, runs = to_dense(bsr), _coarse_runs(stored(bsr).cpu().numpy(), height)
+    return RowGroups(tuple(_group(dense, rows, keep, width) for rows, keep in runs), bsr.shape)
+
+
 def _group(dense: Tensor, rows: range, keep: Bools, width: int) -> RowGroup:
     blocks = torch.from_numpy(np.flatnonzero(keep) if keep.any() else np.zeros(1, dtype=np.int64))
     columns = (blocks[:, None] * width + torch.arange(width)).flatten().to(dense.device)

@@ -1,11 +1,17 @@
-"""What a task must tell: how to read its data, what it trains on, how the benchmark scores it."""
+"""What a task must tell: what it trains on, how the benchmark scores it, and what its predictions are handed in as."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from vlcompress.models.base import Family, Head
+
+Answer = Callable[[Mapping[str, Tensor]], Tensor]
+"""A model in any form and runtime: takes a batch's inputs, gives its head's logits on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -13,7 +19,7 @@ class Batch:
     """One batch.
 
     Attributes:
-        inputs: the model's keyword arguments, first axis batch.
+        inputs: the model's keyword arguments, first axis batch (or a multiple of it).
         targets: what the loss and the score need, first axis batch.
     """
 
@@ -28,6 +34,26 @@ class Batch:
         )
 
 
+@dataclass(frozen=True)
+class Scores:
+    """How a model did on a split.
+
+    Attributes:
+        scores: float32 [n] in [0, 1], one for each unit that the metric is a mean over, in the order of the split.
+        predictions: int64 [n], what was predicted; each task says what the numbers mean.
+        figures: the benchmark's other figures, by name, each in [0, 1].
+    """
+
+    scores: Tensor
+    predictions: Tensor
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float:
+        """The task's metric, in [0, 1]."""
+        return float(self.scores.double().mean())
+
+
 class Objective(Protocol):
     """Examples and a loss: all that the training loop sees of a task."""
 
@@ -38,13 +64,105 @@ class Objective(Protocol):
         """Make a batch of the examples at `indices`; `rng` is the only source of chance (masking, negatives)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give the mean training loss of the batch, a scalar."""
+        """Give the training loss of the batch, a scalar."""
 
 
-class Scored(Objective, Protocol):
-    """An objective whose predictions the benchmark's metric can score one example at a time."""
+class Learned(Objective, Protocol):
+    """An objective of a task: it says what head it trains."""
+
+    @property
+    def head(self) -> Head:
+        """The head that is trained."""
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the right answers are not published, so that there is nothing to learn from."""
+
+
+class Scored(Protocol):
+    """Examples that a model can be scored on."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the score."""
+
+    def __len__(self) -> int:
+        """Give the number of examples."""
+
+    def evaluate(self, model: nn.Module, *, batch: int) -> Scores:
+        """Score every example, `batch` at a time."""
+
+
+class Task(Scored, Protocol):
+    """Scored examples that any form of the model can answer, PyTorch or not."""
+
+    @property
+    def head(self) -> Head:
+        """The head that answers it."""
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the right answers are not published, so that predictions can be made and not scored."""
+
+    def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
+        """Make a batch to be scored; chance plays no part."""
+
+    def measure(self, answer: Answer, *, batch: int) -> Scores:
+        """Score every example as `answer` answers it, `batch` at a time."""
+
+    def submission(self, answer: Answer, *, batch: int) -> bytes:
+        """Give the file that the benchmark wants handed in, with the prediction for every example."""
+
+
+class EachJudged(ABC):
+    """A task whose examples are scored one by one.
+
+    Args:
+        family: runs the model.
+    """
 
     metric: str
+    head: Head
 
-    def scores(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Give each example's score in [0, 1] as float32 [batch], and the predicted label indices as int64 [batch]."""
+    def __init__(self, family: Family) -> None:
+        self.family = family
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Give the number of examples."""
+
+    @abstractmethod
+    def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
+        """Make a batch of the examples at `indices`."""
+
+    @abstractmethod
+    def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Give each example's score in [0, 1], float32 [B], and its prediction, int64 [B]."""
+
+    def evaluate(self, model: nn.Module, *, batch: int) -> Scores:
+        """Score a PyTorch model on every example, `batch` at a time."""
+        return self.measure(asking(self.family, model), batch=batch)
+
+    def measure(self, answer: Answer, *, batch: int) -> Scores:
+        """Score every example as `answer` answers it, `batch` at a time."""
+        judged = [self.judge(logits, targets) for logits, targets in self.answered(answer, batch=batch)]
+        scores, predictions = zip(*judged, strict=True)
+        return Scores(torch.cat(scores), torch.cat(predictions))
+
+    def answered(self, answer: Answer, *, batch: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Give logits and targets of every batch, in order."""
+        for start in range(0, len(self), batch):
+            examples = self.batch(range(start, min(start + batch, len(self))), torch.Generator())
+            yield answer(examples.inputs), examples.targets
+
+
+def asking(family: Family, model: nn.Module) -> Answer:
+    """Give a PyTorch model as an `Answer`; inputs go to the model's device."""
+    device = next(model.parameters()).device
+    model.eval()
+
+    @torch.inference_mode()
+    def answer(inputs: Mapping[str, Tensor]) -> Tensor:
+        return family.logits(model, {name: value.to(device) for name, value in inputs.items()}).float().cpu()
+
+    return answer

@@ -1,99 +1,45 @@
 """Visual question answering: score a closed list of answers; the metric is VQA v2's soft score of the best one."""
 
-from collections.abc import Sequence
+import dataclasses
+from statistics import fmean
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
-
-from vlcompress.data.regions import Regions
-from vlcompress.data.tokenizer import WordPiece
-from vlcompress.data.vqa_folder import VqaFolder
-from vlcompress.models.base import Family, Head
-from vlcompress.tasks.base import Batch
-
-MAX_WORDS = 20
-"""Longest question in word pieces, [CLS] and [SEP] included (LXMERT's max_seq_length)."""
-
-CACHED_BYTES = 1 << 30
-"""Region features kept in memory once read; a larger data set is read from the disk again."""
+from vlcompress.data.examples import AnswerExample, TaskData
+from vlcompress.tasks.answering import ClosedAnswers
+from vlcompress.tasks.base import Answer, Scores
+from vlcompress.tasks.metrics.vqa import vqa_accuracy
+from vlcompress.tasks.reading import Reader
+from vlcompress.tasks.submission import json_rows
 
 
-class VqaTask:
-    """Questions of some splits as batches, with LXMERT's loss and score.
-
-    Args:
-        folder: the opened splits.
-        vocabulary: the model's vocabulary; refused if it does not cover the questions.
-        family: gives the model's scores for a batch.
-    """
+class VqaTask(ClosedAnswers):
+    """Questions of some splits."""
 
     metric = "VQA soft score"
 
-    def __init__(self, folder: VqaFolder, vocabulary: WordPiece, family: Family) -> None:
-        sentences = [question.sentence for question in folder.questions]
-        vocabulary.check_covers(sentences)
-        self.folder = folder
-        self.head = Head("answers", folder.answers.labels)
-        self.family = family
-        self._words_NT = vocabulary.encode(sentences, MAX_WORDS)
-        self._pad = vocabulary.pad_id
-        self._targets_NA = folder.answers.targets(folder.questions)
-        self._regions: dict[str, Regions] = {}
-        self._cached = 0
+    def __init__(self, data: TaskData[AnswerExample], reader: Reader) -> None:
+        super().__init__(data.examples, reader, data.labels, soft_targets(data))
+        self._questions = data.examples
 
-    def __len__(self) -> int:
-        return len(self.folder.questions)
+    def measure(self, answer: Answer, *, batch: int) -> Scores:
+        """Score every question; "official accuracy" is there where the ten annotators' answers are published."""
+        scores = super().measure(answer, batch=batch)
+        votes = [question.votes for question in self._questions]
+        if not all(votes):
+            return scores
+        said = (self.head.labels[index] for index in scores.predictions.tolist())
+        official = fmean(vqa_accuracy(one, annotators) for one, annotators in zip(said, votes, strict=True))
+        return dataclasses.replace(scores, figures={"official accuracy": official})
 
-    def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
-        """Make the batch of these questions, words padded to the longest one, regions to the most.
-
-        Inputs: input_ids int64 [B, T], attention_mask int64 [B, T], visual_feats float32 [B, R, D], visual_pos float32
-        [B, R, 4] in 0..1, and where images differ in their number of regions visual_attention_mask int64 [B, R].
-        Targets: "answers" float32 [B, labels], soft scores in 0..1. `rng` is not used: VQA trains without chance.
-        """
-        chosen = list(indices)
-        words_BT = torch.from_numpy(self._words_NT[chosen])
-        words_BT = words_BT[:, : int((words_BT != self._pad).sum(dim=1).max())]
-        regions = [self._read(self.folder.questions[index].img_id) for index in chosen]
-        inputs = {"input_ids": words_BT, "attention_mask": (words_BT != self._pad).long(), **_visual(regions)}
-        return Batch(inputs, {"answers": torch.from_numpy(self._targets_NA[chosen])})
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give binary cross entropy with the soft scores, summed over answers and averaged over B (airsplay/lxmert)."""
-        answers_BA = batch.targets["answers"]
-        logits_BA = self.family.logits(model, batch.inputs)
-        return binary_cross_entropy_with_logits(logits_BA, answers_BA) * answers_BA.shape[1]
-
-    def scores(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Give the soft score of each question's best answer (float32 [B]) and that answer's index (int64 [B])."""
-        best_B = self.family.logits(model, batch.inputs).argmax(dim=1)
-        return batch.targets["answers"].gather(1, best_B[:, None])[:, 0], best_B
-
-    def _read(self, img_id: str) -> Regions:
-        regions = self._regions.get(img_id)
-        if regions is None:
-            regions = self.folder.regions(img_id)
-            if self._cached < CACHED_BYTES:
-                self._regions[img_id] = regions
-                self._cached += regions.features.nbytes
-        return regions
+    def submission(self, answer: Answer, *, batch: int) -> bytes:
+        """Give VQA's result file: [{"question_id", "answer"}]."""
+        ids = (question.id for question in self._questions)
+        return json_rows(("question_id", "answer"), zip(ids, self.best(answer, batch=batch), strict=True))
 
 
-def _visual(regions: Sequence[Regions]) -> dict[str, Tensor]:
-    counts = [len(one.boxes) for one in regions]
-    if len(set(counts)) == 1:
-        return {
-            "visual_feats": torch.from_numpy(np.stack([one.features for one in regions])),
-            "visual_pos": torch.from_numpy(np.stack([one.normalized_boxes for one in regions])),
-        }
-    shape = (len(regions), max(counts))
-    features_BRD = torch.zeros(*shape, regions[0].features.shape[1])
-    boxes_BR4 = torch.zeros(*shape, 4)
-    mask_BR = torch.zeros(shape, dtype=torch.int64)
-    for row, one in enumerate(regions):
-        features_BRD[row, : counts[row]] = torch.from_numpy(one.features)
-        boxes_BR4[row, : counts[row]] = torch.from_numpy(one.normalized_boxes)
-        mask_BR[row, : counts[row]] = 1
-    return {"visual_feats": features_BRD, "visual_pos": boxes_BR4, "visual_attention_mask": mask_BR}
+def soft_targets(data: TaskData[AnswerExample]) -> list[dict[int, float]]:
+    """Give each question's soft scores by the answers' indices; answers outside the list count for nothing."""
+    index = {label: row for row, label in enumerate(data.labels)}
+    return [
+        {index[answer]: score for answer, score in question.answers.items() if answer in index}
+        for question in data.examples
+    ]

@@ -11,6 +11,7 @@ from typing import Any
 from vlcompress.pruning.allocation import parse_allocation, prune
 from vlcompress.pruning.criterion import Criterion, Random, parse_criterion
 from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.mixture import Mixture
 from vlcompress.pruning.pattern import Pattern, Unstructured, parse_pattern
 from vlcompress.pruning.schedule import levels, parse_schedule
 from vlcompress.tickets.verdict import Verdict, judge
@@ -42,6 +43,10 @@ class Cell:
             "round": self.round,
             "sparsity": self.sparsity,
             "scores": [trained.scores.mean for trained in self.trained],
+            "figures": {
+                name: [trained.scores.figures[name] for trained in self.trained]
+                for name in self.trained[0].scores.figures
+            },
             "trainings": [trained.folder.name for trained in self.trained],
             "verdict": self.verdict.document() if self.verdict else None,
         }
@@ -49,7 +54,15 @@ class Cell:
 
 def run_cells(bench: Workbench) -> list[Cell]:
     """Train the dense model, every round of the ticket, and the controls, with every seed; judge each against dense."""
-    columns = [list(_one_seed(bench, seed)) for seed in bench.recipe.pruning.seeds]
+    return judged([list(_one_seed(bench, seed)) for seed in bench.recipe.pruning.seeds])
+
+
+def judged(columns: Sequence[Sequence["Row"]]) -> list[Cell]:
+    """Put the rows of all seeds together and judge each against dense.
+
+    Args:
+        columns: the rows of each seed, in the same order of arms and rounds; the first is the dense model.
+    """
     dense = [column[0][3].scores.scores for column in columns]
     cells = []
     for row in zip(*columns, strict=True):
@@ -66,6 +79,7 @@ def ticket_of(cells: Sequence[Cell]) -> Cell:
 
 
 Row = tuple[str, int, float, Trained]
+"""Arm, round, sparsity, and what was trained, of one seed."""
 
 
 def _one_seed(bench: Workbench, seed: int) -> Iterator[Row]:
@@ -73,16 +87,16 @@ def _one_seed(bench: Workbench, seed: int) -> Iterator[Row]:
     pattern = parse_pattern(pruning.pattern)
     dense = bench.train(Trial(seed), f"seed {seed} dense")
     yield "dense", 0, 0.0, dense
-    rounds = list(_rounds(bench, seed, dense, pattern, "ticket"))
-    yield from rounds
-    for control in pruning.controls:
-        if control == "unstructured":
-            yield from _rounds(bench, seed, dense, Unstructured(), control)
+    tickets = list(rounds(bench, seed, dense, pattern, "ticket"))
+    yield from tickets
+    for name in pruning.controls:
+        if name == "unstructured":
+            yield from rounds(bench, seed, dense, Unstructured(), name)
         else:
-            yield _control(bench, seed, control, rounds[-1])
+            yield control(bench, seed, name, tickets[-1])
 
 
-def _rounds(bench: Workbench, seed: int, dense: Trained, pattern: Pattern, arm: str) -> Iterator[Row]:
+def rounds(bench: Workbench, seed: int, dense: Trained, pattern: Pattern | Mixture, arm: str) -> Iterator[Row]:
     """Prune what the round before has trained, rewind, train; one row a level."""
     pruning = bench.recipe.pruning
     start: Start = "rewound" if pruning.rewind_step else "theta0"
@@ -90,27 +104,36 @@ def _rounds(bench: Workbench, seed: int, dense: Trained, pattern: Pattern, arm: 
     plan = levels(parse_schedule(pruning.schedule), pruning.sparsity, pruning.rounds or None)
     for number, level in enumerate(plan, start=1):
         criterion = parse_criterion(pruning.criterion, seed)
-        masks = _pruned(bench, trained, masks, level, pattern, criterion)
+        masks = pruned(bench, trained, masks, level, pattern, criterion)
         label = f"seed {seed} {arm} round {number}/{len(plan)} at {100 * masks.sparsity:.1f} % ({pattern})"
         trained = bench.train(Trial(seed, masks, start), label)
         yield arm, number, masks.sparsity, trained
 
 
-def _control(bench: Workbench, seed: int, control: str, ticket: Row) -> Row:
+def control(bench: Workbench, seed: int, name: str, ticket: Row) -> Row:
+    """Train a control ("random", "shuffle" or "reinit") of one round of the ticket."""
     _, number, sparsity, trained = ticket
     masks = trained.masks()
     start: Start = "rewound" if bench.recipe.pruning.rewind_step else "theta0"
-    if control == "random":
+    if name == "random":
         pattern = parse_pattern(bench.recipe.pruning.pattern)
-        masks = _pruned(bench, trained, bench.keep_all(), sparsity, pattern, Random(seed))
+        masks = pruned(bench, trained, bench.keep_all(), sparsity, pattern, Random(seed))
     else:
-        start = "shuffled" if control == "shuffle" else "fresh"
-    label = f"seed {seed} control {control} at {100 * masks.sparsity:.1f} %"
-    return control, number, masks.sparsity, bench.train(Trial(seed, masks, start), label)
+        start = "shuffled" if name == "shuffle" else "fresh"
+    label = f"seed {seed} control {name} at {100 * masks.sparsity:.1f} %"
+    return name, number, masks.sparsity, bench.train(Trial(seed, masks, start), label)
 
 
-def _pruned(
-    bench: Workbench, trained: Trained, masks: Masks, level: float, pattern: Pattern, criterion: Criterion
+def pruned(
+    bench: Workbench, trained: Trained, masks: Masks, level: float, pattern: Pattern | Mixture, criterion: Criterion
 ) -> Masks:
     allocation = parse_allocation(bench.recipe.pruning.allocation)
-    return prune(trained.weights(), masks, level, pattern=pattern, criterion=criterion, allocation=allocation)
+    return prune(
+        trained.weights(),
+        masks,
+        level,
+        pattern=pattern,
+        criterion=criterion,
+        allocation=allocation,
+        couplings=bench.couplings,
+    )

@@ -1,20 +1,25 @@
 """Models of a finished run: the dense one, the ticket, and real samples to run them on."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vlcompress.artefacts import load_tensors
+from vlcompress.data.examples import TaskData
 from vlcompress.data.sources import data_folder
 from vlcompress.data.tokenizer import WordPiece
-from vlcompress.data.vqa_folder import open_vqa
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family
 from vlcompress.models.registry import family_named
-from vlcompress.tasks.vqa import VqaTask
+from vlcompress.tasks.base import Task
+from vlcompress.tasks.opening import data_of, open_data, predicted, scored
+from vlcompress.tasks.pretraining_task import nothing_to_answer
+from vlcompress.tasks.registry import task_of
 from vlcompress.tickets.run import Run
 from vlcompress.tickets.ticket import Ticket
+from vlcompress.training.checkpoint import restore
 
 
 def ticket_model(ticket: Ticket) -> tuple[Family, nn.Module]:
@@ -31,23 +36,40 @@ def dense_model(run: Run, ticket: Ticket) -> tuple[Family, nn.Module]:
     return _with_weights(ticket, load_tensors(run.training("dense") / "weights.safetensors"))
 
 
-def score_task(run: Run, ticket: Ticket) -> VqaTask:
+def score_task(run: Run, ticket: Ticket) -> Task:
     """Open the examples that the run was scored on.
 
     Raises:
         VlcompressError: the data is gone, or is other data than it was.
     """
     recipe = run.recipe()
-    folder = open_vqa(data_folder(recipe.data.source, run.home), (recipe.data.score,))
-    if folder.identity != run.document()["data"]["score"]:
+    if ticket.head.kind == "pretraining":
+        raise nothing_to_answer()
+    data = _opened(run, ticket, recipe.data.score)
+    if data.identity != run.document()["data"]["score"]:
         raise VlcompressError(
-            f"the data at '{folder.folder}' is not what the ticket was scored on: restore it, or prune again"
+            f"the data of '{recipe.data.source}' is not what the ticket was scored on: restore it, or prune again"
         )
-    vocabulary = WordPiece(tuple(ticket.vocabulary.removesuffix("\n").split("\n")))
-    return VqaTask(folder, vocabulary, family_named(ticket.family))
+    kind, family = task_of(ticket.family, recipe.data.task), family_named(ticket.family)
+    return scored(kind, data, family, ticket.config, vocabulary_of(ticket))
 
 
-def samples(task: VqaTask, batch: int, count: int = 1) -> list[dict[str, Tensor]]:
+def split_to_predict(run: Run, ticket: Ticket, split: str) -> Task:
+    """Open a split of the run's data, with or without published answers.
+
+    Raises:
+        VlcompressError: no such split.
+    """
+    kind, family = task_of(ticket.family, run.recipe().data.task), family_named(ticket.family)
+    return predicted(kind, _opened(run, ticket, split), family, ticket.config, vocabulary_of(ticket))
+
+
+def vocabulary_of(ticket: Ticket) -> WordPiece:
+    """Give the vocabulary that the ticket was trained with."""
+    return WordPiece.parse(ticket.vocabulary)
+
+
+def samples(task: Task, batch: int, count: int = 1) -> list[dict[str, Tensor]]:
     """Give the inputs of `count` batches of real examples, in the order of the split, repeated if it is short."""
     rng = torch.Generator()
     total = len(task)
@@ -58,5 +80,12 @@ def samples(task: VqaTask, batch: int, count: int = 1) -> list[dict[str, Tensor]
 def _with_weights(ticket: Ticket, weights: Mapping[str, Tensor]) -> tuple[Family, nn.Module]:
     family = family_named(ticket.family)
     model = family.build(ticket.config, ticket.head, seed=0)
-    model.load_state_dict(dict(weights))
+    restore(model, weights)
     return family, model.eval()
+
+
+def _opened(run: Run, ticket: Ticket, split: str) -> TaskData[Any]:
+    recipe = run.recipe()
+    width = ticket.config.get("visual_feat_dim") or None
+    folder = data_folder(recipe.data.source, run.home, task=data_of(recipe.data.task))
+    return open_data(folder, recipe.data.task, (split,), family_named(ticket.family), width)

@@ -8,18 +8,20 @@ import torch
 
 import vlcompress
 from vlcompress.artefacts import dumps, read_json, write_file
+from vlcompress.data.pretraining import read_all_answers
 from vlcompress.data.sources import data_folder
-from vlcompress.data.tokenizer import WordPiece
-from vlcompress.data.vqa_folder import open_vqa
-from vlcompress.errors import VlcompressError, unknown
+from vlcompress.data.tokenizer import SPECIAL_TOKENS, WordPiece
+from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family
 from vlcompress.models.registry import family_named
 from vlcompress.pruning.allocation import parse_allocation
 from vlcompress.pruning.criterion import parse_criterion
+from vlcompress.pruning.mixture import Mixture
 from vlcompress.pruning.pattern import parse_pattern
 from vlcompress.pruning.schedule import levels, parse_schedule
 from vlcompress.recipe import Recipe, parse_recipe
-from vlcompress.tasks.vqa import VqaTask
+from vlcompress.tasks.opening import check_labels, data_of, learned, open_data, scored
+from vlcompress.tasks.registry import task_of
 from vlcompress.tickets.card import ticket_card
 from vlcompress.tickets.imp import Cell, run_cells, ticket_of
 from vlcompress.tickets.ticket import Ticket, save_ticket
@@ -100,30 +102,56 @@ def open_workbench(
     recipe: Recipe, home: Path, *, device: torch.device, say: Say = print, progress: Progress | None = None
 ) -> Workbench:
     """Open the data and the vocabulary that a recipe names, and size the model to them."""
-    if recipe.data.task != "vqa":
-        raise unknown("task", recipe.data.task, ("vqa",))
     family = family_named(recipe.model.family)
+    kind = task_of(family.name, recipe.data.task)
     checkpoint = checkpoint_of(recipe, family)
-    folder = data_folder(recipe.data.source, home, say)
-    vocabulary = WordPiece.load(recipe.data.vocabulary or folder)
-    learn = open_vqa(folder, recipe.data.train)
-    score = open_vqa(folder, (recipe.data.score,), feature_dim=learn.feature_dim)
-    overlap = set(recipe.data.train) & {recipe.data.score}
-    if overlap:
+    if recipe.data.score in recipe.data.train:
         raise VlcompressError(f"split '{recipe.data.score}' is trained on: score on another one")
+    folder = data_folder(recipe.data.source, home, say, task=data_of(recipe.data.task))
+    vocabulary = _vocabulary(recipe, folder, reads_text=kind.words != 0)
+    learn = open_data(folder, recipe.data.task, recipe.data.train, family)
+    width = learn.pictures.feature_dim
+    score = open_data(folder, recipe.data.task, (recipe.data.score,), family, width)
+    check_labels(learn, score)
+    config = family.config(recipe.model.size, vocab_size=vocabulary.vocab_size, feature_dim=width)
     return Workbench(
         recipe=recipe,
         family=family,
-        train_task=VqaTask(learn, vocabulary, family),
-        score_task=VqaTask(score, vocabulary, family),
-        config=family.config(recipe.model.size, vocab_size=vocabulary.vocab_size, feature_dim=learn.feature_dim),
+        train_task=learned(kind, learn, family, config, vocabulary),
+        score_task=scored(kind, score, family, config, vocabulary),
+        data=(learn.identity, score.identity),
+        config=config,
         vocabulary="\n".join(vocabulary.tokens) + "\n",
         checkpoint=checkpoint,
         home=home,
         device=device,
         say=say,
         progress=progress,
+        answers=_pretrained_answers(recipe, folder, checkpoint),
     )
+
+
+def _pretrained_answers(recipe: Recipe, folder: Path, checkpoint: str | None) -> tuple[str, ...]:
+    """Read the answers of the checkpoint's head, where the recipe starts from it.
+
+    Raises:
+        VlcompressError: a family, task or checkpoint without such a head, or no list of its answers.
+    """
+    if recipe.model.head == "fresh":
+        return ()
+    if recipe.model.family != "lxmert" or recipe.data.task not in ("vqa", "gqa") or checkpoint is None:
+        raise VlcompressError(
+            "model.head 'answers' takes the answer head of a pre-trained LXMERT: it needs lxmert, vqa or gqa, and a "
+            "checkpoint; use head 'fresh' otherwise"
+        )
+    return read_all_answers(folder / "lxmert" / "all_ans.json").labels
+
+
+def _vocabulary(recipe: Recipe, folder: Path, *, reads_text: bool) -> WordPiece:
+    """Read the vocabulary that the recipe names, or the data's; where no text is read, one without words will do."""
+    if not reads_text and not recipe.data.vocabulary:
+        return WordPiece(SPECIAL_TOKENS)
+    return WordPiece.load(recipe.data.vocabulary or folder)
 
 
 def checkpoint_of(recipe: Recipe, family: Family) -> str | None:
@@ -150,8 +178,12 @@ def check_patterns(bench: Workbench) -> None:
     """Refuse what cannot work before hours are spent on it: pattern against every weight, schedule, names."""
     pruning = bench.recipe.pruning
     pattern = parse_pattern(pruning.pattern)
-    for name in bench.prunable.names:
-        pattern.check(name, bench.theta0[name].shape)
+    if isinstance(pattern, Mixture):
+        shapes = {name: bench.shapes[name] for name in bench.prunable.names}
+        pattern.check(shapes, bench.couplings, pruning.sparsity)
+    else:
+        for name in bench.prunable.names:
+            pattern.check(name, bench.shapes[name])
     parse_allocation(pruning.allocation)
     parse_criterion(pruning.criterion, 0)
     if not levels(parse_schedule(pruning.schedule), pruning.sparsity, pruning.rounds or None):
@@ -197,8 +229,8 @@ def _document(bench: Workbench, cells: list[Cell]) -> dict[str, Any]:
         "recipe_sha256": bench.recipe.sha256(),
         "theta0_sha256": bench.theta0_sha256,
         "data": {
-            "train": bench.train_task.folder.identity,
-            "score": bench.score_task.folder.identity,
+            "train": bench.data[0],
+            "score": bench.data[1],
             "examples": len(bench.score_task),
         },
         "metric": bench.score_task.metric,

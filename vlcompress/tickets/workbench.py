@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,13 +17,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vlcompress.artefacts import identity, load_tensors, save_tensors, seal, unseal, writing
-from vlcompress.models.base import Config, Family, LoadReport, Prunable
+from vlcompress.artefacts import identity, load_tensors, read_json, save_tensors, seal, unseal, writing
+from vlcompress.models.base import Config, Coupling, Family, LoadReport, Prunable
+from vlcompress.models.lxmert_answers import load_answer_head
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
-from vlcompress.tasks.vqa import VqaTask
+from vlcompress.tasks.base import Learned, Scored, Scores
 from vlcompress.tickets.controls import shuffled
-from vlcompress.training.loop import Hyperparameters, Progress, Scores, evaluate, train
+from vlcompress.training.checkpoint import distinct, restore
+from vlcompress.training.loop import Hyperparameters, Progress, evaluate, train
 
 Start = Literal["theta0", "shuffled", "fresh", "rewound"]
 """Where a training starts: θ0; θ0 with each weight's entries shuffled; fresh random weights; dense training's θ_i."""
@@ -45,11 +47,14 @@ class Trial:
         seed: of head, data order and dropout.
         masks: what is kept; None is the dense model.
         start: the backbone's weights.
+        held: whether pruned weights stay zero. False zeroes them once and lets them grow again, which makes a sparse
+            start and no sparse model; it is there to repeat what a published code does.
     """
 
     seed: int
     masks: Masks | None = None
     start: Start = "theta0"
+    held: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ class Trained:
     def scores(self) -> Scores:
         """Score and prediction of every example of the scoring split."""
         tensors = load_tensors(self.folder / "scores.safetensors")
-        return Scores(tensors["scores"], tensors["predictions"])
+        figures = read_json(self.folder / DOCUMENT).get("figures", {})
+        return Scores(tensors["scores"], tensors["predictions"], figures)
 
     def weights(self) -> dict[str, Tensor]:
         """Read the whole trained state dict."""
@@ -81,6 +87,7 @@ class Workbench:
         recipe: what is to be run.
         family: of the model.
         train_task, score_task: examples to learn from, and to be scored on.
+        data: identity of the data of each.
         config: of the model.
         vocabulary: text of the vocabulary file.
         checkpoint: where θ0 is loaded from; None for random weights.
@@ -88,12 +95,14 @@ class Workbench:
         device: where to train.
         say: told one line at each step of the work.
         progress: called after every training step.
+        answers: of the checkpoint's answer head, in the order of its rows, where φ0 takes that head; () is a fresh φ0.
     """
 
     recipe: Recipe
     family: Family
-    train_task: VqaTask
-    score_task: VqaTask
+    train_task: Learned
+    score_task: Scored
+    data: tuple[str, str]
     config: Config
     vocabulary: str
     checkpoint: str | None
@@ -101,6 +110,7 @@ class Workbench:
     device: torch.device
     say: Say = print
     progress: Progress | None = None
+    answers: tuple[str, ...] = ()
     load_report: LoadReport | None = field(default=None, init=False)
 
     @cached_property
@@ -114,8 +124,23 @@ class Workbench:
     @cached_property
     def prunable(self) -> Prunable:
         """Which weights the recipe's policy prunes."""
+        return self._anatomy[0]
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """The shape of every parameter, the head's included."""
+        return self._anatomy[1]
+
+    @property
+    def couplings(self) -> Sequence[Coupling]:
+        """The attention heads and feed-forward neurons of the full model."""
+        return self._anatomy[2]
+
+    @cached_property
+    def _anatomy(self) -> tuple[Prunable, dict[str, torch.Size], Sequence[Coupling]]:
         model = self.family.build(self.config, self.train_task.head, seed=0)
-        return self.family.prunable(model, self.recipe.pruning.prunable)
+        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        return self.family.prunable(model, self.recipe.pruning.prunable), shapes, self.family.couplings(model)
 
     @cached_property
     def theta0_sha256(self) -> str:
@@ -170,13 +195,14 @@ class Workbench:
         self._train(model, trial, name, under_way, rewind)
         scores = evaluate(model, self.score_task)
         with writing(folder) as temporary:
-            save_tensors(temporary / "weights.safetensors", model.state_dict())
+            save_tensors(temporary / "weights.safetensors", distinct(model.state_dict()))
             save_tensors(temporary / "scores.safetensors", {"scores": scores.scores, "predictions": scores.predictions})
             if trial.masks is not None:
                 trial.masks.save(temporary / "mask.safetensors")
             if rewind.is_file():
                 shutil.copyfile(rewind, temporary / REWIND)
-            seal(temporary, DOCUMENT, {"identity": name, **document, "score": scores.mean})
+            found = {"score": scores.mean, "figures": dict(scores.figures)}
+            seal(temporary, DOCUMENT, {"identity": name, **document, **found})
         shutil.rmtree(under_way, ignore_errors=True)
         rewind.unlink(missing_ok=True)
         return scores.mean
@@ -189,27 +215,29 @@ class Workbench:
             "config": self.config,
             "theta0": self.theta0_sha256,
             "task": self.recipe.data.task,
-            "data": [self.train_task.folder.identity, self.score_task.folder.identity],
+            "data": list(self.data),
             "vocabulary": hashlib.sha256(self.vocabulary.encode()).hexdigest(),
-            "hyper": vars(self.hyper),
+            "hyper": self.hyper.document(),
             "seed": trial.seed,
             "mask": trial.masks.sha256() if trial.masks is not None else "dense",
             "start": trial.start,
             "rewind_step": self.recipe.pruning.rewind_step,
+            **({} if trial.held else {"held": False}),
+            **({"answers": self.answers} if self.answers else {}),
         }
 
     def _train(self, model: nn.Module, trial: Trial, name: str, under_way: Path, rewind: Path) -> None:
         step = self.recipe.pruning.rewind_step
         snapshot = {}
         if step and trial.masks is None:  # on the disk at once: a resumed training does not pass this step again
-            snapshot = {step: lambda trained: save_tensors(rewind, trained.state_dict())}
+            snapshot = {step: lambda trained: save_tensors(rewind, distinct(trained.state_dict()))}
         train(
             model,
             self.train_task,
             self.hyper,
             seed=trial.seed,
             first_step=step if trial.start == "rewound" else 0,
-            masks=trial.masks,
+            masks=trial.masks if trial.held else None,
             backbone_prefix=self.family.backbone_prefix,
             checkpoint=under_way,
             identity=name,
@@ -218,14 +246,19 @@ class Workbench:
         )
 
     def _initial(self, trial: Trial) -> nn.Module:
-        """Build the model with the seed's fresh head φ0 on the backbone that the trial starts from."""
+        """Build the model with the seed's head φ0 on the backbone that the trial starts from."""
         model = self.family.build(self.config, self.train_task.head, seed=trial.seed)
+        if self.answers and self.checkpoint and trial.start != "fresh":
+            labels = self.train_task.head.labels
+            self.load_report = load_answer_head(model, self.checkpoint, answers=self.answers, labels=labels)
         if trial.start == "rewound":
             dense = self.train(Trial(trial.seed), f"seed {trial.seed} dense")
-            model.load_state_dict(load_tensors(dense.folder / REWIND))
+            restore(model, load_tensors(dense.folder / REWIND))
         elif trial.start != "fresh":
             start = self.theta0 if trial.start == "theta0" else shuffled(self.theta0, self.prunable.names, trial.seed)
             model.load_state_dict(start, strict=False)
+        if trial.masks is not None and not trial.held:
+            trial.masks.apply(model)
         return model
 
 

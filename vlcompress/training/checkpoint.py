@@ -5,6 +5,7 @@ the optimizer's moments; the sampler's position and the random generators follow
 are stored all the same, and compared on the way back, as a check of that claim.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,12 +13,13 @@ from torch import Tensor, nn
 
 from vlcompress.artefacts import load_tensors, save_tensors, seal, unseal, writing
 from vlcompress.errors import VlcompressError
-from vlcompress.training.optimizers import BertAdam
 
 DOCUMENT = "checkpoint.json"
 
 
-def save_checkpoint(folder: Path, *, identity: str, step: int, model: nn.Module, optimizer: BertAdam) -> None:
+def save_checkpoint(
+    folder: Path, *, identity: str, step: int, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
     """Write the state after `step` steps.
 
     Args:
@@ -28,13 +30,13 @@ def save_checkpoint(folder: Path, *, identity: str, step: int, model: nn.Module,
         optimizer: its moments are stored under the parameters' names.
     """
     with writing(folder) as temporary:
-        save_tensors(temporary / "model.safetensors", _distinct(model.state_dict()))
+        save_tensors(temporary / "model.safetensors", distinct(model.state_dict()))
         save_tensors(temporary / "optimizer.safetensors", optimizer_state(model, optimizer))
         save_tensors(temporary / "rng.safetensors", {"torch": torch.get_rng_state()})
         seal(temporary, DOCUMENT, {"identity": identity, "step": step})
 
 
-def load_checkpoint(folder: Path, *, identity: str, model: nn.Module, optimizer: BertAdam) -> int:
+def load_checkpoint(folder: Path, *, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Put the state back into model and optimizer and give the steps done, 0 if there is no checkpoint.
 
     Raises:
@@ -46,18 +48,16 @@ def load_checkpoint(folder: Path, *, identity: str, model: nn.Module, optimizer:
     if document["identity"] != identity:
         raise VlcompressError(f"'{folder}' is the checkpoint of another training: remove that folder")
     model.load_state_dict(load_tensors(folder / "model.safetensors"), strict=False)
-    moments = load_tensors(folder / "optimizer.safetensors")
-    for name, parameter in model.named_parameters():
-        if f"exp_avg.{name}" in moments:
-            optimizer.state[parameter] = {
-                kind: moments[f"{kind}.{name}"].to(parameter.device) for kind in ("exp_avg", "exp_avg_sq")
-            }
+    parameters = dict(model.named_parameters())
+    for key, moment in load_tensors(folder / "optimizer.safetensors").items():
+        kind, _, name = key.partition(".")
+        optimizer.state[parameters[name]][kind] = moment.to(parameters[name].device)
     torch.set_rng_state(load_tensors(folder / "rng.safetensors")["torch"])
     return int(document["step"])
 
 
-def optimizer_state(model: nn.Module, optimizer: BertAdam) -> dict[str, Tensor]:
-    """Give the optimizer's moments keyed ``exp_avg.<parameter>`` and ``exp_avg_sq.<parameter>``."""
+def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Give the optimizer's moments, each keyed ``<kind>.<parameter>`` (kinds: exp_avg, exp_avg_sq; momentum_buffer)."""
     return {
         f"{kind}.{name}": value
         for name, parameter in model.named_parameters()
@@ -65,7 +65,16 @@ def optimizer_state(model: nn.Module, optimizer: BertAdam) -> dict[str, Tensor]:
     }
 
 
-def _distinct(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def restore(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Put saved weights back, all of them; of tied weights one name is enough (see `distinct`)."""
+    missing = distinct(model.state_dict()).keys() - weights.keys()
+    unexpected = weights.keys() - model.state_dict().keys()
+    if missing or unexpected:
+        raise RuntimeError(f"the weights are not this model's: missing {missing}, unexpected {unexpected}")
+    model.load_state_dict(dict(weights), strict=False)
+
+
+def distinct(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Keep one name of those that share storage (tied weights): safetensors stores no tensor twice."""
     first = {value.data_ptr(): name for name, value in reversed(state.items())}
     return {name: value for name, value in state.items() if first[value.data_ptr()] == name}

@@ -3,18 +3,19 @@
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
-from vlcompress.tasks.base import Objective, Scored
+from vlcompress.tasks.base import Objective, Scored, Scores
 from vlcompress.training.checkpoint import load_checkpoint, save_checkpoint
-from vlcompress.training.optimizers import BertAdam, warmup_linear
+from vlcompress.training.optimizers import OPTIMIZERS, rate
 
 Progress = Callable[[int, float], None]
 """Called after a step with the steps done and that step's loss."""
@@ -30,8 +31,11 @@ class Hyperparameters:
         learning_rate: the peak, reached at the end of the warm-up.
         warmup: share of the steps, in (0, 1).
         clip: the gradient of all parameters together is scaled down to this norm.
-        weight_decay: decoupled, on every parameter.
+        weight_decay: decoupled, but in the gradient for "sgd"; "adamw" takes it on matrices alone, the others on every
+            parameter.
         head_rate: factor on the learning rate of the task head (10 in UNITER's and ViLT's VQA recipes).
+        optimizer: "bertadam" (LXMERT), "adamw" (UNITER, ViLT) or "sgd" (ResNet; its rate falls in steps, the others'
+            on a straight line).
     """
 
     steps: int
@@ -41,6 +45,12 @@ class Hyperparameters:
     clip: float = 5.0
     weight_decay: float = 0.01
     head_rate: float = 1.0
+    optimizer: str = "bertadam"
+
+    def document(self) -> dict[str, Any]:
+        """Give them for a training's identity: the optimizer only where it is not the first one there was."""
+        said = asdict(self)
+        return said if self.optimizer != "bertadam" else {key: said[key] for key in said if key != "optimizer"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,7 @@ class MaskKeeper:
         self._kept_bits = {parameters[name]: _bits(mask, parameters[name]) for name, mask in masks.items()}
 
     @torch.no_grad()
-    def hold(self, optimizer: BertAdam) -> None:
+    def hold(self, optimizer: torch.optim.Optimizer) -> None:
         """Zero what is pruned in the weights and in both moments (a weight that the task never uses has none)."""
         for weight, bits in self._kept_bits.items():
             for tensor in (weight, *optimizer.state.get(weight, {}).values()):
@@ -119,6 +129,8 @@ def train(
     start = first_step
     if checkpoint is not None:
         start = load_checkpoint(checkpoint, identity=identity, model=model, optimizer=optimizer) or first_step
+    for group in optimizer.param_groups:
+        group["taken"] = start - first_step  # the moments are those of so many steps
     keeper = MaskKeeper(model, masks) if masks is not None else None
     sampler = Sampler(len(objective), min(hyper.batch, len(objective)), seed)
     saved = time.monotonic()
@@ -145,18 +157,19 @@ def _bits(mask: Tensor, weight: Tensor) -> Tensor:
     return -mask.to(weight.device, kind)
 
 
-def _optimizer(model: nn.Module, hyper: Hyperparameters, backbone_prefix: str) -> BertAdam:
-    """Give the optimizer with the head in a group of its own, each group with its peak rate."""
-    named = list(model.named_parameters())
-    rates = {True: hyper.learning_rate, False: hyper.learning_rate * hyper.head_rate}
-    groups = [
-        {"params": [value for name, value in named if name.startswith(backbone_prefix) == backbone], "peak": rate}
-        for backbone, rate in rates.items()
-    ]
-    return BertAdam([group for group in groups if group["params"]], lr=0.0, weight_decay=hyper.weight_decay)
+def _optimizer(model: nn.Module, hyper: Hyperparameters, backbone_prefix: str) -> torch.optim.Optimizer:
+    """Give the optimizer, with a group for each peak rate (backbone, head) and decay (matrices, all else)."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        peak = hyper.learning_rate * (1.0 if name.startswith(backbone_prefix) else hyper.head_rate)
+        decays = hyper.optimizer != "adamw" or parameter.dim() > 1
+        groups.setdefault((peak, hyper.weight_decay if decays else 0.0), []).append(parameter)
+    return OPTIMIZERS[hyper.optimizer](
+        [{"params": params, "peak": peak, "weight_decay": decay} for (peak, decay), params in groups.items()], lr=0.0
+    )
 
 
-def _step(model: nn.Module, loss: Tensor, optimizer: BertAdam, hyper: Hyperparameters, step: int) -> float:
+def _step(model: nn.Module, loss: Tensor, optimizer: torch.optim.Optimizer, hyper: Hyperparameters, step: int) -> float:
     value = float(loss.detach())
     if value != value or value in (float("inf"), -float("inf")):
         raise VlcompressError(
@@ -166,35 +179,16 @@ def _step(model: nn.Module, loss: Tensor, optimizer: BertAdam, hyper: Hyperparam
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), hyper.clip)
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * warmup_linear(step + 1, hyper.steps, hyper.warmup)
+        group["lr"] = group["peak"] * rate(hyper.optimizer, step + 1, hyper.steps, hyper.warmup)
     optimizer.step()
     return value
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Each example's score [n] float32 in [0, 1] and predicted label [n] int64, in the order of the split."""
-
-    scores: Tensor
-    predictions: Tensor
-
-    @property
-    def mean(self) -> float:
-        """The task's metric, in [0, 1]."""
-        return float(self.scores.double().mean())
-
-
-@torch.inference_mode()
 def evaluate(model: nn.Module, scored: Scored, *, batch: int = 256) -> Scores:
     """Score every example of a split, without dropout."""
-    device = next(model.parameters()).device
     model.eval()
-    parts = []
-    for start in range(0, len(scored), batch):
-        indices = range(start, min(start + batch, len(scored)))
-        parts.append(scored.scores(model, scored.batch(indices, _generator(0, "evaluate", start)).to(device)))
-    scores, predictions = zip(*parts, strict=True)
-    return Scores(torch.cat(scores).cpu(), torch.cat(predictions).cpu())
+    with torch.inference_mode():
+        return scored.evaluate(model, batch=batch)
 
 
 @lru_cache(maxsize=1)

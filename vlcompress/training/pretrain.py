@@ -1,8 +1,8 @@
-"""Pre-training: LXMERT's objectives on a folder of sentences and regions, to a checkpoint to fine-tune."""
+"""Pre-training: a family's objectives on a folder of sentences and regions, to a checkpoint to fine-tune."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,15 @@ from numpy.typing import NDArray
 
 import vlcompress
 from vlcompress.artefacts import identity, save_tensors, seal, unseal, write_file, writing
+from vlcompress.data.examples import CaptionExample, Pictures, TaskData
+from vlcompress.data.opening import open_task
 from vlcompress.data.regions import Regions
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.data.vqa_folder import PretrainingFolder, open_pretraining
 from vlcompress.models.base import Family, Head
-from vlcompress.tasks.pretraining import VISUAL_WEIGHT, PretrainingObjective
+from vlcompress.tasks.base import Objective
+from vlcompress.tasks.pretraining_registry import pretrainer_of
+from vlcompress.training.checkpoint import distinct
 from vlcompress.training.loop import Hyperparameters, Progress, train
 
 DOCUMENT = "pretraining.json"
@@ -31,17 +35,18 @@ class PretrainingRecipe:
     Attributes:
         size: of the family.
         hyper: steps, batch, rates (LXMERT-base: batch 256, rate 1e-4, 20 epochs).
+        settings: of the family's objective, all of them (see `vlcompress.tasks.pretraining_registry.settings_of`).
         seed: of weights, order, masks and dropout.
-        word_rate, region_rate, mismatch_rate, visual_weight: see :class:`PretrainingObjective`.
     """
 
     size: str
     hyper: Hyperparameters
+    settings: Mapping[str, float]
     seed: int = 0
-    word_rate: float = 0.15
-    region_rate: float = 0.15
-    mismatch_rate: float = 0.5
-    visual_weight: float = VISUAL_WEIGHT
+
+    def document(self) -> dict[str, Any]:
+        """Give the recipe as plain JSON."""
+        return {"size": self.size, "hyper": self.hyper.document(), "seed": self.seed, **self.settings}
 
 
 @dataclass(frozen=True)
@@ -75,15 +80,29 @@ class Sentences(Sequence[SentenceOfImage]):
         return SentenceOfImage(img_id, self._tokens_NT[index], self._answers[index], self._regions[img_id])
 
 
+@dataclass(frozen=True)
+class CaptionedPicture:
+    """One example as the objective of a family that reads pixels wants it; the picture is read when it is asked for."""
+
+    img_id: str
+    tokens: NDArray[np.int64]
+    pictures: Pictures
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """The picture in the model's size, uint8 [height, width, 3]."""
+        return self.pictures.pixels(self.img_id)
+
+
 @dataclass
 class Pretraining:
     """Data and model of a pre-training, opened once.
 
     Attributes:
         family: of the model.
-        folder: data in LXMERT's pre-training layout.
+        folder: data in LXMERT's pre-training layout; captions and pictures (as for retrieval) where pixels are read.
         recipe: what to do.
-        splits: files of ``lxmert/``.
+        splits: files of ``lxmert/`` ("pretrain" if none is named), or splits of the captions ("train").
 
     The detector's classes are counted in the folder's objects_vocab.txt and attributes_vocab.txt, if it has them.
     """
@@ -91,42 +110,62 @@ class Pretraining:
     family: Family
     folder: Path
     recipe: PretrainingRecipe
-    splits: tuple[str, ...] = ("pretrain",)
+    splits: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Name the usual split where none is named."""
+        self.splits = self.splits or ("train" if self.family.reads == "pixels" else "pretrain",)
 
     @cached_property
-    def data(self) -> PretrainingFolder:
+    def data(self) -> PretrainingFolder | TaskData[CaptionExample]:
         """The opened splits."""
+        if self.family.reads == "pixels":
+            return open_task(self.folder, "retrieval", self.splits, feature_dim=0)
         return open_pretraining(self.folder, self.splits)
 
     @cached_property
-    def objective(self) -> PretrainingObjective:
-        """The six losses over the splits."""
-        recipe = self.recipe
-        examples = Sentences(self.data, self.data.vocabulary)
-        return PretrainingObjective(
-            examples,
-            self.data.vocabulary,
-            recipe.word_rate,
-            recipe.region_rate,
-            recipe.mismatch_rate,
-            recipe.visual_weight,
+    def vocabulary(self) -> WordPiece:
+        """The folder's vocabulary."""
+        return self.data.vocabulary or WordPiece.load(self.folder)
+
+    @property
+    def head(self) -> Head:
+        """The head with every objective; the answers are those of the folder where it has questions."""
+        return Head("pretraining", () if isinstance(self.data, TaskData) else self.data.answers.labels)
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The family's objective over the splits."""
+        examples = (
+            self._captioned(self.data) if isinstance(self.data, TaskData) else Sentences(self.data, self.vocabulary)
         )
+        return pretrainer_of(self.family.name).objective(examples, self.vocabulary, **self.recipe.settings)
+
+    def _captioned(self, data: TaskData[CaptionExample]) -> list[CaptionedPicture]:
+        sentences = [example.text for example in data.examples]
+        self.vocabulary.check_covers(sentences)
+        tokens_NT = self.vocabulary.encode(sentences, self.config["max_position_embeddings"])
+        pictures = self.family.pictures(self.config, data.pictures)
+        return [
+            CaptionedPicture(example.image, tokens_T, pictures)
+            for example, tokens_T in zip(data.examples, tokens_NT, strict=True)
+        ]
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The model's configuration, sized to the data."""
-        config = self.family.config(
-            self.recipe.size, vocab_size=self.data.vocabulary.vocab_size, feature_dim=self.data.feature_dim
-        )
+        width = 0 if isinstance(self.data, TaskData) else self.data.feature_dim
+        config = self.family.config(self.recipe.size, vocab_size=self.vocabulary.vocab_size, feature_dim=width)
         classes = {"num_object_labels": "objects_vocab.txt", "num_attr_labels": "attributes_vocab.txt"}
-        return config | {key: _lines(self.folder / name) for key, name in classes.items() if _lines(self.folder / name)}
+        counts = {key: _lines(self.folder / name) for key, name in classes.items()}
+        return config | {key: count for key, count in counts.items() if count and key in config}
 
     def document(self) -> dict[str, Any]:
         """All that decides the result."""
         return {
             "family": self.family.name,
             "config": self.config,
-            "recipe": asdict(self.recipe),
+            "recipe": self.recipe.document(),
             "data": self.data.identity,
             "splits": list(self.splits),
         }
@@ -152,7 +191,7 @@ def pretrain(
         progress: called after every step.
 
     Returns:
-        A folder with weights.safetensors (names of transformers' LxmertForPreTraining), vocab.txt and pretraining.json.
+        A folder with weights.safetensors (the family's names), vocab.txt and pretraining.json.
     """
     document = work.document()
     name = identity({**document, "half": half})
@@ -162,7 +201,7 @@ def pretrain(
         say(f"pre-trained before: {folder}")
         return folder
     log = _Log(folder.with_name(f"{folder.name}.log.jsonl"), say, progress)
-    model = work.family.build(work.config, Head("pretraining", work.data.answers.labels), seed=work.recipe.seed)
+    model = work.family.build(work.config, work.head, seed=work.recipe.seed)
     under_way = folder.with_name(f"{folder.name}.under-way")
     train(
         model.to(device),
@@ -175,8 +214,9 @@ def pretrain(
     )
     kind = torch.float16 if half else torch.float32
     with writing(folder) as temporary:
-        save_tensors(temporary / "weights.safetensors", {k: v.to(kind) for k, v in model.state_dict().items()})
-        write_file(temporary / "vocab.txt", "\n".join(work.data.vocabulary.tokens) + "\n")
+        weights = distinct({name: value.to(kind) for name, value in model.state_dict().items()})
+        save_tensors(temporary / "weights.safetensors", weights)
+        write_file(temporary / "vocab.txt", "\n".join(work.vocabulary.tokens) + "\n")
         seal(temporary, DOCUMENT, {**document, "log": log.entries(), "version": vlcompress.__version__})
     return folder
 

@@ -60,6 +60,35 @@ def report(folder: Path) -> Json:
     }
 
 
+def labels_report(train: Sequence[tuple[str, str]], scored: Sequence[tuple[str, str]]) -> Json:
+    """Score the blind baselines on sentences that have one label each.
+
+    Args:
+        train: sentences with their labels, to fit on.
+        scored: those to score.
+
+    Returns:
+        Accuracies in per cent.
+    """
+    answers = Answers(tuple(dict.fromkeys(label for _, label in [*train, *scored])))
+    learn, ask = (
+        [Question(number, "", text, {label: 1.0}) for number, (text, label) in enumerate(rows)]
+        for rows in (train, scored)
+    )
+    targets_NA, scores_NA = torch.from_numpy(answers.targets(learn)), torch.from_numpy(answers.targets(ask))
+    predictions = {
+        "majority": targets_NA.sum(0).argmax().expand(len(ask)),
+        "words_only": _question_only(learn, targets_NA, ask),
+    }
+    return {
+        "metric": "accuracy, per cent",
+        "examples": {"train": len(train), "scored": len(scored)},
+        "scores": {
+            name: _per_cent(scores_NA.gather(1, labels_N[:, None])[:, 0]) for name, labels_N in predictions.items()
+        },
+    }
+
+
 def _scores(questions: Sequence[Question], scores_NA: Tensor, labels_N: Tensor) -> Json:
     scores_N = scores_NA.gather(1, labels_N[:, None])[:, 0]
     result = {"overall": _per_cent(scores_N)}

@@ -1,4 +1,4 @@
-"""Sentences that are true of a scene: what pre-training reads beside the questions."""
+"""Sentences that are true of a scene: pre-training reads them beside the questions, retrieval searches with them."""
 
 from random import Random
 
@@ -11,6 +11,14 @@ _RELATIONS = ("to the left of", "to the right of", "above", "below")
 def captions(scene: Scene, rng: Random) -> list[str]:
     """Give three sentences: two things in full, a number, and where two things are."""
     return [_list(scene, rng), _number(scene, rng), _place(scene, rng)]
+
+
+def five_captions(scene: Scene, rng: Random) -> list[str]:
+    """Give five different sentences that tell the scene from others: lists of things in full, a number and a place."""
+    found: dict[str, None] = {}
+    while len(found) < 5:
+        found[rng.choice((_list, _list, _place, _number))(scene, rng)] = None
+    return list(found)
 
 
 def _list(scene: Scene, rng: Random) -> str:

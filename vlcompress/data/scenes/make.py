@@ -71,13 +71,14 @@ def make_picture(seed: int, part: Part, number: int) -> Picture:
     return Picture(
         name,
         jpeg,
-        _regions(name, jpeg, detect(scene, rng)),
+        detected_regions(name, jpeg, detect(scene, rng)),
         tuple(_annotated(asked, number, place, rng) for place, asked in enumerate(ask(scene, rng, part.questions))),
         tuple(captions(scene, rng)),
     )
 
 
-def _regions(name: str, jpeg: bytes, boxes: list[Box]) -> Regions:
+def detected_regions(name: str, jpeg: bytes, boxes: list[Box]) -> Regions:
+    """Give a detector's boxes with the features of their pixels."""
     corners = np.array([(box.x1, box.y1, box.x2, box.y2) for box in boxes], dtype=np.float32)
     return Regions(
         name,

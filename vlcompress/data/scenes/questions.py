@@ -16,7 +16,7 @@ ANSWERS = ("yes", "no", *(str(n) for n in range(MAX_THINGS + 1)), *COLORS, *SHAP
 """Every answer that a question can have, in the order of the answer files."""
 
 AnswerType = Literal["yes/no", "number", "other"]
-_MARGIN = 6.0
+MARGIN = 6.0
 """Least difference in pixels before one thing is called left of (above, ...) another."""
 _CLEAR = 14.0
 """Difference from which nobody doubts it."""
@@ -67,15 +67,15 @@ def _either(kind: str, yes: str | None, no: str | None, rng: Random, hard: bool 
     return Asked(yes, "yes", kind, hard) if rng.random() < 0.5 else Asked(no, "no", kind, hard)
 
 
-_PAIRS = (("color", "shape"), ("color", "shape"), ("color", "texture"), ("size", "color"), ("texture", "shape"))
+PAIRS = (("color", "shape"), ("color", "shape"), ("color", "texture"), ("size", "color"), ("texture", "shape"))
 
 
-def _present(scene: Scene, names: tuple[str, str], rng: Random) -> Description:
+def present(scene: Scene, names: tuple[str, str], rng: Random) -> Description:
     """Give a pair of values that a thing has."""
     return describe(rng.choice(scene.things), *names)
 
 
-def _absent(scene: Scene, names: tuple[str, str], rng: Random) -> Description | None:
+def absent(scene: Scene, names: tuple[str, str], rng: Random) -> Description | None:
     """Give a pair of values that the scene has, but never on one thing; None where every pair is there."""
     first, second = ([getattr(thing, name) for thing in scene.things] for name in names)
     mixed = [Description(**{names[0]: one, names[1]: other}) for one in first for other in second]
@@ -84,13 +84,13 @@ def _absent(scene: Scene, names: tuple[str, str], rng: Random) -> Description | 
 
 
 def _exist(scene: Scene, rng: Random) -> Asked | None:
-    names = rng.choice(_PAIRS)
-    absent = _absent(scene, names, rng)
-    if absent is None:
+    names = rng.choice(PAIRS)
+    missing = absent(scene, names, rng)
+    if missing is None:
         return None
     words = rng.choice(("Is there {}?", "Do you see {}?", "Is there {} in the picture?"))
-    present = _present(scene, names, rng)
-    return _either("exist", words.format(present.with_article), words.format(absent.with_article), rng)
+    shown = present(scene, names, rng)
+    return _either("exist", words.format(shown.with_article), words.format(missing.with_article), rng)
 
 
 def _exist_side(scene: Scene, rng: Random) -> Asked | None:
@@ -99,7 +99,7 @@ def _exist_side(scene: Scene, rng: Random) -> Asked | None:
     thing = rng.choice(scene.things)
     description = only(scene, thing, rng)
     distance = thing.x - WIDTH / 2 if side in ("left", "right") else thing.y - HEIGHT / 2
-    if description is None or abs(distance) < _MARGIN:
+    if description is None or abs(distance) < MARGIN:
         return None
     true, false = (side, other) if (distance > 0) == (side in ("right", "bottom")) else (other, side)
     words = f"Is the {description.singular} in the {{}} half of the picture?"
@@ -108,7 +108,8 @@ def _exist_side(scene: Scene, rng: Random) -> Asked | None:
 
 def _count(scene: Scene, rng: Random) -> Asked | None:
     """Draw the number first, then what there is that many of: numbers are more even than things are."""
-    counts: dict[int, list[Description]] = {0: [absent] if (absent := _absent(scene, rng.choice(_PAIRS), rng)) else []}
+    missing = absent(scene, rng.choice(PAIRS), rng)
+    counts: dict[int, list[Description]] = {0: [missing] if missing else []}
     for description in descriptions(scene, 2):
         counts.setdefault(len(description.among(scene)), []).append(description)
     number = rng.choice([number for number, options in counts.items() if options])
@@ -136,7 +137,7 @@ def _query_extreme(scene: Scene, rng: Random) -> Asked | None:
     first, second = sorted(scene.things, key=score, reverse=True)[:2]
     lead = score(first) - score(second)
     attribute = rng.choice(("color", "shape"))
-    if lead < _MARGIN:
+    if lead < MARGIN:
         return None
     words = {"color": f"What color is the {word} thing?", "shape": f"What shape is the {word} thing?"}
     return Asked(words[attribute], getattr(first, attribute), "extreme", lead < _CLEAR)
@@ -145,11 +146,11 @@ def _query_extreme(scene: Scene, rng: Random) -> Asked | None:
 def _query_neighbour(scene: Scene, rng: Random) -> Asked | None:
     """Ask for the colour or shape of the only thing on one side of another."""
     anchor = rng.choice(scene.things)
-    relation, score = rng.choice(_RELATIONS)
+    relation, score = rng.choice(RELATIONS)
     lead = {thing: score(thing) - score(anchor) for thing in scene.things if thing is not anchor}
     beyond = [thing for thing in lead if lead[thing] > 0]
     description = only(scene, anchor, rng)
-    if description is None or len(beyond) != 1 or min(map(abs, lead.values())) < _MARGIN:
+    if description is None or len(beyond) != 1 or min(map(abs, lead.values())) < MARGIN:
         return None
     attribute = rng.choice(("color", "shape"))
     words = f"What {attribute} is the thing {relation} the {description.singular}?"
@@ -159,9 +160,9 @@ def _query_neighbour(scene: Scene, rng: Random) -> Asked | None:
 def _relation(scene: Scene, rng: Random) -> Asked | None:
     first, second = rng.sample(scene.things, 2)
     one, other = only(scene, first, rng), only(scene, second, rng)
-    relation, score = rng.choice(_RELATIONS)
+    relation, score = rng.choice(RELATIONS)
     lead = score(first) - score(second)
-    if one is None or other is None or abs(lead) < _MARGIN:
+    if one is None or other is None or abs(lead) < MARGIN:
         return None
     true, false = (one, other) if lead > 0 else (other, one)
     words = f"Is the {{}} {relation} the {{}}?"
@@ -206,12 +207,12 @@ def _compare_counts(scene: Scene, rng: Random) -> Asked | None:
 
 def _both(scene: Scene, rng: Random) -> Asked | None:
     """Two things at once: "no" has one of them present, in either place."""
-    names, other_names = rng.choice(_PAIRS), rng.choice(_PAIRS)
-    one, other = _present(scene, names, rng), _present(scene, other_names, rng)
-    absent = _absent(scene, names, rng)
-    if absent is None or one == other:
+    names, other_names = rng.choice(PAIRS), rng.choice(PAIRS)
+    one, other = present(scene, names, rng), present(scene, other_names, rng)
+    missing = absent(scene, names, rng)
+    if missing is None or one == other:
         return None
-    right, wrong = [one, other], [absent, other]
+    right, wrong = [one, other], [missing, other]
     rng.shuffle(right)
     rng.shuffle(wrong)
     return _either("and", _join("and", right), _join("and", wrong), rng)
@@ -219,11 +220,11 @@ def _both(scene: Scene, rng: Random) -> Asked | None:
 
 def _any(scene: Scene, rng: Random) -> Asked | None:
     """One thing or another: "yes" has one of them present, in either place; "no" has neither."""
-    names, other_names = rng.choice(_PAIRS), rng.choice(_PAIRS)
-    one, other = _absent(scene, names, rng), _absent(scene, other_names, rng)
+    names, other_names = rng.choice(PAIRS), rng.choice(PAIRS)
+    one, other = absent(scene, names, rng), absent(scene, other_names, rng)
     if one is None or other is None or one == other:
         return None
-    right, wrong = [_present(scene, names, rng), other], [one, other]
+    right, wrong = [present(scene, names, rng), other], [one, other]
     rng.shuffle(right)
     rng.shuffle(wrong)
     return _either("or", _join("or", right), _join("or", wrong), rng)
@@ -273,7 +274,7 @@ _EXTREMES: Sequence[tuple[str, Score]] = (
     ("topmost", _minus_y),
     ("lowest", _y),
 )
-_RELATIONS: Sequence[tuple[str, Score]] = (
+RELATIONS: Sequence[tuple[str, Score]] = (
     ("to the left of", _minus_x),
     ("to the right of", _x),
     ("above", _minus_y),

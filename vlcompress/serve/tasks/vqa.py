@@ -18,9 +18,10 @@ from vlcompress.serve.pictures import picture_named
 from vlcompress.serve.refusal import invalid
 from vlcompress.serve.tasks.base import Json, Prepared, best_labels, matrix, not_for_task, text
 from vlcompress.serve.tensors import Arrays
-from vlcompress.tasks.vqa import MAX_WORDS
+from vlcompress.tasks.reading import MAX_WORDS
 
 INPUTS = {"input_ids", "attention_mask", "visual_feats", "visual_pos"}
+_LONGEST = MAX_WORDS["lxmert"]  # the family whose inputs these are
 FORMATS = ("JPEG", "PNG", "WEBP")
 MOST_PIXELS = 25_000_000
 _SIZE_4 = np.array([WIDTH, HEIGHT, WIDTH, HEIGHT], dtype=np.float32)
@@ -54,8 +55,8 @@ class VqaEndpoint:
             raise invalid(f"model '{model.name}' takes no pictures: it needs 'features' of its own region detector")
         question = text(request, "question")
         features_RD, boxes_R4, origin = _regions(model, request, given[0])
-        longest = min(MAX_WORDS, model.limits.axes.get("text", MAX_WORDS))
-        whole = model.vocabulary.encode([question], 10 * MAX_WORDS)
+        longest = min(_LONGEST, model.limits.axes.get("text", _LONGEST))
+        whole = model.vocabulary.encode([question], 10 * _LONGEST)
         ids_1T = model.vocabulary.encode([question], longest)
         inputs: Arrays = {
             "input_ids": ids_1T,
@@ -128,6 +129,7 @@ def read_picture(content: object) -> Image.Image:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
         if picture.width * picture.height > MOST_PIXELS:
             raise invalid(f"the picture has {picture.width} x {picture.height} pixels: at most 25 million are accepted")
+        picture.draft("RGB", (4 * WIDTH, 4 * HEIGHT))  # a large JPEG is decoded small: less time and memory
         return picture.convert("RGB")
     except (binascii.Error, ValueError) as error:
         raise invalid(f"'image' is not valid base64: {error}") from None

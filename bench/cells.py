@@ -1,0 +1,86 @@
+"""Train the dense model of every cell of the table and record its score: what `vlcompress tasks` prints.
+
+    python -m bench.cells [--home runs] [--cell uniter-vqa ...] [--size small]
+
+A cell that is recorded with the same recipe is not run again; an interrupted training continues. The record is package
+data (vlcompress/tasks/cells.json).
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlcompress.artefacts import dumps, write_file
+from vlcompress.bench.environment import environment
+from vlcompress.data.sources import data_folder
+from vlcompress.recipe import Recipe, default_recipe
+from vlcompress.tasks.cells import RECORD, read_record
+from vlcompress.tasks.opening import data_of
+from vlcompress.tasks.registry import TASKS
+from vlcompress.tickets.run import open_workbench
+from vlcompress.tickets.workbench import Trial
+
+SIZE_OF = {"retrieval": "tiny"}
+"""Where the small data would take too long: every caption is scored with every image."""
+
+TINY_STEPS = 200
+"""The recipes for trying things out stop after 8, which shows nothing."""
+
+
+def recipe_of(family: str, task: str, size: str) -> Recipe:
+    """Give the recipe of a cell's dense model."""
+    recipe = default_recipe(family, task, size)
+    source = f"scenes:{SIZE_OF.get(task, size)}"
+    return recipe.override(
+        data={"source": source}, training={"steps": TINY_STEPS, "epochs": 0.0} if size == "tiny" else {}
+    )
+
+
+def run(family: str, task: str, size: str, home: Path) -> dict[str, Any]:
+    """Train and score one cell, and give its record."""
+    started = time.monotonic()
+    recipe = recipe_of(family, task, size)
+    bench = open_workbench(recipe, home, device=torch.device("cpu"))
+    trained = bench.train(Trial(recipe.pruning.seeds[0]), f"{family} {task} {size} dense")
+    report = data_folder(recipe.data.source, home, task=data_of(task)) / "data_report.json"
+    return {
+        "size": size,
+        "source": recipe.data.source,
+        "score": trained.scores.mean,
+        "figures": dict(trained.scores.figures),
+        "metric": bench.score_task.metric,
+        "examples": len(bench.score_task),
+        "steps": bench.hyper.steps,
+        "checkpoint": recipe.model.checkpoint,
+        "recipe_sha256": recipe.sha256(),
+        "baselines": json.loads(report.read_text()) if report.is_file() else None,
+        "seconds": round(time.monotonic() - started, 1),
+        "environment": environment(),
+    }
+
+
+def main() -> None:
+    """Run what is not recorded yet, cell by cell, writing the record after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--home", type=Path, default=Path("runs"))
+    parser.add_argument("--cell", action="append", help="FAMILY-TASK; all by default")
+    parser.add_argument("--size", default="small")
+    chosen = parser.parse_args()
+    record = read_record()
+    for task, kind in TASKS.items():
+        for family in kind.families:
+            name = f"{family}-{task}"
+            done = record["cells"].get(name, {})
+            wanted = not chosen.cell or name in chosen.cell
+            if wanted and done.get("recipe_sha256") != recipe_of(family, task, chosen.size).sha256():
+                record["cells"][name] = run(family, task, chosen.size, chosen.home)
+                record["command"] = f"python -m bench.cells --size {chosen.size}"
+                write_file(RECORD, dumps(record))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""vlcompress speed: what sparsity is worth on this machine, before anything is trained."""
+
+import click
+
+from vlcompress.cli import options
+
+
+@click.command()
+@click.option("--model", default="lxmert", show_default=True, help="Model family.")
+@click.option("--size", default="base", show_default=True, help="Size of the model.")
+@click.option(
+    "--block",
+    "patterns",
+    default="192x16,neuron+head",
+    show_default=True,
+    help="Patterns: RxC (rows x columns of a block), head, neuron, neuron+head, unstructured; several with commas.",
+)
+@click.option("--sparsity", "sparsities", default="0.5,0.7,0.9", show_default=True, help="Shares that go.")
+@click.option("--batch", "batches", default="1,8", show_default=True, help="Batch sizes; the last one is tuned for.")
+@click.option("--threads", default=1, show_default=True, help="Threads of ONNX Runtime.")
+@options.device
+@options.as_json
+def command(
+    model: str, size: str, patterns: str, sparsities: str, batches: str, threads: int, device: str, as_json: bool
+) -> None:
+    """Prune a model of real size at random, and measure every form of it in ONNX Runtime against dense.
+
+    It says what each pattern would gain here, and from which sparsity on. Accuracy takes training: see prune.
+    """
+    from vlcompress.bench.forecast import Inquiry, forecast
+    from vlcompress.bench.random_masks import read_pattern
+    from vlcompress.report.forecast import forecast_text
+
+    asked = Inquiry(
+        model=model,
+        size=size,
+        patterns=tuple(read_pattern(text) for text in patterns.split(",")),
+        sparsities=options.numbers(sparsities, "--sparsity"),
+        batches=options.whole_numbers(batches, "--batch"),
+        threads=threads,
+        device=str(options.torch_device(device)),
+    )
+    record = forecast(asked, options.say)
+    options.show(record, forecast_text(record), as_json)

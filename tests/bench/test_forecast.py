@@ -1,0 +1,113 @@
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from torch import Tensor
+
+from vlcompress.bench import forecast_forms
+from vlcompress.bench.advice import advice
+from vlcompress.bench.forecast import Inquiry, forecast
+from vlcompress.bench.forecast_forms import SHRUNK, STANDARD
+from vlcompress.cli.main import main
+from vlcompress.errors import VerificationError, VlcompressError
+from vlcompress.report.forecast import forecast_text
+from vlcompress.sparse.formats import Bsr, pack
+
+
+def ask(**changes: Any) -> dict[str, Any]:
+    asked = {"size": "tiny", "patterns": ("neuron+head",), "sparsities": (0.5,), "batches": (1,), **changes}
+    return forecast(Inquiry(**asked), lambda line: None)
+
+
+def test_a_tiny_model_from_the_command_line() -> None:
+    told = ["speed", "--size", "tiny", "--block", "neuron+head,unstructured", "--sparsity", "0.5", "--batch", "1,2"]
+    result = CliRunner().invoke(main, [*told, "--device", "cpu", "--json"])
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert result.stderr.startswith("about ")
+    assert {(row["pattern"], tuple(row["shape"])) for row in record["layers"]} == {
+        (pattern, shape) for pattern in ("unstructured", "neuron+head") for shape in ((32, 32), (64, 32), (32, 64))
+    }
+    (row,) = record["models"]  # unstructured has no form that is faster
+    assert (row["pattern"], row["form"]) == ("neuron+head", SHRUNK)
+    (point,) = row["points"]
+    assert set(point["batches"]) == {"1", "2"} == set(row["break_even"])
+    found = point["batches"]["2"]["speedup"]
+    assert found["low"] <= found["value"] <= found["high"]
+    assert any(line.startswith("unstructured: no form is faster than dense") for line in record["advice"])
+    text = forecast_text(record)
+    assert "smaller layers" in text
+    assert "accuracy is not measured here" in text
+
+
+def test_a_form_that_computes_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A packing that loses a weight is found before anything is measured."""
+
+    def losing(weight: Tensor, mask: Tensor, block: tuple[int, int]) -> Bsr:
+        found = pack(weight, mask, block)
+        found.values[0] *= 1.5
+        return found
+
+    monkeypatch.setattr(forecast_forms, "pack", losing)
+    monkeypatch.setattr(forecast_forms.Chooser, "choose", always_rows)
+    monkeypatch.setattr(forecast_forms, "native_layers", lambda packed: {})
+    with pytest.raises(VerificationError, match=f"'{STANDARD}' of block:16x8 at 0.5 does not compute"):
+        ask(patterns=("block:16x8",))
+
+
+def always_rows(self: Any, name: str, bsr: Bsr, rows: int) -> tuple[Any, Any]:
+    from vlcompress.export.lowering import forms
+    from vlcompress.sparse.choice import Choice
+
+    found = forms(bsr, rows)
+    picked = next(iter(found))
+    return Choice(picked, "in a test", {}), found[picked]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"model": "lxmrt"}, "unknown model 'lxmrt'.*did you mean 'lxmert'"),
+        ({"size": "huge"}, "unknown size of lxmert 'huge'"),
+        ({"sparsities": (1.0,)}, "sparsity 1 is out of range"),
+        ({"batches": (0,)}, "batch size 0 is out of range"),
+        ({"patterns": ("block:7x7",)}, "does not divide"),
+    ],
+)
+def test_what_cannot_be_asked(changes: Mapping[str, Any], why: str) -> None:
+    with pytest.raises(VlcompressError, match=why):
+        ask(**changes)
+
+
+def test_lists_that_are_none() -> None:
+    for told, why in [
+        (["--sparsity", "half"], "--sparsity 'half' is not a list of numbers"),
+        (["--batch", "1.5"], "--batch '1.5' holds a fraction"),
+    ]:
+        result = CliRunner().invoke(main, ["speed", "--size", "tiny", *told])
+        assert result.exit_code == 2
+        assert why in result.stderr
+
+
+def row(pattern: str, form: str, value: float, low: float, even: float | None) -> dict[str, Any]:
+    speedup = {"value": value, "low": low, "high": value + 0.1}
+    return {
+        "pattern": pattern,
+        "form": form,
+        "points": [{"sparsity": 0.7, "batches": {"1": {"speedup": speedup}}}],
+        "break_even": {"1": even},
+    }
+
+
+def test_advice_ranks_and_says_when_dense_is_better() -> None:
+    lines = advice(
+        {
+            "asked": {"sparsities": [0.7], "batches": [1], "patterns": ["block:32x32", "neuron+head"]},
+            "models": [row("block:32x32", STANDARD, 0.9, 0.8, None), row("neuron+head", SHRUNK, 2.7, 2.6, 0.05)],
+        }
+    )
+    assert lines[0].startswith("neuron+head at 70 % (smaller layers), batch 1: 2.70x dense; faster than dense from 5 %")
+    assert "32x32 at 70 % (standard operators), batch 1: no faster than dense" in lines[1]
+    assert "no sparsity makes it faster" in lines[1]

@@ -1,0 +1,70 @@
+"""Looking through data folders: counts, what is missing, samples, and files that cannot be read."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from vlcompress.data.checking import SplitReport, check_folder
+from vlcompress.data.importing import import_task
+from vlcompress.errors import VlcompressError
+
+DATA = Path(__file__).parents[1] / "fixtures/data"
+
+
+def of(reports: tuple[SplitReport, ...], task: str, split: str) -> SplitReport:
+    return next(one for one in reports if (one.task, one.split) == (task, split))
+
+
+def test_every_raw_data_set_is_found() -> None:
+    report = check_folder(DATA / "raw")
+    assert report.errors == ()
+    assert {one.task for one in report.splits} == {"vqa", "gqa", "nlvr2", "snli_ve", "vcr", "refcoco", "retrieval"}
+    vqa = of(report.splits, "vqa", "val")
+    assert (vqa.examples, vqa.images, vqa.labels, vqa.with_pictures, vqa.missing) == (3, 2, 15, 2, ())
+    assert of(report.splits, "vqa", "test").unlabelled == 3
+    assert of(report.splits, "gqa", "train").missing == (
+        "2 of 2 images have no region features",
+        "2 of 2 images have no picture",
+    )
+
+
+def test_samples_show_what_was_understood() -> None:
+    lines = "\n".join(check_folder(DATA / "raw").lines())
+    assert "142002: What color is her shirt? ['white' 0.6, 'black and white' 1, 'black' 0.9]" in lines
+    assert "val-1: What is [person 2]+[person 0] holding ? [answer 0, rationale 3]" in lines
+    assert "dev-105-0-img0: picture of 16x20 pixels" in lines
+
+
+def test_databases_and_stores_are_found(tmp_path: Path) -> None:
+    uniter = check_folder(DATA / "uniter")
+    train = of(uniter.splits, "vqa", "train")
+    assert (train.layout, train.with_regions, train.feature_dim) == ("uniter", 3, 32)
+    assert of(uniter.splits, "vqa", "test").missing[0] == "2 of 2 images have no region features"
+    import_task(DATA / "uniter", tmp_path / "store", "vqa", ["train"])
+    assert check_folder(tmp_path / "store").splits[0].layout == "store"
+
+
+def test_the_other_splits_are_still_looked_at(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(DATA / "raw", tmp_path / "raw"))
+    (folder / "snli_ve/snli_ve_dev.jsonl").write_text("{")
+    report = check_folder(folder)
+    assert len(report.errors) == 1
+    assert "snli_ve_dev.jsonl', line 1 is not valid JSON" in of(report.splits, "snli_ve", "dev").missing[0]
+    assert of(report.splits, "nlvr2", "dev").examples == 3
+
+
+def test_an_altered_store_is_found_out(tmp_path: Path) -> None:
+    import_task(DATA / "uniter", tmp_path / "store", "vqa", ["train"])
+    path = tmp_path / "store/regions/00000.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert "00000.safetensors' is corrupted" in check_folder(tmp_path / "store").errors[0]
+
+
+def test_folders_without_data_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(VlcompressError, match="holds no data in a known layout"):
+        check_folder(tmp_path)
+    with pytest.raises(VlcompressError, match="no data folder at"):
+        check_folder(tmp_path / "none")

@@ -1,0 +1,222 @@
+"""Every use of a pruned layer is found and written anew, packed or expanded, and the graph computes the same."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from onnx import inliner
+from onnx.reference import ReferenceEvaluator
+from torch import Tensor
+
+from tests.export.graphs import exporter_like_graph
+from vlcompress.export.functions import DOMAIN, MAX_BODIES, NAME, panel_height
+from vlcompress.export.lowering import Form, forms
+from vlcompress.export.quantize import Quantizer, quantize_weight
+from vlcompress.export.rewrite import Layer, Rewriter
+from vlcompress.export.runtime import session_from_bytes
+from vlcompress.export.target import OPSET
+from vlcompress.export.trace import fold_transposed_weights, prune_unused
+from vlcompress.export.verify import check_graph
+from vlcompress.sparse.formats import Bsr, RowGroups, pack, row_panels, to_dense
+
+Blocky = Callable[..., Tensor]
+BLOCKS = [(64, 16), (64, 1), (16, 1), (16, 16), (32, 32), (8, 4)]
+FEEDS = {
+    "x": np.random.default_rng(0).standard_normal((2, 3, 64), dtype=np.float32),
+    "f": np.random.default_rng(1).standard_normal((2, 64), dtype=np.float32),
+}
+
+
+def random_layer(blocky: Blocky, block: tuple[int, int], keep: float = 0.3) -> Bsr:
+    """Make a random block-sparse weight 128x64."""
+    return pack(torch.randn(128, 64, generator=torch.Generator().manual_seed(0)), blocky(128, 64, block, keep), block)
+
+
+def serialised(model: ir.Model) -> bytes:
+    data: bytes = ir.to_proto(model).SerializeToString()
+    return data
+
+
+def rewritten(bsr: Bsr, form: Form | None, panels: RowGroups | None) -> tuple[bytes, bytes, int]:
+    """Give the graph before and after, and how many uses were rewritten."""
+    model = exporter_like_graph(to_dense(bsr), torch.linspace(-1, 1, 128))
+    before = serialised(model)
+    fold_transposed_weights(model)
+    count = Rewriter(model, OPSET).apply({"layer.weight": Layer(bsr, form, panels)})
+    prune_unused(model)
+    return before, serialised(model), count
+
+
+def all_writings(bsr: Bsr) -> dict[str, tuple[Form | None, RowGroups | None]]:
+    """List every form, packed and expanded, and the packed layer that runs dense."""
+    found: dict[str, tuple[Form | None, RowGroups | None]] = {"rebuilt": (None, row_panels(bsr))}
+    for name, form in forms(bsr, 6).items():
+        found[f"{name} expanded"] = (form, None)
+        if panel_height(form.groups):  # lower groups than the native kernel's panels are never packed
+            found[f"{name} packed"] = (form, form.groups)
+    return found
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda b: f"{b[0]}x{b[1]}")
+def test_every_use_is_rewritten_and_gives_the_same_in_three_readings(blocky: Blocky, block: tuple[int, int]) -> None:
+    bsr = random_layer(blocky, block)
+    for name, (form, panels) in all_writings(bsr).items():
+        before, after, count = rewritten(bsr, form, panels)
+        assert count == 4, name
+        check_graph(after)
+        expected = session_from_bytes(before, threads=1).run(None, FEEDS)
+        assert float(np.abs(expected[0]).max()) > 1
+        model = onnx.load_from_string(after)
+        readings = {
+            "onnxruntime": session_from_bytes(after, threads=1).run(None, FEEDS),
+            "reference": ReferenceEvaluator(model).run(None, FEEDS),
+            "inlined": ReferenceEvaluator(inliner.inline_local_functions(model)).run(None, FEEDS),
+        }
+        for reading, got in readings.items():
+            for one, want in zip(got, expected, strict=True):
+                np.testing.assert_allclose(one, want, atol=1e-4, err_msg=f"{name} in {reading}")
+
+
+def test_a_packed_layer_is_stored_once_and_absorbs_bias_and_activation(blocky: Blocky) -> None:
+    bsr = random_layer(blocky, (64, 16))
+    form = next(iter(forms(bsr, 6).values()))
+    before, after, _ = rewritten(bsr, form, form.groups)
+    graph = onnx.load_from_string(after).graph
+    assert {node.domain for node in graph.node} == {DOMAIN}
+    settings = [{a.name: onnx.helper.get_attribute_value(a) for a in node.attribute} for node in graph.node]
+    assert [one["activation"] for one in settings] == [b"none", b"gelu", b"none", b"none"]
+    assert {(one["N"], one["K"], one["h"]) for one in settings} == {(128, 64, 64)}
+    names = [tensor.name for tensor in graph.initializer]
+    assert sorted(name for name in names if name.startswith("layer")) == [
+        "layer.weight.columns", "layer.weight.starts", "layer.weight.values",
+    ]  # fmt: skip
+    assert (
+        len(after) - len(before) < -1.3 * 4 * 128 * 64
+    )  # two dense copies went, a quarter of one came, with functions
+
+
+def test_the_packed_node_holds_what_the_contract_says(blocky: Blocky) -> None:
+    bsr = random_layer(blocky, (16, 4))
+    _, after, _ = rewritten(bsr, None, row_panels(bsr))
+    graph = onnx.load_from_string(after).graph
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    values, columns, starts = (stored[f"layer.weight.{part}"] for part in ("values", "columns", "starts"))
+    assert (values.dtype, columns.dtype, starts.dtype) == (np.float32, np.int32, np.int64)
+    dense = np.zeros((128, 64), dtype=np.float32)
+    for panel in range(8):
+        for j in range(starts[panel], starts[panel + 1]):
+            dense[panel * 16 : panel * 16 + 16, columns[j]] = values[j * 16 : j * 16 + 16]
+    np.testing.assert_array_equal(dense, to_dense(bsr).numpy())
+    assert (np.diff(starts) > 0).all()
+
+
+def test_nothing_is_ever_scattered_with_a_sum(blocky: Blocky) -> None:
+    """Onnxruntime's scatter-add races: wrong results with more than one thread (microsoft/onnxruntime#18048)."""
+    bsr = random_layer(blocky, (16, 1))
+    functions = onnx.load_from_string(rewritten(bsr, None, row_panels(bsr))[1]).functions
+    scatters = [node for one in functions for node in one.node if node.op_type.startswith("Scatter")]
+    assert scatters
+    assert all(attribute.name != "reduction" for node in scatters for attribute in node.attribute)
+
+
+def test_no_panel_is_empty(blocky: Blocky) -> None:
+    mask = blocky(128, 64, (16, 4), 0.4)
+    mask[32:64] = False
+    bsr = pack(torch.randn(128, 64), mask, (16, 4))
+    before, after, _ = rewritten(bsr, None, row_panels(bsr))
+    got, want = (session_from_bytes(data, threads=1).run(None, FEEDS)[0] for data in (after, before))
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_functions_have_names_of_their_own_not_overloads(blocky: Blocky) -> None:
+    """Onnxruntime 1.20 and onnx's reference evaluator take any overload for any other, and compute something else."""
+    bsr = random_layer(blocky, (64, 16))
+    for form in forms(bsr, 6).values():
+        functions = onnx.load_from_string(rewritten(bsr, form, form.groups)[1]).functions
+        assert {function.overload for function in functions} == {""}
+        assert [function.name for function in functions] == [NAME, f"{NAME}_1", f"{NAME}_2"]  # plain, Gelu, rank 2
+
+
+def test_a_file_with_too_many_structures_writes_the_rest_in_standard_operators(
+    blocky: Blocky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert MAX_BODIES == 256  # the number of names that the native library registers
+    monkeypatch.setattr("vlcompress.export.rewrite.MAX_BODIES", 1)
+    bsr = random_layer(blocky, (64, 16))
+    form = next(iter(forms(bsr, 6).values()))
+    before, after, count = rewritten(bsr, form, form.groups)
+    assert count == 4
+    assert {node.op_type for node in onnx.load_from_string(after).graph.node} > {NAME, "MatMul"}
+    for got, want in zip(*(session_from_bytes(d, threads=1).run(None, FEEDS) for d in (after, before)), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+@pytest.mark.parametrize("block", [(64, 16), (64, 1)], ids=lambda b: f"{b[0]}x{b[1]}")
+def test_an_inlined_body_is_fused_and_shared_like_plain_operators(
+    blocky: Blocky, block: tuple[int, int], tmp_path: Path
+) -> None:
+    bsr = random_layer(blocky, block)
+    for form in forms(bsr, 6).values():
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+        onnxruntime.InferenceSession(rewritten(bsr, form, form.groups)[1], options, providers=["CPUExecutionProvider"])
+        kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+        assert kinds.count("BiasGelu") == 1, form.name
+        assert kinds.count("Transpose") <= 2, form.name  # x and f are turned once, however many layers read them
+
+
+def test_an_activation_that_others_read_as_well_stays_outside(blocky: Blocky) -> None:
+    bsr = random_layer(blocky, (64, 16))
+    model = exporter_like_graph(to_dense(bsr), torch.ones(128))
+    biased = next(node for node in model.graph if node.op_type == "Add").outputs[0]
+    biased.name = "seen"
+    model.graph.outputs.append(biased)
+    form = next(iter(forms(bsr, 6).values()))
+    before = serialised(model)
+    Rewriter(model, OPSET).apply({"layer.weight": Layer(bsr, form, form.groups)})
+    after = serialised(model)
+    assert "Gelu" in {node.op_type for node in model.graph}
+    for got, want in zip(*(session_from_bytes(d, threads=1).run(None, FEEDS) for d in (after, before)), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def quantised(bsr: Bsr, form: Form | None) -> tuple[bytes, bytes]:
+    model = exporter_like_graph(to_dense(bsr), torch.linspace(-1, 1, 128))
+    before = serialised(model)
+    fold_transposed_weights(model)
+    Rewriter(model, OPSET).apply({"layer.weight": Layer(bsr, form)})
+    prune_unused(model)
+    assert Quantizer(model).apply() > 0
+    return before, serialised(model)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_int8_products_stay_near_float32_and_share_their_quantised_input(blocky: Blocky, sparse: bool) -> None:
+    bsr = random_layer(blocky, (64, 16))
+    gathers = {name: form for name, form in forms(bsr, 6).items() if form.kind == "gather"}
+    form = next(iter(gathers.values())) if sparse else None
+    before, after = quantised(bsr, form)
+    check_graph(after)
+    kinds = [node.op_type for node in onnx.load_from_string(after).graph.node]
+    assert kinds.count("DynamicQuantizeLinear") == 2  # x and f, once each
+    assert not {"MatMul", "Gemm"} & set(kinds)
+    expected = session_from_bytes(before, threads=1).run(None, FEEDS)
+    got = session_from_bytes(after, threads=1).run(None, FEEDS)
+    for one, want in zip(got, expected, strict=True):
+        assert 1e-6 < float(np.abs(one - want).max()) < 0.03 * float(np.abs(want).max())
+
+
+def test_int8_weights_are_signed_with_a_scale_for_each_output() -> None:
+    weight: Any = np.array([[1.0, 0.0], [-2.0, 0.0]], dtype=np.float32)
+    values, scale = quantize_weight(weight)
+    assert values.dtype == np.int8  # unsigned weights lose more than half of the speed
+    assert values.tolist() == [[64, 0], [-127, 0]]
+    np.testing.assert_allclose(values * scale, weight, atol=0.01)

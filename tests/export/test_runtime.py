@@ -1,0 +1,45 @@
+"""Sessions run where they were asked to run, and files are written for the runtime that must read them."""
+
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+
+from tests.export.graphs import exporter_like_graph
+from vlcompress.errors import VlcompressError
+from vlcompress.export.runtime import require_provider, session_from_bytes
+from vlcompress.export.target import Target, target
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_provider_that_falls_back_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime goes on with the CPU, without an exception."""
+    there = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
+    data = ir.to_proto(exporter_like_graph(torch.ones(16, 16), torch.ones(16))).SerializeToString()
+    with pytest.raises(VlcompressError, match=r"provider 'cuda' was asked for, but .* on CPUExecutionProvider"):
+        session_from_bytes(data, threads=1, provider="cuda")
+
+
+def test_unknown_providers_and_those_that_are_not_installed_list_what_is_there() -> None:
+    assert require_provider("cpu") == "CPUExecutionProvider"
+    with pytest.raises(VlcompressError, match="unknown provider 'npu': allowed are cpu, cuda, tensorrt"):
+        require_provider("npu")
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        with pytest.raises(VlcompressError, match="it has cpu"):
+            require_provider("cuda")
+
+
+def test_a_target_is_the_newest_that_everybody_reads_unless_told_otherwise() -> None:
+    assert target() == Target(20, 10)
+    assert target(runtime="1.20") == target(runtime="1.20.1") == Target(20, 10)
+    assert target(runtime="1.16") == Target(19, 9)
+    assert target(runtime="1.14") == Target(18, 8)
+    assert target(runtime="1.31.1") == Target(20, 10)
+    assert target(22) == Target(22, 10)
+
+
+@pytest.mark.parametrize("said", ["1.2", "latest", "0.9", "1"])
+def test_unknown_releases_list_the_known_ones(said: str) -> None:
+    with pytest.raises(VlcompressError, match=rf"unknown onnxruntime release '{said}': allowed are 1\.14"):
+        target(runtime=said)

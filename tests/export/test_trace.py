@@ -1,0 +1,27 @@
+"""Tracing ViLT: batch, text length and the size of the pictures stay open, and the scores stay the same."""
+
+import onnx_ir as ir
+import pytest
+import torch
+
+from vlcompress.export.runtime import session_from_bytes
+from vlcompress.export.trace import trace
+from vlcompress.models.base import Head
+from vlcompress.models.vilt import ViltFamily
+
+FAMILY = ViltFamily()
+CONFIG = FAMILY.config("tiny", vocab_size=50)
+
+
+def test_vilt_traces_with_open_axes() -> None:
+    model = FAMILY.build(CONFIG, Head("answers", ("yes", "no", "red")), seed=0).eval()
+    graph = trace(FAMILY, model, CONFIG)
+    session = session_from_bytes(ir.to_proto(graph).SerializeToString(), threads=1)
+    for batch, text, columns in ((1, 4, 2), (5, 9, 7), (2, 40, 1)):
+        inputs = FAMILY.example_inputs(CONFIG, batch=batch, text=text, regions=columns, seed=2)
+        higher = {name: torch.nn.functional.pad(inputs[name], (0, 0, 0, 32)) for name in ("pixel_values", "pixel_mask")}
+        for given in (inputs, inputs | higher):
+            with torch.no_grad():
+                expected = FAMILY.logits(model, given)
+            (actual,) = session.run(None, {name: value.numpy() for name, value in given.items()})
+            assert torch.from_numpy(actual).numpy() == pytest.approx(expected.numpy(), abs=1e-5)

@@ -1,0 +1,126 @@
+"""A study from cells to page: what is shared is not trained twice, a failure does not sink the rest."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from vlcompress.errors import VlcompressError
+from vlcompress.recipe import default_recipe
+from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
+from vlcompress.studies.curves import at, sparsest
+from vlcompress.studies.registry import STUDIES, study_named
+from vlcompress.studies.run import dry, run_study
+from vlcompress.studies.tickets import findings
+
+TINY = Choices(size="tiny", source="scenes:tiny", seeds=(0,), levels=(0.2,))
+
+
+def lab(home: Path) -> tuple[Lab, list[str]]:
+    said: list[str] = []
+    return Lab(home, torch.device("cpu"), said.append), said
+
+
+def trainings(home: Path) -> int:
+    return len(list((home / "trainings").glob("*/training.json")))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home where the study `tickets` was run once, at the smallest size."""
+    home = tmp_path_factory.mktemp("studies")
+    run_study(study_named("tickets"), TINY, lab(home)[0])
+    return home
+
+
+def test_it_writes_what_it_found(home: Path) -> None:
+    document = json.loads((home / "studies/tickets/study.json").read_text())
+    cells = document["results"]["vqa"]["cells"]
+    assert [(cell["arm"], round(cell["sparsity"], 1)) for cell in cells] == [
+        ("dense", 0.0),
+        ("ticket", 0.1),
+        ("ticket", 0.2),
+        ("random", 0.2),
+        ("shuffle", 0.2),
+        ("reinit", 0.2),
+    ]
+    assert document["failed"] == {}
+    assert document["environment"]["cores"] > 0
+    page = (home / "studies/tickets/study.html").read_text()
+    assert "Published, on other data" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_the_dry_run_counts_what_is_trained(home: Path) -> None:
+    document, text = dry(study_named("tickets"), TINY, lab(home)[0])
+    assert int(document["rows"][-1][2]) == trainings(home) == 6
+    assert document["seconds_each"] > 0
+    assert "trainings at most" in text
+
+
+def test_the_same_study_trains_nothing_again_and_others_share(home: Path) -> None:
+    before = trainings(home)
+    run_study(study_named("tickets"), TINY, lab(home)[0])
+    run_study(study_named("overlap"), TINY, lab(home)[0])
+    assert trainings(home) == before
+
+
+class Broken:
+    """One cell that works and one that cannot."""
+
+    name = "broken"
+    title = "for the test"
+
+    def cells(self, choices: Choices) -> Sequence[StudyCell]:
+        recipe = default_recipe("lxmert", "vqa", "tiny")
+
+        def fail(lab: Lab) -> Json:
+            raise VlcompressError("no such thing: give another")
+
+        return [StudyCell("good", recipe, 0, lambda lab: {"score": 1}), StudyCell("bad", recipe, 0, fail)]
+
+    def show(self, results: Mapping[str, Json]) -> Shown:
+        return Shown(("fine",), (Table("t", ("a", "b"), (("x", str(results["good"]["score"])),)),))
+
+
+def test_a_failed_cell_is_shown_with_its_reason(tmp_path: Path) -> None:
+    outcome = run_study(Broken(), TINY, lab(tmp_path)[0])
+    assert outcome.document["failed"] == {"bad": "no such thing: give another"}
+    assert "bad: no such thing: give another" in outcome.text
+    assert "Cells that failed" in (outcome.folder / "study.html").read_text()
+
+
+def test_an_unknown_study_names_those_that_exist() -> None:
+    with pytest.raises(VlcompressError, match="tickets"):
+        study_named("ticket")
+    assert set(STUDIES) >= {"tickets", "transfer", "rewind", "overlap", "families"}
+
+
+def test_a_transfer_needs_two_tasks(tmp_path: Path) -> None:
+    with pytest.raises(VlcompressError, match="second task"):
+        run_study(study_named("transfer"), TINY, lab(tmp_path)[0])
+
+
+def curve(ticket: float, random: float, outcome: str) -> Json:
+    levels = {level: {"outcome": outcome, "p": 0.5} for level in ("strict", "matching", "relaxed")}
+    made = [("dense", 0.0, 0.6, None)]
+    made += [(arm, 0.5, score, {"levels": levels}) for arm, score in (("ticket", ticket), ("random", random))]
+    keys = ("arm", "sparsity", "score", "verdict")
+    cells = [{**dict(zip(keys, cell, strict=True)), "scores": [cell[2]]} for cell in made]
+    return {"metric": "accuracy", "cells": cells}
+
+
+def test_findings_say_what_does_not_hold() -> None:
+    said = findings("vqa", curve(0.5, 0.55, "pass"))
+    assert any("does not beat a random mask (-5.00 points)" in sentence for sentence in said)
+    assert findings("vqa", curve(0.5, 0.55, "fail")) == [
+        "vqa: no level passes, not even within noise: there is no relaxed ticket here."
+    ]
+
+
+def test_the_sparsest_passing_level_is_found() -> None:
+    assert sparsest(curve(0.59, 0.5, "pass within noise"), "relaxed") == (0.5, "pass within noise")
+    assert sparsest(curve(0.59, 0.5, "fail"), "relaxed") is None
+    assert at(curve(0.59, 0.5, "pass"), "ticket", 0.7) is None

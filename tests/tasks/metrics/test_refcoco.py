@@ -1,0 +1,32 @@
+"""RefCOCO's IoU against UNITER's evaluator."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from vlcompress.tasks.metrics.refcoco import HIT, iou
+
+OFFICIAL = Path(__file__).parents[2] / "fixtures" / "metrics" / "refcoco_iou"
+
+
+def boxes(values: object) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_iou_of_the_official_code() -> None:
+    pairs = json.loads((OFFICIAL / "iou.json").read_text())["pairs"]
+    ours = iou(boxes([pair["box1"] for pair in pairs]), boxes([pair["box2"] for pair in pairs]))
+    assert ours.tolist() == pytest.approx([pair["iou"] for pair in pairs], abs=1e-12)
+    assert (ours > HIT).tolist() == [pair["hit"] for pair in pairs]
+
+
+def test_accuracy_of_the_official_loop() -> None:
+    case = json.loads((OFFICIAL / "argmax_accuracy.json").read_text())
+    hits = []
+    for example in case["examples"]:
+        best = int(torch.tensor(example["scores"]).argmax())
+        assert best == example["pred_index"]
+        hits.append(bool(iou(boxes(example["obj_boxes"][best]), boxes(example["tgt_box"])) > HIT))
+    assert hits == [example["hit"] for example in case["examples"]]

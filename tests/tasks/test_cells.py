@@ -1,0 +1,30 @@
+"""The table: every cell there is, what was recorded of it, and nothing that was not."""
+
+from vlcompress.models.registry import FAMILIES
+from vlcompress.tasks.cells import FORMAT, PARITY, cells, read_record, rows
+from vlcompress.tasks.registry import TASKS
+
+THERE = {(family, task) for task, kind in TASKS.items() for family in kind.families}
+
+
+def test_marks_are_of_cells_that_exist() -> None:
+    assert PARITY <= THERE
+    assert FORMAT <= THERE
+    assert all(family in FAMILIES for family, _ in THERE)
+
+
+def test_what_is_not_recorded_is_not_made_up() -> None:
+    assert all(cell["score"] is None for cell in cells({"cells": {}}))
+    record = {"cells": {"uniter-vcr": {"score": 0.25, "size": "tiny"}}}
+    table = {row[0]: row[1:] for row in rows(record)}
+    assert table["VCR"][list(FAMILIES).index("uniter")] == "25.00 (tiny) pfm"
+    assert table["VCR"][list(FAMILIES).index("lxmert")] == "–"
+    assert table["GQA"][list(FAMILIES).index("lxmert")] == "not run pfm"
+
+
+def test_the_shipped_record_is_of_cells_and_metrics_that_exist() -> None:
+    for name, cell in read_record()["cells"].items():
+        family, _, task = name.partition("-")
+        assert (family, task) in THERE
+        assert cell["metric"] == TASKS[task].metric
+        assert 0 <= cell["score"] <= 1

@@ -1,0 +1,58 @@
+"""Pre-training from a folder to a checkpoint that its family loads, for every family that has one."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import vlcompress
+from vlcompress.data.scenes.benchmarks import make_benchmark
+from vlcompress.data.scenes.write import make_scenes
+from vlcompress.models.base import Head
+from vlcompress.models.registry import family_named
+from vlcompress.tasks.pretraining_registry import PRETRAINING, pretrainer_of, settings_of
+from vlcompress.training.loop import Hyperparameters
+from vlcompress.training.pretrain import Pretraining, PretrainingRecipe, pretrain
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Sentences and regions for the families that read regions, captions and pictures for those that read pixels."""
+    root = tmp_path_factory.mktemp("data")
+    make_benchmark(root / "captions", "retrieval", size="tiny")
+    return {
+        "regions": make_scenes(root / "scenes", size="tiny", pretrain=6, images=False),
+        "pixels": root / "captions",
+    }
+
+
+def _work(name: str, folders: dict[str, Path]) -> Pretraining:
+    folder = folders[family_named(name).reads]
+    hyper = Hyperparameters(6, 4, 1e-3, optimizer=pretrainer_of(name).optimizer)
+    return Pretraining(family_named(name), folder, PretrainingRecipe("tiny", hyper, settings_of(name, {})))
+
+
+@pytest.mark.parametrize("half", [True, False])
+@pytest.mark.parametrize("name", sorted(PRETRAINING))
+def test_result_loads_into_a_model_with_a_fresh_head(
+    scenes: dict[str, Path], tmp_path: Path, name: str, half: bool
+) -> None:
+    work = _work(name, scenes)
+    folder = pretrain(work, tmp_path, device=torch.device("cpu"), half=half, say=lambda line: None)
+    family = family_named(name)
+    start = family.build(work.config, Head("answers", ("yes", "no")), seed=0)
+    before = {key: value.clone() for key, value in start.state_dict().items()}
+    report = family.load(start, str(folder / "weights.safetensors"), fresh_head=True)
+    assert report.head == "fresh"
+    moved = [key for key, value in start.state_dict().items() if not torch.equal(value, before[key])]
+    assert moved
+    assert all(key.startswith(family.backbone_prefix) for key in moved)
+    again = pretrain(_work(name, scenes), tmp_path, device=torch.device("cpu"), half=half, say=lambda line: None)
+    assert again == folder
+
+
+def test_recipe_of_the_built_in_weights_keeps_its_identity() -> None:
+    record = json.loads((Path(vlcompress.__file__).parent / "weights" / "lxmert-small-scenes.json").read_text())
+    recipe = PretrainingRecipe("small", Hyperparameters(4000, 128, 7e-4), settings_of("lxmert", {}))
+    assert recipe.document() == record["recipe"]

@@ -1,0 +1,173 @@
+"""What sparsity is worth on this machine, before anything is trained: random masks on a model of real size.
+
+Each pattern at each sparsity is exported in every form, checked against PyTorch, and measured in turn with the dense
+model in the same process. What it cannot tell is accuracy: that takes training.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vlcompress.artefacts import Json
+from vlcompress.bench.advice import advice
+from vlcompress.bench.break_even import break_even
+from vlcompress.bench.environment import environment
+from vlcompress.bench.forecast_forms import Opened, Subject
+from vlcompress.bench.forecast_layers import measure_layers
+from vlcompress.bench.harness import measure
+from vlcompress.bench.random_masks import POLICY
+from vlcompress.bench.statistics import latency, paired_ratio
+from vlcompress.errors import VlcompressError, unknown
+from vlcompress.export.choose import Chooser
+from vlcompress.models.base import Family, Head
+from vlcompress.models.registry import FAMILIES
+from vlcompress.sparse.compile import layer_rows, thread_count
+from vlcompress.sparse.timing import Effort
+
+Inputs = Mapping[str, Tensor]
+
+ANSWERS, WORDS, FEATURES, TEXT, REGIONS = 3129, 30522, 2048, 20, 36
+"""VQA v2 with LXMERT: answers, word pieces, width of a region's features, words and regions of an example."""
+
+CHOOSING = Effort(rounds=3, burst_s=0.003, warmup=1)
+"""A form is chosen among a handful; the figures that are reported take more rounds."""
+
+SLOW_S = 0.4
+"""Calls that take longer are measured in fewer rounds."""
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """What is asked.
+
+    Attributes:
+        model: a family's name.
+        size: one of its sizes.
+        patterns: as `read_pattern` gives them.
+        sparsities: in (0, 1).
+        batches: batch sizes.
+        threads: of ONNX Runtime.
+        device: "cpu" or "cuda"; on a GPU, whole units and dense layers are what is fast.
+    """
+
+    model: str = "lxmert"
+    size: str = "base"
+    patterns: tuple[str, ...] = ("block:192x16", "neuron+head")
+    sparsities: tuple[float, ...] = (0.5, 0.7, 0.9)
+    batches: tuple[int, ...] = (1, 8)
+    threads: int = 1
+    device: str = "cpu"
+
+
+def forecast(asked: Inquiry, say: Callable[[str], None]) -> Json:
+    """Measure what is asked.
+
+    Args:
+        asked: see `Inquiry`.
+        say: tells progress.
+
+    Returns:
+        A JSON object: "environment", "asked", "layers" (see `measure_layers`), "models" (for each pattern and form its
+        "points" by sparsity and batch, and "break_even" by batch) and "advice", lines for people.
+
+    Raises:
+        VlcompressError: a name, sparsity or batch size that is not possible, or a block that divides no weight.
+        VerificationError: a form that computes something else than the masked model.
+    """
+    family = _family(asked)
+    config = family.config(asked.size, vocab_size=WORDS, feature_dim=FEATURES)
+    head = Head("answers", tuple(f"answer {number}" for number in range(ANSWERS)))
+    model = family.build(config, head, seed=0).eval()
+    inputs = {
+        batch: family.example_inputs(config, batch=batch, text=TEXT, regions=REGIONS, seed=batch)
+        for batch in asked.batches
+    }
+    with tempfile.TemporaryDirectory() as folder, thread_count(asked.threads):
+        rows = layer_rows(family, model, family.prunable(model, POLICY).names, inputs[asked.batches[-1]])
+        say(f"about {_minutes(family, model, asked)} for {len(asked.patterns) * len(asked.sparsities)} random prunings")
+        chooser = Chooser(asked.threads, CHOOSING, asked.device)
+        layers = measure_layers(model, rows, asked.patterns, asked.sparsities, chooser, say)
+        subject = Subject(family, config, model, Path(folder), chooser, rows)
+        models = _models(subject, asked, inputs, say)
+    record = {"environment": environment(), "asked": asdict(asked), "layers": layers, "models": models}
+    return {**record, "advice": advice(record)}
+
+
+def _models(subject: Subject, asked: Inquiry, inputs: Mapping[int, Inputs], say: Callable[[str], None]) -> list[Json]:
+    """Measure whole models: for each pattern and form, its points by sparsity and batch size."""
+    dense = subject.dense()
+    found: dict[tuple[str, str], Json] = {}
+    for pattern in asked.patterns:
+        for sparsity in asked.sparsities:
+            say(f"{pattern} at {100 * sparsity:g} %: the whole model")
+            forms = subject.forms(pattern, sparsity, inputs[min(inputs)])
+            for form, opened in forms.items():
+                row = found.setdefault((pattern, form), {"pattern": pattern, "form": form, "points": []})
+                row["points"].append({"sparsity": sparsity, "load_s": round(opened.load_s, 2), "bytes": opened.nbytes})
+            for batch, samples in inputs.items():
+                timed = _race({"dense": dense, **forms}, samples, batch)
+                for form in forms:
+                    found[pattern, form]["points"][-1].setdefault("batches", {})[str(batch)] = timed[form]
+    return [{**row, "break_even": _break_even(row["points"], asked.batches)} for row in found.values()]
+
+
+def _race(forms: Mapping[str, Opened], inputs: Inputs, batch: int) -> dict[str, Json]:
+    calls = {form: opened.bind(inputs) for form, opened in forms.items()}
+    start = time.perf_counter()
+    calls["dense"]()
+    slow = time.perf_counter() - start > SLOW_S
+    bursts = measure(calls, Effort(rounds=3 if slow else 7, burst_s=0.0 if slow else 0.05, warmup=1))
+    dense = bursts["dense"]
+    return {
+        form: {
+            **asdict(latency(rounds, batch)),
+            "dense_ms": latency(dense, batch).p50_ms,
+            "speedup": asdict(paired_ratio(dense, rounds)),
+        }
+        for form, rounds in bursts.items()
+        if form != "dense"
+    }
+
+
+def _break_even(points: Sequence[Json], batches: Sequence[int]) -> dict[str, float | None]:
+    found = {}
+    for batch in map(str, batches):
+        dense = float(np.median([point["batches"][batch]["dense_ms"] for point in points]))
+        times = {point["sparsity"]: dense / point["batches"][batch]["speedup"]["value"] for point in points}
+        found[batch] = break_even(dense, times)
+    return found
+
+
+def _minutes(family: Family, model: nn.Module, asked: Inquiry) -> str:
+    """Estimate the time from one pass of the model: fixed work for each pruning, and passes for each measurement."""
+    inputs = family.example_inputs(
+        family.config(asked.size, vocab_size=WORDS, feature_dim=FEATURES), batch=1, text=TEXT, regions=REGIONS, seed=0
+    )
+    start = time.perf_counter()
+    with torch.inference_mode():
+        family.logits(model, inputs)
+        family.logits(model, inputs)
+    one = (time.perf_counter() - start) / 2
+    weights = sum(parameter.numel() for parameter in model.parameters()) / 2e8
+    cases = len(asked.patterns) * len(asked.sparsities)
+    passes = sum(batch * (14 if batch * one > SLOW_S else 25) for batch in asked.batches)
+    seconds = (15 + 12 * cases) * weights + cases * passes * one
+    return f"{max(1, round(seconds / 60))} min" if seconds > 45 else f"{round(seconds)} s"
+
+
+def _family(asked: Inquiry) -> Family:
+    if asked.model not in FAMILIES:
+        raise unknown("model", asked.model, FAMILIES)
+    for sparsity in asked.sparsities:
+        if not 0 < sparsity < 1:
+            raise VlcompressError(f"sparsity {sparsity:g} is out of range: give shares between 0 and 1, as 0.5,0.7")
+    for batch in asked.batches:
+        if batch < 1:
+            raise VlcompressError(f"batch size {batch} is out of range: give whole numbers from 1 on, as 1,8")
+    return FAMILIES[asked.model]()

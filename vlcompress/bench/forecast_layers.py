@@ -1,0 +1,148 @@
+"""Single layers of a model, randomly pruned, as ONNX Runtime runs them one at a time.
+
+Letters: a weight is [N, K]; M rows of activations go through it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from vlcompress.artefacts import Json
+from vlcompress.bench.break_even import break_even
+from vlcompress.bench.forecast_forms import NATIVE, SHRUNK, STANDARD, native_layers
+from vlcompress.bench.random_masks import UNITS, side
+from vlcompress.export.choose import Chooser, one_layer
+from vlcompress.export.rewrite import Layer, Rewriter
+from vlcompress.export.runtime import OPSET, session_from_bytes
+from vlcompress.export.trace import prune_unused
+from vlcompress.export.verify import Floats, compare_scores, require
+from vlcompress.pruning.pattern import parse_pattern
+from vlcompress.sparse.formats import pack
+from vlcompress.sparse.timing import Effort, compare
+
+Shape = tuple[int, int]
+
+LAYER_EFFORT = Effort(rounds=5, burst_s=0.01, warmup=1)
+
+
+def measure_layers(
+    model: nn.Module,
+    rows: Mapping[str, int],
+    patterns: Sequence[str],
+    sparsities: Sequence[float],
+    chooser: Chooser,
+    say: Callable[[str], None],
+) -> list[Json]:
+    """Measure one layer of each shape.
+
+    Args:
+        model: gives the shapes.
+        rows: M by canonical weight name; a shape is measured at the most that any of its weights sees.
+        patterns: as `read_pattern` gives them.
+        sparsities: in (0, 1).
+        chooser: picks the form in standard operators.
+        say: tells progress.
+
+    Returns:
+        For each pattern and shape {"pattern", "shape", "rows", "points": for each sparsity {"sparsity", "dense_us", and
+        "forms": for each form {"us", "speedup", "how"}}, "break_even" by form}.
+
+    Raises:
+        VerificationError: a form that computes something else.
+    """
+    shapes: dict[Shape, int] = {}
+    for name, count in rows.items():
+        outputs, inputs = model.get_parameter(name).shape
+        shape = (outputs, inputs)
+        shapes[shape] = max(shapes.get(shape, 0), count)
+    found = []
+    for pattern in patterns:
+        for shape, count in sorted(shapes.items()):
+            say(f"{pattern}: a layer {shape[0]}x{shape[1]} on {count} rows")
+            points = [_point(pattern, shape, count, sparsity, chooser) for sparsity in sparsities]
+            found.append({"pattern": pattern, "shape": shape, "rows": count, "points": points, **_break_even(points)})
+    return found
+
+
+def _point(pattern: str, shape: Shape, rows: int, sparsity: float, chooser: Chooser) -> Json:
+    random = torch.Generator().manual_seed(0)
+    weight_NK = torch.randn(shape, generator=random)
+    if pattern in UNITS:
+        graphs = {"dense": _dense(weight_NK), SHRUNK: _dense(_without_units(weight_NK, sparsity))}
+        return _timed(graphs, {}, sparsity, rows, chooser)
+    units, block = parse_pattern(pattern), side(pattern)
+    units.check("of the model", weight_NK.shape)
+    count = weight_NK.numel() // units.unit
+    kept = torch.randperm(count, generator=random) >= round(count * sparsity)
+    bsr = pack(weight_NK, units.spread(kept, weight_NK.shape), block)
+    choice, form = chooser.choose(f"{shape} {pattern} {sparsity}", bsr, rows)
+    graphs, how = {"dense": one_layer(bsr, None)}, {}
+    if form is not None:
+        graphs[STANDARD], how[STANDARD] = one_layer(bsr, form), choice.picked
+    packed = native_layers({"layer": bsr}) if chooser.provider == "cpu" else {}
+    if packed:
+        graphs[NATIVE] = _packed(graphs["dense"], packed)
+    return _timed(graphs, how, sparsity, rows, chooser)
+
+
+def _dense(weight_NK: Tensor) -> bytes:
+    """Give the graph of a layer without zeros: one block that is all there."""
+    return one_layer(pack(weight_NK, torch.ones_like(weight_NK, dtype=torch.bool), (len(weight_NK), 1)), None)
+
+
+def _without_units(weight_NK: Tensor, sparsity: float) -> Tensor:
+    """Remove rows, or columns where there are more of those: the side that the units of a wide layer are on."""
+    axis = 1 if weight_NK.shape[1] > weight_NK.shape[0] else 0
+    return weight_NK.narrow(axis, 0, max(1, round(weight_NK.shape[axis] * (1 - sparsity)))).contiguous()
+
+
+def _packed(dense: bytes, layers: Mapping[str, Layer]) -> bytes:
+    model = ir.from_proto(onnx.load_model_from_string(dense))
+    Rewriter(model, OPSET).apply(layers)
+    prune_unused(model)
+    data: bytes = ir.to_proto(model).SerializeToString()
+    return data
+
+
+def _timed(graphs: Mapping[str, bytes], how: Mapping[str, str], sparsity: float, rows: int, chooser: Chooser) -> Json:
+    """Check the forms of a layer against its dense graph, and measure them side by side."""
+    sessions = {
+        form: session_from_bytes(graph, threads=chooser.threads, provider=chooser.provider)
+        for form, graph in graphs.items()
+    }
+    x_1MK = np.random.default_rng(0).standard_normal((1, rows, _width(sessions["dense"])), dtype=np.float32)
+    calls = {form: _call(session, x_1MK[..., : _width(session)]) for form, session in sessions.items()}
+    truth = calls["dense"]()[0]
+    for form in graphs.keys() - {"dense", SHRUNK}:  # a smaller layer is a dense one
+        require(compare_scores([truth], [calls[form]()[0]]), f"'{form}' of a layer does not compute what it should")
+    timings = compare(calls, LAYER_EFFORT)
+    dense = timings.pop("dense").us
+    forms = {
+        form: {"us": found.us, "speedup": round(dense / found.us, 3), "how": how.get(form)}
+        for form, found in timings.items()
+    }
+    return {"sparsity": sparsity, "dense_us": dense, "forms": forms}
+
+
+def _call(session: Any, x_1MK: Floats) -> Callable[[], list[Floats]]:
+    feed = {"x": np.ascontiguousarray(x_1MK)}
+    return lambda: session.run(None, feed)
+
+
+def _width(session: Any) -> int:
+    return int(session.get_inputs()[0].shape[-1])
+
+
+def _break_even(points: Sequence[Json]) -> Json:
+    forms = sorted({form for point in points for form in point["forms"]})
+    dense = float(np.median([point["dense_us"] for point in points]))
+    times = {
+        form: {point["sparsity"]: point["forms"][form]["us"] for point in points if form in point["forms"]}
+        for form in forms
+    }
+    return {"break_even": {form: break_even(dense, found) for form, found in times.items()}}

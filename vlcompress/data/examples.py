@@ -1,0 +1,237 @@
+"""The examples of every task in one neutral form: what the readers of published formats give, and what tasks take.
+
+Readers differ by format, tasks by what they ask; this is all that they need to know of each other. Text is kept as
+text: a task tokenises it with the vocabulary that the model wants.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlcompress.data.regions import Regions
+from vlcompress.data.tokenizer import WordPiece
+
+HIDDEN = -1
+"""The label of an example whose answer is not published (test splits)."""
+
+ENTAILMENT_LABELS = ("contradiction", "entailment", "neutral")
+"""SNLI-VE's labels in the order of UNITER's head (ChenRocks/UNITER)."""
+
+
+@dataclass(frozen=True)
+class AnswerExample:
+    """A question about an image (VQA v2, GQA).
+
+    Attributes:
+        id: the benchmark's question id.
+        image: the image's name.
+        text: the question.
+        answers: answer to soft score in (0, 1]; empty where hidden.
+        kind: the benchmark's answer type, "" where it has none.
+        votes: the ten annotators' answers as given, where published (the official VQA metric needs them).
+    """
+
+    id: int | str
+    image: str
+    text: str
+    answers: Mapping[str, float]
+    kind: str = ""
+    votes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EntailmentExample:
+    """A picture as premise and a sentence as hypothesis (SNLI-VE); `label` indexes `ENTAILMENT_LABELS`, or HIDDEN."""
+
+    id: str
+    image: str
+    text: str
+    label: int
+
+
+@dataclass(frozen=True)
+class PairExample:
+    """A statement about two images (NLVR2).
+
+    Attributes:
+        id: the benchmark's identifier, ``split-set-pair-sentence``.
+        images: left, right.
+        text: the statement.
+        label: 1 true, 0 false, or HIDDEN.
+        group: what consistency is counted over: examples of one sentence, ``split-set-sentence``.
+    """
+
+    id: str
+    images: tuple[str, str]
+    text: str
+    label: int
+    group: str
+
+
+Words = tuple[str | tuple[int, ...], ...]
+"""Tokens of a VCR sentence: a word, or indices of the image's objects that it names."""
+
+
+@dataclass(frozen=True)
+class ChoiceExample:
+    """A question with four answers and four rationales (VCR).
+
+    Attributes:
+        id: the benchmark's annot_id.
+        image: the image's name.
+        objects: class name of each tagged object, in the order that `Words` index.
+        question: its words.
+        answers, rationales: the choices (4 each; 16 rationales where the test split gives one set for each answer).
+        answer, rationale: the right choice, or HIDDEN.
+    """
+
+    id: str
+    image: str
+    objects: tuple[str, ...]
+    question: Words
+    answers: tuple[Words, ...]
+    rationales: tuple[Words, ...]
+    answer: int
+    rationale: int
+
+
+@dataclass(frozen=True)
+class ReferringExample:
+    """An expression that names one object of an image (RefCOCO, RefCOCO+, RefCOCOg).
+
+    Attributes:
+        id: sent_id.
+        image: the image's name.
+        text: the expression.
+        box: (x, y, width, height) in pixels of the object meant.
+        target: its row among the image's ground-truth regions, or HIDDEN.
+    """
+
+    id: int | str
+    image: str
+    text: str
+    box: tuple[float, float, float, float]
+    target: int
+
+
+@dataclass(frozen=True)
+class CaptionExample:
+    """A caption of an image (Flickr30k, COCO): text and image belong together."""
+
+    id: int | str
+    image: str
+    text: str
+
+
+@dataclass(frozen=True)
+class ClassExample:
+    """A picture with one class; `label` indexes the data's labels."""
+
+    id: int | str
+    image: str
+    label: int
+
+
+Example = (
+    AnswerExample | EntailmentExample | PairExample | ChoiceExample | ReferringExample | CaptionExample | ClassExample
+)
+E = TypeVar("E", bound=Example)
+
+
+def images_of(example: Example) -> tuple[str, ...]:
+    """Give the names of an example's images."""
+    return example.images if isinstance(example, PairExample) else (example.image,)
+
+
+def text_of(example: Example) -> str | None:
+    """Give an example's sentence; None where it has none, or several (VCR)."""
+    return None if isinstance(example, ChoiceExample | ClassExample) else example.text
+
+
+class Pictures(Protocol):
+    """Where a task's images are read from, one at a time."""
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of the region features; 0 where there are only pixels."""
+
+    def has_regions(self, image: str) -> bool:
+        """Say whether the image has region features."""
+
+    def regions(self, image: str, *, ground_truth: bool = False) -> Regions:
+        """Read an image's regions: the detector's, or those of the annotated boxes (VCR, RefCOCO).
+
+        Raises:
+            VlcompressError: no such image, a damaged record.
+        """
+
+    def has_pixels(self, image: str) -> bool:
+        """Say whether there is a picture."""
+
+    def pixels(self, image: str) -> NDArray[np.uint8]:
+        """Read an image as uint8 [height, width, 3], RGB.
+
+        Raises:
+            VlcompressError: no such image, or not a picture.
+        """
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids that the data brings along: made by a tokenising import, or stored in UNITER's text databases.
+
+    Attributes:
+        vocabulary: sha256 (64 hex digits) of the vocabulary (`WordPiece.sha256`); "" where the data does not say.
+        ids: int32 or int64 [T], the pieces of all sentences one after another, without [CLS] and [SEP].
+        starts: int64 [examples + 1]; example i has ids[starts[i]:starts[i + 1]].
+    """
+
+    vocabulary: str
+    ids: NDArray[np.integer[Any]]
+    starts: NDArray[np.int64]
+
+    def __getitem__(self, index: int) -> NDArray[np.integer[Any]]:
+        """Give the pieces of an example's sentence."""
+        return self.ids[self.starts[index] : self.starts[index + 1]]
+
+    def keep(self, indices: Sequence[int]) -> "Encoded":
+        """Give the same for some of the examples."""
+        rows = [self[index] for index in indices]
+        return encoded(rows, self.vocabulary)
+
+
+def encoded(rows: Sequence[Sequence[int] | NDArray[np.integer[Any]]], vocabulary: str = "") -> Encoded:
+    """Join the pieces of some sentences; `vocabulary` is its sha256."""
+    starts = np.cumsum([0, *(len(row) for row in rows)], dtype=np.int64)
+    ids = np.concatenate([np.asarray(row, dtype=np.int32) for row in rows]) if rows else np.zeros(0, np.int32)
+    return Encoded(vocabulary, ids, starts)
+
+
+@dataclass(frozen=True)
+class TaskData(Generic[E]):
+    """Some splits of a task's data, opened.
+
+    Attributes:
+        task: the task's name ("vqa", "gqa", "nlvr2", "snli_ve", "vcr", "refcoco", "retrieval", "classification").
+        splits: what was opened.
+        examples: of all splits, in the order of the files.
+        pictures: where their images are read from.
+        labels: the closed list of answers or classes, in the data's own order; () where the task has none.
+        vocabulary: the folder's own; None where it has none (a recipe must name one then).
+        identity: sha256 (64 hex digits) over the opened files: other data, other identity.
+        left_out: what was passed over, and why: {"no region features": 3}.
+        encoded: token ids of the examples' texts, where the data brings them along; None where a task must tokenise.
+    """
+
+    task: str
+    splits: tuple[str, ...]
+    examples: tuple[E, ...]
+    pictures: Pictures
+    labels: tuple[str, ...]
+    vocabulary: WordPiece | None
+    identity: str
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    encoded: Encoded | None = None

@@ -1,0 +1,60 @@
+"""What the readers of the published layouts have in common: what they give, and what they are asked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from vlcompress.data.examples import Encoded, Example, Pictures
+
+PICTURES_ONLY = 0
+"""The feature width that asks for pictures and no region features (families that take pixels)."""
+
+
+class OpenedPictures(Pictures, Protocol):
+    """What a layout's reader says of its images, beyond what tasks ask."""
+
+    def has_regions(self, image: str, *, ground_truth: bool | None = None) -> bool:
+        """Say whether the image has region features: the detector's, of its annotated boxes, or (None) of either."""
+
+    def picture_bytes(self, image: str) -> bytes:
+        """Give the picture's file as it is, of an image that has one."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Some splits as a layout's reader gives them; nobody has looked yet whether every image is there.
+
+    Attributes:
+        examples: of all splits, in the order of the files.
+        pictures: where their images are read from.
+        labels: the closed list of answers, in the data's own order; () where the task has none.
+        files: those whose content makes the data's identity.
+        left_out: rows that the reader passed over, and why.
+        encoded: token ids that the data brings along.
+        identity: of the content, where the layout records it; "" where it is made of `files`.
+    """
+
+    examples: tuple[Example, ...]
+    pictures: OpenedPictures
+    labels: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    encoded: Encoded | None = None
+    identity: str = ""
+
+
+class Layout(Protocol):
+    """A published layout: a module of this package."""
+
+    NAME: str
+
+    def splits(self, folder: Path, task: str) -> tuple[str, ...]:
+        """Give the splits of a task that the folder has in this layout; () where it has none."""
+
+    def open_splits(self, folder: Path, task: str, splits: Sequence[str], feature_dim: int | None) -> Found:
+        """Open splits that `splits` named.
+
+        Raises:
+            VlcompressError: a missing or damaged file, with its name and the record.
+        """

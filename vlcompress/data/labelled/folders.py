@@ -1,0 +1,93 @@
+"""Any pictures sorted into folders, one a class: FOLDER/SPLIT/CLASS/**/picture.jpg (ImageNet's layout, VisDA's)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlcompress.data.examples import ClassExample
+from vlcompress.data.found import Found
+from vlcompress.data.pictures import MOST_BYTES, SUFFIXES, decode
+from vlcompress.data.regions import Regions
+from vlcompress.errors import VlcompressError
+
+SPLITS = ("train", "val", "valid", "test")
+"""Names of sub-folders that are taken for splits: other data sets have folders of pictures too."""
+
+
+class FolderPictures:
+    """Pictures named by their path below a folder; see `vlcompress.data.examples.Pictures`."""
+
+    feature_dim = 0
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def has_regions(self, image: str, *, ground_truth: bool | None = None) -> bool:
+        """Say no: these are pictures alone."""
+        return False
+
+    def regions(self, image: str, *, ground_truth: bool = False) -> Regions:
+        """Refuse: these are pictures alone."""
+        raise VlcompressError(f"'{self.folder}' has pictures and no region features (image '{image}')")
+
+    def has_pixels(self, image: str) -> bool:
+        """Say whether the file is there."""
+        return (self.folder / image).is_file()
+
+    def picture_bytes(self, image: str) -> bytes:
+        """Give the picture's file as it is; errors as of `pixels`."""
+        path = self.folder / image
+        try:
+            if path.stat().st_size > MOST_BYTES:
+                raise VlcompressError(f"'{path}' has {path.stat().st_size} bytes, {MOST_BYTES} are allowed")
+            return path.read_bytes()
+        except OSError as error:
+            raise VlcompressError(f"no picture at '{path}' ({error.strerror})") from error
+
+    def pixels(self, image: str) -> NDArray[np.uint8]:
+        """Read a picture; errors as of `Pictures.pixels`."""
+        return decode(self.picture_bytes(image), f"'{self.folder / image}'")
+
+
+def splits(folder: Path) -> tuple[str, ...]:
+    """Name the sub-folders that hold at least two classes with pictures."""
+    named = (path for path in _folders(folder) if path.name in SPLITS)
+    return tuple(path.name for path in named if len(_classes(path)) > 1)
+
+
+def open_splits(folder: Path, names: Sequence[str]) -> Found:
+    """Open splits; the classes are those of all splits together, in the order of their names.
+
+    Raises:
+        VlcompressError: a split that lacks a class of another: what is scored could not be learned, or not scored.
+    """
+    classes = {name: _classes(folder / name) for name in splits(folder)}
+    labels = sorted({one for own in classes.values() for one in own})
+    files: list[Path] = []
+    examples: list[ClassExample] = []
+    for name in names:
+        missing = sorted(set(labels) - set(classes[name]))
+        if missing:
+            raise VlcompressError(
+                f"'{folder / name}' has no class '{missing[0]}', another split has it: add the folder"
+            )
+        for label, one in enumerate(labels):
+            for path in _pictures(folder / name / one):
+                image = path.relative_to(folder).as_posix()
+                examples.append(ClassExample(image, image, label))
+                files.append(path)
+    return Found(tuple(examples), FolderPictures(folder), tuple(labels), tuple(files))
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _classes(folder: Path) -> list[str]:
+    return [path.name for path in _folders(folder) if next(iter(_pictures(path)), None) is not None]
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())

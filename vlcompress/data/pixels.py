@@ -1,0 +1,104 @@
+"""Pictures as models take them: resized, cut, in a model's value range, with Pillow alone.
+
+ViLT's rules are those of the official code (dandelin/ViLT, ``vilt/transforms``): the shorter side becomes 384 unless
+the longer would pass 1333/800 of that, bicubic, both sides floored to a multiple of 32; values go from -1 to 1.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vlcompress.data.examples import Pictures
+from vlcompress.data.regions import Regions
+
+LONGEST = 1333 / 800
+"""Longest side as a multiple of the shorter side's target (detectors' habit, which PixelBERT and ViLT keep)."""
+
+
+def target_size(height: int, width: int, shorter: int, multiple: int) -> tuple[int, int]:
+    """Give the height and width that the official resize leads to.
+
+    Args:
+        height, width: of the picture, 1 or more.
+        shorter: what the shorter side becomes where the longer allows it (384).
+        multiple: both results are floored to a multiple of this (32), and are at least one of it.
+    """
+    longest = int(LONGEST * shorter)
+    scale = shorter / min(height, width)
+    sides = (height * scale, width * scale)
+    if max(sides) > longest:
+        sides = (sides[0] * longest / max(sides), sides[1] * longest / max(sides))
+    down, across = (max(multiple, int(side + 0.5) // multiple * multiple) for side in sides)
+    return down, across
+
+
+def resized(image: NDArray[np.uint8], shorter: int, multiple: int) -> NDArray[np.uint8]:
+    """Resize RGB uint8 [height, width, 3] as `target_size` says; a picture of that size is given back as it is."""
+    height, width = target_size(image.shape[0], image.shape[1], shorter, multiple)
+    if (height, width) == image.shape[:2]:
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def normalized(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Give values in -1..1, float32 in the image's shape, to the bit those of the official transform."""
+    return (image.astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
+
+
+def square(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Cut RGB uint8 [height, width, 3] to its middle square and resize that to [side, side, 3] (bilinear)."""
+    height, width = image.shape[:2]
+    least = min(height, width)
+    top, left = (height - least) // 2, (width - least) // 2
+    middle = image[top : top + least, left : left + least]
+    if least == side:
+        return middle
+    return np.asarray(Image.fromarray(middle).resize((side, side), Image.Resampling.BILINEAR))
+
+
+class _Changed:
+    """Pictures of which only the pixels are changed."""
+
+    def __init__(self, source: Pictures) -> None:
+        self.source = source
+
+    @property
+    def feature_dim(self) -> int:
+        """Width of the source's region features."""
+        return self.source.feature_dim
+
+    def has_regions(self, image: str) -> bool:
+        """Say whether the source has region features of the image."""
+        return self.source.has_regions(image)
+
+    def regions(self, image: str, *, ground_truth: bool = False) -> Regions:
+        """Read the source's regions."""
+        return self.source.regions(image, ground_truth=ground_truth)
+
+    def has_pixels(self, image: str) -> bool:
+        """Say whether the source has the picture."""
+        return self.source.has_pixels(image)
+
+
+class Resized(_Changed):
+    """Pictures resized as ViLT does; for `shorter` and `multiple` see `target_size`."""
+
+    def __init__(self, source: Pictures, shorter: int, multiple: int) -> None:
+        super().__init__(source)
+        self.shorter, self.multiple = shorter, multiple
+
+    def pixels(self, image: str) -> NDArray[np.uint8]:
+        """Read an image and resize it: uint8 [height, width, 3]."""
+        return resized(self.source.pixels(image), self.shorter, self.multiple)
+
+
+class Square(_Changed):
+    """Pictures cut to their middle square and resized to `side` pixels."""
+
+    def __init__(self, source: Pictures, side: int) -> None:
+        super().__init__(source)
+        self.side = side
+
+    def pixels(self, image: str) -> NDArray[np.uint8]:
+        """Read an image as uint8 [side, side, 3]."""
+        return square(self.source.pixels(image), self.side)

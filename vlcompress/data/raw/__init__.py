@@ -1,0 +1,1 @@
+"""The benchmarks' own annotation files: one reader a data set, each giving the neutral examples of a split."""

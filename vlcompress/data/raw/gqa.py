@@ -1,0 +1,56 @@
+"""GQA's question files: ``{train,val,testdev}_balanced_questions.json``, an object of questions by id.
+
+The image's name is its ``imageId`` ("2375429", "n250821"); the label is the one answer, with score 1. Label lists are
+LXMERT's ``trainval_label2ans.json`` where the folder has it, or else made of the train and val files.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vlcompress.data.documents import read_document, take
+from vlcompress.data.examples import AnswerExample
+from vlcompress.errors import VlcompressError
+
+SPLITS = ("train", "val", "testdev", "test", "challenge", "submission")
+_LABELLED = ("train", "val")
+
+
+def question_file(folder: Path, split: str) -> Path:
+    """Give the balanced question file of a split; those of train in ten parts are not read."""
+    whole = folder / f"{split}_balanced_questions.json"
+    return whole if whole.is_file() or split in ("train", "val", "testdev") else folder / f"{split}_all_questions.json"
+
+
+def splits(folder: Path) -> tuple[str, ...]:
+    """Give the splits that the folder has."""
+    return tuple(split for split in SPLITS if question_file(folder, split).is_file())
+
+
+def read_split(folder: Path, split: str) -> list[AnswerExample]:
+    """Read a split, in the order of the file; test files hide their answers.
+
+    Raises:
+        VlcompressError: no such file, not in the format.
+    """
+    path = question_file(folder, split)
+    return [_example(path, number, key, row) for number, (key, row) in enumerate(_rows(path), start=1)]
+
+
+def labels(folder: Path) -> tuple[str, ...]:
+    """Make the answer list of train and val, by first appearance."""
+    files = [question_file(folder, split) for split in _LABELLED if question_file(folder, split).is_file()]
+    return tuple(dict.fromkeys(str(row["answer"]) for path in files for _, row in _rows(path) if "answer" in row))
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    document = read_document(path)
+    if not isinstance(document, dict) or not all(isinstance(row, dict) for row in document.values()):
+        raise VlcompressError(f"'{path}' does not hold an object of questions by id: give a GQA question file")
+    yield from document.items()
+
+
+def _example(path: Path, number: int, key: str, row: Mapping[str, Any]) -> AnswerExample:
+    question, image = take(path, number, row, "question", "imageId")
+    kind = row.get("types", {}).get("structural", "")
+    return AnswerExample(key, str(image), question, {row["answer"]: 1.0} if "answer" in row else {}, kind)

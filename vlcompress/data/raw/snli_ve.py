@@ -1,0 +1,48 @@
+"""SNLI-VE's JSONL files (github necla-ml/SNLI-VE, ``snli_ve_{train,dev,test}.jsonl``).
+
+The premise is the Flickr30k picture ``Flikr30kID`` (spelt so), the hypothesis ``sentence2``.
+"""
+
+from pathlib import Path
+
+from vlcompress.data.documents import Row, bad_row, check_unique, read_lines, take
+from vlcompress.data.examples import ENTAILMENT_LABELS, EntailmentExample
+from vlcompress.data.pictures import image_name
+
+SPLITS = ("train", "dev", "test")
+UNDECIDED = "-"
+"""SNLI's mark of a pair that its annotators did not agree on."""
+
+
+def question_file(folder: Path, split: str) -> Path:
+    """Give the file of a split."""
+    return folder / f"snli_ve_{split}.jsonl"
+
+
+def splits(folder: Path) -> tuple[str, ...]:
+    """Give the splits that the folder has."""
+    return tuple(split for split in SPLITS if question_file(folder, split).is_file())
+
+
+def read_split(folder: Path, split: str) -> tuple[list[EntailmentExample], int]:
+    """Read a split, in the order of the file.
+
+    Returns:
+        The examples, and how many pairs without a gold label were passed over.
+
+    Raises:
+        VlcompressError: a line that is not in the format, a pair used twice.
+    """
+    path = question_file(folder, split)
+    rows = read_lines(path)
+    numbered = [(number, row) for number, row in enumerate(rows, start=1) if row.get("gold_label") != UNDECIDED]
+    examples = [_example(path, number, row) for number, row in numbered]
+    check_unique(path, (example.id for example in examples), "pair")
+    return examples, len(rows) - len(examples)
+
+
+def _example(path: Path, number: int, row: Row) -> EntailmentExample:
+    pair, image, text, gold = take(path, number, row, "pairID", "Flikr30kID", "sentence2", "gold_label")
+    if gold not in ENTAILMENT_LABELS:
+        raise bad_row(path, number, f"gold_label {gold!r} is none of {', '.join(ENTAILMENT_LABELS)}")
+    return EntailmentExample(pair, image_name(image), text, ENTAILMENT_LABELS.index(gold))

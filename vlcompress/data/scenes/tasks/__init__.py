@@ -1,0 +1,1 @@
+"""The built-in data of the tasks beside VQA, one file for each."""

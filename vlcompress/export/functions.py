@@ -1,0 +1,236 @@
+"""The packed layer as one ONNX node, and the model-local functions that let every runtime run it.
+
+**The node.** Domain `vlcompress`, version 1, op type `BlockSparseLinear` or `BlockSparseLinear_<i>` with
+1 <= i < MAX_BODIES. It computes Y = activation(X W^T + B (+ R)), where W [N, K] is stored by panels of h consecutive
+outputs:
+
+======  ==========================  ==============================================================================
+input   type and shape              meaning
+======  ==========================  ==============================================================================
+X       float [..., K]              activations, any rank from 2 on
+W       float [P[-1] * h]           panel p holds W[P[p]*h : P[p+1]*h]; entry j*h + r of it is the weight of output
+                                    p*h + r for the input column I[P[p] + j] (a column's h weights are contiguous)
+I       int32 [P[-1]]               kept columns of each panel, rising within a panel, 0 <= I < K
+P       int64 [N/h + 1]             where each panel begins in I; strictly rising: no panel is empty (one that keeps
+                                    nothing holds column 0 with zero weights)
+B       float [N]                   bias, always there (zeros if the layer has none)
+R       float [..., N], optional    residual, added before the activation; this exporter does not write it
+======  ==========================  ==============================================================================
+
+Attributes: N (int), K (int), h (int; a multiple of 16 that divides N), activation (string: "none", "gelu" (exact, with
+erf), "gelu_tanh" or "relu"). W, I, P and B are always initialisers. Y is float [..., N].
+
+**The bodies.** Each op type that a file uses has a model-local function of the same domain and name in that file, whose
+body is standard operators. A runtime that registers no such operator inlines it: it slices W, I and P (constants, so
+this is folded when the model is loaded) and runs row groups. A runtime with our library registered takes the native
+kernel instead and ignores the body. A body fixes the structure (how many panels make a row group, how its columns are
+gathered, rank of X, activation), so a file with several structures has several op types; the number in a name only
+tells bodies apart, and a native library registers the same kernel under all MAX_BODIES names.
+
+Function overloads would say the same with one op type, but they are not safe: onnxruntime 1.20 and onnx's reference
+evaluator look functions up without the overload, and compute something else without a word (1.31.1 is right).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from vlcompress.export.lowering import Access, Form, Kind, Writer, lower, rank
+from vlcompress.sparse.formats import RowGroups
+
+DOMAIN = "vlcompress"
+VERSION = 1
+NAME = "BlockSparseLinear"
+
+MAX_BODIES = 256
+"""Op types that a native library registers: NAME, NAME_1 ... NAME_255."""
+
+PANEL = 16
+"""Panel heights are multiples of this: one AVX-512 register of float32 outputs."""
+
+Floats = npt.NDArray[np.float32]
+
+Activation = Literal["none", "gelu", "gelu_tanh", "relu"]
+
+_ACTIVATIONS: dict[str, tuple[str, dict[str, str]]] = {
+    "gelu": ("Gelu", {}),
+    "gelu_tanh": ("Gelu", {"approximate": "tanh"}),
+    "relu": ("Relu", {}),
+}
+
+
+@dataclass(frozen=True)
+class Panels:
+    """A weight [N, K] as the node stores it.
+
+    Attributes:
+        values: float32 [P[-1] * height], input W.
+        columns: int32 [P[-1]], input I.
+        starts: int64 [N/height + 1], input P.
+        height: h.
+    """
+
+    values: Floats
+    columns: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.int64]
+    height: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all three."""
+        return int(self.values.nbytes + self.columns.nbytes + self.starts.nbytes)
+
+
+@dataclass(frozen=True)
+class Body:
+    """What fixes a function's body; equal ones share a function.
+
+    Attributes:
+        kind: "gather" or "transposed" multiplies row groups; "rebuild" makes the dense weight (when it is loaded).
+        width: K.
+        height: h.
+        groups: how many panels make each row group (of "rebuild": the number of panels, once).
+        access: how each group reads its columns (of "rebuild": nothing).
+        rank: of X.
+        activation: applied at the end.
+    """
+
+    kind: Kind | Literal["rebuild"]
+    width: int
+    height: int
+    groups: tuple[int, ...]
+    access: tuple[Access, ...]
+    rank: int
+    activation: Activation
+
+
+def panel_height(groups: RowGroups) -> int:
+    """Give the height that divides every group's rows; 0 if it is no multiple of PANEL, so that no node can be made."""
+    height = math.gcd(*(len(group.weight) for group in groups.groups))
+    return 0 if height % PANEL else height
+
+
+def pack_panels(groups: RowGroups, height: int) -> Panels:
+    """Store row groups by panels of `height` outputs; a group's columns are repeated for each of its panels."""
+    values, columns, counts = [], [], [0]
+    for group in groups.groups:
+        index = group.columns.numpy().astype(np.int32)
+        panels = len(group.weight) // height
+        tiles = group.weight.reshape(panels, height, len(index)).transpose(1, 2)
+        values.append(tiles.contiguous().numpy().reshape(-1))
+        columns += [index] * panels
+        counts += [len(index)] * panels
+    return Panels(np.concatenate(values), np.concatenate(columns), np.cumsum(counts, dtype=np.int64), height)
+
+
+def body_of(form: Form, x: ir.Value, activation: Activation) -> Body:
+    """Tell which body runs a layer's form on x."""
+    height = panel_height(form.groups)
+    panels = tuple(len(group.weight) // height for group in form.groups.groups)
+    return Body(form.kind, form.groups.shape[1], height, panels, form.access, rank(x), activation)
+
+
+def rebuilding(groups: RowGroups, rank_: int, activation: Activation) -> Body:
+    """Tell the body that makes the dense weight of packed row groups, for a layer that a stock runtime runs dense."""
+    height = panel_height(groups)
+    return Body("rebuild", groups.shape[1], height, (groups.shape[0] // height,), (), rank_, activation)
+
+
+def make_function(body: Body, name: str, opset: int) -> ir.Function:
+    """Write a body as a model-local function."""
+    shape: list[int | str | None] = [*(f"d{axis}" for axis in range(body.rank - 1)), body.width]
+    x = ir.val("X", dtype=ir.DataType.FLOAT, shape=shape)
+    w, i, p, b = (ir.val(letter) for letter in "WIPB")
+    to, packed = _FunctionWriter(), (w, i, p)
+
+    def finish(product: ir.Value) -> ir.Value:
+        y = to.op("Add", [product, b])
+        if body.activation == "none":
+            return y
+        operator, settings = _ACTIVATIONS[body.activation]
+        return to.op(operator, [y], settings)
+
+    if body.kind == "rebuild":
+        y = finish(to.op("MatMul", [x, _rebuilt(to, body, *packed)]))
+    else:
+        y = lower(to, x, body.kind, body.access, _Sliced(to, body, *packed), finish)
+    y.name = "Y"
+    graph = ir.Graph([x, w, i, p, b], [y], nodes=to.tape.nodes, opset_imports={"": opset}, name=name)
+    attributes_ = [ir.Attr(key, ir.AttributeType.INT, None) for key in ("N", "K", "h")]
+    attributes_.append(ir.Attr("activation", ir.AttributeType.STRING, None))
+    return ir.Function(DOMAIN, name, graph=graph, attributes=attributes_)
+
+
+class _FunctionWriter(Writer):
+    """Writes constants as nodes: a function has no initialisers."""
+
+    def constant(self, name: str, values: npt.NDArray[np.generic]) -> ir.Value:
+        """Give the output of the Constant node of that name, made the first time."""
+        if name not in self.constants:
+            self.constants[name] = self.tape.op("Constant", [], {"value": ir.tensor(values)})
+        return self.constants[name]
+
+
+@dataclass(frozen=True)
+class _Sliced:
+    """A function's inputs W, I and P as the source of its row groups: everything here is folded at load."""
+
+    to: _FunctionWriter
+    body: Body
+    w: ir.Value
+    i: ir.Value
+    p: ir.Value
+
+    def weight(self, group: int) -> ir.Value:
+        """Give a group's weight as [k, rows]: its panels side by side."""
+        first, panels, height = self._first(group), self.body.groups[group], self.body.height
+        of_one = self.to.ints([height])
+        ends = (self.to.op("Mul", [self._pointer(at), of_one]) for at in (first, first + panels))
+        flat = self.to.op("Slice", [self.w, *ends])
+        if panels > 1:
+            tiles = self.to.op("Reshape", [flat, self.to.ints([panels, -1, height])])
+            flat = self.to.op("Transpose", [tiles], {"perm": [1, 0, 2]})
+        return self.to.op("Reshape", [flat, self.to.ints([-1, panels * height])])
+
+    def columns(self, group: int, width: int) -> ir.Value:
+        """Give the indices of a group's runs of columns; its first panel tells them."""
+        ends = (self._pointer(self._first(group)), self._pointer(self._first(group) + 1))
+        index = self.to.op("Slice", [self.i, *ends, self.to.ints([0]), self.to.ints([width])])
+        if width == 1:
+            return index
+        return self.to.op("Div", [index, self.to.constant(f"width.{width}", np.array([width], dtype=np.int32))])
+
+    def bounds(self, group: int) -> tuple[ir.Value, ir.Value]:
+        """Give a slice's first column and the one after its last."""
+        index, one = self.columns(group, 1), self.to.ints([1])
+        first = self.to.op("Slice", [index, self.to.ints([0]), one])
+        last = self.to.op("Slice", [index, self.to.ints([-1]), self.to.ints([np.iinfo(np.int64).max])])
+        wide = {"to": int(ir.DataType.INT64)}
+        return self.to.op("Cast", [first], wide), self.to.op("Add", [self.to.op("Cast", [last], wide), one])
+
+    def _first(self, group: int) -> int:
+        return sum(self.body.groups[:group])
+
+    def _pointer(self, panel: int) -> ir.Value:
+        return self.to.op("Slice", [self.p, self.to.ints([panel]), self.to.ints([panel + 1])])
+
+
+def _rebuilt(to: Writer, body: Body, w: ir.Value, i: ir.Value, p: ir.Value) -> ir.Value:
+    """Write the dense weight [K, N]: each column of each panel is put in its place (no index twice, so no add)."""
+    (panels,), wide = body.groups, {"to": int(ir.DataType.INT64)}
+    zeros = to.op("ConstantOfShape", [to.op("Shape", [i])], {"value": ir.tensor(np.zeros(1, dtype=np.int64))})
+    panel = zeros  # of each kept column
+    if panels > 1:
+        begins = to.op("Slice", [p, to.ints([1]), to.ints([panels])])
+        ones = to.op("ConstantOfShape", [to.ints([panels - 1])], {"value": ir.tensor(np.ones(1, dtype=np.int64))})
+        axis = to.constant("axis", np.array(0, dtype=np.int64))
+        panel = to.op("CumSum", [to.op("ScatterElements", [zeros, begins, ones]), axis])
+    place = [to.op("Unsqueeze", [value, to.ints([1])]) for value in (to.op("Cast", [i], wide), panel)]
+    empty = to.op("ConstantOfShape", [to.ints([body.width, panels, body.height])])
+    columns = to.op("Reshape", [w, to.ints([-1, body.height])])
+    filled = to.op("ScatterND", [empty, to.op("Concat", [*place], {"axis": 1}), columns])
+    return to.op("Reshape", [filled, to.ints([body.width, panels * body.height])])

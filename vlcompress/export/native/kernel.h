@@ -1,0 +1,95 @@
+// y = activation(x W^T + bias + residual) for a weight whose outputs come in panels that share their columns.
+//
+// Letters: x is [M, K], y is [M, N], both row-major. A panel is `height` consecutive outputs; panel p keeps the columns
+// columns[starts[p]] .. columns[starts[p + 1] - 1], and for each of them the `height` weights, one after the other.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace vlcompress {
+
+constexpr int kOutputs = 16;  // Outputs that one step computes: a row of them is a cache line of y.
+constexpr int kMaxRows = 48;  // Rows of x that one step computes, at most.
+
+enum Activation : int32_t { kNone = 0, kGelu = 1, kGeluTanh = 2, kRelu = 3, kActivations = 4 };
+
+struct Weight {
+  const void* values;      // sum of kept columns x height: float32, or bfloat16 as `pack_bfloat16` makes it
+  const int32_t* columns;  // each in [0, inputs)
+  const int64_t* starts;   // panels + 1
+  int64_t inputs;          // K
+  int64_t outputs;         // N
+  int64_t height;          // a multiple of kOutputs
+};
+
+struct Call {
+  const float* x;
+  const float* bias;      // N values, or null
+  const float* residual;  // M x N values, or null
+  float* y;
+  int64_t rows;  // M
+  int32_t activation;
+};
+
+// What one step needs: some rows of x, turned to [K][lanes x vectors], and kOutputs outputs of one panel.
+struct Step {
+  const void* turned;
+  const void* values;
+  int64_t stride;  // from one column's weights to the next one's
+  const int32_t* columns;
+  int64_t count;
+  const float* bias;
+  const float* residual;
+  float* y;
+  int64_t outputs;  // from one row of y to the next
+  int width;        // outputs to write, at most kOutputs
+  int rows;         // rows to write
+  int32_t activation;
+};
+
+// The inner loops, compiled for one instruction set.
+struct InstructionSet {
+  const char* name;
+  int lanes;          // rows that lie side by side in a register
+  int vectors;        // registers of rows in a step, at most
+  size_t value_size;  // bytes of a weight
+  void (*step)(const Step& step, int vectors);
+  void (*turn)(const float* x, int64_t inputs, int rows, int vectors, void* turned);
+  void (*begin)();  // of a task, or null
+  void (*end)();
+};
+
+extern const InstructionSet set_base;
+#if defined(__x86_64__)
+extern const InstructionSet set_avx2, set_avx512, set_avx512_bf16, set_amx_bf16;
+#endif
+
+using Task = void (*)(void* data, size_t index);
+// Runs task(data, 0) .. task(data, count - 1), in any order and on any threads.
+using ParallelFor = void (*)(void* pool, size_t count, Task task, void* data);
+
+enum class Precision { kFloat32, kBfloat16 };
+
+// The best instruction set of this processor at that precision, or the named one; null if there is none.
+const InstructionSet* instruction_set(const char* name, Precision precision);
+
+// A weight in bfloat16, for instructions that multiply pairs: panels of kOutputs, each filled up to whole blocks of
+// kBlock columns with column K, which is zero. A block is [kOutputs][kBlock].
+constexpr int kBlock = 32;
+struct Bfloat16Weight {
+  std::vector<uint16_t> values;
+  std::vector<int32_t> columns;
+  std::vector<int64_t> starts;
+  Weight view(const Weight& from) const;
+};
+Bfloat16Weight pack_bfloat16(const Weight& weight);
+
+// Null if the weight is sound, else what is wrong with it.
+const char* check(const Weight& weight, int64_t values, int64_t columns, int64_t panels);
+
+void block_sparse_linear(const Weight& weight, const Call& call, const InstructionSet& set, ParallelFor parallel,
+                         void* pool);
+
+}  // namespace vlcompress

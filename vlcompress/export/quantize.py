@@ -1,0 +1,88 @@
+"""Dynamic int8: products with constant weights as MatMulInteger, in the operators that ONNX Runtime fuses.
+
+Weights are int8, symmetric, one scale for each output; activations are uint8 with one scale and zero point for each
+tensor, found when it runs (DynamicQuantizeLinear). Measured: QUInt8 weights lose more than half of the speed.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from vlcompress.export.lowering import Writer
+from vlcompress.export.rewrite import constant_weight, replace_nodes
+from vlcompress.export.trace import prune_unused
+
+Floats = npt.NDArray[np.float32]
+
+LEAST_WEIGHTS = 1 << 10
+"""Smaller products stay float32: quantising their input costs as much as it saves."""
+
+_MOVES = ("Reshape", "Gather", "Slice")
+"""Operators that only move elements, so that they may as well move bytes."""
+
+
+@dataclass
+class Quantizer:
+    """Rewrites the products of one model.
+
+    Attributes:
+        model: changed in place.
+        constants: new initialisers by name.
+        quantised: for each float value, its bytes, scale and zero point.
+    """
+
+    model: ir.Model
+    constants: dict[str, ir.Value] = field(default_factory=dict)
+    quantised: dict[ir.Value, tuple[ir.Value, ir.Value, ir.Value]] = field(default_factory=dict)
+
+    def apply(self) -> int:
+        """Rewrite every MatMul or Gemm with a constant weight [K, N]; give how many there were.
+
+        An input is quantised once, however many products read it, and before its columns are gathered: moving bytes
+        costs a quarter of moving floats.
+        """
+        rewritten = 0
+        for node in list(self.model.graph):
+            weight = constant_weight(node)
+            if weight is not None and weight.size >= LEAST_WEIGHTS:
+                self._rewrite(node, weight.astype(np.float32, copy=False))
+                rewritten += 1
+        for value in self.constants.values():
+            self.model.graph.register_initializer(value)
+        prune_unused(self.model)
+        return rewritten
+
+    def _rewrite(self, node: ir.Node, weight_KN: Floats) -> None:
+        x, stored = node.inputs[0], node.inputs[1]
+        assert x is not None, "MatMul and Gemm have a first input"
+        assert stored is not None, "its weight is constant"
+        to = Writer(constants=self.constants)
+        values, scales = quantize_weight(weight_KN)
+        data, scale, zero = self._bytes(to, x)
+        product = to.op("MatMulInteger", [data, to.constant(f"{stored.name}.int8", values), zero])
+        factor = to.op("Mul", [scale, to.constant(f"{stored.name}.scale", scales)])
+        y = to.op("Mul", [to.op("Cast", [product], {"to": int(ir.DataType.FLOAT)}), factor])
+        if len(node.inputs) == 3:
+            y = to.op("Add", [y, node.inputs[2]])
+        replace_nodes(self.model.graph, (node,), to, node.outputs[0], y)
+
+    def _bytes(self, to: Writer, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Give x as uint8 of its shape, with scale and zero point."""
+        if x not in self.quantised:
+            source = x.producer()
+            if source is not None and source.op_type in _MOVES and source.inputs[0] is not None:
+                data, scale, zero = self._bytes(to, source.inputs[0])
+                moved = to.op(source.op_type, [data, *source.inputs[1:]], source.attributes)
+                self.quantised[x] = (moved, scale, zero)
+            else:
+                made = to.tape.op_multi_out("DynamicQuantizeLinear", [x], num_outputs=3)
+                self.quantised[x] = (made[0], made[1], made[2])
+        return self.quantised[x]
+
+
+def quantize_weight(weight_KN: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
+    """Give int8 [K, N] in -127..127 and the scale of each output, float32 [N]."""
+    scale = np.maximum(np.abs(weight_KN).max(axis=0), np.float32(1e-12)) / np.float32(127)
+    return np.rint(weight_KN / scale).astype(np.int8), scale.astype(np.float32)

@@ -1,0 +1,133 @@
+"""Patterns by kind of layer: whole attention heads, whole feed-forward neurons, or a pattern of weights for each kind.
+
+A head or a neuron lives in several weights (see `Coupling`), so its unit spans them: rows of the producers and columns
+of the consumer. Removing units that were pruned like this is what `compile` does, and costs no accuracy of its own.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from vlcompress.errors import VlcompressError
+from vlcompress.models.base import Coupling
+from vlcompress.pruning.criterion import Criterion
+from vlcompress.pruning.select import Source
+
+if TYPE_CHECKING:  # patterns of weights are parts of a mixture, and parsing a pattern may give a mixture
+    from vlcompress.pruning.pattern import Pattern
+
+LayerKind = Literal["attention", "ffn"]
+
+COUPLED: Mapping[LayerKind, Literal["head", "neuron"]] = {"attention": "head", "ffn": "neuron"}
+"""The kind of coupling that makes up each kind of layer."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """Whole heads, or whole neurons."""
+
+    kind: Literal["head", "neuron"]
+
+    def __str__(self) -> str:
+        return self.kind
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A pattern for each kind of layer; kinds that are not named stay dense.
+
+    Attributes:
+        parts: kinds of layer, each once, with what is pruned in them: units, or a pattern of weights.
+    """
+
+    parts: tuple[tuple[LayerKind, "Units | Pattern"], ...]
+
+    def __str__(self) -> str:
+        return ",".join(f"{kind}={part}" for kind, part in self.parts)
+
+    def check(self, shapes: Mapping[str, torch.Size], couplings: Sequence[Coupling], sparsity: float) -> None:
+        """Refuse what cannot work: blocks that do not divide, and a sparsity above what the mixture covers.
+
+        Args:
+            shapes: of every prunable weight.
+            couplings: of the model.
+            sparsity: fraction of all prunable weights that is to go.
+        """
+        share_of(self, sparsity, {name: shape.numel() for name, shape in shapes.items()}, couplings)
+        for kind, part in self.parts:
+            if not isinstance(part, Units):
+                for name in members(kind, couplings, shapes):
+                    part.check(name, shapes[name])
+
+
+def members(kind: LayerKind, couplings: Sequence[Coupling], names: Mapping[str, object]) -> list[str]:
+    """List the weights of a kind of layer, in the order of `names`, leaving out those that are not in it."""
+    found = {
+        name
+        for coupling in couplings
+        if coupling.kind == COUPLED[kind]
+        for name in (*coupling.producers, coupling.consumer)
+    }
+    return [name for name in names if name in found]
+
+
+def share_of(mixture: Mixture, sparsity: float, sizes: Mapping[str, int], couplings: Sequence[Coupling]) -> float:
+    """Give the share of the covered weights that must go, so that `sparsity` of all prunable weights goes.
+
+    Raises:
+        VlcompressError: that is more than all of them, or the mixture covers nothing.
+    """
+    covered = sum(sizes[name] for kind, _ in mixture.parts for name in members(kind, couplings, sizes))
+    total = sum(sizes.values())
+    if sparsity * total > covered or not covered:
+        raise VlcompressError(
+            f"pattern '{mixture}' covers {100 * covered / total:.1f} % of the prunable weights: sparsity {sparsity:g} "
+            "is out of its reach; give less, or a pattern for the other layers as well (neuron+head)"
+        )
+    return sparsity * total / covered
+
+
+@dataclass(frozen=True)
+class CoupledUnits:
+    """The units of one coupling, for scoring and masking.
+
+    Attributes:
+        coupling: which rows and columns make a unit.
+        names: its weights that are prunable.
+    """
+
+    coupling: Coupling
+    names: tuple[str, ...]
+
+    def source(self, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], criterion: Criterion) -> Source:
+        """Score the units: the root of the mean square over all weights of a unit, so that kinds of units compare."""
+        squares = [self._by_unit(name, criterion.scores(name, weights[name]).float().square()) for name in self.names]
+        kept = torch.stack([self._by_unit(name, masks[name].float()) for name in self.names]).sum(dim=0) > 0
+        size = sum(masks[name].numel() for name in self.names) // self.coupling.units
+        scores = (torch.stack(squares).sum(dim=0) / size).sqrt()
+        return Source(self.coupling.consumer, self.coupling.units, lambda a, b: scores[a:b], lambda a, b: kept[a:b])
+
+    def spread(self, kept: Tensor, masks: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Give the mask of each weight from a bool for each unit [units]."""
+        rows = kept.repeat_interleave(self.coupling.unit_size)
+        for name in self.names:
+            along = rows[None, :] if name == self.coupling.consumer else rows[:, None]
+            yield name, along.expand(masks[name].shape).clone()
+
+    def _by_unit(self, name: str, values: Tensor) -> Tensor:
+        """Sum a weight's values over each unit: [out, in] -> [units]."""
+        along = values.sum(dim=0) if name == self.coupling.consumer else values.sum(dim=1)
+        return along.view(self.coupling.units, self.coupling.unit_size).sum(dim=1)
+
+
+def coupled(part: Units, couplings: Sequence[Coupling], masks: Mapping[str, Tensor]) -> list[CoupledUnits]:
+    """List the couplings of a kind that have prunable weights."""
+    found = []
+    for coupling in couplings:
+        names = tuple(name for name in (*coupling.producers, coupling.consumer) if name in masks)
+        if coupling.kind == part.kind and names:
+            found.append(CoupledUnits(coupling, names))
+    return found

@@ -1,0 +1,1 @@
+"""The papers' experiments as commands over the ordinary run machinery, with statistics."""

@@ -1,0 +1,156 @@
+"""What a study is: cells that are run one by one and shown together.
+
+A cell is a piece of work over workbenches; it costs some trainings, and trainings are content-addressed, so that
+studies share what hashes equal and an interrupted one continues. A cell that fails is shown with its reason.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from vlcompress.recipe import Recipe
+from vlcompress.report.svg import Chart
+from vlcompress.tickets.run import check_patterns, open_workbench
+from vlcompress.tickets.workbench import Say, Workbench
+from vlcompress.training.loop import Progress
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Lab:
+    """Where cells are run: workbenches are opened once for each recipe.
+
+    Attributes:
+        home: folder of runs, trainings and built-in data.
+        device: where to train.
+        say: told one line at each step of the work.
+        progress: called after every training step.
+    """
+
+    home: Path
+    device: torch.device
+    say: Say = print
+    progress: Progress | None = None
+    _open: dict[str, Workbench] = field(default_factory=dict, init=False)
+
+    def bench(self, recipe: Recipe) -> Workbench:
+        """Open what a recipe names; patterns and schedule are checked before anything is trained.
+
+        Raises:
+            VlcompressError: anything in the recipe or the data that does not fit.
+        """
+        name = recipe.sha256()
+        if name not in self._open:
+            bench = open_workbench(recipe, self.home, device=self.device, say=self.say, progress=self.progress)
+            check_patterns(bench)
+            self._open[name] = bench
+        return self._open[name]
+
+
+@dataclass(frozen=True)
+class StudyCell:
+    """A piece of a study that succeeds or fails by itself.
+
+    Attributes:
+        name: unique in the study ("vqa", "block:16x16 seed 1").
+        recipe: what is trained (for the estimate and for the record).
+        trainings: how many trainings it takes where nothing is there yet.
+        work: does it and gives what was found, as plain JSON.
+    """
+
+    name: str
+    recipe: Recipe
+    trainings: int
+    work: Callable[[Lab], Json]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of results, as text."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    text_columns: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How a study's results are shown.
+
+    Attributes:
+        findings: sentences, each with its figures; what does not hold is said as plainly as what does.
+        tables, charts: of our own results.
+        published: ids of the papers' tables to put beside them.
+    """
+
+    findings: tuple[str, ...]
+    tables: tuple[Table, ...]
+    charts: tuple[Chart, ...] = ()
+    published: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a user may choose about a study; None keeps the study's own default.
+
+    Attributes:
+        family, tasks, size: which cells ("" and () for the default).
+        source: "scenes:SIZE" or a folder.
+        seeds: of every training.
+        levels: sparsities, fractions in (0, 1).
+    """
+
+    family: str = "lxmert"
+    tasks: tuple[str, ...] = ("vqa",)
+    size: str = "small"
+    source: str = ""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    levels: tuple[float, ...] = ()
+
+
+class Study(Protocol):
+    """One study: a file of this package."""
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+
+    @property
+    def title(self) -> str:
+        """What is asked, in a line, with the paper's table or figure."""
+
+    def cells(self, choices: Choices) -> Sequence[StudyCell]:
+        """Give the cells to run.
+
+        Raises:
+            VlcompressError: an impossible cell; the message says which exist.
+        """
+
+    def show(self, results: Mapping[str, Json]) -> Shown:
+        """Make tables, charts and findings of the results of the cells that succeeded, by cell name."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A study's outcome.
+
+    Attributes:
+        results: of each cell that succeeded.
+        failed: the reason of each that did not.
+        seconds: wall time of each cell, this time.
+    """
+
+    results: Mapping[str, Json]
+    failed: Mapping[str, str]
+    seconds: Mapping[str, float]
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether every cell succeeded."""
+        return not self.failed

@@ -1,0 +1,22 @@
+"""How long a training takes on this machine, from a few of its steps: what `--dry-run` multiplies."""
+
+import dataclasses
+import time
+
+from vlcompress.tickets.workbench import Workbench
+from vlcompress.training.loop import train
+
+STEPS = 4
+"""Timed steps, after one that is not."""
+
+
+def seconds_of_a_training(bench: Workbench) -> float:
+    """Time some steps of a recipe's training and extend them to all; scoring is not counted.
+
+    The weights are fresh: how long a step takes does not depend on what they are.
+    """
+    model = bench.family.build(bench.config, bench.train_task.head, seed=0).to(bench.device)
+    train(model, bench.train_task, dataclasses.replace(bench.hyper, steps=1), seed=0)
+    started = time.perf_counter()
+    train(model, bench.train_task, dataclasses.replace(bench.hyper, steps=STEPS), seed=0)
+    return (time.perf_counter() - started) / STEPS * bench.hyper.steps

@@ -1,0 +1,61 @@
+"""Tables 3 and 4 of Gan et al. (AAAI 2022): do LXMERT and ViLT have tickets, as UNITER has?"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
+from vlcompress.studies.curves import at, dense_of, run_curve, score_text, sparsest, trainings_of
+from vlcompress.studies.tickets import NINE, ticket_recipe
+
+FAMILIES = ("uniter", "lxmert", "vilt")
+LEVEL = {"uniter": 0.7, "lxmert": 0.7, "vilt": 0.3}
+"""The sparsities of the paper's tables."""
+
+
+class Families:
+    """See the top of the file."""
+
+    name = "families"
+    title = "tickets of UNITER, LXMERT and ViLT side by side (Gan et al. 2022, Tables 3 and 4)"
+
+    def cells(self, choices: Choices) -> Sequence[StudyCell]:
+        """Give one cell for each family and task that exist together."""
+        return [
+            _cell(dataclasses.replace(choices, family=family), task) for family in FAMILIES for task in choices.tasks
+        ]
+
+    def show(self, results: Mapping[str, Json]) -> Shown:
+        """Give each family's sparsest relaxed ticket, and its scores at the paper's sparsity."""
+        header = ("cell", "dense", "at %", "ticket", "random mask", "sparsest relaxed %")
+        rows = tuple(_row(name, curve) for name, curve in results.items())
+        findings = tuple(
+            f"{name}: {'a relaxed ticket up to ' + f'{100 * found[0]:.0f} %' if found else 'no relaxed ticket'}."
+            for name, curve in results.items()
+            for found in (sparsest(curve, "relaxed"),)
+        )
+        return Shown(findings, (Table("Families", header, rows),), published=("a3", "a4"))
+
+
+def _cell(choices: Choices, task: str) -> StudyCell:
+    levels = choices.levels or NINE
+    recipe = ticket_recipe(choices, task, levels)
+    level = LEVEL[choices.family]
+
+    def work(lab: Lab) -> Json:
+        return {"family": choices.family, **run_curve(lab.bench(recipe), ("random",), (level,))}
+
+    count = trainings_of(recipe, range(round(10 * max(levels))), ("random",), 1)
+    return StudyCell(f"{choices.family} {task}", recipe, count, work)
+
+
+def _row(name: str, curve: Json) -> tuple[str, ...]:
+    level = LEVEL[curve["family"]]
+    found = sparsest(curve, "relaxed")
+    scores = (score_text(at(curve, arm, level)) for arm in ("ticket", "random"))
+    return (
+        name,
+        score_text(dense_of(curve)),
+        f"{100 * level:.0f}",
+        *scores,
+        f"{100 * found[0]:.0f}" if found else "none",
+    )

@@ -1,0 +1,99 @@
+"""Figure 8 of Gan et al. (AAAI 2022): how much do the tickets of different tasks and seeds have in common?
+
+Overlap is |A and B| / |A or B| over kept weights (Jaccard). Two independent random masks of density d overlap by
+d / (2 - d), which stands beside every figure: without it a number says nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+from torch import Tensor
+
+from vlcompress.pruning.mask import Masks
+from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
+from vlcompress.studies.tickets import ticket_recipe
+from vlcompress.studies.transfer import found_mask
+
+LEVEL = 0.6
+
+
+class Overlap:
+    """See the top of the file."""
+
+    name = "overlap"
+    title = "what masks have in common, by layer and modality, beside chance (Gan et al. 2022, figure 8)"
+
+    def cells(self, choices: Choices) -> Sequence[StudyCell]:
+        """Give one cell: masks of all tasks and seeds are compared with each other."""
+        level = max(choices.levels or (LEVEL,))
+        recipes = {task: ticket_recipe(choices, task, (level,)) for task in choices.tasks}
+
+        def work(lab: Lab) -> Json:
+            masks = {
+                f"{task} seed {seed}": found_mask(lab.bench(recipes[task]), seed)
+                for task in recipes
+                for seed in choices.seeds
+            }
+            return {"level": level, "pairs": [_pair(one, other, masks) for one, other in combinations(masks, 2)]}
+
+        count = len(recipes) * len(choices.seeds) * (1 + round(10 * level))
+        return [StudyCell("masks", next(iter(recipes.values())), count, work)]
+
+    def show(self, results: Mapping[str, Json]) -> Shown:
+        """Give every pair's overlap beside chance, whole and by part of the model."""
+        pairs = results["masks"]["pairs"] if "masks" in results else []
+        parts = list(pairs[0]["parts"]) if pairs else []
+        header = ("pair", "overlap", "chance", *(f"{part} (chance)" for part in parts))
+        rows = tuple(
+            (
+                pair["name"],
+                f"{pair['overlap']:.3f}",
+                f"{pair['chance']:.3f}",
+                *(f"{pair['parts'][part][0]:.3f} ({pair['parts'][part][1]:.3f})" for part in parts),
+            )
+            for pair in pairs
+        )
+        above = sum(pair["overlap"] > pair["chance"] for pair in pairs)
+        findings = (f"{above} of {len(pairs)} pairs of masks have more in common than chance gives.",) if pairs else ()
+        return Shown(findings, (Table("Overlap of kept weights (Jaccard)", header, rows),))
+
+
+def _pair(one: str, other: str, masks: Mapping[str, Masks]) -> Json:
+    left, right = masks[one], masks[other]
+    parts: dict[str, list[str]] = {}
+    for name in left:
+        parts.setdefault(part_of(name), []).append(name)
+    return {
+        "name": f"{one} and {other}",
+        "overlap": jaccard(left, right, list(left)),
+        "chance": chance(left, right, list(left)),
+        "parts": {part: [jaccard(left, right, names), chance(left, right, names)] for part, names in parts.items()},
+    }
+
+
+def jaccard(one: Masks, other: Masks, names: Sequence[str]) -> float:
+    """Give |A and B| / |A or B| over the kept weights of the named tensors, in 0..1."""
+    both = sum(_count(one[name] & other[name]) for name in names)
+    either = sum(_count(one[name] | other[name]) for name in names)
+    return both / either if either else 1.0
+
+
+def chance(one: Masks, other: Masks, names: Sequence[str]) -> float:
+    """Give the Jaccard overlap expected of independent masks with these tensors' densities."""
+    total = sum(one[name].numel() for name in names)
+    a, b = (sum(_count(masks[name]) for name in names) / total for masks in (one, other))
+    both = a * b
+    return both / (a + b - both) if a + b else 1.0
+
+
+def _count(mask: Tensor) -> int:
+    return int(mask.sum())
+
+
+def part_of(name: str) -> str:
+    """Give the part of the model that a weight belongs to, by its modality."""
+    if ".x_layers." in name:
+        return "cross"
+    if ".r_layers." in name:
+        return "vision"
+    return "pooler" if "pooler" in name else "language" if "lxmert" in name else "joint"

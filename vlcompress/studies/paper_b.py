@@ -1,0 +1,153 @@
+"""Hashemi et al. (2023) on LXMERT and VQA: low-magnitude, high-magnitude and random pruning from 10 to 90 %.
+
+As the *text* says it: iterative magnitude pruning with training between the rounds, ranked over the whole network; the
+high-magnitude network is pruned of its largest weights; masks are held.
+
+As *released*: the authors' code does something else, found by reading it and repeated here.
+
+1. Nothing is trained between the rounds: it is one-shot pruning of the fine-tuned weights.
+2. Each tensor is ranked by itself.
+3. Biases, LayerNorms and the answer head are pruned as well.
+4. Each round takes a tenth of what is left, and stops past the label: the labels 10 to 90 stand for 10.0, 27.1, 34.4,
+   41.0, 52.2, 61.3, 71.8, 81.5 and 90.2 %.
+5. "High magnitude" samples the *low* magnitudes: up to the label 50 everything that it prunes is small.
+6. The mask is not held while training again.
+
+Two things differ from that code here: its random masks are drawn weight by weight where ours have an exact count, and
+its head starts from the pre-trained answers.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+from vlcompress.errors import VlcompressError
+from vlcompress.pruning.allocation import Allocation, Global, Uniform, prune
+from vlcompress.pruning.criterion import Criterion, HighMagnitude, Magnitude, Random
+from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.pattern import Unstructured
+from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell
+from vlcompress.studies.curves import curve_chart, curve_table, percent
+from vlcompress.studies.tickets import NINE, ticket_recipe
+from vlcompress.tickets.imp import Row, control, judged, rounds
+from vlcompress.tickets.workbench import Trained, Trial, Workbench
+
+RELEASED_ROUNDS = (1, 3, 4, 5, 7, 9, 12, 16, 22)
+"""Rounds of a tenth of what is left that the code runs for the labels 10 to 90 %."""
+RELEASED = tuple(round(1 - 0.9**rounds, 3) for rounds in RELEASED_ROUNDS)
+
+Reading = Literal["text", "released"]
+
+
+class PaperB:
+    """See the top of the file."""
+
+    name = "paper-b"
+    title = "low, high and random magnitude on LXMERT VQA, as the text says and as released (Hashemi et al. 2023)"
+
+    def cells(self, choices: Choices) -> Sequence[StudyCell]:
+        """Give the two readings.
+
+        Raises:
+            VlcompressError: another family or task than the paper's.
+        """
+        if (choices.family, choices.tasks) != ("lxmert", ("vqa",)):
+            raise VlcompressError(
+                f"study 'paper-b' on {choices.family} and {', '.join(choices.tasks)}: the paper is about lxmert on "
+                "vqa; leave --model and --task out"
+            )
+        return [_text(choices), _released(choices)]
+
+    def show(self, results: Mapping[str, Json]) -> Shown:
+        """Give both curves, and what differs between them."""
+        return Shown(
+            findings=tuple(sentence for name, curve in results.items() for sentence in _findings(name, curve)),
+            tables=tuple(curve_table(f"as {name}", curve) for name, curve in results.items()),
+            charts=tuple(curve_chart(f"as {name}", curve) for name, curve in results.items()),
+            published=("b1", "b2"),
+        )
+
+
+def _text(choices: Choices) -> StudyCell:
+    levels = choices.levels or NINE
+    recipe = ticket_recipe(choices, "vqa", levels)
+
+    def work(lab: Lab) -> Json:
+        bench = lab.bench(recipe)
+        return _document(bench, [list(_text_rows(bench, seed, levels)) for seed in choices.seeds])
+
+    count = len(choices.seeds) * (1 + round(10 * max(levels)) + 2 * len(levels))
+    return StudyCell("text", recipe, count, work)
+
+
+def _text_rows(bench: Workbench, seed: int, levels: Sequence[float]) -> Iterator[Row]:
+    dense = bench.train(Trial(seed), f"seed {seed} dense")
+    yield "dense", 0, 0.0, dense
+    tickets = [row for row in rounds(bench, seed, dense, Unstructured(), "low magnitude") if _wanted(row[2], levels)]
+    yield from tickets
+    for row in tickets:
+        masks = _oneshot(bench, dense, row[2], HighMagnitude(), Global())
+        label = f"seed {seed} high magnitude at {100 * masks.sparsity:.1f} %"
+        yield "high magnitude", row[1], masks.sparsity, bench.train(Trial(seed, masks), label)
+    yield from (control(bench, seed, "random", row) for row in tickets)
+
+
+def _released(choices: Choices) -> StudyCell:
+    recipe = ticket_recipe(choices, "vqa", NINE).override(pruning={"prunable": "as-released", "allocation": "uniform"})
+    wanted = [place for place, label in enumerate(NINE) if not choices.levels or _wanted(label, choices.levels)]
+
+    def work(lab: Lab) -> Json:
+        bench = lab.bench(recipe)
+        columns = [list(_released_rows(bench, seed, wanted)) for seed in choices.seeds]
+        return {"labels": [NINE[place] for place in wanted], **_document(bench, columns)}
+
+    return StudyCell("released", recipe, len(choices.seeds) * (1 + 3 * len(wanted)), work)
+
+
+def _released_rows(bench: Workbench, seed: int, wanted: Sequence[int]) -> Iterator[Row]:
+    dense = bench.train(Trial(seed), f"seed {seed} dense")
+    yield "dense", 0, 0.0, dense
+    arms: dict[str, tuple[Criterion, Sequence[float]]] = {
+        "low magnitude": (Magnitude(), RELEASED),
+        # Labelled high: it prunes, of the small weights, as many as the run of the opposite label would have left.
+        "high magnitude (as labelled)": (Magnitude(), tuple(round(1 - real, 3) for real in reversed(RELEASED))),
+        "random": (Random(seed), RELEASED),
+    }
+    for arm, (criterion, real) in arms.items():
+        for place in wanted:
+            masks = _oneshot(bench, dense, real[place], criterion, Uniform())
+            label = f"seed {seed} {arm}, label {100 * NINE[place]:.0f} %, not held"
+            yield arm, place + 1, masks.sparsity, bench.train(Trial(seed, masks, held=False), label)
+
+
+def _wanted(level: float, levels: Sequence[float]) -> bool:
+    return any(abs(level - one) < 5e-3 for one in levels)
+
+
+def _oneshot(bench: Workbench, dense: Trained, level: float, criterion: Criterion, allocation: Allocation) -> Masks:
+    weights = dense.weights()
+    everything = Masks.keep_all({name: weights[name] for name in bench.prunable.names})
+    return prune(weights, everything, level, pattern=Unstructured(), criterion=criterion, allocation=allocation)
+
+
+def _document(bench: Workbench, columns: Sequence[Sequence[Row]]) -> Json:
+    return {
+        "metric": bench.score_task.metric,
+        "examples": len(bench.score_task),
+        "prunable_weights": bench.prunable.weights,
+        "cells": [cell.document() for cell in judged(columns)],
+    }
+
+
+def _findings(name: str, curve: Json) -> list[str]:
+    """Compare the three arms level by level, and say what the paper found surprising."""
+    arms = list(dict.fromkeys(cell["arm"] for cell in curve["cells"] if cell["arm"] != "dense"))
+    low, high, random = ([cell for cell in curve["cells"] if cell["arm"] == one] for one in arms)
+    said = []
+    for one, other, third in zip(low, high, random, strict=True):
+        order = percent(other) - percent(third)
+        verb = "above" if order > 0 else "below"
+        said.append(
+            f"as {name}, {100 * one['sparsity']:.1f} %: low {percent(one):.2f}, {arms[1]} {percent(other):.2f} (at "
+            f"{100 * other['sparsity']:.1f} %), random {percent(third):.2f}: high is {abs(order):.2f} {verb} random."
+        )
+    return said

@@ -1,0 +1,59 @@
+"""Question 3 of Gan et al. (AAAI 2022): does rewinding to a later step of the dense training help?"""
+
+from collections.abc import Mapping, Sequence
+
+from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
+from vlcompress.studies.curves import at, dense_of, percent, run_curve, score_text, trainings_of
+from vlcompress.studies.tickets import ticket_recipe
+
+RATIOS = (0.0, 0.05, 0.1, 0.2, 0.5)
+"""Steps of dense training that are kept, as a share of all steps."""
+THREE = (0.5, 0.7, 0.9)
+
+
+class Rewind:
+    """See the top of the file."""
+
+    name = "rewind"
+    title = "rewinding to a share of the dense training's steps (Gan et al. 2022, question 3)"
+
+    def cells(self, choices: Choices) -> Sequence[StudyCell]:
+        """Give one cell for each task and ratio."""
+        return [_cell(choices, task, ratio) for task in choices.tasks for ratio in RATIOS]
+
+    def show(self, results: Mapping[str, Json]) -> Shown:
+        """Give score by ratio and level."""
+        levels = sorted({cell["sparsity"] for curve in results.values() for cell in curve["cells"]} - {0.0})
+        wanted = [level for level in levels if any(abs(level - one) < 5e-3 for one in THREE)] or levels
+        header = ("task and share of steps", "dense", *(f"{100 * level:.0f} %" for level in wanted))
+        rows = tuple(
+            (name, score_text(dense_of(curve)), *(score_text(at(curve, "ticket", level)) for level in wanted))
+            for name, curve in results.items()
+        )
+        return Shown(tuple(_findings(results, wanted)), (Table("Score by rewinding ratio", header, rows),))
+
+
+def _cell(choices: Choices, task: str, ratio: float) -> StudyCell:
+    levels = choices.levels or THREE
+    recipe = ticket_recipe(choices, task, levels)
+    steps = recipe.training.steps
+    recipe = recipe.override(pruning={"rewind_step": round(ratio * steps)})
+
+    def work(lab: Lab) -> Json:
+        return run_curve(lab.bench(recipe), ())
+
+    return StudyCell(
+        f"{task} {100 * ratio:.0f} %", recipe, trainings_of(recipe, range(round(10 * max(levels))), (), 0), work
+    )
+
+
+def _findings(results: Mapping[str, Json], levels: Sequence[float]) -> list[str]:
+    said = []
+    for level in levels:
+        cells = {name: cell for name, curve in results.items() if (cell := at(curve, "ticket", level)) is not None}
+        if len(cells) > 1:
+            scores = {name: percent(cell) for name, cell in cells.items()}
+            best, worst = max(scores, key=scores.__getitem__), min(scores, key=scores.__getitem__)
+            spread = scores[best] - scores[worst]
+            said.append(f"At {100 * level:.0f} %, ratios differ by {spread:.2f} points ({best} best, {worst} worst).")
+    return said

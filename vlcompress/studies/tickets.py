@@ -1,0 +1,108 @@
+"""Table 1 and figures 2 and 3 of Gan et al. (AAAI 2022): at which sparsity is there still a ticket, task by task?
+
+The ticket against a random mask on the same weights, its mask on weights shuffled within each layer, and its mask on
+fresh weights, at every tenth of sparsity.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from vlcompress.recipe import Recipe, default_recipe
+from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
+from vlcompress.studies.curves import (
+    at,
+    curve_chart,
+    curve_table,
+    dense_of,
+    percent,
+    run_curve,
+    score_text,
+    sparsest,
+    trainings_of,
+)
+
+NINE = tuple(round(0.1 * step, 1) for step in range(1, 10))
+CONTROLS = ("random", "shuffle", "reinit")
+
+
+class Tickets:
+    """See the top of the file."""
+
+    name = "tickets"
+    title = "tickets by task and sparsity, with their controls (Gan et al. 2022, Table 1, figures 2 and 3)"
+
+    def cells(self, choices: Choices) -> Sequence[StudyCell]:
+        """Give one cell for each task."""
+        return [_cell(choices, task) for task in choices.tasks]
+
+    def show(self, results: Mapping[str, Json]) -> Shown:
+        """Give the table over tasks, then each task's curve."""
+        return Shown(
+            findings=tuple(sentence for task, curve in results.items() for sentence in findings(task, curve)),
+            tables=(_overview(results), *(curve_table(task, curve) for task, curve in results.items())),
+            charts=tuple(curve_chart(f"{task}: score against sparsity", curve) for task, curve in results.items()),
+            published=("a1", "a3", "a4"),
+        )
+
+
+def ticket_recipe(choices: Choices, task: str, levels: Sequence[float]) -> Recipe:
+    """Give the published recipe of a task with unstructured pruning by tenths up to the highest level."""
+    data = {"source": choices.source} if choices.source else {}
+    return default_recipe(choices.family, task, choices.size).override(
+        data=data,
+        pruning={
+            "pattern": "unstructured",
+            "schedule": "linear:10",
+            "sparsity": max(levels),
+            "controls": [],
+            "seeds": list(choices.seeds),
+        },
+    )
+
+
+def _cell(choices: Choices, task: str) -> StudyCell:
+    levels = choices.levels or NINE
+    recipe = ticket_recipe(choices, task, levels)
+    rounds = round(10 * max(levels))
+
+    def work(lab: Lab) -> Json:
+        return run_curve(lab.bench(recipe), CONTROLS, levels)
+
+    return StudyCell(task, recipe, trainings_of(recipe, range(rounds), CONTROLS, len(levels)), work)
+
+
+def _overview(results: Mapping[str, Json]) -> Table:
+    """Lay out Table 1: a column for each task at its sparsest ticket that passes relaxed."""
+    columns = {task: _column(curve) for task, curve in results.items()}
+    names = ("sparsity %", "dense", "99 % of it", "ticket", "random mask", "shuffled weights", "fresh weights")
+    rows = tuple((name, *(columns[task][place] for task in columns)) for place, name in enumerate(names))
+    return Table("The sparsest ticket that passes relaxed (99 % of dense)", ("", *columns), rows)
+
+
+def _column(curve: Json) -> tuple[str, ...]:
+    found, dense = sparsest(curve, "relaxed"), dense_of(curve)
+    line = f"{0.99 * percent(dense):.2f}"
+    if found is None:
+        return ("none", score_text(dense), line, "–", "–", "–", "–")
+    arms = ("ticket", "random", "shuffle", "reinit")
+    scores = [score_text(at(curve, name, found[0])) for name in arms]
+    return (f"{100 * found[0]:.0f} ({found[1]})", score_text(dense), line, *scores)
+
+
+def findings(task: str, curve: Json) -> list[str]:
+    """Say which of the paper's findings hold on a task's curve, with the figures."""
+    relaxed, strict = sparsest(curve, "relaxed"), sparsest(curve, "strict")
+    if relaxed is None:
+        return [f"{task}: no level passes, not even within noise: there is no relaxed ticket here."]
+    sparsity = relaxed[0]
+    ticket = at(curve, "ticket", sparsity)
+    said = [
+        f"{task}: the sparsest relaxed ticket is at {100 * sparsity:.0f} % ({relaxed[1]}); strict: "
+        f"{f'{100 * strict[0]:.0f} % ({strict[1]})' if strict else 'none'}."
+    ]
+    for name, words in (("random", "a random mask"), ("shuffle", "its mask on shuffled weights")):
+        other = at(curve, name, sparsity)
+        if ticket and other:
+            gap = percent(ticket) - percent(other)
+            verb = "beats" if gap > 0 else "does not beat"
+            said.append(f"{task}: at {100 * sparsity:.0f} % the ticket {verb} {words} ({gap:+.2f} points).")
+    return said

@@ -1,0 +1,113 @@
+"""Figures 4 and 5 of Gan et al. (AAAI 2022): does the ticket of one task serve another?
+
+The mask is found on the source task and trained on the target task from θ0; the relative drop is averaged over targets
+as in their Table 2.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from vlcompress.errors import VlcompressError
+from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.pattern import parse_pattern
+from vlcompress.recipe import Recipe
+from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
+from vlcompress.studies.curves import percent, score_text
+from vlcompress.studies.tickets import ticket_recipe
+from vlcompress.tickets.imp import Row, judged, rounds
+from vlcompress.tickets.workbench import Trial, Workbench
+
+LEVEL = 0.7
+
+
+class Transfer:
+    """See the top of the file."""
+
+    name = "transfer"
+    title = "tickets found on one task and trained on another (Gan et al. 2022, figures 4 and 5, Table 2)"
+
+    def cells(self, choices: Choices) -> Sequence[StudyCell]:
+        """Give one cell for each source and target.
+
+        Raises:
+            VlcompressError: a single task has nothing to transfer to.
+        """
+        if len(choices.tasks) < 2:
+            raise VlcompressError(
+                f"a transfer from {', '.join(choices.tasks)} needs a second task: give --task twice or more"
+            )
+        level = max(choices.levels or (LEVEL,))
+        recipes = {task: ticket_recipe(choices, task, (level,)) for task in choices.tasks}
+        return [_cell(recipes, source, target, level) for source in recipes for target in recipes]
+
+    def show(self, results: Mapping[str, Json]) -> Shown:
+        """Give score and relative drop by source and target."""
+        sources = list(dict.fromkeys(result["source"] for result in results.values()))
+        targets = list(dict.fromkeys(result["target"] for result in results.values()))
+        scores = tuple((source, *(_score(results, source, target) for target in targets)) for source in sources)
+        drops = tuple(_drops(results, source, targets) for source in sources)
+        dense = ("dense", *(_dense(results, target) for target in targets))
+        return Shown(
+            findings=_findings(results, sources, targets),
+            tables=(
+                Table("Score by source (rows) and target (columns)", ("source", *targets), (dense, *scores)),
+                Table("Relative drop from dense, %", ("source", *targets, "mean"), drops),
+            ),
+            published=("a2",),
+        )
+
+
+def _cell(recipes: Mapping[str, Recipe], source: str, target: str, level: float) -> StudyCell:
+    def work(lab: Lab) -> Json:
+        here, there = lab.bench(recipes[source]), lab.bench(recipes[target])
+        columns = [_column(here, there, source, seed) for seed in recipes[source].pruning.seeds]
+        cells = [cell.document() for cell in judged(columns)]
+        return {"source": source, "target": target, "level": level, "cells": cells}
+
+    count = len(recipes[source].pruning.seeds) * (3 + round(10 * level))
+    return StudyCell(f"{source} to {target}", recipes[target], count, work)
+
+
+def _column(here: Workbench, there: Workbench, source: str, seed: int) -> list[Row]:
+    masks = found_mask(here, seed)
+    label = f"seed {seed} ticket of {source} at {100 * masks.sparsity:.0f} %"
+    return [
+        ("dense", 0, 0.0, there.train(Trial(seed), f"seed {seed} dense")),
+        ("ticket", 1, masks.sparsity, there.train(Trial(seed, masks), label)),
+    ]
+
+
+def found_mask(bench: Workbench, seed: int) -> Masks:
+    """Find a recipe's ticket with one seed (or find it done), and give its mask."""
+    dense = bench.train(Trial(seed), f"seed {seed} dense")
+    return list(rounds(bench, seed, dense, parse_pattern(bench.recipe.pruning.pattern), "ticket"))[-1][3].masks()
+
+
+def _score(results: Mapping[str, Json], source: str, target: str) -> str:
+    result = results.get(f"{source} to {target}")
+    return score_text(result["cells"][1]) if result else "failed"
+
+
+def _dense(results: Mapping[str, Json], target: str) -> str:
+    return next(score_text(result["cells"][0]) for result in results.values() if result["target"] == target)
+
+
+def _drop(result: Json) -> float:
+    dense, ticket = (percent(cell) for cell in result["cells"])
+    return 100 * (dense - ticket) / dense
+
+
+def _drops(results: Mapping[str, Json], source: str, targets: Sequence[str]) -> tuple[str, ...]:
+    found = [results.get(f"{source} to {target}") for target in targets]
+    values = [_drop(one) for one in found if one]
+    mean = f"{sum(values) / len(values):.2f}" if values else "–"
+    return (source, *(f"{_drop(one):.2f}" if one else "failed" for one in found), mean)
+
+
+def _findings(results: Mapping[str, Json], sources: Sequence[str], targets: Sequence[str]) -> tuple[str, ...]:
+    said = []
+    for target in targets:
+        drops = {source: _drop(one) for source in sources if (one := results.get(f"{source} to {target}"))}
+        best = min(drops, key=drops.__getitem__)
+        own = "its own" if best == target else f"{best}'s"
+        said.append(f"{target}: the best ticket is {own} (drop {drops[best]:.2f} %, its own {drops[target]:.2f} %).")
+    return tuple(said)

@@ -1,0 +1,91 @@
+"""What tasks with a closed list of answers share: VQA, GQA, SNLI-VE.
+
+Shapes: B batch, A answers.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from vlcompress.models.base import Head
+from vlcompress.tasks.base import Answer, Batch, EachJudged
+from vlcompress.tasks.reading import Reader
+
+
+class Asked(Protocol):
+    """A sentence about one image."""
+
+    @property
+    def image(self) -> str:
+        """The image's name."""
+
+    @property
+    def text(self) -> str:
+        """The sentence."""
+
+
+class ClosedAnswers(EachJudged):
+    """Sentences about an image, each with soft scores for a closed list of answers.
+
+    Args:
+        examples: in the order of the split.
+        reader: makes batches of them.
+        labels: the answers in the order of the head's outputs.
+        targets: for each example, answer's index to score in (0, 1]; empty where it is not published.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Asked],
+        reader: Reader,
+        labels: Sequence[str],
+        targets: Sequence[Mapping[int, float]],
+    ) -> None:
+        super().__init__(reader.family)
+        self.head = Head("answers", tuple(labels))
+        self._examples = examples
+        self._reader = reader
+        self._targets = targets
+        self._ids = reader.ids([example.text for example in examples])
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    @property
+    def hidden(self) -> bool:
+        """Whether no example has an answer."""
+        return not any(self._targets)
+
+    def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
+        """Make the batch of these examples; `rng` is not used.
+
+        Targets: "answers" float32 [B, A], soft scores in 0..1.
+        """
+        answers_BA = torch.zeros(len(indices), len(self.head.labels))
+        samples = []
+        for row, index in enumerate(indices):
+            for answer, score in self._targets[index].items():
+                answers_BA[row, answer] = score
+            samples.append(self._reader.sample(self._ids[index], self._reader.image(self._examples[index].image)))
+        return Batch(self._reader.batch(samples), {"answers": answers_BA})
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Give binary cross entropy with the soft scores, summed over A and averaged over B.
+
+        That of airsplay/lxmert, ChenRocks/UNITER and dandelin/ViLT alike.
+        """
+        answers_BA = batch.targets["answers"]
+        logits_BA = self.family.logits(model, batch.inputs)
+        return binary_cross_entropy_with_logits(logits_BA, answers_BA) * answers_BA.shape[1]
+
+    def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Give the score of each example's best answer, and that answer's index."""
+        best_B = logits.argmax(dim=1)
+        return targets["answers"].gather(1, best_B[:, None])[:, 0], best_B
+
+    def best(self, answer: Answer, *, batch: int) -> list[str]:
+        """Give the best answer to every example."""
+        return [self.head.labels[index] for index in self.measure(answer, batch=batch).predictions.tolist()]

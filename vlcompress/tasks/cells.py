@@ -1,0 +1,94 @@
+"""The table of families and tasks: what each cell scores on built-in data, and what of it was compared with whom.
+
+The record ``cells.json`` beside this file is written by ``python -m bench.cells``.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vlcompress.models.registry import FAMILIES
+from vlcompress.tasks.registry import TASKS
+
+RECORD = Path(__file__).parent / "cells.json"
+
+PARITY = {
+    ("lxmert", "vqa"),
+    ("lxmert", "gqa"),
+    ("lxmert", "pretraining"),
+    ("uniter", "vqa"),
+    ("uniter", "gqa"),
+    ("uniter", "nlvr2"),
+    ("uniter", "snli_ve"),
+    ("uniter", "vcr"),
+    ("uniter", "refcoco"),
+    ("uniter", "retrieval"),
+    ("uniter", "pretraining"),
+    ("vilt", "vqa"),
+}
+"""Cells whose logits, or losses, tests compare with the official code's at tiny size (LXMERT's pre-training:
+transformers'). SNLI-VE's and GQA's heads are VQA's."""
+
+FORMAT = {(family, task) for task, kind in TASKS.items() for family in kind.families} - {("uniter", "pretraining")}
+"""Cells whose published files are read. UNITER's pre-training databases are not: it takes captions, or LXMERT's."""
+
+METRIC = {"vqa", "gqa", "nlvr2", "snli_ve", "vcr", "refcoco", "retrieval"}
+"""Tasks whose metric tests compare with results of the official evaluator."""
+
+MARKS = {"parity": "p", "format": "f", "metric": "m"}
+LEGEND = (
+    "Score: the dense model on built-in data, one seed (with p: its outputs are compared with the official code's, "
+    "f: the published files are read, m: the metric is checked against the official evaluator)."
+)
+_WAITING = "not run"
+_NONE = "–"
+
+
+def marks(family: str, task: str) -> list[str]:
+    """Give what of a cell has been compared: "parity", "format", "metric"."""
+    held = {
+        "parity": (family, task) in PARITY,
+        "format": (family, task) in FORMAT,
+        "metric": task in METRIC,
+    }
+    return [name for name, there in held.items() if there]
+
+
+def read_record(path: Path = RECORD) -> dict[str, Any]:
+    """Read the recorded cells; without a record there are none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"cells": {}}
+
+
+def cells(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Give every cell there is: family, task, marks, and what was recorded of it (score None where nothing was)."""
+    return [
+        {"family": family, "task": task, "marks": marks(family, task), "score": None}
+        | record["cells"].get(f"{family}-{task}", {})
+        for task, kind in TASKS.items()
+        for family in kind.families
+    ]
+
+
+def rows(record: Mapping[str, Any], *, markdown: bool = False) -> list[list[str]]:
+    """Lay the table out: a row for each task, a column for each family, and the metric.
+
+    Args:
+        record: as `read_record` gives it.
+        markdown: tick marks in place of letters.
+    """
+    found = {(cell["family"], cell["task"]): cell for cell in cells(record)}
+    return [
+        [kind.title, *(_text(found.get((family, task)), markdown) for family in FAMILIES), kind.metric]
+        for task, kind in TASKS.items()
+    ]
+
+
+def _text(cell: Mapping[str, Any] | None, markdown: bool) -> str:
+    if cell is None:
+        return _NONE
+    score = _WAITING if cell["score"] is None else f"{100 * cell['score']:.2f}"
+    size = "" if cell.get("size", "small") == "small" else f" ({cell['size']})"
+    if markdown:
+        return f"{score}{size} " + "".join("✓" if name in cell["marks"] else "·" for name in MARKS)
+    return f"{score}{size} " + "".join(sign if name in cell["marks"] else "." for name, sign in MARKS.items())

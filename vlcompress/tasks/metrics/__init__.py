@@ -1,0 +1,1 @@
+"""The benchmarks' official metrics, each checked against results of the official evaluator."""

@@ -1,0 +1,72 @@
+"""NLVR2: is a statement about two pictures true; the metric is accuracy, and consistency is told beside it.
+
+Shapes: B batch.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from vlcompress.data.examples import HIDDEN, PairExample, TaskData
+from vlcompress.models.base import Head
+from vlcompress.tasks.base import Answer, Batch, EachJudged, Scores
+from vlcompress.tasks.metrics.nlvr2 import consistency
+from vlcompress.tasks.reading import Reader
+from vlcompress.tasks.submission import csv_rows
+
+
+class Nlvr2Task(EachJudged):
+    """Statements of some splits."""
+
+    metric = "NLVR2 accuracy"
+    head = Head("pair", ("False", "True"))
+
+    def __init__(self, data: TaskData[PairExample], reader: Reader) -> None:
+        super().__init__(reader.family)
+        self._examples = data.examples
+        self._reader = reader
+        self._ids = reader.ids([example.text for example in data.examples])
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    @property
+    def hidden(self) -> bool:
+        """Whether an example has no published label."""
+        return any(example.label == HIDDEN for example in self._examples)
+
+    def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
+        """Make the batch of these statements; `rng` is not used.
+
+        Targets: "true" int64 [B], 1 where the statement holds.
+        """
+        examples = [self._examples[index] for index in indices]
+        samples = [
+            self._reader.sample(self._ids[index], *map(self._reader.image, example.images))
+            for index, example in zip(indices, examples, strict=True)
+        ]
+        return Batch(self._reader.batch(samples), {"true": torch.tensor([example.label for example in examples])})
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Give the mean cross entropy (airsplay/lxmert, ChenRocks/UNITER and dandelin/ViLT alike)."""
+        return cross_entropy(self.family.logits(model, batch.inputs), batch.targets["true"])
+
+    def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Give 1 for each right example, and 1 for each statement that is said to be true."""
+        said_B = logits.argmax(dim=1)
+        return (said_B == targets["true"]).float(), said_B
+
+    def measure(self, answer: Answer, *, batch: int) -> Scores:
+        """Score every statement; predictions are 1 for true."""
+        scores = super().measure(answer, batch=batch)
+        right = (scores.scores == 1).tolist()
+        groups = [example.group for example in self._examples]
+        return dataclasses.replace(scores, figures={"consistency": consistency(right, groups)})
+
+    def submission(self, answer: Answer, *, batch: int) -> bytes:
+        """Give NLVR2's result file: a line "identifier,True" or "identifier,False" each."""
+        said = super().measure(answer, batch=batch).predictions.tolist()
+        return csv_rows((example.id, bool(one)) for example, one in zip(self._examples, said, strict=True))

@@ -1,0 +1,116 @@
+"""Opening a task's splits for a model: data in any published layout, and what reads it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vlcompress.data.examples import AnswerExample, TaskData
+from vlcompress.data.opening import open_task
+from vlcompress.data.pictures import FilePictures
+from vlcompress.data.tokenizer import WordPiece
+from vlcompress.data.vqa_folder import open_pretraining
+from vlcompress.errors import VlcompressError
+from vlcompress.models.base import Config, Family
+from vlcompress.tasks.base import Learned, Task
+from vlcompress.tasks.reading import Reader, max_words
+from vlcompress.tasks.registry import TaskKind
+
+PIXELS_ONLY = 0
+PRETRAINING, CAPTIONS = "pretraining", "retrieval"
+"""Pre-training takes LXMERT's sentence files where a folder has them, and else the captions of retrieval."""
+
+
+def open_data(
+    folder: Path, task: str, splits: Sequence[str], family: Family, feature_dim: int | None = None
+) -> TaskData[Any]:
+    """Open some splits with the kind of images that the family reads.
+
+    Args:
+        folder: the data folder, in a published layout.
+        task: name of the task.
+        splits: by their published names.
+        family: of the model.
+        feature_dim: the width of region features that is wanted; None takes the folder's.
+
+    Raises:
+        VlcompressError: no such data, or not with the images that the family reads.
+    """
+    width = PIXELS_ONLY if family.reads == "pixels" else feature_dim
+    if task == PRETRAINING and all((folder / "lxmert" / f"{split}.json").is_file() for split in splits):
+        return _sentences(folder, splits, width)
+    data = open_task(folder, data_of(task), splits, feature_dim=width)
+    if family.reads == "regions" and not data.pictures.feature_dim:
+        raise VlcompressError(
+            f"'{folder}' has pictures and no region features of {task} {', '.join(splits)}: {family.name} reads "
+            "regions; extract them, or take a family that reads pixels (vilt)"
+        )
+    return data
+
+
+def data_of(task: str) -> str:
+    """Give the task whose built-in data a task uses: its own, and retrieval's captions for pre-training."""
+    return CAPTIONS if task == PRETRAINING else task
+
+
+def _sentences(folder: Path, splits: Sequence[str], feature_dim: int | None) -> TaskData[Any]:
+    """Open LXMERT's pre-training files; a sentence that is a question comes with its answers."""
+    opened = open_pretraining(folder, splits, feature_dim=feature_dim)
+    examples = tuple(
+        AnswerExample(number, one.img_id, one.sentence, one.label or {}) for number, one in enumerate(opened.examples)
+    )
+    pictures = FilePictures((), opened.region_files.files)
+    vocabulary = WordPiece.load(folder) if (folder / "vocab.txt").is_file() else None
+    return TaskData(PRETRAINING, tuple(splits), examples, pictures, opened.answers.labels, vocabulary, opened.identity)
+
+
+def check_labels(learn: TaskData[Any], score: TaskData[Any]) -> None:
+    """Refuse splits whose answers are listed in different orders: one head cannot serve both.
+
+    Raises:
+        VlcompressError: the lists differ.
+    """
+    if learn.labels != score.labels:
+        raise VlcompressError(
+            f"{learn.task} has {len(learn.labels)} labels in {', '.join(learn.splits)} and {len(score.labels)} in "
+            f"{', '.join(score.splits)}, or other ones: take splits that share one label list"
+        )
+
+
+def learned(kind: TaskKind, data: TaskData[Any], family: Family, config: Config, vocabulary: WordPiece) -> Learned:
+    """Make the examples to train on.
+
+    Raises:
+        VlcompressError: their answers are not published, or the vocabulary does not know their words.
+    """
+    task = kind.learn(data, _reader(kind, data, family, config, vocabulary))
+    _check_labelled(task.hidden, data, "trained on")
+    return task
+
+
+def scored(kind: TaskKind, data: TaskData[Any], family: Family, config: Config, vocabulary: WordPiece) -> Task:
+    """Make the examples to score.
+
+    Raises:
+        VlcompressError: their answers are not published, or the vocabulary does not know their words.
+    """
+    task = predicted(kind, data, family, config, vocabulary)
+    _check_labelled(task.hidden, data, "scored on")
+    return task
+
+
+def predicted(kind: TaskKind, data: TaskData[Any], family: Family, config: Config, vocabulary: WordPiece) -> Task:
+    """Make the examples to predict, whether their answers are published or not."""
+    return kind.judge(data, _reader(kind, data, family, config, vocabulary))
+
+
+def _reader(kind: TaskKind, data: TaskData[Any], family: Family, config: Config, vocabulary: WordPiece) -> Reader:
+    pictures = family.pictures(config, data.pictures)
+    return Reader(family, vocabulary, pictures, max_words(family, config, kind.words), data.encoded)
+
+
+def _check_labelled(hidden: bool, data: TaskData[Any], what: str) -> None:
+    if hidden:
+        raise VlcompressError(
+            f"the answers of {data.task} {', '.join(data.splits)} are not published: it cannot be {what}; choose "
+            "another split, or `vlcompress predict` for the benchmark's server"
+        )

@@ -1,0 +1,102 @@
+"""From text and the names of images to a family's batches."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vlcompress.data.examples import Encoded, Pictures
+from vlcompress.data.regions import Regions
+from vlcompress.data.tokenizer import WordPiece
+from vlcompress.errors import VlcompressError
+from vlcompress.models.base import Config, Family, Sample
+
+MAX_WORDS = {"lxmert": 20, "uniter": 60, "vilt": 40}
+"""Longest text in word pieces, [CLS] and [SEP] included, of each family's official code; longer text is cut."""
+
+CACHED_BYTES = 1 << 30
+"""Images kept in memory once read; a larger data set is read from the disk again."""
+
+Image = Regions | NDArray[np.uint8]
+Ids = NDArray[np.int64]
+
+
+def max_words(family: Family, config: Config, most: int | None = None) -> int:
+    """Give the longest text, in word pieces, that a model of this family and configuration reads.
+
+    Args:
+        family: of the model.
+        config: of the model; its position embeddings are a limit too.
+        most: the task's own limit (VCR's 220; 0 where no text is read); None takes the family's.
+    """
+    return min(most or MAX_WORDS.get(family.name, 0), int(config.get("max_position_embeddings", 1 << 30)))
+
+
+class Reader:
+    """Makes samples and batches for one family; images are kept in memory as far as they fit.
+
+    Args:
+        family: says what samples become in a batch, and whether its images are regions or pixels.
+        vocabulary: the model's.
+        pictures: where images are read from.
+        most: longest text in word pieces (see `max_words`).
+        encoded: token ids that the data brings along; used in place of the sentences if they are of the vocabulary.
+
+    Raises:
+        VlcompressError: the data's ids go beyond the vocabulary.
+    """
+
+    def __init__(
+        self, family: Family, vocabulary: WordPiece, pictures: Pictures, most: int, encoded: Encoded | None = None
+    ) -> None:
+        self.family = family
+        self.vocabulary = vocabulary
+        self.most = most
+        self._encoded = encoded if encoded and encoded.vocabulary in ("", vocabulary.sha256) else None
+        if self._encoded and self._encoded.ids.max(initial=0) >= vocabulary.vocab_size:
+            raise VlcompressError(
+                f"the data's token ids go up to {self._encoded.ids.max()}, the vocabulary has {vocabulary.vocab_size} "
+                "tokens: give the vocab.txt that the data was made with"
+            )
+        self.pictures = pictures
+        self._images: dict[tuple[str, bool], Image] = {}
+        self._cached = 0
+
+    def ids(self, sentences: Sequence[str]) -> list[Ids]:
+        """Turn the data's sentences, in their order, into token ids with [CLS] and [SEP], int64 [T] of its own length.
+
+        Raises:
+            VlcompressError: the vocabulary belongs to other sentences.
+        """
+        if self._encoded is not None:
+            cls, sep = self.vocabulary.cls_id, self.vocabulary.sep_id
+            rows = (self._encoded[index][: self.most - 2] for index in range(len(sentences)))
+            return [np.array([cls, *row, sep], dtype=np.int64) for row in rows]
+        self.vocabulary.check_covers(sentences)
+        rows_NT = self.vocabulary.encode(sentences, self.most)
+        return [row_T[row_T != self.vocabulary.pad_id] for row_T in rows_NT]
+
+    def sample(self, ids_T: Ids, *images: Image, types_T: Ids | None = None) -> Sample:
+        """Make a sample; without `types_T` every token is of segment 0."""
+        return Sample(ids_T, np.zeros_like(ids_T) if types_T is None else types_T, images)
+
+    def image(self, name: str, *, ground_truth: bool = False) -> Image:
+        """Read an image in the form that the family takes; `ground_truth` asks for the annotated boxes' regions."""
+        key = (name, ground_truth)
+        if key not in self._images:
+            image = self._read(name, ground_truth)
+            if self._cached >= CACHED_BYTES:
+                return image
+            self._images[key] = image
+            self._cached += image.features.nbytes if isinstance(image, Regions) else image.nbytes
+        return self._images[key]
+
+    def batch(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """Pad samples to a batch with the model's argument names."""
+        return self.family.collate(samples)
+
+    def _read(self, name: str, ground_truth: bool) -> Image:
+        if self.family.reads == "pixels":
+            return self.pictures.pixels(name)
+        return self.pictures.regions(name, ground_truth=ground_truth)

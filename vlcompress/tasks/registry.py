@@ -1,0 +1,111 @@
+"""The tasks by name, and which cells (a family on a task) there are. A new task is a file here and an entry below."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from vlcompress.data.examples import TaskData
+from vlcompress.errors import VlcompressError, unknown
+from vlcompress.tasks import vcr
+from vlcompress.tasks.base import Learned, Task
+from vlcompress.tasks.classification import ClassificationTask, ClassificationTraining
+from vlcompress.tasks.gqa import GqaTask
+from vlcompress.tasks.nlvr2 import Nlvr2Task
+from vlcompress.tasks.pretraining_task import PretrainingTask
+from vlcompress.tasks.reading import Reader
+from vlcompress.tasks.refcoco import RefcocoTask, RefcocoTraining
+from vlcompress.tasks.retrieval import RetrievalTask, RetrievalTraining
+from vlcompress.tasks.snli_ve import SnliVeTask
+from vlcompress.tasks.vqa import VqaTask
+
+
+@dataclass(frozen=True)
+class TaskKind:
+    """What is known of a task before any data of it is opened.
+
+    Attributes:
+        title: its name among people.
+        families: those whose official code has it.
+        metric: name of the score.
+        train: splits to train on, by their published names.
+        score: the split to score on.
+        suffix: of the file that the benchmark wants.
+        learn: makes the examples to train on.
+        judge: makes the examples to score.
+        words: longest text in word pieces, 0 where no text is read; None takes the family's.
+    """
+
+    title: str
+    families: tuple[str, ...]
+    metric: str
+    train: tuple[str, ...]
+    score: str
+    suffix: str
+    learn: Callable[[TaskData[Any], Reader], Learned]
+    judge: Callable[[TaskData[Any], Reader], Task]
+    words: int | None = None
+
+
+_EVERY = ("lxmert", "uniter", "vilt")
+
+TASKS: dict[str, TaskKind] = {
+    "vqa": TaskKind("VQA v2", _EVERY, VqaTask.metric, ("train",), "minival", ".json", VqaTask, VqaTask),
+    "gqa": TaskKind("GQA", ("lxmert", "uniter"), GqaTask.metric, ("train",), "testdev", ".json", GqaTask, GqaTask),
+    "nlvr2": TaskKind("NLVR2", _EVERY, Nlvr2Task.metric, ("train",), "dev", ".csv", Nlvr2Task, Nlvr2Task),
+    "snli_ve": TaskKind("SNLI-VE", ("uniter",), SnliVeTask.metric, ("train",), "dev", ".json", SnliVeTask, SnliVeTask),
+    "vcr": TaskKind(
+        "VCR",
+        ("uniter",),
+        vcr.VcrTask.metric,
+        ("train",),
+        "val",
+        ".csv",
+        vcr.VcrTraining,
+        vcr.VcrTask,
+        words=vcr.MAX_WORDS,
+    ),
+    "refcoco": TaskKind(
+        "RefCOCO+", ("uniter",), RefcocoTask.metric, ("train",), "val", ".json", RefcocoTraining, RefcocoTask
+    ),
+    "retrieval": TaskKind(
+        "image-text retrieval",
+        ("uniter", "vilt"),
+        RetrievalTask.metric,
+        ("train",),
+        "test",
+        ".bin",
+        RetrievalTraining,
+        RetrievalTask,
+    ),
+    "classification": TaskKind(
+        "image classification",
+        ("resnet",),
+        ClassificationTask.metric,
+        ("train",),
+        "test",
+        ".json",
+        ClassificationTraining,
+        ClassificationTask,
+        words=0,
+    ),
+    "pretraining": TaskKind(
+        "pre-training", _EVERY, PretrainingTask.metric, ("train",), "val", "", PretrainingTask, PretrainingTask
+    ),
+}
+
+
+def task_of(family: str, task: str) -> TaskKind:
+    """Give a task of a family.
+
+    Raises:
+        VlcompressError: no such task, or not one of this family's.
+    """
+    if task not in TASKS:
+        raise unknown("task", task, TASKS)
+    kind = TASKS[task]
+    if family not in kind.families:
+        own = ", ".join(name for name, one in TASKS.items() if family in one.families)
+        raise VlcompressError(
+            f"{family} has no {task} in its official code: it has {own}; {task} is there for {', '.join(kind.families)}"
+        )
+    return kind

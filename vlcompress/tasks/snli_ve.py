@@ -1,0 +1,25 @@
+"""SNLI-VE: does a picture entail a sentence, contradict it, or neither; the metric is accuracy.
+
+UNITER treats the three labels as a closed list of answers, with VQA's head and loss.
+"""
+
+from vlcompress.data.examples import ENTAILMENT_LABELS, HIDDEN, EntailmentExample, TaskData
+from vlcompress.tasks.answering import ClosedAnswers
+from vlcompress.tasks.base import Answer
+from vlcompress.tasks.reading import Reader
+from vlcompress.tasks.submission import json_rows
+
+
+class SnliVeTask(ClosedAnswers):
+    """Hypotheses of some splits."""
+
+    metric = "SNLI-VE accuracy"
+
+    def __init__(self, data: TaskData[EntailmentExample], reader: Reader) -> None:
+        targets = [{} if example.label == HIDDEN else {example.label: 1.0} for example in data.examples]
+        super().__init__(data.examples, reader, ENTAILMENT_LABELS, targets)
+        self._pair_ids = [example.id for example in data.examples]
+
+    def submission(self, answer: Answer, *, batch: int) -> bytes:
+        """Give predictions as [{"pairID", "prediction"}]; SNLI-VE has no evaluation server and no format of its own."""
+        return json_rows(("pairID", "prediction"), zip(self._pair_ids, self.best(answer, batch=batch), strict=True))

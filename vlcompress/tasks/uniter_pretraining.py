@@ -1,0 +1,219 @@
+"""UNITER's pre-training (Chen et al., ECCV 2020, section 3.2): one of four objectives a step, drawn by a mix.
+
+* mlm: masked words, the image whole.
+* mrfr: features of masked regions, the text whole.
+* mrc: classes of masked regions, by the divergence from the detector's probabilities (MRC-kl). Region files without
+  probabilities (LXMERT's) give the detector's one class instead: its divergence is a cross-entropy.
+* itm: whether text and image belong together; word-region alignment by optimal transport is added to it.
+
+Rates, weights and reductions are those of the official code (ChenRocks/UNITER ``pretrain.py``, ``data/*.py``).
+
+Shapes: B batch, T words, R regions, F feature width, C region classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, kl_div, mse_loss, one_hot
+from torch.nn.utils.rnn import pad_sequence
+
+from vlcompress.data.regions import Regions
+from vlcompress.errors import VlcompressError
+from vlcompress.models.base import Sample
+from vlcompress.models.uniter import UniterFamily
+from vlcompress.tasks.base import Batch
+from vlcompress.tasks.masking import fates
+from vlcompress.tasks.pretraining import Vocabulary
+from vlcompress.tasks.transport import transport_distance
+
+MIX: Mapping[str, float] = {"itm": 2, "mlm": 2, "mrfr": 1, "mrc": 1}
+"""How often each objective is drawn: the official in-domain mix (``config/pretrain-indomain-base-8gpu.json``)."""
+
+_NOTHING = -1  # the label of a word that is not asked for
+_TRIES = 1000  # draws of another image before the data are taken to hold one image only
+
+
+class Example(Protocol):
+    """One sentence about one image."""
+
+    @property
+    def img_id(self) -> str:
+        """The image's name: an image never serves as its own mismatch."""
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """Token ids [t]: [CLS], word pieces, [SEP]; [PAD] may follow."""
+
+    @property
+    def regions(self) -> Regions:
+        """The image's regions."""
+
+
+@dataclass(frozen=True)
+class UniterPretrainingObjective:
+    """UNITER's objectives over examples (see `vlcompress.tasks.base.Objective`).
+
+    Attributes:
+        examples: sentences with their images.
+        vocabulary: of the tokenizer that made the tokens.
+        word_rate: chance that a word is to be predicted: of these 80 % become [MASK], 10 % a random word.
+        region_rate: chance that a region is hidden: its features become 0, and the mask embedding is added.
+        mismatch_rate: chance that a sentence is shown with another image.
+        transport_weight: of the word-region alignment beside the matching loss.
+        mix: how often each objective is drawn, in any unit.
+    """
+
+    examples: Sequence[Example]
+    vocabulary: Vocabulary
+    word_rate: float = 0.15
+    region_rate: float = 0.15
+    mismatch_rate: float = 0.5
+    transport_weight: float = 0.1
+    mix: Mapping[str, float] = field(default_factory=lambda: MIX)
+
+    def __len__(self) -> int:
+        """Give the number of examples."""
+        return len(self.examples)
+
+    def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
+        """Make a batch for one objective; objective, masks and mismatches are drawn from `rng` alone.
+
+        Returns:
+            inputs: those of `UniterFamily.collate`, with visual_masked bool [B, R] for mrfr and mrc.
+            targets: one of words int64 [B, T] (-1: not asked for); features float32 [B, R, F] before masking; classes
+                float32 [B, R, C], or int64 [B, R] where the detector gave one class alone; matched int64 [B] (1 = the
+                image is the sentence's own).
+
+        Raises:
+            VlcompressError: data of a single image, or without the regions' classes.
+        """
+        names = list(self.mix)
+        weights = torch.tensor([float(self.mix[name]) for name in names])
+        name = names[int(torch.multinomial(weights, 1, generator=rng))]
+        examples = [self.examples[index] for index in indices]
+        makers = {"mlm": self._words, "mrfr": self._features, "mrc": self._classes, "itm": self._matching}
+        return makers[name](examples, rng)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Give the loss of the batch's objective, a scalar.
+
+        Args:
+            model: a UNITER with the "pretraining" head.
+            batch: as `batch` makes it; the name of its target tells the objective.
+        """
+        (name,) = batch.targets
+        losses = {
+            "words": _word_loss,
+            "features": _feature_loss,
+            "classes": _class_loss,
+            "matched": self._matching_loss,
+        }
+        return losses[name](model, batch.inputs, batch.targets[name])
+
+    def _words(self, examples: Sequence[Example], rng: torch.Generator) -> Batch:
+        ids, inputs = self.vocabulary, self._collate(examples, [example.regions for example in examples])
+        tokens_BT = inputs["input_ids"]
+        word_BT = inputs["attention_mask"].bool() & (tokens_BT != ids.cls_id) & (tokens_BT != ids.sep_id)
+        asked_BT, hidden_BT, random_BT = fates(word_BT, self.word_rate, rng)
+        none_B = ~asked_BT.any(dim=1)
+        first_BT = none_B[:, None] & word_BT & (word_BT.cumsum(dim=1) == 1)  # officially the first word then
+        noise_BT = torch.randint(_first_word(ids), ids.vocab_size, tokens_BT.shape, generator=rng)
+        shown_BT = tokens_BT.masked_fill(hidden_BT | first_BT, ids.mask_id).where(~random_BT, noise_BT)
+        return Batch(inputs | {"input_ids": shown_BT}, {"words": tokens_BT.where(asked_BT | first_BT, _NOTHING)})
+
+    def _features(self, examples: Sequence[Example], rng: torch.Generator) -> Batch:
+        inputs, features_BRF = self._hidden_regions(examples, rng)
+        return Batch(inputs, {"features": features_BRF})
+
+    def _classes(self, examples: Sequence[Example], rng: torch.Generator) -> Batch:
+        inputs, _ = self._hidden_regions(examples, rng)
+        labels = [_labels(example.regions) for example in examples]
+        return Batch(inputs, {"classes": pad_sequence(labels, batch_first=True)})
+
+    def _hidden_regions(self, examples: Sequence[Example], rng: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
+        """Give inputs with some regions hidden, at least one an image, and the features before that."""
+        inputs = self._collate(examples, [example.regions for example in examples])
+        there_BR = inputs["visual_attention_mask"].bool()
+        draw_BR = torch.rand(there_BR.shape, generator=rng).masked_fill(~there_BR, 2.0)
+        masked_BR = (draw_BR < self.region_rate) | (draw_BR == draw_BR.amin(dim=1, keepdim=True))
+        features_BRF = inputs["visual_feats"]
+        shown_BRF = features_BRF.masked_fill(masked_BR[..., None], 0.0)
+        return inputs | {"visual_feats": shown_BRF, "visual_masked": masked_BR}, features_BRF
+
+    def _matching(self, examples: Sequence[Example], rng: torch.Generator) -> Batch:
+        matched_B = torch.rand(len(examples), generator=rng) >= self.mismatch_rate
+        shown = [
+            example.regions if matched else self._other_image(example.img_id, rng)
+            for example, matched in zip(examples, matched_B.tolist(), strict=True)
+        ]
+        return Batch(self._collate(examples, shown), {"matched": matched_B.long()})
+
+    def _matching_loss(self, model: nn.Module, inputs: Mapping[str, Tensor], matched_B: Tensor) -> Tensor:
+        parts: Any = model
+        encoded = parts.uniter(**inputs)
+        loss = cross_entropy(parts.itm_output(encoded.pooler_output), matched_B)
+        words = inputs["input_ids"].shape[1]
+        hidden = encoded.last_hidden_state
+        masks = (inputs["attention_mask"].bool(), inputs["visual_attention_mask"].bool())
+        distance_B = transport_distance(hidden[:, :words], hidden[:, words:], *masks)
+        return loss + self.transport_weight * (distance_B * (2 * matched_B - 1)).mean()
+
+    def _other_image(self, image: str, rng: torch.Generator) -> Regions:
+        for _ in range(_TRIES):
+            other = self.examples[int(torch.randint(len(self.examples), (), generator=rng))]
+            if other.img_id != image:
+                return other.regions
+        raise VlcompressError(f"no other image than '{image}' found: image-text matching needs two images or more")
+
+    def _collate(self, examples: Sequence[Example], images: Sequence[Regions]) -> dict[str, Tensor]:
+        texts = [example.tokens[example.tokens != self.vocabulary.pad_id] for example in examples]
+        samples = [Sample(text, np.zeros_like(text), (regions,)) for text, regions in zip(texts, images, strict=True)]
+        return UniterFamily().collate(samples)
+
+
+def _word_loss(model: nn.Module, inputs: Mapping[str, Tensor], labels_BT: Tensor) -> Tensor:
+    parts: Any = model
+    asked_BT = labels_BT != _NOTHING
+    hidden = parts.hidden(**inputs)[:, : labels_BT.shape[1]]
+    return cross_entropy(parts.cls.predictions(hidden[asked_BT]), labels_BT[asked_BT])
+
+
+def _feature_loss(model: nn.Module, inputs: Mapping[str, Tensor], features_BRF: Tensor) -> Tensor:
+    parts: Any = model
+    masked_BR = inputs["visual_masked"]
+    return mse_loss(parts.feat_regress(_masked_regions(model, inputs)), features_BRF[masked_BR])
+
+
+def _class_loss(model: nn.Module, inputs: Mapping[str, Tensor], classes: Tensor) -> Tensor:
+    """Give the divergence as the official code does: the mean over regions and classes, not the sum over classes."""
+    parts: Any = model
+    scores = parts.region_classifier(_masked_regions(model, inputs))
+    wanted = classes[inputs["visual_masked"]]
+    if not wanted.is_floating_point():
+        wanted = one_hot(wanted, scores.shape[-1]).to(scores.dtype)
+    return kl_div(scores.log_softmax(dim=-1), wanted, reduction="none").mean()
+
+
+def _masked_regions(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    parts: Any = model
+    hidden: Tensor = parts.hidden(**inputs)[:, inputs["input_ids"].shape[1] :]
+    return hidden[inputs["visual_masked"]]
+
+
+def _labels(regions: Regions) -> Tensor:
+    if regions.soft_labels is None and (regions.objects_id < 0).any():
+        raise VlcompressError(
+            f"image '{regions.img_id}' has neither class probabilities nor classes of its regions: pre-train on region "
+            "features that keep what the detector saw"
+        )
+    return torch.tensor(regions.objects_id if regions.soft_labels is None else regions.soft_labels)
+
+
+def _first_word(ids: Vocabulary) -> int:
+    """Give the first id after the special tokens, which come first in BERT's vocabularies."""
+    return max(ids.pad_id, ids.cls_id, ids.sep_id, ids.mask_id) + 1

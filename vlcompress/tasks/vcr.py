@@ -1,0 +1,235 @@
+"""VCR: answer a question about people in a picture (Q→A) and say why (QA→R); the metric is both right (Q→AR).
+
+Each choice is a sample of its own that the head judges right or wrong; the choice judged rightest is taken. Sentences
+are built as in ChenRocks/UNITER ``data/vcr.py``: [CLS] question [SEP] choice [SEP], and for a rationale [CLS] question
+[SEP] answer [SEP] rationale [SEP], with segments 0, 2 and 3. Regions are the annotated boxes, then the detector's.
+
+Shapes: B batch, C choices.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from vlcompress.data.examples import HIDDEN, ChoiceExample, TaskData, Words
+from vlcompress.data.regions import Regions
+from vlcompress.models.base import Head, Sample
+from vlcompress.tasks.base import Answer, Batch, EachJudged, Scores
+from vlcompress.tasks.metrics.vcr import CHOICES, vcr_correct
+from vlcompress.tasks.reading import Reader
+from vlcompress.tasks.submission import csv_rows
+
+MAX_WORDS = 220
+"""Longest text in word pieces (UNITER's configuration for VCR)."""
+
+PEOPLE = 81
+"""Extra token ids for people: the vocabulary's size + the person's row among the image's objects."""
+
+_ANSWER, _RATIONALE = 2, 3
+_PERSON = "person"
+HEAD = Head("choice", ("wrong", "right"))
+HEADER = (
+    "annot_id",
+    *(f"answer_{choice}" for choice in range(CHOICES)),
+    *(f"rationale_conditioned_on_a{answer}_{choice}" for answer in range(CHOICES) for choice in range(CHOICES)),
+)
+"""Columns of the leaderboard's CSV (rowanz/r2c)."""
+
+
+class Sentences:
+    """The samples of an example: one for each choice.
+
+    Args:
+        data: the examples.
+        reader: makes samples of them.
+    """
+
+    def __init__(self, data: TaskData[ChoiceExample], reader: Reader) -> None:
+        self.examples = data.examples
+        self.reader = reader
+        reader.vocabulary.check_covers([_plain(one.question, one.objects) for one in data.examples])
+
+    def answers(self, index: int) -> list[Sample]:
+        """Give the four samples of Q→A."""
+        example = self.examples[index]
+        question = self._pieces(example.question, example.objects)
+        return [
+            self._sample(example.image, (question, 0), (self._pieces(words, example.objects), _ANSWER))
+            for words in example.answers
+        ]
+
+    def rationales(self, index: int, answer: int) -> list[Sample]:
+        """Give the four samples of QA→R, given an answer."""
+        example = self.examples[index]
+        question = self._pieces(example.question, example.objects)
+        given = self._pieces(example.answers[answer], example.objects)
+        return [
+            self._sample(
+                example.image, (question, 0), (given, _ANSWER), (self._pieces(words, example.objects), _RATIONALE)
+            )
+            for words in _given(example.rationales, answer)
+        ]
+
+    def _sample(self, image: str, *parts: tuple[list[int], int]) -> Sample:
+        """Join parts with [SEP]: one before each part but the first is of the segment of that part, as the last is."""
+        vocabulary = self.reader.vocabulary
+        ids, types = [vocabulary.cls_id], [0]
+        for number, (pieces, segment) in enumerate(parts):
+            separator = [vocabulary.sep_id] if number else []
+            ids += separator + pieces
+            types += [segment] * (len(separator) + len(pieces))
+        ids, types = ids[: self.reader.most - 1], types[: self.reader.most - 1]
+        ids_T = np.array([*ids, vocabulary.sep_id], dtype=np.int64)
+        types_T = np.array([*types, types[-1]], dtype=np.int64)
+        return self.reader.sample(ids_T, self._regions(image), types_T=types_T)
+
+    def _pieces(self, words: Words, objects: Sequence[str]) -> list[int]:
+        """Give token ids: words in pieces, people as ids of their own, other objects by the name of their class."""
+        return [piece for run in _runs(words, objects) for piece in self._run(run)]
+
+    def _run(self, run: str | int) -> list[int]:
+        vocabulary = self.reader.vocabulary
+        if isinstance(run, int):
+            return [vocabulary.vocab_size + run]
+        ids: list[int] = vocabulary.encode([run], self.reader.most)[0, 1:-1].tolist()
+        return ids
+
+    def _regions(self, name: str) -> Regions:
+        annotated, detected = self.reader.image(name, ground_truth=True), self.reader.image(name)
+        assert isinstance(annotated, Regions)
+        assert isinstance(detected, Regions)
+        return _joined(annotated, detected)
+
+
+class VcrTraining:
+    """Every example twice: its answers to choose from, then its rationales given the right answer."""
+
+    def __init__(self, data: TaskData[ChoiceExample], reader: Reader) -> None:
+        self._sentences = Sentences(data, reader)
+        self._examples = data.examples
+        self.head = HEAD
+
+    def __len__(self) -> int:
+        return 2 * len(self._examples)
+
+    @property
+    def hidden(self) -> bool:
+        """Whether an example has no published answer."""
+        return any(HIDDEN in (example.answer, example.rationale) for example in self._examples)
+
+    def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
+        """Make a batch of four samples for each index; `rng` is not used. Targets: "right" int64 [4B]."""
+        samples: list[Sample] = []
+        right: list[int] = []
+        for index in indices:
+            of_rationale, number = divmod(index, len(self._examples))
+            example = self._examples[number]
+            chosen = self._sentences.rationales(number, example.answer) if of_rationale else None
+            samples += chosen or self._sentences.answers(number)
+            right.append(example.rationale if of_rationale else example.answer)
+        right_BC = torch.nn.functional.one_hot(torch.tensor(right), CHOICES)
+        return Batch(self._sentences.reader.batch(samples), {"right": right_BC.flatten()})
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Give the mean cross entropy of wrong and right over all choices (ChenRocks/UNITER)."""
+        logits = self._sentences.reader.family.logits(model, batch.inputs)
+        return cross_entropy(logits, batch.targets["right"])
+
+
+class VcrTask(EachJudged):
+    """Examples to be scored: the answers, and the rationales given the right answer."""
+
+    metric = "VCR Q→AR accuracy"
+    head = HEAD
+
+    def __init__(self, data: TaskData[ChoiceExample], reader: Reader) -> None:
+        super().__init__(reader.family)
+        self._sentences = Sentences(data, reader)
+        self._examples = data.examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    @property
+    def hidden(self) -> bool:
+        """Whether an example has no published answer."""
+        return any(HIDDEN in (example.answer, example.rationale) for example in self._examples)
+
+    def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
+        """Make a batch of eight samples for each index; `rng` is not used.
+
+        Where the answer is hidden, the rationales are those given the first answer. Targets: "answer", "rationale"
+        int64 [B].
+        """
+        chosen = [self._examples[index] for index in indices]
+        samples: list[Sample] = []
+        for index, example in zip(indices, chosen, strict=True):
+            samples += self._sentences.answers(index)
+            samples += self._sentences.rationales(index, max(example.answer, 0))
+        targets = {name: torch.tensor([getattr(one, name) for one in chosen]) for name in ("answer", "rationale")}
+        return Batch(self._sentences.reader.batch(samples), targets)
+
+    def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Give 1 where answer and rationale are right, and 4 x the answer + the rationale that were chosen."""
+        scores = logits[:, 1].reshape(-1, 2 * CHOICES)
+        both = vcr_correct(scores, targets["answer"], targets["rationale"]).both
+        return both.float(), CHOICES * scores[:, :CHOICES].argmax(dim=1) + scores[:, CHOICES:].argmax(dim=1)
+
+    def measure(self, answer: Answer, *, batch: int) -> Scores:
+        """Score every example; for the predictions see `judge`."""
+        scores = super().measure(answer, batch=batch)
+        answers = torch.tensor([example.answer for example in self._examples])
+        rationales = torch.tensor([example.rationale for example in self._examples])
+        right = {"Q→A": scores.predictions // CHOICES == answers, "QA→R": scores.predictions % CHOICES == rationales}
+        return dataclasses.replace(scores, figures={name: float(one.double().mean()) for name, one in right.items()})
+
+    def submission(self, answer: Answer, *, batch: int) -> bytes:
+        """Give the leaderboard's CSV: 20 scores a line, answers first, then rationales given each answer in turn."""
+        return csv_rows(self._rows(answer, max(1, batch // 4)), header=HEADER)
+
+    def _rows(self, answer: Answer, batch: int) -> Iterator[list[object]]:
+        for start in range(0, len(self), batch):
+            indices = range(start, min(start + batch, len(self)))
+            samples: list[Sample] = []
+            for index in indices:
+                samples += self._sentences.answers(index)
+                for given in range(CHOICES):
+                    samples += self._sentences.rationales(index, given)
+            scores = answer(self._sentences.reader.batch(samples))[:, 1].reshape(len(indices), -1)
+            for index, row in zip(indices, scores.tolist(), strict=True):
+                yield [self._examples[index].id, *row]
+
+
+def _given(rationales: Sequence[Words], answer: int) -> Sequence[Words]:
+    return rationales if len(rationales) == CHOICES else rationales[CHOICES * answer : CHOICES * (answer + 1)]
+
+
+def _runs(words: Words, objects: Sequence[str]) -> Iterator[str | int]:
+    """Give runs of plain words as text, and people as their rows among the objects."""
+    text: list[str] = []
+    for word in words:
+        for part in (word,) if isinstance(word, str) else word:
+            if isinstance(part, str) or objects[part] != _PERSON or part >= PEOPLE:
+                text.append(part if isinstance(part, str) else objects[part])
+                continue
+            if text:
+                yield " ".join(text)
+                text = []
+            yield part
+    if text:
+        yield " ".join(text)
+
+
+def _plain(words: Words, objects: Sequence[str]) -> str:
+    return " ".join(run for run in _runs(words, objects) if isinstance(run, str))
+
+
+def _joined(first: Regions, second: Regions) -> Regions:
+    names = ("boxes", "features", "objects_id", "objects_conf", "attrs_id", "attrs_conf")
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in names}
+    return dataclasses.replace(first, soft_labels=None, **arrays)
