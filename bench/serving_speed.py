@@ -5,7 +5,8 @@
 Two questions, each in rounds that take turns in one run, with the same file, the same settings of ONNX Runtime (one
 session of one thread) and the same client (prepared bytes over kept connections):
 
-- saturation: rows a second with requests of 32 rows, enough of them in flight, against `session.run` on 32 rows;
+- saturation: rows a second with requests of 32 rows, enough of them in flight, against `session.run` on 32 rows, alone
+  and with another core busy;
 - latency: p50 of single rows, one at a time, against `session.run` on one row.
 
 Servers are asked with JSON and, ours, with binary tensors; MLServer 1.7.1 speaks JSON only. The variable names an
@@ -19,6 +20,7 @@ import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -77,6 +79,8 @@ async def measure(model: RunModel, urls: dict[str, str]) -> dict[str, Any]:
     p50: Measured = {}
     for _ in range(ROUNDS):
         rows.setdefault("bare", []).append(_bare_rows(model))
+        with _other_core_busy():
+            rows.setdefault("bare, other core busy", []).append(_bare_rows(model))
         p50.setdefault("bare", []).append(_bare_latency(model))
         for name, (_, large, single) in requests.items():
             client = clients[name]
@@ -123,6 +127,19 @@ async def _latency(client: RawClient, requests: list[bytes]) -> float:
     return 1e3 * statistics.median(times)
 
 
+@contextlib.contextmanager
+def _other_core_busy() -> Iterator[None]:
+    """Keep one more core busy with plain Python, as a server's event loop and its client do.
+
+    Virtual cores may be two threads of one real core: whatever runs beside the bare loop then slows it.
+    """
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
 def _bare_rows(model: RunModel) -> float:
     feeds, done, start = [model.arrays(seed, ROWS) for seed in range(PAYLOADS)], 0, time.perf_counter()
     while time.perf_counter() - start < SECONDS:
@@ -151,10 +168,18 @@ def _summary(found: Measured, *, higher: bool) -> dict[str, Any]:
         summary[name] = {
             "median": round(statistics.median(values), 3),
             "spread": round(float(high - low), 3),
+            **_of_busy(found, values),
             key: round(statistics.median(compared), 4),
             "rounds": [round(value, 3) for value in values],
         }
     return summary
+
+
+def _of_busy(found: Measured, values: list[float]) -> dict[str, float]:
+    """Compare with the bare loop whose neighbour is busy, where that was measured."""
+    busy = found.get("bare, other core busy")
+    ratios = [a / b for a, b in zip(values, busy, strict=True)] if busy else []
+    return {"of_bare_busy": round(statistics.median(ratios), 4)} if ratios else {}
 
 
 def main() -> None:

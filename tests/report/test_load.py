@@ -20,7 +20,8 @@ def record() -> dict[str, Any]:
         "dense": {"capacity_per_s": 210.0, "points": [point(100, 100, 3.0, 5.0, 0), point(300, 200, 80.0, 90.0, 300)]},
         "compiled": {"capacity_per_s": 320.0, "points": [point(100, 100, 2.0, 4.0, 0), point(300, 299, 6.0, 9.0, 3)]},
     }
-    return {"environment": {"cpu": "A", "cores": 2}, "plan": {"rounds": 3, "seconds": 1.0, "rows": 1}, "models": models}
+    given = {"environment": {"cpu": "A", "cores": 2}, "plan": {"rounds": 3, "seconds": 1.0, "rows": 1}}
+    return {**given, "answers_checked": True, "models": models}
 
 
 def test_text_tells_rates_latencies_and_errors() -> None:

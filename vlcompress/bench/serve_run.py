@@ -9,6 +9,7 @@ import importlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from vlcompress.bench.load import OK, Sample, Send, arrivals, offer, saturate, s
 from vlcompress.bench.served import served
 from vlcompress.errors import VlcompressError
 from vlcompress.export.export_run import export_dense
+from vlcompress.export.runtime import open_session
+from vlcompress.export.verify import compare_scores, require
 from vlcompress.tickets.models import samples, score_task
 from vlcompress.tickets.run import Run
 from vlcompress.tickets.ticket import load_ticket
@@ -75,6 +78,7 @@ def bench_serve(run: Run, plan: Plan, *, url: str | None, models: Sequence[str],
 
     Raises:
         VlcompressError: not exported, no server there, an unknown model, or the client's package is missing.
+        VerificationError: the server that was started does not answer as the files do.
     """
     _client()
     if url is None and models:
@@ -83,9 +87,15 @@ def bench_serve(run: Run, plan: Plan, *, url: str | None, models: Sequence[str],
     if url is not None:
         record = measure(url, models or ["model"], payloads, plan, say)
     else:
-        with _own_server(run, plan, say) as (own, names):
-            record = measure(own, names, payloads, plan, say)
-    record = {"command": "vlcompress bench serve", "environment": environment(), "url_given": url is not None, **record}
+        with _own_server(run, say) as (own, folders):
+            check_answers(own, folders, payloads[:8])
+            record = measure(own, list(folders), payloads, plan, say)
+    record = {
+        "command": "vlcompress bench serve",
+        "environment": environment(),
+        "answers_checked": url is None,
+        **record,
+    }
     write_file(run.folder / DOCUMENT, dumps(record))
     return record
 
@@ -93,6 +103,33 @@ def bench_serve(run: Run, plan: Plan, *, url: str | None, models: Sequence[str],
 def measure(url: str, models: Sequence[str], payloads: Sequence[Arrays], plan: Plan, say: Say = print) -> Json:
     """Compare models of a running server on given requests; see `bench_serve` for what comes back."""
     return asyncio.run(_run(url, list(models), payloads, plan, say))
+
+
+def check_answers(url: str, folders: Mapping[str, Path], payloads: Sequence[Arrays]) -> None:
+    """Compare a server's scores with those that the files give in this process.
+
+    Args:
+        url: "host:port".
+        folders: the exported folder of each model that it serves.
+        payloads: what to ask.
+
+    Raises:
+        VerificationError: they differ; no speed is reported then.
+    """
+    for model, folder in folders.items():
+        session = open_session(folder / "model.onnx", threads=1)
+        expected = [session.run(["logits"], dict(arrays))[0] for arrays in payloads]
+        got = asyncio.run(_scores(url, model, payloads))
+        require(compare_scores(expected, got), f"'{model}' at '{url}' does not answer as its file does")
+
+
+async def _scores(url: str, model: str, payloads: Sequence[Arrays]) -> list[npt.NDArray[np.float32]]:
+    client = _client().InferenceServerClient(url)
+    try:
+        answers = [await client.infer(model, _inputs(_client(), arrays)) for arrays in payloads]
+    finally:
+        await client.close()
+    return [answer.as_numpy("logits") for answer in answers]
 
 
 def triton_send(client: Any, model: str, payloads: Sequence[Arrays], token: str | None = None) -> Send:
@@ -191,14 +228,14 @@ def _inputs(module: Any, arrays: Arrays) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _own_server(run: Run, plan: Plan, say: Say) -> Iterator[tuple[str, list[str]]]:
-    """Serve the run's dense and compiled export in a process of its own; give where, and the models' names."""
+def _own_server(run: Run, say: Say) -> Iterator[tuple[str, dict[str, Path]]]:
+    """Serve the run's dense and compiled export in a process of its own; give where, and the models' folders."""
     if not (run.folder / "onnx" / "manifest.json").is_file():
         raise VlcompressError(f"run '{run.folder}' has no exported model: run `vlcompress export` first")
     models = {"dense": export_dense(run).parent, "compiled": run.folder / "onnx"}
     say("starting a server with the dense and the compiled export")
     with served(models) as server:
-        yield server.url, list(models)
+        yield server.url, models
 
 
 def _client() -> Any:

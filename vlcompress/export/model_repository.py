@@ -22,17 +22,12 @@ import numpy.typing as npt
 
 from vlcompress.artefacts import Json, seal, unseal, write_file, writing
 from vlcompress.errors import VlcompressError
+from vlcompress.export.target import newest_read
 from vlcompress.sparse.timing import Call, Effort, compare
 from vlcompress.tickets.run import Run
 
 TARGET_ORT = "1.27"
 """ONNX Runtime that Triton's main branch builds its backend with (server/build.py, Triton 2.73)."""
-
-READS = {(1, 14): (18, 8), (1, 15): (19, 8), (1, 16): (19, 9), (1, 17): (20, 9), (1, 18): (21, 10)}
-"""By release of ONNX Runtime, the newest opset and IR version that it reads (docs/reference/compatibility.md).
-
-Later releases read at least what 1.18 does, and nothing that is exported here asks for more.
-"""
 
 STOCK_DOMAINS = ("", "ai.onnx", "com.microsoft")
 """Operator sets that every build of ONNX Runtime has: a custom operator would need a library in Triton's container."""
@@ -144,17 +139,12 @@ def check_target(facts: Mapping[str, Any], target_ort: str) -> None:
     Raises:
         VlcompressError: no such release, or one that is too old, or an operator that it does not have.
     """
-    parts = target_ort.split(".")
-    if not (2 <= len(parts) <= 3 and all(part.isdecimal() for part in parts)) or _release(parts) < min(READS):
-        oldest = ".".join(map(str, min(READS)))
-        raise VlcompressError(
-            f"target ONNX Runtime '{target_ort}': give a release from {oldest} on, as in {TARGET_ORT}"
-        )
-    opset, ir_version = READS[max(release for release in READS if release <= _release(parts))]
+    opset, ir_version = newest_read(target_ort)
     if facts["opset"] > opset or facts["ir_version"] > ir_version:
         raise VlcompressError(
             f"the exported model has opset {facts['opset']} and IR version {facts['ir_version']}, but ONNX Runtime "
-            f"{target_ort} reads at most {opset} and {ir_version}: give a newer --target-ort, or export for the old one"
+            f"{target_ort} reads at most {opset} and {ir_version}: give a newer --target-ort, or run "
+            f"`vlcompress export --target-ort {target_ort}` first"
         )
     foreign = sorted(set(facts["domains"]) - set(STOCK_DOMAINS))
     if foreign:
@@ -298,7 +288,3 @@ def _copy_model(exported: Path, to: Path, outside: Sequence[str]) -> None:
         if Path(name).name != name:
             raise VlcompressError(f"weights at '{name}' are not beside '{exported / 'model.onnx'}': export it again")
         shutil.copyfile(exported / name, to / name)
-
-
-def _release(parts: Sequence[str]) -> tuple[int, int]:
-    return int(parts[0]), int(parts[1])

@@ -53,13 +53,13 @@ def target(opset: int | None = None, runtime: str | None = None) -> Target:
     """
     if opset is not None and opset not in OPSETS:
         raise unknown("opset", opset, OPSETS)
-    newest, file_format = _newest(runtime) if runtime is not None else (max(OPSETS), IR_VERSION)
+    newest, file_format = newest_read(runtime) if runtime is not None else (max(OPSETS), IR_VERSION)
     if opset is not None and opset > newest:
         raise VlcompressError(f"opset {opset} is too new for onnxruntime {runtime}: it reads up to {newest}")
     return Target(opset or min(OPSET, newest), min(IR_VERSION, file_format))
 
 
-def _newest(runtime: str) -> tuple[int, int]:
+def newest_read(runtime: str) -> tuple[int, int]:
     release = ".".join(runtime.split(".")[:2])
     if release in _RUNTIMES:
         return _RUNTIMES[release]

@@ -24,6 +24,7 @@ def load_text(record: dict[str, Any]) -> str:
             f"open loop, Poisson arrivals, {plan['rounds']} rounds of {plan['seconds']:g} s, {plan['rows']} row(s) a "
             "request; latency in ms from the time a request was due",
             f"{environment['cpu']}, {environment['cores']} cores for server and client together",
+            *(["answers were checked against the files before"] if record["answers_checked"] else []),
         ]
     )
 

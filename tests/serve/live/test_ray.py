@@ -58,7 +58,8 @@ class TestRay:
         assert len(first) == 2
         outcomes = asyncio.run(_load_and_kill(replicas.url, requests, first[0]))
         lost = sum(count for status, count in outcomes.items() if status != "200")
-        assert outcomes["200"] > 100
+        print(f"outcomes {dict(outcomes)}")
+        assert outcomes["200"] > 20
         assert lost <= WORKERS
         _wait_for(lambda: len(set(_replicas(replicas.pid)) - {first[0]}) == 2)  # Ray starts another one
         np.testing.assert_allclose(ask_json(replicas.url, MODEL, model.document(1)), model.expected(1), rtol=1e-4)
