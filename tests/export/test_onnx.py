@@ -138,6 +138,14 @@ def test_nan_weights_and_missing_samples_are_refused_at_once(ticket_of: TicketOf
     assert not torch.isfinite(scores(ticket.family, ticket.model, ticket.inputs)).all()
 
 
+def test_two_pictures_a_text_are_refused_at_once(ticket_of: TicketOf, tmp_path: Path) -> None:
+    ticket = ticket_of(BLOCK, 1.0)
+    ticket.inputs["visual_feats"] = ticket.inputs["visual_feats"].repeat_interleave(2, dim=0)
+    with pytest.raises(VlcompressError, match=r"different numbers of rows .*visual_feats 6"):
+        export(ticket, ticket.model, tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
+
+
 def test_silence_ends_with_its_block(capsys: pytest.CaptureFixture[str]) -> None:
     with quiet():
         print("hidden")

@@ -187,6 +187,12 @@ def _refuse(model: nn.Module, samples: Sequence[Inputs], style: Style) -> None:
     """Refuse what cannot be exported before anything is traced."""
     if not samples:
         raise VlcompressError("no samples to compare the exported model with: give at least one batch")
+    rows = {name: len(value) for name, value in samples[0].items()}
+    if len(set(rows.values())) > 1:
+        raise VlcompressError(
+            f"inputs have different numbers of rows ({', '.join(f'{name} {count}' for name, count in rows.items())}): "
+            "a model that reads two pictures for each text (ViLT on NLVR2) is not exported yet; use it in PyTorch"
+        )
     refuse_nan(model.state_dict())
     require_provider(style.provider)
 

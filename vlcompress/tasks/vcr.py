@@ -52,30 +52,29 @@ class Sentences:
     def __init__(self, data: TaskData[ChoiceExample], reader: Reader) -> None:
         self.examples = data.examples
         self.reader = reader
+        self._known: dict[str, list[int]] = {}
         reader.vocabulary.check_covers([_plain(one.question, one.objects) for one in data.examples])
 
     def answers(self, index: int) -> list[Sample]:
         """Give the four samples of Q→A."""
         example = self.examples[index]
-        question = self._pieces(example.question, example.objects)
+        image, question = self._regions(example.image), self._pieces(example.question, example.objects)
         return [
-            self._sample(example.image, (question, 0), (self._pieces(words, example.objects), _ANSWER))
+            self._sample(image, (question, 0), (self._pieces(words, example.objects), _ANSWER))
             for words in example.answers
         ]
 
     def rationales(self, index: int, answer: int) -> list[Sample]:
         """Give the four samples of QA→R, given an answer."""
         example = self.examples[index]
-        question = self._pieces(example.question, example.objects)
+        image, question = self._regions(example.image), self._pieces(example.question, example.objects)
         given = self._pieces(example.answers[answer], example.objects)
         return [
-            self._sample(
-                example.image, (question, 0), (given, _ANSWER), (self._pieces(words, example.objects), _RATIONALE)
-            )
+            self._sample(image, (question, 0), (given, _ANSWER), (self._pieces(words, example.objects), _RATIONALE))
             for words in _given(example.rationales, answer)
         ]
 
-    def _sample(self, image: str, *parts: tuple[list[int], int]) -> Sample:
+    def _sample(self, image: Regions, *parts: tuple[list[int], int]) -> Sample:
         """Join parts with [SEP]: one before each part but the first is of the segment of that part, as the last is."""
         vocabulary = self.reader.vocabulary
         ids, types = [vocabulary.cls_id], [0]
@@ -86,18 +85,18 @@ class Sentences:
         ids, types = ids[: self.reader.most - 1], types[: self.reader.most - 1]
         ids_T = np.array([*ids, vocabulary.sep_id], dtype=np.int64)
         types_T = np.array([*types, types[-1]], dtype=np.int64)
-        return self.reader.sample(ids_T, self._regions(image), types_T=types_T)
+        return self.reader.sample(ids_T, image, types_T=types_T)
 
     def _pieces(self, words: Words, objects: Sequence[str]) -> list[int]:
         """Give token ids: words in pieces, people as ids of their own, other objects by the name of their class."""
         return [piece for run in _runs(words, objects) for piece in self._run(run)]
 
     def _run(self, run: str | int) -> list[int]:
-        vocabulary = self.reader.vocabulary
         if isinstance(run, int):
-            return [vocabulary.vocab_size + run]
-        ids: list[int] = vocabulary.encode([run], self.reader.most)[0, 1:-1].tolist()
-        return ids
+            return [self.reader.vocabulary.vocab_size + run]
+        if run not in self._known:
+            self._known[run] = self.reader.vocabulary.encode([run], self.reader.most)[0, 1:-1].tolist()
+        return self._known[run]
 
     def _regions(self, name: str) -> Regions:
         annotated, detected = self.reader.image(name, ground_truth=True), self.reader.image(name)
