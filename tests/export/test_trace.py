@@ -13,6 +13,18 @@ FAMILY = ViltFamily()
 CONFIG = FAMILY.config("tiny", vocab_size=50)
 
 
+def test_statements_about_two_images_trace_too() -> None:
+    model = FAMILY.build(CONFIG, Head("pair", ("false", "true")), seed=0).eval()
+    session = session_from_bytes(ir.to_proto(trace(FAMILY, model, CONFIG)).SerializeToString(), threads=1)
+    for rows in (2, 6):
+        inputs = FAMILY.example_inputs(CONFIG, batch=rows, text=4, regions=3, seed=2)
+        with torch.no_grad():
+            expected = FAMILY.logits(model, inputs)
+        (actual,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+        assert actual.shape == (rows // 2, 2)
+        assert actual == pytest.approx(expected.numpy(), abs=1e-5)
+
+
 def test_vilt_traces_with_open_axes() -> None:
     model = FAMILY.build(CONFIG, Head("answers", ("yes", "no", "red")), seed=0).eval()
     graph = trace(FAMILY, model, CONFIG)

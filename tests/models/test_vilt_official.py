@@ -184,7 +184,7 @@ def test_the_second_image_of_a_pair_starts_as_the_first(tmp_path: Path) -> None:
     table = model.vilt.embeddings.token_type_embeddings.weight
     assert table.shape == (3, 40)
     assert torch.equal(table[2], table[1])
-    both = _batch() | {name: torch.stack([_batch()[name]] * 2, 1) for name in ("pixel_values", "pixel_mask")}
+    both = {name: value.repeat_interleave(2, 0) for name, value in _batch().items()}
     with torch.no_grad():
         scores = FAMILY.logits(model, both)
         twice = model.classifier(torch.cat([EXPECTED["cls_feats"]] * 2, dim=1))

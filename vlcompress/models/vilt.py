@@ -22,7 +22,7 @@ from vlcompress.data.examples import Pictures
 from vlcompress.data.pixels import Resized, normalized
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport, Prunable, Sample
-from vlcompress.models.building import materialise, skeleton
+from vlcompress.models.building import left_and_right, materialise, skeleton
 from vlcompress.models.checkpoints import Tensors, load_strictly, read_checkpoint, renamed
 from vlcompress.models.labels import SIDE_FILE, labels_of, permuted
 from vlcompress.models.lxmert import Attention
@@ -265,16 +265,16 @@ class ViltFamily:
     def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Pad texts to the longest and pictures, at their lower and right edges, to the highest and widest.
 
+        A sample of two images is two rows, one after the other.
+
         Returns:
             input_ids int64 [B, T], attention_mask int64 [B, T], pixel_values float32 [B, 3, height, width] in -1..1
-            (0 where padded), pixel_mask bool [B, height, width]; for samples of two images both with an axis of 2
-            after B.
+            (0 where padded), pixel_mask bool [B, height, width].
         """
-        words_BT = pad_sequence([torch.from_numpy(sample.ids) for sample in samples], batch_first=True)
-        mask_BT = pad_sequence([torch.ones(len(sample.ids), dtype=torch.int64) for sample in samples], batch_first=True)
+        ids = [torch.from_numpy(sample.ids) for sample in samples for _ in sample.images]
+        words_BT = pad_sequence(ids, batch_first=True)
+        mask_BT = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
         pictures = _pictures([image for sample in samples for image in sample.images])
-        if len(samples[0].images) == 2:
-            pictures = {name: value.view(-1, 2, *value.shape[1:]) for name, value in pictures.items()}
         return {"input_ids": words_BT, "attention_mask": mask_BT, **pictures}
 
     def example_inputs(self, config: Config, *, batch: int, text: int, regions: int, seed: int) -> dict[str, Tensor]:
@@ -311,26 +311,20 @@ class ViltFamily:
         }
 
     def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Give the head's scores, float32; for the inputs see `vilt_model.encode` (NLVR2's have an axis of 2 after B).
+        """Give the head's scores, float32; for the inputs see `vilt_model.encode` (NLVR2's are two rows a statement).
 
         Returns:
-            [B, labels] (answers), [B, 2] (pair), [B] (match).
+            [B, labels] (answers), [B / 2, 2] (pair), [B] (match).
         """
         parts: Any = model
         scores: Tensor
         if isinstance(model, ViltForImagesAndTextClassification):
-            both = [pooled(model, _image(inputs, index), modality=index + 1) for index in range(2)]
-            scores = parts.classifier(torch.cat(both, dim=1))
+            scores = parts.classifier(torch.cat(left_and_right(pooled(model, inputs)), dim=1))
         elif isinstance(model, ViltForImageAndTextRetrieval):
             scores = parts.rank_output(pooled(model, inputs))[:, 0]
         else:
             scores = parts.classifier(pooled(model, inputs))
         return scores
-
-
-def _image(inputs: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
-    pictures = {name: value[:, index] for name, value in inputs.items() if name.startswith("pixel_")}
-    return dict(inputs) | pictures
 
 
 def _pictures(images: Sequence[Any]) -> dict[str, Tensor]:

@@ -73,17 +73,16 @@ class _Tokens:
     words: int
 
 
-def encode(model: nn.Module, inputs: Mapping[str, Tensor], *, modality: int = 1) -> Encoded:
+def encode(model: nn.Module, inputs: Mapping[str, Tensor]) -> Encoded:
     """Run the whole backbone on one image for each text.
 
     Args:
         model: a model of this family.
         inputs: input_ids int64 [B, T]; pixel_values float [B, 3, height, width]; optionally attention_mask [B, T] and
             pixel_mask [B, height, width] (bool or int64, 1 = picture, which lies in the upper left corner).
-        modality: row of the modality table for the image: 1, or 2 for the second image (NLVR2).
     """
     backbone: Any = model.vilt
-    tokens = _embed(backbone.embeddings, inputs, modality)
+    tokens = _embed(backbone.embeddings, inputs)
     values_BSH = tokens.values
     for layer in backbone.encoder.layer:
         values_BSH = _block(layer, values_BSH, values_BSH, tokens.mask)
@@ -92,13 +91,13 @@ def encode(model: nn.Module, inputs: Mapping[str, Tensor], *, modality: int = 1)
     return Encoded(text, image, tokens.image_mask, backbone.pooler(values_BSH))
 
 
-def pooled(model: nn.Module, inputs: Mapping[str, Tensor], *, modality: int = 1) -> Tensor:
+def pooled(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
     """Give `encode(model, inputs).pooled` [B, H], computing the first word alone in the last block.
 
     The pooler reads nothing else; the last block still looks at every token for it.
     """
     backbone: Any = model.vilt
-    tokens = _embed(backbone.embeddings, inputs, modality)
+    tokens = _embed(backbone.embeddings, inputs)
     values_BSH = tokens.values
     *layers, last = backbone.encoder.layer
     for layer in layers:
@@ -119,11 +118,11 @@ def _block(layer: Any, asking: Tensor, x_BSH: Tensor, mask: Tensor | None) -> Te
     return result
 
 
-def _embed(embeddings: Any, inputs: Mapping[str, Tensor], modality: int) -> _Tokens:
+def _embed(embeddings: Any, inputs: Mapping[str, Tensor]) -> _Tokens:
     text_BTH = _text(embeddings.text_embeddings, inputs["input_ids"])
     image_BPH, image_mask_BP = _image_tokens(embeddings, inputs["pixel_values"], inputs.get("pixel_mask"))
     modalities = embeddings.token_type_embeddings.weight
-    values = torch.cat([text_BTH + modalities[0], image_BPH + modalities[modality]], dim=1)
+    values = torch.cat([text_BTH + modalities[0], image_BPH + _image_modality(modalities, len(image_BPH))], dim=1)
     words = inputs.get("attention_mask")
     if words is None and "pixel_mask" not in inputs:
         return _Tokens(values, None, image_mask_BP, text_BTH.shape[1])
@@ -131,6 +130,13 @@ def _embed(embeddings: Any, inputs: Mapping[str, Tensor], modality: int) -> _Tok
     hidden_BS = 1 - torch.cat([words_BT, image_mask_BP], dim=1).to(values.dtype)
     mask = (hidden_BS * torch.finfo(values.dtype).min)[:, None, None, :]  # added to the scores, as transformers does
     return _Tokens(values, mask, image_mask_BP, text_BTH.shape[1])
+
+
+def _image_modality(table: Tensor, rows: int) -> Tensor:
+    """Give what says "image": row 1 of the table; where it has a third row, that for every second image (NLVR2)."""
+    if len(table) < 3:
+        return table[1]
+    return table[1 + torch.arange(rows, device=table.device) % 2][:, None]
 
 
 def _text(embeddings: Any, ids_BT: Tensor) -> Tensor:
