@@ -81,6 +81,7 @@ def config(app: object, settings: Settings) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        ws="none",
         timeout_graceful_shutdown=max(1, round(settings.stop_seconds)),
         timeout_keep_alive=75,
         lifespan="on",
