@@ -140,7 +140,7 @@ WRONG = {
     "true in numbers": (flat(1, 2, 3, True), "not a number"),
     "half": (flat(1, 2, 3, 1.5), "not whole"),
     "beyond int64": (flat(1, 2, 3, 2**63), "outside the range of int64"),
-    "beyond every integer": (flat(1, 2, 3, 10**40), "outside the range of int64"),
+    "beyond every integer": (flat(1, 2, 3, 10**40), "too large to be exact"),
     "beyond exact floats": (flat(1, 2, 3, 1e300), "not whole, or too large"),
     "id too high": (flat(1, 2, 3, VOCABULARY), f"holds {VOCABULARY}: values 0 to {VOCABULARY - 1} are allowed"),
     "id negative": (flat(1, 2, 3, -1), "holds -1"),

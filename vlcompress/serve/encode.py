@@ -1,12 +1,12 @@
 """Infer responses: numpy arrays to JSON, to raw tensors behind it, or to classes."""
 
-import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import orjson
 
 from vlcompress.serve.decode import WantedOutput
 from vlcompress.serve.refusal import Refusal, invalid, shown
@@ -81,7 +81,7 @@ def encode_response(
     head: dict[str, Any] = {"model_name": model, "model_version": str(version)}
     if request_id:
         head["id"] = request_id
-    text = json.dumps({**head, "outputs": outputs}, separators=(",", ":"), allow_nan=False).encode()
+    text = orjson.dumps({**head, "outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
     return Encoded(b"".join([text, *raw]), len(text) if raw else None)
 
 
@@ -121,10 +121,10 @@ def _class(value: Any, index: int, labels: Sequence[str]) -> bytes:
     return f"{number}:{index}:{labels[index]}".encode() if index < len(labels) else f"{number}:{index}".encode()
 
 
-def _plain(name: str, array: Array) -> list[Any]:
+def _plain(name: str, array: Array) -> Array | list[str]:
+    """Give what stands in the JSON, flat; numbers stay an array, which is written some ten times faster."""
     if array.dtype != np.object_:
-        flat: list[Any] = array.ravel().tolist()
-        return flat
+        return np.ascontiguousarray(array).ravel()
     try:
         return [value.decode() if isinstance(value, bytes) else str(value) for value in array.ravel()]
     except UnicodeDecodeError:
