@@ -23,6 +23,7 @@ class Gated:
     inputs = SPECS
     outputs = (TensorSpec("y", "INT64", ("batch",)), TensorSpec("same", "INT64", ("batch", "text")))
     axis_limits: dict[str, int] = {}  # noqa: RUF012
+    example_sizes: dict[str, int] = {}  # noqa: RUF012
 
     def __init__(self) -> None:
         self.gate = threading.Event()

@@ -55,9 +55,7 @@ def test_the_app_answers_as_its_document_says(api: Any, mode: str) -> None:
     for operation in operations:
 
         @given(case=operation.as_strategy(generation_mode=MODES[mode]))
-        @effort(
-            max_examples=12, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
-        )
+        @effort(max_examples=5, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         def check(case: schemathesis.Case) -> None:
             case.call_and_validate(checks=CHECKS)
 
@@ -76,7 +74,7 @@ def test_the_document_lists_every_route_and_no_other(client: Client) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     written = {(path, method) for path, item in paths.items() for method in item if method != "parameters"}
     expected = {(path, method) for path, method in routes if path not in left_out}
-    assert {(path.replace("/v1/vqa", "/v1/{task}"), method) for path, method in written} == expected
+    assert written == expected
 
 
 def test_a_server_with_a_token_says_so_everywhere_but_on_what_is_open() -> None:

@@ -134,7 +134,7 @@ WRONG = {
     "batches differ": (changed(shape=[1, 2], data=[[1, 2]]), "another input has"),
     "texts differ": (changed(shape=[2, 1], data=[[1], [2]]), "another input has"),
     "batch too large": (words_request([[1]] * 33), "size 33 of axis 'batch' is too large: at most 32"),
-    "axis too long": (words_request([[1] * 513]), "size 513 of axis 'text' is too large: at most 512"),
+    "axis too long": (words_request([[1] * 1025]), "size 1025 of axis 'text' is too large: at most 1024"),
     "text in numbers": (flat(1, 2, 3, "4"), "not a number"),
     "null in numbers": (flat(1, 2, 3, None), "not a number"),
     "true in numbers": (flat(1, 2, 3, True), "not a number"),

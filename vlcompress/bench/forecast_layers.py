@@ -21,7 +21,7 @@ from vlcompress.export.rewrite import Layer, Rewriter
 from vlcompress.export.runtime import OPSET, session_from_bytes
 from vlcompress.export.trace import prune_unused
 from vlcompress.export.verify import Floats, compare_scores, require
-from vlcompress.pruning.pattern import parse_pattern
+from vlcompress.pruning.pattern import of_weights
 from vlcompress.sparse.formats import pack
 from vlcompress.sparse.timing import Effort, compare
 
@@ -75,7 +75,7 @@ def _point(pattern: str, shape: Shape, rows: int, sparsity: float, chooser: Choo
     if pattern in UNITS:
         graphs = {"dense": _dense(weight_NK), SHRUNK: _dense(_without_units(weight_NK, sparsity))}
         return _timed(graphs, {}, sparsity, rows, chooser)
-    units, block = parse_pattern(pattern), side(pattern)
+    units, block = of_weights(pattern), side(pattern)
     units.check("of the model", weight_NK.shape)
     count = weight_NK.numel() // units.unit
     kept = torch.randperm(count, generator=random) >= round(count * sparsity)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.base import Family
-from vlcompress.pruning.pattern import Block, Pattern, parse_pattern
+from vlcompress.pruning.pattern import Block, Pattern, of_weights
 
 UNITS = {"head": ("head",), "neuron": ("neuron",), "neuron+head": ("neuron", "head")}
 """Patterns of whole units, and the kinds of couplings that each removes."""
@@ -26,7 +26,7 @@ def read_pattern(text: str) -> str:
         return text
     name = text if text == "unstructured" or text.startswith("block:") else f"block:{text}"
     try:
-        return str(parse_pattern(name))
+        return str(of_weights(name))
     except VlcompressError:
         raise unknown("pattern", text, [*UNITS, "unstructured", "RxC (rows x columns of a block, as 64x64)"]) from None
 
@@ -54,7 +54,7 @@ def random_masks(
     generator = torch.Generator().manual_seed(seed)
     if pattern in UNITS:
         return _unit_masks(family, model, UNITS[pattern], sparsity, generator)
-    return _block_masks(family, model, parse_pattern(pattern), sparsity, generator)
+    return _block_masks(family, model, of_weights(pattern), sparsity, generator)
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def masked(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
 
 def side(pattern: str) -> tuple[int, int]:
     """Give rows and columns of a block pattern, (1, 1) for "unstructured"."""
-    found = parse_pattern(pattern)
+    found = of_weights(pattern)
     return (found.rows, found.cols) if isinstance(found, Block) else (1, 1)
 
 

@@ -150,7 +150,7 @@ def check_target(facts: Mapping[str, Any], target_ort: str) -> None:
     if foreign:
         raise VlcompressError(
             f"the exported model uses operators of '{', '.join(foreign)}', which Triton's ONNX Runtime does not have: "
-            "export with standard operators"
+            "export with --expand"
         )
 
 
@@ -272,7 +272,7 @@ def _graph_facts(model: Path) -> tuple[Json, list[str]]:
         for entry in tensor.external_data
         if entry.key == "location"
     }
-    inlined = {function.domain for function in graph.functions}  # the file says what these are in standard operators
+    inlined = {function.domain for function in graph.functions}  # the runtime has their bodies in the file itself
     domains = sorted({node.domain for node in graph.graph.node} - inlined)
     return {"opset": opsets.get("", 0), "ir_version": graph.ir_version, "domains": domains}, sorted(outside)
 

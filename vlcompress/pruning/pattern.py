@@ -115,7 +115,7 @@ def parse_pattern(text: str) -> Pattern | Mixture:
         return Mixture(tuple((kind, _KINDS[kind]) for kind in _SHORT[text]))
     if "=" in text:
         return _mixture(text)
-    return _of_weights(text, text)
+    return of_weights(text, text)
 
 
 def _mixture(text: str) -> Mixture:
@@ -125,16 +125,25 @@ def _mixture(text: str) -> Mixture:
         kind = next((kind for kind in _KINDS if kind == name), None)
         if kind is None or kind in parts:
             raise _unknown(text)
-        parts[kind] = _KINDS[kind] if pattern == _KINDS[kind].kind else _of_weights(pattern, text)
+        parts[kind] = _KINDS[kind] if pattern == _KINDS[kind].kind else of_weights(pattern, text)
     return Mixture(tuple(parts.items()))
 
 
-def _of_weights(text: str, whole: str) -> Pattern:
+def of_weights(text: str, whole: str = "") -> Pattern:
+    """Read ``unstructured`` or ``block:RxC``, the patterns of a single weight.
+
+    Args:
+        text: what is read.
+        whole: what it is a part of, for the error; "" where it stands alone.
+
+    Raises:
+        VlcompressError: anything else.
+    """
     if text == "unstructured":
         return Unstructured()
     match = re.fullmatch(r"block:([1-9]\d*)x([1-9]\d*)", text)
     if match is None:
-        raise _unknown(whole)
+        raise _unknown(whole or text)
     return Block(int(match[1]), int(match[2]))
 
 

@@ -185,6 +185,35 @@ def export_text(folder: Path, manifest: dict[str, Any], *, explain: bool = False
     )
 
 
+def verify_text(found: dict[str, Any]) -> str:
+    """Say that a file still answers as its PyTorch model does."""
+    lines = [
+        f"{name}: {parity['samples']} examples, answers agree on {100 * parity['answer_agreement']:.1f} %, "
+        f"max abs error {parity['max_abs_error']:.1e}, relative {parity['max_rel_error']:.1e}"
+        for name, parity in found["parity"].items()
+    ]
+    return "\n".join([*lines, *_task_line(found["task_score"]), f"verified ({found['precision']}): {found['file']}"])
+
+
+def _layers_on_disk(sizes: dict[str, int]) -> list[str]:
+    if not sizes["dense"]:
+        return []
+    packed, zipped = sizes["packed"] / sizes["dense"], sizes["zipped_masked"] / sizes["dense"]
+    return [
+        f"pruned layers: {_mb(sizes['packed'])} packed, {packed:.2f} of {_mb(sizes['dense'])} dense; "
+        f"the masked dense weights zipped: {zipped:.2f} (and dense again once they are read)"
+    ]
+
+
+def _task_line(task: dict[str, float] | None) -> list[str]:
+    if task is None:
+        return []
+    return [
+        f"score on the task: {100 * task['file']:.2f}, float32 {100 * task['fp32']:.2f}, "
+        f"a drop of {100 * task['drop']:.2f} points"
+    ]
+
+
 def triton_text(folder: Path, manifest: dict[str, Any]) -> str:
     """Say what went into a model repository, and how to start the server on it."""
     times = {name: found["us"] / 1e3 for name, found in manifest["graph_level"]["timings"].items()}
@@ -213,35 +242,6 @@ def container_text(folder: Path, manifest: dict[str, Any]) -> str:
             f"on KServe: kubectl apply --filename {folder / 'kserve.yaml'}",
         ]
     )
-
-
-def verify_text(found: dict[str, Any]) -> str:
-    """Say that a file still answers as its PyTorch model does."""
-    lines = [
-        f"{name}: {parity['samples']} examples, answers agree on {100 * parity['answer_agreement']:.1f} %, "
-        f"max abs error {parity['max_abs_error']:.1e}, relative {parity['max_rel_error']:.1e}"
-        for name, parity in found["parity"].items()
-    ]
-    return "\n".join([*lines, *_task_line(found["task_score"]), f"verified ({found['precision']}): {found['file']}"])
-
-
-def _layers_on_disk(sizes: dict[str, int]) -> list[str]:
-    if not sizes["dense"]:
-        return []
-    packed, zipped = sizes["packed"] / sizes["dense"], sizes["zipped_masked"] / sizes["dense"]
-    return [
-        f"pruned layers: {_mb(sizes['packed'])} packed, {packed:.2f} of {_mb(sizes['dense'])} dense; "
-        f"the masked dense weights zipped: {zipped:.2f} (and dense again once they are read)"
-    ]
-
-
-def _task_line(task: dict[str, float] | None) -> list[str]:
-    if task is None:
-        return []
-    return [
-        f"score on the task: {100 * task['file']:.2f}, float32 {100 * task['fp32']:.2f}, "
-        f"a drop of {100 * task['drop']:.2f} points"
-    ]
 
 
 def bench_text(record: dict[str, Any]) -> str:

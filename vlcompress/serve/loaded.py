@@ -9,11 +9,12 @@ import numpy as np
 from vlcompress.artefacts import unseal
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
+from vlcompress.models.base import Config
 from vlcompress.serve.batcher import Batcher, Execution, Policy, batched
 from vlcompress.serve.checks import Limits
 from vlcompress.serve.engines.base import Engine
 from vlcompress.serve.metrics import Metrics, ModelMetrics
-from vlcompress.serve.padding import Padding, padding_of
+from vlcompress.serve.padding import padding_of
 from vlcompress.serve.refusal import Refusal
 from vlcompress.serve.settings import Settings
 from vlcompress.serve.sources import ARTEFACT, Source
@@ -35,6 +36,8 @@ class LoadedModel:
         labels: of its classes; may be empty.
         vocabulary: of its words; None where there is none beside the model.
         parallel: threads and sessions that it runs with.
+        origin: "family" and "task" that it was trained for, as far as its documents say.
+        config: of its family; {} where no document has it.
         facts: what metrics and the page say about it (sparsity, block).
         stats: what it has done.
     """
@@ -48,6 +51,8 @@ class LoadedModel:
     labels: tuple[str, ...]
     vocabulary: WordPiece | None
     parallel: Parallel
+    origin: Mapping[str, str]
+    config: Config
     facts: Mapping[str, str]
     metrics: ModelMetrics
     stats: Stats = field(default_factory=Stats)
@@ -78,7 +83,7 @@ def load(name: str, source: Source, settings: Settings, metrics: Metrics) -> Loa
     engine = open_engine(source, settings, parallel, document)
     padding = padding_of(engine.inputs, document.get("padding", {}))
     max_batch = settings.max_batch if batched(engine) else 1
-    row_s = _warm_up(engine, padding, max_batch) if settings.warmup else 0.0
+    row_s = _warm_up(engine, usual_sizes(engine, document), max_batch) if settings.warmup else 0.0
     policy = Policy(parallel.sessions, max_batch, settings.batch_window_ms / 1000, settings.queue_rows)
     observer = _Later()
     loaded = LoadedModel(
@@ -91,6 +96,8 @@ def load(name: str, source: Source, settings: Settings, metrics: Metrics) -> Loa
         labels=_labels(source, engine),
         vocabulary=_vocabulary(source),
         parallel=Parallel(parallel.threads, parallel.sessions, measured),
+        origin=_origin(source),
+        config=source.document("config.json").get("config", {}),
         facts=_facts(source),
         metrics=ModelMetrics(metrics, name, source.version),
     )
@@ -125,9 +132,17 @@ def open_engine(source: Source, settings: Settings, parallel: Parallel, document
     )
 
 
-def example(specs: Sequence[TensorSpec], padding: Padding, rows: int, size: int = 8) -> Arrays:
-    """Make inputs of ones (text "1"; ids 0 where 1 is not allowed), at the largest bucket of each axis or `size`."""
-    sizes = {axis: buckets[-1] for axis, buckets in padding.buckets.items() if buckets}
+def usual_sizes(engine: Engine, document: Mapping[str, Any]) -> dict[str, int]:
+    """Give the sizes of axes that a model is usually run at: the largest that its manifest names, or its own example's.
+
+    A model need not run at any size: one that reads pixels wants whole patches.
+    """
+    named = {axis: max(sizes) for axis, sizes in document.get("padding", {}).items() if sizes}
+    return {**engine.example_sizes, **named}
+
+
+def example(specs: Sequence[TensorSpec], sizes: Mapping[str, int], rows: int, size: int = 8) -> Arrays:
+    """Make inputs of ones (text "1"; ids 0 where 1 is not allowed) at these sizes of named axes, else at `size`."""
     arrays: Arrays = {}
     for spec in specs:
         axes = [axis if isinstance(axis, int) else sizes.get(axis, size) for axis in spec.shape[1:]]
@@ -156,21 +171,21 @@ def _document(source: Source, settings: Settings) -> Mapping[str, Any]:
 def _parallel(source: Source, settings: Settings, document: Mapping[str, Any]) -> tuple[Parallel, tuple[Measured, ...]]:
     def timed(parallel: Parallel) -> tuple[Engine, Arrays]:
         engine = open_engine(source, settings, parallel, document)
-        padding = padding_of(engine.inputs, document.get("padding", {}))
-        return engine, example(engine.inputs, padding, min(8, settings.max_batch) if batched(engine) else 1)
+        rows = min(8, settings.max_batch) if batched(engine) else 1
+        return engine, example(engine.inputs, usual_sizes(engine, document), rows)
 
     return choose_parallel(settings.threads, settings.sessions, timed)
 
 
-def _warm_up(engine: Engine, padding: Padding, max_batch: int) -> float:
+def _warm_up(engine: Engine, sizes: Mapping[str, int], max_batch: int) -> float:
     """Run the smallest and the largest batch; give the seconds of a row in the largest.
 
     Raises:
         VlcompressError: the model cannot run on inputs of its own shapes.
     """
     try:
-        engine.run(example(engine.inputs, padding, 1))
-        feeds = example(engine.inputs, padding, max_batch)
+        engine.run(example(engine.inputs, sizes, 1))
+        feeds = example(engine.inputs, sizes, max_batch)
         engine.run(feeds)
         return seconds_of(lambda: engine.run(feeds)) / max_batch
     except Refusal as error:
@@ -187,6 +202,15 @@ def _labels(source: Source, engine: Engine) -> tuple[str, ...]:
 def _vocabulary(source: Source) -> WordPiece | None:
     path = source.find("vocab.txt")
     return None if path is None else WordPiece.load(path)
+
+
+def _origin(source: Source) -> dict[str, str]:
+    """Give family and task from the run that the model belongs to, or the family alone from its own documents."""
+    recipe = source.document("run.json").get("recipe")
+    if recipe is not None:
+        return {"family": recipe["model"]["family"], "task": recipe["data"]["task"]}
+    documents = (source.document("manifest.json"), source.document("config.json"))
+    return next(({"family": one["family"]} for one in documents if "family" in one), {})
 
 
 def _facts(source: Source) -> dict[str, str]:

@@ -6,7 +6,8 @@ import queue
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -77,19 +78,22 @@ class BackgroundHandler(logging.Handler):
                     self._stream.flush()
 
 
-def configure(level: str) -> BackgroundHandler:
-    """Send everything that this process logs to stderr as JSON lines.
+@contextmanager
+def json_logs(level: str) -> Iterator[None]:
+    """Inside the block, send everything that this process logs to stderr as JSON lines.
 
     Args:
         level: key of LEVELS; what is below it is left out.
-
-    Returns:
-        The handler, to be closed at the end.
     """
-    handler = BackgroundHandler(sys.stderr)
-    root = logging.getLogger()
+    root, handler = logging.getLogger(), BackgroundHandler(sys.stderr)
+    before, before_level = root.handlers[:], root.level
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     for name in ("vlcompress", "uvicorn"):
         logging.getLogger(name).setLevel(LEVELS[level])
-    return handler
+    try:
+        yield
+    finally:
+        handler.close()
+        root.handlers[:] = before
+        root.setLevel(before_level)

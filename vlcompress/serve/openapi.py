@@ -5,6 +5,7 @@ from typing import Any
 
 import vlcompress
 from vlcompress.serve.openapi_schemas import SCHEMAS, reference
+from vlcompress.serve.routes_v1 import TASKS
 
 Json = dict[str, Any]
 
@@ -126,12 +127,13 @@ def _task_paths() -> Json:
                 },
             },
         },
-        "/v1/vqa": {
+        "/v1/{task}": {
+            "parameters": [_parameter("task", {"type": "string", "enum": list(TASKS)})],
             "post": {
-                "summary": "Ask a question about a picture or about region features.",
+                "summary": "Ask about a picture or about region features.",
                 "requestBody": {"required": True, "content": _json("VqaRequest")},
                 "responses": {"200": _answer("VqaResponse"), **_errors(*_BODY_STATUSES, 404, 500)},
-            }
+            },
         },
     }
 

@@ -121,7 +121,7 @@ SCHEMAS: Json = {
             "answers": _list(_object({"label": _TEXT, "score": _NUMBER})),
             "timing_ms": {"type": "object", "additionalProperties": _NUMBER},
             "boxes": _list(_BOX),
-            "boxes_from": {"type": "string", "enum": ["stored", "given", "proposed"]},
+            "boxes_from": {"type": "string", "enum": ["stored", "given", "proposed", "none"]},
             "question_cut": _FLAG,
             "unknown_words": _list(_TEXT),
         }

@@ -129,7 +129,7 @@ async function ask() {
   $("go").disabled = true;
   try {
     const begin = performance.now();
-    const found = await (await call("/v1/vqa", { method: "POST", body: JSON.stringify(asked) })).json();
+    const found = await (await call("/v1/" + model.task, { method: "POST", body: JSON.stringify(asked) })).json();
     show(question, found, performance.now() - begin, model);
     say(null);
   } catch (error) { say(error); } finally { $("go").disabled = false; }
@@ -168,6 +168,7 @@ const origins = {
   stored: "stored with the picture",
   proposed: "found in its pixels: whatever stands out from the ground",
   given: "given",
+  none: "the model reads the pixels themselves",
 };
 
 function bar(answer) {

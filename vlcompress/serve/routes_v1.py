@@ -14,11 +14,11 @@ from vlcompress.serve.pictures import NAMES, picture_named
 from vlcompress.serve.record import record_of
 from vlcompress.serve.refusal import Refusal, invalid, shown
 from vlcompress.serve.routes_v2 import note, require_loaded, run_model, server_of
+from vlcompress.serve.tasks.answering import AnsweringEndpoint
 from vlcompress.serve.tasks.base import Json, TaskEndpoint, not_for_task
-from vlcompress.serve.tasks.vqa import VqaEndpoint
 from vlcompress.serve.tensors import numpy_datatype
 
-TASKS: dict[str, TaskEndpoint] = {"vqa": VqaEndpoint()}
+TASKS: dict[str, TaskEndpoint] = {name: AnsweringEndpoint(name) for name in ("vqa", "gqa", "snli_ve")}
 MOST_ANSWERS = 100
 
 

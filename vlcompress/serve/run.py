@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import socket
-from contextlib import closing
 from dataclasses import asdict
 from types import FrameType
 from typing import Any
@@ -12,7 +11,7 @@ import uvicorn
 
 from vlcompress.errors import VlcompressError
 from vlcompress.serve.app import create_app
-from vlcompress.serve.logs import configure
+from vlcompress.serve.logs import json_logs
 from vlcompress.serve.metrics import INFO_LABELS
 from vlcompress.serve.server import Server
 from vlcompress.serve.settings import Settings
@@ -29,7 +28,7 @@ def run(settings: Settings, announce: Announce = lambda document, text: None) ->
     Raises:
         VlcompressError: a model that cannot be served, or an address that cannot be listened on.
     """
-    with closing(configure(settings.log_level)), bound(settings) as address:
+    with json_logs(settings.log_level), bound(settings) as address:
         app = create_app(settings)
         server: Server = app.state.server
         server.load()
@@ -82,6 +81,7 @@ def config(app: object, settings: Settings) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        ws="none",
         timeout_graceful_shutdown=max(1, round(settings.stop_seconds)),
         timeout_keep_alive=75,
         lifespan="on",

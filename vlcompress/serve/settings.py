@@ -76,7 +76,7 @@ class Settings:
     max_body_bytes: int = 32 << 20
     max_inflated_bytes: int = 64 << 20
     max_inflight_bytes: int = 256 << 20
-    max_axis: int = 512
+    max_axis: int = 1024
     body_seconds: float = 30.0
     token: str | None = field(default=None, repr=False)
     drain_seconds: float = 5.0

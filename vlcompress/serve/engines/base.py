@@ -15,6 +15,7 @@ class Engine(Protocol):
         provider: the execution provider that it really runs on.
         inputs, outputs: its tensors.
         axis_limits: largest sizes of named axes, where the model has one.
+        example_sizes: sizes of named axes that the model surely runs at, as far as known.
     """
 
     platform: str
@@ -23,6 +24,7 @@ class Engine(Protocol):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     axis_limits: Mapping[str, int]
+    example_sizes: Mapping[str, int]
 
     def run(self, feeds: Arrays) -> Arrays:
         """Run the model.

@@ -17,6 +17,7 @@ class TorchEngine:
     platform = "pytorch_vlcompress"
     backend = "torch"
     provider = "cpu"
+    example_sizes: Mapping[str, int]
 
     def __init__(self, folder: Path, *, threads: int) -> None:
         """Load the artefact ``compiled/``.
@@ -30,7 +31,7 @@ class TorchEngine:
         """
         self._threads, self._local = threads, threading.local()
         self._compiled = load_compiled(folder, {name: family() for name, family in FAMILIES.items()})
-        self.inputs = _inputs(self._compiled)
+        self.inputs, self.example_sizes = _inputs(self._compiled)
         self.outputs: tuple[TensorSpec, ...] = (
             TensorSpec("logits", "FP32", ("batch", len(self._compiled.head.labels))),
         )
@@ -53,13 +54,14 @@ class TorchEngine:
         return {"logits": scores.float().numpy()}
 
 
-def _inputs(compiled: Compiled) -> tuple[TensorSpec, ...]:
-    """Describe the inputs by the family's own example of them."""
+def _inputs(compiled: Compiled) -> tuple[tuple[TensorSpec, ...], dict[str, int]]:
+    """Describe the inputs by the family's own example of them; give also the example's sizes of named axes."""
     axes = compiled.family.dynamic_axes()
     example = compiled.family.example_inputs(compiled.config, batch=1, text=2, regions=2, seed=0)
-    specs = []
+    specs, sizes = [], {}
     for name, tensor in example.items():
         shape = tuple(axes[name].get(axis, size) for axis, size in enumerate(tensor.shape))
         limits = (0, int(compiled.config["vocab_size"])) if name == "input_ids" else (None, None)
         specs.append(TensorSpec(name, numpy_datatype(tensor.numpy().dtype), shape, *limits))
-    return tuple(specs)
+        sizes.update({axis: size for axis, size in zip(shape, tensor.shape, strict=True) if isinstance(axis, str)})
+    return tuple(specs), sizes

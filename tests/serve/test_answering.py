@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -18,13 +19,20 @@ from vlcompress.cli.main import main
 from vlcompress.data.scenes.make import Part, make_picture
 from vlcompress.data.scenes.proposals import propose
 from vlcompress.data.scenes.render import decode
+from vlcompress.data.scenes.vocabulary import tokens
 from vlcompress.data.scenes.world import sample_scene
+from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
+from vlcompress.export.onnx import export_onnx
+from vlcompress.models.base import Head, Sample
+from vlcompress.models.registry import family_named
 from vlcompress.serve.app import create_app
 from vlcompress.serve.pictures import NAMES, picture_named
-from vlcompress.serve.settings import Settings
+from vlcompress.serve.settings import ModelSpec, Settings
 from vlcompress.serve.start import make_settings, newest_model
-from vlcompress.tickets.models import samples, score_task
+from vlcompress.serve.tasks.answering import _One
+from vlcompress.sparse.timing import Effort
+from vlcompress.tickets.models import samples, score_task, ticket_model
 from vlcompress.tickets.run import Run, newest_run
 from vlcompress.tickets.ticket import load_ticket
 
@@ -61,8 +69,6 @@ def test_the_newest_run_is_served_and_scores_as_the_model_does(home: Path, run: 
         for name, value in inputs.items()
     ]  # fmt: skip
     found = client.post("/v2/models/lxmert_vqa/infer", json={"inputs": tensors}).json()
-    from vlcompress.tickets.models import ticket_model
-
     family, model = ticket_model(ticket)
     expected = family.logits(model, inputs).detach().numpy()
     got = np.reshape(found["outputs"][0]["data"], found["outputs"][0]["shape"])
@@ -155,6 +161,34 @@ def test_words_that_the_model_does_not_know_are_told(client: Client) -> None:
     assert long["question_cut"] is True
 
 
+@pytest.mark.parametrize("name", ["uniter", "vilt"])
+def test_other_families_are_asked_in_the_same_words(name: str, tmp_path: Path) -> None:
+    family, head = family_named(name), Head("answers", ("red", "blue", "no"))
+    config = family.config("tiny", vocab_size=len(tokens()), feature_dim=128)
+    model = family.build(config, head, seed=0).eval()
+    samples = [family.example_inputs(config, batch=2, text=6, regions=8, seed=0)]
+    export_onnx(family, model, tmp_path / "onnx", samples, config=config, head=head, effort=Effort(1, 0.001, 0))
+    (tmp_path / "ticket").mkdir()
+    (tmp_path / "ticket" / "vocab.txt").write_text("\n".join(tokens()) + "\n")
+    (tmp_path / "ticket" / "config.json").write_text(json.dumps({"family": name, "config": config}))
+    settings = Settings((ModelSpec("m", tmp_path),), threads=1, sessions=1)
+    client = Client(create_app(settings))
+    pixels = family.reads == "pixels"
+    assert client.get("/v1").json()["models"][0]["accepts"] == {"features": not pixels, "image": True}
+    found = client.post("/v1/vqa", json={"question": QUESTION, "picture": NAMES[0]}).json()
+    assert (found["boxes_from"], len(found["boxes"])) == (("none", 0) if pixels else ("stored", 8))
+    picture = picture_named(NAMES[0])
+    image = family.pictures(config, _One(np.asarray(decode(picture.jpeg)))).pixels("") if pixels else picture.regions
+    ids = WordPiece(tokens()).encode([QUESTION])[0]
+    with torch.inference_mode():
+        logits = family.logits(model, family.collate([Sample(ids, np.zeros_like(ids), (image,))]))[0]
+    best = found["answers"][0]
+    assert best["label"] == head.labels[int(logits.argmax())]
+    assert best["score"] == pytest.approx(float(logits.max().sigmoid()), abs=1e-4)
+    uploaded = client.post("/v1/vqa", json={"question": QUESTION, "image": jpeg(NAMES[0])})
+    assert uploaded.status_code == 200, uploaded.text
+
+
 def png(size: tuple[int, int]) -> str:
     file = io.BytesIO()
     Image.new("1", size).save(file, "PNG")
@@ -195,12 +229,12 @@ def test_unknown_tasks_and_models_that_do_not_do_it(
     client: Client, models: Path, settings: Callable[..., Settings]
 ) -> None:
     found = client.post("/v1/chess", json={})
-    assert (found.status_code, found.json()["error"]) == (404, "unknown task 'chess': allowed are vqa")
+    assert (found.status_code, found.json()["error"]) == (404, "unknown task 'chess': allowed are gqa, snli_ve, vqa")
     tensors_only = Client(create_app(settings()))
     asked = {"question": "x", "picture": NAMES[0]}
     assert "no model on this server does task 'vqa'" in tensors_only.post("/v1/vqa", json=asked).json()["error"]
     assert "does not do task" in tensors_only.post("/v1/vqa", json={**asked, "model": "words"}).json()["error"]
-    assert tensors_only.get("/v1").json() == {"tasks": ["vqa"], "models": [], "pictures": []}
+    assert tensors_only.get("/v1").json() == {"tasks": ["gqa", "snli_ve", "vqa"], "models": [], "pictures": []}
 
 
 def test_the_overview_lists_models_and_pictures_with_questions(client: Client) -> None:

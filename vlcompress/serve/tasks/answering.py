@@ -1,0 +1,202 @@
+"""Answering about one image: a question and region features, or a picture where the model's regions can be computed.
+
+Any family will do: it says itself what a text and an image become (`vlcompress.models.base.Family.collate`).
+"""
+
+import base64
+import binascii
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from vlcompress.data.regions import Regions
+from vlcompress.data.scenes.encoder import FEATURE_DIM, encode
+from vlcompress.data.scenes.proposals import propose
+from vlcompress.data.scenes.render import decode
+from vlcompress.data.scenes.vocabulary import tokens
+from vlcompress.data.scenes.world import HEIGHT, WIDTH
+from vlcompress.data.tokenizer import WordPiece
+from vlcompress.models.base import Sample
+from vlcompress.models.registry import FAMILIES, family_named
+from vlcompress.serve.loaded import LoadedModel
+from vlcompress.serve.pictures import picture_named
+from vlcompress.serve.refusal import Refusal, invalid
+from vlcompress.serve.tasks.base import Json, Prepared, best_labels, matrix, not_for_task, text
+from vlcompress.serve.tensors import Arrays
+from vlcompress.tasks.reading import max_words
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+MOST_PIXELS = 25_000_000
+_SIZE_4 = np.array([WIDTH, HEIGHT, WIDTH, HEIGHT], dtype=np.float32)
+_ONE_OF = ("picture", "image", "features")
+
+Boxes = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+
+class AnsweringEndpoint:
+    """``POST /v1/vqa`` and its like (see `vlcompress.serve.tasks.base.TaskEndpoint`)."""
+
+    def __init__(self, name: str) -> None:
+        """Make the endpoint of a task whose models score a closed list of answers about one image."""
+        self.name = name
+
+    def accepts(self, model: LoadedModel) -> dict[str, bool]:
+        """Say what a model can be asked with: region features, or a picture.
+
+        A family that reads regions needs the built-in region encoder for a picture: the model then has its feature
+        width and the built-in words. One that reads pixels takes any picture.
+        """
+        told = model.origin.get("task", "vqa" if self.name == "vqa" else "")
+        if told != self.name or model.vocabulary is None or not model.labels:
+            return {}
+        if model.origin.get("family") not in FAMILIES or "input_ids" not in _inputs(model):
+            return {}
+        if family_named(model.origin["family"]).reads == "pixels":
+            return {"features": False, "image": True} if model.config else {}
+        words = list(model.vocabulary.tokens) == list(tokens())
+        return {"features": True, "image": _feature_dim(model) == FEATURE_DIM and words}
+
+    def prepare(self, model: LoadedModel, request: Json) -> Prepared:
+        """Make one row of tensors."""
+        accepted = self.accepts(model)
+        if not accepted or model.vocabulary is None:
+            raise not_for_task(model, self.name)
+        given = [name for name in _ONE_OF if request.get(name) is not None]
+        if len(given) != 1:
+            raise invalid(f"give exactly one of {', '.join(_ONE_OF)}: there is {' and '.join(given) or 'none'}")
+        if not accepted["features" if given[0] == "features" else "image"]:
+            raise _wrong_kind(model, given[0])
+        question = text(request, "question")
+        family = family_named(model.origin["family"])
+        longest = min(max_words(family, model.config), model.limits.axes.get("text", 1 << 30))
+        ids_T, cut = _ids(model.vocabulary, question, longest)
+        if family.reads == "pixels":
+            image: Regions | Pixels = family.pictures(model.config, _One(_pixels(request, given[0]))).pixels("")
+            boxes_R4, origin = np.zeros((0, 4), np.float32), "none"
+        else:
+            image, origin = _regions(model, request, given[0])
+            boxes_R4 = image.normalized_boxes
+        facts = {
+            "boxes": np.round(boxes_R4.astype(np.float64), 4).tolist(),
+            "boxes_from": origin,
+            "question_cut": cut,
+            "unknown_words": _unknown_words(model.vocabulary, question),
+        }
+        tensors = family.collate([Sample(ids_T, np.zeros_like(ids_T), (image,))])
+        return Prepared({name: tensors[name].numpy() for name in _inputs(model)}, facts)
+
+    def answers(self, model: LoadedModel, outputs: Arrays, top_k: int) -> list[Json]:
+        """Give the best answers; a score is the sigmoid of the answer's logit, as it was trained."""
+        (logits_1L,) = outputs.values()
+        scores_L = 1 / (1 + np.exp(-logits_1L[0].astype(np.float64)))
+        return best_labels(scores_L, model.labels, top_k)
+
+
+class _One:
+    """A source of pictures with a single one."""
+
+    feature_dim = 0
+
+    def __init__(self, picture: Pixels) -> None:
+        self._picture = picture
+
+    def has_regions(self, image: str) -> bool:
+        return False
+
+    def regions(self, image: str, *, ground_truth: bool = False) -> Regions:
+        raise NotImplementedError("a family that reads pixels asks for no regions")
+
+    def has_pixels(self, image: str) -> bool:
+        return True
+
+    def pixels(self, image: str) -> Pixels:
+        return self._picture
+
+
+def read_picture(content: object) -> Image.Image:
+    """Decode a picture from base64 (a data URL is fine): RGB.
+
+    Raises:
+        Refusal: 400: broken base64, another format, too many pixels, a broken file.
+    """
+    if not isinstance(content, str):
+        raise invalid("'image' is not base64 text")
+    try:
+        data = base64.b64decode(content.rpartition("base64,")[2], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise invalid(f"'image' is not valid base64: {error}") from None
+    try:
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        if picture.width * picture.height > MOST_PIXELS:
+            raise invalid(f"the picture has {picture.width} x {picture.height} pixels: at most 25 million are accepted")
+        picture.draft("RGB", (1024, 1024))  # a large JPEG is decoded small: less time and memory
+        return picture.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError):
+        raise invalid(f"'image' is not a picture in one of {', '.join(FORMATS)}, or it is damaged") from None
+
+
+def _pixels(request: Json, kind: str) -> Pixels:
+    picture = decode(picture_named(request["picture"]).jpeg) if kind == "picture" else read_picture(request["image"])
+    return np.asarray(picture)
+
+
+def _regions(model: LoadedModel, request: Json, kind: str) -> tuple[Regions, str]:
+    """Give the regions, and where their boxes came from."""
+    if kind == "picture":
+        return picture_named(request["picture"]).regions, "stored"
+    if kind == "features":
+        features_RD = matrix(request, "features", _feature_dim(model))
+        boxes_R4 = _boxes(request)
+        if len(boxes_R4) != len(features_RD):
+            raise invalid(f"there are {len(features_RD)} rows of features and {len(boxes_R4)} boxes")
+        return _described(boxes_R4, features_RD), "given"
+    # The encoder knows pictures of one size, so others are stretched to it; boxes in 0..1 stay the same.
+    picture = read_picture(request["image"]).resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+    given = request.get("boxes") is not None
+    boxes_R4 = _boxes(request) if given else propose(picture) / _SIZE_4
+    return _described(boxes_R4, encode(picture, boxes_R4 * _SIZE_4)), "given" if given else "proposed"
+
+
+def _described(boxes_R4: Boxes, features_RD: NDArray[np.float32]) -> Regions:
+    """Make regions of boxes in 0..1; what a detector would say of them is not known, and no model reads it."""
+    nothing = np.full(len(boxes_R4), -1, dtype=np.int64)
+    unsure = np.zeros(len(boxes_R4), dtype=np.float32)
+    return Regions("", 1, 1, boxes_R4, features_RD, nothing, unsure, nothing, unsure)
+
+
+def _boxes(request: Json) -> Boxes:
+    boxes_R4 = matrix(request, "boxes", 4)
+    x1, y1, x2, y2 = boxes_R4.T
+    if boxes_R4.min() < 0 or boxes_R4.max() > 1 or (x2 <= x1).any() or (y2 <= y1).any():
+        raise invalid("'boxes' are corners x1, y1, x2, y2 with 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1")
+    return boxes_R4
+
+
+def _ids(vocabulary: WordPiece, question: str, longest: int) -> tuple[NDArray[np.int64], bool]:
+    """Give the token ids of a question, and whether it had to be cut."""
+    (ids_T,) = vocabulary.encode([question], longest)
+    return ids_T, vocabulary.encode([question], longest + 1).shape[1] > longest
+
+
+def _wrong_kind(model: LoadedModel, kind: str) -> Refusal:
+    if kind == "features":
+        return invalid(f"model '{model.name}' takes no features: it reads pictures")
+    return invalid(f"model '{model.name}' takes no pictures: it needs 'features' of its own region detector")
+
+
+def _inputs(model: LoadedModel) -> list[str]:
+    return [spec.name for spec in model.engine.inputs]
+
+
+def _feature_dim(model: LoadedModel) -> int:
+    spec = next(spec for spec in model.engine.inputs if spec.name == "visual_feats")
+    return int(spec.shape[-1])
+
+
+def _unknown_words(vocabulary: WordPiece, question: str) -> list[str]:
+    """List words that the model reads as [UNK], each once."""
+    words = dict.fromkeys(question.lower().replace("?", " ").split())
+    return [word for word in words if vocabulary.unk_id in vocabulary.encode([word])]
