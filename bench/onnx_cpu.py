@@ -2,7 +2,7 @@
 
     python -m bench.onnx_cpu build --work FOLDER       # graphs, some 10 GB; each is checked against PyTorch
     python -m bench.onnx_cpu measure --work FOLDER     # each form beside dense, in a process; repeat to go on
-    python -m bench.onnx_cpu table                     # bench/results/onnx/cpu.json -> cpu.md
+    python -m bench.onnx_cpu table --work FOLDER       # bench/results/onnx/cpu.json -> cpu.md
 
 Random weights and random masks: speed depends on where zeros may be, not on the values; it says nothing about
 accuracy. 20 words and 36 regions. Dense and pruned run in one process, in turn, with the same threads and the same
@@ -101,7 +101,7 @@ def measure_all(work: Path, only: str, minutes: float) -> None:
     end = time.monotonic() + 60 * minutes
     for threads in THREADS:
         for path in sorted(work.glob(only)):
-            record = RESULTS / "parts" / f"{path.stem}-t{threads}.json"
+            record = work / "parts" / f"{path.stem}-t{threads}.json"
             if path.stem == "dense" or path.stem.startswith("masked") or record.is_file():
                 continue
             if time.monotonic() > end:
@@ -163,9 +163,9 @@ def scores(session: Any, inputs: Any) -> Any:
     return session.run(["logits"], feed(session, inputs))[0]
 
 
-def table() -> str:
+def table(work: Path) -> str:
     """Put the parts together: cpu.json, and a table in Markdown."""
-    parts = [json.loads(path.read_text()) for path in sorted((RESULTS / "parts").glob("*.json"))]
+    parts = [json.loads(path.read_text()) for path in sorted((work / "parts").glob("*.json"))]
     write_file(RESULTS / "cpu.json", dumps({"parts": parts}))
     lines = [
         "| form | threads | " + " | ".join(f"batch {batch}" for batch in BATCHES) + " | load s | MB |",
@@ -200,7 +200,7 @@ def main() -> None:
     elif said.stage == "measure":
         measure_all(said.work, said.only, said.minutes)
     else:
-        print(table())
+        print(table(said.work))
 
 
 if __name__ == "__main__":

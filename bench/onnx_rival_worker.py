@@ -6,7 +6,10 @@ scores.
 """
 
 import json
+import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -62,6 +65,10 @@ def deepsparse(model: str, inputs: Inputs, threads: int) -> tuple[Run, str]:
     import deepsparse as runtime
 
     batch = len(next(iter(inputs.values())))
+    copy = tempfile.mkdtemp()  # it writes its input shapes into the file that it is given
+    for file in (model, f"{model}.data"):
+        shutil.copy(file, copy)
+    model = os.path.join(copy, os.path.basename(model))
     engine = runtime.Engine(model, batch_size=batch, num_cores=threads, input_shapes=_shapes(model, inputs))
     feed = [np.ascontiguousarray(inputs[name]) for name in engine.input_names]
     return lambda: engine.run(feed)[0], runtime.__version__
