@@ -312,4 +312,3 @@ def _flag(parameters: Json, key: str, where: str) -> bool:
     if not isinstance(found, bool):
         raise invalid(f"parameter '{key}' of {where} is neither true nor false")
     return found
-

@@ -38,8 +38,9 @@ METRIC = {"vqa", "gqa", "nlvr2", "snli_ve", "vcr", "refcoco", "retrieval"}
 
 MARKS = {"parity": "p", "format": "f", "metric": "m"}
 LEGEND = (
-    "Score: the dense model on built-in data, one seed (with p: its outputs are compared with the official code's, "
-    "f: the published files are read, m: the metric is checked against the official evaluator). "
+    "Score: the dense model on built-in data, one seed, beside what words alone or chance give "
+    "(with p: its outputs are compared with the official code's, f: the published files are read, "
+    "m: the metric is checked against the official evaluator). "
     "tiny: random weights and 40 pictures show that a cell runs, not how good it is."
 )
 _WAITING = "not run"
@@ -89,7 +90,24 @@ def _text(cell: Mapping[str, Any] | None, markdown: bool) -> str:
     if cell is None:
         return _NONE
     score = _WAITING if cell["score"] is None else f"{100 * cell['score']:.2f}"
+    score += blind(cell)
     size = "" if cell.get("size", "small") == "small" else f" ({cell['size']})"
     if markdown:
         return f"{score}{size} " + "".join("✓" if name in cell["marks"] else "·" for name in MARKS)
     return f"{score}{size} " + "".join(sign if name in cell["marks"] else "." for name, sign in MARKS.items())
+
+
+BLIND = {"gqa": "words_only", "nlvr2": "words_only", "snli_ve": "words_only", "vqa": "question_only"}
+CHANCE = {"vcr": "Q->AR", "retrieval": "R@1", "classification": "fine"}
+"""What of a data folder's report stands beside a task's score: per cent of a blind model, or a fraction by chance."""
+
+
+def blind(cell: Mapping[str, Any]) -> str:
+    """Give " against 34.62", what the cell's data report says of words alone or of chance; "" where it says nothing."""
+    task, report = cell["task"], cell.get("without_looking")
+    if report is None or task not in (*BLIND, *CHANCE):
+        return ""
+    if task in CHANCE:
+        return f" against {100 * report[CHANCE[task]]:.2f}"
+    found = report[BLIND[task]]
+    return f" against {found['overall'] if isinstance(found, dict) else found:.2f}"
