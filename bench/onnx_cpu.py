@@ -115,8 +115,8 @@ def measured(dense: Path, path: Path, threads: int) -> Json:
     variants: dict[str, tuple[Path, dict[str, Any]]] = {
         "dense": (dense, {}),
         "dense, fused": (dense, {"disable_skip_layer_norm": False}),
-        "form": (path, {}),
-        "form, fused": (path, {"disable_skip_layer_norm": False}),
+        "form": (path, {"native": "float32"}),
+        "form, fused": (path, {"disable_skip_layer_norm": False, "native": "float32"}),
     }
     if path.stem.startswith("native"):
         variants["form, bfloat16"] = (path, {"native": "bfloat16"})

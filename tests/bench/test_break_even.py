@@ -14,6 +14,6 @@ def test_always_and_never() -> None:
     assert break_even(100, {0.5: 99, 0.9: 99}) == 0.0
 
 
-def test_one_point() -> None:
-    assert break_even(100, {0.7: 50}) == 0.0
+def test_one_point_tells_of_itself_only() -> None:
+    assert break_even(100, {0.7: 50}) == 0.7
     assert break_even(100, {0.7: 150}) is None

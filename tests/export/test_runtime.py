@@ -1,5 +1,8 @@
 """Sessions run where they were asked to run, and files are written for the runtime that must read them."""
 
+import json
+from pathlib import Path
+
 import onnx_ir as ir
 import onnxruntime
 import pytest
@@ -7,7 +10,8 @@ import torch
 
 from tests.export.graphs import exporter_like_graph
 from vlcompress.errors import VlcompressError
-from vlcompress.export.runtime import require_provider, session_from_bytes
+from vlcompress.export import runtime
+from vlcompress.export.runtime import open_session, require_provider, session_from_bytes
 from vlcompress.export.target import Target, target
 
 
@@ -43,3 +47,26 @@ def test_a_target_is_the_newest_that_everybody_reads_unless_told_otherwise() -> 
 def test_unknown_releases_list_the_known_ones(said: str) -> None:
     with pytest.raises(VlcompressError, match=rf"unknown onnxruntime release '{said}': allowed are 1\.14"):
         target(runtime=said)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "wanted"),
+    [
+        (None, "off"),
+        ({"native": None}, "off"),
+        ({"native": {"timings": {"off": {"us": 20.0}, "float32": {"us": 30.0}}}}, "off"),
+        ({"native": {"timings": {"off": {"us": 30.0}, "float32": {"us": 20.0}}}}, "float32"),
+    ],
+)
+def test_the_native_kernel_runs_where_the_export_measured_it_to_be_faster(
+    manifest: dict[str, object] | None, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(b"")
+    if manifest is not None:
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    opened: list[object] = []
+    monkeypatch.setattr(runtime, "_session", lambda *arguments: opened.append(arguments[-1]))
+    open_session(model, threads=1)
+    open_session(model, threads=1, native="bfloat16")
+    assert opened == [wanted, "bfloat16"]

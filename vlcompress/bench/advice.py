@@ -34,9 +34,9 @@ def _sentence(row: Json, sparsity: float, batch: int) -> str:
     found = _point(row, sparsity)["batches"][str(batch)]["speedup"]
     what = f"{row['pattern'].removeprefix('block:')} at {100 * sparsity:g} % ({row['form']}), batch {batch}"
     even = row["break_even"][str(batch)]
-    when = "no sparsity makes it faster than dense" if even is None else f"faster than dense from {100 * even:.0f} % on"
-    verdict = "no faster than dense: prune otherwise" if found["low"] <= 1 else f"{found['value']:.2f}x dense"
-    return f"{what}: {verdict}; {when}"
+    if found["low"] <= 1 or even is None:
+        return f"{what}: no faster than dense: prune otherwise"
+    return f"{what}: {found['value']:.2f}x dense; faster than dense from {100 * even:.0f} % on"
 
 
 def _none(pattern: str) -> str:

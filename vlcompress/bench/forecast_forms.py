@@ -141,7 +141,7 @@ class Subject:
 
     def _open(self, path: Path) -> Opened:
         start = time.perf_counter()
-        session = open_session(path, threads=self.chooser.threads, provider=self.chooser.provider)
+        session = open_session(path, threads=self.chooser.threads, provider=self.chooser.provider, native="float32")
         return Opened(session, time.perf_counter() - start, size(path))
 
     def _named_initialisers(self) -> dict[str, tuple[str, bool]]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from vlcompress.artefacts import read_json
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.export.native.build import built
 from vlcompress.export.target import IR_VERSION, OPSET
@@ -25,7 +26,7 @@ def open_session(
     threads: int,
     disable_skip_layer_norm: bool = True,
     provider: str = "cpu",
-    native: Native = "float32",
+    native: Native | None = None,
 ) -> Any:
     """Open an exported model.
 
@@ -38,6 +39,8 @@ def open_session(
         native: on the CPU, what the native kernel computes packed nodes in, if `vlcompress native build` was run;
             without it, and with "off", they run with the standard operators that the file holds for them. "bfloat16"
             rounds weights and activations of those nodes to 8 bits of mantissa: measure the task's score with it.
+            None takes float32 where the export measured that it is faster, and "off" elsewhere: wide blocks are slower
+            in the kernel.
 
     Raises:
         VlcompressError: no such file, a file that ONNX Runtime cannot read, a provider that is unknown or not there, or
@@ -46,11 +49,19 @@ def open_session(
     if not model.is_file():
         raise VlcompressError(f"no ONNX model at '{model}': give a file that exists, or run export first")
     try:
-        return _session(str(model), threads, disable_skip_layer_norm, provider, native)
+        return _session(str(model), threads, disable_skip_layer_norm, provider, native or _measured(model))
     except Exception as error:
         if type(error).__module__.startswith("onnxruntime"):
             raise VlcompressError(f"ONNX Runtime cannot read '{model}' ({error}): export it again") from error
         raise
+
+
+def _measured(model: Path) -> Native:
+    """Give what the manifest beside a model says is faster; "off" where it says nothing."""
+    manifest = model.parent / "manifest.json"
+    found = read_json(manifest).get("native") if manifest.is_file() else None
+    times = found["timings"] if found else {}
+    return "float32" if times and times["float32"]["us"] < times["off"]["us"] else "off"
 
 
 def session_from_bytes(
