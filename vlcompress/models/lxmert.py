@@ -22,6 +22,7 @@ from transformers import LxmertConfig, LxmertForPreTraining, LxmertForQuestionAn
 from vlcompress.data.examples import Pictures
 from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError, unknown
+from vlcompress.models.anatomy import head_coupling, prunable_where
 from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport, Prunable, Sample
 from vlcompress.models.building import left_and_right, materialise, skeleton
 from vlcompress.models.checkpoints import load_strictly, read_checkpoint, renamed
@@ -299,17 +300,12 @@ class LxmertFamily:
         """
         if policy not in _POLICIES:
             raise unknown("pruning policy", policy, _POLICIES)
-        pruned = _POLICIES[policy]
-        sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-        names = tuple(name for name in sizes if pruned(name))
-        excluded = {name: _reason(name, policy) for name in sizes if not pruned(name)}
-        backbone = sum(size for name, size in sizes.items() if name.startswith("lxmert."))
-        return Prunable(names, excluded, sum(sizes[name] for name in names), backbone)
+        return prunable_where(model, _POLICIES[policy], lambda name: _reason(name, policy), self.backbone_prefix)
 
     def couplings(self, model: nn.Module) -> Sequence[Coupling]:
         """List every attention head and feed-forward neuron, by the sizes that the modules have now."""
         modules = dict(model.named_modules())
-        heads = (_heads(name, module) for name, module in modules.items() if isinstance(module, Attention))
+        heads = (head_coupling(name, module) for name, module in modules.items() if isinstance(module, Attention))
         return [*heads, *_neurons(modules)]
 
     def pictures(self, config: Config, source: Pictures) -> Pictures:
@@ -438,19 +434,6 @@ def _reason(name: str, policy: str) -> str:
     if policy == "as-released":
         return "left out by position in the released code"
     return next(reason for pattern, reason in _REASONS if pattern.search(name))
-
-
-def _heads(name: str, attention: Attention) -> Coupling:
-    layer = name.rpartition(".")[0]
-    return Coupling(
-        kind="head",
-        producers=tuple(f"{name}.{part}.weight" for part in ("query", "key", "value")),
-        consumer=f"{layer}.output.dense.weight",
-        units=attention.num_attention_heads,
-        unit_size=attention.attention_head_size,
-        constant_from=f"{name}.value.weight",
-        owner=name,
-    )
 
 
 def _neurons(modules: Mapping[str, nn.Module]) -> Iterator[Coupling]:

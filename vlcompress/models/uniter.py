@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from vlcompress.data.examples import Pictures
 from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError, unknown
+from vlcompress.models.anatomy import head_coupling, prunable_where
 from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport, Prunable, Sample
 from vlcompress.models.building import materialise, skeleton
 from vlcompress.models.checkpoints import Tensors, load_strictly, read_checkpoint, renamed
@@ -215,16 +216,12 @@ class UniterFamily:
         """
         if policy != "bert-tickets":
             raise unknown("pruning policy", policy, ["bert-tickets"])
-        sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-        names = tuple(name for name in sizes if _PRUNED.fullmatch(name))
-        excluded = {name: _reason(name) for name in sizes if not _PRUNED.fullmatch(name)}
-        backbone = sum(size for name, size in sizes.items() if name.startswith(self.backbone_prefix))
-        return Prunable(names, excluded, sum(sizes[name] for name in names), backbone)
+        return prunable_where(model, lambda name: _PRUNED.fullmatch(name) is not None, _reason, self.backbone_prefix)
 
     def couplings(self, model: nn.Module) -> Sequence[Coupling]:
         """List every attention head and feed-forward neuron, by the sizes that the modules have now."""
         modules = dict(model.named_modules())
-        heads = (_heads(name, module) for name, module in modules.items() if isinstance(module, SelfAttention))
+        heads = (head_coupling(name, module) for name, module in modules.items() if isinstance(module, SelfAttention))
         return [*heads, *_neurons(modules)]
 
     def pictures(self, config: Config, source: Pictures) -> Pictures:
@@ -365,18 +362,6 @@ def _labels(model: nn.Module) -> tuple[str, ...]:
 
 def _reason(name: str) -> str:
     return next(reason for pattern, reason in _REASONS if pattern.search(name))
-
-
-def _heads(name: str, attention: SelfAttention) -> Coupling:
-    return Coupling(
-        kind="head",
-        producers=tuple(f"{name}.{part}.weight" for part in ("query", "key", "value")),
-        consumer=f"{name.removesuffix('self')}output.dense.weight",
-        units=attention.num_attention_heads,
-        unit_size=attention.attention_head_size,
-        constant_from=f"{name}.value.weight",
-        owner=name,
-    )
 
 
 def _neurons(modules: Mapping[str, nn.Module]) -> Iterator[Coupling]:

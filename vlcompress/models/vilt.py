@@ -21,6 +21,7 @@ from transformers import (
 from vlcompress.data.examples import Pictures
 from vlcompress.data.pixels import Resized, normalized
 from vlcompress.errors import VlcompressError, unknown
+from vlcompress.models.anatomy import head_coupling, prunable_where
 from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport, Prunable, Sample
 from vlcompress.models.building import left_and_right, materialise, skeleton
 from vlcompress.models.checkpoints import Tensors, load_strictly, read_checkpoint, renamed
@@ -246,16 +247,12 @@ class ViltFamily:
         """
         if policy != "bert-tickets":
             raise unknown("pruning policy", policy, ["bert-tickets"])
-        sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-        names = tuple(name for name in sizes if _PRUNED.fullmatch(name))
-        excluded = {name: _reason(name) for name in sizes if not _PRUNED.fullmatch(name)}
-        backbone = sum(size for name, size in sizes.items() if name.startswith(self.backbone_prefix))
-        return Prunable(names, excluded, sum(sizes[name] for name in names), backbone)
+        return prunable_where(model, lambda name: _PRUNED.fullmatch(name) is not None, _reason, self.backbone_prefix)
 
     def couplings(self, model: nn.Module) -> Sequence[Coupling]:
         """List every attention head and feed-forward neuron, by the sizes that the modules have now."""
         modules = dict(model.named_modules())
-        heads = (_heads(name, module) for name, module in modules.items() if isinstance(module, Attention))
+        heads = (head_coupling(name, module) for name, module in modules.items() if isinstance(module, Attention))
         return [*heads, *_neurons(modules)]
 
     def pictures(self, config: Config, source: Pictures) -> Pictures:
@@ -375,19 +372,6 @@ def _in_order(tensors: Tensors, model: nn.Module, source: str) -> tuple[Tensors,
 
 def _reason(name: str) -> str:
     return next(reason for pattern, reason in _REASONS if pattern.search(name))
-
-
-def _heads(name: str, attention: Attention) -> Coupling:
-    layer = name.rpartition(".")[0]
-    return Coupling(
-        kind="head",
-        producers=tuple(f"{name}.{part}.weight" for part in ("query", "key", "value")),
-        consumer=f"{layer}.output.dense.weight",
-        units=attention.num_attention_heads,
-        unit_size=attention.attention_head_size,
-        constant_from=f"{name}.value.weight",
-        owner=name,
-    )
 
 
 def _neurons(modules: Mapping[str, nn.Module]) -> Iterator[Coupling]:

@@ -1,7 +1,5 @@
 """Pictures for the tasks beside VQA: a scene, its picture, and both kinds of regions, from a name and a seed alone."""
 
-import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +13,10 @@ from vlcompress.data.scenes.boxes import ATTRIBUTE_CLASSES, OBJECT_CLASSES, dete
 from vlcompress.data.scenes.choices import in_order
 from vlcompress.data.scenes.encoder import encode
 from vlcompress.data.scenes.make import detected_regions
+from vlcompress.data.scenes.processes import spread
 from vlcompress.data.scenes.referring import true_boxes
 from vlcompress.data.scenes.render import decode, render
 from vlcompress.data.scenes.world import HEIGHT, WIDTH, Scene, sample_scene
-
-_CHUNK = 32
-_WORTH_PROCESSES = 500
-"""Pictures from which starting processes pays."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +49,8 @@ def shoot(seed: int, name: str) -> Shot:
 @contextmanager
 def shots(seed: int, names: Sequence[str], processes: int | None = None) -> Iterator[Iterator[Shot]]:
     """Give the pictures of these names in order, made by as many processes as pay."""
-    make = partial(shoot, seed)
-    wanted = processes or min(os.cpu_count() or 1, 4)
-    if wanted == 1 or (processes is None and len(names) < _WORTH_PROCESSES):
-        yield map(make, names)
-        return
-    with multiprocessing.get_context("spawn").Pool(wanted) as pool:
-        yield pool.imap(make, names, chunksize=_CHUNK)
+    with spread(partial(shoot, seed), names, processes) as made:
+        yield made
 
 
 def _annotated(name: str, scene: Scene, jpeg: bytes) -> Regions:

@@ -10,8 +10,6 @@ FOLDER/data_report.json, scenes.json                       baselines; recipe and
 """
 
 import json
-import multiprocessing
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -27,6 +25,7 @@ from vlcompress.data.regions import format_row
 from vlcompress.data.scenes.baselines import report
 from vlcompress.data.scenes.boxes import ATTRIBUTE_CLASSES, OBJECT_CLASSES
 from vlcompress.data.scenes.make import Part, Picture, make_picture
+from vlcompress.data.scenes.processes import spread
 from vlcompress.data.scenes.questions import ANSWERS
 from vlcompress.data.scenes.vocabulary import tokens
 from vlcompress.data.vqa_v2 import Annotated, annotations_document, questions_document, soft_label, to_lxmert
@@ -36,9 +35,6 @@ GENERATOR_VERSION = 2
 """Changes whenever the same recipe would give other bytes."""
 
 _KNOWN = Answers(ANSWERS)
-_CHUNK = 32
-_WORTH_PROCESSES = 500
-"""Pictures from which starting processes pays."""
 
 
 @dataclass(frozen=True)
@@ -183,13 +179,8 @@ def _archive(path: Path) -> ZipFile:
 def _pictures(seed: int, part: Part, processes: int | None) -> Iterator[Iterator[Picture]]:
     """Give the part's pictures in order, made by as many processes as pay."""
     numbers = range(part.first_number, part.first_number + part.pictures)
-    make = partial(make_picture, seed, part)
-    wanted = processes or min(os.cpu_count() or 1, 4)
-    if wanted == 1 or (processes is None and part.pictures < _WORTH_PROCESSES):
-        yield map(make, numbers)
-        return
-    with multiprocessing.get_context("spawn").Pool(wanted) as pool:
-        yield pool.imap(make, numbers, chunksize=_CHUNK)
+    with spread(partial(make_picture, seed, part), numbers, processes) as made:
+        yield made
 
 
 def _sentences(picture: Picture) -> ImageSentences:
