@@ -67,7 +67,7 @@ class PruningRecipe:
         pattern: "unstructured", "block:RxC", "head", "neuron", "neuron+head", or one for each kind of layer:
             "attention=head,ffn=block:192x16".
         criterion: "magnitude" (or "random").
-        schedule: "linear:P", "geometric:F" or "oneshot".
+        schedule: "linear:P", "geometric:F", "levels:P,P,..." or "oneshot".
         allocation: "global" or "uniform".
         sparsity: target fraction of the prunable weights, in [0, 1).
         rounds: stop after so many rounds; 0 goes to the target.

@@ -17,7 +17,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vlcompress.artefacts import identity, load_tensors, read_json, save_tensors, seal, unseal, writing
+from vlcompress.artefacts import (
+    dumps,
+    identity,
+    load_tensors,
+    read_json,
+    save_tensors,
+    seal,
+    unseal,
+    write_file,
+    writing,
+)
 from vlcompress.models.base import Config, Coupling, Family, LoadReport, Prunable
 from vlcompress.models.lxmert_answers import load_answer_head
 from vlcompress.pruning.mask import Masks
@@ -35,6 +45,8 @@ GENERATION = 1
 
 DOCUMENT = "training.json"
 REWIND = "rewind.safetensors"
+TIME = "time.json"
+"""How long a training took; apart from its document, which is the same each time it is done."""
 
 Say = Callable[[str], None]
 
@@ -186,7 +198,9 @@ class Workbench:
             return done
         started = time.monotonic()
         score = self._do(trial, name, document, folder)
-        self.say(f"{label}: {100 * score:.2f} ({time.monotonic() - started:.1f} s)")
+        seconds = round(time.monotonic() - started, 1)
+        write_file(folder / TIME, dumps({"seconds": seconds}))
+        self.say(f"{label}: {100 * score:.2f} ({seconds:.1f} s)")
         return Trained(folder)
 
     def _do(self, trial: Trial, name: str, document: dict[str, Any], folder: Path) -> float:
