@@ -66,7 +66,8 @@ class PruningRecipe:
     Attributes:
         pattern: "unstructured", "block:RxC", "head", "neuron", "neuron+head", or one for each kind of layer:
             "attention=head,ffn=block:192x16".
-        criterion: "magnitude" (or "random").
+        criterion: "magnitude", "gradient" (|w dL/dw|) or "movement" (-w dL/dw); "high-magnitude" and "random" are there
+            to compare with.
         schedule: "linear:P", "geometric:F", "levels:P,P,..." or "oneshot".
         allocation: "global" or "uniform".
         sparsity: target fraction of the prunable weights, in [0, 1).
