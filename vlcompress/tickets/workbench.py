@@ -28,14 +28,16 @@ from vlcompress.artefacts import (
     write_file,
     writing,
 )
+from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Coupling, Family, LoadReport, Prunable
 from vlcompress.models.lxmert_answers import load_answer_head
 from vlcompress.pruning.criterion import saliency_of
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
-from vlcompress.tasks.base import Learned, Scored, Scores
+from vlcompress.tasks.base import Answered, Learned, Objective, Scored, Scores
 from vlcompress.tickets.controls import shuffled
 from vlcompress.training.checkpoint import distinct, restore
+from vlcompress.training.distillation import Distilled
 from vlcompress.training.loop import Hyperparameters, Progress, evaluate, train
 from vlcompress.training.saliency import Kind, Saliency
 
@@ -181,7 +183,7 @@ class Workbench:
     def hyper(self) -> Hyperparameters:
         """Steps and rates of every training; epochs are turned into steps of the training splits."""
         said = dataclasses.asdict(self.recipe.training)
-        epochs = said.pop("epochs")
+        epochs, _ = said.pop("epochs"), said.pop("distill")  # the latter is of sparse trainings alone, see `_teaching`
         steps = said.pop("steps") or round(epochs * max(1, len(self.train_task) // said["batch"]))
         return Hyperparameters(steps=steps, **said)
 
@@ -252,7 +254,37 @@ class Workbench:
             **({} if trial.held else {"held": False}),
             **({"answers": self.answers} if self.answers else {}),
             **({"saliency": self._sums(trial)} if self._sums(trial) else {}),
+            **({"distill": self._teaching(trial)} if self._teaching(trial) else {}),
         }
+
+    def _teaching(self, trial: Trial) -> dict[str, Any] | None:
+        """Give the dense model that teaches and its weight; None for the dense model itself, and without a teacher."""
+        weight = self.recipe.training.distill
+        if trial.masks is None or not weight:
+            return None
+        return {"weight": weight, "teacher": identity(self._document(Trial(trial.seed)))}
+
+    def teachable(self) -> Answered:
+        """Give the task as one that a dense model can teach.
+
+        Raises:
+            VlcompressError: it has no logits to compare.
+        """
+        if not isinstance(self.train_task, Answered):
+            raise VlcompressError(
+                f"training.distill {self.recipe.training.distill:g} on {self.recipe.data.task}: distillation compares "
+                "logits, which this task has none of; set it to 0, or choose another task"
+            )
+        return self.train_task
+
+    def _objective(self, trial: Trial) -> Objective:
+        """Give the task, or the task with the dense model as a teacher."""
+        if not self._teaching(trial):
+            return self.train_task
+        task = self.teachable()
+        teacher = self.family.build(self.config, task.head, seed=trial.seed)
+        restore(teacher, self.train(Trial(trial.seed), f"seed {trial.seed} dense, the teacher").weights())
+        return Distilled(task, self.family, teacher.to(self.device), self.recipe.training.distill)
 
     def _sums(self, trial: Trial) -> Kind | None:
         """Give which sums the recipe's criterion needs of a training: of any that a round may prune, no control."""
@@ -271,7 +303,7 @@ class Workbench:
             snapshot = {step: lambda trained: save_tensors(rewind, distinct(trained.state_dict()))}
         train(
             model,
-            self.train_task,
+            self._objective(trial),
             self.hyper,
             seed=trial.seed,
             first_step=step if trial.start == "rewound" else 0,
