@@ -150,3 +150,51 @@ def _rival_rows(parts: Sequence[Json], scores: Mapping[Key, float]) -> Iterator[
                 str(row["load_s"]),
                 score_cell(scores, row["pattern"], percent, row["precision"]),
             )
+
+
+def accuracy_table(record: Json) -> str:
+    """Lay out what bench.onnx_accuracy measured."""
+    examples = record["records"][0]["examples"]
+    dense = next(one["score"] for one in record["records"] if one["pattern"] == "dense" and one["precision"] == "fp32")
+    scored = ("pattern", "%", "precision", "score", "of dense", "PyTorch", "error", "agreement", "refused")
+    planted = ("pattern", "%", "fault", "score", "PyTorch", "error", "agreement", "refused by")
+    return (
+        f"{record['task']}, built-in data, {examples} examples, one seed, the same share of every layer pruned. "
+        f"{where([record['environment']])}\n\n"
+        "PyTorch is the score of the same ticket in float32. error and agreement are those of the export's gate, the "
+        "worse of real samples and random shapes: the largest difference of a score as a share of the largest, and the "
+        "share of examples with the same best answer.\n\n"
+        + lines_of(scored, [_scored(one, dense) for one in record["records"]])
+        + "\nWhat the gate sees of faults planted in int8 files:\n\n"
+        + lines_of(planted, [_fault(one) for one in record["faults"]])
+    )
+
+
+def _scored(one: Json, dense: float) -> Sequence[str]:
+    error, agreement = _worst(one.get("parity") or {})
+    score = one["score"]
+    return (
+        one["pattern"],
+        str(one["percent"] or "-"),
+        one["precision"],
+        "-" if score is None else f"{100 * score:.2f}",
+        "-" if score is None else f"{100 * score / dense:.1f} %",
+        f"{100 * one['pytorch']:.2f}",
+        error,
+        agreement,
+        one["refused"] or "no",
+    )
+
+
+def _fault(one: Json) -> Sequence[str]:
+    error, agreement = _worst(one["parity"])
+    scores = f"{100 * one['score']:.2f}", f"{100 * one['pytorch']:.2f}"
+    refused = ", ".join(one["refused_by"]) or "nothing"
+    return (one["pattern"], str(one["percent"] or "-"), one["fault"], *scores, error, agreement, refused)
+
+
+def _worst(parities: Mapping[str, Json]) -> tuple[str, str]:
+    if not parities:
+        return "-", "-"
+    error = max(found["max_rel_error"] for found in parities.values())
+    return f"{error:.1e}", f"{min(found['answer_agreement'] for found in parities.values()):.3f}"
