@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from vlcompress.errors import unknown
 from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
 from vlcompress.studies.curves import (
     at,
@@ -15,6 +16,7 @@ from vlcompress.studies.curves import (
     trainings_of,
 )
 from vlcompress.studies.tickets import NINE, ticket_recipe
+from vlcompress.tasks.registry import TASKS
 
 FAMILIES = ("uniter", "lxmert", "vilt")
 LEVEL = {"uniter": 0.7, "lxmert": 0.7, "vilt": 0.3}
@@ -28,9 +30,19 @@ class Families:
     title = "tickets of UNITER, LXMERT and ViLT side by side (Gan et al. 2022, Tables 3 and 4)"
 
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
-        """Give one cell for each family and task that exist together."""
+        """Give one cell for each family and task that exist together (ViLT answers no GQA).
+
+        Raises:
+            VlcompressError: a task that none of the three families has.
+        """
+        for task in choices.tasks:
+            if not any(family in TASKS[task].families for family in FAMILIES if task in TASKS):
+                raise unknown("task", task, [name for name in TASKS if set(FAMILIES) & set(TASKS[name].families)])
         return [
-            _cell(dataclasses.replace(choices, family=family), task) for family in FAMILIES for task in choices.tasks
+            _cell(dataclasses.replace(choices, family=family), task)
+            for family in FAMILIES
+            for task in choices.tasks
+            if family in TASKS[task].families
         ]
 
     def show(self, results: Mapping[str, Json]) -> Shown:

@@ -59,10 +59,22 @@ def describe(studies: Iterable[Study]) -> str:
 def dry(study: Study, choices: Choices, lab: Lab) -> tuple[Json, str]:
     """Say what a study would train and how long that takes at most on this machine, as JSON and for people."""
     cells = study.cells(choices)
-    each = seconds_of_a_training(lab.bench(cells[0].recipe))
+    each = _seconds_of_a_training(cells, lab)
     table_ = plan(cells, each)
     note = "trainings that are there already, and those that cells share, are not done again; scoring is not counted"
     return {"seconds_each": each, **dataclasses.asdict(table_)}, f"{plain(table_)}\n{note}"
+
+
+def _seconds_of_a_training(cells: Sequence[StudyCell], lab: Lab) -> dict[str, float]:
+    """Time a training of each cell; those of the same model, data and steps are timed once."""
+    timed: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+    for cell in cells:
+        alike = str((cell.recipe.model, cell.recipe.data, cell.recipe.training))
+        if alike not in timed:
+            timed[alike] = seconds_of_a_training(lab.bench(cell.recipe))
+        seconds[cell.name] = timed[alike]
+    return seconds
 
 
 def _text(done: Done, shown: Shown, folder: Path) -> str:
@@ -100,22 +112,18 @@ def _run(cells: Sequence[StudyCell], lab: Lab) -> Done:
     return Done(results, failed, seconds)
 
 
-def plan(cells: Sequence[StudyCell], seconds_each: float | None) -> Table:
+def plan(cells: Sequence[StudyCell], seconds_each: Mapping[str, float]) -> Table:
     """Say what a study would train, and how long that takes at most.
 
     Args:
         cells: of the study.
-        seconds_each: of one training on this machine; None leaves the estimate out.
+        seconds_each: of one training of each cell on this machine, by the cell's name.
     """
-    rows = [(cell.name, cell.recipe.model.size, str(cell.trainings), _minutes(cell, seconds_each)) for cell in cells]
-    total = sum(cell.trainings for cell in cells)
-    whole = "" if seconds_each is None else f"{total * seconds_each / 60:.1f}"
+    minutes = {cell.name: cell.trainings * seconds_each[cell.name] / 60 for cell in cells}
+    rows = [(cell.name, cell.recipe.model.size, str(cell.trainings), f"{minutes[cell.name]:.1f}") for cell in cells]
+    total = str(sum(cell.trainings for cell in cells))
     header = ("cell", "size", "trainings at most", "minutes at most")
-    return Table("What would be run", header, (*rows, ("all", "", str(total), whole)))
-
-
-def _minutes(cell: StudyCell, seconds_each: float | None) -> str:
-    return "" if seconds_each is None else f"{cell.trainings * seconds_each / 60:.1f}"
+    return Table("What would be run", header, (*rows, ("all", "", total, f"{sum(minutes.values()):.1f}")))
 
 
 def document(study: Study, choices: Choices, done: Done, shown: Shown, home: Path) -> Json:
