@@ -43,7 +43,11 @@ ROUNDS = (0.3, 0.5, 0.7, 0.8, 0.9)
 LEVER_PATTERN = "block:16x16"
 LEVER_LIMIT = 0.7
 """Levers are tried up to this level: beyond it, blocks of a small model have lost what a lever could save."""
-LEVERS: Mapping[str, Mapping[str, dict[str, Any]]] = {}
+LEVERS: Mapping[str, Mapping[str, dict[str, Any]]] = {
+    "gradient scores": {"pruning": {"criterion": "gradient"}},
+    "movement scores": {"pruning": {"criterion": "movement"}},
+    "distillation": {"training": {"distill": 1.0}},
+}
 """Changes of the recipe that may close the gap to unstructured pruning, by name."""
 
 
