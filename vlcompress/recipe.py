@@ -69,8 +69,9 @@ class PruningRecipe:
     Attributes:
         pattern: "unstructured", "block:RxC", "head", "neuron", "neuron+head", or one for each kind of layer:
             "attention=head,ffn=block:192x16".
-        criterion: "magnitude" (or "random").
-        schedule: "linear:P", "geometric:F" or "oneshot".
+        criterion: "magnitude", "gradient" (|w dL/dw|) or "movement" (-w dL/dw); "high-magnitude" and "random" are there
+            to compare with.
+        schedule: "linear:P", "geometric:F", "levels:P,P,..." or "oneshot".
         allocation: "global" or "uniform".
         sparsity: target fraction of the prunable weights, in [0, 1).
         rounds: stop after so many rounds; 0 goes to the target.
@@ -106,6 +107,8 @@ class TrainingRecipe:
         weight_decay: on every parameter ("bertadam"), or on matrices alone ("adamw").
         head_rate: factor on the task head's learning rate (1 in LXMERT; 10 in UNITER and ViLT).
         optimizer: "bertadam" (LXMERT), "adamw" (UNITER, ViLT) or "sgd" (ResNet).
+        distill: weight of what the dense model of the same seed says against the task's loss, in every training but the
+            dense one; 0 learns from the task alone.
     """
 
     steps: int = 0
@@ -117,6 +120,7 @@ class TrainingRecipe:
     weight_decay: float = 0.01
     head_rate: float = 1.0
     optimizer: str = "bertadam"
+    distill: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -266,6 +270,10 @@ def _check(recipe: Recipe) -> None:
         raise VlcompressError(
             f"training.batch {training.batch}, learning_rate {training.learning_rate:g}, warmup {training.warmup:g}: "
             "the batch must be at least 1, the rate above 0, the warm-up between 0 and 1"
+        )
+    if not 0 <= training.distill < float("inf"):
+        raise VlcompressError(
+            f"training.distill is {training.distill:g}: give 0 (off), or a weight above 0, for example 1"
         )
     if not 0 <= pruning.sparsity < 1:
         raise VlcompressError(

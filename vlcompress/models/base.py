@@ -33,8 +33,8 @@ class Head:
         kind: what `Family.logits` gives, see `HeadKind`.
         labels: the answers or classes in the order of the head's outputs (kept with the model, since published orders
             differ); () for "region" and "match", which score what they are shown.
-        variant: where a family has several heads of one kind (UNITER's NLVR2: "paired-attn", "paired", "triplet"); ""
-            is the official default.
+        variant: where a family has several heads of one kind (UNITER's NLVR2: "paired-attn", "paired", "triplet";
+            ResNet's "momentum", for MoCo); "" is the official default.
     """
 
     kind: HeadKind

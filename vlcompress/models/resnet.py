@@ -25,6 +25,7 @@ from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport, Prunable, Sample
 from vlcompress.models.building import FRESH_STD, materialise, skeleton
 from vlcompress.models.checkpoints import Tensors, load_strictly, read_checkpoint, renamed
+from vlcompress.models.momentum import KEYS, MOMENTUM_VARIANT, add_key_side
 
 _FIFTY: Config = {
     "embedding_size": 64,
@@ -33,7 +34,7 @@ _FIFTY: Config = {
     "layer_type": "bottleneck",
 }
 _SIZES: dict[str, Config] = {
-    # tiny is for tests, small is He et al.'s ResNet-20 for CIFAR, 50 is paper c's.
+    # tiny is for tests, small is He et al.'s ResNet-20 for CIFAR, mini a cheap one for studies, 50 is paper c's.
     "tiny": {
         "embedding_size": 8,
         "hidden_sizes": [8, 16],
@@ -47,6 +48,15 @@ _SIZES: dict[str, Config] = {
         "hidden_sizes": [16, 32, 64],
         "depths": [3, 3, 3],
         "layer_type": "basic",
+        "stem": "cifar",
+        "image_size": 32,
+    },
+    "mini": {
+        "embedding_size": 16,
+        "hidden_sizes": [16, 32, 64],
+        "depths": [1, 1, 1],
+        "layer_type": "basic",
+        "downsample_in_first_stage": True,
         "stem": "cifar",
         "image_size": 32,
     },
@@ -87,6 +97,7 @@ _COUNT = "num_batches_tracked"
 
 _REASONS = (
     # The first pattern that is found in a name gives the reason why the policy leaves that parameter alone.
+    (re.compile(r"^encoder_k\."), "MoCo's key encoder: it follows the pruned one"),
     (re.compile(r"^(?!resnet\.)"), "task head: made anew for every task, never masked"),
     (re.compile(r"normalization\."), "batch normalisation: few weights, each scales a whole channel"),
     (re.compile(re.escape(_STEM)), "first convolution: made anew where the stem changes, never masked (paper c)"),
@@ -107,7 +118,7 @@ class ResnetFamily:
         """Give the configuration of a named size: keys of a Hugging Face config.json, "stem" and "image_size".
 
         Args:
-            size: "tiny", "small", "50" (CIFAR stem, pictures of 32 pixels) or "50-imagenet" (224).
+            size: "tiny", "mini", "small", "50" (CIFAR stem, pictures of 32 pixels) or "50-imagenet" (224).
             vocab_size: not used: ResNet reads no text.
             feature_dim: not used: ResNet reads pixels.
 
@@ -145,7 +156,7 @@ class ResnetFamily:
             raise unknown("stem of resnet", str(config.get("stem")), STEMS)
         plain = {name: value for name, value in config.items() if name not in ("model_type", "stem", "image_size")}
         try:
-            model = skeleton(lambda: _model(plain, len(head.labels), config["stem"]))
+            model = skeleton(lambda: _model(plain, head, config["stem"]))
         except (ValueError, StrictDataclassError) as error:
             reason = error.__cause__ or error
             raise VlcompressError(f"this configuration makes no ResNet model: {reason}") from error
@@ -169,7 +180,7 @@ class ResnetFamily:
         if fresh_head:
             tensors = {name: value for name, value in tensors.items() if not name.startswith(_HEADS)}
         tensors = _with_counts(tensors, model)
-        report = load_strictly(model, tensors, source=checkpoint, heads=(*_HEADS, _STEM))
+        report = load_strictly(model, tensors, source=checkpoint, heads=(*_HEADS, _STEM, *KEYS))
         loaded = not fresh_head and not any("classifier" in note for note in report.notes)
         kept = [note for note in report.notes if not (fresh_head and "classifier" in note)]
         if fresh_head:
@@ -231,10 +242,12 @@ class ResnetFamily:
         return scores
 
 
-def _model(plain: Config, labels: int, stem: str) -> nn.Module:
-    model: Any = ResNetForImageClassification(ResNetConfig(**plain | {"num_labels": labels}))
+def _model(plain: Config, head: Head, stem: str) -> nn.Module:
+    model: Any = ResNetForImageClassification(ResNetConfig(**plain | {"num_labels": len(head.labels)}))
     if stem == "cifar":
         use_cifar_stem(model.resnet)
+    if head.variant == MOMENTUM_VARIANT:
+        add_key_side(model, len(head.labels))
     module: nn.Module = model
     return module
 
@@ -249,7 +262,8 @@ def use_cifar_stem(backbone: nn.Module) -> None:
 
 def _with_counts(tensors: Tensors, model: nn.Module) -> Tensors:
     """Add the batch counters, which files older than PyTorch 0.4.1 lack; nothing reads them here."""
-    counts = {name: value for name, value in model.state_dict().items() if name.endswith(_COUNT)}
+    own = model.state_dict()
+    counts = {name: value for name, value in own.items() if name.endswith(_COUNT) and not name.startswith(KEYS)}
     return {name: torch.zeros_like(value) for name, value in counts.items()} | tensors
 
 

@@ -12,7 +12,7 @@ from vlcompress.pruning.criterion import Criterion
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.mixture import CoupledUnits, Mixture, Units, coupled, members, share_of
 from vlcompress.pruning.pattern import Pattern
-from vlcompress.pruning.select import Source, kept_units, smallest
+from vlcompress.pruning.select import Source, kept_units, ordered, smallest
 
 Groups = list[list[Source]]
 
@@ -142,7 +142,13 @@ def _source(name: str, weight: Tensor, mask: Tensor, pattern: Pattern, criterion
     pattern.check(name, weight.shape)
     if pattern.unit == 1:  # scored piece by piece, so that the scores never stand in memory as a whole
         flat, alive = weight.detach().reshape(-1), mask.reshape(-1)
-        return Source(name, len(flat), lambda a, b: criterion.scores(name, flat[a:b], a), lambda a, b: alive[a:b])
-    units = pattern.unit_scores(criterion.scores(name, weight))
+        return Source(name, len(flat), lambda a, b: _piece(criterion, name, flat[a:b], a), lambda a, b: alive[a:b])
+    scores = criterion.scores(name, weight)
+    units = ordered(pattern.unit_means(scores)) if criterion.signed else pattern.unit_scores(scores)
     alive_units = pattern.unit_scores(mask.float()) > 0
     return Source(name, len(units), lambda a, b: units[a:b], lambda a, b: alive_units[a:b])
+
+
+def _piece(criterion: Criterion, name: str, weights: Tensor, start: int) -> Tensor:
+    scores = criterion.scores(name, weights, start)
+    return ordered(scores) if criterion.signed else scores

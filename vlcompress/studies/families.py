@@ -5,7 +5,16 @@ from collections.abc import Mapping, Sequence
 
 from vlcompress.errors import unknown
 from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
-from vlcompress.studies.curves import at, dense_of, run_curve, score_text, sparsest, trainings_of
+from vlcompress.studies.curves import (
+    at,
+    curve_chart,
+    curve_table,
+    dense_of,
+    run_curve,
+    score_text,
+    sparsest,
+    trainings_of,
+)
 from vlcompress.studies.tickets import NINE, ticket_recipe
 from vlcompress.tasks.registry import TASKS
 
@@ -45,7 +54,9 @@ class Families:
             for name, curve in results.items()
             for found in (sparsest(curve, "relaxed"),)
         )
-        return Shown(findings, (Table("Families", header, rows),), published=("a3", "a4"))
+        curves = (curve_table(name, curve) for name, curve in results.items())
+        charts = tuple(curve_chart(f"{name}: score against sparsity", curve) for name, curve in results.items())
+        return Shown(findings, (Table("Families", header, rows), *curves), charts, published=("a3", "a4"))
 
 
 def _cell(choices: Choices, task: str) -> StudyCell:

@@ -26,7 +26,7 @@ from vlcompress.pruning.criterion import Criterion, HighMagnitude, Magnitude, Ra
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.pattern import Unstructured
 from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell
-from vlcompress.studies.curves import curve_chart, curve_table, percent
+from vlcompress.studies.curves import curve_chart, curve_of, curve_table, percent
 from vlcompress.studies.tickets import NINE, ticket_recipe
 from vlcompress.tickets.imp import Row, control, judged, rounds
 from vlcompress.tickets.workbench import Trained, Trial, Workbench
@@ -73,7 +73,7 @@ def _text(choices: Choices) -> StudyCell:
 
     def work(lab: Lab) -> Json:
         bench = lab.bench(recipe)
-        return _document(bench, [list(_text_rows(bench, seed, levels)) for seed in choices.seeds])
+        return curve_of(bench, judged([list(_text_rows(bench, seed, levels)) for seed in choices.seeds]))
 
     count = len(choices.seeds) * (1 + round(10 * max(levels)) + 2 * len(levels))
     return StudyCell("text", recipe, count, work)
@@ -98,7 +98,7 @@ def _released(choices: Choices) -> StudyCell:
     def work(lab: Lab) -> Json:
         bench = lab.bench(recipe)
         columns = [list(_released_rows(bench, seed, wanted)) for seed in choices.seeds]
-        return {"labels": [NINE[place] for place in wanted], **_document(bench, columns)}
+        return {"labels": [NINE[place] for place in wanted], **curve_of(bench, judged(columns))}
 
     return StudyCell("released", recipe, len(choices.seeds) * (1 + 3 * len(wanted)), work)
 
@@ -127,15 +127,6 @@ def _oneshot(bench: Workbench, dense: Trained, level: float, criterion: Criterio
     weights = dense.weights()
     everything = Masks.keep_all({name: weights[name] for name in bench.prunable.names})
     return prune(weights, everything, level, pattern=Unstructured(), criterion=criterion, allocation=allocation)
-
-
-def _document(bench: Workbench, columns: Sequence[Sequence[Row]]) -> Json:
-    return {
-        "metric": bench.score_task.metric,
-        "examples": len(bench.score_task),
-        "prunable_weights": bench.prunable.weights,
-        "cells": [cell.document() for cell in judged(columns)],
-    }
 
 
 def _findings(name: str, curve: Json) -> list[str]:

@@ -4,16 +4,18 @@ The mask is found on the source task and trained on the target task from θ0; th
 as in their Table 2.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.pattern import parse_pattern
 from vlcompress.recipe import Recipe
+from vlcompress.report.svg import Chart, Point, Reference, Series
 from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
-from vlcompress.studies.curves import percent, score_text
+from vlcompress.studies.curves import deviation, percent, score_text, verdict_table
 from vlcompress.studies.tickets import ticket_recipe
 from vlcompress.tickets.imp import Row, judged, rounds
+from vlcompress.tickets.verdict import RELAXED
 from vlcompress.tickets.workbench import Trial, Workbench
 
 LEVEL = 0.7
@@ -46,12 +48,15 @@ class Transfer:
         scores = tuple((source, *(_score(results, source, target) for target in targets)) for source in sources)
         drops = tuple(_drops(results, source, targets) for source in sources)
         dense = ("dense", *(_dense(results, target) for target in targets))
+        judged_cells = [(name, result["cells"][1]) for name, result in results.items()]
         return Shown(
             findings=_findings(results, sources, targets),
             tables=(
                 Table("Score by source (rows) and target (columns)", ("source", *targets), (dense, *scores)),
                 Table("Relative drop from dense, %", ("source", *targets, "mean"), drops),
+                verdict_table("Against dense", "cell", judged_cells),
             ),
+            charts=(_chart(results, sources, targets),),
             published=("a2",),
         )
 
@@ -101,6 +106,34 @@ def _drops(results: Mapping[str, Json], source: str, targets: Sequence[str]) -> 
     values = [_drop(one) for one in found if one]
     mean = f"{sum(values) / len(values):.2f}" if values else "–"
     return (source, *(f"{_drop(one):.2f}" if one else "failed" for one in found), mean)
+
+
+def _chart(results: Mapping[str, Json], sources: Sequence[str], targets: Sequence[str]) -> Chart:
+    """Draw the ticket's score as a share of the dense one: a group for each target, a marker for each source."""
+    series = tuple(
+        Series(f"ticket of {source}", tuple(_points(results, source, place, sources, targets)), line=False)
+        for place, source in enumerate(sources)
+    )
+    return Chart(
+        title="Score on a target with the ticket of each source",
+        x_label="target task",
+        y_label="% of the dense score",
+        series=tuple(one for one in series if one.points),
+        references=(Reference("dense", 100.0), Reference("99 % of dense", 100 * RELAXED)),
+        x_names=tuple(targets),
+    )
+
+
+def _points(
+    results: Mapping[str, Json], source: str, place: int, sources: Sequence[str], targets: Sequence[str]
+) -> Iterator[Point]:
+    """Give a source's points, each a little beside those of the other sources; bars are one deviation over seeds."""
+    for number, target in enumerate(targets, start=1):
+        if result := results.get(f"{source} to {target}"):
+            dense, ticket = result["cells"]
+            share, spread = 100 - _drop(result), 100 * (deviation(ticket) or 0.0) / percent(dense)
+            x = number + 0.15 * (place - (len(sources) - 1) / 2)
+            yield Point(x, share, share - spread, share + spread)
 
 
 def _findings(results: Mapping[str, Json], sources: Sequence[str], targets: Sequence[str]) -> tuple[str, ...]:

@@ -106,7 +106,7 @@ def rounds(bench: Workbench, seed: int, dense: Trained, pattern: Pattern | Mixtu
     masks, trained = bench.keep_all(), dense
     plan = levels(parse_schedule(pruning.schedule), pruning.sparsity, pruning.rounds or None)
     for number, level in enumerate(plan, start=1):
-        criterion = parse_criterion(pruning.criterion, seed)
+        criterion = parse_criterion(pruning.criterion, seed, trained.saliency())
         masks = pruned(bench, trained, masks, level, pattern, criterion)
         label = f"seed {seed} {arm} round {number}/{len(plan)} at {100 * masks.sparsity:.1f} % ({pattern})"
         trained = bench.train(Trial(seed, masks, start), label)

@@ -25,6 +25,7 @@ from vlcompress.tasks.opening import check_labels, data_of, learned, open_data, 
 from vlcompress.tasks.registry import task_of
 from vlcompress.tickets.card import ticket_card
 from vlcompress.tickets.imp import Cell, run_cells, ticket_of
+from vlcompress.tickets.levers import check_levers
 from vlcompress.tickets.ticket import Ticket, save_ticket
 from vlcompress.tickets.workbench import Say, Workbench
 from vlcompress.training.loop import Progress
@@ -187,6 +188,7 @@ def check_patterns(bench: Workbench) -> None:
             pattern.check(name, bench.shapes[name])
     parse_allocation(pruning.allocation)
     parse_criterion(pruning.criterion, 0)
+    check_levers(bench)
     if not levels(parse_schedule(pruning.schedule), pruning.sparsity, pruning.rounds or None):
         raise VlcompressError("sparsity 0 prunes nothing: give a fraction above 0, for example 0.5")
     if "language" in pruning.controls:

@@ -17,20 +17,34 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vlcompress.artefacts import identity, load_tensors, read_json, save_tensors, seal, unseal, writing
+from vlcompress.artefacts import (
+    dumps,
+    identity,
+    load_tensors,
+    read_json,
+    save_tensors,
+    seal,
+    unseal,
+    write_file,
+    writing,
+)
 from vlcompress.data.tokenizer import WordPiece
+from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Coupling, Family, LoadReport, Prunable
 from vlcompress.models.checkpoints import read_checkpoint
 from vlcompress.models.language import BERT, language_part
 from vlcompress.models.lxmert_answers import load_answer_head
+from vlcompress.pruning.criterion import saliency_of
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
-from vlcompress.tasks.base import Learned, Scored, Scores
+from vlcompress.tasks.base import Answered, Learned, Objective, Scored, Scores
 from vlcompress.tickets.controls import shuffled
 from vlcompress.training.checkpoint import distinct, restore
+from vlcompress.training.distillation import Distilled
 from vlcompress.training.language import WEIGHTS as LANGUAGE_WEIGHTS
 from vlcompress.training.language import words_alone
 from vlcompress.training.loop import Hyperparameters, Progress, evaluate, train
+from vlcompress.training.saliency import Kind, Saliency
 
 Start = Literal["theta0", "shuffled", "fresh", "language", "rewound"]
 """Where a training starts: θ0; θ0 with each weight's entries shuffled; fresh random weights; a language model's weights
@@ -41,6 +55,9 @@ GENERATION = 1
 
 DOCUMENT = "training.json"
 REWIND = "rewind.safetensors"
+TIME = "time.json"
+"""How long a training took; apart from its document, which is the same each time it is done."""
+SALIENCY = "saliency.safetensors"
 
 Say = Callable[[str], None]
 
@@ -79,6 +96,11 @@ class Trained:
     def weights(self) -> dict[str, Tensor]:
         """Read the whole trained state dict."""
         return load_tensors(self.folder / "weights.safetensors")
+
+    def saliency(self) -> dict[str, Tensor]:
+        """Read what was summed up for each prunable weight; empty where the recipe's criterion needs no sums."""
+        path = self.folder / SALIENCY
+        return load_tensors(path) if path.is_file() else {}
 
     def masks(self) -> Masks:
         """Read what was kept (not of a dense training)."""
@@ -186,7 +208,7 @@ class Workbench:
     def hyper(self) -> Hyperparameters:
         """Steps and rates of every training; epochs are turned into steps of the training splits."""
         said = dataclasses.asdict(self.recipe.training)
-        epochs = said.pop("epochs")
+        epochs, _ = said.pop("epochs"), said.pop("distill")  # the latter is of sparse trainings alone, see `_teaching`
         steps = said.pop("steps") or round(epochs * max(1, len(self.train_task) // said["batch"]))
         return Hyperparameters(steps=steps, **said)
 
@@ -211,7 +233,9 @@ class Workbench:
             return done
         started = time.monotonic()
         score = self._do(trial, name, document, folder)
-        self.say(f"{label}: {100 * score:.2f} ({time.monotonic() - started:.1f} s)")
+        seconds = round(time.monotonic() - started, 1)
+        write_file(folder / TIME, dumps({"seconds": seconds}))
+        self.say(f"{label}: {100 * score:.2f} ({seconds:.1f} s)")
         return Trained(folder)
 
     def _do(self, trial: Trial, name: str, document: dict[str, Any], folder: Path) -> float:
@@ -219,13 +243,16 @@ class Workbench:
         under_way = folder.with_name(f"{folder.name}.under-way")
         rewind = under_way.with_name(f"{under_way.name}.{REWIND}")
         model = self._initial(trial).to(self.device)
-        self._train(model, trial, name, under_way, rewind)
+        saliency = self._saliency(model, trial)
+        self._train(model, trial, name, under_way, rewind, saliency)
         scores = evaluate(model, self.score_task)
         with writing(folder) as temporary:
             save_tensors(temporary / "weights.safetensors", distinct(model.state_dict()))
             save_tensors(temporary / "scores.safetensors", {"scores": scores.scores, "predictions": scores.predictions})
             if trial.masks is not None:
                 trial.masks.save(temporary / "mask.safetensors")
+            if saliency is not None:
+                save_tensors(temporary / SALIENCY, saliency.sums)
             if rewind.is_file():
                 shutil.copyfile(rewind, temporary / REWIND)
             found = {"score": scores.mean, "figures": dict(scores.figures)}
@@ -252,20 +279,62 @@ class Workbench:
             **({} if trial.held else {"held": False}),
             **({"answers": self.answers} if self.answers else {}),
             **({"language": self.language[1]} if trial.start == "language" else {}),
+            **({"saliency": self._sums(trial)} if self._sums(trial) else {}),
+            **({"distill": self._teaching(trial)} if self._teaching(trial) else {}),
         }
 
-    def _train(self, model: nn.Module, trial: Trial, name: str, under_way: Path, rewind: Path) -> None:
+    def _teaching(self, trial: Trial) -> dict[str, Any] | None:
+        """Give the dense model that teaches and its weight; None for the dense model itself, and without a teacher."""
+        weight = self.recipe.training.distill
+        if trial.masks is None or not weight:
+            return None
+        return {"weight": weight, "teacher": identity(self._document(Trial(trial.seed)))}
+
+    def teachable(self) -> Answered:
+        """Give the task as one that a dense model can teach.
+
+        Raises:
+            VlcompressError: it has no logits to compare.
+        """
+        if not isinstance(self.train_task, Answered):
+            raise VlcompressError(
+                f"training.distill {self.recipe.training.distill:g} on {self.recipe.data.task}: distillation compares "
+                "logits, which this task has none of; set it to 0, or choose another task"
+            )
+        return self.train_task
+
+    def _objective(self, trial: Trial) -> Objective:
+        """Give the task, or the task with the dense model as a teacher."""
+        if not self._teaching(trial):
+            return self.train_task
+        task = self.teachable()
+        teacher = self.family.build(self.config, task.head, seed=trial.seed)
+        restore(teacher, self.train(Trial(trial.seed), f"seed {trial.seed} dense, the teacher").weights())
+        return Distilled(task, self.family, teacher.to(self.device), self.recipe.training.distill)
+
+    def _sums(self, trial: Trial) -> Kind | None:
+        """Give which sums the recipe's criterion needs of a training: of any that a round may prune, no control."""
+        return saliency_of(self.recipe.pruning.criterion) if trial.start in ("theta0", "rewound") else None
+
+    def _saliency(self, model: nn.Module, trial: Trial) -> Saliency | None:
+        kind = self._sums(trial)
+        return Saliency(kind, model, self.prunable.names, self.hyper.steps) if kind else None
+
+    def _train(
+        self, model: nn.Module, trial: Trial, name: str, under_way: Path, rewind: Path, saliency: Saliency | None
+    ) -> None:
         step = self.recipe.pruning.rewind_step
         snapshot = {}
         if step and trial.masks is None:  # on the disk at once: a resumed training does not pass this step again
             snapshot = {step: lambda trained: save_tensors(rewind, distinct(trained.state_dict()))}
         train(
             model,
-            self.train_task,
+            self._objective(trial),
             self.hyper,
             seed=trial.seed,
             first_step=step if trial.start == "rewound" else 0,
             masks=trial.masks if trial.held else None,
+            saliency=saliency,
             backbone_prefix=self.family.backbone_prefix,
             checkpoint=under_way,
             identity=name,
