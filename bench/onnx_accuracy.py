@@ -4,9 +4,9 @@
     python -m bench.onnx_accuracy --home runs --table  # bench/results/onnx/accuracy.json -> accuracy.md
 
 Every ticket loses the same share of each layer (allocation "uniform"), as the random masks of bench.onnx_cpu do, so
-that its score can stand beside their speed. Each model is exported as a user exports it, gate included, in float32, int8
-and float16; bfloat16 is what the native kernel (16x1) or PyTorch (dense) computes. Then faults are planted in the int8
-files of the dense model and of the least sparse tickets, and the gate is asked again. A single seed.
+that its score can stand beside their speed. Each model is exported as a user exports it, gate included, in float32,
+int8 and float16; bfloat16 is what the native kernel (16x1) or PyTorch (dense) computes. Then faults are planted in the
+int8 files of the dense model and of the least sparse tickets, and the gate is asked again. A single seed.
 """
 
 import argparse

@@ -32,7 +32,10 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--allocation", help="global or uniform.")
 @click.option("--rewind-step", type=int, help="Rewind to the weights after this step of dense training.")
 @click.option(
-    "--control", "controls", multiple=True, help="random, shuffle, reinit, unstructured or none; may be repeated."
+    "--control",
+    "controls",
+    multiple=True,
+    help="random, shuffle, reinit, language, unstructured or none; may be repeated.",
 )
 @click.option("--seeds", callback=_numbers, help="Seeds with commas between them, for example 0,1,2.")
 @click.option("--steps", type=int, help="Steps of each training.")

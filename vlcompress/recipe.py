@@ -17,7 +17,7 @@ from vlcompress.errors import VlcompressError, unknown
 RECIPES = Path(__file__).parent / "recipes"
 OPTIMIZERS = ("bertadam", "adamw", "sgd")
 HEADS = ("fresh", "answers")
-CONTROLS = ("random", "shuffle", "reinit", "unstructured")
+CONTROLS = ("random", "shuffle", "reinit", "language", "unstructured")
 
 S = TypeVar("S")
 
@@ -32,12 +32,15 @@ class ModelRecipe:
         checkpoint: θ0: "built-in", "none" (random weights), a folder, a file in the official layout, or a hub name.
         head: φ0: "fresh", or "answers", the rows of the same answers in the checkpoint's answer head (LXMERT's
             ``--loadLXMERTQA``; needs the checkpoint's answer list, ``lxmert/all_ans.json`` in the data folder).
+        language: what control "language" starts from: a BERT's folder, file or hub name; "" is the BERT of a published
+            size, and for the others a language model that is made of the words of the training splits.
     """
 
     family: str = "lxmert"
     size: str = "small"
     checkpoint: str = "built-in"
     head: str = "fresh"
+    language: str = ""
 
 
 @dataclass(frozen=True)

@@ -50,10 +50,11 @@ def test_it_writes_what_it_found(home: Path) -> None:
         ("random", 0.2),
         ("shuffle", 0.2),
         ("reinit", 0.2),
+        ("language", 0.2),
     ]
     assert document["failed"] == {}
     assert document["environment"]["cores"] > 0
-    assert document["trainings"]["count"] == document["trainings"]["timed"] == 6
+    assert document["trainings"]["count"] == document["trainings"]["timed"] == 7
     assert document["trainings"]["seconds"] > 0
     page = (home / FOLDER / "study.html").read_text()
     assert "Published, on other data" in page
@@ -93,7 +94,7 @@ def test_its_folder_and_command_say_what_is_not_the_default() -> None:
 
 def test_the_dry_run_counts_what_is_trained(home: Path) -> None:
     document, text = dry(study_named("tickets"), TINY, lab(home)[0])
-    assert int(document["rows"][-1][2]) == trainings(home) == 6
+    assert int(document["rows"][-1][2]) == trainings(home) == 7
     assert document["seconds_each"].keys() == {"vqa"}
     assert document["seconds_each"]["vqa"] > 0
     assert "trainings at most" in text

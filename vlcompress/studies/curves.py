@@ -20,7 +20,7 @@ def run_curve(bench: Workbench, controls: Sequence[str], levels: Sequence[float]
 
     Args:
         bench: of a recipe whose schedule passes the levels.
-        controls: "random", "shuffle", "reinit".
+        controls: "random", "shuffle", "reinit", "language".
         levels: sparsities at which controls are trained; () takes every level.
 
     Returns:

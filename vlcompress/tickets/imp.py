@@ -78,6 +78,9 @@ def ticket_of(cells: Sequence[Cell]) -> Cell:
     return [cell for cell in cells if cell.arm == "ticket"][-1]
 
 
+STARTS: dict[str, Start] = {"shuffle": "shuffled", "reinit": "fresh", "language": "language"}
+"""Controls that keep the mask and start elsewhere."""
+
 Row = tuple[str, int, float, Trained]
 """Arm, round, sparsity, and what was trained, of one seed."""
 
@@ -111,7 +114,7 @@ def rounds(bench: Workbench, seed: int, dense: Trained, pattern: Pattern | Mixtu
 
 
 def control(bench: Workbench, seed: int, name: str, ticket: Row) -> Row:
-    """Train a control ("random", "shuffle" or "reinit") of one round of the ticket."""
+    """Train a control ("random", "shuffle", "reinit" or "language") of one round of the ticket."""
     _, number, sparsity, trained = ticket
     masks = trained.masks()
     start: Start = "rewound" if bench.recipe.pruning.rewind_step else "theta0"
@@ -119,7 +122,7 @@ def control(bench: Workbench, seed: int, name: str, ticket: Row) -> Row:
         pattern = parse_pattern(bench.recipe.pruning.pattern)
         masks = pruned(bench, trained, bench.keep_all(), sparsity, pattern, Random(seed))
     else:
-        start = "shuffled" if name == "shuffle" else "fresh"
+        start = STARTS[name]
     label = f"seed {seed} control {name} at {100 * masks.sparsity:.1f} %"
     return name, number, masks.sparsity, bench.train(Trial(seed, masks, start), label)
 

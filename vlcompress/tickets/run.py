@@ -13,6 +13,7 @@ from vlcompress.data.sources import data_folder
 from vlcompress.data.tokenizer import SPECIAL_TOKENS, WordPiece
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family
+from vlcompress.models.language import language_part
 from vlcompress.models.registry import family_named
 from vlcompress.pruning.allocation import parse_allocation
 from vlcompress.pruning.criterion import parse_criterion
@@ -190,6 +191,8 @@ def check_patterns(bench: Workbench) -> None:
     check_levers(bench)
     if not levels(parse_schedule(pruning.schedule), pruning.sparsity, pruning.rounds or None):
         raise VlcompressError("sparsity 0 prunes nothing: give a fraction above 0, for example 0.5")
+    if "language" in pruning.controls:
+        language_part(bench.family)
     if pruning.pattern == "unstructured" and "unstructured" in pruning.controls:
         raise VlcompressError(
             "control 'unstructured' is the ticket itself here: leave it out, or choose a block pattern"

@@ -28,8 +28,11 @@ from vlcompress.artefacts import (
     write_file,
     writing,
 )
+from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Coupling, Family, LoadReport, Prunable
+from vlcompress.models.checkpoints import read_checkpoint
+from vlcompress.models.language import BERT, language_part
 from vlcompress.models.lxmert_answers import load_answer_head
 from vlcompress.pruning.criterion import saliency_of
 from vlcompress.pruning.mask import Masks
@@ -38,11 +41,14 @@ from vlcompress.tasks.base import Answered, Learned, Objective, Scored, Scores
 from vlcompress.tickets.controls import shuffled
 from vlcompress.training.checkpoint import distinct, restore
 from vlcompress.training.distillation import Distilled
+from vlcompress.training.language import WEIGHTS as LANGUAGE_WEIGHTS
+from vlcompress.training.language import words_alone
 from vlcompress.training.loop import Hyperparameters, Progress, evaluate, train
 from vlcompress.training.saliency import Kind, Saliency
 
-Start = Literal["theta0", "shuffled", "fresh", "rewound"]
-"""Where a training starts: θ0; θ0 with each weight's entries shuffled; fresh random weights; dense training's θ_i."""
+Start = Literal["theta0", "shuffled", "fresh", "language", "rewound"]
+"""Where a training starts: θ0; θ0 with each weight's entries shuffled; fresh random weights; a language model's weights
+(θ'0) where they fit, fresh ones elsewhere; dense training's θ_i."""
 
 GENERATION = 1
 """Raised when the meaning of a training changes, so that old results are not taken for new ones."""
@@ -169,6 +175,25 @@ class Workbench:
         """Hash over names and bits of θ0."""
         return tensors_sha256(self.theta0)
 
+    @cached_property
+    def language(self) -> tuple[str, str]:
+        """The language model that θ'0 is of, and its identity; made of the words of the training splits if need be."""
+        named = self.recipe.model.language or BERT.get((self.family.name, self.recipe.model.size), "")
+        if named:
+            return named, tensors_sha256(read_checkpoint(named))
+        made = words_alone(
+            self.family,
+            self.config,
+            self.train_task,
+            WordPiece.parse(self.vocabulary),
+            self.hyper,
+            data=self.data[0],
+            home=self.home,
+            device=self.device,
+            say=self.say,
+        )
+        return str(made / LANGUAGE_WEIGHTS), made.name
+
     def backbone(self, model: nn.Module) -> dict[str, Tensor]:
         """Copy every tensor of the model but the head's own (see `Family.inherited`)."""
         inherited = self.family.inherited if self.checkpoint is not None else ()
@@ -253,6 +278,7 @@ class Workbench:
             "rewind_step": self.recipe.pruning.rewind_step,
             **({} if trial.held else {"held": False}),
             **({"answers": self.answers} if self.answers else {}),
+            **({"language": self.language[1]} if trial.start == "language" else {}),
             **({"saliency": self._sums(trial)} if self._sums(trial) else {}),
             **({"distill": self._teaching(trial)} if self._teaching(trial) else {}),
         }
@@ -319,12 +345,14 @@ class Workbench:
     def _initial(self, trial: Trial) -> nn.Module:
         """Build the model with the seed's head φ0 on the backbone that the trial starts from."""
         model = self.family.build(self.config, self.train_task.head, seed=trial.seed)
-        if self.answers and self.checkpoint and trial.start != "fresh":
+        if self.answers and self.checkpoint and trial.start not in ("fresh", "language"):
             labels = self.train_task.head.labels
             self.load_report = load_answer_head(model, self.checkpoint, answers=self.answers, labels=labels)
         if trial.start == "rewound":
             dense = self.train(Trial(trial.seed), f"seed {trial.seed} dense")
             restore(model, load_tensors(dense.folder / REWIND))
+        elif trial.start == "language":
+            self.load_report = language_part(self.family).load_language(model, self.language[0])
         elif trial.start != "fresh":
             start = self.theta0 if trial.start == "theta0" else shuffled(self.theta0, self.prunable.names, trial.seed)
             model.load_state_dict(start, strict=False)
