@@ -16,7 +16,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.recipe import Recipe
 from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell
 from vlcompress.studies.curves import curve_cells, curve_of, paired
-from vlcompress.studies.granularity_shown import charts, findings, row_name, tables
+from vlcompress.studies.granularity_shown import charts, findings, row_name, summary, tables
 from vlcompress.studies.latency import Measured, measure_tickets
 from vlcompress.studies.tickets import ticket_recipe
 from vlcompress.tickets.imp import Cell
@@ -63,7 +63,8 @@ class Granularity:
 
     def show(self, results: Mapping[str, Json]) -> Shown:
         """Give score, cost and speed by pattern and level, and what the levers change."""
-        return Shown(tuple(findings(results)), tuple(tables(results)), tuple(charts(results)))
+        shown = tuple(findings(results)), tuple(tables(results)), tuple(charts(results))
+        return Shown(*shown, summary=summary(results))
 
 
 @dataclass

@@ -252,3 +252,20 @@ def _helping(levers: Results) -> Iterator[str]:
             if names
         ]
         yield f"at {level} %, of the levers {'; '.join(said)}."
+
+
+def summary(results: Results) -> str:
+    """Say for each task what every pattern costs at the middle level, and what is the fastest without a loss."""
+    return " ".join(said for task in _tasks(results) for said in _summary(results, task))
+
+
+def _summary(results: Results, task: str) -> Iterator[str]:
+    patterns = _of(results, task, "pattern")
+    if "unstructured" in patterns:
+        levels = _levels(patterns)
+        level = levels[len(levels) // 2]
+        costs = [f"{name} {100 * one['differences'][level]['margin']:+.2f}" for name, one in patterns.items()]
+        score = score_text(_cell(patterns["unstructured"], level))
+        yield f"{task}: at {level} % unstructured pruning keeps {score}; points from it: {', '.join(costs[1:])}."
+    yield from (said[:1].upper() + said[1:] for said in list(_fastest(patterns, _speed_of(results, task)))[:2])
+    yield from (said[:1].upper() + said[1:] for said in _helping(_of(results, task, "lever")))

@@ -74,7 +74,7 @@ def read_studies(home: Path) -> dict[str, Json]:
 
 def outdated(document: Json) -> str:
     """Say what to do about a study that an earlier version wrote; "" for a current one."""
-    if {"command", "charts", "published"} <= set(document):
+    if {"command", "charts", "published", "summary"} <= set(document):
         return ""
     return (
         f"an earlier version wrote this: run `vlcompress study {document.get('study', '')}` with the same options "
@@ -97,6 +97,7 @@ def shown_of(document: Json) -> Shown:
         tables=tuple(_table(one) for one in document["tables"]),
         charts=tuple(_chart(one) for one in document["charts"]),
         published=tuple(document["published"]),
+        summary=document["summary"],
     )
 
 
@@ -107,6 +108,7 @@ def shown_document(shown: Shown) -> Json:
         "tables": [dataclasses.asdict(one) for one in shown.tables],
         "charts": [dataclasses.asdict(one) for one in shown.charts],
         "published": list(shown.published),
+        "summary": shown.summary or " ".join(shown.findings[:3]),
     }
 
 
