@@ -54,7 +54,7 @@ def test_it_writes_what_it_found(home: Path) -> None:
     ]
     assert document["failed"] == {}
     assert document["environment"]["cores"] > 0
-    assert document["trainings"]["count"] == document["trainings"]["timed"] == 6
+    assert document["trainings"]["count"] == document["trainings"]["timed"] == 7
     assert document["trainings"]["seconds"] > 0
     page = (home / FOLDER / "study.html").read_text()
     assert "Published, on other data" in page
