@@ -8,8 +8,9 @@ from vlcompress.studies.paper_b import PaperB
 from vlcompress.studies.rewind import Rewind
 from vlcompress.studies.tickets import Tickets
 from vlcompress.studies.transfer import Transfer
+from vlcompress.studies.vision import Vision
 
-_ALL: tuple[Study, ...] = (Tickets(), Transfer(), Rewind(), Overlap(), Families(), PaperB())
+_ALL: tuple[Study, ...] = (Tickets(), Transfer(), Rewind(), Overlap(), Families(), PaperB(), Vision())
 STUDIES: dict[str, Study] = {study.name: study for study in _ALL}
 
 
