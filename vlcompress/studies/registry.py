@@ -10,6 +10,7 @@ from vlcompress.studies.pretraining_ticket import PretrainingTicket
 from vlcompress.studies.rewind import Rewind
 from vlcompress.studies.tickets import Tickets
 from vlcompress.studies.transfer import Transfer
+from vlcompress.studies.vision import Vision
 
 _ALL: tuple[Study, ...] = (
     Tickets(),
@@ -19,6 +20,7 @@ _ALL: tuple[Study, ...] = (
     Overlap(),
     Families(),
     PaperB(),
+    Vision(),
     Granularity(),
 )
 STUDIES: dict[str, Study] = {study.name: study for study in _ALL}
