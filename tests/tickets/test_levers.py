@@ -139,6 +139,9 @@ def test_a_reordered_ticket_is_a_plain_model_and_keeps_the_order(recipe: Recipe,
     run = find_ticket(asked, tmp_path, device=CPU, say=lambda line: None)
     ticket = load_ticket(run.ticket)
     assert ticket.permutation is not None
+    assert (
+        "`permutation.safetensors` says for each row or column where it stood" in (run.ticket / "README.md").read_text()
+    )
     shuffled = run.training("shuffle", 2)
     assert Permutation.load(shuffled / "permutation.safetensors").sha256() == ticket.permutation.sha256()
     assert not (run.training("random", 2) / "permutation.safetensors").exists()
@@ -186,3 +189,9 @@ def test_levers_without_effect_are_told(recipe: Recipe, tmp_path: Path) -> None:
     ]
     folders = [cell.trained[0].folder.name for cell in run_cells(bench)]
     assert folders == [cell.trained[0].folder.name for cell in run_cells(workbench(recipe, tmp_path))]
+
+
+def test_a_ticket_in_the_checkpoints_order_speaks_of_none(recipe: Recipe, tmp_path: Path) -> None:
+    run = find_ticket(recipe.override(pruning={"permutation": "neurons"}), tmp_path, device=CPU, say=lambda line: None)
+    assert not (run.ticket / "permutation.safetensors").exists()
+    assert "permutation" not in (run.ticket / "README.md").read_text()

@@ -35,6 +35,12 @@ The weights in this folder are those of seed {recipe.pruning.seeds[0]}.
 {rows}
 
 `weights.safetensors` is a plain dense state dict with exact zeros; `mask.safetensors` has one bit a weight (1 = keep).
+{_ORDER if ticket.trained[0].permutation() else ""}"""
+
+
+_ORDER = """
+Mask and weights are in one order of neurons and channels. To put the mask on the checkpoint's weights, first put these
+into that order: `permutation.safetensors` says for each row or column where it stood.
 """
 
 
