@@ -98,3 +98,4 @@ def test_plots_are_files_with_a_background_of_their_own(tmp_path: Path) -> None:
     root = ElementTree.fromstring(drawn["tickets-1.svg"])
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert root[0].attrib["fill"] == "#fff"
+    assert root[1].text == "score & sparsity"
