@@ -1,7 +1,7 @@
 """Figures 4 and 5 of Gan et al. (AAAI 2022): does the ticket of one task serve another?
 
-The mask is found on the source task and trained on the target task from θ0; the relative drop is averaged over targets
-as in their Table 2.
+The mask is found on the source task (or by pre-training) and trained on the target task from θ0; the relative drop is
+averaged over targets as in their Table 2.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from vlcompress.recipe import Recipe
 from vlcompress.report.svg import Chart, Point, Reference, Series
 from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
 from vlcompress.studies.curves import deviation, percent, score_text, verdict_table
-from vlcompress.studies.tickets import ticket_recipe
+from vlcompress.studies.pretraining_ticket import PRETRAINING, source_recipe
 from vlcompress.tickets.imp import Row, judged, rounds
 from vlcompress.tickets.verdict import RELAXED
 from vlcompress.tickets.workbench import Trial, Workbench
@@ -28,7 +28,7 @@ class Transfer:
     title = "tickets found on one task and trained on another (Gan et al. 2022, figures 4 and 5, Table 2)"
 
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
-        """Give one cell for each source and target.
+        """Give one cell for each source and target; pre-training is a source alone.
 
         Raises:
             VlcompressError: a single task has nothing to transfer to.
@@ -38,8 +38,9 @@ class Transfer:
                 f"a transfer from {', '.join(choices.tasks)} needs a second task: give --task twice or more"
             )
         level = max(choices.levels or (LEVEL,))
-        recipes = {task: ticket_recipe(choices, task, (level,)) for task in choices.tasks}
-        return [_cell(recipes, source, target, level) for source in recipes for target in recipes]
+        recipes = {task: source_recipe(choices, task, (level,)) for task in choices.tasks}
+        targets = [task for task in recipes if task != PRETRAINING]
+        return [_cell(recipes, source, target, level) for source in recipes for target in targets]
 
     def show(self, results: Mapping[str, Json]) -> Shown:
         """Give score and relative drop by source and target."""
@@ -143,7 +144,8 @@ def _findings(results: Mapping[str, Json], sources: Sequence[str], targets: Sequ
         drops = {source: _drop(one) for source in sources if (one := results.get(f"{source} to {target}"))}
         best = min(drops, key=drops.__getitem__)
         own = "its own" if best == target else f"{best}'s"
-        said.append(f"{target}: the best ticket is {own} (drop {drops[best]:.2f} %, its own {drops[target]:.2f} %).")
+        its_own = f"{drops[target]:.2f} %" if target in drops else "failed"
+        said.append(f"{target}: the best ticket is {own} (drop {drops[best]:.2f} %, its own {its_own}).")
     return tuple(said)
 
 
