@@ -28,6 +28,7 @@ def study(home: Path, folder: str, name: str = "tickets", **choices: Any) -> dic
         "trainings": {"count": 4, "timed": 2, "seconds": 60.0},
         "failed": {},
         "findings": ["vqa: found."],
+        "claims": [],
         "summary": "vqa: relaxed up to 70 %.",
         "tables": [],
         "charts": [asdict(CHART)],

@@ -19,7 +19,7 @@ from vlcompress.recipe import default_recipe
 from vlcompress.sparse.timing import Effort
 from vlcompress.studies.base import Choices, Json, Lab
 from vlcompress.studies.granularity import PATTERNS, Granularity
-from vlcompress.studies.granularity_shown import findings
+from vlcompress.studies.granularity_shown import findings, summary
 from vlcompress.studies.latency import BATCHES, Measured, measure_tickets
 from vlcompress.studies.run import Outcome, run_study
 from vlcompress.tickets.imp import rounds
@@ -145,7 +145,14 @@ def test_findings_name_cost_verdict_speed_and_levers() -> None:
     assert "passes relaxed: unstructured 50 % (pass), block:16x16 none." in said
     assert "fastest ticket that does not fail relaxed is unstructured at 50 %: 1.02 (0.92-1.12) × dense" in said
     assert "distillation (+5.00 (+4.00 to +6.00)) help; movement (-5.00 (-6.00 to -4.00)) hurt; growth" in said
+    assert "a mask alone makes nothing faster" in said
     assert "busy" not in said
+    line = summary(results)
+    assert line.startswith(
+        "vqa: at 50 % unstructured pruning keeps 60.00; points from it: block:16x16 -10.00. The fastest"
+    )
+    results["f"] = {"task": "vqa", "speed": speeds(["unstructured at 50 %"], 1.3)}
+    assert any("some of its units are empty" in one for one in findings(results))
 
 
 def test_a_busy_machine_is_said() -> None:
