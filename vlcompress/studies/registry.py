@@ -1,6 +1,7 @@
 """The studies by name. Adding one is a file in this folder and a line here."""
 
 from vlcompress.errors import unknown
+from vlcompress.studies.adversarial import AdversarialStudy
 from vlcompress.studies.base import Study
 from vlcompress.studies.families import Families
 from vlcompress.studies.overlap import Overlap
@@ -10,7 +11,9 @@ from vlcompress.studies.rewind import Rewind
 from vlcompress.studies.tickets import Tickets
 from vlcompress.studies.transfer import Transfer
 
-_ALL: tuple[Study, ...] = (Tickets(), Transfer(), PretrainingTicket(), Rewind(), Overlap(), Families(), PaperB())
+_ALL: tuple[Study, ...] = (
+    Tickets(), Transfer(), PretrainingTicket(), Rewind(), Overlap(), AdversarialStudy(), Families(), PaperB(),
+)  # fmt: skip
 STUDIES: dict[str, Study] = {study.name: study for study in _ALL}
 
 
