@@ -33,7 +33,7 @@ from vlcompress.export.choose import Chooser
 from vlcompress.export.quantize import Quantizer
 from vlcompress.export.runtime import open_session
 from vlcompress.export.storage import save_apart, size
-from vlcompress.export.trace import prune_unused
+from vlcompress.export.tidy import prune_unused
 from vlcompress.export.verify import compare_scores, feed
 from vlcompress.models.base import Head
 from vlcompress.models.lxmert import LxmertFamily
