@@ -1,91 +1,180 @@
 """How fast pruned LXMERT-base runs in stock ONNX Runtime on a CPU, in every form that it can be exported in.
 
-    python -m bench.onnx_cpu build --work FOLDER       # graphs, some 10 GB; each is checked against PyTorch
-    python -m bench.onnx_cpu measure --work FOLDER     # each form beside dense, in a process; repeat to go on
-    python -m bench.onnx_cpu table --work FOLDER       # bench/results/onnx/cpu.json -> cpu.md
+    python -m bench.onnx_cpu build --work FOLDER       # graphs, some 11 GB; each is checked against PyTorch
+    python -m bench.onnx_cpu measure --work FOLDER     # all forms of a sparsity beside dense; repeat to go on
+    python -m bench.onnx_cpu table --work FOLDER       # bench/results/onnx/cpu.json and cpu.md
 
-Random weights and random masks: speed depends on where zeros may be, not on the values; it says nothing about
-accuracy. 20 words and 36 regions. Dense and pruned run in one process, in turn, with the same threads and the same
-optimizers; "unfused" leaves out ONNX Runtime's SkipLayerNormFusion, whose fp32 kernel is slow, for dense as well.
-`measure` skips what is recorded already, and stops by itself after --minutes.
+Random weights and random masks: speed depends on where zeros may be, not on the values. Accuracy is measured on trained
+tickets of the built-in task (bench.onnx_accuracy), and stands beside each speed. 20 words and 36 regions. All forms of
+one sparsity and dense run in one process, in turn, with the same threads and without ONNX Runtime's slow
+SkipLayerNormFusion; "stock dense" keeps that fusion, as the runtime does by itself. `measure` takes what matters most
+first, skips what is recorded already, and stops by itself after --minutes.
 """
 
 import argparse
 import json
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 
+from bench.onnx_tables import RESULTS, cpu_table, read_scores
 from vlcompress.artefacts import dumps, write_file
 from vlcompress.bench.environment import environment
 from vlcompress.bench.forecast import ANSWERS, CHOOSING, FEATURES, REGIONS, TEXT, WORDS
-from vlcompress.bench.forecast_forms import Subject
+from vlcompress.bench.forecast_forms import NATIVE, SHRUNK, STANDARD, Subject
 from vlcompress.bench.harness import measure
-from vlcompress.bench.random_masks import POLICY
+from vlcompress.bench.random_masks import masked, random_masks
 from vlcompress.bench.statistics import latency, paired_ratio
+from vlcompress.errors import VlcompressError
 from vlcompress.export.choose import Chooser
 from vlcompress.export.quantize import Quantizer
 from vlcompress.export.runtime import open_session
-from vlcompress.export.storage import save_apart, size
+from vlcompress.export.storage import save_apart
+from vlcompress.export.storage import size as bytes_of
 from vlcompress.export.tidy import prune_unused
-from vlcompress.export.verify import compare_scores, feed
+from vlcompress.export.verify import compare_scores, feed, parity, require, run
 from vlcompress.models.base import Head
 from vlcompress.models.lxmert import LxmertFamily
 from vlcompress.sparse.compile import layer_rows
 from vlcompress.sparse.timing import Effort
 
-RESULTS = Path(__file__).parent / "results" / "onnx"
-FORMS = {"block:16x1": "native", "neuron+head": "shrunk", "block:192x16": "standard"}
-SPARSITIES = (0.7, 0.9, 0.5)
+FORMS = {"neuron+head": ("shrunk", SHRUNK), "block:192x16": ("standard", STANDARD), "block:16x1": ("native", NATIVE)}
+"""Patterns, the file that each is measured in, and the form's name in a forecast."""
+
+ZEROS = {"block:16x1": "masked", "unstructured": "unstructured"}
+"""Patterns that other runtimes get as a dense graph with zeros in it, and their files."""
+
+SPARSITIES = (70, 90, 50)
 BATCHES = (1, 8)
-THREADS = (1, 2)
-EFFORT = {1: Effort(rounds=7, burst_s=0.15, warmup=1), 8: Effort(rounds=5, burst_s=0.0, warmup=1)}
+GROUPS = ((70, 1), (70, 2), (90, 1), (50, 1), (90, 2), (50, 2))
+"""(per cent, threads) in the order that they are measured in."""
+
+EFFORT = {1: Effort(rounds=11, burst_s=0.15, warmup=1), 8: Effort(rounds=9, burst_s=0.0, warmup=1)}
 
 Inputs = Mapping[str, torch.Tensor]
 Json = dict[str, Any]
 
 
-def build(work: Path) -> None:
-    """Write every graph that is not there yet, and its int8 variant."""
+@dataclass(frozen=True)
+class Variant:
+    """One graph as it is opened.
+
+    Attributes:
+        pattern: of its zeros: "dense", or a pattern of blocks or units.
+        precision: of its products.
+        file: stem of the graph's file; "{}" stands for the sparsity in per cent.
+        options: of `open_session`.
+    """
+
+    pattern: str
+    precision: str
+    file: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+VARIANTS = {
+    "dense": Variant("dense", "fp32", "dense"),
+    "stock dense": Variant("dense", "fp32", "dense", {"disable_skip_layer_norm": False}),
+    "heads and neurons": Variant("neuron+head", "fp32", "shrunk-{}"),
+    "heads and neurons, int8": Variant("neuron+head", "int8", "shrunk-{}-int8"),
+    "16x1, native kernel": Variant("block:16x1", "fp32", "native-{}", {"native": "float32"}),
+    "16x1, native kernel, bfloat16": Variant("block:16x1", "bf16", "native-{}", {"native": "bfloat16"}),
+    "192x16": Variant("block:192x16", "fp32", "standard-{}"),
+    "192x16, int8": Variant("block:192x16", "int8", "standard-{}-int8"),
+    "dense, int8": Variant("dense", "int8", "dense-int8"),
+}
+
+
+def dense_model(size: str = "base") -> tuple[LxmertFamily, dict[str, Any], torch.nn.Module]:
+    """Build LXMERT for VQA with random weights, always the same."""
     family = LxmertFamily()
-    config = family.config("base", vocab_size=WORDS, feature_dim=FEATURES)
-    model = family.build(config, Head("answers", tuple(f"answer {i}" for i in range(ANSWERS))), seed=0).eval()
-    inputs = {
-        batch: family.example_inputs(config, batch=batch, text=TEXT, regions=REGIONS, seed=0) for batch in BATCHES
-    }
-    rows = layer_rows(family, model, family.prunable(model, POLICY).names, inputs[8])
+    config = family.config(size, vocab_size=WORDS, feature_dim=FEATURES)
+    head = Head("answers", tuple(f"answer {i}" for i in range(ANSWERS)))
+    return family, config, family.build(config, head, seed=0).eval()
+
+
+def inputs_of(batch: int, size: str = "base") -> dict[str, torch.Tensor]:
+    """Give the first so many of the random inputs that everything is measured on."""
+    family = LxmertFamily()
+    config = family.config(size, vocab_size=WORDS, feature_dim=FEATURES)
+    inputs = family.example_inputs(config, batch=max(BATCHES), text=TEXT, regions=REGIONS, seed=0)
+    return {name: tensor[:batch] for name, tensor in inputs.items()}
+
+
+def build(work: Path, size: str = "base") -> None:
+    """Write every graph that is not there yet, and its int8 variant; sparsities in the order of SPARSITIES."""
+    family, config, model = dense_model(size)
+    rows = layer_rows(family, model, family.prunable(model, "bert-tickets").names, inputs_of(max(BATCHES), size))
     subject = Subject(family, config, model, work, Chooser(1, CHOOSING), rows)
-    if not (work / "dense.onnx").is_file():
-        subject.dense()
+    if not truth(work / "dense.onnx").is_file():
+        _written(subject.dense().session, work / "dense.onnx", size)
         quantize(work / "dense.onnx", work / "dense-int8.onnx")
     for sparsity in SPARSITIES:
-        for pattern, form in FORMS.items():
-            target = work / f"{form}-{100 * sparsity:.0f}.onnx"
-            if not target.is_file() and write_form(subject, pattern, sparsity, form, inputs[1], target):
-                print(target.name, flush=True)
+        for pattern, (file, form) in FORMS.items():
+            if not truth(work / f"{file}-{sparsity}.onnx").is_file():
+                write_form(subject, pattern, sparsity, form, work / f"{file}-{sparsity}.onnx", size)
+        for pattern, file in ZEROS.items():
+            if not truth(work / f"{file}-{sparsity}.onnx").is_file():
+                write_zeros(subject, pattern, sparsity, work / f"{file}-{sparsity}.onnx", size)
+    write_file(work / "built.json", dumps(environment()))
 
 
-def write_form(subject: Subject, pattern: str, sparsity: float, form: str, inputs: Inputs, target: Path) -> bool:
-    """Write one form and what is compared with it: int8, or for other runtimes the dense graph with zeros."""
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        subject.folder = Path(folder)
-        subject.forms(pattern, sparsity, inputs)
-        written = subject.folder / f"{form}.onnx"
-        if not written.is_file():
-            print(f"{pattern} at {sparsity:g} has no form '{form}' that is faster than dense here", flush=True)
-            return False
-        if form == "native":
-            save_apart(ir.load(subject.zeros(pattern, sparsity)), target.with_name(f"masked-{100 * sparsity:.0f}.onnx"))
-        else:
+def write_form(subject: Subject, pattern: str, sparsity: int, form: str, target: Path, size: str) -> None:
+    """Write one form, checked against PyTorch, its scores, and its int8 variant."""
+    with scratch(subject, target.parent):
+        try:
+            found = subject.forms(pattern, sparsity / 100, inputs_of(max(BATCHES), size)).get(form)
+        except VlcompressError as error:  # a block that does not divide the weights of another size
+            print(error, flush=True)
+            return
+        if found is None:
+            print(f"{pattern} at {sparsity} % has no form '{form}' that is faster than dense here", flush=True)
+            return
+        written = subject.folder / target.name.replace(f"-{sparsity}", "")
+        if form != NATIVE:
             quantize(written, target.with_stem(f"{target.stem}-int8"))
         save_apart(ir.load(written), target)
-    return True
+        _written(found.session, target, size)
+
+
+def write_zeros(subject: Subject, pattern: str, sparsity: int, target: Path, size: str) -> None:
+    """Write the dense graph with zeros in it, checked against PyTorch, and its scores."""
+    with scratch(subject, target.parent):
+        save_apart(ir.load(subject.zeros(pattern, sparsity / 100)), target)
+    session = open_session(target, threads=1, native="off")
+    with masked(subject.model, random_masks(subject.family, subject.model, pattern, sparsity / 100)):
+        found = parity(subject.family, subject.model, session, [inputs_of(max(BATCHES), size)])
+    require(found, f"the graph with zeros of {pattern} at {sparsity} % does not compute what the masked model does")
+    _written(session, target, size)
+
+
+@contextmanager
+def scratch(subject: Subject, work: Path) -> Iterator[None]:
+    """Let a subject write into a temporary folder in `work` inside the block."""
+    before = subject.folder
+    with tempfile.TemporaryDirectory(dir=work) as temporary:
+        subject.folder = Path(temporary)
+        yield
+    subject.folder = before
+
+
+def truth(graph: Path) -> Path:
+    """Name the file of the scores [inputs, answers] that a graph gave when it was checked."""
+    return graph.with_suffix(".npy")
+
+
+def _written(session: Any, target: Path, size: str) -> None:
+    """Keep the scores of a checked session beside its graph: whatever is measured later must still give them."""
+    np.save(truth(target), run(session, inputs_of(max(BATCHES), size)))
+    print(target.name, flush=True)
 
 
 def quantize(source: Path, target: Path) -> None:
@@ -96,60 +185,71 @@ def quantize(source: Path, target: Path) -> None:
     save_apart(model, target)
 
 
-def measure_all(work: Path, only: str, minutes: float) -> None:
-    """Measure what is not recorded yet, for so long."""
+def measure_all(work: Path, minutes: float, size: str = "base") -> None:
+    """Measure what is not recorded yet, the most important first, for so long."""
     end = time.monotonic() + 60 * minutes
-    for threads in THREADS:
-        for path in sorted(work.glob(only)):
-            record = work / "parts" / f"{path.stem}-t{threads}.json"
-            if path.stem == "dense" or path.stem.startswith("masked") or record.is_file():
-                continue
+    for sparsity, threads in GROUPS:
+        missing = [batch for batch in BATCHES if not part(work, sparsity, threads, batch).is_file()]
+        if not missing or not (work / "built.json").is_file():
+            continue
+        group = Group(work, sparsity, threads, size)
+        for batch in missing:
             if time.monotonic() > end:
                 return
-            write_file(record, dumps(measured(work / "dense.onnx", path, threads)))
-            print(record.name, flush=True)
+            write_file(part(work, sparsity, threads, batch), dumps(group.measured(batch)))
+            print(part(work, sparsity, threads, batch).name, flush=True)
 
 
-def measured(dense: Path, path: Path, threads: int) -> Json:
-    """Compare one graph with dense, both with and without the fusion; packed nodes in bfloat16 as well."""
-    variants: dict[str, tuple[Path, dict[str, Any]]] = {
-        "dense": (dense, {}),
-        "dense, fused": (dense, {"disable_skip_layer_norm": False}),
-        "form": (path, {"native": "float32"}),
-        "form, fused": (path, {"disable_skip_layer_norm": False, "native": "float32"}),
-    }
-    if path.stem.startswith("native"):
-        variants["form, bfloat16"] = (path, {"native": "bfloat16"})
-    calls, loads = {}, {}
-    for name, (file, options) in variants.items():
-        start = time.perf_counter()
-        calls[name] = open_session(file, threads=threads, **options)
-        loads[name] = round(time.perf_counter() - start, 2)
-    family = LxmertFamily()
-    config = family.config("base", vocab_size=WORDS, feature_dim=FEATURES)
-    batches = {}
-    for batch in BATCHES:
-        inputs = family.example_inputs(config, batch=batch, text=TEXT, regions=REGIONS, seed=0)
-        bursts = measure({name: bound(session, inputs) for name, session in calls.items()}, EFFORT[batch])
-        pairs = {name: "dense, fused" if "fused" in name else "dense" for name in variants if "dense" not in name}
-        batches[str(batch)] = {
-            "speedup": {name: asdict(paired_ratio(bursts[to], bursts[name])) for name, to in pairs.items()},
-            "latency": {name: asdict(latency(rounds, batch)) for name, rounds in bursts.items()},
+def part(work: Path, sparsity: int, threads: int, batch: int) -> Path:
+    """Name the record of one measurement."""
+    return work / "parts" / f"{sparsity}-t{threads}-b{batch}.json"
+
+
+class Group:
+    """All variants at one sparsity and number of threads, opened and checked."""
+
+    def __init__(self, work: Path, sparsity: int, threads: int, size: str) -> None:
+        self.work, self.sparsity, self.threads, self.size = work, sparsity, threads, size
+        self.files = {name: work / f"{variant.file.format(sparsity)}.onnx" for name, variant in VARIANTS.items()}
+        self.files = {name: file for name, file in self.files.items() if file.is_file()}
+        self.sessions = dict(self._opened())
+
+    def measured(self, batch: int) -> Json:
+        """Check all variants at one batch size, and measure them in turn."""
+        inputs = inputs_of(batch, self.size)
+        errors, started = {name: self._error(name, batch) for name in self.files}, environment()
+        calls = {name: bound(session, inputs) for name, (session, _) in self.sessions.items()}
+        bursts = measure(calls, EFFORT[batch])
+        rows = {
+            name: {
+                "pattern": VARIANTS[name].pattern,
+                "precision": VARIANTS[name].precision,
+                "latency": asdict(latency(rounds, batch)),
+                "speedup": {to: asdict(paired_ratio(bursts[to], rounds)) for to in ("dense", "stock dense")},
+                "load_s": self.sessions[name][1],
+                "bytes": bytes_of(self.files[name]),
+                "rel_error": errors[name],
+            }
+            for name, rounds in bursts.items()
         }
-    truth = scores(calls["form"], inputs)
-    return {
-        "form": path.stem,
-        "threads": threads,
-        "batches": batches,
-        "load_s": loads,
-        "bytes": size(path),
-        "rel_error_to_form": {
-            name: compare_scores([truth], [scores(call, inputs)]).max_rel_error
-            for name, call in calls.items()
-            if name.startswith("form,")
-        },
-        "environment": environment(),
-    }
+        about = {"sparsity": self.sparsity, "threads": self.threads, "batch": batch, "rounds": EFFORT[batch].rounds}
+        built = json.loads((self.work / "built.json").read_text())
+        return {**about, "variants": rows, "environment": started, "graphs_of_commit": built["commit"]}
+
+    def _opened(self) -> Iterator[tuple[str, tuple[Any, float]]]:
+        for name, file in self.files.items():
+            start = time.perf_counter()
+            session = open_session(file, threads=self.threads, **VARIANTS[name].options)
+            yield name, (session, round(time.perf_counter() - start, 2))
+
+    def _error(self, name: str, batch: int) -> float:
+        """Give the relative error to the checked float32 scores of the same masks; float32 itself must keep them."""
+        checked = self.files[name].with_stem(self.files[name].stem.removesuffix("-int8"))
+        got = run(self.sessions[name][0], inputs_of(batch, self.size))
+        found = compare_scores([np.load(truth(checked))[:batch]], [got])
+        if VARIANTS[name].precision == "fp32":
+            require(found, f"'{name}' no longer computes what was checked when it was built")
+        return found.max_rel_error
 
 
 def bound(session: Any, inputs: Any) -> Any:
@@ -158,29 +258,12 @@ def bound(session: Any, inputs: Any) -> Any:
     return lambda: session.run(None, arrays)
 
 
-def scores(session: Any, inputs: Any) -> Any:
-    """Give the scores [batch, answers]."""
-    return session.run(["logits"], feed(session, inputs))[0]
-
-
 def table(work: Path) -> str:
     """Put the parts together: cpu.json, and a table in Markdown."""
-    parts = [json.loads(path.read_text()) for path in sorted((work / "parts").glob("*.json"))]
+    found = [part(work, sparsity, threads, batch) for sparsity, threads in GROUPS for batch in BATCHES]
+    parts = [json.loads(path.read_text()) for path in found if path.is_file()]
+    text = cpu_table(parts, read_scores())
     write_file(RESULTS / "cpu.json", dumps({"parts": parts}))
-    lines = [
-        "| form | threads | " + " | ".join(f"batch {batch}" for batch in BATCHES) + " | load s | MB |",
-        "|---|---|" + "---|" * len(BATCHES) + "---|---|",
-    ]
-    for part in parts:
-        for name in part["batches"]["1"]["speedup"]:
-            found = [part["batches"][str(batch)]["speedup"][name] for batch in BATCHES]
-            cells = [f"{one['value']:.2f} ({one['low']:.2f}-{one['high']:.2f})" for one in found]
-            title = f"{part['form']}{name.removeprefix('form')}"
-            lines.append(
-                f"| {title} | {part['threads']} | {' | '.join(cells)} | {part['load_s'][name]} | "
-                f"{part['bytes'] / 1e6:.0f} |"
-            )
-    text = "\n".join(lines) + "\n"
     write_file(RESULTS / "cpu.md", text)
     return text
 
@@ -190,15 +273,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("stage", choices=["build", "measure", "table"])
     parser.add_argument("--work", type=Path, default=Path("runs/onnx-cpu"))
-    parser.add_argument("--only", default="*.onnx", help="graphs to measure, as a file pattern")
-    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--size", default="base", help="of LXMERT; others than base are for trying the script out")
+    parser.add_argument("--minutes", type=float, default=10.0, help="start no further measurement after so long")
     said = parser.parse_args()
     said.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     if said.stage == "build":
-        build(said.work)
+        build(said.work, said.size)
     elif said.stage == "measure":
-        measure_all(said.work, said.only, said.minutes)
+        measure_all(said.work, said.minutes, said.size)
     else:
         print(table(said.work))
 

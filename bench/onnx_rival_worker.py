@@ -1,15 +1,13 @@
-"""One runtime in its own environment, driven over stdin and stdout by bench/onnx_rivals.py. Imports nothing of ours.
+"""One runtime in its own environment, driven over stdin and stdout by bench/onnx_rivals.py.
 
-Started as: python onnx_rival_worker.py RUNTIME MODEL INPUTS.npz THREADS. It prints a JSON line when it is ready
-("load_s", "version"), then answers each line "CALLS" with the seconds of so many calls, and "scores PATH" by saving its
-scores.
+Started as: python onnx_rival_worker.py RUNTIME MODEL FOLDER THREADS BATCH... with inputs in FOLDER/BATCH.npz. It prints
+a JSON line when it is ready ("load_s", "version"), then answers each line "BATCH CALLS" with the seconds of so many
+calls, and "BATCH scores PATH" by saving its scores. Imports nothing of ours, but for PyTorch, which needs the model.
 """
 
 import json
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,10 +15,12 @@ from typing import Any
 import numpy as np
 
 Inputs = Mapping[str, Any]
+Batches = Mapping[int, Inputs]
 Run = Callable[[], Any]
+Runs = dict[int, Run]
 
 
-def onnxruntime(model: str, inputs: Inputs, threads: int) -> tuple[Run, str]:
+def onnxruntime(model: str, batches: Batches, threads: int) -> tuple[Runs, str]:
     """Stock ONNX Runtime without the slow fusion; with our operator library where its path is in the model's name."""
     import onnxruntime as runtime
 
@@ -34,44 +34,81 @@ def onnxruntime(model: str, inputs: Inputs, threads: int) -> tuple[Run, str]:
     session = runtime.InferenceSession(
         model, options, providers=["CPUExecutionProvider"], disabled_optimizers=["SkipLayerNormFusion"]
     )
-    feed = {value.name: inputs[value.name] for value in session.get_inputs()}
-    return lambda: session.run(["logits"], feed)[0], runtime.__version__
+    names = [value.name for value in session.get_inputs()]
+
+    def bound(inputs: Inputs) -> Run:
+        feed = {name: inputs[name] for name in names}
+        return lambda: session.run(["logits"], feed)[0]
+
+    return {batch: bound(inputs) for batch, inputs in batches.items()}, runtime.__version__
 
 
-def openvino(model: str, inputs: Inputs, threads: int, settings: Mapping[str, Any] | None = None) -> tuple[Run, str]:
+def openvino(model: str, batches: Batches, threads: int, settings: Mapping[str, Any] | None = None) -> tuple[Runs, str]:
     """OpenVINO in float32, unless the settings say otherwise."""
     import openvino as runtime
 
     core = runtime.Core()
     fixed = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     compiled = core.compile_model(model, "CPU", {**fixed, **(settings or {})})
-    feed = {value.any_name: inputs[value.any_name] for value in compiled.inputs}
-    request = compiled.create_infer_request()
-    return lambda: next(iter(request.infer(feed).values())), runtime.__version__
+    names = [value.any_name for value in compiled.inputs]
+
+    def bound(inputs: Inputs) -> Run:
+        request, feed = compiled.create_infer_request(), {name: inputs[name] for name in names}
+        return lambda: next(iter(request.infer(feed).values()))
+
+    return {batch: bound(inputs) for batch, inputs in batches.items()}, runtime.__version__
 
 
-def openvino_bf16(model: str, inputs: Inputs, threads: int) -> tuple[Run, str]:
+def openvino_bf16(model: str, batches: Batches, threads: int) -> tuple[Runs, str]:
     """OpenVINO in bfloat16."""
-    return openvino(model, inputs, threads, {"INFERENCE_PRECISION_HINT": "bf16"})
+    return openvino(model, batches, threads, {"INFERENCE_PRECISION_HINT": "bf16"})
 
 
-def openvino_sparse(model: str, inputs: Inputs, threads: int) -> tuple[Run, str]:
+def openvino_sparse(model: str, batches: Batches, threads: int) -> tuple[Runs, str]:
     """OpenVINO with its decompression of sparse weights."""
-    return openvino(model, inputs, threads, {"CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE": 0.5})
+    return openvino(model, batches, threads, {"CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE": 0.5})
 
 
-def deepsparse(model: str, inputs: Inputs, threads: int) -> tuple[Run, str]:
-    """DeepSparse, which finds zeros by itself."""
+def deepsparse(model: str, batches: Batches, threads: int) -> tuple[Runs, str]:
+    """DeepSparse, which finds zeros by itself; a graph for each batch size, as it fixes that."""
     import deepsparse as runtime
 
-    batch = len(next(iter(inputs.values())))
-    copy = tempfile.mkdtemp()  # it writes its input shapes into the file that it is given
-    for file in (model, f"{model}.data"):
-        shutil.copy(file, copy)
-    model = os.path.join(copy, os.path.basename(model))
-    engine = runtime.Engine(model, batch_size=batch, num_cores=threads, input_shapes=_shapes(model, inputs))
-    feed = [np.ascontiguousarray(inputs[name]) for name in engine.input_names]
-    return lambda: engine.run(feed)[0], runtime.__version__
+    def bound(batch: int, inputs: Inputs) -> Run:
+        engine = runtime.Engine(model.format(batch), batch_size=batch, num_cores=threads)
+        feed = [np.ascontiguousarray(inputs[name]) for name in engine.input_names]
+        return lambda: engine.run(feed)[0]
+
+    return {batch: bound(batch, inputs) for batch, inputs in batches.items()}, runtime.__version__
+
+
+def torch_compiled(size: str, batches: Batches, threads: int, precision: str = "float32") -> tuple[Runs, str]:
+    """PyTorch's compiler on the dense model, each batch size compiled on its own."""
+    import torch
+
+    from bench.onnx_cpu import dense_model
+
+    torch.set_num_threads(threads)
+    dtype = getattr(torch, precision)
+    family, _, model = dense_model(size)
+    model = model.to(dtype)
+    call = torch.compile(lambda inputs: family.logits(model, inputs).float(), dynamic=False)
+
+    def bound(inputs: Inputs) -> Run:
+        tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
+        tensors = {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
+
+        def run() -> Any:
+            with torch.inference_mode():
+                return call(tensors).numpy()
+
+        return run
+
+    return {batch: bound(inputs) for batch, inputs in batches.items()}, torch.__version__
+
+
+def torch_bf16(size: str, batches: Batches, threads: int) -> tuple[Runs, str]:
+    """The same in bfloat16."""
+    return torch_compiled(size, batches, threads, "bfloat16")
 
 
 RUNTIMES = {
@@ -80,36 +117,37 @@ RUNTIMES = {
     "openvino-bf16": openvino_bf16,
     "openvino-sparse": openvino_sparse,
     "deepsparse": deepsparse,
+    "torch": torch_compiled,
+    "torch-bf16": torch_bf16,
 }
 
 
-def _shapes(model: str, inputs: Inputs) -> list[list[int]]:
-    import onnx
-
-    graph = onnx.load(model, load_external_data=False).graph
-    return [list(inputs[value.name].shape) for value in graph.input]
+def _answer(run: Run, asked: str) -> Any:
+    """Save the scores, or time calls."""
+    if asked.startswith("scores "):
+        np.save(asked.partition(" ")[2], np.asarray(run()))
+        return {}
+    times = []
+    for _ in range(int(asked)):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return times
 
 
 def main() -> None:
     """Load, tell, and answer until stdin ends."""
-    name, model, file, threads = sys.argv[1:]
-    inputs = dict(np.load(file))
+    name, model, folder, threads, *sizes = sys.argv[1:]
+    batches = {int(size): dict(np.load(os.path.join(folder, f"{size}.npz"))) for size in sizes}
     start = time.perf_counter()
-    run, version = RUNTIMES[name](model, inputs, int(threads))
+    runs, version = RUNTIMES[name](model, batches, int(threads))
+    for run in runs.values():  # PyTorch compiles at the first call
+        run()
     load = time.perf_counter() - start
-    run()
     print(json.dumps({"load_s": round(load, 2), "version": version}), flush=True)
     for line in sys.stdin:
-        if line.startswith("scores "):
-            np.save(line.split(" ", 1)[1].strip(), np.asarray(run()))
-            print("{}", flush=True)
-            continue
-        times = []
-        for _ in range(int(line)):
-            start = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - start)
-        print(json.dumps(times), flush=True)
+        batch, _, asked = line.strip().partition(" ")
+        print(json.dumps(_answer(runs[int(batch)], asked)), flush=True)
 
 
 if __name__ == "__main__":

@@ -27,12 +27,15 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--vocabulary", help="A vocab.txt, where the data folder has none.")
 @click.option("--pattern", help="unstructured, block:RxC, head, neuron, neuron+head, or attention=...,ffn=...")
 @click.option("--sparsity", type=float, help="Fraction of the prunable weights to prune, in [0, 1).")
-@click.option("--schedule", help="linear:P (points a round), geometric:F (fraction of the rest) or oneshot.")
+@click.option("--schedule", help="linear:P (points a round), geometric:F (of the rest), levels:P,P,... or oneshot.")
 @click.option("--rounds", type=int, help="Stop after so many rounds.")
-@click.option("--allocation", help="global or uniform.")
+@click.option("--allocation", help="global, uniform, or modality (each part of the model by itself).")
 @click.option("--rewind-step", type=int, help="Rewind to the weights after this step of dense training.")
 @click.option(
-    "--control", "controls", multiple=True, help="random, shuffle, reinit, unstructured or none; may be repeated."
+    "--control",
+    "controls",
+    multiple=True,
+    help="random, shuffle, reinit, language, unstructured or none; may be repeated.",
 )
 @click.option("--seeds", callback=_numbers, help="Seeds with commas between them, for example 0,1,2.")
 @click.option("--steps", type=int, help="Steps of each training.")

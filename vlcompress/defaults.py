@@ -77,7 +77,9 @@ def default_document(family: str, task: str, size: str, *, train: tuple[str, ...
     document: Table = {"model": {"family": family, "size": size}, "data": data}
     if size == "tiny":
         return document | _tiny(document, family)
-    return document | (_small(document, family, task) if size == "small" else _published(document, family, task))
+    return document | (
+        _small(document, family, task) if size in _BUILT_IN_SIZES else _published(document, family, task)
+    )
 
 
 def _tiny(document: Table, family: str) -> Table:
@@ -90,7 +92,7 @@ def _tiny(document: Table, family: str) -> Table:
 
 
 def _small(document: Table, family: str, task: str) -> Table:
-    there = (BUILT_IN / f"{family}-small-scenes.safetensors").is_file()
+    there = (BUILT_IN / f"{family}-{document['model']['size']}-scenes.safetensors").is_file()
     return {
         "model": {**document["model"], "checkpoint": "built-in" if there else "none"},
         "data": {**document["data"], "source": "scenes:small"},
@@ -113,6 +115,7 @@ def _published(document: Table, family: str, task: str) -> Table:
     }
 
 
+_BUILT_IN_SIZES = ("small", "mini")
 _SMALL: dict[str, Any] = {"steps": 300, "batch": 64, "learning_rate": 3e-4}
 _PRETRAINED: dict[str, Any] = {"learning_rate": 7e-5, "head_rate": 30.0}
 _SMALL_CELL: dict[tuple[str, str], dict[str, Any]] = {

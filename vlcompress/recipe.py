@@ -17,7 +17,8 @@ from vlcompress.errors import VlcompressError, unknown
 RECIPES = Path(__file__).parent / "recipes"
 OPTIMIZERS = ("bertadam", "adamw", "sgd")
 HEADS = ("fresh", "answers")
-CONTROLS = ("random", "shuffle", "reinit", "unstructured")
+PERMUTATIONS = ("neurons", "neurons+channels")
+CONTROLS = ("random", "shuffle", "reinit", "language", "unstructured")
 
 S = TypeVar("S")
 
@@ -32,12 +33,15 @@ class ModelRecipe:
         checkpoint: θ0: "built-in", "none" (random weights), a folder, a file in the official layout, or a hub name.
         head: φ0: "fresh", or "answers", the rows of the same answers in the checkpoint's answer head (LXMERT's
             ``--loadLXMERTQA``; needs the checkpoint's answer list, ``lxmert/all_ans.json`` in the data folder).
+        language: what control "language" starts from: a BERT's folder, file or hub name; "" is the BERT of a published
+            size, and for the others a language model that is made of the words of the training splits.
     """
 
     family: str = "lxmert"
     size: str = "small"
     checkpoint: str = "built-in"
     head: str = "fresh"
+    language: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,13 +70,19 @@ class PruningRecipe:
     Attributes:
         pattern: "unstructured", "block:RxC", "head", "neuron", "neuron+head", or one for each kind of layer:
             "attention=head,ffn=block:192x16".
-        criterion: "magnitude" (or "random").
-        schedule: "linear:P", "geometric:F" or "oneshot".
-        allocation: "global" or "uniform".
+        criterion: "magnitude", "gradient" (|w dL/dw|) or "movement" (-w dL/dw); "high-magnitude" and "random" are there
+            to compare with.
+        schedule: "linear:P", "geometric:F", "levels:P,P,..." or "oneshot".
+        allocation: "global", "uniform" (each weight matrix by itself), or "modality" (each part of the model by itself:
+            language, vision, cross, pooler).
         sparsity: target fraction of the prunable weights, in [0, 1).
         rounds: stop after so many rounds; 0 goes to the target.
         prunable: the policy that names the prunable weights.
         rewind_step: rewind to the weights after this many steps of dense training; 0 rewinds to θ0.
+        growth: "", or block sizes that the rounds before have, from fine to coarse: "16x1,64x16" (see
+            `vlcompress.pruning.growth`).
+        permutation: "", "neurons" or "neurons+channels": reorder feed-forward neurons (and channels within attention
+            heads) before blocks are cut, so that they gather what is important (see `vlcompress.pruning.permutation`).
         controls: trained at the ticket's sparsity (and "unstructured" at every level) for comparison.
         seeds: each is a whole chain of its own: head, data order and dropout.
     """
@@ -85,6 +95,8 @@ class PruningRecipe:
     rounds: int = 0
     prunable: str = "bert-tickets"
     rewind_step: int = 0
+    growth: str = ""
+    permutation: str = ""
     controls: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
 
@@ -103,6 +115,10 @@ class TrainingRecipe:
         weight_decay: on every parameter ("bertadam"), or on matrices alone ("adamw").
         head_rate: factor on the task head's learning rate (1 in LXMERT; 10 in UNITER and ViLT).
         optimizer: "bertadam" (LXMERT), "adamw" (UNITER, ViLT) or "sgd" (ResNet).
+        distill: weight of what the dense model of the same seed says against the task's loss, in every training but the
+            dense one; 0 learns from the task alone.
+        adversarial: "text", "image" or "text+image" trains under perturbation of word embeddings or region features as
+            VILLA does, with ":RATE" for another step than 1e-3; "" trains plainly.
     """
 
     steps: int = 0
@@ -114,6 +130,8 @@ class TrainingRecipe:
     weight_decay: float = 0.01
     head_rate: float = 1.0
     optimizer: str = "bertadam"
+    distill: float = 0.0
+    adversarial: str = ""
 
 
 @dataclass(frozen=True)
@@ -249,6 +267,8 @@ def _check(recipe: Recipe) -> None:
     for control in pruning.controls:
         if control not in CONTROLS:
             raise unknown("control", control, CONTROLS)
+    if pruning.permutation and pruning.permutation not in PERMUTATIONS:
+        raise unknown("permutation", pruning.permutation, PERMUTATIONS)
     if recipe.model.head not in HEADS:
         raise unknown("head", recipe.model.head, HEADS)
     if training.optimizer not in OPTIMIZERS:
@@ -263,6 +283,14 @@ def _check(recipe: Recipe) -> None:
         raise VlcompressError(
             f"training.batch {training.batch}, learning_rate {training.learning_rate:g}, warmup {training.warmup:g}: "
             "the batch must be at least 1, the rate above 0, the warm-up between 0 and 1"
+        )
+    if training.adversarial and training.distill:
+        raise VlcompressError(
+            f"training.adversarial '{training.adversarial}' and training.distill {training.distill:g}: set one of them"
+        )
+    if not 0 <= training.distill < float("inf"):
+        raise VlcompressError(
+            f"training.distill is {training.distill:g}: give 0 (off), or a weight above 0, for example 1"
         )
     if not 0 <= pruning.sparsity < 1:
         raise VlcompressError(

@@ -1,7 +1,7 @@
 import pytest
 
 from vlcompress.errors import VlcompressError
-from vlcompress.pruning.schedule import Geometric, Linear, OneShot, levels, parse_schedule
+from vlcompress.pruning.schedule import Geometric, Linear, OneShot, Steps, levels, parse_schedule
 
 
 def test_linear_takes_points_of_the_original_weights() -> None:
@@ -21,12 +21,28 @@ def test_one_shot_is_one_round() -> None:
     assert levels(OneShot(), 0.0) == ()
 
 
-@pytest.mark.parametrize("text", ["linear:10", "geometric:0.2", "oneshot"])
+def test_levels_are_passed_one_by_one_up_to_the_target() -> None:
+    steps = Steps((0.3, 0.5, 0.9))
+    assert levels(steps, 0.9) == (0.3, 0.5, 0.9)
+    assert levels(steps, 0.5) == (0.3, 0.5)
+    assert levels(steps, 0.7) == (0.3, 0.5, 0.7)
+    assert levels(steps, 0.95) == (0.3, 0.5, 0.9, 0.95)
+    assert levels(steps, 0.0) == ()
+    assert parse_schedule("levels:12.5,70") == Steps((0.125, 0.7))
+
+
+@pytest.mark.parametrize("text", ["linear:10", "geometric:0.2", "oneshot", "levels:30,50,70,80,90", "levels:12.5"])
 def test_names_are_read_and_written_back(text: str) -> None:
     assert str(parse_schedule(text)) == text
 
 
-@pytest.mark.parametrize("text", ["linear", "linear:0", "linear:101", "geometric:1", "geometric:x", "cosine", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("linear", "linear:0", "linear:101", "geometric:1", "geometric:x", "cosine", ""),
+        *("levels:", "levels:50,50", "levels:70,50", "levels:0,50", "levels:50,100", "levels:x"),
+    ],
+)
 def test_unknown_schedule_names_what_is_allowed(text: str) -> None:
     with pytest.raises(VlcompressError, match=f"unknown schedule '{text}'.*'linear:P'"):
         parse_schedule(text)

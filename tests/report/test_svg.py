@@ -75,3 +75,11 @@ def test_names_cannot_become_markup() -> None:
     svg = draw(chart(Series('<script>&"', (Point(0, 1),))))
     assert "<script>" not in svg
     assert '<script>&"' in texts(svg)
+
+
+def test_places_on_the_x_axis_may_have_names() -> None:
+    series = Series("ticket of vqa", (Point(1, 99.0), Point(2, 97.0)), line=False)
+    drawn = draw(Chart("t", "target", "%", (series,), x_names=("vqa", "gqa & co")))
+    assert ">vqa</text>" in drawn
+    assert ">gqa &amp; co</text>" in drawn
+    assert ">0.5</text>" not in drawn

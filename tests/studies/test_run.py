@@ -1,6 +1,7 @@
 """A study from cells to page: what is shared is not trained twice, a failure does not sink the rest."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,12 +11,16 @@ import torch
 from vlcompress.errors import VlcompressError
 from vlcompress.recipe import default_recipe
 from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
-from vlcompress.studies.curves import at, sparsest
+from vlcompress.studies.curves import LEVELS, at, sparsest
+from vlcompress.studies.page import page, shown_document, shown_of
 from vlcompress.studies.registry import STUDIES, study_named
-from vlcompress.studies.run import dry, run_study
+from vlcompress.studies.run import command_of, dry, folder_name, run_study
 from vlcompress.studies.tickets import findings
 
 TINY = Choices(size="tiny", source="scenes:tiny", seeds=(0,), levels=(0.2,))
+
+
+FOLDER = "studies/tickets-tiny-scenes-tiny-seeds-0-levels-20"
 
 
 def lab(home: Path) -> tuple[Lab, list[str]]:
@@ -31,12 +36,12 @@ def trainings(home: Path) -> int:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home where the study `tickets` was run once, at the smallest size."""
     home = tmp_path_factory.mktemp("studies")
-    run_study(study_named("tickets"), TINY, lab(home)[0])
+    assert run_study(study_named("tickets"), TINY, lab(home)[0]).folder == home / FOLDER
     return home
 
 
 def test_it_writes_what_it_found(home: Path) -> None:
-    document = json.loads((home / "studies/tickets/study.json").read_text())
+    document = json.loads((home / FOLDER / "study.json").read_text())
     cells = document["results"]["vqa"]["cells"]
     assert [(cell["arm"], round(cell["sparsity"], 1)) for cell in cells] == [
         ("dense", 0.0),
@@ -45,18 +50,53 @@ def test_it_writes_what_it_found(home: Path) -> None:
         ("random", 0.2),
         ("shuffle", 0.2),
         ("reinit", 0.2),
+        ("language", 0.2),
     ]
     assert document["failed"] == {}
     assert document["environment"]["cores"] > 0
-    page = (home / "studies/tickets/study.html").read_text()
+    assert document["trainings"]["count"] == document["trainings"]["timed"] == 7
+    assert document["trainings"]["seconds"] > 0
+    page = (home / FOLDER / "study.html").read_text()
     assert "Published, on other data" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
+def test_its_page_is_made_of_its_document(home: Path) -> None:
+    document = json.loads((home / FOLDER / "study.json").read_text())
+    assert page(document) == (home / FOLDER / "study.html").read_text()
+    again = json.loads(json.dumps(shown_document(shown_of(document))))
+    assert again == {name: document[name] for name in again}
+
+
+def test_every_row_says_seeds_score_verdict_and_how_sure_it_is(home: Path) -> None:
+    table = json.loads((home / FOLDER / "study.json").read_text())["tables"][1]
+    assert table["header"][2:] == [
+        *("seeds", "score", "of dense %", "strict", "matching", "relaxed"),
+        *("margin to 99 % (95 % interval)", "p (relaxed)"),
+    ]
+    for row in table["rows"][1:]:
+        assert row[2] == "1"
+        assert re.fullmatch(r"[-+]\d+\.\d\d \([-+]\d+\.\d\d to [-+]\d+\.\d\d\)", row[8])
+        assert 0 <= float(row[9]) <= 1
+
+
+def test_its_folder_and_command_say_what_is_not_the_default() -> None:
+    tickets = study_named("tickets")
+    assert folder_name(tickets, Choices()) == "tickets"
+    assert command_of(tickets, Choices()) == "vlcompress study tickets"
+    chosen = Choices(family="uniter", tasks=("gqa", "snli_ve"), seeds=(0, 4), levels=(0.5, 0.125))
+    assert folder_name(tickets, chosen) == "tickets-uniter-gqa-snli_ve-seeds-0-4-levels-50-12.5"
+    assert command_of(tickets, chosen) == (
+        "vlcompress study tickets --model uniter --task gqa --task snli_ve --seeds 0,4 --levels 0.5,0.125"
+    )
+    assert folder_name(tickets, Choices(source="/some/Data")) == "tickets-some-data"
+
+
 def test_the_dry_run_counts_what_is_trained(home: Path) -> None:
     document, text = dry(study_named("tickets"), TINY, lab(home)[0])
-    assert int(document["rows"][-1][2]) == trainings(home) == 6
-    assert document["seconds_each"] > 0
+    assert int(document["rows"][-1][2]) == trainings(home) == 7
+    assert document["seconds_each"].keys() == {"vqa"}
+    assert document["seconds_each"]["vqa"] > 0
     assert "trainings at most" in text
 
 
@@ -101,6 +141,29 @@ def test_an_unknown_study_names_those_that_exist() -> None:
 def test_a_transfer_needs_two_tasks(tmp_path: Path) -> None:
     with pytest.raises(VlcompressError, match="second task"):
         run_study(study_named("transfer"), TINY, lab(tmp_path)[0])
+
+
+def test_a_transfer_shows_the_drop_of_every_source_and_target() -> None:
+    def cell(dense: float, ticket: float) -> Json:
+        levels = {name: {"outcome": "pass", "margin": 0.01, "low": 0.0, "high": 0.02, "p": 0.01} for name in LEVELS}
+        verdict = {"dense": dense, "levels": levels}
+        made = (("dense", 0.0, dense, None), ("ticket", 0.7, ticket, verdict))
+        return [
+            dict(zip(("arm", "sparsity", "scores", "verdict"), (a, s, [v, v], d), strict=True)) for a, s, v, d in made
+        ]
+
+    scores = {("vqa", "vqa"): 0.6, ("vqa", "gqa"): 0.45, ("gqa", "gqa"): 0.5}
+    results = {
+        f"{source} to {target}": {"source": source, "target": target, "level": 0.7, "cells": cell(dense, score)}
+        for (source, target), score in scores.items()
+        for dense in ({"vqa": 0.6, "gqa": 0.5}[target],)
+    }
+    shown = study_named("transfer").show(results)
+    assert shown.tables[1].rows == (("vqa", "0.00", "10.00", "5.00"), ("gqa", "failed", "0.00", "0.00"))
+    (chart,) = shown.charts
+    assert chart.x_names == ("vqa", "gqa")
+    assert [[round(point.y, 6) for point in series.points] for series in chart.series] == [[100, 90], [100]]
+    assert "the best ticket is its own" in shown.findings[1]
 
 
 def curve(ticket: float, random: float, outcome: str) -> Json:

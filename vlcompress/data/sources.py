@@ -14,7 +14,8 @@ def data_folder(source: str, home: Path, say: Callable[[str], None] = print, *, 
     """Give the folder of a data source, making the built-in one if it is not there yet.
 
     Args:
-        source: "scenes:SIZE" (or "scenes", the small one), or a path.
+        source: "scenes:SIZE" (or "scenes", the small one), "scenes:SIZE:CLASSES" for another set of classes to
+            tell apart ("colours", "counts", "concepts"), or a path.
         home: folder under which built-in data is kept.
         say: told one line before something long.
         task: what the built-in data is for; a folder of the user's is taken as it is.
@@ -22,14 +23,15 @@ def data_folder(source: str, home: Path, say: Callable[[str], None] = print, *, 
     Raises:
         VlcompressError: unknown size, no built-in data for the task, or no such folder.
     """
-    name, _, size = source.partition(":")
+    name, _, rest = source.partition(":")
     if name != SCENES:
         if not Path(source).is_dir():
             raise VlcompressError(
                 f"no data folder at '{source}': give a folder in the published layout, or scenes:SIZE for built-in data"
             )
         return Path(source)
-    size = size or "small"
+    size, _, classes = rest.partition(":")
+    size, task = size or "small", f"{task}-{classes}" if classes else task
     if size not in SIZES:
         raise unknown("size of scenes", size, SIZES)
     made_for = "" if task == "vqa" else f"-{task}"

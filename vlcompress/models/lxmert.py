@@ -26,6 +26,7 @@ from vlcompress.models.anatomy import head_coupling, prunable_where
 from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport, Prunable, Sample
 from vlcompress.models.building import left_and_right, materialise, skeleton
 from vlcompress.models.checkpoints import load_strictly, read_checkpoint, renamed
+from vlcompress.models.language import knows_images
 
 _SIZES: dict[str, Config] = {
     # tiny is for tests, small is the built-in default, base is the published model.
@@ -72,6 +73,8 @@ OFFICIAL_NAMES = (
 # UNITER and LXMERT publish the same 3129 VQA answers in different orders, and no weight file names them.
 _ORDER = "answer_head.* is loaded: its rows must be in the order of this task's answers, which the file does not name"
 _HEADS = ("answer_head.", "cls.", "obj_predict_head.")
+_LANGUAGE_NAMES = ((r"^(embeddings|encoder|pooler)\.", r"lxmert.\1."), *OFFICIAL_NAMES)  # the first: a BERT saved alone
+_VISION = re.compile(r"lxmert\.encoder\.(visn_fc|x_layers|r_layers)\..*")
 
 _PRUNED = re.compile(
     r"lxmert\.(encoder\.(layer|x_layers|r_layers)\.\d+\..*\.(query|key|value|dense)|pooler\.dense)\.weight"
@@ -220,6 +223,7 @@ class LxmertFamily:
     reads: Literal["regions", "pixels"] = "regions"
     backbone_prefix = "lxmert."
     inherited: tuple[str, ...] = ()
+    language_names = re.compile(r"lxmert\.(embeddings\.(\w+_embeddings|LayerNorm)|encoder\.layer\.\d+|pooler)\..*")
 
     def config(
         self, size: str, *, vocab_size: int, feature_dim: int, objects: int = 1600, attributes: int = 400
@@ -286,6 +290,32 @@ class LxmertFamily:
         if fresh_head:
             return replace(report, notes=("the task head stays fresh, as asked",))
         return replace(report, notes=(*report.notes, _ORDER)) if report.head == "loaded" else report
+
+    def load_language(self, model: nn.Module, checkpoint: str) -> LoadReport:
+        """Load a BERT into embeddings, language encoder and pooler, as the official code does; the rest stays.
+
+        Layers that a BERT has and the language encoder has not are left out.
+
+        Raises:
+            VlcompressError: see `vlcompress.models.language.StartsFromLanguage`.
+        """
+        tensors, own = renamed(read_checkpoint(checkpoint), _LANGUAGE_NAMES), model.state_dict()
+        if any(_VISION.fullmatch(name) for name in tensors):
+            raise knows_images(checkpoint)
+        language = {name: one for name, one in tensors.items() if name in own and self.language_names.fullmatch(name)}
+        rest = {name: one for name, one in own.items() if not self.language_names.fullmatch(name)}
+        report = load_strictly(model, rest | language, source=checkpoint, heads=_HEADS)
+        note = "what does not read words stays fresh: the checkpoint knows no images (the paper's BERT-init control)"
+        return replace(report, loaded=len(language), head="fresh", notes=(note,))
+
+    def word_states(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Give the language encoder's output [B, T, H]."""
+        backbone: Any = model.lxmert
+        states_BTH: Tensor = backbone.embeddings(inputs["input_ids"], torch.zeros_like(inputs["input_ids"]))
+        mask = _additive(inputs["attention_mask"], states_BTH)
+        for layer in backbone.encoder.layer:
+            states_BTH = layer(states_BTH, mask)[0]
+        return states_BTH
 
     def prunable(self, model: nn.Module, policy: str) -> Prunable:
         """Name what a policy prunes.

@@ -25,6 +25,8 @@ from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport, Prunable, Sample
 from vlcompress.models.building import FRESH_STD, materialise, skeleton
 from vlcompress.models.checkpoints import Tensors, load_strictly, read_checkpoint, renamed
+from vlcompress.models.momentum import KEYS, MOMENTUM_VARIANT, add_key_side
+from vlcompress.models.resnet_dense import DENSE_HEADS
 
 _FIFTY: Config = {
     "embedding_size": 64,
@@ -33,7 +35,7 @@ _FIFTY: Config = {
     "layer_type": "bottleneck",
 }
 _SIZES: dict[str, Config] = {
-    # tiny is for tests, small is He et al.'s ResNet-20 for CIFAR, 50 is paper c's.
+    # tiny is for tests, small is He et al.'s ResNet-20 for CIFAR, mini a cheap one for studies, 50 is paper c's.
     "tiny": {
         "embedding_size": 8,
         "hidden_sizes": [8, 16],
@@ -47,6 +49,15 @@ _SIZES: dict[str, Config] = {
         "hidden_sizes": [16, 32, 64],
         "depths": [3, 3, 3],
         "layer_type": "basic",
+        "stem": "cifar",
+        "image_size": 32,
+    },
+    "mini": {
+        "embedding_size": 16,
+        "hidden_sizes": [16, 32, 64],
+        "depths": [1, 1, 1],
+        "layer_type": "basic",
+        "downsample_in_first_stage": True,
         "stem": "cifar",
         "image_size": 32,
     },
@@ -87,6 +98,7 @@ _COUNT = "num_batches_tracked"
 
 _REASONS = (
     # The first pattern that is found in a name gives the reason why the policy leaves that parameter alone.
+    (re.compile(r"^encoder_k\."), "MoCo's key encoder: it follows the pruned one"),
     (re.compile(r"^(?!resnet\.)"), "task head: made anew for every task, never masked"),
     (re.compile(r"normalization\."), "batch normalisation: few weights, each scales a whole channel"),
     (re.compile(re.escape(_STEM)), "first convolution: made anew where the stem changes, never masked (paper c)"),
@@ -98,7 +110,7 @@ class ResnetFamily:
 
     name = "resnet"
     sizes = tuple(_SIZES)
-    heads: tuple[HeadKind, ...] = ("classes",)
+    heads: tuple[HeadKind, ...] = ("classes", "boxes", "pixels")
     reads: Literal["regions", "pixels"] = "pixels"
     backbone_prefix = "resnet."
     inherited: tuple[str, ...] = ()
@@ -107,7 +119,7 @@ class ResnetFamily:
         """Give the configuration of a named size: keys of a Hugging Face config.json, "stem" and "image_size".
 
         Args:
-            size: "tiny", "small", "50" (CIFAR stem, pictures of 32 pixels) or "50-imagenet" (224).
+            size: "tiny", "mini", "small", "50" (CIFAR stem, pictures of 32 pixels) or "50-imagenet" (224).
             vocab_size: not used: ResNet reads no text.
             feature_dim: not used: ResNet reads pixels.
 
@@ -137,7 +149,7 @@ class ResnetFamily:
 
     def skeleton(self, config: Config, head: Head) -> nn.Module:
         """Make the model of `build` on the meta device: names and shapes without weights."""
-        if head.kind != "classes":
+        if head.kind not in self.heads:
             raise unknown("kind of head", head.kind, self.heads)
         if not head.labels:
             raise VlcompressError("the classifier has no labels: give at least one class")
@@ -145,7 +157,7 @@ class ResnetFamily:
             raise unknown("stem of resnet", str(config.get("stem")), STEMS)
         plain = {name: value for name, value in config.items() if name not in ("model_type", "stem", "image_size")}
         try:
-            model = skeleton(lambda: _model(plain, len(head.labels), config["stem"]))
+            model = skeleton(lambda: _model(plain, head, config["stem"]))
         except (ValueError, StrictDataclassError) as error:
             reason = error.__cause__ or error
             raise VlcompressError(f"this configuration makes no ResNet model: {reason}") from error
@@ -169,7 +181,7 @@ class ResnetFamily:
         if fresh_head:
             tensors = {name: value for name, value in tensors.items() if not name.startswith(_HEADS)}
         tensors = _with_counts(tensors, model)
-        report = load_strictly(model, tensors, source=checkpoint, heads=(*_HEADS, _STEM))
+        report = load_strictly(model, tensors, source=checkpoint, heads=(*_HEADS, _STEM, *KEYS))
         loaded = not fresh_head and not any("classifier" in note for note in report.notes)
         kept = [note for note in report.notes if not (fresh_head and "classifier" in note)]
         if fresh_head:
@@ -225,16 +237,27 @@ class ResnetFamily:
         return {"pixel_values": {0: "batch"}}
 
     def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Give the scores of the classes float32 [B, L] before any softmax."""
+        """Give the scores of the classes float32 [B, L] before any softmax; of other heads see `HeadKind`."""
         parts: Any = model
-        scores: Tensor = parts.classifier(parts.resnet(inputs["pixel_values"]).pooler_output)
+        pixels = inputs["pixel_values"]
+        scores: Tensor
+        dense = isinstance(parts.classifier, tuple(DENSE_HEADS.values()))
+        if dense:
+            stages = parts.resnet(pixels, output_hidden_states=True).hidden_states[1:]
+            scores = parts.classifier(stages, pixels.shape[2:])
+        else:
+            scores = parts.classifier(parts.resnet(pixels).pooler_output)
         return scores
 
 
-def _model(plain: Config, labels: int, stem: str) -> nn.Module:
-    model: Any = ResNetForImageClassification(ResNetConfig(**plain | {"num_labels": labels}))
+def _model(plain: Config, head: Head, stem: str) -> nn.Module:
+    model: Any = ResNetForImageClassification(ResNetConfig(**plain | {"num_labels": len(head.labels)}))
     if stem == "cifar":
         use_cifar_stem(model.resnet)
+    if head.kind in DENSE_HEADS:
+        model.classifier = DENSE_HEADS[head.kind](plain["hidden_sizes"], len(head.labels))
+    if head.variant == MOMENTUM_VARIANT:
+        add_key_side(model, len(head.labels))
     module: nn.Module = model
     return module
 
@@ -249,7 +272,8 @@ def use_cifar_stem(backbone: nn.Module) -> None:
 
 def _with_counts(tensors: Tensors, model: nn.Module) -> Tensors:
     """Add the batch counters, which files older than PyTorch 0.4.1 lack; nothing reads them here."""
-    counts = {name: value for name, value in model.state_dict().items() if name.endswith(_COUNT)}
+    own = model.state_dict()
+    counts = {name: value for name, value in own.items() if name.endswith(_COUNT) and not name.startswith(KEYS)}
     return {name: torch.zeros_like(value) for name, value in counts.items()} | tensors
 
 

@@ -22,8 +22,9 @@ from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport,
 from vlcompress.models.building import materialise, skeleton
 from vlcompress.models.checkpoints import Tensors, load_strictly, read_checkpoint, renamed
 from vlcompress.models.labels import SIDE_FILE, labels_of, permuted
+from vlcompress.models.language import knows_images
 from vlcompress.models.uniter_heads import HEADS
-from vlcompress.models.uniter_model import Intermediate, SelfAttention, UniterConfig
+from vlcompress.models.uniter_model import BOX_WIDTH, Intermediate, SelfAttention, UniterConfig
 
 _SIZES: dict[str, Config] = {
     # tiny is for tests, small is of LXMERT small's scale, base and large are the published models.
@@ -126,6 +127,7 @@ class UniterFamily:
     reads: Literal["regions", "pixels"] = "regions"
     backbone_prefix = "uniter."
     inherited: tuple[str, ...] = ("rank_output.",)
+    language_names = re.compile(r"uniter\.(embeddings|encoder|pooler)\..*")
 
     def config(self, size: str, *, vocab_size: int, feature_dim: int, objects: int = 1601) -> Config:
         """Give the configuration of a named size, in the keys of a Hugging Face config.json.
@@ -204,6 +206,25 @@ class UniterFamily:
         said = tuple(note for note in said if not note.startswith(_IMAGE))
         head: Literal["loaded", "fresh"] = "fresh" if fresh_head else report.head
         return replace(report, head=head, notes=(*said, *([_BERT] if image else []), *notes))
+
+    def load_language(self, model: nn.Module, checkpoint: str) -> LoadReport:
+        """Load a BERT into text embeddings, encoder and pooler; image embeddings and head stay.
+
+        Raises:
+            VlcompressError: see `vlcompress.models.language.StartsFromLanguage`.
+        """
+        if any(name.startswith(_IMAGE) for name in renamed(read_checkpoint(checkpoint), OFFICIAL_NAMES)):
+            raise knows_images(checkpoint)
+        return self.load(model, checkpoint, fresh_head=True)
+
+    def word_states(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Give the encoder's output [B, T, H] for a text with an image of no regions."""
+        parts: Any = model
+        tokens_BT = inputs["input_ids"]
+        nothing = torch.zeros(len(tokens_BT), 0, parts.config.visual_feat_dim, device=tokens_BT.device)
+        nowhere = torch.zeros(len(tokens_BT), 0, BOX_WIDTH, device=tokens_BT.device)
+        result: Tensor = parts.hidden(**inputs, visual_feats=nothing, visual_pos=nowhere)
+        return result
 
     def prunable(self, model: nn.Module, policy: str) -> Prunable:
         """Name what IMP prunes: "bert-tickets" is every linear of the encoder and the pooler's.

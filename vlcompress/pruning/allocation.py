@@ -7,12 +7,13 @@ from typing import Protocol
 from torch import Tensor
 
 from vlcompress.errors import unknown
+from vlcompress.models.anatomy import part_of
 from vlcompress.models.base import Coupling
 from vlcompress.pruning.criterion import Criterion
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.mixture import CoupledUnits, Mixture, Units, coupled, members, share_of
 from vlcompress.pruning.pattern import Pattern
-from vlcompress.pruning.select import Source, kept_units, smallest
+from vlcompress.pruning.select import Source, kept_units, ordered, smallest
 
 Groups = list[list[Source]]
 
@@ -42,13 +43,27 @@ class Uniform:
         return [[source] for source in sources]
 
 
+@dataclass(frozen=True)
+class Modality:
+    """Weights compete within a part of the model (language, vision, cross, pooler), and each part reaches the sparsity.
+
+    Globally, the parts of LXMERT end far apart, since their weights differ in size for reasons of their own.
+    """
+
+    def groups(self, sources: list[Source]) -> Groups:
+        """Give one group for each part that is there."""
+        parts: dict[str, list[Source]] = {}
+        for source in sources:
+            parts.setdefault(part_of(source.name), []).append(source)
+        return list(parts.values())
+
+
 def parse_allocation(text: str) -> Allocation:
-    """Read ``global`` or ``uniform``."""
-    if text == "global":
-        return Global()
-    if text == "uniform":
-        return Uniform()
-    raise unknown("allocation", text, ("global", "uniform"))
+    """Read ``global``, ``uniform`` or ``modality``."""
+    made: Mapping[str, Allocation] = {"global": Global(), "uniform": Uniform(), "modality": Modality()}
+    if text not in made:
+        raise unknown("allocation", text, made)
+    return made[text]
 
 
 def prune(
@@ -142,7 +157,13 @@ def _source(name: str, weight: Tensor, mask: Tensor, pattern: Pattern, criterion
     pattern.check(name, weight.shape)
     if pattern.unit == 1:  # scored piece by piece, so that the scores never stand in memory as a whole
         flat, alive = weight.detach().reshape(-1), mask.reshape(-1)
-        return Source(name, len(flat), lambda a, b: criterion.scores(name, flat[a:b], a), lambda a, b: alive[a:b])
-    units = pattern.unit_scores(criterion.scores(name, weight))
+        return Source(name, len(flat), lambda a, b: _piece(criterion, name, flat[a:b], a), lambda a, b: alive[a:b])
+    scores = criterion.scores(name, weight)
+    units = ordered(pattern.unit_means(scores)) if criterion.signed else pattern.unit_scores(scores)
     alive_units = pattern.unit_scores(mask.float()) > 0
     return Source(name, len(units), lambda a, b: units[a:b], lambda a, b: alive_units[a:b])
+
+
+def _piece(criterion: Criterion, name: str, weights: Tensor, start: int) -> Tensor:
+    scores = criterion.scores(name, weights, start)
+    return ordered(scores) if criterion.signed else scores

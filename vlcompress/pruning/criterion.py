@@ -1,20 +1,27 @@
 """Criteria: what makes a weight worth keeping. A criterion scores each weight; low scores are pruned first."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from vlcompress.errors import unknown
 
+Saliencies = Mapping[str, Tensor]
+"""What a training summed up for each weight, in its shape (see `vlcompress.training.saliency`)."""
+
 
 class Criterion(Protocol):
     """Scores of weights."""
 
+    signed: ClassVar[bool]
+    """Whether scores may be negative. Then a unit's score is their mean; else it is their root mean square."""
+
     def scores(self, name: str, weight: Tensor, start: int = 0) -> Tensor:
-        """Give float32 scores >= 0 in the shape of `weight`: all of `name`, or its flat piece from index `start` on.
+        """Give float32 scores in the shape of `weight`: all of `name`, or its flat piece from index `start` on.
 
         The same question gives the same scores, since a selection asks several times.
         """
@@ -24,6 +31,8 @@ class Criterion(Protocol):
 class Magnitude:
     """|w|: the papers' criterion (Frankle & Carbin 2019; Gan et al. 2022, Alg. 1)."""
 
+    signed: ClassVar[bool] = False
+
     def scores(self, name: str, weight: Tensor, start: int = 0) -> Tensor:
         """Give |weight|."""
         return weight.detach().float().abs()
@@ -32,6 +41,8 @@ class Magnitude:
 @dataclass(frozen=True)
 class HighMagnitude:
     """1 / |w|: the largest weights go first. The control that must fail, if magnitude means anything."""
+
+    signed: ClassVar[bool] = False
 
     def scores(self, name: str, weight: Tensor, start: int = 0) -> Tensor:
         """Give 1 / |weight|; a zero weight scores highest."""
@@ -43,6 +54,7 @@ class HighMagnitude:
 class Random:
     """Uniform chance from a seed and the weight's name: the random-mask control."""
 
+    signed: ClassVar[bool] = False
     seed: int
 
     def scores(self, name: str, weight: Tensor, start: int = 0) -> Tensor:
@@ -52,12 +64,61 @@ class Random:
         return 1 - torch.rand(weight.shape, generator=rng)
 
 
-def parse_criterion(text: str, seed: int) -> Criterion:
-    """Read ``magnitude``, ``high-magnitude`` or ``random`` (which draws from `seed`)."""
-    if text == "magnitude":
-        return Magnitude()
-    if text == "high-magnitude":
-        return HighMagnitude()
-    if text == "random":
-        return Random(seed)
-    raise unknown("criterion", text, ("magnitude", "high-magnitude", "random"))
+@dataclass(frozen=True)
+class Gradient:
+    """Sum of |w dL/dw| over the end of the training (Molchanov et al., CVPR 2019; LeCun et al., 1990)."""
+
+    signed: ClassVar[bool] = False
+    sums: Saliencies
+
+    def scores(self, name: str, weight: Tensor, start: int = 0) -> Tensor:
+        """Give the sums of these weights."""
+        return _piece(self.sums[name], weight, start)
+
+
+@dataclass(frozen=True)
+class Movement:
+    """Sum of -w dL/dw over the training (Sanh et al., NeurIPS 2020): what training moves towards zero goes first.
+
+    A block's score is the mean of its weights', which is the gradient of one factor on the whole block (Lagunas et al.,
+    EMNLP 2021).
+    """
+
+    signed: ClassVar[bool] = True
+    sums: Saliencies
+
+    def scores(self, name: str, weight: Tensor, start: int = 0) -> Tensor:
+        """Give the sums of these weights, of either sign."""
+        return _piece(self.sums[name], weight, start)
+
+
+def _piece(sums: Tensor, weight: Tensor, start: int) -> Tensor:
+    return sums.reshape(-1)[start : start + weight.numel()].view(weight.shape).float()
+
+
+def saliency_of(text: str) -> Literal["gradient", "movement"] | None:
+    """Give which sums a training must keep up for a criterion; None where it needs none."""
+    return "gradient" if text == "gradient" else "movement" if text == "movement" else None
+
+
+def parse_criterion(text: str, seed: int, sums: Saliencies | None = None) -> Criterion:
+    """Read ``magnitude``, ``high-magnitude``, ``random``, ``gradient`` or ``movement``.
+
+    Args:
+        text: the name.
+        seed: "random" draws from it.
+        sums: of the training that is pruned; "gradient" and "movement" rank by them.
+
+    Raises:
+        VlcompressError: no such criterion.
+    """
+    made: Mapping[str, Criterion] = {
+        "magnitude": Magnitude(),
+        "high-magnitude": HighMagnitude(),
+        "random": Random(seed),
+        "gradient": Gradient(sums or {}),
+        "movement": Movement(sums or {}),
+    }
+    if text not in made:
+        raise unknown("criterion", text, made)
+    return made[text]

@@ -14,7 +14,7 @@ from torch import Tensor
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Coupling
 from vlcompress.pruning.criterion import Criterion
-from vlcompress.pruning.select import Source
+from vlcompress.pruning.select import Source, ordered
 
 if TYPE_CHECKING:  # patterns of weights are parts of a mixture, and parsing a pattern may give a mixture
     from vlcompress.pruning.pattern import Pattern
@@ -103,11 +103,18 @@ class CoupledUnits:
     names: tuple[str, ...]
 
     def source(self, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], criterion: Criterion) -> Source:
-        """Score the units: the root of the mean square over all weights of a unit, so that kinds of units compare."""
-        squares = [self._by_unit(name, criterion.scores(name, weights[name]).float().square()) for name in self.names]
+        """Score the units: the root of the mean square over all weights of a unit, so that kinds of units compare.
+
+        Scores of either sign (see `Criterion.signed`) give their mean instead.
+        """
+        values = [criterion.scores(name, weights[name]).float() for name in self.names]
+        if not criterion.signed:
+            values = [value.square() for value in values]
+        by_unit = [self._by_unit(name, value) for name, value in zip(self.names, values, strict=True)]
         kept = torch.stack([self._by_unit(name, masks[name].float()) for name in self.names]).sum(dim=0) > 0
         size = sum(masks[name].numel() for name in self.names) // self.coupling.units
-        scores = (torch.stack(squares).sum(dim=0) / size).sqrt()
+        means = torch.stack(by_unit).sum(dim=0) / size
+        scores = ordered(means) if criterion.signed else means.sqrt()
         return Source(self.coupling.consumer, self.coupling.units, lambda a, b: scores[a:b], lambda a, b: kept[a:b])
 
     def spread(self, kept: Tensor, masks: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

@@ -26,6 +26,9 @@ class Pattern(Protocol):
     def unit_scores(self, scores: Tensor) -> Tensor:
         """Give the score of each unit as float32 [units] in row-major order, from scores of the weights [out, in]."""
 
+    def unit_means(self, scores: Tensor) -> Tensor:
+        """Give the mean score of each unit as float32 [units], from scores of either sign."""
+
     def spread(self, kept_units: Tensor, shape: torch.Size) -> Tensor:
         """Give the weight mask [out, in] from a bool for each unit [units]."""
 
@@ -43,6 +46,10 @@ class Unstructured:
         """Accept every shape."""
 
     def unit_scores(self, scores: Tensor) -> Tensor:
+        """Give the scores flat."""
+        return scores.reshape(-1)
+
+    def unit_means(self, scores: Tensor) -> Tensor:
         """Give the scores flat."""
         return scores.reshape(-1)
 
@@ -84,6 +91,12 @@ class Block:
         out, width = scores.shape
         blocks = scores.reshape(out // self.rows, self.rows, width // self.cols, self.cols)
         return (blocks.float().square().sum(dim=(1, 3)) / self.unit).sqrt().reshape(-1)
+
+    def unit_means(self, scores: Tensor) -> Tensor:
+        """Give the mean of each block."""
+        out, width = scores.shape
+        blocks = scores.reshape(out // self.rows, self.rows, width // self.cols, self.cols)
+        return blocks.float().mean(dim=(1, 3)).reshape(-1)
 
     def spread(self, kept_units: Tensor, shape: torch.Size) -> Tensor:
         """Repeat each block's bool over its weights."""

@@ -72,8 +72,30 @@ class OneShot:
         return int(sparsity > 0)
 
 
+@dataclass(frozen=True)
+class Steps:
+    """The levels one by one, rising, as fractions; a target above the last of them takes one more round."""
+
+    fractions: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return f"levels:{','.join(f'{100 * fraction:g}' for fraction in self.fractions)}"
+
+    def level(self, round_: int) -> float:
+        """Give the round's level; 1 after the last: the target alone decides."""
+        return self.fractions[round_ - 1] if round_ <= len(self.fractions) else 1.0
+
+    def rounds_to(self, sparsity: float) -> int:
+        """Give the first round at or above `sparsity` (0 if nothing is to be pruned)."""
+        return int(sparsity > 0) + sum(fraction < sparsity for fraction in self.fractions)
+
+
 def parse_schedule(text: str) -> Schedule:
-    """Read ``linear:P`` (P points of the original weights, 0 < P <= 100), ``geometric:F`` (0 < F < 1) or ``oneshot``.
+    """Read a schedule.
+
+    Args:
+        text: ``linear:P`` (P points of the original weights, 0 < P <= 100), ``geometric:F`` (0 < F < 1), ``oneshot``,
+            or ``levels:P,P,...`` (points of the original weights pruned after each round, rising, 0 < P < 100).
 
     Raises:
         VlcompressError: anything else.
@@ -82,6 +104,8 @@ def parse_schedule(text: str) -> Schedule:
     try:
         if text == "oneshot":
             return OneShot()
+        if kind == "levels":
+            return _steps(value)
         if kind == "linear" and 0 < float(value) <= 100:
             return Linear(round(float(value) / 100, _DIGITS))
         if kind == "geometric" and 0 < float(value) < 1:
@@ -90,8 +114,16 @@ def parse_schedule(text: str) -> Schedule:
         pass
     raise VlcompressError(
         f"unknown schedule '{text}': allowed are 'linear:P' (P points a round, 0 < P <= 100), "
-        "'geometric:F' (fraction of the remaining, 0 < F < 1) and 'oneshot'"
+        "'geometric:F' (fraction of the remaining, 0 < F < 1), 'oneshot' and 'levels:P,P,...' (points, rising)"
     )
+
+
+def _steps(text: str) -> Steps:
+    """Read rising points between 0 and 100; ValueError for anything else."""
+    points = [float(part) for part in text.split(",")]
+    if points != sorted(set(points)) or not 0 < points[0] <= points[-1] < 100:
+        raise ValueError(text)
+    return Steps(tuple(round(point / 100, _DIGITS) for point in points))
 
 
 def levels(schedule: Schedule, sparsity: float, rounds: int | None = None) -> tuple[float, ...]:

@@ -21,6 +21,7 @@ _LOW_BITS = 16
 _LOW_MASK = (1 << _LOW_BITS) - 1
 _BUCKETS = 1 << _LOW_BITS
 _INFINITY = 0x7F800000
+_MAGNITUDE = 0x7FFFFFFF
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,17 @@ class Threshold:
 
     key: int
     ties: int
+
+
+def ordered(signed: Tensor) -> Tensor:
+    """Give float32 numbers >= 0 in the order of float32 numbers of either sign, for a `Source`.
+
+    The bits of a number, negated for a negative one, are its place among all floats; halved, they leave room for both
+    signs. So the last bit of the fraction is lost: numbers that differ in it alone tie.
+    """
+    bits = signed.contiguous().view(torch.int32)
+    place = torch.where(bits < 0, -(bits & _MAGNITUDE), bits)
+    return ((place >> 1) + (_INFINITY >> 1)).view(torch.float32)
 
 
 def smallest(sources: Sequence[Source], count: int) -> Threshold:

@@ -5,6 +5,7 @@ well. Text and axes take the page's colour (currentColor), so a chart fits a lig
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -12,6 +13,8 @@ from html import escape
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#808080")
 WIDTH, HEIGHT = 860, 440
 LEFT, RIGHT, TOP, BOTTOM = 64, 200, 14, 52
+TITLE = 30
+"""Height of a title above a chart that stands alone."""
 LABEL_GAP = 17
 """Pixels between the base lines of two labels."""
 
@@ -53,6 +56,7 @@ class Chart:
         series: at most 7, the number of colours.
         references: levels to compare with.
         y_from_zero: whether the y axis must show 0 (for times, where lengths are compared).
+        x_names: names of the places 1, 2, 3 ... on the x axis, where x is no quantity.
     """
 
     title: str
@@ -61,6 +65,7 @@ class Chart:
     series: tuple[Series, ...]
     references: tuple[Reference, ...] = ()
     y_from_zero: bool = False
+    x_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,16 @@ def canvas(width: float, height: float, title: str, parts: Iterable[str]) -> str
     )
 
 
+def standalone(chart: Chart) -> str:
+    """Draw a chart as a file: its title above it, on a light background of its own, which reads on dark pages too."""
+    size = f"0 {-TITLE} {WIDTH:g} {HEIGHT + TITLE:g}"
+    style = 'style="background:#fff;color:#1f2328;max-width:100%" xmlns="http://www.w3.org/2000/svg"'
+    start, rest = draw(chart).split(">", 1)
+    opened = re.sub(r'style="[^"]*"', style, re.sub(r'viewBox="[^"]*"', f'viewBox="{size}"', start))
+    ground = f'<rect y="{-TITLE}" width="{WIDTH}" height="{HEIGHT + TITLE}" fill="#fff"/>'
+    return f"{opened}>{ground}{text(LEFT, -8, chart.title, size=15)}{rest}\n"
+
+
 def text(x: float, y: float, content: str, *, anchor: str = "start", fill: str = "currentColor", size: int = 13) -> str:
     """Write text with its base line at y; `anchor` is "start", "middle" or "end"."""
     style = f'text-anchor="{anchor}" fill="{fill}" font-size="{size}"'
@@ -148,7 +163,8 @@ def _frame(chart: Chart) -> Frame:
     ys = [bound for point in points for bound in (point.y, point.low, point.high) if bound is not None]
     ys += [reference.y for reference in chart.references] + ([0.0] if chart.y_from_zero else [])
     xs = [0.0, *(point.x for point in points)]
-    return Frame(ticks(min(xs), max(xs), 8), ticks(min(ys), max(ys)))
+    x_ticks = tuple(float(place) for place in range(len(chart.x_names) + 2)) if chart.x_names else ()
+    return Frame(x_ticks or ticks(min(xs), max(xs), 8), ticks(min(ys), max(ys)))
 
 
 def _axes(chart: Chart, frame: Frame) -> list[str]:
@@ -158,11 +174,18 @@ def _axes(chart: Chart, frame: Frame) -> list[str]:
         *(_line(LEFT, frame.y(tick), right, frame.y(tick), 'opacity="0.13"') for tick in frame.y_ticks),
         *(text(LEFT - 8, frame.y(tick) + 4, f"{tick:g}", anchor="end") for tick in frame.y_ticks),
         *(_line(frame.x(tick), bottom, frame.x(tick), bottom + 5) for tick in frame.x_ticks),
-        *(text(frame.x(tick), bottom + 20, f"{tick:g}", anchor="middle") for tick in frame.x_ticks),
+        *(text(frame.x(tick), bottom + 20, name, anchor="middle") for tick, name in _x_names(chart, frame)),
         _line(LEFT, bottom, right, bottom),
         text((LEFT + right) / 2, HEIGHT - 10, chart.x_label, anchor="middle"),
         f'<g transform="rotate(-90 16 {middle})">{text(16, middle, chart.y_label, anchor="middle")}</g>',
     ]
+
+
+def _x_names(chart: Chart, frame: Frame) -> list[tuple[float, str]]:
+    """Give what stands under the x axis, and where."""
+    if chart.x_names:
+        return [(float(place), name) for place, name in enumerate(chart.x_names, start=1)]
+    return [(tick, f"{tick:g}") for tick in frame.x_ticks]
 
 
 def _reference(reference: Reference, frame: Frame) -> str:

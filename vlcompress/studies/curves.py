@@ -8,8 +8,8 @@ from vlcompress.pruning.pattern import parse_pattern
 from vlcompress.recipe import Recipe
 from vlcompress.report.svg import Chart, Point, Reference, Series
 from vlcompress.studies.base import Json, Table
-from vlcompress.tickets.imp import Row, control, judged, rounds
-from vlcompress.tickets.verdict import RELAXED
+from vlcompress.tickets.imp import Cell, Row, control, judged, rounds
+from vlcompress.tickets.verdict import RELAXED, judge
 from vlcompress.tickets.workbench import Trial, Workbench
 
 LEVELS = ("strict", "matching", "relaxed")
@@ -20,20 +20,45 @@ def run_curve(bench: Workbench, controls: Sequence[str], levels: Sequence[float]
 
     Args:
         bench: of a recipe whose schedule passes the levels.
-        controls: "random", "shuffle", "reinit".
+        controls: "random", "shuffle", "reinit", "language".
         levels: sparsities at which controls are trained; () takes every level.
 
     Returns:
         metric, number of examples, and "cells": arm, sparsity, scores of each seed (fractions), verdict.
     """
-    columns = [list(_column(bench, seed, controls, levels)) for seed in bench.recipe.pruning.seeds]
+    return curve_of(bench, curve_cells(bench, controls, levels))
+
+
+def curve_cells(bench: Workbench, controls: Sequence[str] = (), levels: Sequence[float] = ()) -> list[Cell]:
+    """Do the trainings of `run_curve`, which see, and judge them."""
+    return judged([list(_column(bench, seed, controls, levels)) for seed in bench.recipe.pruning.seeds])
+
+
+def curve_of(bench: Workbench, cells: Sequence[Cell]) -> Json:
+    """Give judged cells as plain JSON, with what they were scored on."""
     return {
         "metric": bench.score_task.metric,
         "examples": len(bench.score_task),
         "seeds": list(bench.recipe.pruning.seeds),
         "prunable_weights": bench.prunable.weights,
-        "cells": [cell.document() for cell in judged(columns)],
+        "cells": [cell.document() for cell in cells],
     }
+
+
+def paired(reference: Cell, ours: Cell) -> Json:
+    """Compare two cells of the same seeds and examples, as plain JSON.
+
+    Returns:
+        "sparsity" of ours; "points", the difference of each seed (fractions, positive where ours is better); their mean
+        "margin" with its paired bootstrap interval "low" to "high"; "p", the share of resamples in which ours is worse.
+    """
+    both = [[one.scores for one in cell.trained] for cell in (reference, ours)]
+    level = judge(*([one.scores for one in scores] for scores in both))["strict"]
+    points = [one.mean - other.mean for other, one in zip(*both, strict=True)]
+    return {"sparsity": ours.sparsity, "points": points, **{name: vars(level)[name] for name in _PAIRED}}
+
+
+_PAIRED = ("margin", "low", "high", "p")
 
 
 def trainings_of(recipe: Recipe, levels: Sequence[float], controls: Sequence[str], controlled: int) -> int:
@@ -99,18 +124,35 @@ def score_text(cell: Json | None) -> str:
 
 def curve_table(title: str, curve: Json) -> Table:
     """Lay out every cell with its verdicts."""
-    dense = percent(dense_of(curve))
-    rows = tuple(_row(cell, dense) for cell in curve["cells"])
-    header = ("arm", "sparsity %", "score", "of dense %", *LEVELS, "p (relaxed)")
-    return Table(title, header, rows, text_columns=(0, 4, 5, 6))
+    return verdict_table(title, "arm", [(cell["arm"], cell) for cell in curve["cells"]])
 
 
-def _row(cell: Json, dense: float) -> tuple[str, ...]:
-    verdict = cell["verdict"]
-    outcomes = [verdict["levels"][level]["outcome"] if verdict else "" for level in LEVELS]
-    p = f"{verdict['levels']['relaxed']['p']:.3f}" if verdict else ""
-    sparsity = f"{100 * cell['sparsity']:.1f}"
-    return cell["arm"], sparsity, score_text(cell), f"{100 * percent(cell) / dense:.1f}", *outcomes, p
+def verdict_table(title: str, what: str, cells: Sequence[tuple[str, Json]]) -> Table:
+    """Lay out cells, a row each: seeds, mean and deviation, verdicts, and how sure they are.
+
+    Args:
+        title: of the table.
+        what: title of the first column.
+        cells: each with what stands in that column; dense cells have no verdict.
+    """
+    margin = "margin to 99 % (95 % interval)"
+    header = (what, "sparsity %", "seeds", "score", "of dense %", *LEVELS, margin, "p (relaxed)")
+    return Table(title, header, tuple((name, *_row(cell)) for name, cell in cells), text_columns=(0, 5, 6, 7))
+
+
+def _row(cell: Json) -> tuple[str, ...]:
+    verdict, start = cell["verdict"], (f"{100 * cell['sparsity']:.1f}", str(len(cell["scores"])), score_text(cell))
+    if verdict is None:
+        return (*start, "100.0", *("" for _ in LEVELS), "", "")
+    relaxed = verdict["levels"]["relaxed"]
+    outcomes = (verdict["levels"][level]["outcome"] for level in LEVELS)
+    return (*start, f"{percent(cell) / verdict['dense']:.1f}", *outcomes, margin_text(relaxed), f"{relaxed['p']:.3f}")
+
+
+def margin_text(level: Json) -> str:
+    """Give "-0.31 (-1.20 to +0.55)": a margin in points with its paired bootstrap interval."""
+    margin, low, high = (100 * level[name] for name in ("margin", "low", "high"))
+    return f"{margin:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def curve_chart(title: str, curve: Json) -> Chart:

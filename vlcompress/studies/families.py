@@ -3,9 +3,20 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from vlcompress.errors import unknown
 from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
-from vlcompress.studies.curves import at, dense_of, run_curve, score_text, sparsest, trainings_of
+from vlcompress.studies.curves import (
+    at,
+    curve_chart,
+    curve_table,
+    dense_of,
+    run_curve,
+    score_text,
+    sparsest,
+    trainings_of,
+)
 from vlcompress.studies.tickets import NINE, ticket_recipe
+from vlcompress.tasks.registry import TASKS
 
 FAMILIES = ("uniter", "lxmert", "vilt")
 LEVEL = {"uniter": 0.7, "lxmert": 0.7, "vilt": 0.3}
@@ -19,9 +30,19 @@ class Families:
     title = "tickets of UNITER, LXMERT and ViLT side by side (Gan et al. 2022, Tables 3 and 4)"
 
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
-        """Give one cell for each family and task that exist together."""
+        """Give one cell for each family and task that exist together (ViLT answers no GQA).
+
+        Raises:
+            VlcompressError: a task that none of the three families has.
+        """
+        for task in choices.tasks:
+            if not any(family in TASKS[task].families for family in FAMILIES if task in TASKS):
+                raise unknown("task", task, [name for name in TASKS if set(FAMILIES) & set(TASKS[name].families)])
         return [
-            _cell(dataclasses.replace(choices, family=family), task) for family in FAMILIES for task in choices.tasks
+            _cell(dataclasses.replace(choices, family=family), task)
+            for family in FAMILIES
+            for task in choices.tasks
+            if family in TASKS[task].families
         ]
 
     def show(self, results: Mapping[str, Json]) -> Shown:
@@ -33,7 +54,15 @@ class Families:
             for name, curve in results.items()
             for found in (sparsest(curve, "relaxed"),)
         )
-        return Shown(findings, (Table("Families", header, rows),), published=("a3", "a4"))
+        curves = (curve_table(name, curve) for name, curve in results.items())
+        charts = tuple(curve_chart(f"{name}: score against sparsity", curve) for name, curve in results.items())
+        return Shown(
+            findings,
+            (Table("Families", header, rows), *curves),
+            charts,
+            published=("a3", "a4"),
+            summary=_summary(results),
+        )
 
 
 def _cell(choices: Choices, task: str) -> StudyCell:
@@ -59,3 +88,15 @@ def _row(name: str, curve: Json) -> tuple[str, ...]:
         *scores,
         f"{100 * found[0]:.0f}" if found else "none",
     )
+
+
+def _summary(results: Mapping[str, Json]) -> str:
+    """Say each cell's sparsest relaxed ticket, and whether ViLT's is the least sparse, as the paper finds."""
+    found = {name: (sparsest(curve, "relaxed") or (0.0, "none"))[0] for name, curve in results.items()}
+    said = ", ".join(f"{name} {f'{100 * level:.0f} %' if level else 'none'}" for name, level in found.items())
+    vilt = [level for name, level in found.items() if name.startswith("vilt")]
+    others = [level for name, level in found.items() if not name.startswith("vilt")]
+    if not vilt or not others:
+        return f"The sparsest relaxed ticket: {said}."
+    holds = "holds" if max(vilt) < min(others) else "does not hold"
+    return f"The sparsest relaxed ticket: {said}. That ViLT's tickets are less sparse than the others' {holds} here."

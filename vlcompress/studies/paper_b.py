@@ -18,6 +18,7 @@ its head starts from the pre-trained answers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import mean
 from typing import Literal
 
 from vlcompress.errors import VlcompressError
@@ -26,7 +27,7 @@ from vlcompress.pruning.criterion import Criterion, HighMagnitude, Magnitude, Ra
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.pattern import Unstructured
 from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell
-from vlcompress.studies.curves import curve_chart, curve_table, percent
+from vlcompress.studies.curves import curve_chart, curve_of, curve_table, percent
 from vlcompress.studies.tickets import NINE, ticket_recipe
 from vlcompress.tickets.imp import Row, control, judged, rounds
 from vlcompress.tickets.workbench import Trained, Trial, Workbench
@@ -64,6 +65,7 @@ class PaperB:
             tables=tuple(curve_table(f"as {name}", curve) for name, curve in results.items()),
             charts=tuple(curve_chart(f"as {name}", curve) for name, curve in results.items()),
             published=("b1", "b2"),
+            summary=" ".join(_summary(name, curve) for name, curve in results.items()),
         )
 
 
@@ -73,7 +75,7 @@ def _text(choices: Choices) -> StudyCell:
 
     def work(lab: Lab) -> Json:
         bench = lab.bench(recipe)
-        return _document(bench, [list(_text_rows(bench, seed, levels)) for seed in choices.seeds])
+        return curve_of(bench, judged([list(_text_rows(bench, seed, levels)) for seed in choices.seeds]))
 
     count = len(choices.seeds) * (1 + round(10 * max(levels)) + 2 * len(levels))
     return StudyCell("text", recipe, count, work)
@@ -98,7 +100,7 @@ def _released(choices: Choices) -> StudyCell:
     def work(lab: Lab) -> Json:
         bench = lab.bench(recipe)
         columns = [list(_released_rows(bench, seed, wanted)) for seed in choices.seeds]
-        return {"labels": [NINE[place] for place in wanted], **_document(bench, columns)}
+        return {"labels": [NINE[place] for place in wanted], **curve_of(bench, judged(columns))}
 
     return StudyCell("released", recipe, len(choices.seeds) * (1 + 3 * len(wanted)), work)
 
@@ -129,19 +131,28 @@ def _oneshot(bench: Workbench, dense: Trained, level: float, criterion: Criterio
     return prune(weights, everything, level, pattern=Unstructured(), criterion=criterion, allocation=allocation)
 
 
-def _document(bench: Workbench, columns: Sequence[Sequence[Row]]) -> Json:
-    return {
-        "metric": bench.score_task.metric,
-        "examples": len(bench.score_task),
-        "prunable_weights": bench.prunable.weights,
-        "cells": [cell.document() for cell in judged(columns)],
-    }
+def _arms(curve: Json) -> dict[str, list[Json]]:
+    """Give the cells of the three arms, level by level: low, high, random."""
+    names = dict.fromkeys(cell["arm"] for cell in curve["cells"] if cell["arm"] != "dense")
+    return {name: [cell for cell in curve["cells"] if cell["arm"] == name] for name in names}
+
+
+def _summary(name: str, curve: Json) -> str:
+    """Say at how many levels each arm beats the next, and by how much on average."""
+    low, high, random = ([percent(cell) for cell in cells] for cells in _arms(curve).values())
+    said = []
+    for words, ours, theirs in (("low magnitude", low, high), ("high magnitude", high, random)):
+        gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
+        other = "high" if theirs is high else "random"
+        above = sum(gap > 0 for gap in gaps)
+        said.append(f"{words} is above {other} at {above} of {len(gaps)} levels ({mean(gaps):+.2f} points on average)")
+    return f"As {name}: {', '.join(said)}."
 
 
 def _findings(name: str, curve: Json) -> list[str]:
     """Compare the three arms level by level, and say what the paper found surprising."""
-    arms = list(dict.fromkeys(cell["arm"] for cell in curve["cells"] if cell["arm"] != "dense"))
-    low, high, random = ([cell for cell in curve["cells"] if cell["arm"] == one] for one in arms)
+    arms = list(_arms(curve))
+    low, high, random = _arms(curve).values()
     said = []
     for one, other, third in zip(low, high, random, strict=True):
         order = percent(other) - percent(third)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
-from vlcompress.studies.curves import at, dense_of, percent, run_curve, score_text, trainings_of
+from vlcompress.studies.curves import at, dense_of, percent, run_curve, score_text, trainings_of, verdict_table
 from vlcompress.studies.tickets import ticket_recipe
 
 RATIOS = (0.0, 0.05, 0.1, 0.2, 0.5)
@@ -30,7 +30,11 @@ class Rewind:
             (name, score_text(dense_of(curve)), *(score_text(at(curve, "ticket", level)) for level in wanted))
             for name, curve in results.items()
         )
-        return Shown(tuple(_findings(results, wanted)), (Table("Score by rewinding ratio", header, rows),))
+        cells = [
+            (name, cell) for name, curve in results.items() for level in wanted if (cell := at(curve, "ticket", level))
+        ]
+        tables = (Table("Score by rewinding ratio", header, rows), verdict_table("Against dense", header[0], cells))
+        return Shown(tuple(_findings(results, wanted)), tables)
 
 
 def _cell(choices: Choices, task: str, ratio: float) -> StudyCell:

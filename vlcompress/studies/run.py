@@ -1,23 +1,20 @@
 """Running a study: cell by cell, failures kept apart, ``study.json`` and ``study.html`` at the end."""
 
 import dataclasses
+import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
+from typing import Any
 
-from vlcompress.artefacts import dumps, write_file
+from vlcompress.artefacts import dumps, read_json, write_file
 from vlcompress.bench.environment import environment
 from vlcompress.errors import VlcompressError
-from vlcompress.report.markup import figure, listing, paragraph, section, table
-from vlcompress.report.style import CSS
-from vlcompress.report.svg import draw
 from vlcompress.studies.base import Choices, Done, Json, Lab, Shown, Study, StudyCell, Table
 from vlcompress.studies.estimate import seconds_of_a_training
-from vlcompress.studies.published import PublishedTable, published_table
-
-FOLDER = "studies"
+from vlcompress.studies.page import DOCUMENT, FOLDER, failures, page, shown_document
+from vlcompress.tickets.workbench import TIME
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class Outcome:
 
 
 def run_study(study: Study, choices: Choices, lab: Lab) -> Outcome:
-    """Run every cell and write what came under the home.
+    """Run every cell and write what came under the home, in a folder named after the study and its choices.
 
     Raises:
         VlcompressError: no cell succeeded, or an impossible cell was asked for.
@@ -46,11 +43,11 @@ def run_study(study: Study, choices: Choices, lab: Lab) -> Outcome:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in done.failed.items())
         raise VlcompressError(f"no cell of study '{study.name}' succeeded: {reasons}")
     shown = study.show(done.results)
-    folder = lab.home / FOLDER / study.name
+    folder = lab.home / FOLDER / folder_name(study, choices)
     folder.mkdir(parents=True, exist_ok=True)
-    facts = document(study, choices, done, shown)
-    write_file(folder / "study.json", dumps(facts))
-    write_file(folder / "study.html", page(study, done, shown))
+    facts = document(study, choices, done, shown, lab.home)
+    write_file(folder / DOCUMENT, dumps(facts))
+    write_file(folder / "study.html", page(facts))
     return Outcome(folder, facts, _text(done, shown, folder))
 
 
@@ -62,14 +59,26 @@ def describe(studies: Iterable[Study]) -> str:
 def dry(study: Study, choices: Choices, lab: Lab) -> tuple[Json, str]:
     """Say what a study would train and how long that takes at most on this machine, as JSON and for people."""
     cells = study.cells(choices)
-    each = seconds_of_a_training(lab.bench(cells[0].recipe))
+    each = _seconds_of_a_training(cells, lab)
     table_ = plan(cells, each)
     note = "trainings that are there already, and those that cells share, are not done again; scoring is not counted"
     return {"seconds_each": each, **dataclasses.asdict(table_)}, f"{plain(table_)}\n{note}"
 
 
+def _seconds_of_a_training(cells: Sequence[StudyCell], lab: Lab) -> dict[str, float]:
+    """Time a training of each cell; those of the same model, data and steps are timed once."""
+    timed: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+    for cell in cells:
+        alike = str((cell.recipe.model, cell.recipe.data, cell.recipe.training))
+        if alike not in timed:
+            timed[alike] = seconds_of_a_training(lab.bench(cell.recipe))
+        seconds[cell.name] = timed[alike]
+    return seconds
+
+
 def _text(done: Done, shown: Shown, folder: Path) -> str:
-    parts = [*shown.findings, *(plain(one) for one in shown.tables), *_failures(done.failed)]
+    parts = [*shown.findings, *(plain(one) for one in shown.tables), *failures(done.failed)]
     return "\n\n".join([*parts, f"report: {folder / 'study.html'}"])
 
 
@@ -103,67 +112,87 @@ def _run(cells: Sequence[StudyCell], lab: Lab) -> Done:
     return Done(results, failed, seconds)
 
 
-def plan(cells: Sequence[StudyCell], seconds_each: float | None) -> Table:
+def plan(cells: Sequence[StudyCell], seconds_each: Mapping[str, float]) -> Table:
     """Say what a study would train, and how long that takes at most.
 
     Args:
         cells: of the study.
-        seconds_each: of one training on this machine; None leaves the estimate out.
+        seconds_each: of one training of each cell on this machine, by the cell's name.
     """
-    rows = [(cell.name, cell.recipe.model.size, str(cell.trainings), _minutes(cell, seconds_each)) for cell in cells]
-    total = sum(cell.trainings for cell in cells)
-    whole = "" if seconds_each is None else f"{total * seconds_each / 60:.1f}"
+    minutes = {cell.name: cell.trainings * seconds_each[cell.name] / 60 for cell in cells}
+    rows = [(cell.name, cell.recipe.model.size, str(cell.trainings), f"{minutes[cell.name]:.1f}") for cell in cells]
+    total = str(sum(cell.trainings for cell in cells))
     header = ("cell", "size", "trainings at most", "minutes at most")
-    return Table("What would be run", header, (*rows, ("all", "", str(total), whole)))
+    return Table("What would be run", header, (*rows, ("all", "", total, f"{sum(minutes.values()):.1f}")))
 
 
-def _minutes(cell: StudyCell, seconds_each: float | None) -> str:
-    return "" if seconds_each is None else f"{cell.trainings * seconds_each / 60:.1f}"
-
-
-def document(study: Study, choices: Choices, done: Done, shown: Shown) -> Json:
+def document(study: Study, choices: Choices, done: Done, shown: Shown, home: Path) -> Json:
     """Give everything about a study as plain JSON."""
     return {
         "study": study.name,
         "title": study.title,
+        "command": command_of(study, choices),
         "choices": dataclasses.asdict(choices),
         "environment": environment(),
         "seconds": dict(done.seconds),
+        "trainings": trained(done.results, home),
         "failed": dict(done.failed),
-        "findings": list(shown.findings),
-        "tables": [dataclasses.asdict(one) for one in shown.tables],
+        **shown_document(shown),
         "results": dict(done.results),
     }
 
 
-def page(study: Study, done: Done, shown: Shown) -> str:
-    """Give the study as one HTML page that refers to nothing outside itself."""
-    title = f"Study: {study.name}"
-    parts = (f"<h1>{escape(title)}</h1>", paragraph(study.title, "headline"), body(done, shown))
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{CSS}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
-    )
+def trained(results: Mapping[str, Json], home: Path) -> Json:
+    """Count the distinct trainings behind results, and add up the seconds that they took when they were done.
+
+    Returns:
+        "count"; "timed", how many of them say how long they took; "seconds", the sum of those.
+    """
+    names = sorted(set(_training_names(results)))
+    times = [home / "trainings" / name / TIME for name in names]
+    seconds = [float(read_json(path)["seconds"]) for path in times if path.is_file()]
+    return {"count": len(names), "timed": len(seconds), "seconds": round(sum(seconds), 1)}
 
 
-def body(done: Done, shown: Shown) -> str:
-    """Give the sections of a study: findings, our charts and tables, failures, and what the papers report."""
-    ours = [figure(draw(chart), chart.title) for chart in shown.charts]
-    ours += [paragraph(one.title) + table(one.header, one.rows, text_columns=one.text_columns) for one in shown.tables]
-    parts = [
-        section("What came out", listing(shown.findings)) if shown.findings else "",
-        section("Measured here, on built-in or own data", *ours),
-        section("Cells that failed", listing(_failures(done.failed))) if done.failed else "",
-        section("Published, on other data", *(_published(published_table(name)) for name in shown.published)),
-    ]
-    return "\n".join(part for part in parts if part)
+def _training_names(found: Any) -> Iterator[str]:
+    """Find what stands under "trainings" anywhere in a JSON value."""
+    if isinstance(found, Mapping):
+        yield from (name for name in found.get("trainings", ()))
+        found = [value for key, value in found.items() if key != "trainings"]
+    if isinstance(found, list | tuple):
+        for value in found:
+            yield from _training_names(value)
 
 
-def _failures(failed: Mapping[str, str]) -> list[str]:
-    return [f"{name}: {reason}" for name, reason in failed.items()]
+def folder_name(study: Study, choices: Choices) -> str:
+    """Name a study's folder after what differs from the default, so that studies of other choices sit beside it."""
+    parts = [study.name, *(re.sub(r"[^a-z0-9_.]+", "-", part.lower()).strip("-") for part in _differing(choices))]
+    return "-".join(parts)[:120]
 
 
-def _published(one: PublishedTable) -> str:
-    rows = [(row.name, *row.cells()) for row in one.rows]
-    return paragraph(f"{one.title} ({one.where} of {one.paper})") + table(("", *one.columns), rows)
+def command_of(study: Study, choices: Choices) -> str:
+    """Give the command that runs a study with these choices."""
+    options = {"family": "--model", "tasks": "--task", "size": "--size", "source": "--data"}
+    said = [f"vlcompress study {study.name}"]
+    for name, option in options.items():
+        chosen, usual = getattr(choices, name), getattr(Choices(), name)
+        values = chosen if isinstance(chosen, tuple) else (chosen,)
+        said += [f"{option} {value}" for value in values if chosen != usual]
+    for name in ("seeds", "levels"):
+        if getattr(choices, name) != getattr(Choices(), name):
+            said.append(f"--{name} {','.join(f'{value:g}' for value in getattr(choices, name))}")
+    return " ".join(said)
+
+
+def _differing(choices: Choices) -> Iterator[str]:
+    """Give the words of a folder's name for every choice that is not the default."""
+    usual = Choices()
+    if choices.family != usual.family:
+        yield choices.family
+    if choices.tasks != usual.tasks:
+        yield from choices.tasks
+    yield from (value for value in (choices.size, choices.source) if value not in (usual.size, usual.source))
+    if choices.seeds != usual.seeds:
+        yield "seeds-" + "-".join(str(seed) for seed in choices.seeds)
+    if choices.levels:
+        yield "levels-" + "-".join(f"{100 * level:g}" for level in choices.levels)

@@ -1,11 +1,13 @@
 """Table 1 and figures 2 and 3 of Gan et al. (AAAI 2022): at which sparsity is there still a ticket, task by task?
 
-The ticket against a random mask on the same weights, its mask on weights shuffled within each layer, and its mask on
-fresh weights, at every tenth of sparsity.
+The ticket against a random mask on the same weights, its mask on weights shuffled within each layer, on fresh weights
+and on a language model's, at every tenth of sparsity.
 """
 
 from collections.abc import Mapping, Sequence
 
+from vlcompress.models.language import StartsFromLanguage
+from vlcompress.models.registry import family_named
 from vlcompress.recipe import Recipe, default_recipe
 from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
 from vlcompress.studies.curves import (
@@ -22,6 +24,13 @@ from vlcompress.studies.curves import (
 
 NINE = tuple(round(0.1 * step, 1) for step in range(1, 10))
 CONTROLS = ("random", "shuffle", "reinit")
+LANGUAGE = "language"
+"""One more control, of families that a language model fits."""
+CONTROL_WORDS = {
+    "random": "a random mask",
+    "shuffle": "its mask on shuffled weights",
+    "language": "its mask on a language model's weights",
+}
 
 
 class Tickets:
@@ -41,6 +50,7 @@ class Tickets:
             tables=(_overview(results), *(curve_table(task, curve) for task, curve in results.items())),
             charts=tuple(curve_chart(f"{task}: score against sparsity", curve) for task, curve in results.items()),
             published=("a1", "a3", "a4"),
+            summary=summary(results),
         )
 
 
@@ -64,16 +74,27 @@ def _cell(choices: Choices, task: str) -> StudyCell:
     recipe = ticket_recipe(choices, task, levels)
     rounds = round(10 * max(levels))
 
-    def work(lab: Lab) -> Json:
-        return run_curve(lab.bench(recipe), CONTROLS, levels)
+    controls = (*CONTROLS, LANGUAGE) if isinstance(family_named(choices.family), StartsFromLanguage) else CONTROLS
 
-    return StudyCell(task, recipe, trainings_of(recipe, range(rounds), CONTROLS, len(levels)), work)
+    def work(lab: Lab) -> Json:
+        return run_curve(lab.bench(recipe), controls, levels)
+
+    return StudyCell(task, recipe, trainings_of(recipe, range(rounds), controls, len(levels)), work)
 
 
 def _overview(results: Mapping[str, Json]) -> Table:
     """Lay out Table 1: a column for each task at its sparsest ticket that passes relaxed."""
     columns = {task: _column(curve) for task, curve in results.items()}
-    names = ("sparsity %", "dense", "99 % of it", "ticket", "random mask", "shuffled weights", "fresh weights")
+    names = (
+        "sparsity %",
+        "dense",
+        "99 % of it",
+        "ticket",
+        "random mask",
+        "shuffled weights",
+        "fresh weights",
+        "language model",
+    )
     rows = tuple((name, *(columns[task][place] for task in columns)) for place, name in enumerate(names))
     return Table("The sparsest ticket that passes relaxed (99 % of dense)", ("", *columns), rows)
 
@@ -82,8 +103,8 @@ def _column(curve: Json) -> tuple[str, ...]:
     found, dense = sparsest(curve, "relaxed"), dense_of(curve)
     line = f"{0.99 * percent(dense):.2f}"
     if found is None:
-        return ("none", score_text(dense), line, "–", "–", "–", "–")
-    arms = ("ticket", "random", "shuffle", "reinit")
+        return ("none", score_text(dense), line, "–", "–", "–", "–", "–")
+    arms = ("ticket", *CONTROLS, LANGUAGE)
     scores = [score_text(at(curve, name, found[0])) for name in arms]
     return (f"{100 * found[0]:.0f} ({found[1]})", score_text(dense), line, *scores)
 
@@ -99,10 +120,38 @@ def findings(task: str, curve: Json) -> list[str]:
         f"{task}: the sparsest relaxed ticket is at {100 * sparsity:.0f} % ({relaxed[1]}); strict: "
         f"{f'{100 * strict[0]:.0f} % ({strict[1]})' if strict else 'none'}."
     ]
-    for name, words in (("random", "a random mask"), ("shuffle", "its mask on shuffled weights")):
+    for name, words in CONTROL_WORDS.items():
         other = at(curve, name, sparsity)
         if ticket and other:
             gap = percent(ticket) - percent(other)
             verb = "beats" if gap > 0 else "does not beat"
             said.append(f"{task}: at {100 * sparsity:.0f} % the ticket {verb} {words} ({gap:+.2f} points).")
     return said
+
+
+def summary(results: Mapping[str, Json]) -> str:
+    """Say each task's sparsest tickets and distance from the controls, and whether the paper's finding holds."""
+    relaxed = {task: sparsest(curve, "relaxed") for task, curve in results.items()}
+    holds = [task for task, found in relaxed.items() if found and found[0] >= 0.495]
+    fails = [task for task in relaxed if task not in holds]
+    said = [_line(task, curve) for task, curve in results.items()]
+    verdict = [f"holds on {', '.join(holds)}"] * bool(holds) + [f"does not hold on {', '.join(fails)}"] * bool(fails)
+    return f"{' '.join(said)} That relaxed tickets exist at 50 % and above {' and '.join(verdict)}."
+
+
+def _line(task: str, curve: Json) -> str:
+    relaxed, strict = sparsest(curve, "relaxed"), sparsest(curve, "strict")
+    if relaxed is None:
+        return f"{task}: no relaxed ticket at any level."
+    cells = {name: at(curve, name, relaxed[0]) for name in ("ticket", "random", "shuffle")}
+    scores = {name: percent(cell) for name, cell in cells.items() if cell}
+    gaps = [
+        f"{scores['ticket'] - scores[name]:+.2f} points from {words}"
+        for name, words in (("random", "a random mask"), ("shuffle", "its mask on shuffled weights"))
+        if name in scores
+    ]
+    return (
+        f"{task}: relaxed up to {100 * relaxed[0]:.0f} % ({relaxed[1]}), "
+        f"strict {f'up to {100 * strict[0]:.0f} % ({strict[1]})' if strict else 'at no level'}; "
+        f"there the ticket is {' and '.join(gaps)}."
+    )

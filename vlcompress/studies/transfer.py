@@ -1,19 +1,21 @@
 """Figures 4 and 5 of Gan et al. (AAAI 2022): does the ticket of one task serve another?
 
-The mask is found on the source task and trained on the target task from θ0; the relative drop is averaged over targets
-as in their Table 2.
+The mask is found on the source task (or by pre-training) and trained on the target task from θ0; the relative drop is
+averaged over targets as in their Table 2.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.pattern import parse_pattern
 from vlcompress.recipe import Recipe
+from vlcompress.report.svg import Chart, Point, Reference, Series
 from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
-from vlcompress.studies.curves import percent, score_text
-from vlcompress.studies.tickets import ticket_recipe
+from vlcompress.studies.curves import deviation, percent, score_text, verdict_table
+from vlcompress.studies.pretraining_ticket import PRETRAINING, source_recipe
 from vlcompress.tickets.imp import Row, judged, rounds
+from vlcompress.tickets.verdict import RELAXED
 from vlcompress.tickets.workbench import Trial, Workbench
 
 LEVEL = 0.7
@@ -26,7 +28,7 @@ class Transfer:
     title = "tickets found on one task and trained on another (Gan et al. 2022, figures 4 and 5, Table 2)"
 
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
-        """Give one cell for each source and target.
+        """Give one cell for each source and target; pre-training is a source alone.
 
         Raises:
             VlcompressError: a single task has nothing to transfer to.
@@ -36,8 +38,9 @@ class Transfer:
                 f"a transfer from {', '.join(choices.tasks)} needs a second task: give --task twice or more"
             )
         level = max(choices.levels or (LEVEL,))
-        recipes = {task: ticket_recipe(choices, task, (level,)) for task in choices.tasks}
-        return [_cell(recipes, source, target, level) for source in recipes for target in recipes]
+        recipes = {task: source_recipe(choices, task, (level,)) for task in choices.tasks}
+        targets = [task for task in recipes if task != PRETRAINING]
+        return [_cell(recipes, source, target, level) for source in recipes for target in targets]
 
     def show(self, results: Mapping[str, Json]) -> Shown:
         """Give score and relative drop by source and target."""
@@ -46,13 +49,17 @@ class Transfer:
         scores = tuple((source, *(_score(results, source, target) for target in targets)) for source in sources)
         drops = tuple(_drops(results, source, targets) for source in sources)
         dense = ("dense", *(_dense(results, target) for target in targets))
+        judged_cells = [(name, result["cells"][1]) for name, result in results.items()]
         return Shown(
             findings=_findings(results, sources, targets),
             tables=(
                 Table("Score by source (rows) and target (columns)", ("source", *targets), (dense, *scores)),
                 Table("Relative drop from dense, %", ("source", *targets, "mean"), drops),
+                verdict_table("Against dense", "cell", judged_cells),
             ),
+            charts=(_chart(results, sources, targets),),
             published=("a2",),
+            summary=_summary(results, sources, targets),
         )
 
 
@@ -103,11 +110,58 @@ def _drops(results: Mapping[str, Json], source: str, targets: Sequence[str]) -> 
     return (source, *(f"{_drop(one):.2f}" if one else "failed" for one in found), mean)
 
 
+def _chart(results: Mapping[str, Json], sources: Sequence[str], targets: Sequence[str]) -> Chart:
+    """Draw the ticket's score as a share of the dense one: a group for each target, a marker for each source."""
+    series = tuple(
+        Series(f"ticket of {source}", tuple(_points(results, source, place, sources, targets)), line=False)
+        for place, source in enumerate(sources)
+    )
+    return Chart(
+        title="Score on a target with the ticket of each source",
+        x_label="target task",
+        y_label="% of the dense score",
+        series=tuple(one for one in series if one.points),
+        references=(Reference("dense", 100.0), Reference("99 % of dense", 100 * RELAXED)),
+        x_names=tuple(targets),
+    )
+
+
+def _points(
+    results: Mapping[str, Json], source: str, place: int, sources: Sequence[str], targets: Sequence[str]
+) -> Iterator[Point]:
+    """Give a source's points, each a little beside those of the other sources; bars are one deviation over seeds."""
+    for number, target in enumerate(targets, start=1):
+        if result := results.get(f"{source} to {target}"):
+            dense, ticket = result["cells"]
+            share, spread = 100 - _drop(result), 100 * (deviation(ticket) or 0.0) / percent(dense)
+            x = number + 0.15 * (place - (len(sources) - 1) / 2)
+            yield Point(x, share, share - spread, share + spread)
+
+
 def _findings(results: Mapping[str, Json], sources: Sequence[str], targets: Sequence[str]) -> tuple[str, ...]:
     said = []
     for target in targets:
         drops = {source: _drop(one) for source in sources if (one := results.get(f"{source} to {target}"))}
         best = min(drops, key=drops.__getitem__)
         own = "its own" if best == target else f"{best}'s"
-        said.append(f"{target}: the best ticket is {own} (drop {drops[best]:.2f} %, its own {drops[target]:.2f} %).")
+        its_own = f"{drops[target]:.2f} %" if target in drops else "failed"
+        said.append(f"{target}: the best ticket is {own} (drop {drops[best]:.2f} %, its own {its_own}).")
     return tuple(said)
+
+
+def _summary(results: Mapping[str, Json], sources: Sequence[str], targets: Sequence[str]) -> str:
+    """Say the mean drop by source, how many transferred tickets pass, and how often a task's own ticket is the best."""
+    drops = {
+        source: [_drop(one) for target in targets if (one := results.get(f"{source} to {target}"))]
+        for source in sources
+    }
+    means = ", ".join(f"{source} {sum(found) / len(found):.2f} %" for source, found in drops.items() if found)
+    others = [one["cells"][1] for one in results.values() if one["source"] != one["target"]]
+    passing = sum(cell["verdict"]["levels"]["relaxed"]["outcome"] != "fail" for cell in others)
+    level = next(iter(results.values()))["level"]
+    own = sum(": the best ticket is its own " in said for said in _findings(results, sources, targets))
+    return (
+        f"At {100 * level:.0f} %, mean drop from dense by the task that the ticket was found on: {means}. Of "
+        f"{len(others)} tickets trained on another task {passing} do not fail relaxed; a task's own ticket is the best "
+        f"on {own} of {len(targets)}."
+    )

@@ -73,13 +73,16 @@ class ClosedAnswers(EachJudged):
         return Batch(self._reader.batch(samples), {"answers": answers_BA})
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Give `loss_of` what the model answers."""
+        return self.loss_of(self.family.logits(model, batch.inputs), batch.targets)
+
+    def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         """Give binary cross entropy with the soft scores, summed over A and averaged over B.
 
         That of airsplay/lxmert, ChenRocks/UNITER and dandelin/ViLT alike.
         """
-        answers_BA = batch.targets["answers"]
-        logits_BA = self.family.logits(model, batch.inputs)
-        return binary_cross_entropy_with_logits(logits_BA, answers_BA) * answers_BA.shape[1]
+        answers_BA = targets["answers"]
+        return binary_cross_entropy_with_logits(logits, answers_BA) * answers_BA.shape[1]
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Give the score of each example's best answer, and that answer's index."""

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,14 @@ class Learned(Objective, Protocol):
     @property
     def hidden(self) -> bool:
         """Whether the right answers are not published, so that there is nothing to learn from."""
+
+
+@runtime_checkable
+class Answered(Learned, Protocol):
+    """An objective whose loss sees nothing of the model but its logits."""
+
+    def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        """Give the training loss, a scalar, of a batch's logits (`Family.logits`) and targets."""
 
 
 class Scored(Protocol):

@@ -46,8 +46,12 @@ class ClassificationTask(EachJudged):
         return self._batch(indices, [self._pixels(index) for index in indices])
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Give `loss_of` what the model answers."""
+        return self.loss_of(self.family.logits(model, batch.inputs), batch.targets)
+
+    def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         """Give the mean cross entropy."""
-        return cross_entropy(self.family.logits(model, batch.inputs), batch.targets["class"])
+        return cross_entropy(logits, targets["class"])
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Give 1 for each right class, and the class."""

@@ -51,8 +51,12 @@ class Nlvr2Task(EachJudged):
         return Batch(self._reader.batch(samples), {"true": torch.tensor([example.label for example in examples])})
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Give `loss_of` what the model answers."""
+        return self.loss_of(self.family.logits(model, batch.inputs), batch.targets)
+
+    def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         """Give the mean cross entropy (airsplay/lxmert, ChenRocks/UNITER and dandelin/ViLT alike)."""
-        return cross_entropy(self.family.logits(model, batch.inputs), batch.targets["true"])
+        return cross_entropy(logits, targets["true"])
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Give 1 for each right example, and 1 for each statement that is said to be true."""

@@ -13,11 +13,12 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Family
 from vlcompress.tasks.base import Learned, Task
 from vlcompress.tasks.reading import Reader, max_words
-from vlcompress.tasks.registry import TaskKind
+from vlcompress.tasks.registry import SELF_SUPERVISED, TaskKind
 
 PIXELS_ONLY = 0
 PRETRAINING, CAPTIONS = "pretraining", "retrieval"
 """Pre-training takes LXMERT's sentence files where a folder has them, and else the captions of retrieval."""
+_DATA_OF = {PRETRAINING: CAPTIONS, **dict.fromkeys(SELF_SUPERVISED, "classification")}
 
 
 def open_data(
@@ -48,8 +49,8 @@ def open_data(
 
 
 def data_of(task: str) -> str:
-    """Give the task whose built-in data a task uses: its own, and retrieval's captions for pre-training."""
-    return CAPTIONS if task == PRETRAINING else task
+    """Give the task whose built-in data a task uses: its own, but for pre-training (captions, labelled pictures)."""
+    return _DATA_OF.get(task, task)
 
 
 def _sentences(folder: Path, splits: Sequence[str], feature_dim: int | None) -> TaskData[Any]:

@@ -84,8 +84,12 @@ class RefcocoTraining(Expressions):
         super().__init__(data, reader, ground_truth=True)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Give `loss_of` what the model answers."""
+        return self.loss_of(self.family.logits(model, batch.inputs), batch.targets)
+
+    def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         """Give the cross entropy over an image's regions, summed over B as officially."""
-        return cross_entropy(self.family.logits(model, batch.inputs), batch.targets["region"], reduction="sum")
+        return cross_entropy(logits, targets["region"], reduction="sum")
 
 
 class RefcocoTask(Expressions):

@@ -10,11 +10,13 @@ from vlcompress.tasks import vcr
 from vlcompress.tasks.base import Learned, Task
 from vlcompress.tasks.classification import ClassificationTask, ClassificationTraining
 from vlcompress.tasks.gqa import GqaTask
+from vlcompress.tasks.moco import MocoTask
 from vlcompress.tasks.nlvr2 import Nlvr2Task
 from vlcompress.tasks.pretraining_task import PretrainingTask
 from vlcompress.tasks.reading import Reader
 from vlcompress.tasks.refcoco import RefcocoTask, RefcocoTraining
 from vlcompress.tasks.retrieval import RetrievalTask, RetrievalTraining
+from vlcompress.tasks.simclr import SimclrTask
 from vlcompress.tasks.snli_ve import SnliVeTask
 from vlcompress.tasks.vqa import VqaTask
 
@@ -93,6 +95,12 @@ TASKS: dict[str, TaskKind] = {
     ),
 }
 
+SELF_SUPERVISED: dict[str, TaskKind] = {
+    name: TaskKind(title, ("resnet",), one.metric, ("train",), "test", "", one, one, words=0)
+    for name, title, one in (("simclr", "simCLR", SimclrTask), ("moco", "MoCo", MocoTask))
+}
+"""Pre-training on pictures of classification without their labels. They are run like tasks, but are no benchmarks."""
+
 
 def task_of(family: str, task: str) -> TaskKind:
     """Give a task of a family.
@@ -100,9 +108,10 @@ def task_of(family: str, task: str) -> TaskKind:
     Raises:
         VlcompressError: no such task, or not one of this family's.
     """
-    if task not in TASKS:
-        raise unknown("task", task, TASKS)
-    kind = TASKS[task]
+    every = {**TASKS, **SELF_SUPERVISED}
+    if task not in every:
+        raise unknown("task", task, every)
+    kind = every[task]
     if family not in kind.families:
         own = ", ".join(name for name, one in TASKS.items() if family in one.families)
         raise VlcompressError(

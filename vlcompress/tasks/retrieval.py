@@ -8,7 +8,7 @@ Shapes: B batch; T texts, I images; t, i those of a block.
 
 import io
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -133,9 +133,12 @@ class RetrievalTraining:
         )
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Give `loss_of` what the model answers."""
+        return self.loss_of(self._captions.reader.family.logits(model, batch.inputs), batch.targets)
+
+    def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         """Give the family's official loss (see `OFFICIAL`)."""
-        scores = self._captions.reader.family.logits(model, batch.inputs)
-        return self._loss(scores.reshape(len(batch.targets["right"]), -1))
+        return self._loss(logits.reshape(len(targets["right"]), -1))
 
 
 class RetrievalTask:

@@ -135,9 +135,12 @@ class VcrTraining:
         return Batch(self._sentences.reader.batch(samples), {"right": right_BC.flatten()})
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Give `loss_of` what the model answers."""
+        return self.loss_of(self._sentences.reader.family.logits(model, batch.inputs), batch.targets)
+
+    def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         """Give the mean cross entropy of wrong and right over all choices (ChenRocks/UNITER)."""
-        logits = self._sentences.reader.family.logits(model, batch.inputs)
-        return cross_entropy(logits, batch.targets["right"])
+        return cross_entropy(logits, targets["right"])
 
 
 class VcrTask(EachJudged):

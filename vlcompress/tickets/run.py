@@ -13,6 +13,7 @@ from vlcompress.data.sources import data_folder
 from vlcompress.data.tokenizer import SPECIAL_TOKENS, WordPiece
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family
+from vlcompress.models.language import language_part
 from vlcompress.models.registry import family_named
 from vlcompress.pruning.allocation import parse_allocation
 from vlcompress.pruning.criterion import parse_criterion
@@ -24,6 +25,7 @@ from vlcompress.tasks.opening import check_labels, data_of, learned, open_data, 
 from vlcompress.tasks.registry import task_of
 from vlcompress.tickets.card import ticket_card
 from vlcompress.tickets.imp import Cell, run_cells, ticket_of
+from vlcompress.tickets.levers import check_levers
 from vlcompress.tickets.ticket import Ticket, save_ticket
 from vlcompress.tickets.workbench import Say, Workbench
 from vlcompress.training.loop import Progress
@@ -186,8 +188,11 @@ def check_patterns(bench: Workbench) -> None:
             pattern.check(name, bench.shapes[name])
     parse_allocation(pruning.allocation)
     parse_criterion(pruning.criterion, 0)
+    check_levers(bench)
     if not levels(parse_schedule(pruning.schedule), pruning.sparsity, pruning.rounds or None):
         raise VlcompressError("sparsity 0 prunes nothing: give a fraction above 0, for example 0.5")
+    if "language" in pruning.controls:
+        language_part(bench.family)
     if pruning.pattern == "unstructured" and "unstructured" in pruning.controls:
         raise VlcompressError(
             "control 'unstructured' is the ticket itself here: leave it out, or choose a block pattern"
@@ -217,6 +222,7 @@ def _write_ticket(run: Run, bench: Workbench, cells: list[Cell]) -> None:
         config=bench.config,
         head=bench.train_task.head,
         vocabulary=bench.vocabulary,
+        permutation=first.permutation(),
     )
     save_ticket(run.ticket, ticket, ticket_card(bench.recipe, bench.score_task.metric, cells, masks.kept, masks.total))
 

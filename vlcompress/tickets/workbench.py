@@ -17,24 +17,52 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vlcompress.artefacts import identity, load_tensors, read_json, save_tensors, seal, unseal, writing
+from vlcompress.artefacts import (
+    dumps,
+    identity,
+    load_tensors,
+    read_json,
+    save_tensors,
+    seal,
+    unseal,
+    write_file,
+    writing,
+)
+from vlcompress.data.tokenizer import WordPiece
+from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Coupling, Family, LoadReport, Prunable
+from vlcompress.models.checkpoints import read_checkpoint
+from vlcompress.models.language import BERT, language_part
 from vlcompress.models.lxmert_answers import load_answer_head
+from vlcompress.pruning.criterion import parse_criterion, saliency_of
 from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.mixture import Mixture
+from vlcompress.pruning.pattern import Pattern
+from vlcompress.pruning.permutation import Permutation, find_permutation, free_orders
 from vlcompress.recipe import Recipe
-from vlcompress.tasks.base import Learned, Scored, Scores
+from vlcompress.tasks.base import Answered, Learned, Objective, Scored, Scores
 from vlcompress.tickets.controls import shuffled
+from vlcompress.training.adversarial import Adversarial, parse_perturbation
 from vlcompress.training.checkpoint import distinct, restore
+from vlcompress.training.distillation import Distilled
+from vlcompress.training.language import WEIGHTS as LANGUAGE_WEIGHTS
+from vlcompress.training.language import words_alone
 from vlcompress.training.loop import Hyperparameters, Progress, evaluate, train
+from vlcompress.training.saliency import Kind, Saliency
 
-Start = Literal["theta0", "shuffled", "fresh", "rewound"]
-"""Where a training starts: θ0; θ0 with each weight's entries shuffled; fresh random weights; dense training's θ_i."""
+Start = Literal["theta0", "shuffled", "fresh", "language", "rewound"]
+"""Where a training starts: θ0; θ0 with each weight's entries shuffled; fresh random weights; a language model's weights
+(θ'0) where they fit, fresh ones elsewhere; dense training's θ_i."""
 
 GENERATION = 1
 """Raised when the meaning of a training changes, so that old results are not taken for new ones."""
 
 DOCUMENT = "training.json"
 REWIND = "rewind.safetensors"
+TIME = "time.json"
+"""How long a training took; apart from its document, which is the same each time it is done."""
+SALIENCY = "saliency.safetensors"
+PERMUTATION = "permutation.safetensors"
 
 Say = Callable[[str], None]
 
@@ -47,6 +75,7 @@ class Trial:
         seed: of head, data order and dropout.
         masks: what is kept; None is the dense model.
         start: the backbone's weights.
+        permutation: the order of neurons and channels that the masks are cut in; None is the checkpoint's.
         held: whether pruned weights stay zero. False zeroes them once and lets them grow again, which makes a sparse
             start and no sparse model; it is there to repeat what a published code does.
     """
@@ -54,14 +83,21 @@ class Trial:
     seed: int
     masks: Masks | None = None
     start: Start = "theta0"
+    permutation: Permutation | None = None
     held: bool = True
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training on disk."""
+    """A finished training on disk.
+
+    Attributes:
+        folder: of the training.
+        reading: an order that weights and sums are read in; None is that of the training.
+    """
 
     folder: Path
+    reading: Permutation | None = None
 
     @cached_property
     def scores(self) -> Scores:
@@ -72,7 +108,20 @@ class Trained:
 
     def weights(self) -> dict[str, Tensor]:
         """Read the whole trained state dict."""
-        return load_tensors(self.folder / "weights.safetensors")
+        return self._read("weights.safetensors")
+
+    def saliency(self) -> dict[str, Tensor]:
+        """Read what was summed up for each prunable weight; empty where the recipe's criterion needs no sums."""
+        return self._read(SALIENCY) if (self.folder / SALIENCY).is_file() else {}
+
+    def permutation(self) -> Permutation | None:
+        """Read the order that it was trained in; None where that is the checkpoint's."""
+        path = self.folder / PERMUTATION
+        return Permutation.load(path) if path.is_file() else None
+
+    def _read(self, name: str) -> dict[str, Tensor]:
+        tensors = load_tensors(self.folder / name)
+        return tensors if self.reading is None else self.reading.apply(tensors)
 
     def masks(self) -> Masks:
         """Read what was kept (not of a dense training)."""
@@ -147,6 +196,25 @@ class Workbench:
         """Hash over names and bits of θ0."""
         return tensors_sha256(self.theta0)
 
+    @cached_property
+    def language(self) -> tuple[str, str]:
+        """The language model that θ'0 is of, and its identity; made of the words of the training splits if need be."""
+        named = self.recipe.model.language or BERT.get((self.family.name, self.recipe.model.size), "")
+        if named:
+            return named, tensors_sha256(read_checkpoint(named))
+        made = words_alone(
+            self.family,
+            self.config,
+            self.train_task,
+            WordPiece.parse(self.vocabulary),
+            self.hyper,
+            data=self.data[0],
+            home=self.home,
+            device=self.device,
+            say=self.say,
+        )
+        return str(made / LANGUAGE_WEIGHTS), made.name
+
     def backbone(self, model: nn.Module) -> dict[str, Tensor]:
         """Copy every tensor of the model but the head's own (see `Family.inherited`)."""
         inherited = self.family.inherited if self.checkpoint is not None else ()
@@ -162,12 +230,30 @@ class Workbench:
         """Steps and rates of every training; epochs are turned into steps of the training splits."""
         said = dataclasses.asdict(self.recipe.training)
         epochs = said.pop("epochs")
+        for name in ("distill", "adversarial"):  # what the objective is, see `objective`
+            said.pop(name)
         steps = said.pop("steps") or round(epochs * max(1, len(self.train_task) // said["batch"]))
         return Hyperparameters(steps=steps, **said)
 
     def keep_all(self) -> Masks:
         """Give the mask that prunes nothing."""
         return Masks.keep_all({name: self.theta0[name] for name in self.prunable.names})
+
+    def permutation(self, dense: Trained, pattern: Pattern | Mixture, seed: int) -> Permutation | None:
+        """Search the order in which a pattern is cut, as the recipe says; None where that is the checkpoint's.
+
+        Args:
+            dense: the trained model of the seed, whose weights are looked at.
+            pattern: whose blocks are to gather what is important.
+            seed: of the criterion, where chance plays a part in it.
+        """
+        pruning = self.recipe.pruning
+        frees = free_orders(pruning.permutation, pattern, self.couplings) if pruning.permutation else []
+        if not frees:
+            return None
+        criterion = parse_criterion(pruning.criterion, seed, dense.saliency())
+        names = set(self.prunable.names)
+        return find_permutation(frees, pattern, dense.weights(), names, criterion=criterion, sparsity=pruning.sparsity)
 
     def train(self, trial: Trial, label: str) -> Trained:
         """Do a training, or find it done.
@@ -186,7 +272,9 @@ class Workbench:
             return done
         started = time.monotonic()
         score = self._do(trial, name, document, folder)
-        self.say(f"{label}: {100 * score:.2f} ({time.monotonic() - started:.1f} s)")
+        seconds = round(time.monotonic() - started, 1)
+        write_file(folder / TIME, dumps({"seconds": seconds}))
+        self.say(f"{label}: {100 * score:.2f} ({seconds:.1f} s)")
         return Trained(folder)
 
     def _do(self, trial: Trial, name: str, document: dict[str, Any], folder: Path) -> float:
@@ -194,13 +282,18 @@ class Workbench:
         under_way = folder.with_name(f"{folder.name}.under-way")
         rewind = under_way.with_name(f"{under_way.name}.{REWIND}")
         model = self._initial(trial).to(self.device)
-        self._train(model, trial, name, under_way, rewind)
+        saliency = self._saliency(model, trial)
+        self._train(model, trial, name, under_way, rewind, saliency)
         scores = evaluate(model, self.score_task)
         with writing(folder) as temporary:
             save_tensors(temporary / "weights.safetensors", distinct(model.state_dict()))
             save_tensors(temporary / "scores.safetensors", {"scores": scores.scores, "predictions": scores.predictions})
             if trial.masks is not None:
                 trial.masks.save(temporary / "mask.safetensors")
+            if trial.permutation is not None:
+                trial.permutation.save(temporary / PERMUTATION)
+            if saliency is not None:
+                save_tensors(temporary / SALIENCY, saliency.sums)
             if rewind.is_file():
                 shutil.copyfile(rewind, temporary / REWIND)
             found = {"score": scores.mean, "figures": dict(scores.figures)}
@@ -226,20 +319,72 @@ class Workbench:
             "rewind_step": self.recipe.pruning.rewind_step,
             **({} if trial.held else {"held": False}),
             **({"answers": self.answers} if self.answers else {}),
+            **({"language": self.language[1]} if trial.start == "language" else {}),
+            **({"permutation": trial.permutation.sha256()} if trial.permutation else {}),
+            **({"saliency": self._sums(trial)} if self._sums(trial) else {}),
+            **({"distill": self._teaching(trial)} if self._teaching(trial) else {}),
+            **({"adversarial": self.recipe.training.adversarial} if self.recipe.training.adversarial else {}),
         }
 
-    def _train(self, model: nn.Module, trial: Trial, name: str, under_way: Path, rewind: Path) -> None:
+    def _teaching(self, trial: Trial) -> dict[str, Any] | None:
+        """Give the dense model that teaches and its weight; None for the dense model itself, and without a teacher."""
+        weight = self.recipe.training.distill
+        if trial.masks is None or not weight:
+            return None
+        return {"weight": weight, "teacher": identity(self._document(Trial(trial.seed)))}
+
+    def teachable(self) -> Answered:
+        """Give the task as one that a dense model can teach.
+
+        Raises:
+            VlcompressError: it has no logits to compare.
+        """
+        if not isinstance(self.train_task, Answered):
+            raise VlcompressError(
+                f"training.distill {self.recipe.training.distill:g} on {self.recipe.data.task}: distillation compares "
+                "logits, which this task has none of; set it to 0, or choose another task"
+            )
+        return self.train_task
+
+    def objective(self, trial: Trial) -> Objective:
+        """Give the task, the task under perturbation, or the task with the dense model as a teacher.
+
+        Raises:
+            VlcompressError: adversarial training of a family or a task that it is not defined for.
+        """
+        if self.recipe.training.adversarial:
+            perturbation = parse_perturbation(self.recipe.training.adversarial)
+            return Adversarial(self.train_task, self.family, perturbation)
+        if not self._teaching(trial):
+            return self.train_task
+        task = self.teachable()
+        teacher = self.family.build(self.config, task.head, seed=trial.seed)
+        restore(teacher, self.train(Trial(trial.seed), f"seed {trial.seed} dense, the teacher").weights())
+        return Distilled(task, self.family, teacher.to(self.device), self.recipe.training.distill)
+
+    def _sums(self, trial: Trial) -> Kind | None:
+        """Give which sums the recipe's criterion needs of a training: of any that a round may prune, no control."""
+        return saliency_of(self.recipe.pruning.criterion) if trial.start in ("theta0", "rewound") else None
+
+    def _saliency(self, model: nn.Module, trial: Trial) -> Saliency | None:
+        kind = self._sums(trial)
+        return Saliency(kind, model, self.prunable.names, self.hyper.steps) if kind else None
+
+    def _train(
+        self, model: nn.Module, trial: Trial, name: str, under_way: Path, rewind: Path, saliency: Saliency | None
+    ) -> None:
         step = self.recipe.pruning.rewind_step
         snapshot = {}
         if step and trial.masks is None:  # on the disk at once: a resumed training does not pass this step again
             snapshot = {step: lambda trained: save_tensors(rewind, distinct(trained.state_dict()))}
         train(
             model,
-            self.train_task,
+            self.objective(trial),
             self.hyper,
             seed=trial.seed,
             first_step=step if trial.start == "rewound" else 0,
             masks=trial.masks if trial.held else None,
+            saliency=saliency,
             backbone_prefix=self.family.backbone_prefix,
             checkpoint=under_way,
             identity=name,
@@ -250,18 +395,28 @@ class Workbench:
     def _initial(self, trial: Trial) -> nn.Module:
         """Build the model with the seed's head φ0 on the backbone that the trial starts from."""
         model = self.family.build(self.config, self.train_task.head, seed=trial.seed)
-        if self.answers and self.checkpoint and trial.start != "fresh":
+        if self.answers and self.checkpoint and trial.start not in ("fresh", "language"):
             labels = self.train_task.head.labels
             self.load_report = load_answer_head(model, self.checkpoint, answers=self.answers, labels=labels)
         if trial.start == "rewound":
             dense = self.train(Trial(trial.seed), f"seed {trial.seed} dense")
             restore(model, load_tensors(dense.folder / REWIND))
+        elif trial.start == "language":
+            self.load_report = language_part(self.family).load_language(model, self.language[0])
         elif trial.start != "fresh":
             start = self.theta0 if trial.start == "theta0" else shuffled(self.theta0, self.prunable.names, trial.seed)
             model.load_state_dict(start, strict=False)
+        if trial.permutation is not None:
+            model.load_state_dict(trial.permutation.apply(model.state_dict()))
         if trial.masks is not None and not trial.held:
             trial.masks.apply(model)
         return model
+
+    def model_of(self, trained: Trained) -> nn.Module:
+        """Build a finished training's model on the device, in eval mode."""
+        model = self.family.build(self.config, self.train_task.head, seed=0)
+        restore(model, trained.weights())
+        return model.to(self.device).eval()
 
 
 def tensors_sha256(tensors: dict[str, Tensor]) -> str:

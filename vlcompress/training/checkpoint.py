@@ -13,12 +13,19 @@ from torch import Tensor, nn
 
 from vlcompress.artefacts import load_tensors, save_tensors, seal, unseal, writing
 from vlcompress.errors import VlcompressError
+from vlcompress.training.saliency import Saliency
 
 DOCUMENT = "checkpoint.json"
 
 
 def save_checkpoint(
-    folder: Path, *, identity: str, step: int, model: nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path,
+    *,
+    identity: str,
+    step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    saliency: Saliency | None = None,
 ) -> None:
     """Write the state after `step` steps.
 
@@ -28,16 +35,26 @@ def save_checkpoint(
         step: steps done.
         model: every parameter and buffer is stored.
         optimizer: its moments are stored under the parameters' names.
+        saliency: its sums are stored, where there are any.
     """
     with writing(folder) as temporary:
         save_tensors(temporary / "model.safetensors", distinct(model.state_dict()))
         save_tensors(temporary / "optimizer.safetensors", optimizer_state(model, optimizer))
         save_tensors(temporary / "rng.safetensors", {"torch": torch.get_rng_state()})
+        if saliency is not None:
+            save_tensors(temporary / "saliency.safetensors", saliency.sums)
         seal(temporary, DOCUMENT, {"identity": identity, "step": step})
 
 
-def load_checkpoint(folder: Path, *, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Put the state back into model and optimizer and give the steps done, 0 if there is no checkpoint.
+def load_checkpoint(
+    folder: Path,
+    *,
+    identity: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    saliency: Saliency | None = None,
+) -> int:
+    """Put the state back into model, optimizer and sums, and give the steps done, 0 if there is no checkpoint.
 
     Raises:
         VlcompressError: the checkpoint is damaged.
@@ -52,6 +69,8 @@ def load_checkpoint(folder: Path, *, identity: str, model: nn.Module, optimizer:
     for key, moment in load_tensors(folder / "optimizer.safetensors").items():
         kind, _, name = key.partition(".")
         optimizer.state[parameters[name]][kind] = moment.to(parameters[name].device)
+    if saliency is not None:
+        saliency.restore(load_tensors(folder / "saliency.safetensors"))
     torch.set_rng_state(load_tensors(folder / "rng.safetensors")["torch"])
     return int(document["step"])
 

@@ -16,6 +16,7 @@ from vlcompress.pruning.mask import Masks
 from vlcompress.tasks.base import Objective, Scored, Scores
 from vlcompress.training.checkpoint import load_checkpoint, save_checkpoint
 from vlcompress.training.optimizers import OPTIMIZERS, rate
+from vlcompress.training.saliency import Saliency
 
 Progress = Callable[[int, float], None]
 """Called after a step with the steps done and that step's loss."""
@@ -97,6 +98,7 @@ def train(
     seed: int,
     first_step: int = 0,
     masks: Masks | None = None,
+    saliency: Saliency | None = None,
     backbone_prefix: str = "",
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 60.0,
@@ -113,6 +115,7 @@ def train(
         seed: of the data order, the dropout and the objective's own chance.
         first_step: where to begin in the schedule (a rewinding point); the steps before it are taken as done.
         masks: weights to keep at zero throughout; None trains densely.
+        saliency: sums over the steps to be kept up; they change nothing about the training.
         backbone_prefix: start of the names of every parameter that does not belong to the head.
         checkpoint: where to save the state about every `checkpoint_seconds`, and to resume from if there is one.
         identity: hash of what is trained, stored in the checkpoint.
@@ -126,9 +129,8 @@ def train(
         raise VlcompressError("there is no example to train on: check the data folder and the split")
     device = next(model.parameters()).device
     optimizer = _optimizer(model, hyper, backbone_prefix)
-    start = first_step
-    if checkpoint is not None:
-        start = load_checkpoint(checkpoint, identity=identity, model=model, optimizer=optimizer) or first_step
+    state: dict[str, Any] = {"identity": identity, "model": model, "optimizer": optimizer, "saliency": saliency}
+    start = (load_checkpoint(checkpoint, **state) if checkpoint is not None else 0) or first_step
     for group in optimizer.param_groups:
         group["taken"] = start - first_step  # the moments are those of so many steps
     keeper = MaskKeeper(model, masks) if masks is not None else None
@@ -138,7 +140,7 @@ def train(
     for step in range(start, hyper.steps):
         batch = objective.batch(sampler.indices(step), _generator(seed, "batch", step)).to(device)
         torch.manual_seed(_mix(seed, "dropout", step))
-        loss = _step(model, objective.loss(model, batch), optimizer, hyper, step)
+        loss = _step(model, objective.loss(model, batch), optimizer, hyper, step, saliency)
         if keeper is not None:
             keeper.hold(optimizer)
         if progress is not None:
@@ -146,7 +148,7 @@ def train(
         if at_step and step + 1 in at_step:
             at_step[step + 1](model)
         if checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds and step + 1 < hyper.steps:
-            save_checkpoint(checkpoint, identity=identity, step=step + 1, model=model, optimizer=optimizer)
+            save_checkpoint(checkpoint, step=step + 1, **state)
             saved = time.monotonic()
     return model.eval()
 
@@ -169,7 +171,14 @@ def _optimizer(model: nn.Module, hyper: Hyperparameters, backbone_prefix: str) -
     )
 
 
-def _step(model: nn.Module, loss: Tensor, optimizer: torch.optim.Optimizer, hyper: Hyperparameters, step: int) -> float:
+def _step(
+    model: nn.Module,
+    loss: Tensor,
+    optimizer: torch.optim.Optimizer,
+    hyper: Hyperparameters,
+    step: int,
+    saliency: Saliency | None,
+) -> float:
     value = float(loss.detach())
     if value != value or value in (float("inf"), -float("inf")):
         raise VlcompressError(
@@ -177,6 +186,8 @@ def _step(model: nn.Module, loss: Tensor, optimizer: torch.optim.Optimizer, hype
         )
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
+    if saliency is not None:
+        saliency.add(step)
     torch.nn.utils.clip_grad_norm_(model.parameters(), hyper.clip)
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * rate(hyper.optimizer, step + 1, hyper.steps, hyper.warmup)

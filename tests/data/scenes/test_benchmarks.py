@@ -12,7 +12,7 @@ import pytest
 from vlcompress.artefacts import unseal
 from vlcompress.data.regions import RegionFile
 from vlcompress.data.scenes.benchmarks import SIZES, TASKS, make_benchmark
-from vlcompress.data.scenes.classes import COARSE, FINE, SIDE
+from vlcompress.data.scenes.classes import CLASS_SETS, COARSE, FINE, SIDE
 from vlcompress.data.scenes.encoder import encode
 from vlcompress.data.scenes.render import decode
 from vlcompress.data.scenes.vocabulary import tokens
@@ -144,3 +144,18 @@ def test_what_there_is_not_is_said(task: str, size: str, tmp_path: Path) -> None
     with pytest.raises(VlcompressError, match=r"gqa, nlvr2|small, tiny"):
         make_benchmark(tmp_path / "x", task, size=size)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("name", ["colours", "concepts", "counts"])
+def test_other_sets_of_classes_have_pictures_of_their_own(made: dict[str, Path], name: str) -> None:
+    chosen, count = CLASS_SETS[name], 2 * SIZES["tiny"].train
+    folder = made[f"classification-{name}"] / "cifar-100-binary"
+    records, plain = (
+        np.fromfile(one / "train.bin", np.uint8).reshape(count, -1)
+        for one in (folder, made["classification"] / "cifar-100-binary")
+    )
+    together = len(chosen.fine) // len(chosen.coarse)
+    assert (records[:, 0] == records[:, 1] // together).all()
+    assert records[:, 1].max() < len(chosen.fine)
+    assert not {row.tobytes() for row in records[:, 2:]} & {row.tobytes() for row in plain[:, 2:]}
+    assert (folder / "fine_label_names.txt").read_text().split("\n")[:-1] == list(chosen.fine)

@@ -27,6 +27,7 @@ TASKS: dict[str, Callable[[Folder], Json]] = {
     "refcoco": refcoco.write,
     "retrieval": retrieval.write,
     "classification": classification.write,
+    **classification.others(),
 }
 """The tasks that have built-in data beside VQA: each writes its files and gives its report."""
 

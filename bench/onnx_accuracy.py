@@ -1,0 +1,301 @@
+"""What exporting in lower precision costs on trained tickets of the built-in task, and what the export's gate catches.
+
+    python -m bench.onnx_accuracy --home runs          # trains what is not trained yet: 3 x 9 trainings of LXMERT small
+    python -m bench.onnx_accuracy --home runs --table  # bench/results/onnx/accuracy.json -> accuracy.md
+
+Coarse patterns lose the same share of every layer (allocation "uniform"), as the random masks of bench.onnx_cpu do:
+with "global" whole layers went. So a score can stand beside those speeds. Each model is exported as a user exports it,
+gate included, in float32, int8 and float16; bfloat16 is what the native kernel (16x1) or PyTorch (dense) computes. Then
+faults are planted in int8 files, and the gate is asked again. A single seed. What is recorded already is kept.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+
+from bench.onnx_tables import RESULTS, accuracy_table
+from vlcompress.artefacts import dumps, write_file
+from vlcompress.bench.environment import environment
+from vlcompress.errors import VerificationError
+from vlcompress.export.export_run import PARITY_SAMPLES, SCORED_AT_ONCE
+from vlcompress.export.onnx import Style, export_onnx
+from vlcompress.export.runtime import Native, open_session
+from vlcompress.export.verify import BOUNDS, Bound, Check, compare_scores, run
+from vlcompress.models.base import Family
+from vlcompress.recipe import Recipe, default_recipe
+from vlcompress.sparse.compile import compile_model
+from vlcompress.sparse.compile_run import block_of
+from vlcompress.sparse.timing import Effort
+from vlcompress.tasks.base import Answer, Task, asking
+from vlcompress.tickets.models import dense_model, samples, score_task
+from vlcompress.tickets.run import Run, find_ticket
+from vlcompress.tickets.ticket import Ticket, load_ticket
+from vlcompress.tickets.workbench import Trained
+
+PATTERNS = {"block:16x1": "global", "block:32x16": "uniform", "neuron+head": "uniform"}
+"""Each pattern with its allocation."""
+
+ROUNDS = {5: 50, 7: 70, 9: 90}
+"""Rounds of 10 points each, and the per cent that they are named by; whole heads and neurons come close to it."""
+
+FAULTY = {("dense", 0), ("block:32x16", 50)}
+"""The models in whose int8 files faults are planted."""
+
+QUICK = Effort(rounds=1, burst_s=0.0, warmup=1)
+"""Speed is measured elsewhere, at the published size."""
+
+BATCH = 32
+
+Json = dict[str, Any]
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained model and what it takes to export it.
+
+    Attributes:
+        pattern: "dense" or a pattern.
+        percent: that it is named by.
+        sparsity: of the prunable weights.
+        model: compiled, or dense.
+        run: that it is from.
+        ticket: likewise: configuration and head.
+        task: that it is scored on.
+    """
+
+    pattern: str
+    percent: int
+    sparsity: float
+    family: Family
+    model: torch.nn.Module
+    run: Run
+    ticket: Ticket
+    task: Task
+
+    def score(self, session: Any) -> float:
+        """Give the task's mean score of a session."""
+        return self.task.measure(partial(_answer, session), batch=SCORED_AT_ONCE).mean
+
+    def samples(self) -> list[dict[str, torch.Tensor]]:
+        """Give the batches that the gate compares on."""
+        return samples(self.task, BATCH, -(-PARITY_SAMPLES // BATCH))
+
+
+def recipe_of(pattern: str, size: str) -> Recipe:
+    """Give the recipe of a pattern's chain of tickets."""
+    base = default_recipe("lxmert", "vqa", size)
+    pruning = {"pattern": pattern, "schedule": "linear:10", "sparsity": 0.9, "controls": []}
+    return base.override(pruning={**pruning, "allocation": PATTERNS[pattern]})
+
+
+def subjects(home: Path, size: str) -> Iterator[Subject]:
+    """Train what is not trained yet, and give the dense model and every ticket."""
+    dense_given = False
+    for pattern in PATTERNS:
+        found = find_ticket(recipe_of(pattern, size), home, device=torch.device("cpu"))
+        ticket = load_ticket(found.ticket)
+        task = score_task(found, ticket)
+        if not dense_given:
+            family, model = dense_model(found, ticket)
+            yield Subject("dense", 0, 0.0, family, model, found, ticket, task)
+            dense_given = True
+        for number, percent in ROUNDS.items():
+            yield _ticket(pattern, percent, found, ticket, task, Trained(found.training("ticket", number)))
+
+
+def _ticket(pattern: str, percent: int, found: Run, ticket: Ticket, task: Task, trained: Trained) -> Subject:
+    """Compile the ticket of one round."""
+    family, model = dense_model(found, ticket)
+    model.load_state_dict(trained.weights())
+    masks, (inputs,) = trained.masks(), samples(task, BATCH)
+    compiled, _ = compile_model(family, model, dict(masks), block_of(pattern), inputs=inputs, effort=QUICK)
+    return Subject(pattern, percent, masks.sparsity, family, compiled, found, ticket, task)
+
+
+def records(subject: Subject, folder: Path) -> Iterator[Json]:
+    """Export in every precision and score each file."""
+    reference = subject.task.measure(asking(subject.family, subject.model), batch=SCORED_AT_ONCE).mean
+    about = {"pattern": subject.pattern, "percent": subject.percent, "sparsity": subject.sparsity}
+    about |= {"allocation": PATTERNS.get(subject.pattern), "pytorch": reference, "examples": len(subject.task)}
+    for precision in BOUNDS:
+        yield {**about, "precision": precision, **_exported(subject, Style(precision), folder / precision, reference)}
+    found = _bfloat16(subject, folder / "fp32" / "model.onnx")
+    if found is not None:
+        yield {**about, "precision": "bf16", **found}
+
+
+def _exported(subject: Subject, style: Style, folder: Path, reference: float) -> Json:
+    """Export one precision; where the gate refuses it, say why, and score nothing."""
+    try:
+        manifest = export_onnx(
+            subject.family,
+            subject.model,
+            folder,
+            subject.samples(),
+            config=subject.ticket.config,
+            head=subject.ticket.head,
+            effort=QUICK,
+            style=style,
+            score=subject.score,
+            reference=reference,
+        )
+    except VerificationError as error:
+        return {"score": None, "refused": str(error)}
+    scored = manifest["task_score"]
+    score = scored["file"] if scored else subject.score(_session(folder, "off"))
+    return {"score": score, "refused": None, "parity": manifest["parity"], "bytes": manifest["bytes"]["model"]}
+
+
+def _session(folder: Path, native: Native) -> Any:
+    return open_session(folder / "model.onnx", threads=1, native=native)
+
+
+def _bfloat16(subject: Subject, file: Path) -> Json | None:
+    """Score what computes in bfloat16: the native kernel on blocks of 16x1, PyTorch on the dense model."""
+    if subject.pattern == "dense":
+        answer = _half(subject)
+    elif subject.pattern == "block:16x1":
+        session = _session(file.parent, "bfloat16")
+        answer = partial(_answer, session)
+    else:
+        return None
+    truth, batches = asking(subject.family, subject.model), subject.samples()
+    parity = compare_scores([truth(one).numpy() for one in batches], [answer(one).numpy() for one in batches])
+    score = subject.task.measure(answer, batch=SCORED_AT_ONCE).mean
+    return {"score": score, "refused": None, "parity": {"samples": asdict(parity)}}
+
+
+def _answer(session: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    return torch.from_numpy(run(session, inputs))
+
+
+def _half(subject: Subject) -> Answer:
+    """Give the dense model in PyTorch's bfloat16."""
+    family, model = dense_model(subject.run, subject.ticket)
+    model = model.bfloat16()
+
+    def answer(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        turned = {name: x.bfloat16() if x.is_floating_point() else x for name, x in inputs.items()}
+        with torch.inference_mode():
+            return family.logits(model, turned).float()
+
+    return answer
+
+
+def _four_bits(weights: dict[str, Array]) -> None:
+    for name in weights:
+        if name.endswith(".int8"):
+            weights[name] = (np.clip(np.rint(weights[name] / 16.0), -8, 7) * 16).astype(np.int8)
+
+
+def _one_scale(weights: dict[str, Array]) -> None:
+    """Give every output of a layer the scale of its largest one, as without a scale for each output."""
+    for name in [name for name in weights if name.endswith(".scale")]:
+        largest = weights[name].max()
+        whole = name.replace(".scale", ".int8")
+        weights[whole] = np.rint(weights[whole] * (weights[name] / largest)).astype(np.int8)
+        weights[name] = np.full_like(weights[name], largest)
+
+
+def _in_one_layer(weights: dict[str, Array], change: Callable[[Array], Array], ending: str) -> None:
+    name = sorted(name for name in weights if name.endswith(ending))[0]
+    weights[name] = change(weights[name])
+
+
+FAULTS: Mapping[str, Callable[[dict[str, Array]], None]] = {
+    "none": lambda weights: None,
+    "weights of 4 bits": _four_bits,
+    "one scale for a layer": _one_scale,
+    "scales of one layer doubled": lambda weights: _in_one_layer(weights, lambda scale: scale * 2, ".scale"),
+    "scales of one layer in another order": lambda weights: _in_one_layer(weights, lambda s: np.roll(s, 1), ".scale"),
+    "weights of one layer shifted by an input": lambda weights: _in_one_layer(
+        weights, lambda values: np.roll(values, 1, axis=0), ".int8"
+    ),
+    "weights of one layer all zero": lambda weights: _in_one_layer(weights, np.zeros_like, ".int8"),
+}
+"""Mistakes that an exporter of int8 could make. The first one makes none: the file is taken as it is."""
+
+
+def faults(subject: Subject, folder: Path) -> Iterator[Json]:
+    """Plant each fault in an int8 file, and say what the gate sees of it."""
+    check = Check(
+        subject.family, subject.model, subject.samples(), subject.ticket.config, BOUNDS["int8"], folder / "faulty"
+    )
+    reference = subject.task.measure(asking(subject.family, subject.model), batch=SCORED_AT_ONCE).mean
+    about = {"pattern": subject.pattern, "percent": subject.percent}
+    for name, plant in FAULTS.items():
+        session = open_session(_planted(folder / "int8" / "model.onnx", folder / "fault.onnx", plant), threads=1)
+        yield {**about, "fault": name, **_seen(check, session, subject, reference)}
+
+
+def _planted(source: Path, target: Path, plant: Callable[[dict[str, Array]], None]) -> Path:
+    """Write a copy of a file with its weights changed."""
+    model = onnx.load(source)
+    weights = {one.name: numpy_helper.to_array(one).copy() for one in model.graph.initializer}
+    plant(weights)
+    for one in model.graph.initializer:
+        one.CopyFrom(numpy_helper.from_array(weights[one.name], one.name))
+    onnx.save(model, target)
+    return target
+
+
+def _seen(check: Check, session: Any, subject: Subject, reference: float) -> Json:
+    """Ask each part of the gate; none stops the others."""
+    free = replace(check, bound=Bound(float("inf"), 0.0))
+    parities = free.parities(session)
+    score = subject.score(session)
+    refused = [f"parity, {name}" for name, found in parities.items() if not found.within(check.bound)]
+    if score < check.bound.score * reference:
+        refused.append("score")
+    return {
+        "parity": {name: asdict(found) for name, found in parities.items()},
+        "score": score,
+        "pytorch": reference,
+        "refused_by": refused,
+    }
+
+
+def measure_all(home: Path, size: str, out: Path) -> None:
+    """Train, export and score what is not recorded yet, and write the record after every model."""
+    record: Json = json.loads(out.read_text()) if out.is_file() else {"records": [], "faults": []}
+    done = {(one["pattern"], one["percent"]) for one in record["records"]}
+    for subject in subjects(home, size):
+        if (subject.pattern, subject.percent) in done:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            found = list(records(subject, Path(folder)))
+            record["records"] += found
+            if (subject.pattern, subject.percent) in FAULTY:
+                record["faults"] += faults(subject, Path(folder))
+        write_file(out, dumps({**record, "task": f"lxmert vqa {size}", "environment": environment()}))
+        print(subject.pattern, subject.percent, [(one["precision"], one["score"]) for one in found], flush=True)
+
+
+def main() -> None:
+    """Measure, or lay out what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--home", type=Path, default=Path("runs"))
+    parser.add_argument("--size", default="small")
+    parser.add_argument("--out", type=Path, default=RESULTS / "accuracy.json")
+    parser.add_argument("--table", action="store_true", help="only lay out what is recorded")
+    said = parser.parse_args()
+    if not said.table:
+        measure_all(said.home, said.size, said.out)
+    text = accuracy_table(json.loads(said.out.read_text()))
+    write_file(said.out.with_suffix(".md"), text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Table 2 of Gan et al. (AAAI 2022): does one ticket, found on the pre-training objectives, serve every task?
+
+The mask is found once, with the first seed, by pre-training on from θ0 with a tenth of the pre-training's steps a
+round. It is then trained on each task from θ0 beside the task's own ticket, a random mask and the dense model. The
+pre-training heads are made anew each round, as every head is; the mask covers the backbone alone, whose weights have
+the same names under every head.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
+
+from vlcompress.errors import VlcompressError
+from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.pattern import parse_pattern
+from vlcompress.recipe import Recipe
+from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
+from vlcompress.studies.curves import at, curve_chart, curve_of, curve_table, dense_of, percent, score_text
+from vlcompress.studies.tickets import ticket_recipe
+from vlcompress.tickets.imp import Row, control, judged, rounds
+from vlcompress.tickets.workbench import Trial, Workbench
+
+PRETRAINING = "pretraining"
+LEVELS = (0.5, 0.6, 0.7, 0.8)
+"""Of the paper's table."""
+SMALL_STEPS = 400
+"""A tenth of the 4000 steps of the built-in pre-training, at half its batch: 20 to 40 s on one thread of a quiet
+machine. The published sizes take a tenth of the official steps (see `vlcompress.defaults`)."""
+ARMS = {"ticket": "the task's own", "pretraining": "found by pre-training", "random": "a random mask"}
+
+
+class PretrainingTicket:
+    """See the top of the file."""
+
+    name = "pretraining-ticket"
+    title = "one ticket found by pre-training, on every task (Gan et al. 2022, Table 2)"
+
+    def cells(self, choices: Choices) -> Sequence[StudyCell]:
+        """Give one cell for each task.
+
+        Raises:
+            VlcompressError: pre-training is asked for as a task to be served.
+        """
+        if PRETRAINING in choices.tasks:
+            raise VlcompressError(
+                "task 'pretraining' is where the ticket comes from, not where it is tried: leave it out of --task"
+            )
+        return [_cell(choices, task) for task in choices.tasks]
+
+    def show(self, results: Mapping[str, Json]) -> Shown:
+        """Give Table 2: scores by level and arm, and the mean relative drop."""
+        levels = sorted({level for curve in results.values() for level in curve["levels"]})
+        return Shown(
+            findings=tuple(sentence for level in levels if (sentence := _finding(results, level))),
+            tables=(_overview(results, levels), *(curve_table(task, curve) for task, curve in results.items())),
+            charts=tuple(curve_chart(f"{task}: score against sparsity", curve) for task, curve in results.items()),
+            published=("a2",),
+        )
+
+
+def source_recipe(choices: Choices, task: str, levels: Sequence[float]) -> Recipe:
+    """Give the recipe that a ticket is found with: a task's, or pre-training's with a tenth of its steps."""
+    recipe = ticket_recipe(choices, task, levels)
+    if task == PRETRAINING and choices.size == "small":
+        return recipe.override(training={"steps": SMALL_STEPS})
+    return recipe
+
+
+def _cell(choices: Choices, task: str) -> StudyCell:
+    levels = choices.levels or LEVELS
+    source, target = (source_recipe(choices, one, levels) for one in (PRETRAINING, task))
+
+    def work(lab: Lab) -> Json:
+        found = found_masks(lab.bench(source), levels)
+        bench = lab.bench(target)
+        columns = [list(_column(bench, seed, found)) for seed in choices.seeds]
+        return {**curve_of(bench, judged(columns)), "levels": list(levels)}
+
+    chain = 1 + round(10 * max(levels))
+    return StudyCell(task, target, chain + len(choices.seeds) * (chain + 2 * len(levels)), work)
+
+
+def found_masks(bench: Workbench, levels: Sequence[float]) -> list[Masks]:
+    """Run a recipe's rounds with its first seed (or find them done) and give the masks at some levels."""
+    seed = bench.recipe.pruning.seeds[0]
+    dense = bench.train(Trial(seed), f"seed {seed} dense, {bench.recipe.data.task}")
+    pattern = parse_pattern(bench.recipe.pruning.pattern)
+    return [row[3].masks() for row in rounds(bench, seed, dense, pattern, "ticket") if _among(row[2], levels)]
+
+
+def _column(bench: Workbench, seed: int, found: Sequence[Masks]) -> Iterator[Row]:
+    dense = bench.train(Trial(seed), f"seed {seed} dense")
+    yield "dense", 0, 0.0, dense
+    levels = [masks.sparsity for masks in found]
+    pattern = parse_pattern(bench.recipe.pruning.pattern)
+    own = [row for row in rounds(bench, seed, dense, pattern, "ticket") if _among(row[2], levels)]
+    yield from own
+    for masks in found:
+        label = f"seed {seed} ticket of pre-training at {100 * masks.sparsity:.0f} %"
+        yield PRETRAINING, 1, masks.sparsity, bench.train(Trial(seed, masks), label)
+    for row in own:
+        yield control(bench, seed, "random", row)
+
+
+def _among(sparsity: float, levels: Sequence[float]) -> bool:
+    return any(abs(sparsity - level) < 5e-3 for level in levels)
+
+
+def _drop(curve: Json, name: str, level: float) -> float:
+    """Give the relative drop from dense in per cent."""
+    dense, cell = percent(dense_of(curve)), at(curve, name, level)
+    assert cell is not None
+    return 100 * (dense - percent(cell)) / dense
+
+
+def _mean_drop(results: Mapping[str, Json], name: str, level: float) -> float:
+    return fmean(_drop(curve, name, level) for curve in results.values())
+
+
+def _overview(results: Mapping[str, Json], levels: Sequence[float]) -> Table:
+    dense = ("0", "dense", *(score_text(dense_of(curve)) for curve in results.values()), "–")
+    rows = [
+        (
+            f"{100 * level:.0f}",
+            words,
+            *(score_text(at(curve, name, level)) for curve in results.values()),
+            f"{_mean_drop(results, name, level):.2f}",
+        )
+        for level in levels
+        for name, words in ARMS.items()
+    ]
+    header = ("sparsity %", "mask", *results, "mean relative drop, %")
+    return Table("One ticket for every task", header, (dense, *rows), text_columns=(1,))
+
+
+def _finding(results: Mapping[str, Json], level: float) -> str:
+    universal, own, random = (_mean_drop(results, name, level) for name in (PRETRAINING, "ticket", "random"))
+    better = "beats" if universal < random else "does not beat"
+    return (
+        f"At {100 * level:.0f} % the pre-training ticket drops {universal:.2f} % on average over {len(results)} "
+        f"task(s), each task's own ticket {own:.2f} %: it {better} a random mask ({random:.2f} %)."
+    )

@@ -1,0 +1,73 @@
+"""Masked words without pictures: what makes a language model of a family's own text encoder.
+
+Shapes: B batch, T words, H hidden width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from vlcompress.models.language import StartsFromLanguage
+from vlcompress.tasks.base import Batch, Objective
+from vlcompress.tasks.masking import fates
+from vlcompress.tasks.pretraining import Vocabulary
+
+WORD_RATE = 0.15
+"""Chance that a word is to be predicted (BERT's)."""
+
+_NOTHING = -1  # the label of a word that is not asked for
+
+
+@dataclass(frozen=True)
+class WordsAlone:
+    """Masked-word prediction on the texts of a task; its pictures and its answers are not looked at.
+
+    Attributes:
+        family: whose text encoder learns.
+        task: whose texts are read.
+        vocabulary: of the tokenizer that made the tokens.
+        unknown_id: id of [UNK], which stands for tokens that a task adds to the vocabulary (VCR's people).
+    """
+
+    family: StartsFromLanguage
+    task: Objective
+    vocabulary: Vocabulary
+    unknown_id: int
+
+    def __len__(self) -> int:
+        """Give the number of examples."""
+        return len(self.task)
+
+    def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
+        """Make a batch; masks are drawn from `rng`, at least one word a text.
+
+        Returns:
+            inputs: input_ids and attention_mask int64 [B, T]. targets: words int64 [B, T] (-1: not asked for).
+        """
+        ids, inputs = self.vocabulary, self.task.batch(indices, rng).inputs
+        tokens_BT, there_BT = inputs["input_ids"], inputs["attention_mask"]
+        tokens_BT = tokens_BT.where(tokens_BT < ids.vocab_size, self.unknown_id)
+        word_BT = there_BT.bool() & (tokens_BT != ids.cls_id) & (tokens_BT != ids.sep_id)
+        asked_BT, hidden_BT, random_BT = fates(word_BT, WORD_RATE, rng)
+        first_BT = ~asked_BT.any(dim=1, keepdim=True) & word_BT & (word_BT.cumsum(dim=1) == 1)
+        noise_BT = torch.randint(ids.vocab_size, tokens_BT.shape, generator=rng)
+        shown_BT = tokens_BT.masked_fill(hidden_BT | first_BT, ids.mask_id).where(~random_BT, noise_BT)
+        words_BT = tokens_BT.where(asked_BT | first_BT, _NOTHING)
+        return Batch({"input_ids": shown_BT, "attention_mask": there_BT}, {"words": words_BT})
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Give the mean cross-entropy of the asked words, a scalar.
+
+        Args:
+            model: of the family, with the "pretraining" head.
+            batch: as `batch` makes it.
+        """
+        parts: Any = model
+        words_BT = batch.targets["words"]
+        asked_BT = words_BT != _NOTHING
+        states_BTH = self.family.word_states(model, batch.inputs)
+        return cross_entropy(parts.cls.predictions(states_BTH[asked_BT]), words_BT[asked_BT])
