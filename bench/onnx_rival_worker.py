@@ -7,9 +7,7 @@ calls, and "BATCH scores PATH" by saving its scores. Imports nothing of ours, bu
 
 import json
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -72,20 +70,15 @@ def openvino_sparse(model: str, batches: Batches, threads: int) -> tuple[Runs, s
 
 
 def deepsparse(model: str, batches: Batches, threads: int) -> tuple[Runs, str]:
-    """DeepSparse, which finds zeros by itself; an engine for each batch size, as it fixes that."""
+    """DeepSparse, which finds zeros by itself; a graph for each batch size, as it fixes that."""
     import deepsparse as runtime
 
-    def bound(inputs: Inputs) -> Run:
-        with tempfile.TemporaryDirectory() as folder:  # it writes its input shapes into the file that it is given
-            for file in (model, f"{model}.data"):
-                shutil.copy(file, folder)
-            copy = os.path.join(folder, os.path.basename(model))
-            rows = len(next(iter(inputs.values())))
-            engine = runtime.Engine(copy, batch_size=rows, num_cores=threads, input_shapes=_shapes(copy, inputs))
+    def bound(batch: int, inputs: Inputs) -> Run:
+        engine = runtime.Engine(model.format(batch), batch_size=batch, num_cores=threads)
         feed = [np.ascontiguousarray(inputs[name]) for name in engine.input_names]
         return lambda: engine.run(feed)[0]
 
-    return {batch: bound(inputs) for batch, inputs in batches.items()}, runtime.__version__
+    return {batch: bound(batch, inputs) for batch, inputs in batches.items()}, runtime.__version__
 
 
 def torch_compiled(size: str, batches: Batches, threads: int, precision: str = "float32") -> tuple[Runs, str]:
@@ -127,13 +120,6 @@ RUNTIMES = {
     "torch": torch_compiled,
     "torch-bf16": torch_bf16,
 }
-
-
-def _shapes(model: str, inputs: Inputs) -> list[list[int]]:
-    import onnx
-
-    graph = onnx.load(model, load_external_data=False).graph
-    return [list(inputs[value.name].shape) for value in graph.input]
 
 
 def _answer(run: Run, asked: str) -> Any:

@@ -156,15 +156,26 @@ def accuracy_table(record: Json) -> str:
     """Lay out what bench.onnx_accuracy measured."""
     examples = record["records"][0]["examples"]
     dense = next(one["score"] for one in record["records"] if one["pattern"] == "dense" and one["precision"] == "fp32")
-    scored = ("pattern", "%", "precision", "score", "of dense", "PyTorch", "error", "agreement", "refused")
+    scored = (
+        "pattern",
+        "%",
+        "allocation",
+        "precision",
+        "score",
+        "of dense",
+        "PyTorch",
+        "error",
+        "agreement",
+        "refused",
+    )
     planted = ("pattern", "%", "fault", "score", "PyTorch", "error", "agreement", "refused by")
     return (
-        f"{record['task']}, built-in data, {examples} examples, one seed, the same share of every layer pruned. "
+        f"{record['task']}, built-in data, {examples} examples, one seed. "
         f"{where([record['environment']])}\n\n"
         "PyTorch is the score of the same ticket in float32. error and agreement are those of the export's gate, the "
         "worse of real samples and random shapes: the largest difference of a score as a share of the largest, and the "
         "share of examples with the same best answer.\n\n"
-        + lines_of(scored, [_scored(one, dense) for one in record["records"]])
+        + lines_of((*scored, "refused"), [_scored(one, dense) for one in record["records"]])
         + "\nWhat the gate sees of faults planted in int8 files:\n\n"
         + lines_of(planted, [_fault(one) for one in record["faults"]])
     )
@@ -176,6 +187,7 @@ def _scored(one: Json, dense: float) -> Sequence[str]:
     return (
         one["pattern"],
         str(one["percent"] or "-"),
+        one["allocation"] or "-",
         one["precision"],
         "-" if score is None else f"{100 * score:.2f}",
         "-" if score is None else f"{100 * score / dense:.1f} %",

@@ -29,7 +29,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--sparsity", type=float, help="Fraction of the prunable weights to prune, in [0, 1).")
 @click.option("--schedule", help="linear:P (points a round), geometric:F (of the rest), levels:P,P,... or oneshot.")
 @click.option("--rounds", type=int, help="Stop after so many rounds.")
-@click.option("--allocation", help="global or uniform.")
+@click.option("--allocation", help="global, uniform, or modality (each part of the model by itself).")
 @click.option("--rewind-step", type=int, help="Rewind to the weights after this step of dense training.")
 @click.option(
     "--control",

@@ -17,6 +17,7 @@ from vlcompress.errors import VlcompressError, unknown
 RECIPES = Path(__file__).parent / "recipes"
 OPTIMIZERS = ("bertadam", "adamw", "sgd")
 HEADS = ("fresh", "answers")
+PERMUTATIONS = ("neurons", "neurons+channels")
 CONTROLS = ("random", "shuffle", "reinit", "language", "unstructured")
 
 S = TypeVar("S")
@@ -72,11 +73,16 @@ class PruningRecipe:
         criterion: "magnitude", "gradient" (|w dL/dw|) or "movement" (-w dL/dw); "high-magnitude" and "random" are there
             to compare with.
         schedule: "linear:P", "geometric:F", "levels:P,P,..." or "oneshot".
-        allocation: "global" or "uniform".
+        allocation: "global", "uniform" (each weight matrix by itself), or "modality" (each part of the model by itself:
+            language, vision, cross, pooler).
         sparsity: target fraction of the prunable weights, in [0, 1).
         rounds: stop after so many rounds; 0 goes to the target.
         prunable: the policy that names the prunable weights.
         rewind_step: rewind to the weights after this many steps of dense training; 0 rewinds to θ0.
+        growth: "", or block sizes that the rounds before have, from fine to coarse: "16x1,64x16" (see
+            `vlcompress.pruning.growth`).
+        permutation: "", "neurons" or "neurons+channels": reorder feed-forward neurons (and channels within attention
+            heads) before blocks are cut, so that they gather what is important (see `vlcompress.pruning.permutation`).
         controls: trained at the ticket's sparsity (and "unstructured" at every level) for comparison.
         seeds: each is a whole chain of its own: head, data order and dropout.
     """
@@ -89,6 +95,8 @@ class PruningRecipe:
     rounds: int = 0
     prunable: str = "bert-tickets"
     rewind_step: int = 0
+    growth: str = ""
+    permutation: str = ""
     controls: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
 
@@ -259,6 +267,8 @@ def _check(recipe: Recipe) -> None:
     for control in pruning.controls:
         if control not in CONTROLS:
             raise unknown("control", control, CONTROLS)
+    if pruning.permutation and pruning.permutation not in PERMUTATIONS:
+        raise unknown("permutation", pruning.permutation, PERMUTATIONS)
     if recipe.model.head not in HEADS:
         raise unknown("head", recipe.model.head, HEADS)
     if training.optimizer not in OPTIMIZERS:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from vlcompress.errors import VlcompressError
-from vlcompress.pruning.allocation import Global, Uniform, parse_allocation, prune
+from vlcompress.pruning.allocation import Global, Modality, Uniform, parse_allocation, prune
 from vlcompress.pruning.criterion import Magnitude, Random
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.pattern import Block, Pattern, Unstructured
@@ -68,6 +68,24 @@ def test_global_lets_weights_compete_and_uniform_does_not() -> None:
     ).layer_sparsity()
     assert free["b"] > 0.8 > 0.5 > free["a"]
     assert even == {"a": 0.5, "b": 0.5}
+
+
+def test_each_modality_reaches_the_sparsity_and_its_weights_compete() -> None:
+    rng = torch.Generator().manual_seed(6)
+    scales = {"lxmert.encoder.layer.0": 3.0, "lxmert.encoder.layer.1": 1.0, "lxmert.encoder.r_layers.0": 0.1}
+    weights = {f"{name}.query.weight": scale * torch.randn(16, 16, generator=rng) for name, scale in scales.items()}
+    masks = prune(
+        weights,
+        Masks.keep_all(weights),
+        0.5,
+        pattern=Block(4, 4),
+        criterion=Magnitude(),
+        allocation=Modality(),
+    )
+    large, small, vision = masks.layer_sparsity().values()
+    assert vision == 0.5
+    assert large + small == 1.0
+    assert small > 0.8
 
 
 def test_random_control_has_the_sparsity_but_not_the_magnitudes() -> None:

@@ -1,4 +1,6 @@
 import json
+from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner
 
@@ -23,3 +25,47 @@ def test_report_of_no_run_is_told_in_one_line(measured: Run) -> None:
     assert done.exit_code == 2
     assert "not a finished run" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+STUDY = {
+    "study": "tickets",
+    "title": "tickets by task",
+    "command": "vlcompress study tickets --task gqa",
+    "findings": ["gqa: the sparsest relaxed ticket is at 70 % (pass)."],
+    "failed": {"vqa": "no <such> thing"},
+    "tables": [{"title": "gqa", "header": ["arm", "score"], "rows": [["ticket", "58.10"]], "text_columns": [0]}],
+    "charts": [],
+    "published": ["a1"],
+    "summary": "",
+}
+
+
+def write_study(home: Path, name: str, document: dict[str, Any]) -> None:
+    (home / "studies" / name).mkdir(parents=True)
+    (home / "studies" / name / "study.json").write_text(json.dumps(document))
+
+
+def test_studies_of_the_home_have_a_section_with_the_published_numbers_apart(measured: Run) -> None:
+    write_study(measured.home, "tickets-gqa", STUDY)
+    write_study(measured.home, "tickets", {"study": "tickets", "findings": []})
+    assert CliRunner().invoke(main, ["report", str(measured.folder)]).exit_code == 0
+    page = (measured.folder / "report.html").read_text()
+    ours, published = page.split("Published, on other data")
+    assert "<h3>tickets-gqa</h3>" in ours
+    assert "the sparsest relaxed ticket is at 70 % (pass)" in ours
+    assert '<td class="number">58.10</td>' in ours
+    assert "vqa: no &lt;such&gt; thing" in ours
+    assert "an earlier version wrote this" in ours  # of the other study
+    assert "Table 1" in published
+    assert "vlcompress study tickets --task gqa" in published
+
+
+def test_studies_have_a_page_of_their_own(tmp_path: Path) -> None:
+    failed = CliRunner().invoke(main, ["report", "--studies", "--home", str(tmp_path)])
+    assert failed.exit_code == 2
+    assert "vlcompress study" in failed.stderr
+    write_study(tmp_path, "tickets-gqa", STUDY)
+    done = CliRunner().invoke(main, ["report", "--studies", "--home", str(tmp_path), "--json"])
+    page = Path(json.loads(done.stdout)["report"]).read_text()
+    assert page.startswith("<!doctype html>")
+    assert "58.10" in page

@@ -1,5 +1,6 @@
 """The levers of a recipe on whole runs: what they change, and that at their defaults they change nothing."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,13 @@ from vlcompress.errors import VlcompressError
 from vlcompress.pruning.allocation import Global, prune
 from vlcompress.pruning.criterion import parse_criterion
 from vlcompress.pruning.pattern import Block
+from vlcompress.pruning.permutation import Permutation
 from vlcompress.recipe import Recipe, default_recipe
 from vlcompress.tickets.imp import run_cells
+from vlcompress.tickets.levers import check_levers
+from vlcompress.tickets.models import samples, score_task, ticket_model
 from vlcompress.tickets.run import find_ticket, open_workbench
+from vlcompress.tickets.ticket import load_ticket
 from vlcompress.tickets.workbench import Trained, Trial, Workbench
 
 CPU = torch.device("cpu")
@@ -90,3 +95,94 @@ def test_a_task_without_logits_cannot_be_taught(tmp_path: Path) -> None:
     with pytest.raises(VlcompressError, match="distillation compares logits, which this task has none of"):
         find_ticket(recipe, tmp_path, device=CPU, say=lambda line: None)
     assert not list(tmp_path.rglob("trainings"))
+
+
+BLOCKS = {"pattern": "block:4x4", "permutation": "neurons+channels"}
+
+
+@pytest.mark.parametrize("rewind_step", [0, 2])
+def test_reordered_rounds_prune_and_rewind_in_one_order(recipe: Recipe, tmp_path: Path, rewind_step: int) -> None:
+    bench = workbench(recipe.override(pruning={**BLOCKS, "rewind_step": rewind_step}), tmp_path)
+    dense, first, second = (cell.trained[0] for cell in run_cells(bench))
+    order = second.permutation()
+    assert dense.permutation() is None
+    assert order is not None
+    in_order = order.apply(dense.weights())
+    expected = prune(
+        {name: in_order[name] for name in bench.prunable.names},
+        bench.keep_all(),
+        0.25,
+        pattern=Block(4, 4),
+        criterion=parse_criterion("magnitude", 0),
+        allocation=Global(),
+    )
+    assert first.masks().sha256() == expected.sha256()
+    start = bench._initial(Trial(0, second.masks(), "rewound" if rewind_step else "theta0", order)).state_dict()
+    plain = bench._initial(Trial(0, second.masks(), "rewound" if rewind_step else "theta0")).state_dict()
+    assert all(torch.equal(start[name], value) for name, value in order.apply(plain).items())
+    moved = [name for name in bench.prunable.names if not torch.equal(start[name], plain[name])]
+    assert any(".query." in name for name in moved)
+
+
+def test_kept_blocks_hold_more_of_the_dense_model_once_it_is_reordered(recipe: Recipe, tmp_path: Path) -> None:
+    def kept(permutation: str) -> float:
+        bench = workbench(recipe.override(pruning={**BLOCKS, "rounds": 1, "permutation": permutation}), tmp_path)
+        cells = run_cells(bench)
+        dense = dataclasses.replace(cells[0].trained[0], reading=cells[1].trained[0].permutation()).weights()
+        return float(sum(dense[name][mask].square().sum() for name, mask in cells[1].trained[0].masks().items()))
+
+    assert kept("neurons+channels") > kept("neurons") > kept("")
+
+
+def test_a_reordered_ticket_is_a_plain_model_and_keeps_the_order(recipe: Recipe, tmp_path: Path) -> None:
+    asked = recipe.override(pruning={**BLOCKS, "controls": ["random", "shuffle"], "criterion": "gradient"})
+    run = find_ticket(asked, tmp_path, device=CPU, say=lambda line: None)
+    ticket = load_ticket(run.ticket)
+    assert ticket.permutation is not None
+    shuffled = run.training("shuffle", 2)
+    assert Permutation.load(shuffled / "permutation.safetensors").sha256() == ticket.permutation.sha256()
+    assert not (run.training("random", 2) / "permutation.safetensors").exists()
+    family, model = ticket_model(ticket)
+    scores = family.logits(model, samples(score_task(run, ticket), 8)[0]).argmax(dim=1)
+    assert scores.tolist() == Trained(run.training("ticket", 2)).scores.predictions[:8].tolist()
+
+
+def test_rounds_grow_their_blocks(recipe: Recipe, tmp_path: Path) -> None:
+    bench = workbench(recipe.override(pruning={"pattern": "block:8x8", "growth": "4x1"}), tmp_path)
+    fine, coarse = (cell.trained[0].masks() for cell in run_cells(bench)[1:])
+    assert (fine.sparsity, coarse.sparsity) == (pytest.approx(0.25, abs=2e-3), pytest.approx(0.5, abs=2e-3))
+    whole = [Block(8, 8).unit_means(mask.float()) for mask in coarse.values()]
+    assert all(((one == 0) | (one == 1)).all() for one in whole)
+    assert any(((one > 0) & (one < 1)).any() for one in (Block(8, 8).unit_means(m.float()) for m in fine.values()))
+
+
+@pytest.mark.parametrize(
+    ("pruning", "text"),
+    [
+        ({"permutation": "rows"}, "unknown permutation 'rows': allowed are neurons, neurons"),
+        ({"criterion": "movment"}, r"unknown criterion 'movment': .*did you mean 'movement'"),
+        ({"pattern": "block:8x8", "growth": "3x1"}, "block:8x8 is not made of whole block:3x1"),
+        ({"pattern": "block:8x8", "growth": "2x1,4x1"}, "has 3 sizes and the schedule 2 round"),
+        ({"pattern": "neuron+head", "growth": "16x1"}, "only blocks grow"),
+        ({"pattern": "block:8x8", "allocation": "modal"}, r"unknown allocation 'modal': .*did you mean 'modality'"),
+    ],
+)
+def test_levers_that_cannot_be(recipe: Recipe, tmp_path: Path, pruning: dict, text: str) -> None:
+    with pytest.raises(VlcompressError, match=text):
+        find_ticket(recipe.override(pruning=pruning), tmp_path, device=CPU, say=lambda line: None)
+    assert not list(tmp_path.rglob("trainings"))
+
+
+def test_levers_without_effect_are_told(recipe: Recipe, tmp_path: Path) -> None:
+    lines: list[str] = []
+    idle = recipe.override(pruning={"permutation": "neurons", "growth": "16x1"})
+    bench = workbench(idle, tmp_path)
+    bench.say = lines.append
+    check_levers(bench)
+    assert lines == [
+        "warning: pruning.growth '16x1' has no effect with pattern 'unstructured': it has no blocks",
+        "warning: pruning.permutation 'neurons' has no effect with pattern 'unstructured': it cuts no blocks from what "
+        "could be reordered",
+    ]
+    folders = [cell.trained[0].folder.name for cell in run_cells(bench)]
+    assert folders == [cell.trained[0].folder.name for cell in run_cells(workbench(recipe, tmp_path))]

@@ -1,4 +1,4 @@
-"""What families of BERT-like blocks say of themselves in the same way: prunable weights and coupled heads."""
+"""What families of BERT-like blocks say of themselves in the same way: prunable weights, parts, and coupled heads."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -50,3 +50,19 @@ def head_coupling(name: str, attention: Attention) -> Coupling:
         constant_from=f"{name}.value.weight",
         owner=name,
     )
+
+
+def part_of(name: str) -> str:
+    """Give the part of the model that a weight belongs to, by its modality.
+
+    Args:
+        name: canonical weight name.
+
+    Returns:
+        "language", "vision", "cross" or "pooler" of LXMERT; in families of one stream "joint" or "pooler".
+    """
+    if ".x_layers." in name:
+        return "cross"
+    if ".r_layers." in name:
+        return "vision"
+    return "pooler" if "pooler" in name else "language" if "lxmert" in name else "joint"

@@ -15,13 +15,14 @@ Config = dict[str, Any]
 """A model's plain JSON configuration: everything that `Family.build` needs, and nothing that is not JSON."""
 
 
-HeadKind = Literal["answers", "pair", "choice", "region", "match", "classes", "pretraining"]
+HeadKind = Literal["answers", "pair", "choice", "region", "match", "classes", "boxes", "pixels", "pretraining"]
 """What a head's logits mean, and the shape of `Family.logits`.
 
 answers [B, labels]: a closed list of answers (VQA, GQA; SNLI-VE's three labels). pair [B, 2]: false, true of a
 statement about two images (NLVR2). choice [B, 2]: wrong, right of one choice, each choice a sample of its own (VCR).
 region [B, R]: one score a region, padded regions at -1e4 (RefCOCO). match [B]: how well text and image belong together
-(retrieval). classes [B, labels]: image classification. pretraining: every objective at once; has no `logits`.
+(retrieval). classes [B, labels]: image classification. boxes [B, h, w, 5 + labels] and pixels [B, labels, H, W]: what
+is where in a picture (`vlcompress.models.resnet_dense`). pretraining: every objective at once; has no `logits`.
 """
 
 

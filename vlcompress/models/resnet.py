@@ -26,6 +26,7 @@ from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport,
 from vlcompress.models.building import FRESH_STD, materialise, skeleton
 from vlcompress.models.checkpoints import Tensors, load_strictly, read_checkpoint, renamed
 from vlcompress.models.momentum import KEYS, MOMENTUM_VARIANT, add_key_side
+from vlcompress.models.resnet_dense import DENSE_HEADS
 
 _FIFTY: Config = {
     "embedding_size": 64,
@@ -109,7 +110,7 @@ class ResnetFamily:
 
     name = "resnet"
     sizes = tuple(_SIZES)
-    heads: tuple[HeadKind, ...] = ("classes",)
+    heads: tuple[HeadKind, ...] = ("classes", "boxes", "pixels")
     reads: Literal["regions", "pixels"] = "pixels"
     backbone_prefix = "resnet."
     inherited: tuple[str, ...] = ()
@@ -148,7 +149,7 @@ class ResnetFamily:
 
     def skeleton(self, config: Config, head: Head) -> nn.Module:
         """Make the model of `build` on the meta device: names and shapes without weights."""
-        if head.kind != "classes":
+        if head.kind not in self.heads:
             raise unknown("kind of head", head.kind, self.heads)
         if not head.labels:
             raise VlcompressError("the classifier has no labels: give at least one class")
@@ -236,9 +237,16 @@ class ResnetFamily:
         return {"pixel_values": {0: "batch"}}
 
     def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Give the scores of the classes float32 [B, L] before any softmax."""
+        """Give the scores of the classes float32 [B, L] before any softmax; of other heads see `HeadKind`."""
         parts: Any = model
-        scores: Tensor = parts.classifier(parts.resnet(inputs["pixel_values"]).pooler_output)
+        pixels = inputs["pixel_values"]
+        scores: Tensor
+        dense = isinstance(parts.classifier, tuple(DENSE_HEADS.values()))
+        if dense:
+            stages = parts.resnet(pixels, output_hidden_states=True).hidden_states[1:]
+            scores = parts.classifier(stages, pixels.shape[2:])
+        else:
+            scores = parts.classifier(parts.resnet(pixels).pooler_output)
         return scores
 
 
@@ -246,6 +254,8 @@ def _model(plain: Config, head: Head, stem: str) -> nn.Module:
     model: Any = ResNetForImageClassification(ResNetConfig(**plain | {"num_labels": len(head.labels)}))
     if stem == "cifar":
         use_cifar_stem(model.resnet)
+    if head.kind in DENSE_HEADS:
+        model.classifier = DENSE_HEADS[head.kind](plain["hidden_sizes"], len(head.labels))
     if head.variant == MOMENTUM_VARIANT:
         add_key_side(model, len(head.labels))
     module: nn.Module = model

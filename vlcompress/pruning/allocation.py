@@ -7,6 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from vlcompress.errors import unknown
+from vlcompress.models.anatomy import part_of
 from vlcompress.models.base import Coupling
 from vlcompress.pruning.criterion import Criterion
 from vlcompress.pruning.mask import Masks
@@ -42,13 +43,27 @@ class Uniform:
         return [[source] for source in sources]
 
 
+@dataclass(frozen=True)
+class Modality:
+    """Weights compete within a part of the model (language, vision, cross, pooler), and each part reaches the sparsity.
+
+    Globally, the parts of LXMERT end far apart, since their weights differ in size for reasons of their own.
+    """
+
+    def groups(self, sources: list[Source]) -> Groups:
+        """Give one group for each part that is there."""
+        parts: dict[str, list[Source]] = {}
+        for source in sources:
+            parts.setdefault(part_of(source.name), []).append(source)
+        return list(parts.values())
+
+
 def parse_allocation(text: str) -> Allocation:
-    """Read ``global`` or ``uniform``."""
-    if text == "global":
-        return Global()
-    if text == "uniform":
-        return Uniform()
-    raise unknown("allocation", text, ("global", "uniform"))
+    """Read ``global``, ``uniform`` or ``modality``."""
+    made: Mapping[str, Allocation] = {"global": Global(), "uniform": Uniform(), "modality": Modality()}
+    if text not in made:
+        raise unknown("allocation", text, made)
+    return made[text]
 
 
 def prune(

@@ -1,9 +1,22 @@
 """HTML from plain values: everything that goes in as text is escaped."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
+
+from vlcompress.report.style import CSS
+
+
+def whole_page(title: str, parts: Iterable[str]) -> str:
+    """Give an HTML document of ready-made parts that refers to nothing outside itself."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{CSS}</style></head>\n<body>\n"
+        + "\n".join(part for part in parts if part)
+        + "\n</body></html>\n"
+    )
 
 
 def paragraph(text: str, kind: str = "") -> str:
@@ -11,9 +24,10 @@ def paragraph(text: str, kind: str = "") -> str:
     return f'<p class="{escape(kind)}">{_prose(text)}</p>' if kind else f"<p>{_prose(text)}</p>"
 
 
-def section(title: str, *parts: str) -> str:
-    """Put ready-made HTML under a heading."""
-    return f"<section><h2>{escape(title)}</h2>\n" + "\n".join(part for part in parts if part) + "\n</section>"
+def section(title: str, *parts: str, level: int = 2) -> str:
+    """Put ready-made HTML under a heading; `level` is deeper than 2 inside another section."""
+    heading = f"<section><h{level}>{escape(title)}</h{level}>\n"
+    return heading + "\n".join(part for part in parts if part) + "\n</section>"
 
 
 def figure(drawing: str, caption: str) -> str:

@@ -6,18 +6,18 @@ from pathlib import Path
 from vlcompress.artefacts import Json, dumps, write_file
 from vlcompress.report.accuracy import accuracy_section
 from vlcompress.report.facts import report_facts, toml_text
-from vlcompress.report.markup import code, facts_table, listing, paragraph, section
+from vlcompress.report.markup import code, facts_table, listing, paragraph, section, whole_page
 from vlcompress.report.speed import NOT_MEASURED, curve_section, plan_section, speed_section
-from vlcompress.report.style import CSS
 from vlcompress.report.words import caveats, headline
 from vlcompress.tickets.run import Run
 
 
-def write_report(run: Run) -> Path:
+def write_report(run: Run, more: str = "") -> Path:
     """Write ``report.html`` and ``report.json`` into a run's folder; earlier ones are replaced.
 
     Args:
         run: a finished run. What `compile`, `export` and `bench` have added is shown; the rest is said to be missing.
+        more: ready-made sections about other things in the run's home (its studies).
 
     Returns:
         The path of the page.
@@ -28,12 +28,12 @@ def write_report(run: Run) -> Path:
     facts = report_facts(run)
     write_file(run.folder / "report.json", dumps({"headline": headline(facts), "caveats": caveats(facts), **facts}))
     page = run.folder / "report.html"
-    write_file(page, render(facts))
+    write_file(page, render(facts, more))
     return page
 
 
-def render(facts: Json) -> str:
-    """Give the page: a whole HTML document that refers to nothing outside itself."""
+def render(facts: Json, more: str = "") -> str:
+    """Give the page: a whole HTML document that refers to nothing outside itself; `more` goes before the recipe."""
     model, data = facts["recipe"]["model"], facts["recipe"]["data"]
     title = f"{model['family']} {model['size']} on {data['task']}: a lottery ticket"
     parts = (
@@ -45,15 +45,12 @@ def render(facts: Json) -> str:
         plan_section(facts),
         section("What is slower, and what is not measured", listing(caveats(facts))),
         _export_section(facts),
+        more,
         section("Recipe", code(toml_text(facts))),
         _environment_section(facts),
         section("How to repeat this", code(repeat_commands(facts))),
     )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{CSS}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
-    )
+    return whole_page(title, parts)
 
 
 def repeat_commands(facts: Json) -> str:

@@ -5,6 +5,7 @@ well. Text and axes take the page's colour (currentColor), so a chart fits a lig
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -107,6 +108,14 @@ def canvas(width: float, height: float, title: str, parts: Iterable[str]) -> str
         + "\n".join(parts)
         + "</svg>"
     )
+
+
+def standalone(drawing: str) -> str:
+    """Make a file of a drawing: its own light background and dark ink, so that it reads on light and dark pages."""
+    start, rest = drawing.split(">", 1)
+    style = 'style="background:#fff;color:#1f2328;max-width:100%" xmlns="http://www.w3.org/2000/svg"'
+    opened = re.sub(r'style="[^"]*"', style, start, count=1)
+    return f'{opened}><rect width="100%" height="100%" fill="#fff"/>{rest}\n'
 
 
 def text(x: float, y: float, content: str, *, anchor: str = "start", fill: str = "currentColor", size: int = 13) -> str:

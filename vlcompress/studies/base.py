@@ -87,12 +87,14 @@ class Shown:
         findings: sentences, each with its figures; what does not hold is said as plainly as what does.
         tables, charts: of our own results.
         published: ids of the papers' tables to put beside them.
+        summary: the findings in a line or two, for where there is no room; "" takes the first findings.
     """
 
     findings: tuple[str, ...]
     tables: tuple[Table, ...]
     charts: tuple[Chart, ...] = ()
     published: tuple[str, ...] = ()
+    summary: str = ""
 
 
 @dataclass(frozen=True)

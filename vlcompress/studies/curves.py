@@ -9,7 +9,7 @@ from vlcompress.recipe import Recipe
 from vlcompress.report.svg import Chart, Point, Reference, Series
 from vlcompress.studies.base import Json, Table
 from vlcompress.tickets.imp import Cell, Row, control, judged, rounds
-from vlcompress.tickets.verdict import RELAXED
+from vlcompress.tickets.verdict import RELAXED, judge
 from vlcompress.tickets.workbench import Trial, Workbench
 
 LEVELS = ("strict", "matching", "relaxed")
@@ -26,8 +26,12 @@ def run_curve(bench: Workbench, controls: Sequence[str], levels: Sequence[float]
     Returns:
         metric, number of examples, and "cells": arm, sparsity, scores of each seed (fractions), verdict.
     """
-    columns = [list(_column(bench, seed, controls, levels)) for seed in bench.recipe.pruning.seeds]
-    return curve_of(bench, judged(columns))
+    return curve_of(bench, curve_cells(bench, controls, levels))
+
+
+def curve_cells(bench: Workbench, controls: Sequence[str] = (), levels: Sequence[float] = ()) -> list[Cell]:
+    """Do the trainings of `run_curve`, which see, and judge them."""
+    return judged([list(_column(bench, seed, controls, levels)) for seed in bench.recipe.pruning.seeds])
 
 
 def curve_of(bench: Workbench, cells: Sequence[Cell]) -> Json:
@@ -39,6 +43,22 @@ def curve_of(bench: Workbench, cells: Sequence[Cell]) -> Json:
         "prunable_weights": bench.prunable.weights,
         "cells": [cell.document() for cell in cells],
     }
+
+
+def paired(reference: Cell, ours: Cell) -> Json:
+    """Compare two cells of the same seeds and examples, as plain JSON.
+
+    Returns:
+        "sparsity" of ours; "points", the difference of each seed (fractions, positive where ours is better); their mean
+        "margin" with its paired bootstrap interval "low" to "high"; "p", the share of resamples in which ours is worse.
+    """
+    both = [[one.scores for one in cell.trained] for cell in (reference, ours)]
+    level = judge(*([one.scores for one in scores] for scores in both))["strict"]
+    points = [one.mean - other.mean for other, one in zip(*both, strict=True)]
+    return {"sparsity": ours.sparsity, "points": points, **{name: vars(level)[name] for name in _PAIRED}}
+
+
+_PAIRED = ("margin", "low", "high", "p")
 
 
 def trainings_of(recipe: Recipe, levels: Sequence[float], controls: Sequence[str], controlled: int) -> int:

@@ -56,7 +56,13 @@ class Families:
         )
         curves = (curve_table(name, curve) for name, curve in results.items())
         charts = tuple(curve_chart(f"{name}: score against sparsity", curve) for name, curve in results.items())
-        return Shown(findings, (Table("Families", header, rows), *curves), charts, published=("a3", "a4"))
+        return Shown(
+            findings,
+            (Table("Families", header, rows), *curves),
+            charts,
+            published=("a3", "a4"),
+            summary=_summary(results),
+        )
 
 
 def _cell(choices: Choices, task: str) -> StudyCell:
@@ -82,3 +88,15 @@ def _row(name: str, curve: Json) -> tuple[str, ...]:
         *scores,
         f"{100 * found[0]:.0f}" if found else "none",
     )
+
+
+def _summary(results: Mapping[str, Json]) -> str:
+    """Say each cell's sparsest relaxed ticket, and whether ViLT's is the least sparse, as the paper finds."""
+    found = {name: (sparsest(curve, "relaxed") or (0.0, "none"))[0] for name, curve in results.items()}
+    said = ", ".join(f"{name} {f'{100 * level:.0f} %' if level else 'none'}" for name, level in found.items())
+    vilt = [level for name, level in found.items() if name.startswith("vilt")]
+    others = [level for name, level in found.items() if not name.startswith("vilt")]
+    if not vilt or not others:
+        return f"The sparsest relaxed ticket: {said}."
+    holds = "holds" if max(vilt) < min(others) else "does not hold"
+    return f"The sparsest relaxed ticket: {said}. That ViLT's tickets are less sparse than the others' {holds} here."

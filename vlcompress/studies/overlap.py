@@ -9,6 +9,7 @@ from itertools import combinations
 
 from torch import Tensor
 
+from vlcompress.models.anatomy import part_of
 from vlcompress.pruning.mask import Masks
 from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
 from vlcompress.studies.tickets import ticket_recipe
@@ -88,12 +89,3 @@ def chance(one: Masks, other: Masks, names: Sequence[str]) -> float:
 
 def _count(mask: Tensor) -> int:
     return int(mask.sum())
-
-
-def part_of(name: str) -> str:
-    """Give the part of the model that a weight belongs to, by its modality."""
-    if ".x_layers." in name:
-        return "cross"
-    if ".r_layers." in name:
-        return "vision"
-    return "pooler" if "pooler" in name else "language" if "lxmert" in name else "joint"

@@ -6,9 +6,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from vlcompress.artefacts import read_json
-from vlcompress.report.markup import code, figure, folded, listing, paragraph, section, table
-from vlcompress.report.style import CSS
+from vlcompress.artefacts import read_json, write_file
+from vlcompress.errors import VlcompressError
+from vlcompress.report.markup import code, figure, folded, listing, paragraph, section, table, whole_page
 from vlcompress.report.svg import Chart, Point, Reference, Series, draw
 from vlcompress.studies.base import Json, Shown, Table
 from vlcompress.studies.published import PublishedTable, published_table
@@ -21,26 +21,36 @@ def page(document: Json) -> str:
     """Give a study as one HTML page that refers to nothing outside itself."""
     title = f"Study: {document['study']}"
     parts = (f"<h1>{escape(title)}</h1>", paragraph(document["title"], "headline"), body(document))
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{CSS}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
-    )
+    return whole_page(title, parts)
 
 
-def body(document: Json) -> str:
+def body(document: Json, level: int = 2) -> str:
     """Give the sections of a study: findings, our charts and tables, failures, what the papers report, the command."""
     shown = shown_of(document)
     ours = [figure(draw(chart), chart.title) for chart in shown.charts]
     ours += [paragraph(one.title) + table(one.header, one.rows, text_columns=one.text_columns) for one in shown.tables]
-    parts = [
-        section("What came out", listing(shown.findings)) if shown.findings else "",
-        section("Measured here, on built-in or own data", *ours),
-        section("Cells that failed", listing(failures(document["failed"]))) if document["failed"] else "",
-        section("Published, on other data", *(_published(published_table(name)) for name in shown.published)),
-        section("How to repeat this", code(document["command"])),
-    ]
-    return "\n".join(part for part in parts if part)
+    parts = {
+        "What came out": [listing(shown.findings)] if shown.findings else [],
+        "Measured here, on built-in or own data": ours,
+        "Cells that failed": [listing(failures(document["failed"]))] if document["failed"] else [],
+        "Published, on other data": [_published(published_table(name)) for name in shown.published],
+        "How to repeat this": [code(document["command"])],
+    }
+    return "\n".join(section(title, *found, level=level) for title, found in parts.items() if found)
+
+
+def write_studies(home: Path) -> Path:
+    """Write one page about all studies of a home, ``studies/report.html``, and give its path.
+
+    Raises:
+        VlcompressError: there are none, or a study.json is damaged.
+    """
+    sections = report_sections(home)
+    if not sections:
+        raise VlcompressError(f"there is no study in '{home}': run `vlcompress study tickets` first, or give --home")
+    path = home / FOLDER / "report.html"
+    write_file(path, whole_page("Studies", ("<h1>Studies</h1>", sections)))
+    return path
 
 
 def report_sections(home: Path) -> str:
@@ -49,8 +59,8 @@ def report_sections(home: Path) -> str:
     Raises:
         VlcompressError: a damaged study.json.
     """
-    parts = [f"<h3>{escape(name)}</h3>" + _summary(document) for name, document in read_studies(home).items()]
-    return section("Studies", *parts) if parts else ""
+    parts = [section(name, *_summary(document), level=3) for name, document in read_studies(home).items()]
+    return section("Studies in the same folder of runs", *parts) if parts else ""
 
 
 def read_studies(home: Path) -> dict[str, Json]:
@@ -64,7 +74,7 @@ def read_studies(home: Path) -> dict[str, Json]:
 
 def outdated(document: Json) -> str:
     """Say what to do about a study that an earlier version wrote; "" for a current one."""
-    if {"command", "charts", "published"} <= set(document):
+    if {"command", "charts", "published", "summary"} <= set(document):
         return ""
     return (
         f"an earlier version wrote this: run `vlcompress study {document.get('study', '')}` with the same options "
@@ -72,15 +82,12 @@ def outdated(document: Json) -> str:
     )
 
 
-def _summary(document: Json) -> str:
+def _summary(document: Json) -> list[str]:
     if stale := outdated(document):
-        return paragraph(stale, "missing")
-    rest = body({**document, "findings": []})
-    return (
-        paragraph(document["title"])
-        + listing(document["findings"])
-        + folded("Charts, tables, and what the papers report on other data", rest)
-    )
+        return [paragraph(stale, "missing")]
+    rest = body({**document, "findings": []}, level=4)
+    summary = "Charts, tables, and what the papers report on other data"
+    return [paragraph(document["title"]), listing(document["findings"]), folded(summary, rest)]
 
 
 def shown_of(document: Json) -> Shown:
@@ -90,6 +97,7 @@ def shown_of(document: Json) -> Shown:
         tables=tuple(_table(one) for one in document["tables"]),
         charts=tuple(_chart(one) for one in document["charts"]),
         published=tuple(document["published"]),
+        summary=document["summary"],
     )
 
 
@@ -100,6 +108,7 @@ def shown_document(shown: Shown) -> Json:
         "tables": [dataclasses.asdict(one) for one in shown.tables],
         "charts": [dataclasses.asdict(one) for one in shown.charts],
         "published": list(shown.published),
+        "summary": shown.summary or " ".join(shown.findings[:3]),
     }
 
 

@@ -18,6 +18,7 @@ its head starts from the pre-trained answers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import mean
 from typing import Literal
 
 from vlcompress.errors import VlcompressError
@@ -64,6 +65,7 @@ class PaperB:
             tables=tuple(curve_table(f"as {name}", curve) for name, curve in results.items()),
             charts=tuple(curve_chart(f"as {name}", curve) for name, curve in results.items()),
             published=("b1", "b2"),
+            summary=" ".join(_summary(name, curve) for name, curve in results.items()),
         )
 
 
@@ -129,10 +131,28 @@ def _oneshot(bench: Workbench, dense: Trained, level: float, criterion: Criterio
     return prune(weights, everything, level, pattern=Unstructured(), criterion=criterion, allocation=allocation)
 
 
+def _arms(curve: Json) -> dict[str, list[Json]]:
+    """Give the cells of the three arms, level by level: low, high, random."""
+    names = dict.fromkeys(cell["arm"] for cell in curve["cells"] if cell["arm"] != "dense")
+    return {name: [cell for cell in curve["cells"] if cell["arm"] == name] for name in names}
+
+
+def _summary(name: str, curve: Json) -> str:
+    """Say at how many levels each arm beats the next, and by how much on average."""
+    low, high, random = ([percent(cell) for cell in cells] for cells in _arms(curve).values())
+    said = []
+    for words, ours, theirs in (("low magnitude", low, high), ("high magnitude", high, random)):
+        gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
+        other = "high" if theirs is high else "random"
+        above = sum(gap > 0 for gap in gaps)
+        said.append(f"{words} is above {other} at {above} of {len(gaps)} levels ({mean(gaps):+.2f} points on average)")
+    return f"As {name}: {', '.join(said)}."
+
+
 def _findings(name: str, curve: Json) -> list[str]:
     """Compare the three arms level by level, and say what the paper found surprising."""
-    arms = list(dict.fromkeys(cell["arm"] for cell in curve["cells"] if cell["arm"] != "dense"))
-    low, high, random = ([cell for cell in curve["cells"] if cell["arm"] == one] for one in arms)
+    arms = list(_arms(curve))
+    low, high, random = _arms(curve).values()
     said = []
     for one, other, third in zip(low, high, random, strict=True):
         order = percent(other) - percent(third)

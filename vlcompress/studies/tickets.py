@@ -50,6 +50,7 @@ class Tickets:
             tables=(_overview(results), *(curve_table(task, curve) for task, curve in results.items())),
             charts=tuple(curve_chart(f"{task}: score against sparsity", curve) for task, curve in results.items()),
             published=("a1", "a3", "a4"),
+            summary=summary(results),
         )
 
 
@@ -126,3 +127,31 @@ def findings(task: str, curve: Json) -> list[str]:
             verb = "beats" if gap > 0 else "does not beat"
             said.append(f"{task}: at {100 * sparsity:.0f} % the ticket {verb} {words} ({gap:+.2f} points).")
     return said
+
+
+def summary(results: Mapping[str, Json]) -> str:
+    """Say each task's sparsest tickets and distance from the controls, and whether the paper's finding holds."""
+    relaxed = {task: sparsest(curve, "relaxed") for task, curve in results.items()}
+    holds = [task for task, found in relaxed.items() if found and found[0] >= 0.495]
+    fails = [task for task in relaxed if task not in holds]
+    said = [_line(task, curve) for task, curve in results.items()]
+    verdict = [f"holds on {', '.join(holds)}"] * bool(holds) + [f"does not hold on {', '.join(fails)}"] * bool(fails)
+    return f"{' '.join(said)} That relaxed tickets exist at 50 % and above {' and '.join(verdict)}."
+
+
+def _line(task: str, curve: Json) -> str:
+    relaxed, strict = sparsest(curve, "relaxed"), sparsest(curve, "strict")
+    if relaxed is None:
+        return f"{task}: no relaxed ticket at any level."
+    cells = {name: at(curve, name, relaxed[0]) for name in ("ticket", "random", "shuffle")}
+    scores = {name: percent(cell) for name, cell in cells.items() if cell}
+    gaps = [
+        f"{scores['ticket'] - scores[name]:+.2f} points from {words}"
+        for name, words in (("random", "a random mask"), ("shuffle", "its mask on shuffled weights"))
+        if name in scores
+    ]
+    return (
+        f"{task}: relaxed up to {100 * relaxed[0]:.0f} % ({relaxed[1]}), "
+        f"strict {f'up to {100 * strict[0]:.0f} % ({strict[1]})' if strict else 'at no level'}; "
+        f"there the ticket is {' and '.join(gaps)}."
+    )

@@ -59,6 +59,7 @@ class Transfer:
             ),
             charts=(_chart(results, sources, targets),),
             published=("a2",),
+            summary=_summary(results, sources, targets),
         )
 
 
@@ -146,3 +147,21 @@ def _findings(results: Mapping[str, Json], sources: Sequence[str], targets: Sequ
         its_own = f"{drops[target]:.2f} %" if target in drops else "failed"
         said.append(f"{target}: the best ticket is {own} (drop {drops[best]:.2f} %, its own {its_own}).")
     return tuple(said)
+
+
+def _summary(results: Mapping[str, Json], sources: Sequence[str], targets: Sequence[str]) -> str:
+    """Say the mean drop by source, how many transferred tickets pass, and how often a task's own ticket is the best."""
+    drops = {
+        source: [_drop(one) for target in targets if (one := results.get(f"{source} to {target}"))]
+        for source in sources
+    }
+    means = ", ".join(f"{source} {sum(found) / len(found):.2f} %" for source, found in drops.items() if found)
+    others = [one["cells"][1] for one in results.values() if one["source"] != one["target"]]
+    passing = sum(cell["verdict"]["levels"]["relaxed"]["outcome"] != "fail" for cell in others)
+    level = next(iter(results.values()))["level"]
+    own = sum(": the best ticket is its own " in said for said in _findings(results, sources, targets))
+    return (
+        f"At {100 * level:.0f} %, mean drop from dense by the task that the ticket was found on: {means}. Of "
+        f"{len(others)} tickets trained on another task {passing} do not fail relaxed; a task's own ticket is the best "
+        f"on {own} of {len(targets)}."
+    )

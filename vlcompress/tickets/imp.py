@@ -4,12 +4,14 @@ Each round trains the masked model to the end, prunes what has become smallest, 
 starts again from θ0 (or θ_i) with a fresh head φ0. Only the mask survives a round.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vlcompress.pruning.allocation import parse_allocation, prune
 from vlcompress.pruning.criterion import Criterion, Random, parse_criterion
+from vlcompress.pruning.growth import grown
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.mixture import Mixture
 from vlcompress.pruning.pattern import Pattern, Unstructured, parse_pattern
@@ -103,28 +105,30 @@ def rounds(bench: Workbench, seed: int, dense: Trained, pattern: Pattern | Mixtu
     """Prune what the round before has trained, rewind, train; one row a level."""
     pruning = bench.recipe.pruning
     start: Start = "rewound" if pruning.rewind_step else "theta0"
-    masks, trained = bench.keep_all(), dense
+    order = bench.permutation(dense, pattern, seed)
+    masks, trained = bench.keep_all(), dataclasses.replace(dense, reading=order)
     plan = levels(parse_schedule(pruning.schedule), pruning.sparsity, pruning.rounds or None)
-    for number, level in enumerate(plan, start=1):
+    patterns = grown(pruning.growth, pattern, len(plan))
+    for number, (level, shape) in enumerate(zip(plan, patterns, strict=True), start=1):
         criterion = parse_criterion(pruning.criterion, seed, trained.saliency())
-        masks = pruned(bench, trained, masks, level, pattern, criterion)
-        label = f"seed {seed} {arm} round {number}/{len(plan)} at {100 * masks.sparsity:.1f} % ({pattern})"
-        trained = bench.train(Trial(seed, masks, start), label)
+        masks = pruned(bench, trained, masks, level, shape, criterion)
+        label = f"seed {seed} {arm} round {number}/{len(plan)} at {100 * masks.sparsity:.1f} % ({shape})"
+        trained = bench.train(Trial(seed, masks, start, order), label)
         yield arm, number, masks.sparsity, trained
 
 
 def control(bench: Workbench, seed: int, name: str, ticket: Row) -> Row:
     """Train a control ("random", "shuffle", "reinit" or "language") of one round of the ticket."""
     _, number, sparsity, trained = ticket
-    masks = trained.masks()
+    masks, order = trained.masks(), None
     start: Start = "rewound" if bench.recipe.pruning.rewind_step else "theta0"
     if name == "random":
         pattern = parse_pattern(bench.recipe.pruning.pattern)
         masks = pruned(bench, trained, bench.keep_all(), sparsity, pattern, Random(seed))
     else:
-        start = STARTS[name]
+        start, order = STARTS[name], None if name == "reinit" else trained.permutation()
     label = f"seed {seed} control {name} at {100 * masks.sparsity:.1f} %"
-    return name, number, masks.sparsity, bench.train(Trial(seed, masks, start), label)
+    return name, number, masks.sparsity, bench.train(Trial(seed, masks, start, order), label)
 
 
 def pruned(

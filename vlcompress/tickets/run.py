@@ -222,6 +222,7 @@ def _write_ticket(run: Run, bench: Workbench, cells: list[Cell]) -> None:
         config=bench.config,
         head=bench.train_task.head,
         vocabulary=bench.vocabulary,
+        permutation=first.permutation(),
     )
     save_ticket(run.ticket, ticket, ticket_card(bench.recipe, bench.score_task.metric, cells, masks.kept, masks.total))
 

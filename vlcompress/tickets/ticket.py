@@ -1,7 +1,8 @@
 """The ticket on disk: mask, trained weights with exact zeros, and a document that says how it was found.
 
 ``ticket/`` holds ``ticket.json``, ``mask.safetensors`` (one bit a weight), ``weights.safetensors`` (plain dense
-tensors, loadable without this project), ``config.json``, ``vocab.txt`` and ``README.md``.
+tensors, loadable without this project), ``config.json``, ``vocab.txt`` and ``README.md``; where neurons were reordered
+also ``permutation.safetensors``, which takes the checkpoint's weights into the ticket's order.
 """
 
 from collections.abc import Mapping
@@ -15,8 +16,10 @@ from vlcompress.artefacts import dumps, load_tensors, read_json, save_tensors, s
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Head
 from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.permutation import Permutation
 
 DOCUMENT = "ticket.json"
+PERMUTATION = "permutation.safetensors"
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Ticket:
         config: what the family builds the model from.
         head: the task head, with its labels.
         vocabulary: text of the vocabulary file, one token a line.
+        permutation: the order of neurons and channels that mask and weights are in; None is the checkpoint's.
     """
 
     document: Mapping[str, Any]
@@ -40,6 +44,7 @@ class Ticket:
     config: Config
     head: Head
     vocabulary: str
+    permutation: Permutation | None = None
 
 
 def save_ticket(folder: Path, ticket: Ticket, card: str) -> None:
@@ -54,6 +59,8 @@ def save_ticket(folder: Path, ticket: Ticket, card: str) -> None:
     with writing(folder) as temporary:
         ticket.masks.save(temporary / "mask.safetensors")
         save_tensors(temporary / "weights.safetensors", ticket.weights)
+        if ticket.permutation is not None:
+            ticket.permutation.save(temporary / PERMUTATION)
         head = {"kind": ticket.head.kind, "labels": list(ticket.head.labels)}
         write_file(temporary / "config.json", dumps({"family": ticket.family, "config": ticket.config, "head": head}))
         write_file(temporary / "vocab.txt", ticket.vocabulary)
@@ -69,6 +76,7 @@ def load_ticket(folder: Path) -> Ticket:
     """
     document = unseal(folder, DOCUMENT)
     config = read_json(folder / "config.json")
+    order = folder / PERMUTATION
     return Ticket(
         document=document,
         masks=Masks.load(folder / "mask.safetensors"),
@@ -77,4 +85,5 @@ def load_ticket(folder: Path) -> Ticket:
         config=config["config"],
         head=Head(kind=config["head"]["kind"], labels=tuple(config["head"]["labels"])),
         vocabulary=(folder / "vocab.txt").read_text(encoding="utf-8"),
+        permutation=Permutation.load(order) if order.is_file() else None,
     )

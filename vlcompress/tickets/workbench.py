@@ -34,8 +34,11 @@ from vlcompress.models.base import Config, Coupling, Family, LoadReport, Prunabl
 from vlcompress.models.checkpoints import read_checkpoint
 from vlcompress.models.language import BERT, language_part
 from vlcompress.models.lxmert_answers import load_answer_head
-from vlcompress.pruning.criterion import saliency_of
+from vlcompress.pruning.criterion import parse_criterion, saliency_of
 from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.mixture import Mixture
+from vlcompress.pruning.pattern import Pattern
+from vlcompress.pruning.permutation import Permutation, find_permutation, free_orders
 from vlcompress.recipe import Recipe
 from vlcompress.tasks.base import Answered, Learned, Objective, Scored, Scores
 from vlcompress.tickets.controls import shuffled
@@ -59,6 +62,7 @@ REWIND = "rewind.safetensors"
 TIME = "time.json"
 """How long a training took; apart from its document, which is the same each time it is done."""
 SALIENCY = "saliency.safetensors"
+PERMUTATION = "permutation.safetensors"
 
 Say = Callable[[str], None]
 
@@ -71,6 +75,7 @@ class Trial:
         seed: of head, data order and dropout.
         masks: what is kept; None is the dense model.
         start: the backbone's weights.
+        permutation: the order of neurons and channels that the masks are cut in; None is the checkpoint's.
         held: whether pruned weights stay zero. False zeroes them once and lets them grow again, which makes a sparse
             start and no sparse model; it is there to repeat what a published code does.
     """
@@ -78,14 +83,21 @@ class Trial:
     seed: int
     masks: Masks | None = None
     start: Start = "theta0"
+    permutation: Permutation | None = None
     held: bool = True
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished training on disk."""
+    """A finished training on disk.
+
+    Attributes:
+        folder: of the training.
+        reading: an order that weights and sums are read in; None is that of the training.
+    """
 
     folder: Path
+    reading: Permutation | None = None
 
     @cached_property
     def scores(self) -> Scores:
@@ -96,12 +108,20 @@ class Trained:
 
     def weights(self) -> dict[str, Tensor]:
         """Read the whole trained state dict."""
-        return load_tensors(self.folder / "weights.safetensors")
+        return self._read("weights.safetensors")
 
     def saliency(self) -> dict[str, Tensor]:
         """Read what was summed up for each prunable weight; empty where the recipe's criterion needs no sums."""
-        path = self.folder / SALIENCY
-        return load_tensors(path) if path.is_file() else {}
+        return self._read(SALIENCY) if (self.folder / SALIENCY).is_file() else {}
+
+    def permutation(self) -> Permutation | None:
+        """Read the order that it was trained in; None where that is the checkpoint's."""
+        path = self.folder / PERMUTATION
+        return Permutation.load(path) if path.is_file() else None
+
+    def _read(self, name: str) -> dict[str, Tensor]:
+        tensors = load_tensors(self.folder / name)
+        return tensors if self.reading is None else self.reading.apply(tensors)
 
     def masks(self) -> Masks:
         """Read what was kept (not of a dense training)."""
@@ -219,6 +239,22 @@ class Workbench:
         """Give the mask that prunes nothing."""
         return Masks.keep_all({name: self.theta0[name] for name in self.prunable.names})
 
+    def permutation(self, dense: Trained, pattern: Pattern | Mixture, seed: int) -> Permutation | None:
+        """Search the order in which a pattern is cut, as the recipe says; None where that is the checkpoint's.
+
+        Args:
+            dense: the trained model of the seed, whose weights are looked at.
+            pattern: whose blocks are to gather what is important.
+            seed: of the criterion, where chance plays a part in it.
+        """
+        pruning = self.recipe.pruning
+        frees = free_orders(pruning.permutation, pattern, self.couplings) if pruning.permutation else []
+        if not frees:
+            return None
+        criterion = parse_criterion(pruning.criterion, seed, dense.saliency())
+        names = set(self.prunable.names)
+        return find_permutation(frees, pattern, dense.weights(), names, criterion=criterion, sparsity=pruning.sparsity)
+
     def train(self, trial: Trial, label: str) -> Trained:
         """Do a training, or find it done.
 
@@ -254,6 +290,8 @@ class Workbench:
             save_tensors(temporary / "scores.safetensors", {"scores": scores.scores, "predictions": scores.predictions})
             if trial.masks is not None:
                 trial.masks.save(temporary / "mask.safetensors")
+            if trial.permutation is not None:
+                trial.permutation.save(temporary / PERMUTATION)
             if saliency is not None:
                 save_tensors(temporary / SALIENCY, saliency.sums)
             if rewind.is_file():
@@ -282,6 +320,7 @@ class Workbench:
             **({} if trial.held else {"held": False}),
             **({"answers": self.answers} if self.answers else {}),
             **({"language": self.language[1]} if trial.start == "language" else {}),
+            **({"permutation": trial.permutation.sha256()} if trial.permutation else {}),
             **({"saliency": self._sums(trial)} if self._sums(trial) else {}),
             **({"distill": self._teaching(trial)} if self._teaching(trial) else {}),
             **({"adversarial": self.recipe.training.adversarial} if self.recipe.training.adversarial else {}),
@@ -367,6 +406,8 @@ class Workbench:
         elif trial.start != "fresh":
             start = self.theta0 if trial.start == "theta0" else shuffled(self.theta0, self.prunable.names, trial.seed)
             model.load_state_dict(start, strict=False)
+        if trial.permutation is not None:
+            model.load_state_dict(trial.permutation.apply(model.state_dict()))
         if trial.masks is not None and not trial.held:
             trial.masks.apply(model)
         return model

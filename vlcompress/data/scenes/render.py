@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from random import Random
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from vlcompress.data.scenes.world import HEIGHT, WIDTH, Scene, Thing
@@ -66,12 +67,25 @@ def _draw_clutter(draw: ImageDraw.ImageDraw, ground: Rgb, rng: Random) -> None:
             draw.ellipse([x, y, x + length / 4, y + length / 4], fill=color)
 
 
+def covered(thing: Thing, smaller: int) -> NDArray[np.bool_]:
+    """Give which pixels a thing covers by at least half, bool [HEIGHT / smaller, WIDTH / smaller]."""
+    canvas = Image.new("L", (WIDTH * _SCALE, HEIGHT * _SCALE), 0)
+    mask, corner = _stencil(thing)
+    canvas.paste(mask, corner)
+    return np.asarray(canvas.reduce(_SCALE * smaller)) >= 128
+
+
 def _draw_thing(canvas: Image.Image, thing: Thing, rng: Random) -> None:
+    mask, corner = _stencil(thing)
+    canvas.paste(_fill(thing, mask.width, rng), corner, mask)
+
+
+def _stencil(thing: Thing) -> tuple[Image.Image, tuple[int, int]]:
+    """Give the thing's outline, 255 inside, and where its upper left corner is."""
     side = math.ceil(2 * thing.radius * _SCALE) + 2
     mask = Image.new("L", (side, side), 0)
     _draw_shape(ImageDraw.Draw(mask), thing, side / 2)
-    corner = (round(thing.x * _SCALE - side / 2), round(thing.y * _SCALE - side / 2))
-    canvas.paste(_fill(thing, side, rng), corner, mask)
+    return mask, (round(thing.x * _SCALE - side / 2), round(thing.y * _SCALE - side / 2))
 
 
 def _fill(thing: Thing, side: int, rng: Random) -> Image.Image:

@@ -1,0 +1,188 @@
+"""The granularity study: the same rounds for every pattern, paired comparisons, scores and speeds in one row."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import vlcompress.studies.granularity as granularity
+import vlcompress.studies.latency as latency
+from vlcompress.errors import VlcompressError
+from vlcompress.models.base import Head
+from vlcompress.pruning.pattern import parse_pattern
+from vlcompress.recipe import default_recipe
+from vlcompress.sparse.timing import Effort
+from vlcompress.studies.base import Choices, Json, Lab
+from vlcompress.studies.granularity import PATTERNS, Granularity
+from vlcompress.studies.granularity_shown import findings
+from vlcompress.studies.latency import BATCHES, Measured, measure_tickets
+from vlcompress.studies.run import Outcome, run_study
+from vlcompress.tickets.imp import rounds
+from vlcompress.tickets.run import open_workbench
+from vlcompress.tickets.workbench import Trained, Trial, Workbench
+
+TINY = Choices(size="tiny", source="scenes:tiny", seeds=(0, 1), levels=(0.5,))
+LEVER = {"faster": {"training": {"learning_rate": 2e-3}}}
+
+
+def speeds(names: Sequence[str], value: float = 1.5) -> Json:
+    """What `measure_tickets` gives, with the same figures for every ticket."""
+    batch = {"p50_ms": 1.0, "speedup": {"value": value, "low": value - 0.1, "high": value + 0.1}}
+    row = {"bytes": 1_000_000, "batches": {str(size): batch for size in BATCHES}}
+    environment = {"load_average": 0.1, "cores": 2}
+    return {"threads": 1, "environment": environment, "dense": row, "tickets": dict.fromkeys(names, row)}
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """The study at the smallest size with one lever; speeds are made up."""
+
+    def measured(bench: Workbench, dense: Any, tickets: Sequence[Measured]) -> Json:
+        assert all(one.trained.masks().sparsity == pytest.approx(0.5, abs=0.03) for one in tickets)
+        return speeds([one.name for one in tickets])
+
+    lab = Lab(tmp_path_factory.mktemp("home"), torch.device("cpu"), lambda line: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(granularity, "measure_tickets", measured)
+        patch.setattr(granularity, "LEVERS", LEVER)
+        patch.setattr(granularity, "PATTERNS", ("unstructured", "block:16x16", "block:64x64", "neuron+head"))
+        return run_study(Granularity(), TINY, lab)
+
+
+def test_a_pattern_that_does_not_divide_fails_alone_with_its_reason(outcome: Outcome) -> None:
+    assert list(outcome.document["failed"]) == ["vqa block:64x64"]
+    assert "block:32x32" in outcome.document["failed"]["vqa block:64x64"]
+    assert set(outcome.document["results"]) == {
+        *("vqa unstructured", "vqa block:16x16", "vqa neuron+head", "vqa block:16x16 with faster", "vqa speed")
+    }
+
+
+def test_every_pattern_starts_from_the_same_dense_model_and_passes_the_same_rounds(outcome: Outcome) -> None:
+    curves = [one for one in outcome.document["results"].values() if "pattern" in one]
+    assert len({tuple(curve["cells"][0]["trainings"]) for curve in curves}) == 1
+    for curve in curves:
+        assert [round(cell["sparsity"], 1) for cell in curve["cells"]] == [0.0, 0.3, 0.5]
+        assert curve["rounds"] == {"50": 2}
+    assert outcome.document["trainings"]["count"] == 2 * (1 + 3 * 2 + 1 + 2)  # the lever has its own dense model
+
+
+def test_differences_are_paired_by_seed_and_example(outcome: Outcome) -> None:
+    results = outcome.document["results"]
+    plain, block = results["vqa unstructured"], results["vqa block:16x16"]
+    found = block["differences"]["50"]
+    points = [b - a for a, b in zip(plain["cells"][2]["scores"], block["cells"][2]["scores"], strict=True)]
+    assert found["points"] == pytest.approx(points)
+    assert found["margin"] == pytest.approx(sum(points) / 2)
+    assert found["low"] <= found["margin"] <= found["high"]
+    assert plain["differences"]["50"]["points"] == [0, 0]
+    lever = results["vqa block:16x16 with faster"]
+    points = [b - a for a, b in zip(block["cells"][2]["scores"], lever["cells"][2]["scores"], strict=True)]
+    assert lever["differences"]["50"]["points"] == pytest.approx(points)
+
+
+def test_score_and_speed_stand_in_one_row(outcome: Outcome) -> None:
+    overview, verdicts, levers = outcome.document["tables"]
+    rows = {row[0]: row for row in overview["rows"]}
+    assert rows["block:16x16"][1] == "50"
+    assert rows["block:16x16"][5:] == ("1.50 (1.40-1.60)", "1.50 (1.40-1.60)", "1.00")
+    assert [row[0] for row in verdicts["rows"]] == ["dense", "unstructured", "block:16x16", "neuron+head"]
+    assert [row[:3] for row in levers["rows"]] == [("faster", "50", "2")]
+    by_sparsity, by_speed = outcome.document["charts"]
+    assert {series["name"] for series in by_sparsity["series"]} == {"unstructured", "block:16x16", "neuron+head"}
+    assert {point["x"] for series in by_speed["series"] for point in series["points"]} == {1.5}
+
+
+def test_the_default_takes_about_a_hundred_trainings() -> None:
+    cells = [cell for cell in Granularity().cells(Choices()) if " with " not in cell.name]
+    assert sum(cell.trainings for cell in cells) == 3 * (1 + 5 * len(PATTERNS)) == 108
+    assert cells[0].recipe.pruning.schedule == "levels:30,50,70,80,90"
+
+
+def test_the_lever_pattern_and_the_levers_make_valid_recipes() -> None:
+    for changes in granularity.LEVERS.values():
+        base = default_recipe("lxmert", "vqa", "small")
+        assert base.override(**changes).sha256() != base.sha256()
+    assert granularity.LEVER_PATTERN in PATTERNS
+
+
+def result(kind: str, name: str, score: float, margin: float, outcome: str) -> Json:
+    made = {"margin": margin, "low": margin - 0.01, "high": margin + 0.01, "p": 0.5, "outcome": outcome}
+    levels = dict.fromkeys(("strict", "matching", "relaxed"), made)
+    verdict = {"dense": 0.6, "levels": levels}
+    cells = [{"arm": "dense", "round": 0, "sparsity": 0.0, "scores": [0.6], "verdict": None}]
+    cells += [{"arm": "ticket", "round": 1, "sparsity": 0.5, "scores": [score], "verdict": verdict}]
+    found = {"sparsity": 0.5, "points": [margin], **made}
+    said: Mapping[str, Any] = {"task": "vqa", kind: name, "rounds": {"50": 1}, "differences": {"50": found}}
+    return {**said, "metric": "accuracy", "cells": cells}
+
+
+def test_findings_name_cost_verdict_speed_and_levers() -> None:
+    results = {
+        "a": result("pattern", "unstructured", 0.6, 0.0, "pass"),
+        "b": result("pattern", "block:16x16", 0.5, -0.1, "fail"),
+        "c": result("lever", "distillation", 0.55, 0.05, "fail"),
+        "d": result("lever", "movement", 0.45, -0.05, "fail"),
+        "e": result("lever", "growth", 0.501, 0.001, "fail"),
+        "f": {"task": "vqa", "speed": speeds(["unstructured at 50 %", "block:16x16 at 50 %"], 1.02)},
+    }
+    said = "\n".join(findings(results))
+    assert "costs least is block:16x16, -10.00 (-11.00 to -9.00)" in said
+    assert "passes relaxed: unstructured 50 % (pass), block:16x16 none." in said
+    assert "fastest ticket that does not fail relaxed is unstructured at 50 %: 1.02 (0.92-1.12) × dense" in said
+    assert "distillation (+5.00 (+4.00 to +6.00)) help; movement (-5.00 (-6.00 to -4.00)) hurt; growth" in said
+    assert "busy" not in said
+
+
+def test_a_busy_machine_is_said() -> None:
+    speed = speeds(["unstructured at 50 %"])
+    speed["environment"] = {"load_average": 5.0, "cores": 2}
+    results = {"a": result("pattern", "unstructured", 0.6, 0.0, "pass"), "f": {"task": "vqa", "speed": speed}}
+    assert any("load average 5 on 2 cores" in said for said in findings(results))
+
+
+def exported(family: Any, model: nn.Module, folder: Path, samples: Any, *, head: Head, **kwargs: Any) -> Json:
+    """Stand in for the export: a graph that gives zeros, as the tests of `export` take the real one."""
+    zeros = onnx.numpy_helper.from_array(numpy.zeros((1, len(head.labels)), dtype=numpy.float32), "logits")
+    ids = onnx.helper.make_tensor_value_info("input_ids", onnx.TensorProto.INT64, ["batch", "text"])
+    logits = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, None)
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Constant", [], ["logits"], value=zeros)], "g", [ids], [logits]
+    )
+    folder.mkdir()
+    opset = onnx.helper.make_opsetid("", 20)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10), folder / "model.onnx")
+    size = sum(parameter.numel() for parameter in model.parameters())
+    return {"bytes": {"model": size}, "speed": {"picked": "dense", "disabled_optimizers": []}, "layers": []}
+
+
+def test_tickets_are_compiled_exported_and_measured_beside_dense(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency, "export_onnx", exported)
+    recipe = default_recipe("lxmert", "vqa", "tiny").override(pruning={"pattern": "neuron+head", "schedule": "oneshot"})
+    bench = open_workbench(recipe, tmp_path, device=torch.device("cpu"), say=lambda line: None)
+    dense = bench.train(Trial(0), "dense")
+    ticket = next(rounds(bench, 0, dense, parse_pattern("neuron+head"), "ticket"))[3]
+    damaged = Trained(tmp_path / "nothing")
+    tickets = [Measured("good", bench, ticket, "neuron+head"), Measured("bad", bench, damaged, "neuron+head")]
+    found = measure_tickets(bench, dense, tickets, effort=Effort(rounds=2, burst_s=0.001, warmup=1))
+    assert set(found["tickets"]["bad"]) == {"failed"}
+    row = found["tickets"]["good"]
+    assert row["bytes"] < 0.9 * found["dense"]["bytes"]  # neurons and heads are gone from the model that is exported
+    for batch in ("1", "32"):
+        ratio = row["batches"][batch]["speedup"]
+        assert 0 < ratio["low"] <= ratio["value"] <= ratio["high"]
+        assert found["dense"]["batches"][batch]["speedup"]["value"] == 1
+    assert found["environment"]["cores"] > 0
+
+
+def test_pretraining_is_no_task_to_export(tmp_path: Path) -> None:
+    recipe = default_recipe("lxmert", "pretraining", "tiny")
+    bench = open_workbench(recipe, tmp_path, device=torch.device("cpu"), say=lambda line: None)
+    with pytest.raises(VlcompressError, match="pre-training"):
+        measure_tickets(bench, bench.train(Trial(0), "dense"), [])

@@ -1,0 +1,129 @@
+"""The study of paper c at the smallest size: every cell runs, what is shared is trained once, the words fit."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vlcompress.artefacts import load_tensors
+from vlcompress.errors import VlcompressError
+from vlcompress.pruning.mask import Masks
+from vlcompress.studies.base import Choices, Json, Lab
+from vlcompress.studies.run import dry, run_study
+from vlcompress.studies.vision import Vision
+from vlcompress.studies.vision_plan import KINDS, plan_of, weights_of
+from vlcompress.studies.vision_show import findings
+
+TINY = Choices(size="tiny", seeds=(0,), levels=(0.2,), tasks=("counts",))
+
+
+def lab(home: Path, said: list[str] | None = None) -> Lab:
+    return Lab(home, torch.device("cpu"), [].append if said is None else said.append)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home where the study was run once."""
+    return tmp_path_factory.mktemp("vision")
+
+
+@pytest.fixture(scope="module")
+def document(home: Path) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vlcompress.tickets.verdict.RESAMPLES", 20)
+        return run_study(Vision(), TINY, lab(home)).document
+
+
+def test_every_cell_runs_and_the_count_holds(home: Path, document: dict[str, Any]) -> None:
+    # After 4 steps none of 16 pictures is told apart from 41 other classes: that cell fails, and sinks nothing else.
+    assert document["failed"].keys() <= {"supervised ticket"}
+    assert len(document["results"]) + len(document["failed"]) == 3 + 3 + 3 + 3 + 1
+    trained = len(list((home / "trainings").glob("*/training.json")))
+    assert trained == int(dry(Vision(), TINY, lab(home))[0]["rows"][-1][2])
+
+
+def test_a_pre_training_ticket_is_found_once_and_trained_on_each_task(home: Path, document: dict[str, Any]) -> None:
+    own = document["results"]["simclr ticket"]["cells"]
+    assert [(cell["arm"], round(cell["sparsity"], 2)) for cell in own] == [
+        ("dense", 0.0),
+        ("pre-training ticket", 0.2),
+    ]
+    masks = Masks.load(home / "trainings" / own[1]["trainings"][0] / "mask.safetensors")
+    cells = document["results"]["simclr on counts"]["cells"]
+    assert [cell["arm"] for cell in cells] == ["dense", "task ticket", "pre-training ticket"]
+    folder = home / "trainings" / cells[2]["trainings"][0]
+    assert Masks.load(folder / "mask.safetensors").sha256() == masks.sha256()
+    weights = load_tensors(folder / "weights.safetensors")
+    assert not any(weights[name][~mask].any() for name, mask in masks.items())
+
+
+def test_changed_masks_stand_beside_the_ticket(document: dict[str, Any]) -> None:
+    cells = document["results"]["changed masks, early start"]["cells"]
+    assert {cell["arm"] for cell in cells} == {"dense", "task ticket", "random", "perturbed", "complement"}
+    last = {cell["arm"]: cell["sparsity"] for cell in cells}
+    assert last["complement"] == pytest.approx(1 - last["task ticket"])
+    assert last["random"] == last["task ticket"]
+
+
+def test_masks_are_compared_two_by_two_and_all_together(document: dict[str, Any]) -> None:
+    groups = document["results"]["similarity"]["groups"]
+    assert [group["name"] for group in groups][-1] == "supervised and simclr and moco"
+    assert len(groups) == 4
+    for group in groups:
+        for row in group["rows"]:
+            assert 0 < row["chance"] <= row["chance_by_layer"] < 1
+    assert all(0 <= share < 1 for share in document["results"]["moco ticket"]["zero_kernels"])
+
+
+def test_own_weights_are_taken_in_place_of_pre_training(home: Path, tmp_path: Path) -> None:
+    plan = plan_of(TINY)
+    made = Path(weights_of(lab(home), plan, "supervised"))
+    own = tmp_path / "pretrained" / "resnet-tiny-supervised.safetensors"
+    own.parent.mkdir()
+    own.write_bytes(made.read_bytes())
+    assert weights_of(lab(tmp_path), plan, "supervised") == str(own)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        (Choices(family="vilt"), "about resnet"),
+        (Choices(tasks=("shape",)), "did you mean 'shapes'"),
+    ],
+)
+def test_what_there_is_not_is_refused(choices: Choices, message: str) -> None:
+    with pytest.raises(VlcompressError, match=message):
+        Vision().cells(choices)
+
+
+def test_levels_are_rounds_of_a_fifth_and_a_folder_is_a_task() -> None:
+    assert [round(100 * level, 2) for level in plan_of(Choices(levels=(0.6723,))).levels][-1] == 67.23
+    assert plan_of(Choices(levels=(0.982,))).rounds == 18
+    assert plan_of(Choices(source="some/cifar10")).tasks == {"cifar10": "some/cifar10"}
+    assert set(KINDS) == {"supervised", "simclr", "moco"}
+
+
+def curve(name: str, *outcomes: str) -> Json:
+    cells: list[Json] = [{"arm": "dense", "round": 0, "sparsity": 0.0, "scores": [0.9], "verdict": None}]
+    for number, outcome in enumerate(outcomes, start=1):
+        levels = {level: {"outcome": outcome, "p": 0.5} for level in ("strict", "matching", "relaxed")}
+        verdict = {"levels": levels}
+        cells.append({"arm": name, "round": number, "sparsity": 0.2 * number, "scores": [0.8], "verdict": verdict})
+    return {"metric": "accuracy", "cells": cells}
+
+
+def test_a_universal_ticket_is_one_level_that_matches_everywhere() -> None:
+    name = "pre-training ticket"
+    results = {
+        "moco ticket": curve(name, "pass", "pass", "fail"),
+        "moco on a": curve(name, "pass", "fail", "pass"),
+        "moco on b": curve(name, "pass within noise", "pass", "fail"),
+    }
+    said = list(findings(results))
+    assert said[0] == "moco: on its own task the ticket matches up to 40.00 %."
+    assert said[1] == "moco: one ticket matches on all of a, b up to 20.00 %."
+    results["moco on b"] = curve(name, "fail", "fail", "pass")
+    assert "up to 60.00 %" in list(findings(results))[1]
+    results["moco on b"] = curve(name, "fail", "pass", "fail")
+    assert list(findings(results))[1].endswith("at no level.")

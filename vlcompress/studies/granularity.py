@@ -1,0 +1,166 @@
+"""What do blocks cost, and what are they worth? Score against the shape of what is pruned, beside its measured speed.
+
+No paper has this curve. Every pattern runs the same rounds from the same dense model, so that what differs is the shape
+alone, and each is compared with unstructured pruning, example by example. Levers that may close the gap are tried on
+one block pattern, each against the same pattern without it.
+
+Trainings are kept and latencies are not: the study run again on a quiet machine measures the speed anew, and trains
+nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vlcompress.errors import VlcompressError
+from vlcompress.recipe import Recipe
+from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell
+from vlcompress.studies.curves import curve_cells, curve_of, paired
+from vlcompress.studies.granularity_shown import charts, findings, row_name, summary, tables
+from vlcompress.studies.latency import Measured, measure_tickets
+from vlcompress.studies.tickets import ticket_recipe
+from vlcompress.tickets.imp import Cell
+from vlcompress.tickets.workbench import Workbench
+
+Plan = Mapping[float, int]
+"""The wanted levels, and the round that reaches each."""
+
+PLAIN = "unstructured"
+PATTERNS = (
+    PLAIN,
+    "block:16x1",
+    "block:16x16",
+    "block:32x32",
+    "block:64x64",
+    "block:128x16",
+    "neuron+head",
+)
+WANTED = (0.5, 0.7, 0.9)
+"""Levels that are shown."""
+ROUNDS = (0.3, 0.5, 0.7, 0.8, 0.9)
+"""Levels that are passed on the way: at most half of what is left goes in a round."""
+
+LEVER_PATTERN = "block:16x16"
+LEVER_LIMIT = 0.7
+"""Levers are tried up to this level: beyond it, blocks of a small model have lost what a lever could save."""
+LEVERS: Mapping[str, Mapping[str, dict[str, Any]]] = {
+    "gradient scores": {"pruning": {"criterion": "gradient"}},
+    "movement scores": {"pruning": {"criterion": "movement"}},
+    "distillation": {"training": {"distill": 1.0}},
+}
+"""Changes of the recipe that may close the gap to unstructured pruning, by name."""
+
+
+class Granularity:
+    """See the top of the file."""
+
+    name = "granularity"
+    title = "score and measured speed against the shape of what is pruned, and levers that may close the gap (new)"
+
+    def cells(self, choices: Choices) -> Sequence[StudyCell]:
+        """Give for each task a cell for each pattern, one for each lever, and one for the speed of all patterns."""
+        return [cell for task in choices.tasks for cell in _cells(choices, task)]
+
+    def show(self, results: Mapping[str, Json]) -> Shown:
+        """Give score, cost and speed by pattern and level, and what the levers change."""
+        shown = tuple(findings(results)), tuple(tables(results)), tuple(charts(results))
+        return Shown(*shown, summary=summary(results))
+
+
+@dataclass
+class Curves:
+    """Judged cells of a recipe, trained once however many cells of the study compare with them."""
+
+    _found: dict[str, list[Cell]] = field(default_factory=dict)
+
+    def of(self, lab: Lab, recipe: Recipe) -> list[Cell]:
+        """Train a recipe's dense model and rounds with every seed, or give them again."""
+        name = recipe.sha256()
+        if name not in self._found:
+            self._found[name] = curve_cells(lab.bench(recipe))
+        return self._found[name]
+
+
+def _cells(choices: Choices, task: str) -> list[StudyCell]:
+    plan, curves = _plan(choices.levels or WANTED), Curves()
+    recipes = {pattern: _recipe(choices, task, pattern, plan) for pattern in PATTERNS}
+    return [
+        *(_pattern_cell(task, recipes, pattern, plan, curves) for pattern in PATTERNS),
+        *(_lever_cell(task, recipes[LEVER_PATTERN], name, plan, curves) for name in LEVERS),
+        StudyCell(f"{task} speed", recipes[PLAIN], 0, lambda lab: _speed(lab, task, recipes, plan, curves)),
+    ]
+
+
+def _plan(wanted: Sequence[float]) -> dict[float, int]:
+    """Give the round that reaches each wanted level; units round the sparsity, so that it cannot be looked up."""
+    passed = _passed(wanted)
+    return {level: passed.index(level) + 1 for level in sorted(wanted)}
+
+
+def _passed(wanted: Sequence[float]) -> list[float]:
+    """List every level that is passed on the way to the wanted ones."""
+    return sorted({*(level for level in ROUNDS if level < max(wanted)), *wanted})
+
+
+def _recipe(choices: Choices, task: str, pattern: str, plan: Plan) -> Recipe:
+    schedule = "levels:" + ",".join(f"{100 * level:g}" for level in _passed(list(plan)))
+    return ticket_recipe(choices, task, list(plan)).override(pruning={"pattern": pattern, "schedule": schedule})
+
+
+def _pattern_cell(task: str, recipes: Mapping[str, Recipe], pattern: str, plan: Plan, curves: Curves) -> StudyCell:
+    recipe = recipes[pattern]
+
+    def work(lab: Lab) -> Json:
+        bench = lab.bench(recipe)  # a pattern that does not divide the weights is refused before anything is trained
+        plain, ours = curves.of(lab, recipes[PLAIN]), curves.of(lab, recipe)
+        return {"task": task, "pattern": pattern, **_compared(plain, ours, plan), **curve_of(bench, ours)}
+
+    count = max(plan.values()) + (pattern == PLAIN)  # and the dense model, once
+    return StudyCell(f"{task} {pattern}", recipe, len(recipe.pruning.seeds) * count, work)
+
+
+def _lever_cell(task: str, base: Recipe, name: str, plan: Plan, curves: Curves) -> StudyCell:
+    shorter = {level: number for level, number in plan.items() if level <= LEVER_LIMIT} or plan
+    without = base.override(pruning={"sparsity": max(shorter)})
+    recipe = without.override(**LEVERS[name])
+
+    def work(lab: Lab) -> Json:
+        bench = lab.bench(recipe)
+        theirs, ours = curves.of(lab, without), curves.of(lab, recipe)
+        return {"task": task, "lever": name, **_compared(theirs, ours, shorter), **curve_of(bench, ours)}
+
+    count = len(recipe.pruning.seeds) * max(shorter.values())
+    return StudyCell(f"{task} {LEVER_PATTERN} with {name}", recipe, count, work)
+
+
+def _compared(reference: Sequence[Cell], ours: Sequence[Cell], plan: Plan) -> Json:
+    """Give the rounds of the levels, and at each the difference from the reference."""
+    differences = {_text(level): paired(_ticket(reference, at), _ticket(ours, at)) for level, at in plan.items()}
+    return {"rounds": {_text(level): number for level, number in plan.items()}, "differences": differences}
+
+
+def _ticket(cells: Sequence[Cell], number: int) -> Cell:
+    return next(cell for cell in cells if cell.arm == "ticket" and cell.round == number)
+
+
+def _text(level: float) -> str:
+    return f"{100 * level:g}"
+
+
+def _speed(lab: Lab, task: str, recipes: Mapping[str, Recipe], plan: Plan, curves: Curves) -> Json:
+    """Measure the first seed's tickets of every pattern and level; a pattern that failed has said why in its cell."""
+    tickets: list[Measured] = []
+    for pattern, recipe in recipes.items():
+        try:
+            tickets += _tickets(lab.bench(recipe), curves.of(lab, recipe), pattern, plan)
+        except VlcompressError as error:
+            lab.say(f"not measured: {error}")
+    dense = curves.of(lab, recipes[PLAIN])[0].trained[0]
+    return {"task": task, "speed": measure_tickets(lab.bench(recipes[PLAIN]), dense, tickets)}
+
+
+def _tickets(bench: Workbench, cells: Sequence[Cell], pattern: str, plan: Plan) -> list[Measured]:
+    return [
+        Measured(row_name(pattern, _text(level)), bench, _ticket(cells, number).trained[0], pattern)
+        for level, number in plan.items()
+    ]

@@ -1,0 +1,144 @@
+"""How fast tickets are in stock ONNX Runtime: each compiled and exported as `vlcompress compile` and `export` do it.
+
+All of them are measured in turn in one process, beside the dense model, with one thread. Nothing of it is kept: what is
+chosen for each layer, and how fast it is, depends on how quiet the machine is, so it is measured anew each time.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from vlcompress.bench.environment import environment
+from vlcompress.bench.harness import measure
+from vlcompress.bench.statistics import latency, paired_ratio
+from vlcompress.errors import VlcompressError
+from vlcompress.export.onnx import export_onnx
+from vlcompress.export.runtime import SKIP_LAYER_NORM, open_session
+from vlcompress.export.verify import feed
+from vlcompress.sparse.compile import compile_model
+from vlcompress.sparse.compile_run import block_of
+from vlcompress.sparse.timing import Effort
+from vlcompress.studies.base import Json
+from vlcompress.tasks.base import Task
+from vlcompress.tasks.pretraining_task import nothing_to_answer
+from vlcompress.tickets.models import samples
+from vlcompress.tickets.workbench import Trained, Workbench
+from vlcompress.training.checkpoint import restore
+
+BATCHES = (1, 32)
+TUNED_FOR = 32
+"""The batch size that layers are chosen for, as `vlcompress export` does."""
+THREADS = 1
+EFFORT = Effort(rounds=15, burst_s=0.05, warmup=3)
+
+Inputs = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A ticket to measure.
+
+    Attributes:
+        name: of its row.
+        bench: that it was trained on.
+        trained: weights and mask.
+        pattern: that it was pruned by.
+    """
+
+    name: str
+    bench: Workbench
+    trained: Trained
+    pattern: str
+
+
+def measure_tickets(bench: Workbench, dense: Trained, tickets: Sequence[Measured], *, effort: Effort = EFFORT) -> Json:
+    """Export the dense model and every ticket (checked before anything is timed), and measure them side by side.
+
+    Args:
+        bench: of the dense model.
+        dense: its training.
+        tickets: of the same task and size.
+        effort: how long to measure each batch size.
+
+    Returns:
+        "threads", "environment", "dense" and "tickets": for each its bytes and by batch size its latency; tickets have
+        "speedup" against dense with a 95 % interval, the graph that was "picked", and how many layers are "lowered". A
+        ticket that cannot be exported has "failed" with the reason.
+
+    Raises:
+        VlcompressError: a task without answers, or a dense model that cannot be exported.
+    """
+    if bench.train_task.head.kind == "pretraining":
+        raise nothing_to_answer()
+    with tempfile.TemporaryDirectory() as folder:
+        files = {"dense": _export(bench, dense, None, Path(folder) / "dense")}
+        failed: dict[str, str] = {}
+        for number, one in enumerate(tickets):
+            try:
+                files[one.name] = _export(one.bench, one.trained, one.pattern, Path(folder) / str(number))
+            except VlcompressError as error:
+                failed[one.name] = str(error)
+        rows = _race(files, _inputs(bench), effort)
+    return {
+        "threads": THREADS,
+        "environment": environment(),
+        "dense": rows.pop("dense"),
+        "tickets": {**rows, **{name: {"failed": reason} for name, reason in failed.items()}},
+    }
+
+
+def _export(bench: Workbench, trained: Trained, pattern: str | None, folder: Path) -> tuple[Path, Json]:
+    """Write a training as ONNX, compiled where it has a pattern; give the file and its manifest."""
+    head, inputs = bench.train_task.head, samples(_task(bench), TUNED_FOR, 2)
+    model: nn.Module = bench.family.build(bench.config, head, seed=0)
+    restore(model, trained.weights())
+    model.eval()
+    if pattern is not None:
+        bench.say(f"exporting {pattern} at {100 * trained.masks().sparsity:.0f} %")
+        block, masks = block_of(pattern), dict(trained.masks())
+        model, _ = compile_model(bench.family, model, masks, block, inputs=inputs[0], threads=THREADS)
+    manifest = export_onnx(bench.family, model, folder, inputs, config=bench.config, head=head, threads=THREADS)
+    return folder / "model.onnx", manifest
+
+
+def _inputs(bench: Workbench) -> dict[int, Inputs]:
+    return {batch: samples(_task(bench), batch)[0] for batch in BATCHES}
+
+
+def _task(bench: Workbench) -> Task:
+    """Give the examples to score as batches; every task but pre-training has them."""
+    return cast(Task, bench.score_task)
+
+
+def _race(files: Mapping[str, tuple[Path, Json]], inputs: Mapping[int, Inputs], effort: Effort) -> dict[str, Json]:
+    """Measure every file in turn with the others, as its manifest advises to open it."""
+    sessions = {name: _open(file, manifest) for name, (file, manifest) in files.items()}
+    batches = {batch: _batch(sessions, one, batch, effort) for batch, one in inputs.items()}
+    return {
+        name: {
+            "bytes": manifest["bytes"]["model"],
+            "picked": manifest["speed"]["picked"],
+            "lowered": sum(layer["form"] != "dense" for layer in manifest["layers"]),
+            "batches": {str(batch): found[name] for batch, found in batches.items()},
+        }
+        for name, (_, manifest) in files.items()
+    }
+
+
+def _open(file: Path, manifest: Json) -> Any:
+    skip = SKIP_LAYER_NORM in manifest["speed"]["disabled_optimizers"]
+    return open_session(file, threads=THREADS, disable_skip_layer_norm=skip, native="off")
+
+
+def _batch(sessions: Mapping[str, Any], inputs: Inputs, batch: int, effort: Effort) -> dict[str, Json]:
+    calls = {name: partial(session.run, None, feed(session, inputs)) for name, session in sessions.items()}
+    bursts = measure(calls, effort)
+    return {
+        name: {**asdict(latency(rounds, batch)), "speedup": asdict(paired_ratio(bursts["dense"], rounds))}
+        for name, rounds in bursts.items()
+    }
