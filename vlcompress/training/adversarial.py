@@ -170,7 +170,7 @@ def no_shift(model: nn.Module, family: Family, inputs: Mapping[str, Tensor], mod
 
 def stepped(delta: Tensor, gradient: Tensor, rate: float) -> Tensor:
     """Move each row of δ by `rate` along its gradient; the result is a new leaf."""
-    norm_B = gradient.flatten(1).norm(dim=1).clamp(min=_LEAST_NORM)
+    norm_B: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1).clamp(min=_LEAST_NORM)
     return (delta + rate * gradient / norm_B[:, None, None]).detach()
 
 
