@@ -39,7 +39,7 @@ from vlcompress.export.quantize import Quantizer
 from vlcompress.export.runtime import open_session
 from vlcompress.export.storage import save_apart
 from vlcompress.export.storage import size as bytes_of
-from vlcompress.export.trace import prune_unused
+from vlcompress.export.tidy import prune_unused
 from vlcompress.export.verify import compare_scores, feed, parity, require, run
 from vlcompress.models.base import Head
 from vlcompress.models.lxmert import LxmertFamily

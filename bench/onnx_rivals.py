@@ -15,7 +15,8 @@ DeepSparse has ended: 1.8.0 is its last release as a wheel (1.9.0 is an sdist th
 numpy 1 by itself, and reads graphs up to opset 17. OpenVINO and DeepSparse get the dense graph with zeros in it, which
 is all that they take; DeepSparse with the batch size fixed and all shapes folded, as it answers NaN to a single row
 otherwise. A runtime that is not there is left out. `measure` takes what matters most first, skips what is
-recorded already, and stops by itself after --minutes.
+recorded already, and starts no further group after --minutes. The first run compiles what PyTorch needs and folds
+DeepSparse's graphs, which takes minutes: `measure --only torch` and `--only DeepSparse` do it beforehand.
 """
 
 import argparse
@@ -151,6 +152,9 @@ def measure_all(work: Path, minutes: float, size: str, only: str) -> None:
         if all(part(work, sparsity, threads, batch).is_file() for batch in BATCHES) or time.monotonic() > end:
             continue
         for record in measure(work, sparsity, threads, size, only):
+            if only:
+                print(rivals_table([record], read_scores()), flush=True)
+                continue
             file = part(work, sparsity, threads, record["batch"])
             write_file(file, dumps(record))
             print(file.name, flush=True)
@@ -294,7 +298,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/onnx-cpu"))
     parser.add_argument("--size", default="base", help="of LXMERT; others than base are for trying the script out")
     parser.add_argument("--minutes", type=float, default=10.0, help="start no further measurement after so long")
-    parser.add_argument("--only", default="", help="runtimes whose names hold this, beside dense")
+    parser.add_argument("--only", default="", help="try out the runtimes whose names hold this; nothing is recorded")
     said = parser.parse_args()
     if said.stage == "install":
         install(said.work)

@@ -152,6 +152,29 @@ def _rival_rows(parts: Sequence[Json], scores: Mapping[Key, float]) -> Iterator[
             )
 
 
+def parallel_table(record: Json, scores: Mapping[Key, float]) -> str:
+    """Lay out what bench.onnx_parallel measured."""
+    head = ("form", "%", "batch", "one session, all threads: rows/s", "a session a core: rows/s", "ratio")
+    rows = [
+        (
+            one["form"],
+            "-" if one["pattern"] == "dense" else str(one["sparsity"]),
+            str(one["batch"]),
+            *(f"{one['rows_per_s'][name]:.1f}" for name in ("one session", "a session a core")),
+            ratio_cell(one["sessions_over_threads"]),
+            score_cell(scores, one["pattern"], one["sparsity"], one["precision"]),
+        )
+        for one in record["records"]
+    ]
+    return (
+        f"LXMERT-base, 20 words, 36 regions, stock ONNX Runtime, random weights and masks. "
+        f"{where([record['environment']])}\n\n"
+        f"One session of {record['cores']} threads against {record['cores']} sessions of one, in turn; ratio with 95 % "
+        f"interval over {record['records'][0]['rounds']} rounds. `vlcompress serve` makes this choice by measurement "
+        f"when it starts.\n\n{ACCURACY}\n\n" + lines_of((*head, "task score (another size)"), rows)
+    )
+
+
 def accuracy_table(record: Json) -> str:
     """Lay out what bench.onnx_accuracy measured."""
     examples = record["records"][0]["examples"]

@@ -16,7 +16,7 @@ from typing import Any
 
 from vlcompress.artefacts import Json, read_json, write_file
 from vlcompress.errors import VlcompressError
-from vlcompress.report.svg import Chart, draw, standalone
+from vlcompress.report.svg import Chart, standalone
 from vlcompress.studies.page import outdated, read_studies, shown_of
 from vlcompress.studies.registry import STUDIES
 
@@ -77,7 +77,7 @@ def read_records(folder: Path = RECORDS) -> dict[str, Json]:
 def plots(records: Mapping[str, Json]) -> dict[str, str]:
     """Draw every chart of every record, as files by name."""
     return {
-        f"{name}-{number}.svg": standalone(draw(chart))
+        f"{name}-{number}.svg": standalone(chart)
         for name, document in records.items()
         for number, chart in enumerate(shown_of(document).charts, start=1)
     }

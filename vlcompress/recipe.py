@@ -117,6 +117,8 @@ class TrainingRecipe:
         optimizer: "bertadam" (LXMERT), "adamw" (UNITER, ViLT) or "sgd" (ResNet).
         distill: weight of what the dense model of the same seed says against the task's loss, in every training but the
             dense one; 0 learns from the task alone.
+        adversarial: "text", "image" or "text+image" trains under perturbation of word embeddings or region features as
+            VILLA does, with ":RATE" for another step than 1e-3; "" trains plainly.
     """
 
     steps: int = 0
@@ -129,6 +131,7 @@ class TrainingRecipe:
     head_rate: float = 1.0
     optimizer: str = "bertadam"
     distill: float = 0.0
+    adversarial: str = ""
 
 
 @dataclass(frozen=True)
@@ -280,6 +283,10 @@ def _check(recipe: Recipe) -> None:
         raise VlcompressError(
             f"training.batch {training.batch}, learning_rate {training.learning_rate:g}, warmup {training.warmup:g}: "
             "the batch must be at least 1, the rate above 0, the warm-up between 0 and 1"
+        )
+    if training.adversarial and training.distill:
+        raise VlcompressError(
+            f"training.adversarial '{training.adversarial}' and training.distill {training.distill:g}: set one of them"
         )
     if not 0 <= training.distill < float("inf"):
         raise VlcompressError(

@@ -28,6 +28,7 @@ def study(home: Path, folder: str, name: str = "tickets", **choices: Any) -> dic
         "trainings": {"count": 4, "timed": 2, "seconds": 60.0},
         "failed": {},
         "findings": ["vqa: found."],
+        "claims": [],
         "summary": "vqa: relaxed up to 70 %.",
         "tables": [],
         "charts": [asdict(CHART)],
@@ -98,3 +99,4 @@ def test_plots_are_files_with_a_background_of_their_own(tmp_path: Path) -> None:
     root = ElementTree.fromstring(drawn["tickets-1.svg"])
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert root[0].attrib["fill"] == "#fff"
+    assert root[1].text == "score & sparsity"

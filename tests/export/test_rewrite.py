@@ -21,7 +21,8 @@ from vlcompress.export.quantize import Quantizer, quantize_weight
 from vlcompress.export.rewrite import Layer, Rewriter
 from vlcompress.export.runtime import session_from_bytes
 from vlcompress.export.target import OPSET
-from vlcompress.export.trace import fold_transposed_weights, prune_unused
+from vlcompress.export.tidy import prune_unused
+from vlcompress.export.trace import fold_transposed_weights
 from vlcompress.export.verify import check_graph
 from vlcompress.sparse.formats import Bsr, RowGroups, pack, row_panels, to_dense
 

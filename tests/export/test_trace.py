@@ -1,4 +1,4 @@
-"""Tracing ViLT: batch, text length and the size of the pictures stay open, and the scores stay the same."""
+"""Tracing ViLT and UNITER: batch, lengths and the size of the pictures stay open, and the scores stay the same."""
 
 import onnx_ir as ir
 import pytest
@@ -6,7 +6,8 @@ import torch
 
 from vlcompress.export.runtime import session_from_bytes
 from vlcompress.export.trace import trace
-from vlcompress.models.base import Head
+from vlcompress.models.base import Head, HeadKind
+from vlcompress.models.uniter import UniterFamily
 from vlcompress.models.vilt import ViltFamily
 
 FAMILY = ViltFamily()
@@ -37,3 +38,23 @@ def test_vilt_traces_with_open_axes() -> None:
                 expected = FAMILY.logits(model, given)
             (actual,) = session.run(None, {name: value.numpy() for name, value in given.items()})
             assert torch.from_numpy(actual).numpy() == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["pair", "choice"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_uniter_reads_the_types_of_words_and_regions(kind: HeadKind, fused: bool) -> None:
+    family = UniterFamily()
+    config = family.config("tiny", vocab_size=50, feature_dim=8)
+    model = family.build(config, Head(kind, ("wrong", "right")), seed=0).eval()
+    data = ir.to_proto(trace(family, model, config)).SerializeToString()
+    session = session_from_bytes(data, threads=1, disable_skip_layer_norm=not fused)
+    for batch, text, regions in ((2, 4, 3), (6, 9, 2)):
+        inputs = family.example_inputs(config, batch=batch, text=text, regions=regions, seed=batch)
+        other = inputs | {name: (inputs[name] + 1) % 2 for name in ("token_type_ids", "visual_type_ids")}
+        scores = []
+        for given in (inputs, other):
+            with torch.no_grad():
+                expected = family.logits(model, given).numpy()
+            scores.append(session.run(None, {name: value.numpy() for name, value in given.items()})[0])
+            assert scores[-1] == pytest.approx(expected, abs=1e-5 * float(abs(expected).max()))
+        assert abs(scores[0] - scores[1]).max() > 1e-3 * abs(scores[0]).max()

@@ -36,6 +36,7 @@ STUDY = {
     "tables": [{"title": "gqa", "header": ["arm", "score"], "rows": [["ticket", "58.10"]], "text_columns": [0]}],
     "charts": [],
     "published": ["a1"],
+    "claims": [],
     "summary": "",
 }
 

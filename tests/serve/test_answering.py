@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -95,6 +96,14 @@ def test_a_word_outside_the_vocabulary_and_a_text_too_long_are_400(home: Path, b
     long = ask(5, 25)  # the tiny model knows 24 positions
     assert long.status_code == 400, long.text
     assert ask(5, 24).status_code == 200
+
+
+def test_an_exported_folder_answers_without_its_run(client: Client, run: Run, tmp_path: Path) -> None:
+    alone = shutil.copytree(run.folder / "onnx", tmp_path / "alone")
+    served = Client(create_app(make_settings((f"lxmert_vqa={alone}",), home=tmp_path, threads="1", sessions="1")))
+    asked = {"question": QUESTION, "picture": NAMES[0], "top_k": 3}
+    here, there = (one.post("/v1/vqa", json=asked).json() for one in (client, served))
+    assert here["answers"] == there["answers"]
 
 
 def test_a_built_in_picture_is_asked_with_its_stored_boxes(client: Client) -> None:

@@ -19,7 +19,7 @@ from vlcompress.recipe import default_recipe
 from vlcompress.sparse.timing import Effort
 from vlcompress.studies.base import Choices, Json, Lab
 from vlcompress.studies.granularity import PATTERNS, Granularity
-from vlcompress.studies.granularity_shown import findings
+from vlcompress.studies.granularity_shown import findings, summary
 from vlcompress.studies.latency import BATCHES, Measured, measure_tickets
 from vlcompress.studies.run import Outcome, run_study
 from vlcompress.tickets.imp import rounds
@@ -27,7 +27,7 @@ from vlcompress.tickets.run import open_workbench
 from vlcompress.tickets.workbench import Trained, Trial, Workbench
 
 TINY = Choices(size="tiny", source="scenes:tiny", seeds=(0, 1), levels=(0.5,))
-LEVER = {"faster": {"training": {"learning_rate": 2e-3}}}
+LEVER = {"faster": {"training": {"learning_rate": 2e-3}}, "growth": {"pruning": {"growth": "4x4"}}}
 
 
 def speeds(names: Sequence[str], value: float = 1.5) -> Json:
@@ -58,7 +58,8 @@ def test_a_pattern_that_does_not_divide_fails_alone_with_its_reason(outcome: Out
     assert list(outcome.document["failed"]) == ["vqa block:64x64"]
     assert "block:32x32" in outcome.document["failed"]["vqa block:64x64"]
     assert set(outcome.document["results"]) == {
-        *("vqa unstructured", "vqa block:16x16", "vqa neuron+head", "vqa block:16x16 with faster", "vqa speed")
+        *("vqa unstructured", "vqa block:16x16", "vqa neuron+head", "vqa block:16x16 with faster", "vqa speed"),
+        "vqa block:16x16 with growth",
     }
 
 
@@ -68,7 +69,7 @@ def test_every_pattern_starts_from_the_same_dense_model_and_passes_the_same_roun
     for curve in curves:
         assert [round(cell["sparsity"], 1) for cell in curve["cells"]] == [0.0, 0.3, 0.5]
         assert curve["rounds"] == {"50": 2}
-    assert outcome.document["trainings"]["count"] == 2 * (1 + 3 * 2 + 1 + 2)  # the lever has its own dense model
+    assert outcome.document["trainings"]["count"] == 2 * (1 + 3 * 2 + 1 + 2 + 2)  # one lever has its own dense model
 
 
 def test_differences_are_paired_by_seed_and_example(outcome: Outcome) -> None:
@@ -91,7 +92,7 @@ def test_score_and_speed_stand_in_one_row(outcome: Outcome) -> None:
     assert rows["block:16x16"][1] == "50"
     assert rows["block:16x16"][5:] == ("1.50 (1.40-1.60)", "1.50 (1.40-1.60)", "1.00")
     assert [row[0] for row in verdicts["rows"]] == ["dense", "unstructured", "block:16x16", "neuron+head"]
-    assert [row[:3] for row in levers["rows"]] == [("faster", "50", "2")]
+    assert [row[:3] for row in levers["rows"]] == [("faster", "50", "2"), ("growth", "50", "2")]
     by_sparsity, by_speed = outcome.document["charts"]
     assert {series["name"] for series in by_sparsity["series"]} == {"unstructured", "block:16x16", "neuron+head"}
     assert {point["x"] for series in by_speed["series"] for point in series["points"]} == {1.5}
@@ -101,6 +102,15 @@ def test_the_default_takes_about_a_hundred_trainings() -> None:
     cells = [cell for cell in Granularity().cells(Choices()) if " with " not in cell.name]
     assert sum(cell.trainings for cell in cells) == 3 * (1 + 5 * len(PATTERNS)) == 108
     assert cells[0].recipe.pruning.schedule == "levels:30,50,70,80,90"
+
+
+def test_blocks_that_grow_are_compared_in_the_last_round_alone() -> None:
+    cells = {cell.name: cell for cell in Granularity().cells(Choices())}
+    assert cells["vqa block:16x16 with blocks that grow"].trainings == 3 * 3
+    plan = granularity._plan((0.5, 0.7, 0.9))
+    base = granularity._recipe(Choices(), "vqa", granularity.LEVER_PATTERN, plan)
+    assert granularity._levels_of(base.override(pruning={"growth": "4x4,8x8"}), plan) == {0.7: 3}
+    assert granularity._levels_of(base, plan) == {0.5: 2, 0.7: 3}
 
 
 def test_the_lever_pattern_and_the_levers_make_valid_recipes() -> None:
@@ -135,7 +145,14 @@ def test_findings_name_cost_verdict_speed_and_levers() -> None:
     assert "passes relaxed: unstructured 50 % (pass), block:16x16 none." in said
     assert "fastest ticket that does not fail relaxed is unstructured at 50 %: 1.02 (0.92-1.12) × dense" in said
     assert "distillation (+5.00 (+4.00 to +6.00)) help; movement (-5.00 (-6.00 to -4.00)) hurt; growth" in said
+    assert "a mask alone makes nothing faster" in said
     assert "busy" not in said
+    line = summary(results)
+    assert line.startswith(
+        "vqa: at 50 % unstructured pruning keeps 60.00; points from it: block:16x16 -10.00. The fastest"
+    )
+    results["f"] = {"task": "vqa", "speed": speeds(["unstructured at 50 %"], 1.3)}
+    assert any("some of its units are empty" in one for one in findings(results))
 
 
 def test_a_busy_machine_is_said() -> None:

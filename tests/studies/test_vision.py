@@ -9,13 +9,30 @@ import torch
 from vlcompress.artefacts import load_tensors
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
-from vlcompress.studies.base import Choices, Json, Lab
+from vlcompress.studies.base import Choices, Json, Lab, StudyCell
 from vlcompress.studies.run import dry, run_study
 from vlcompress.studies.vision import Vision
 from vlcompress.studies.vision_plan import KINDS, plan_of, weights_of
 from vlcompress.studies.vision_show import findings
 
+CELLS = (
+    "supervised ticket",
+    "simclr ticket",
+    "moco ticket",
+    "simclr on counts",
+    "moco on segmentation",
+    "early start on counts",
+    "changed masks, early start",
+    "similarity",
+)
 TINY = Choices(size="tiny", seeds=(0,), levels=(0.2,), tasks=("counts",))
+
+
+class Some(Vision):
+    """One cell of each sort: all of them take a test too long."""
+
+    def cells(self, choices: Choices) -> list[StudyCell]:
+        return [cell for cell in super().cells(choices) if cell.name in CELLS]
 
 
 def lab(home: Path, said: list[str] | None = None) -> Lab:
@@ -32,15 +49,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def document(home: Path) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vlcompress.tickets.verdict.RESAMPLES", 20)
-        return run_study(Vision(), TINY, lab(home)).document
+        return run_study(Some(), TINY, lab(home)).document
 
 
 def test_every_cell_runs_and_the_count_holds(home: Path, document: dict[str, Any]) -> None:
     # After 4 steps none of 16 pictures is told apart from 41 other classes: that cell fails, and sinks nothing else.
     assert document["failed"].keys() <= {"supervised ticket"}
-    assert len(document["results"]) + len(document["failed"]) == 3 + 3 + 3 + 3 + 1
+    assert len(document["results"]) + len(document["failed"]) == len(CELLS)
     trained = len(list((home / "trainings").glob("*/training.json")))
-    assert trained == int(dry(Vision(), TINY, lab(home))[0]["rows"][-1][2])
+    assert trained == int(dry(Some(), TINY, lab(home))[0]["rows"][-1][2])
 
 
 def test_a_pre_training_ticket_is_found_once_and_trained_on_each_task(home: Path, document: dict[str, Any]) -> None:
@@ -56,6 +73,17 @@ def test_a_pre_training_ticket_is_found_once_and_trained_on_each_task(home: Path
     assert Masks.load(folder / "mask.safetensors").sha256() == masks.sha256()
     weights = load_tensors(folder / "weights.safetensors")
     assert not any(weights[name][~mask].any() for name, mask in masks.items())
+
+
+def test_the_ticket_is_trained_on_whole_scenes(document: dict[str, Any]) -> None:
+    curve = document["results"]["moco on segmentation"]
+    assert (curve["metric"], curve["examples"]) == ("mIoU", 12)
+    assert [cell["arm"] for cell in curve["cells"]] == ["dense", "pre-training ticket", "random"]
+    assert len({cell["sparsity"] for cell in curve["cells"][1:]}) == 1
+    assert curve["cells"][1]["verdict"]["examples"] <= 7  # classes: the metric is a mean over them
+    table = next(table for table in document["tables"] if table["title"].startswith("Highest matching"))
+    assert "pre-training ticket on segmentation" in [row[0] for row in table["rows"]]
+    assert "task ticket on segmentation" not in [row[0] for row in table["rows"]]
 
 
 def test_changed_masks_stand_beside_the_ticket(document: dict[str, Any]) -> None:
@@ -95,6 +123,12 @@ def test_own_weights_are_taken_in_place_of_pre_training(home: Path, tmp_path: Pa
 def test_what_there_is_not_is_refused(choices: Choices, message: str) -> None:
     with pytest.raises(VlcompressError, match=message):
         Vision().cells(choices)
+
+
+def test_there_is_a_cell_for_each_use_of_each_pre_training() -> None:
+    names = [cell.name for cell in Vision().cells(Choices())]
+    assert len(names) == len(set(names)) == 3 + 3 * 2 + 3 * 2 + 3 + 3 + 1
+    assert {"moco on detection", "supervised on colours", "tuned start on shapes"} <= set(names)
 
 
 def test_levels_are_rounds_of_a_fifth_and_a_folder_is_a_task() -> None:

@@ -19,7 +19,8 @@ from vlcompress.export.native.build import built
 from vlcompress.export.rewrite import Layer, Rewriter
 from vlcompress.export.runtime import OPSET, open_session
 from vlcompress.export.storage import save_apart, size
-from vlcompress.export.trace import prune_unused, trace
+from vlcompress.export.tidy import prune_unused
+from vlcompress.export.trace import trace
 from vlcompress.export.verify import feed, parity, require
 from vlcompress.models.base import Config, Family
 from vlcompress.sparse.formats import Bsr, pack, row_panels

@@ -19,7 +19,7 @@ from vlcompress.bench.random_masks import UNITS, blocks, side
 from vlcompress.export.choose import Chooser, one_layer
 from vlcompress.export.rewrite import Layer, Rewriter
 from vlcompress.export.runtime import OPSET, session_from_bytes
-from vlcompress.export.trace import prune_unused
+from vlcompress.export.tidy import prune_unused
 from vlcompress.export.verify import Floats, compare_scores, require
 from vlcompress.sparse.formats import pack
 from vlcompress.sparse.timing import Effort, compare

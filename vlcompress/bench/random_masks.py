@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.base import Family
+from vlcompress.pruning.mixture import Units, coupled
 from vlcompress.pruning.pattern import Block, Unstructured, parse_pattern
 
 UNITS = {"head": ("head",), "neuron": ("neuron",), "neuron+head": ("neuron", "head")}
@@ -106,11 +107,9 @@ def _unit_masks(
     names = family.prunable(model, POLICY).names
     masks = {name: torch.ones(model.get_parameter(name).shape, dtype=torch.bool) for name in names}
     for coupling in family.couplings(model):
-        if coupling.kind in kinds:
-            kept = _kept(coupling.units, sparsity, generator).repeat_interleave(coupling.unit_size)
-            for name in coupling.producers:
-                masks[name] &= kept[:, None]
-            masks[coupling.consumer] &= kept[None, :]
+        for units in coupled(Units(coupling.kind), [coupling], masks) if coupling.kind in kinds else ():
+            for name, mask in units.spread(_kept(coupling.units, sparsity, generator), masks):
+                masks[name] &= mask
     return masks
 
 

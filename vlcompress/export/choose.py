@@ -1,5 +1,6 @@
 """Pick the fastest way to write one layer, by running one-layer graphs in ONNX Runtime on this machine."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -15,9 +16,12 @@ from vlcompress.sparse.formats import Bsr, to_dense
 from vlcompress.sparse.timing import Call, Effort
 
 DENSITY_STEP = 0.05
-"""Layers of one shape, block and number of rows whose densities differ by less share a measurement."""
+"""Layers of about one shape, of one block and number of rows, whose densities differ by less share a measurement."""
 
-Kindred = tuple[tuple[int, int], tuple[int, int], int, int]
+SIDE_STEP = 1.25
+"""Sides of weights that differ by a smaller factor are alike: removed neurons leave every layer a size of its own."""
+
+Kindred = tuple[int, int, tuple[int, int], int, int]
 Writing = tuple[Kind, Merge]
 
 
@@ -30,7 +34,8 @@ class Chooser:
         provider: where to measure ("cpu", "cuda").
         effort: how long to measure a layer.
         int8: compare the forms as dynamically quantised products.
-        known: what was measured, by shape, block, rows and rounded density: the layer, its choice, how it is written.
+        known: what was measured, by rounded shape, block, rows and rounded density: the layer, its choice, how it is
+            written.
     """
 
     threads: int
@@ -52,7 +57,7 @@ class Chooser:
         """
         if rows == 0:
             return Choice.untested("the answers do not depend on the layer: it is not in the file"), None
-        key = (bsr.shape, bsr.block, rows, round(bsr.density / DENSITY_STEP))
+        key = (_step(bsr.shape[0]), _step(bsr.shape[1]), bsr.block, rows, round(bsr.density / DENSITY_STEP))
         if key in self.known:
             return _as_measured(*self.known[key], bsr, rows)
         candidates = self._candidates(bsr, rows)
@@ -79,6 +84,10 @@ class Chooser:
         session = session_from_bytes(model, threads=self.threads, provider=self.provider)
         feed: Mapping[str, npt.NDArray[np.float32]] = {"x": x_MK}
         return lambda: session.run(None, feed)
+
+
+def _step(side: int) -> int:
+    return round(math.log(side, SIDE_STEP))
 
 
 def _as_measured(

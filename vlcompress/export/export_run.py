@@ -68,7 +68,12 @@ def export_run(
         style=style,
         score=lambda session: _score(task, session),
         reference=_reference(task, compiled) if gated else None,
-        extra={"recipe_sha256": ticket.document["recipe_sha256"], "vlcompress": vlcompress.__version__},
+        extra={
+            "recipe_sha256": ticket.document["recipe_sha256"],
+            "vlcompress": vlcompress.__version__,
+            "task": run.recipe().data.task,
+        },
+        beside=_words(run),
     )
 
 
@@ -106,6 +111,12 @@ def verify_file(file: Path, run: Run | None = None, *, batch: int = 32, threads:
         "parity": parities,
         "task_score": check.task_score(session, lambda opened: _score(task, opened), reference),
     }
+
+
+def _words(run: Run) -> dict[str, str]:
+    """Give the vocabulary as a file for the exported folder; nothing for a task without words."""
+    path = run.ticket / "vocab.txt"
+    return {path.name: path.read_text(encoding="utf-8")} if path.is_file() else {}
 
 
 def _batches(batch: int) -> int:

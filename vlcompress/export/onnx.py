@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vlcompress.artefacts import Json, disk_errors, seal, write_file, writing
+from vlcompress.artefacts import Json, disk_errors, dumps, seal, write_file, writing
 from vlcompress.errors import VlcompressError
 from vlcompress.export.choose import Chooser
 from vlcompress.export.functions import panel_height
@@ -23,7 +23,8 @@ from vlcompress.export.runtime import SKIP_LAYER_NORM, Native, open_session, req
 from vlcompress.export.sizes import layer_sizes
 from vlcompress.export.storage import LIMIT, save_apart, ship, size
 from vlcompress.export.target import Target, target
-from vlcompress.export.trace import prune_unused, trace
+from vlcompress.export.tidy import prune_unused
+from vlcompress.export.trace import trace
 from vlcompress.export.verify import BOUNDS, Check, Precision, check_graph, feed, refuse_nan
 from vlcompress.models.base import Config, Family, Head
 from vlcompress.sparse.choice import Choice
@@ -32,6 +33,10 @@ from vlcompress.sparse.formats import Bsr, RowGroups, row_panels
 from vlcompress.sparse.timing import EFFORT, Effort, Timing, compare
 
 Inputs = Mapping[str, Tensor]
+
+Variant = tuple[Path, list[str]]
+"""A graph, and the optimizers to switch off."""
+
 Score = Callable[[Any], float]
 """Gives the task's score of an opened session, in [0, 1]."""
 
@@ -127,8 +132,9 @@ def export_onnx(
     reference: float | None = None,
     buckets: Mapping[str, Sequence[int]] | None = None,
     extra: Mapping[str, Any] | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> Json:
-    """Write the artefact ``onnx/``: model.onnx, labels.txt, manifest.json.
+    """Write the artefact ``onnx/``: model.onnx, labels.txt, config.json, manifest.json.
 
     Packed layers are written as row groups where ONNX Runtime, on this machine, is at least 5 % faster with that, and
     dense elsewhere; if the whole model is slower for it, all of it stays dense. Nothing is left behind if a check
@@ -148,6 +154,7 @@ def export_onnx(
         reference: the float32 model's score on the task; likewise.
         buckets: sizes to which a server should pad each axis ("text": [14]); by default those of the samples.
         extra: JSON to keep in the manifest (identity of the ticket, versions).
+        beside: texts of files to keep with the model, by name (vocab.txt): the folder can then be served by itself.
 
     Returns:
         The manifest.
@@ -174,14 +181,20 @@ def export_onnx(
             "parity": {name: asdict(found) for name, found in check.parities(session).items()},
             "task_score": check.task_score(session, score, reference),
             "speed": {**speed, "threads": threads},
-            "native": _native(check, temporary / "model.onnx", threads, style, speed["disabled_optimizers"]),
+            "native": _native(check, session, temporary / "model.onnx", threads, style, speed["disabled_optimizers"]),
             "bytes": {
                 "model": size(temporary / "model.onnx"),
                 "dense": size(scratch / "dense.onnx"),
                 "pruned_layers": layer_sizes(model),
             },
         }
-        write_file(temporary / "labels.txt", "".join(f"{label}\n" for label in head.labels))
+        texts = {
+            "labels.txt": "".join(f"{label}\n" for label in head.labels),
+            "config.json": dumps({"family": family.name, "config": config}),
+            **(beside or {}),
+        }
+        for name, text in texts.items():
+            write_file(temporary / name, text)
         seal(temporary, "manifest.json", manifest)
     return manifest
 
@@ -277,33 +290,31 @@ def _packing(layer: LayerExport) -> RowGroups | None:
 
 
 def _faster(scratch: Path, rewritten: bool, inputs: Inputs, threads: int, style: Style) -> tuple[Path, Json]:
-    """Measure the whole graphs side by side, then the better one with and without SkipLayerNormFusion.
+    """Measure the whole graphs side by side, and the better one with and without SkipLayerNormFusion.
 
     Int8 is taken even where it is slower: it was asked for, and the figures say what it costs.
     """
     inputs = {name: tensor[:MODEL_SAMPLES] for name, tensor in inputs.items()}
     dense, lowered = scratch / "dense.onnx", scratch / "lowered.onnx"
-    timings: dict[str, Timing] = {}
-    picked = dense
-    if rewritten:
-        graphs = {"dense": (dense, [SKIP_LAYER_NORM]), "lowered": (lowered, [SKIP_LAYER_NORM])}
-        timings = _race(graphs, inputs, threads, style.provider)
-        slower = timings["lowered"].us > timings["dense"].us * (1 + NOISE)
-        picked = dense if slower and style.precision != "int8" else lowered
-    name = picked.stem
-    settings = {name: (picked, [SKIP_LAYER_NORM]), f"{name}, fused": (picked, [])}
-    again = _race(settings, inputs, threads, style.provider)
-    return picked, {
+    graphs: dict[str, Variant] = {"dense": (dense, [SKIP_LAYER_NORM])}
+    if rewritten:  # loading packed nodes takes the most memory for a moment: they go before the large dense graph
+        graphs = {"lowered, fused": (lowered, []), "lowered": (lowered, [SKIP_LAYER_NORM]), **graphs}
+    timings = _race(graphs, inputs, threads, style.provider)
+    name = "lowered" if rewritten else "dense"
+    if rewritten and timings["lowered"].us > timings["dense"].us * (1 + NOISE) and style.precision != "int8":
+        name = "dense"
+    if name == "dense":
+        again: dict[str, Variant] = {"dense": graphs["dense"], "dense, fused": (dense, [])}
+        timings = {**timings, **_race(again, inputs, threads, style.provider)}
+    return scratch / f"{name}.onnx", {
         "picked": name,
-        "timings": {key: asdict(timing) for key, timing in {**again, **timings}.items()},
-        "disabled_optimizers": _advice(again[name], again[f"{name}, fused"]),
+        "timings": {key: asdict(timing) for key, timing in timings.items()},
+        "disabled_optimizers": _advice(timings[name], timings[f"{name}, fused"]),
         "inputs": {key: list(tensor.shape) for key, tensor in inputs.items()},
     }
 
 
-def _race(
-    graphs: Mapping[str, tuple[Path, list[str]]], inputs: Inputs, threads: int, provider: str
-) -> dict[str, Timing]:
+def _race(graphs: Mapping[str, Variant], inputs: Inputs, threads: int, provider: str) -> dict[str, Timing]:
     """Time whole graphs in alternation; each is open only for so long."""
     sessions = {name: _open(path, threads, provider, disabled) for name, (path, disabled) in graphs.items()}
     return compare({name: _call(session, inputs) for name, session in sessions.items()}, MODEL_EFFORT)
@@ -315,13 +326,12 @@ def _open(path: Path, threads: int, provider: str, disabled: Sequence[str], nati
     return open_session(path, threads=threads, disable_skip_layer_norm=skip, provider=provider, native=native)
 
 
-def _native(check: Check, path: Path, threads: int, style: Style, disabled: Sequence[str]) -> Json | None:
+def _native(check: Check, stock: Any, path: Path, threads: int, style: Style, disabled: Sequence[str]) -> Json | None:
     """Check and time the file with the native kernel too; None if that was not built, or finds no node to take."""
     if built() is None or style.provider != "cpu" or not style.packed:
         return None
     inputs = {name: tensor[:MODEL_SAMPLES] for name, tensor in check.samples[0].items()}
-    kinds: tuple[Native, Native] = ("off", "float32")
-    sessions = {kind: _open(path, threads, style.provider, disabled, kind) for kind in kinds}
+    sessions = {"off": stock, "float32": _open(path, threads, style.provider, disabled, "float32")}
     parities = {name: asdict(found) for name, found in check.parities(sessions["float32"]).items()}
     timings = compare({kind: _call(session, inputs) for kind, session in sessions.items()}, MODEL_EFFORT)
     return {"parity": parities, "timings": {kind: asdict(timing) for kind, timing in timings.items()}}

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from vlcompress.export.lowering import Writer
 from vlcompress.export.rewrite import constant_weight, replace_nodes
-from vlcompress.export.trace import prune_unused
+from vlcompress.export.tidy import prune_unused
 
 Floats = npt.NDArray[np.float32]
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vlcompress.errors import VerificationError
 from vlcompress.export.target import OPSET
+from vlcompress.export.tidy import prune_unused, tidy
 from vlcompress.models.base import Config, Family
 
 
@@ -60,9 +61,11 @@ def trace(family: Family, model: nn.Module, config: Config, *, opset: int = OPSE
             opset_version=opset,
             custom_translation_table={torch.ops.aten.scaled_dot_product_attention.default: _attention},
             verbose=False,
+            optimize=False,
         )
-    graph: ir.Model = program.model
-    _check_axes(graph, axes)
+        graph: ir.Model = program.model
+        _check_axes(graph, axes)
+        tidy(graph)
     fold_transposed_weights(graph)
     return _cleaned(graph)
 
@@ -98,11 +101,6 @@ def fold_transposed_weights(model: ir.Model) -> None:
         model.graph.register_initializer(constant)
         turned.replace_all_uses_with(constant)
         model.graph.remove(node, safe=True)
-
-
-def prune_unused(model: ir.Model) -> None:
-    """Drop nodes and initialisers that nothing reads."""
-    passes.RemoveUnusedNodesPass()(model)
 
 
 def _attention(

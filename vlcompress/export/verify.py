@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,8 +132,7 @@ class Check:
             VerificationError: one is out of bounds; the message says where its worst sample is.
         """
         found = {}
-        for name, batches in {"samples": self.samples, "random shapes": self._odd_shapes()}.items():
-            expected = [_expected(self.family, self.model, inputs) for inputs in batches]
+        for name, (batches, expected) in self._truth.items():
             got = [run(session, inputs) for inputs in batches]
             found[name] = compare_scores(expected, got)
             if not found[name].within(self.bound):
@@ -140,6 +140,15 @@ class Check:
                 failure = f"refused: the file does not compute what the PyTorch model does (worst of {name}: {saved})"
                 require(found[name], failure, self.bound)
         return found
+
+    @cached_property
+    def _truth(self) -> dict[str, tuple[Sequence[Mapping[str, Tensor]], list[Floats]]]:
+        """Inputs and the scores of the PyTorch model, computed once however many sessions are compared with them."""
+        kinds = {"samples": self.samples, "random shapes": self._odd_shapes()}
+        return {
+            name: (batches, [_expected(self.family, self.model, inputs) for inputs in batches])
+            for name, batches in kinds.items()
+        }
 
     def task_score(self, session: Any, score: Callable[[Any], float] | None, reference: float | None) -> Json | None:
         """Score a session on its task where the bound asks for it.

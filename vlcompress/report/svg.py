@@ -13,6 +13,8 @@ from html import escape
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#808080")
 WIDTH, HEIGHT = 860, 440
 LEFT, RIGHT, TOP, BOTTOM = 64, 200, 14, 52
+TITLE = 30
+"""Height of a title above a chart that stands alone."""
 LABEL_GAP = 17
 """Pixels between the base lines of two labels."""
 
@@ -110,12 +112,14 @@ def canvas(width: float, height: float, title: str, parts: Iterable[str]) -> str
     )
 
 
-def standalone(drawing: str) -> str:
-    """Make a file of a drawing: its own light background and dark ink, so that it reads on light and dark pages."""
-    start, rest = drawing.split(">", 1)
+def standalone(chart: Chart) -> str:
+    """Draw a chart as a file: its title above it, on a light background of its own, which reads on dark pages too."""
+    size = f"0 {-TITLE} {WIDTH:g} {HEIGHT + TITLE:g}"
     style = 'style="background:#fff;color:#1f2328;max-width:100%" xmlns="http://www.w3.org/2000/svg"'
-    opened = re.sub(r'style="[^"]*"', style, start, count=1)
-    return f'{opened}><rect width="100%" height="100%" fill="#fff"/>{rest}\n'
+    start, rest = draw(chart).split(">", 1)
+    opened = re.sub(r'style="[^"]*"', style, re.sub(r'viewBox="[^"]*"', f'viewBox="{size}"', start))
+    ground = f'<rect y="{-TITLE}" width="{WIDTH}" height="{HEIGHT + TITLE}" fill="#fff"/>'
+    return f"{opened}>{ground}{text(LEFT, -8, chart.title, size=15)}{rest}\n"
 
 
 def text(x: float, y: float, content: str, *, anchor: str = "start", fill: str = "currentColor", size: int = 13) -> str:

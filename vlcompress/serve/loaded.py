@@ -205,12 +205,13 @@ def _vocabulary(source: Source) -> WordPiece | None:
 
 
 def _origin(source: Source) -> dict[str, str]:
-    """Give family and task from the run that the model belongs to, or the family alone from its own documents."""
+    """Give family and task from the run that the model belongs to, or from its own documents as far as they say."""
     recipe = source.document("run.json").get("recipe")
     if recipe is not None:
         return {"family": recipe["model"]["family"], "task": recipe["data"]["task"]}
     documents = (source.document("manifest.json"), source.document("config.json"))
-    return next(({"family": one["family"]} for one in documents if "family" in one), {})
+    found = next((one for one in documents if "family" in one), {})
+    return {key: found[key] for key in ("family", "task") if key in found}
 
 
 def _facts(source: Source) -> dict[str, str]:

@@ -125,9 +125,8 @@ def sparse_layers(model: nn.Module) -> dict[str, BlockSparseLinear]:
 
 def densified(model: nn.Module) -> nn.Module:
     """Give a copy of a compiled model in which every layer is a plain nn.Linear."""
-    plain = copy.deepcopy(model)
-    for name, layer in sparse_layers(plain).items():
-        _replace(plain, name, densify(layer))
+    # What stands in the memo is taken for the copy: packed layers are not copied only to be thrown away.
+    plain: nn.Module = copy.deepcopy(model, {id(layer): densify(layer) for layer in sparse_layers(model).values()})
     return plain
 
 

@@ -87,6 +87,7 @@ class Shown:
         findings: sentences, each with its figures; what does not hold is said as plainly as what does.
         tables, charts: of our own results.
         published: ids of the papers' tables to put beside them.
+        claims: what a paper says without a table, each with where it says so.
         summary: the findings in a line or two, for where there is no room; "" takes the first findings.
     """
 
@@ -94,6 +95,7 @@ class Shown:
     tables: tuple[Table, ...]
     charts: tuple[Chart, ...] = ()
     published: tuple[str, ...] = ()
+    claims: tuple[str, ...] = ()
     summary: str = ""
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 
-from vlcompress.tickets.workbench import Workbench
+from vlcompress.tickets.workbench import Trial, Workbench
 from vlcompress.training.loop import train
 
 STEPS = 4
@@ -16,7 +16,8 @@ def seconds_of_a_training(bench: Workbench) -> float:
     The weights are fresh: how long a step takes does not depend on what they are.
     """
     model = bench.family.build(bench.config, bench.train_task.head, seed=0).to(bench.device)
-    train(model, bench.train_task, dataclasses.replace(bench.hyper, steps=1), seed=0)
+    objective = bench.objective(Trial(0))
+    train(model, objective, dataclasses.replace(bench.hyper, steps=1), seed=0)
     started = time.perf_counter()
-    train(model, bench.train_task, dataclasses.replace(bench.hyper, steps=STEPS), seed=0)
+    train(model, objective, dataclasses.replace(bench.hyper, steps=STEPS), seed=0)
     return (time.perf_counter() - started) / STEPS * bench.hyper.steps

@@ -46,7 +46,10 @@ LEVER_LIMIT = 0.7
 LEVERS: Mapping[str, Mapping[str, dict[str, Any]]] = {
     "gradient scores": {"pruning": {"criterion": "gradient"}},
     "movement scores": {"pruning": {"criterion": "movement"}},
+    "neurons reordered": {"pruning": {"permutation": "neurons"}},
+    "blocks that grow": {"pruning": {"growth": "4x4,8x8"}},
     "distillation": {"training": {"distill": 1.0}},
+    "parts apart": {"pruning": {"allocation": "modality"}},
 }
 """Changes of the recipe that may close the gap to unstructured pruning, by name."""
 
@@ -120,9 +123,9 @@ def _pattern_cell(task: str, recipes: Mapping[str, Recipe], pattern: str, plan: 
 
 
 def _lever_cell(task: str, base: Recipe, name: str, plan: Plan, curves: Curves) -> StudyCell:
-    shorter = {level: number for level, number in plan.items() if level <= LEVER_LIMIT} or plan
-    without = base.override(pruning={"sparsity": max(shorter)})
-    recipe = without.override(**LEVERS[name])
+    recipe = base.override(**LEVERS[name])
+    shorter = _levels_of(recipe, plan)
+    without, recipe = (one.override(pruning={"sparsity": max(shorter)}) for one in (base, recipe))
 
     def work(lab: Lab) -> Json:
         bench = lab.bench(recipe)
@@ -131,6 +134,14 @@ def _lever_cell(task: str, base: Recipe, name: str, plan: Plan, curves: Curves) 
 
     count = len(recipe.pruning.seeds) * max(shorter.values())
     return StudyCell(f"{task} {LEVER_PATTERN} with {name}", recipe, count, work)
+
+
+def _levels_of(recipe: Recipe, plan: Plan) -> Plan:
+    """Give the part of the plan at which a lever is compared with the same pattern without it."""
+    found = {level: number for level, number in plan.items() if level <= LEVER_LIMIT} or plan
+    if recipe.pruning.growth:  # before the last round its blocks are smaller, and not to be compared
+        return {max(found): max(found.values())}
+    return found
 
 
 def _compared(reference: Sequence[Cell], ours: Sequence[Cell], plan: Plan) -> Json:

@@ -98,8 +98,8 @@ def _overview(task: str, patterns: Results, speed: Json | None) -> Table:
     size = f"{speed['dense']['bytes'] / 1e6:.2f}" if speed else "–"
     rows: list[tuple[str, ...]] = [("dense", "0", score_text(dense), "", "", "1", "1", size)]
     rows += [_row(name, one, level, speed) for name, one in patterns.items() for level in one["rounds"]]
-    threads = f", ONNX Runtime, {speed['threads']} thread" if speed else ""
-    return Table(f"{task}: score and measured speed by pattern{threads}", header, tuple(rows), text_columns=(0, 4))
+    where = f"; speed of the first seed's, ONNX Runtime, {speed['threads']} thread" if speed else ""
+    return Table(f"{task}: score and measured speed by pattern{where}", header, tuple(rows), text_columns=(0, 4))
 
 
 def _row(pattern: str, result: Json, level: str, speed: Json | None) -> tuple[str, ...]:
@@ -218,7 +218,9 @@ def _fastest(patterns: Results, speed: Json | None) -> Iterator[str]:
     else:
         yield "no measured ticket passes relaxed, so there is no speed without a loss."
     if plain := [key for key in found if key[0] == "unstructured"]:
-        yield f"{row_name(*plain[-1])} runs at {_speeds(found[plain[-1]])}: a mask alone makes nothing faster."
+        gains = found[plain[-1]]["batches"][SPEED_BATCH]["speedup"]["low"] > 1
+        so = "some of its units are empty, and removed" if gains else "a mask alone makes nothing faster"
+        yield f"{row_name(*plain[-1])} runs at {_speeds(found[plain[-1]])}: {so}."
     where = speed["environment"]
     if where["load_average"] is not None and where["load_average"] > where["cores"]:
         yield (
@@ -264,8 +266,9 @@ def _summary(results: Results, task: str) -> Iterator[str]:
     if "unstructured" in patterns:
         levels = _levels(patterns)
         level = levels[len(levels) // 2]
-        costs = [f"{name} {100 * one['differences'][level]['margin']:+.2f}" for name, one in patterns.items()]
+        others = {name: one["differences"][level] for name, one in patterns.items() if name != "unstructured"}
+        costs = [f"{name} {100 * found['margin']:+.2f}" for name, found in others.items()]
         score = score_text(_cell(patterns["unstructured"], level))
-        yield f"{task}: at {level} % unstructured pruning keeps {score}; points from it: {', '.join(costs[1:])}."
+        yield f"{task}: at {level} % unstructured pruning keeps {score}; points from it: {', '.join(costs)}."
     yield from (said[:1].upper() + said[1:] for said in list(_fastest(patterns, _speed_of(results, task)))[:2])
     yield from (said[:1].upper() + said[1:] for said in _helping(_of(results, task, "lever")))

@@ -16,6 +16,10 @@ from vlcompress.studies.tickets import ticket_recipe
 from vlcompress.studies.transfer import found_mask
 
 LEVEL = 0.6
+CLAIMS = (
+    "Gan et al. (2022), figure 8 (heat maps without numbers): the mask of pre-training is closest to those of VQA, "
+    "NLVR2 and visual entailment, and least like those of GQA, RefCOCO+ and retrieval. No chance level is given.",
+)
 
 
 class Overlap:
@@ -56,7 +60,7 @@ class Overlap:
         )
         above = sum(pair["overlap"] > pair["chance"] for pair in pairs)
         findings = (f"{above} of {len(pairs)} pairs of masks have more in common than chance gives.",) if pairs else ()
-        return Shown(findings, (Table("Overlap of kept weights (Jaccard)", header, rows),))
+        return Shown(findings, (Table("Overlap of kept weights (Jaccard)", header, rows),), claims=CLAIMS)
 
 
 def _pair(one: str, other: str, masks: Mapping[str, Masks]) -> Json:

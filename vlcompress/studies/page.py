@@ -33,7 +33,10 @@ def body(document: Json, level: int = 2) -> str:
         "What came out": [listing(shown.findings)] if shown.findings else [],
         "Measured here, on built-in or own data": ours,
         "Cells that failed": [listing(failures(document["failed"]))] if document["failed"] else [],
-        "Published, on other data": [_published(published_table(name)) for name in shown.published],
+        "Published, on other data": [
+            *([listing(shown.claims)] if shown.claims else []),
+            *(_published(published_table(name)) for name in shown.published),
+        ],
         "How to repeat this": [code(document["command"])],
     }
     return "\n".join(section(title, *found, level=level) for title, found in parts.items() if found)
@@ -97,6 +100,7 @@ def shown_of(document: Json) -> Shown:
         tables=tuple(_table(one) for one in document["tables"]),
         charts=tuple(_chart(one) for one in document["charts"]),
         published=tuple(document["published"]),
+        claims=tuple(document.get("claims", ())),
         summary=document["summary"],
     )
 
@@ -108,6 +112,7 @@ def shown_document(shown: Shown) -> Json:
         "tables": [dataclasses.asdict(one) for one in shown.tables],
         "charts": [dataclasses.asdict(one) for one in shown.charts],
         "published": list(shown.published),
+        "claims": list(shown.claims),
         "summary": shown.summary or " ".join(shown.findings[:3]),
     }
 

@@ -1,6 +1,7 @@
 """The studies by name. Adding one is a file in this folder and a line here."""
 
 from vlcompress.errors import unknown
+from vlcompress.studies.adversarial import AdversarialStudy
 from vlcompress.studies.base import Study
 from vlcompress.studies.families import Families
 from vlcompress.studies.granularity import Granularity
@@ -18,6 +19,7 @@ _ALL: tuple[Study, ...] = (
     PretrainingTicket(),
     Rewind(),
     Overlap(),
+    AdversarialStudy(),
     Families(),
     PaperB(),
     Vision(),

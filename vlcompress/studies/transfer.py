@@ -19,6 +19,11 @@ from vlcompress.tickets.verdict import RELAXED
 from vlcompress.tickets.workbench import Trial, Workbench
 
 LEVEL = 0.7
+CLAIMS = (
+    "Gan et al. (2022), figure 4: besides pre-training's, the ticket of GQA is the best for VQA, and that of VQA is "
+    "better for GQA than GQA's own.",
+    "Figure 4: on VCR at 70 % the ticket of pre-training is 0.71 to 2.69 points better than those of other tasks.",
+)
 
 
 class Transfer:
@@ -59,6 +64,7 @@ class Transfer:
             ),
             charts=(_chart(results, sources, targets),),
             published=("a2",),
+            claims=CLAIMS,
             summary=_summary(results, sources, targets),
         )
 

@@ -52,7 +52,9 @@ def _highest(results: Mapping[str, Json]) -> Table:
     ]
     for name in ("pre-training ticket", "task ticket"):
         for task in tasks_in(results):
-            rows.append((f"{name} on {task}", *(_level(results.get(f"{kind} on {task}"), name) for kind in KINDS)))
+            curves = [results.get(f"{kind} on {task}") for kind in KINDS]
+            if any(curve and arm(curve, name) for curve in curves):
+                rows.append((f"{name} on {task}", *(_level(curve, name) for curve in curves)))
     return Table("Highest matching sparsity, % (within one s.d. of dense; * within noise)", ("", *KINDS), tuple(rows))
 
 
@@ -126,7 +128,7 @@ def _by_start(results: Mapping[str, Json]) -> dict[str, dict[str, Json]]:
     found: dict[str, dict[str, Json]] = {}
     for name, curve in results.items():
         start, _, task = name.partition(" on ")
-        if task:
+        if task and arm(curve, "task ticket"):
             found.setdefault(task, {})[start.removesuffix(" start")] = curve
     return found
 

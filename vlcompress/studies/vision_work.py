@@ -109,6 +109,11 @@ def found(bench: Workbench, seed: int, arm: str) -> list[Row]:
     return [("dense", 0, 0.0, dense), *rounds(bench, seed, dense, Unstructured(), arm)]
 
 
+def random_masks(bench: Workbench, ticket: Row, seed: int) -> Masks:
+    """Give masks of a ticket's sparsity that are drawn by chance, over the whole network."""
+    return pruned(bench, ticket[3], bench.keep_all(), ticket[2], Unstructured(), Random(seed))
+
+
 def curve_of(bench: Workbench, columns: Sequence[Sequence[Row]]) -> Json:
     """Give what came as plain JSON, as `vlcompress.studies.curves` reads it."""
     return {
@@ -142,8 +147,11 @@ def _controlled(plan: Plan, bench: Workbench, seed: int) -> Iterator[Row]:
 
 def _changed(bench: Workbench, ticket: Row, seed: int) -> dict[str, Masks]:
     masks = ticket[3].masks()
-    chosen = pruned(bench, ticket[3], bench.keep_all(), ticket[2], Unstructured(), Random(seed))
-    return {"random": chosen, "perturbed": perturbed(masks, FLIPPED, seed), "complement": complement(masks)}
+    return {
+        "random": random_masks(bench, ticket, seed),
+        "perturbed": perturbed(masks, FLIPPED, seed),
+        "complement": complement(masks),
+    }
 
 
 def _masks_of(lab: Lab, plan: Plan, kind: str) -> list[Masks]:

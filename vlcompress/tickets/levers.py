@@ -6,18 +6,20 @@ from vlcompress.pruning.mixture import Mixture
 from vlcompress.pruning.pattern import Pattern, Unstructured, parse_pattern
 from vlcompress.pruning.permutation import free_orders
 from vlcompress.pruning.schedule import levels, parse_schedule
-from vlcompress.tickets.workbench import Workbench
+from vlcompress.tickets.workbench import Trial, Workbench
 
 
 def check_levers(bench: Workbench) -> None:
     """Refuse what cannot work, and say what has no effect.
 
     Raises:
-        VlcompressError: distillation for a task that has no logits; block growth that does not fit pattern, weights or
-            schedule.
+        VlcompressError: distillation for a task that has no logits; adversarial training where it is not defined; block
+            growth that does not fit pattern, weights or schedule.
     """
     if bench.recipe.training.distill:
         bench.teachable()
+    if bench.recipe.training.adversarial:
+        bench.objective(Trial(bench.recipe.pruning.seeds[0]))
     pattern = parse_pattern(bench.recipe.pruning.pattern)
     _check_growth(bench, pattern)
     for line in _without_effect(bench, pattern):

@@ -42,6 +42,7 @@ from vlcompress.pruning.permutation import Permutation, find_permutation, free_o
 from vlcompress.recipe import Recipe
 from vlcompress.tasks.base import Answered, Learned, Objective, Scored, Scores
 from vlcompress.tickets.controls import shuffled
+from vlcompress.training.adversarial import Adversarial, parse_perturbation
 from vlcompress.training.checkpoint import distinct, restore
 from vlcompress.training.distillation import Distilled
 from vlcompress.training.language import WEIGHTS as LANGUAGE_WEIGHTS
@@ -228,7 +229,9 @@ class Workbench:
     def hyper(self) -> Hyperparameters:
         """Steps and rates of every training; epochs are turned into steps of the training splits."""
         said = dataclasses.asdict(self.recipe.training)
-        epochs, _ = said.pop("epochs"), said.pop("distill")  # the latter is of sparse trainings alone, see `_teaching`
+        epochs = said.pop("epochs")
+        for name in ("distill", "adversarial"):  # what the objective is, see `objective`
+            said.pop(name)
         steps = said.pop("steps") or round(epochs * max(1, len(self.train_task) // said["batch"]))
         return Hyperparameters(steps=steps, **said)
 
@@ -320,6 +323,7 @@ class Workbench:
             **({"permutation": trial.permutation.sha256()} if trial.permutation else {}),
             **({"saliency": self._sums(trial)} if self._sums(trial) else {}),
             **({"distill": self._teaching(trial)} if self._teaching(trial) else {}),
+            **({"adversarial": self.recipe.training.adversarial} if self.recipe.training.adversarial else {}),
         }
 
     def _teaching(self, trial: Trial) -> dict[str, Any] | None:
@@ -342,8 +346,15 @@ class Workbench:
             )
         return self.train_task
 
-    def _objective(self, trial: Trial) -> Objective:
-        """Give the task, or the task with the dense model as a teacher."""
+    def objective(self, trial: Trial) -> Objective:
+        """Give the task, the task under perturbation, or the task with the dense model as a teacher.
+
+        Raises:
+            VlcompressError: adversarial training of a family or a task that it is not defined for.
+        """
+        if self.recipe.training.adversarial:
+            perturbation = parse_perturbation(self.recipe.training.adversarial)
+            return Adversarial(self.train_task, self.family, perturbation)
         if not self._teaching(trial):
             return self.train_task
         task = self.teachable()
@@ -368,7 +379,7 @@ class Workbench:
             snapshot = {step: lambda trained: save_tensors(rewind, distinct(trained.state_dict()))}
         train(
             model,
-            self._objective(trial),
+            self.objective(trial),
             self.hyper,
             seed=trial.seed,
             first_step=step if trial.start == "rewound" else 0,
@@ -400,6 +411,12 @@ class Workbench:
         if trial.masks is not None and not trial.held:
             trial.masks.apply(model)
         return model
+
+    def model_of(self, trained: Trained) -> nn.Module:
+        """Build a finished training's model on the device, in eval mode."""
+        model = self.family.build(self.config, self.train_task.head, seed=0)
+        restore(model, trained.weights())
+        return model.to(self.device).eval()
 
 
 def tensors_sha256(tensors: dict[str, Tensor]) -> str:

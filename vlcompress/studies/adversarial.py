@@ -1,0 +1,173 @@
+"""Figure 5 and Table 5 of Gan et al. (AAAI 2022): tickets and adversarial training.
+
+Two questions: is a ticket that is found adversarially better than one that is found plainly, and does a ticket gain by
+being trained adversarially? Training is VILLA's (see `vlcompress.training.adversarial`). The paper scores clean
+examples alone; here each model is also scored under attack, at the strength of the training and at ten times that.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
+
+from vlcompress.artefacts import dumps, read_json, write_file
+from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.pattern import parse_pattern
+from vlcompress.recipe import Recipe
+from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
+from vlcompress.studies.curves import at, curve_chart, curve_of, curve_table, dense_of, percent, score_text
+from vlcompress.studies.pretraining_ticket import PRETRAINING, found_masks, source_recipe
+from vlcompress.studies.tickets import ticket_recipe
+from vlcompress.tickets.imp import Row, judged, rounds
+from vlcompress.tickets.workbench import Trained, Trial, Workbench
+from vlcompress.training.adversarial import Attackable, Perturbation, attacked_score, parse_perturbation
+
+LEVELS = (0.5, 0.7)
+STRENGTHS = {("uniter", "vcr"): "text+image:0.01", ("lxmert", "gqa"): "text:0.01"}
+USUAL = "text:0.001"
+"""VILLA's for VQA, NLVR2 and SNLI-VE. It publishes none for UNITER's GQA and RefCOCO+, which take the usual one."""
+TIMES = (1, 10)
+"""The attacks, in steps of the training's length."""
+DENSE_HARD, TICKET_HARD = "dense, adversarial", "ticket, trained adversarially"
+HARD_TICKET = "adversarial ticket"
+UNIVERSAL, UNIVERSAL_HARD = "pre-training ticket", "pre-training ticket, trained adversarially"
+
+
+class AdversarialStudy:
+    """See the top of the file."""
+
+    name = "adversarial"
+    title = "tickets found and trained adversarially, as VILLA trains (Gan et al. 2022, figure 5, Table 5)"
+
+    def cells(self, choices: Choices) -> Sequence[StudyCell]:
+        """Give one cell for each task."""
+        return [_cell(choices, task) for task in choices.tasks]
+
+    def show(self, results: Mapping[str, Json]) -> Shown:
+        """Give the clean and the attacked scores of every arm, then each task's verdicts."""
+        return Shown(
+            findings=tuple(sentence for task, curve in results.items() for sentence in _findings(task, curve)),
+            tables=(
+                *(_scores(task, curve) for task, curve in results.items()),
+                *(curve_table(task, curve) for task, curve in results.items()),
+            ),
+            charts=tuple(curve_chart(f"{task}: score against sparsity", curve) for task, curve in results.items()),
+            published=("a5",),
+        )
+
+
+def strength_of(family: str, task: str) -> str:
+    """Give VILLA's perturbation for a task, as `training.adversarial` of a recipe."""
+    return STRENGTHS.get((family, task), USUAL)
+
+
+def _cell(choices: Choices, task: str) -> StudyCell:
+    levels = choices.levels or LEVELS
+    plain, strength = ticket_recipe(choices, task, levels), strength_of(choices.family, task)
+    hard = plain.override(training={"adversarial": strength})
+    source = source_recipe(choices, PRETRAINING, levels)
+
+    def work(lab: Lab) -> Json:
+        return {**_run(lab, plain, hard, source, levels), "strength": strength, "levels": list(levels)}
+
+    chain = 1 + round(10 * max(levels))
+    return StudyCell(task, hard, chain + len(choices.seeds) * (2 * chain + 3 * len(levels)), work)
+
+
+def _run(lab: Lab, plain: Recipe, hard: Recipe, source: Recipe, levels: Sequence[float]) -> Json:
+    easy, tough = lab.bench(plain), lab.bench(hard)
+    universal = found_masks(lab.bench(source), levels)
+    columns = [
+        [*_tickets(easy, tough, seed, levels), *_universal(easy, tough, seed, universal)]
+        for seed in plain.pruning.seeds
+    ]
+    cells = judged(columns)
+    curve = curve_of(easy, cells)
+    for document, cell in zip(curve["cells"], cells, strict=True):
+        document["attacked"] = {str(times): _attacked(tough, cell.trained, times) for times in TIMES}
+    return curve
+
+
+def _tickets(easy: Workbench, tough: Workbench, seed: int, levels: Sequence[float]) -> Iterator[Row]:
+    """Train the dense model both ways, the plain ticket both ways, and the ticket that is found adversarially."""
+    pattern = parse_pattern(easy.recipe.pruning.pattern)
+    dense = easy.train(Trial(seed), f"seed {seed} dense")
+    dense_hard = tough.train(Trial(seed), f"seed {seed} {DENSE_HARD}")
+    yield "dense", 0, 0.0, dense
+    yield DENSE_HARD, 0, 0.0, dense_hard
+    plain = [row for row in rounds(easy, seed, dense, pattern, "ticket") if _among(row, levels)]
+    hard = [row for row in rounds(tough, seed, dense_hard, pattern, HARD_TICKET) if _among(row, levels)]
+    yield from plain
+    for _, number, sparsity, trained in plain:
+        label = f"seed {seed} {TICKET_HARD}, at {100 * sparsity:.0f} %"
+        yield TICKET_HARD, number, sparsity, tough.train(Trial(seed, trained.masks()), label)
+    yield from hard
+
+
+def _universal(easy: Workbench, tough: Workbench, seed: int, found: Sequence[Masks]) -> Iterator[Row]:
+    """Train the pre-training ticket both ways."""
+    for arm, bench in ((UNIVERSAL, easy), (UNIVERSAL_HARD, tough)):
+        for masks in found:
+            label = f"seed {seed} {arm} at {100 * masks.sparsity:.0f} %"
+            yield arm, 1, masks.sparsity, bench.train(Trial(seed, masks), label)
+
+
+def _among(row: Row, levels: Sequence[float]) -> bool:
+    return any(abs(row[2] - level) < 5e-3 for level in levels)
+
+
+def _attacked(bench: Workbench, trained: Sequence[Trained], times: int) -> list[float] | None:
+    """Give the score of each training under attack, once measured; None for a task that no attack is defined for."""
+    task = bench.score_task
+    if not isinstance(task, Attackable):
+        return None
+    own = parse_perturbation(bench.recipe.training.adversarial)
+    return [_measured(bench, task, one, Perturbation(own.modalities, own.rate * times)) for one in trained]
+
+
+def _measured(bench: Workbench, task: Attackable, trained: Trained, perturbation: Perturbation) -> float:
+    path = trained.folder / f"attacked-{'+'.join(perturbation.modalities)}-{perturbation.rate:g}.json"
+    if not path.is_file():
+        score = attacked_score(bench.model_of(trained), bench.family, task, perturbation)
+        write_file(path, dumps({"score": score}))
+    return float(read_json(path)["score"])
+
+
+def _scores(task: str, curve: Json) -> Table:
+    header = ("arm", "sparsity %", "clean", *(f"attacked, {times} x" for times in TIMES))
+    rows = tuple(
+        (
+            cell["arm"],
+            f"{100 * cell['sparsity']:.0f}",
+            score_text(cell),
+            *(_attacked_text(cell, times) for times in TIMES),
+        )
+        for cell in curve["cells"]
+    )
+    return Table(f"{task}, perturbation {curve['strength']}", header, rows)
+
+
+def _attacked_text(cell: Json, times: int) -> str:
+    scores = cell["attacked"][str(times)]
+    return score_text({"scores": scores}) if scores else "–"
+
+
+def _findings(task: str, curve: Json) -> list[str]:
+    dense = percent(dense_of(curve))
+    said = [f"{task}: adversarial training changes the dense model by {_gain(curve, 'dense', DENSE_HARD, 0.0)}."]
+    for level in curve["levels"]:
+        said.append(
+            f"{task} at {100 * level:.0f} % (dense {dense:.2f}): adversarial training changes the plain ticket by "
+            f"{_gain(curve, 'ticket', TICKET_HARD, level)} and the pre-training ticket by "
+            f"{_gain(curve, UNIVERSAL, UNIVERSAL_HARD, level)}; finding it adversarially too, by "
+            f"{_gain(curve, 'ticket', HARD_TICKET, level)}."
+        )
+    return said
+
+
+def _gain(curve: Json, before: str, after: str, level: float) -> str:
+    """Give the difference of clean scores, and under the strongest attack where there is one."""
+    pair = [at(curve, name, level) for name in (before, after)]
+    assert pair[0] is not None
+    assert pair[1] is not None
+    clean = f"{percent(pair[1]) - percent(pair[0]):+.2f} points"
+    hit = [one["attacked"][str(TIMES[-1])] for one in pair if one]
+    return f"{clean} ({100 * (fmean(hit[1]) - fmean(hit[0])):+.2f} under attack)" if all(hit) else clean
