@@ -90,7 +90,8 @@ def test_score_and_speed_stand_in_one_row(outcome: Outcome) -> None:
     overview, verdicts, levers = outcome.document["tables"]
     rows = {row[0]: row for row in overview["rows"]}
     assert rows["block:16x16"][1] == "50"
-    assert rows["block:16x16"][5:] == ("1.50 (1.40-1.60)", "1.50 (1.40-1.60)", "1.00")
+    assert rows["block:16x16"][5] == str(len(outcome.document["results"]["vqa block:16x16"]["gone"]["50"]))
+    assert rows["block:16x16"][6:] == ("1.50 (1.40-1.60)", "1.50 (1.40-1.60)", "1.00")
     assert [row[0] for row in verdicts["rows"]] == ["dense", "unstructured", "block:16x16", "neuron+head"]
     assert [row[:3] for row in levers["rows"]] == [("faster", "50", "2"), ("growth", "50", "2")]
     by_sparsity, by_speed = outcome.document["charts"]
@@ -127,7 +128,13 @@ def result(kind: str, name: str, score: float, margin: float, outcome: str) -> J
     cells = [{"arm": "dense", "round": 0, "sparsity": 0.0, "scores": [0.6], "verdict": None}]
     cells += [{"arm": "ticket", "round": 1, "sparsity": 0.5, "scores": [score], "verdict": verdict}]
     found = {"sparsity": 0.5, "points": [margin], **made}
-    said: Mapping[str, Any] = {"task": "vqa", kind: name, "rounds": {"50": 1}, "differences": {"50": found}}
+    said: Mapping[str, Any] = {
+        "task": "vqa",
+        kind: name,
+        "rounds": {"50": 1},
+        "differences": {"50": found},
+        "gone": {"50": []},
+    }
     return {**said, "metric": "accuracy", "cells": cells}
 
 
@@ -151,6 +158,8 @@ def test_findings_name_cost_verdict_speed_and_levers() -> None:
     assert line.startswith(
         "vqa: at 50 % unstructured pruning keeps 60.00; points from it: block:16x16 -10.00. The fastest"
     )
+    results["b"]["gone"] = {"50": ["pooler.dense.weight", "query.weight"]}
+    assert "nothing of some weight matrices (first seed): block:16x16 2." in "\n".join(findings(results))
     results["f"] = {"task": "vqa", "speed": speeds(["unstructured at 50 %"], 1.3)}
     assert any("some of its units are empty" in one for one in findings(results))
 

@@ -50,6 +50,7 @@ LEVERS: Mapping[str, Mapping[str, dict[str, Any]]] = {
     "blocks that grow": {"pruning": {"growth": "4x4,8x8"}},
     "distillation": {"training": {"distill": 1.0}},
     "parts apart": {"pruning": {"allocation": "modality"}},
+    "matrices apart": {"pruning": {"allocation": "uniform"}},
 }
 """Changes of the recipe that may close the gap to unstructured pruning, by name."""
 
@@ -145,9 +146,15 @@ def _levels_of(recipe: Recipe, plan: Plan) -> Plan:
 
 
 def _compared(reference: Sequence[Cell], ours: Sequence[Cell], plan: Plan) -> Json:
-    """Give the rounds of the levels, and at each the difference from the reference."""
+    """Give the rounds of the levels, and at each the difference from the reference and the weights that are gone."""
     differences = {_text(level): paired(_ticket(reference, at), _ticket(ours, at)) for level, at in plan.items()}
-    return {"rounds": {_text(level): number for level, number in plan.items()}, "differences": differences}
+    gone = {_text(level): _gone(_ticket(ours, at)) for level, at in plan.items()}
+    return {"rounds": {_text(level): at for level, at in plan.items()}, "differences": differences, "gone": gone}
+
+
+def _gone(cell: Cell) -> list[str]:
+    """Name the weights of which a level's first ticket keeps nothing: a model can be cut through there."""
+    return [name for name, mask in cell.trained[0].masks().items() if not mask.any()]
 
 
 def _ticket(cells: Sequence[Cell], number: int) -> Cell:

@@ -53,6 +53,7 @@ def findings(results: Results) -> Iterator[str]:
     for task in _tasks(results):
         patterns, speed = _of(results, task, "pattern"), _speed_of(results, task)
         yield from (f"{task}: {said}" for said in _costs(patterns))
+        yield from (f"{task}: {said}" for said in _cut(patterns))
         yield from (f"{task}: {said}" for said in _passing(patterns))
         yield from (f"{task}: {said}" for said in _fastest(patterns, speed))
         yield from (f"{task}: {said}" for said in _helping(_of(results, task, "lever")))
@@ -83,20 +84,19 @@ def _judged(patterns: Results) -> Iterator[tuple[str, Json]]:
 
 
 def _overview(task: str, patterns: Results, speed: Json | None) -> Table:
-    ratio = "× dense, batch"
     header = (
         "pattern",
         "at %",
         "score",
         "points from unstructured (95 %)",
         "relaxed",
-        f"{ratio} 1",
-        f"{ratio} 32",
+        "matrices gone",
+        *(f"× dense, batch {batch}" for batch in ("1", SPEED_BATCH)),
         "MB",
     )
     dense = dense_of(next(iter(patterns.values())))
     size = f"{speed['dense']['bytes'] / 1e6:.2f}" if speed else "–"
-    rows: list[tuple[str, ...]] = [("dense", "0", score_text(dense), "", "", "1", "1", size)]
+    rows: list[tuple[str, ...]] = [("dense", "0", score_text(dense), "", "", "0", "1", "1", size)]
     rows += [_row(name, one, level, speed) for name, one in patterns.items() for level in one["rounds"]]
     where = f"; speed of the first seed's, ONNX Runtime, {speed['threads']} thread" if speed else ""
     return Table(f"{task}: score and measured speed by pattern{where}", header, tuple(rows), text_columns=(0, 4))
@@ -109,7 +109,7 @@ def _row(pattern: str, result: Json, level: str, speed: Json | None) -> tuple[st
     found = _measured(speed, pattern, level)
     times = [_ratio(found, batch) for batch in ("1", SPEED_BATCH)]
     size = f"{found['bytes'] / 1e6:.2f}" if found else "–"
-    return (pattern, level, score_text(cell), gap, relaxed, *times, size)
+    return (pattern, level, score_text(cell), gap, relaxed, str(len(result["gone"][level])), *times, size)
 
 
 def _measured(speed: Json | None, pattern: str, level: str) -> Json | None:
@@ -193,6 +193,15 @@ def _costs(patterns: Results) -> Iterator[str]:
         )
 
 
+def _cut(patterns: Results) -> Iterator[str]:
+    """Say which patterns lose whole weight matrices: a global ranking can cut a model through there."""
+    for level in _levels(patterns) if patterns else ():
+        gone = {name: len(one["gone"][level]) for name, one in patterns.items() if one["gone"][level]}
+        if gone:
+            said = ", ".join(f"{name} {count}" for name, count in gone.items())
+            yield f"at {level} % the global ranking leaves nothing of some weight matrices (first seed): {said}."
+
+
 def _passing(patterns: Results) -> Iterator[str]:
     """Say the sparsest relaxed ticket of every pattern."""
     found = {name: sparsest(one, "relaxed") for name, one in patterns.items()}
@@ -270,5 +279,6 @@ def _summary(results: Results, task: str) -> Iterator[str]:
         costs = [f"{name} {100 * found['margin']:+.2f}" for name, found in others.items()]
         score = score_text(_cell(patterns["unstructured"], level))
         yield f"{task}: at {level} % unstructured pruning keeps {score}; points from it: {', '.join(costs)}."
+        yield from (said[:1].upper() + said[1:] for said in _cut(patterns) if said.startswith(f"at {level} %"))
     yield from (said[:1].upper() + said[1:] for said in list(_fastest(patterns, _speed_of(results, task)))[:2])
     yield from (said[:1].upper() + said[1:] for said in _helping(_of(results, task, "lever")))
