@@ -13,12 +13,12 @@ from vlcompress.training.loop import Hyperparameters, evaluate, train
 
 FAMILY = ResnetFamily()
 CONFIG = FAMILY.config("mini")
-PICTURES = located("test", 6)
-HYPER = Hyperparameters(steps=40, batch=6, learning_rate=1e-2, optimizer="adamw")
+PICTURES = located("test", 3)
+HYPER = Hyperparameters(steps=30, batch=3, learning_rate=1e-2, optimizer="adamw")
 
 
 def test_boxes_are_around_the_pixels_of_things() -> None:
-    assert located("test", 6) is PICTURES
+    assert located("test", 3) is PICTURES
     assert not np.array_equal(located("train", 1)[0].image, PICTURES[0].image)
     for one in PICTURES:
         assert one.image.shape == (HEIGHT, WIDTH, 3)
@@ -32,14 +32,14 @@ def test_boxes_are_around_the_pixels_of_things() -> None:
 
 def test_what_is_placed_in_cells_is_read_back() -> None:
     one = PICTURES[0]
-    row, column, wanted = _placed(torch.from_numpy(one.boxes), (6, 8))
-    cells = torch.full((6, 8, BOX + len(CLASSES)), -9.0)
+    row, column, wanted = _placed(torch.from_numpy(one.boxes), (12, 16))
+    cells = torch.full((12, 16, BOX + len(CLASSES)), -9.0)
     cells[row, column, 0] = 9
     cells[row, column, 1:BOX] = wanted
     cells[row, column, BOX + torch.from_numpy(one.classes)] = 9
     found = decoded(cells)
     sure = (found.scores > 0.5).nonzero()[:, 0]
-    order = torch.argsort(row * 8 + column)
+    order = torch.argsort(row * 16 + column)
     assert torch.allclose(found.corners[sure], torch.from_numpy(one.boxes)[order], atol=1e-4)
     assert found.classes[sure].tolist() == one.classes[order.numpy()].tolist()
 

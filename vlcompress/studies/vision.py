@@ -4,7 +4,7 @@ A fifth of the remaining weights goes each round, everywhere but in the first co
 found on the task of each pre-training (supervised, simCLR, MoCo) and on each task itself; masks are trained from the
 weights that they were found from. Levels run to 83.22 % by default; `--levels 0.982` goes as far as the paper.
 
-Detection and segmentation are small heads on whole scenes, of which one picture has three times the pixels.
+Detection and segmentation are small heads on whole scenes, of which one picture has twelve times the pixels.
 
 Three things differ from the authors' code here: the score is always that of the last step, on pictures that nothing was
 chosen by; nothing is pruned before it was trained; the projection head has one layer.

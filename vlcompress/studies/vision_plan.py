@@ -32,7 +32,7 @@ NETWORK = {"tiny": "tiny", "small": "mini"}
 """The network that goes with the built-in data of a size: one that trains in seconds. Other sizes are networks."""
 
 
-SCENE_PIXELS = 3
+SCENE_PIXELS = 12
 """Pixels of a whole scene, in those of a task's picture."""
 
 
@@ -46,7 +46,7 @@ class Length:
     scenes: int
 
 
-_LENGTH = {"tiny": Length(4, 2, 4, 4), "mini": Length(400, 60, 80, 240)}
+_LENGTH = {"tiny": Length(4, 2, 4, 4), "mini": Length(600, 60, 80, 240)}
 _RATE = {"classification": 5e-3, "simclr": 5e-3, "moco": 5e-3}
 _TICKET_RATE = 2e-3
 _TASK_RATE = 1e-2
@@ -106,10 +106,10 @@ class Plan:
         return recipe.override(pruning={"rewind_step": step})
 
     def scenes(self, checkpoint: str) -> Recipe:
-        """Give the recipe of detection and segmentation: half the batch, and half the rate of a task."""
+        """Give the recipe of detection and segmentation: an eighth of the batch of a task."""
         source = next(iter(self.tasks.values()))
-        recipe = self._recipe("classification", source, checkpoint, _TASK_RATE / 2, "scenes")
-        batch = max(1, recipe.training.batch // 2)
+        recipe = self._recipe("classification", source, checkpoint, _TASK_RATE, "scenes")
+        batch = max(1, recipe.training.batch // 8)
         return recipe.override(training={"batch": batch})
 
     def like_scenes(self) -> Recipe:

@@ -24,9 +24,9 @@ SCENE_TASKS: dict[str, Callable[[tuple[Located, ...], Family], DetectionTask | S
     "detection": DetectionTask,
     "segmentation": SegmentationTask,
 }
-COUNTS = {"scenes:tiny": (24, 12)}
+COUNTS = {"scenes:tiny": (16, 8)}
 """Pictures to learn from and to be scored on, by built-in data."""
-_MANY = (1000, 250)
+_MANY = (1000, 200)
 
 
 def scene_work(plan: Plan, kind: str, task: str) -> Callable[[Lab], Json]:

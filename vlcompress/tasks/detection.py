@@ -23,6 +23,9 @@ from vlcompress.tasks.metrics.detection import Boxes, average_precision
 STRICTER = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """The overlaps that AP is the mean over (COCO)."""
 
+BOX_WEIGHT = 5.0
+"""Of the box's loss, whose numbers are small: as in YOLO (Redmon et al., CVPR 2016)."""
+
 _NO_TEXT = np.zeros(0, dtype=np.int64)
 
 
@@ -57,14 +60,15 @@ class DetectionTask:
         return batch_of(self.family, chosen, targets)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give the sum of the losses of presence (all cells), class and box (cells with a centre)."""
+        """Give the weighted sum of the losses of presence (all cells), class and box (cells with a centre)."""
         cells = self.family.logits(model, batch.inputs)
         row, column, wanted_K4 = _placed(batch.targets["box"], cells.shape[1:3])
         own = cells[batch.targets["picture"], row, column]
         there = torch.zeros_like(cells[..., 0])
         there[batch.targets["picture"], row, column] = 1
         presence = binary_cross_entropy_with_logits(cells[..., 0], there, reduction="sum") / len(own)
-        return presence + cross_entropy(own[:, BOX:], batch.targets["class"]) + smooth_l1_loss(own[:, 1:BOX], wanted_K4)
+        kinds = cross_entropy(own[:, BOX:], batch.targets["class"])
+        return presence + kinds + BOX_WEIGHT * smooth_l1_loss(own[:, 1:BOX], wanted_K4)
 
     def evaluate(self, model: nn.Module, *, batch: int) -> Scores:
         """Give the average precision of each class at an overlap of a half, and AP75 and AP as further figures."""

@@ -1,4 +1,4 @@
-"""Pictures of whole scenes at half size with what the renderer knows: where each thing is, pixel by pixel.
+"""Pictures of whole scenes with what the renderer knows: where each thing is, pixel by pixel.
 
 They are made in memory, from the seed, the split and the picture's number alone.
 
@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from vlcompress.data.scenes import world
 from vlcompress.data.scenes.render import covered, decode, render
 
-SMALLER = 2
-WIDTH, HEIGHT = world.WIDTH // SMALLER, world.HEIGHT // SMALLER
+WIDTH, HEIGHT = world.WIDTH, world.HEIGHT
 CLASSES = world.SHAPES
 BACKGROUND = len(CLASSES)
 """The label of pixels that no thing covers."""
@@ -49,13 +48,13 @@ def located(split: str, count: int, seed: int = 0) -> tuple[Located, ...]:
 
 def _picture(rng: Random) -> Located:
     scene = world.sample_scene(rng)
-    covers = [covered(thing, SMALLER) for thing in scene.things]
+    covers = [covered(thing) for thing in scene.things]
     classes = np.array([CLASSES.index(thing.shape) for thing in scene.things], dtype=np.int64)
     pixels = np.full((HEIGHT, WIDTH), BACKGROUND, dtype=np.int64)
     for cover, label in zip(covers, classes, strict=True):
         pixels[cover] = label
     boxes = np.array([_around(cover) for cover in covers], dtype=np.float32)
-    return Located(np.asarray(decode(render(scene)).reduce(SMALLER)), boxes, classes, pixels)
+    return Located(np.asarray(decode(render(scene))), boxes, classes, pixels)
 
 
 def _around(cover: NDArray[np.bool_]) -> tuple[int, int, int, int]:

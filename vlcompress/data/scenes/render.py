@@ -67,12 +67,12 @@ def _draw_clutter(draw: ImageDraw.ImageDraw, ground: Rgb, rng: Random) -> None:
             draw.ellipse([x, y, x + length / 4, y + length / 4], fill=color)
 
 
-def covered(thing: Thing, smaller: int) -> NDArray[np.bool_]:
-    """Give which pixels a thing covers by at least half, bool [HEIGHT / smaller, WIDTH / smaller]."""
+def covered(thing: Thing) -> NDArray[np.bool_]:
+    """Give which pixels a thing covers by at least half, bool [HEIGHT, WIDTH]."""
     canvas = Image.new("L", (WIDTH * _SCALE, HEIGHT * _SCALE), 0)
     mask, corner = _stencil(thing)
     canvas.paste(mask, corner)
-    return np.asarray(canvas.reduce(_SCALE * smaller)) >= 128
+    return np.asarray(canvas.reduce(_SCALE)) >= 128
 
 
 def _draw_thing(canvas: Image.Image, thing: Thing, rng: Random) -> None:
