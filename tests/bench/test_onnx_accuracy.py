@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench import onnx_accuracy
-from bench.onnx_accuracy import BOUNDS, recipe_of
+from bench.onnx_accuracy import recipe_of
 from bench.onnx_tables import accuracy_table
 from vlcompress.recipe import Recipe
 
@@ -21,7 +21,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         patch.setattr(onnx_accuracy, "PATTERNS", {"neuron+head": "uniform"})
         patch.setattr(onnx_accuracy, "ROUNDS", {})
         patch.setattr(onnx_accuracy, "recipe_of", one_round)
-        patch.setattr(onnx_accuracy, "BOUNDS", {name: BOUNDS[name] for name in ("fp32", "int8")})
+        patch.setattr(onnx_accuracy, "ORDER", ("int8", "fp32"))
         onnx_accuracy.measure_all(folder, "tiny", folder / "accuracy.json")
         before = (folder / "accuracy.json").read_bytes()
         onnx_accuracy.measure_all(folder, "tiny", folder / "accuracy.json")
