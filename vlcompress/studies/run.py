@@ -53,7 +53,7 @@ def run_study(study: Study, choices: Choices, lab: Lab) -> Outcome:
 
 def describe(studies: Iterable[Study]) -> str:
     """List studies with what they ask."""
-    return "\n".join(f"{study.name:12} {study.title}" for study in studies)
+    return "\n".join(f"{study.name:18} {study.title}" for study in studies)
 
 
 def dry(study: Study, choices: Choices, lab: Lab) -> tuple[Json, str]:

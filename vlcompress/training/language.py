@@ -84,7 +84,7 @@ def words_alone(
     )
     _save(folder, model, own.language_names, document | {"loss": fmean(losses[-LOGGED:])})
     shutil.rmtree(under_way, ignore_errors=True)
-    say(f"a language model of the task's words: loss {losses[0]:.2f} to {fmean(losses[-LOGGED:]):.2f}, {folder}")
+    say(f"made a language model of the task's words, loss {fmean(losses[-LOGGED:]):.2f}: {folder}")
     return folder
 
 
