@@ -198,7 +198,7 @@ def accuracy_table(record: Json) -> str:
         "PyTorch is the score of the same ticket in float32. error and agreement are those of the export's gate, the "
         "worse of real samples and random shapes: the largest difference of a score as a share of the largest, and the "
         "share of examples with the same best answer.\n\n"
-        + lines_of((*scored, "refused"), [_scored(one, dense) for one in sorted(record["records"], key=_order)])
+        + lines_of(scored, [_scored(one, dense) for one in sorted(record["records"], key=_order)])
         + "\nWhat the gate sees of faults planted in int8 files:\n\n"
         + lines_of(planted, [_fault(one) for one in record["faults"]])
     )
