@@ -33,6 +33,7 @@ def _seeds(context: click.Context, parameter: click.Parameter, value: str) -> tu
 @click.option("--data", "source", default="", help="scenes:SIZE for built-in data, or a folder.")
 @click.option("--seeds", callback=_seeds, default="0,1,2", show_default=True, help="Seeds with commas between them.")
 @click.option("--levels", callback=_levels, help="Sparsities with commas between them; the study's own by default.")
+@click.option("--criterion", default="magnitude", show_default=True, help="What tickets are ranked by.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be trained, and how long it takes at most.")
 @options.home
 @options.device

@@ -21,7 +21,8 @@ from vlcompress.studies.base import Choices, Json, Lab
 from vlcompress.studies.granularity import PATTERNS, Granularity
 from vlcompress.studies.granularity_shown import findings, summary
 from vlcompress.studies.latency import BATCHES, Measured, measure_tickets
-from vlcompress.studies.run import Outcome, run_study
+from vlcompress.studies.registry import study_named
+from vlcompress.studies.run import Outcome, command_of, folder_name, run_study
 from vlcompress.tickets.imp import rounds
 from vlcompress.tickets.run import open_workbench
 from vlcompress.tickets.workbench import Trained, Trial, Workbench
@@ -212,3 +213,17 @@ def test_pretraining_is_no_task_to_export(tmp_path: Path) -> None:
     bench = open_workbench(recipe, tmp_path, device=torch.device("cpu"), say=lambda line: None)
     with pytest.raises(VlcompressError, match="pre-training"):
         measure_tickets(bench, bench.train(Trial(0), "dense"), [])
+
+
+def test_another_criterion_ranks_every_pattern_and_leaves_the_levers_out() -> None:
+    cells = Granularity().cells(Choices(size="tiny", criterion="gradient"))
+    assert {cell.recipe.pruning.criterion for cell in cells} == {"gradient"}
+    assert len(cells) == len(PATTERNS) + 1
+    assert folder_name(Granularity(), Choices(criterion="gradient")) == "granularity-gradient"
+    assert "--criterion gradient" in command_of(Granularity(), Choices(criterion="gradient"))
+
+
+def test_a_study_of_a_paper_keeps_to_magnitudes() -> None:
+    for name in ("paper-b", "vision"):
+        with pytest.raises(VlcompressError, match="leave --criterion out"):
+            study_named(name).cells(Choices(criterion="gradient"))

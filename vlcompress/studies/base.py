@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
+from vlcompress.errors import VlcompressError
 from vlcompress.recipe import Recipe
 from vlcompress.report.svg import Chart
 from vlcompress.tickets.run import check_patterns, open_workbench
@@ -108,6 +109,7 @@ class Choices:
         source: "scenes:SIZE" or a folder.
         seeds: of every training.
         levels: sparsities, fractions in (0, 1).
+        criterion: what tickets are ranked by.
     """
 
     family: str = "lxmert"
@@ -116,6 +118,19 @@ class Choices:
     source: str = ""
     seeds: tuple[int, ...] = (0, 1, 2)
     levels: tuple[float, ...] = ()
+    criterion: str = "magnitude"
+
+
+def by_magnitude(study: str, choices: Choices) -> None:
+    """Refuse another criterion, for a study that repeats what a paper did with magnitudes.
+
+    Raises:
+        VlcompressError: another criterion was chosen.
+    """
+    if choices.criterion != Choices.criterion:
+        raise VlcompressError(
+            f"study '{study}' by criterion '{choices.criterion}': the paper ranks by magnitude; leave --criterion out"
+        )
 
 
 class Study(Protocol):

@@ -2,7 +2,8 @@
 
 No paper has this curve. Every pattern runs the same rounds from the same dense model, so that what differs is the shape
 alone, and each is compared with unstructured pruning, example by example. Levers that may close the gap are tried on
-one block pattern, each against the same pattern without it.
+one block pattern, each against the same pattern without it; with another criterion (`--criterion gradient`) every
+pattern is ranked by it, and the levers are left out.
 
 Trainings are kept and latencies are not: the study run again on a quiet machine measures the speed anew, and trains
 nothing.
@@ -88,9 +89,10 @@ class Curves:
 def _cells(choices: Choices, task: str) -> list[StudyCell]:
     plan, curves = _plan(choices.levels or WANTED), Curves()
     recipes = {pattern: _recipe(choices, task, pattern, plan) for pattern in PATTERNS}
+    levers = LEVERS if choices.criterion == Choices.criterion else ()  # each is tried alone
     return [
         *(_pattern_cell(task, recipes, pattern, plan, curves) for pattern in PATTERNS),
-        *(_lever_cell(task, recipes[LEVER_PATTERN], name, plan, curves) for name in LEVERS),
+        *(_lever_cell(task, recipes[LEVER_PATTERN], name, plan, curves) for name in levers),
         StudyCell(f"{task} speed", recipes[PLAIN], 0, lambda lab: _speed(lab, task, recipes, plan, curves)),
     ]
 

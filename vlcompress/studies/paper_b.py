@@ -26,7 +26,7 @@ from vlcompress.pruning.allocation import Allocation, Global, Uniform, prune
 from vlcompress.pruning.criterion import Criterion, HighMagnitude, Magnitude, Random
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.pattern import Unstructured
-from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell
+from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, by_magnitude
 from vlcompress.studies.curves import curve_chart, curve_of, curve_table, percent
 from vlcompress.studies.tickets import NINE, ticket_recipe
 from vlcompress.tickets.imp import Row, control, judged, rounds
@@ -49,13 +49,14 @@ class PaperB:
         """Give the two readings.
 
         Raises:
-            VlcompressError: another family or task than the paper's.
+            VlcompressError: another family, task or criterion than the paper's.
         """
         if (choices.family, choices.tasks) != ("lxmert", ("vqa",)):
             raise VlcompressError(
                 f"study 'paper-b' on {choices.family} and {', '.join(choices.tasks)}: the paper is about lxmert on "
                 "vqa; leave --model and --task out"
             )
+        by_magnitude(self.name, choices)
         return [_text(choices), _released(choices)]
 
     def show(self, results: Mapping[str, Json]) -> Shown:

@@ -172,7 +172,7 @@ def folder_name(study: Study, choices: Choices) -> str:
 
 def command_of(study: Study, choices: Choices) -> str:
     """Give the command that runs a study with these choices."""
-    options = {"family": "--model", "tasks": "--task", "size": "--size", "source": "--data"}
+    options = {"family": "--model", "tasks": "--task", "size": "--size", "source": "--data", "criterion": "--criterion"}
     said = [f"vlcompress study {study.name}"]
     for name, option in options.items():
         chosen, usual = getattr(choices, name), getattr(Choices(), name)
@@ -191,7 +191,9 @@ def _differing(choices: Choices) -> Iterator[str]:
         yield choices.family
     if choices.tasks != usual.tasks:
         yield from choices.tasks
-    yield from (value for value in (choices.size, choices.source) if value not in (usual.size, usual.source))
+    for name in ("size", "source", "criterion"):
+        if getattr(choices, name) != getattr(usual, name):
+            yield getattr(choices, name)
     if choices.seeds != usual.seeds:
         yield "seeds-" + "-".join(str(seed) for seed in choices.seeds)
     if choices.levels:

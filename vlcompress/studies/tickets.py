@@ -63,6 +63,7 @@ def ticket_recipe(choices: Choices, task: str, levels: Sequence[float]) -> Recip
             "pattern": "unstructured",
             "schedule": "linear:10",
             "sparsity": max(levels),
+            "criterion": choices.criterion,
             "controls": [],
             "seeds": list(choices.seeds),
         },

@@ -12,7 +12,7 @@ chosen by; nothing is pruned before it was trained; the projection head has one 
 
 from collections.abc import Mapping, Sequence
 
-from vlcompress.studies.base import Choices, Json, Shown, StudyCell
+from vlcompress.studies.base import Choices, Json, Shown, StudyCell, by_magnitude
 from vlcompress.studies.vision_plan import KINDS, Plan, plan_of
 from vlcompress.studies.vision_scenes import SCENE_TASKS, scene_work
 from vlcompress.studies.vision_show import shown
@@ -43,8 +43,9 @@ class Vision:
         """Give the tickets of each pre-training, their use on each task, other starts, changed masks, similarity.
 
         Raises:
-            VlcompressError: another family, or a task that there is not.
+            VlcompressError: another family or criterion, or a task that there is not.
         """
+        by_magnitude(self.name, choices)
         plan = plan_of(choices)
         first = next(iter(plan.tasks))
         return [
