@@ -1,12 +1,13 @@
 """What exporting in lower precision costs on trained tickets of the built-in task, and what the export's gate catches.
 
-    python -m bench.onnx_accuracy --home runs          # trains what is not trained yet: 3 x 9 trainings of LXMERT small
+    python -m bench.onnx_accuracy --home runs          # trains what is not trained yet: 3 x 5 trainings of LXMERT small
     python -m bench.onnx_accuracy --home runs --table  # bench/results/onnx/accuracy.json -> accuracy.md
 
-Coarse patterns lose the same share of every layer (allocation "uniform"), as the random masks of bench.onnx_cpu do:
-with "global" whole layers went. So a score can stand beside those speeds. Each model is exported as a user exports it,
-gate included, in float32, int8 and float16; bfloat16 is what the native kernel (16x1) or PyTorch (dense) computes. Then
-faults are planted in int8 files, and the gate is asked again. A single seed. What is recorded already is kept.
+The tickets are those of `vlcompress study granularity --criterion gradient`. Their layers do not lose the same share
+each, as those of the random masks of bench.onnx_cpu do, beside whose speeds their scores stand. Each model is exported
+as a user exports it, gate included, in float32, int8 and float16; bfloat16 is what the native kernel (16x1) or PyTorch
+(dense) computes. Then faults are planted in int8 files, and the gate is asked again. A single seed. What is recorded
+already is kept.
 """
 
 import argparse
@@ -42,11 +43,10 @@ from vlcompress.tickets.run import Run, find_ticket
 from vlcompress.tickets.ticket import Ticket, load_ticket
 from vlcompress.tickets.workbench import Trained
 
-PATTERNS = {"block:16x1": "global", "block:32x16": "uniform", "neuron+head": "uniform"}
-"""Each pattern with its allocation."""
+PATTERNS = ("block:16x1", "block:32x16", "neuron+head")
 
-ROUNDS = {5: 50, 7: 70, 9: 90}
-"""Rounds of 10 points each, and the per cent that they are named by; whole heads and neurons come close to it."""
+ROUNDS = {2: 50, 3: 70, 5: 90}
+"""Rounds, and the per cent that they are named by; whole heads and neurons come close to it."""
 
 FAULTY = {("dense", 0), ("block:32x16", 50)}
 """The models in whose int8 files faults are planted."""
@@ -101,8 +101,8 @@ class Subject:
 def recipe_of(pattern: str, size: str) -> Recipe:
     """Give the recipe of a pattern's chain of tickets."""
     base = default_recipe("lxmert", "vqa", size)
-    pruning = {"pattern": pattern, "schedule": "linear:10", "sparsity": 0.9, "controls": []}
-    return base.override(pruning={**pruning, "allocation": PATTERNS[pattern]})
+    pruning = {"pattern": pattern, "criterion": "gradient", "schedule": "levels:30,50,70,80,90", "sparsity": 0.9}
+    return base.override(pruning={**pruning, "controls": []})
 
 
 def subjects(home: Path, size: str) -> Iterator[Subject]:
@@ -133,7 +133,7 @@ def records(subject: Subject, folder: Path, wanted: Sequence[Precision]) -> Iter
     """Export in each wanted precision and score each file; what computes in bfloat16 comes with the float32 file."""
     reference = subject.task.measure(asking(subject.family, subject.model), batch=SCORED_AT_ONCE).mean
     about = {"pattern": subject.pattern, "percent": subject.percent, "sparsity": subject.sparsity}
-    about |= {"allocation": PATTERNS.get(subject.pattern), "pytorch": reference, "examples": len(subject.task)}
+    about |= {"pytorch": reference, "examples": len(subject.task)}
     for precision in wanted:
         yield {**about, "precision": precision, **_exported(subject, Style(precision), folder / precision, reference)}
         half = _bfloat16(subject, folder / "fp32" / "model.onnx") if precision == "fp32" else None

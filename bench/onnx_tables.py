@@ -182,7 +182,6 @@ def accuracy_table(record: Json) -> str:
     scored = (
         "pattern",
         "%",
-        "allocation",
         "precision",
         "score",
         "of dense",
@@ -214,7 +213,6 @@ def _scored(one: Json, dense: float) -> Sequence[str]:
     return (
         one["pattern"],
         str(one["percent"] or "-"),
-        one["allocation"] or "-",
         one["precision"],
         "-" if score is None else f"{100 * score:.2f}",
         "-" if score is None else f"{100 * score / dense:.1f} %",

@@ -18,7 +18,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Train, export and score the tiny dense model in two precisions."""
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_accuracy, "PATTERNS", {"neuron+head": "uniform"})
+        patch.setattr(onnx_accuracy, "PATTERNS", ("neuron+head",))
         patch.setattr(onnx_accuracy, "ROUNDS", {})
         patch.setattr(onnx_accuracy, "recipe_of", one_round)
         patch.setattr(onnx_accuracy, "ORDER", ("int8", "fp32"))

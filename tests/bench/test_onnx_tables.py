@@ -92,7 +92,6 @@ def test_scores_of_the_small_model_stand_for_those_of_the_published_one(tmp_path
 def test_accuracy_shows_what_was_refused_and_what_saw_a_fault() -> None:
     parity = {"max_rel_error": 0.03, "answer_agreement": 0.99}
     one = {"pattern": "dense", "percent": 0, "precision": "fp32", "score": 0.6, "pytorch": 0.6, "examples": 10}
-    one["allocation"] = None
     worse = {"samples": {**parity, "answer_agreement": 0.5}, "random shapes": {**parity, "max_rel_error": 0.5}}
     refused = {**one, "pattern": "neuron", "precision": "int8", "score": None, "refused": "too far"}
     fault = {**one, "fault": "a mistake", "parity": worse, "refused_by": ["score"], "pattern": "head"}
@@ -103,7 +102,7 @@ def test_accuracy_shows_what_was_refused_and_what_saw_a_fault() -> None:
         "environment": ENVIRONMENT,
     }
     text = accuracy_table(record)
-    assert cells(text, "dense") == ["dense", "-", "-", "fp32", "60.00", "100.0 %", "60.00", "3.0e-02", "0.990", "no"]
-    assert cells(text, "neuron")[4:] == ["-", "-", "60.00", "-", "-", "too far"]
+    assert cells(text, "dense") == ["dense", "-", "fp32", "60.00", "100.0 %", "60.00", "3.0e-02", "0.990", "no"]
+    assert cells(text, "neuron")[3:] == ["-", "-", "60.00", "-", "-", "too far"]
     assert cells(text, "head")[5:] == ["5.0e-01", "0.500", "score"]
     assert cells(text, "ffn")[-1] == "nothing"
