@@ -189,6 +189,45 @@ def test_an_activation_that_others_read_as_well_stays_outside(blocky: Blocky) ->
         np.testing.assert_allclose(got, want, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [("b", "t", 128), (1, 1, 128), ("b", None, 128)], ids=str)
+@pytest.mark.parametrize("first", [True, False], ids=["residual first", "residual last"])
+def test_a_residual_of_surely_the_same_shape_is_absorbed(blocky: Blocky, shape: tuple[Any, ...], first: bool) -> None:
+    bsr = random_layer(blocky, (64, 16))
+    for name, (form, panels) in all_writings(bsr).items():
+        model = with_residual(exporter_like_graph(to_dense(bsr), torch.linspace(-1, 1, 128)), shape, first)
+        before = serialised(model)
+        Rewriter(model, OPSET).apply({"layer.weight": Layer(bsr, form, panels)})
+        after = serialised(model)
+        check_graph(after)
+        absorbed = panels is not None and shape == ("b", "t", 128)
+        node = model.graph.outputs[-1].producer()
+        assert node is not None
+        assert (node.domain, len(node.inputs)) == ((DOMAIN, 6) if absorbed else ("", 2)), name
+        feeds = {**FEEDS, "r": np.full((1, 1, 128) if shape[0] == 1 else (2, 3, 128), 0.5, dtype=np.float32)}
+        got, want = (session_from_bytes(data, threads=1).run(None, feeds) for data in (after, before))
+        reference = ReferenceEvaluator(onnx.load_from_string(after)).run(None, feeds)
+        for one, other, wanted in zip(got, reference, want, strict=True):
+            np.testing.assert_allclose(one, wanted, atol=1e-4, err_msg=name)
+            np.testing.assert_allclose(other, wanted, atol=1e-4, err_msg=name)
+
+
+def with_residual(model: ir.Model, shape: tuple[Any, ...], first: bool) -> ir.Model:
+    """Add an input r to a product with a bias, as a further output."""
+    gelu = next(node for node in model.graph if node.op_type == "Gelu")
+    biased = gelu.inputs[0]
+    assert biased is not None
+    residual = ir.val("r", dtype=ir.DataType.FLOAT, shape=shape)
+    node = ir.node("Add", [residual, biased] if first else [biased, residual])
+    total = node.outputs[0]
+    total.name, total.dtype, total.shape = "total", ir.DataType.FLOAT, ir.Shape(("b", "t", 128))
+    model.graph.insert_after(gelu, node)
+    model.graph.outputs.remove(gelu.outputs[0])
+    model.graph.remove(gelu, safe=True)
+    model.graph.inputs.append(residual)
+    model.graph.outputs.append(total)
+    return model
+
+
 def quantised(bsr: Bsr, form: Form | None) -> tuple[bytes, bytes]:
     model = exporter_like_graph(to_dense(bsr), torch.linspace(-1, 1, 128))
     before = serialised(model)

@@ -14,7 +14,7 @@ I       int32 [P[-1]]               kept columns of each panel, rising within a 
 P       int64 [N/h + 1]             where each panel begins in I; strictly rising: no panel is empty (one that keeps
                                     nothing holds column 0 with zero weights)
 B       float [N]                   bias, always there (zeros if the layer has none)
-R       float [..., N], optional    residual, added before the activation; this exporter does not write it
+R       float [..., N], optional    residual, added before the activation; this exporter writes it where none follows
 ======  ==========================  ==============================================================================
 
 Attributes: N (int), K (int), h (int; a multiple of 16 that divides N), activation (string: "none", "gelu" (exact, with
@@ -101,6 +101,7 @@ class Body:
         access: how each group reads its columns (of "rebuild": nothing).
         rank: of X.
         activation: applied at the end.
+        residual: whether R is added, which only comes without an activation.
     """
 
     kind: Kind | Literal["rebuild"]
@@ -110,6 +111,7 @@ class Body:
     access: tuple[Access, ...]
     rank: int
     activation: Activation
+    residual: bool = False
 
 
 def panel_height(groups: RowGroups) -> int:
@@ -131,24 +133,25 @@ def pack_panels(groups: RowGroups, height: int) -> Panels:
     return Panels(np.concatenate(values), np.concatenate(columns), np.cumsum(counts, dtype=np.int64), height)
 
 
-def body_of(form: Form, x: ir.Value, activation: Activation) -> Body:
+def body_of(form: Form, x: ir.Value, activation: Activation, residual: bool = False) -> Body:
     """Tell which body runs a layer's form on x."""
     height = panel_height(form.groups)
     panels = tuple(len(group.weight) // height for group in form.groups.groups)
-    return Body(form.kind, form.groups.shape[1], height, panels, form.access, rank(x), activation)
+    return Body(form.kind, form.groups.shape[1], height, panels, form.access, rank(x), activation, residual)
 
 
-def rebuilding(groups: RowGroups, rank_: int, activation: Activation) -> Body:
+def rebuilding(groups: RowGroups, rank_: int, activation: Activation, residual: bool = False) -> Body:
     """Tell the body that makes the dense weight of packed row groups, for a layer that a stock runtime runs dense."""
     height = panel_height(groups)
-    return Body("rebuild", groups.shape[1], height, (groups.shape[0] // height,), (), rank_, activation)
+    panels = (groups.shape[0] // height,)
+    return Body("rebuild", groups.shape[1], height, panels, (), rank_, activation, residual)
 
 
 def make_function(body: Body, name: str, opset: int) -> ir.Function:
     """Write a body as a model-local function."""
     shape: list[int | str | None] = [*(f"d{axis}" for axis in range(body.rank - 1)), body.width]
     x = ir.val("X", dtype=ir.DataType.FLOAT, shape=shape)
-    w, i, p, b = (ir.val(letter) for letter in "WIPB")
+    w, i, p, b, r = (ir.val(letter) for letter in "WIPBR")
     to, packed = _FunctionWriter(), (w, i, p)
 
     def finish(product: ir.Value) -> ir.Value:
@@ -162,8 +165,12 @@ def make_function(body: Body, name: str, opset: int) -> ir.Function:
         y = finish(to.op("MatMul", [x, _rebuilt(to, body, *packed)]))
     else:
         y = lower(to, x, body.kind, body.access, _Split(to, body, *packed), finish)
+    if body.residual:
+        y = to.op("Add", [y, r])
     y.name = "Y"
-    graph = ir.Graph([x, w, i, p, b], [y], nodes=to.tape.nodes, opset_imports={"": opset}, name=name)
+    graph = ir.Graph(
+        [x, w, i, p, b, *[r][: body.residual]], [y], nodes=to.tape.nodes, opset_imports={"": opset}, name=name
+    )
     attributes_ = [ir.Attr(key, ir.AttributeType.INT, None) for key in ("N", "K", "h")]
     attributes_.append(ir.Attr("activation", ir.AttributeType.STRING, None))
     return ir.Function(DOMAIN, name, graph=graph, attributes=attributes_)

@@ -1,6 +1,6 @@
 """Finding pruned linear layers in an exported graph, and writing them anew: packed nodes or plain operators."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,18 +43,20 @@ class Layer:
 
 @dataclass(frozen=True)
 class Site:
-    """One use of a layer in a graph: MatMul or Gemm, the Add of its bias, and its activation.
+    """One use of a layer in a graph: MatMul or Gemm, the Add of its bias, and its activation or residual.
 
     Attributes:
         node: the product.
         bias: what is added, float [N]; None for nothing.
         activation: what follows the bias.
+        residual: what is added where no activation follows, float [..., N]; None for nothing.
         nodes: all of them, first to last.
     """
 
     node: ir.Node
     bias: ir.Value | None
     activation: Activation
+    residual: ir.Value | None
     nodes: tuple[ir.Node, ...]
 
 
@@ -101,7 +103,7 @@ class Rewriter:
     def _rewrite(self, node: ir.Node, name: str, layer: Layer) -> bool:
         if layer.panels is not None and (node.inputs[0] is not None):
             site = _site(node)
-            body = self._body(layer, node.inputs[0], site.activation)
+            body = self._body(layer, node.inputs[0], site)
             if body is not None:
                 self._pack(site, name, layer.panels, body)
                 return True
@@ -110,13 +112,14 @@ class Rewriter:
         self._expand(node, layer.form, name)
         return True
 
-    def _body(self, layer: Layer, x: ir.Value, activation: Activation) -> Body | None:
+    def _body(self, layer: Layer, x: ir.Value, site: Site) -> Body | None:
         """Give the body of a packed layer, None if there are too many already."""
         assert layer.panels is not None
+        ending = site.activation, site.residual is not None
         if layer.form is None:
-            body = rebuilding(layer.panels, rank(x), activation)
+            body = rebuilding(layer.panels, rank(x), *ending)
         else:
-            body = body_of(layer.form, x, activation)
+            body = body_of(layer.form, x, *ending)
         if body not in self.bodies:
             if len(self.bodies) == MAX_BODIES:
                 return None
@@ -128,6 +131,7 @@ class Rewriter:
         outputs = groups.shape[0]
         bias = site.bias or to.constant(f"zeros.{outputs}", np.zeros(outputs, dtype=np.float32))
         inputs = [site.node.inputs[0], *self._panels(to, name, groups), bias]
+        inputs += [site.residual] if site.residual is not None else []
         settings = {"N": outputs, "K": groups.shape[1], "h": body.height, "activation": body.activation}
         y = to.tape.op(self.bodies[body], inputs, settings, domain=DOMAIN, version=VERSION)
         replace_nodes(self.model.graph, site.nodes, to, old, y)
@@ -165,20 +169,28 @@ def replace_nodes(graph: ir.Graph, nodes: tuple[ir.Node, ...], to: Writer, old: 
 
 
 def _site(node: ir.Node) -> Site:
-    """Follow a product to its bias and activation, as far as nothing else reads what lies between."""
+    """Follow a product to its bias and activation or residual, as far as nothing else reads what lies between."""
     nodes, bias = [node], node.inputs[2] if len(node.inputs) == 3 else None
-    following = _only_reader(node)
-    if bias is None and following is not None and following.op_type == "Add":
-        others = [value for value in following.inputs if value is not node.outputs[0]]
-        if len(others) == 1 and others[0] is not None and _is_bias(others[0], node.outputs[0]):
-            bias = others[0]
-            nodes.append(following)
-            following = _only_reader(following)
-    activation: Activation = "none"
-    if following is not None and _activation(following) != "none":
-        activation = _activation(following)
+    if bias is None:
+        bias = _take_added(nodes, _is_bias)
+    following = _only_reader(nodes[-1])
+    activation = _activation(following)
+    if following is not None and activation != "none":
         nodes.append(following)
-    return Site(node, bias, activation, tuple(nodes))
+    residual = _take_added(nodes, _is_residual) if activation == "none" else None
+    return Site(node, bias, activation, residual, tuple(nodes))
+
+
+def _take_added(nodes: list[ir.Node], fits: Callable[[ir.Value, ir.Value], bool]) -> ir.Value | None:
+    """Take in the Add that alone reads the last node, and give what it adds; None if that does not fit."""
+    node, sum_ = _only_reader(nodes[-1]), nodes[-1].outputs[0]
+    if node is None or node.op_type != "Add":
+        return None
+    others = [value for value in node.inputs if value is not sum_]
+    if len(others) != 1 or others[0] is None or not fits(others[0], sum_):
+        return None
+    nodes.append(node)
+    return others[0]
 
 
 def _only_reader(node: ir.Node) -> ir.Node | None:
@@ -192,7 +204,18 @@ def _is_bias(value: ir.Value, product: ir.Value) -> bool:
     return value.is_initializer() and value.shape is not None and list(value.shape) == [product.shape[-1]]
 
 
-def _activation(node: ir.Node) -> Activation:
+def _is_residual(value: ir.Value, product: ir.Value) -> bool:
+    """Tell whether a value surely has the product's shape: nothing may be broadcast."""
+    shape = value.shape
+    if value.is_initializer() or shape is None or product.shape is None or value.dtype != product.dtype:
+        return False
+    known = all(isinstance(size, int) or size.value is not None for size in shape)
+    return known and shape == product.shape
+
+
+def _activation(node: ir.Node | None) -> Activation:
+    if node is None:
+        return "none"
     if node.op_type == "Gelu":
         return "gelu_tanh" if node.attributes.get_string("approximate", "none") == "tanh" else "gelu"
     return "relu" if node.op_type == "Relu" else "none"
