@@ -50,6 +50,7 @@ def test_result_loads_into_a_model_with_a_fresh_head(
     assert all(key.startswith(family.backbone_prefix) for key in moved)
     again = pretrain(_work(name, scenes), tmp_path, device=torch.device("cpu"), half=half, say=lambda line: None)
     assert again == folder
+    assert not list(folder.parent.glob("*.under-way"))
 
 
 def test_recipe_of_the_built_in_weights_keeps_its_identity() -> None:

@@ -8,8 +8,7 @@ from vlcompress.export.native.build import built
 
 ACCURACY = (
     "accuracy is not measured here: nothing was trained; `vlcompress prune` finds how much a pattern can lose, and "
-    "finer blocks lose less; what tickets of the built-in task keep, by pattern, sparsity and precision, is in "
-    "bench/results/onnx/accuracy.md"
+    "finer blocks lose less; `vlcompress study granularity` shows what tickets of a task keep, by pattern and sparsity"
 )
 
 

@@ -1,6 +1,7 @@
 """Pre-training: a family's objectives on a folder of sentences and regions, to a checkpoint to fine-tune."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -218,6 +219,7 @@ def pretrain(
         save_tensors(temporary / "weights.safetensors", weights)
         write_file(temporary / "vocab.txt", "\n".join(work.vocabulary.tokens) + "\n")
         seal(temporary, DOCUMENT, {**document, "log": log.entries(), "version": vlcompress.__version__})
+    shutil.rmtree(under_way, ignore_errors=True)
     return folder
 
 
