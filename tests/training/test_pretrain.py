@@ -1,6 +1,7 @@
 """Pre-training from a folder to a checkpoint that its family loads, for every family that has one."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from vlcompress.data.scenes.write import make_scenes
 from vlcompress.models.base import Head
 from vlcompress.models.registry import family_named
 from vlcompress.tasks.pretraining_registry import PRETRAINING, pretrainer_of, settings_of
+from vlcompress.training import pretrain as training
 from vlcompress.training.loop import Hyperparameters
 from vlcompress.training.pretrain import Pretraining, PretrainingRecipe, pretrain
 
@@ -50,7 +52,27 @@ def test_result_loads_into_a_model_with_a_fresh_head(
     assert all(key.startswith(family.backbone_prefix) for key in moved)
     again = pretrain(_work(name, scenes), tmp_path, device=torch.device("cpu"), half=half, say=lambda line: None)
     assert again == folder
-    assert not list(folder.parent.glob("*.under-way"))
+
+
+def test_nothing_is_left_of_an_interrupted_pretraining_once_it_is_finished(
+    scenes: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> Path:
+        return pretrain(_work("lxmert", scenes), tmp_path, device=torch.device("cpu"), say=lambda line: None)
+
+    patient = training.train
+    monkeypatch.setattr(training, "train", partial(patient, checkpoint_seconds=0.0))
+    monkeypatch.setattr(training, "writing", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert list(tmp_path.glob("pretrained/*.under-way"))
+    monkeypatch.undo()
+    assert run().is_dir()
+    assert not list(tmp_path.glob("pretrained/*.under-way"))
+
+
+def interrupted(folder: Path) -> None:
+    raise KeyboardInterrupt
 
 
 def test_recipe_of_the_built_in_weights_keeps_its_identity() -> None:
