@@ -17,6 +17,7 @@ from typing import Any
 from vlcompress.artefacts import Json, read_json, write_file
 from vlcompress.errors import VlcompressError
 from vlcompress.report.svg import Chart, standalone
+from vlcompress.studies.base import Choices
 from vlcompress.studies.page import outdated, read_studies, shown_of
 from vlcompress.studies.registry import STUDIES
 
@@ -131,11 +132,17 @@ def _trimmed(value: Any) -> Any:
 
 
 def _item(name: str, document: Json) -> str:
-    choices = document["choices"]
-    what = f"{choices['family']} {choices['size']}, {_count(len(choices['seeds']), 'seed')}, {_cost(document)}"
+    what = f"{_models(document)}, {_count(len(document['choices']['seeds']), 'seed')}, {_cost(document)}"
     failed = f" Failed: {'; '.join(document['failed'])}." if document["failed"] else ""
     link = f"**[{name}](bench/results/studies/{name}.json)**"
     return f"- {link} ({what}; `{document['command']}`): {document['summary']}{failed}"
+
+
+def _models(document: Json) -> str:
+    """Name the families and sizes of a study's cells."""
+    choices = {name: tuple(one) if isinstance(one, list) else one for name, one in document["choices"].items()}
+    models = [cell.recipe.model for cell in STUDIES[document["study"]].cells(Choices(**choices))]
+    return ", ".join(dict.fromkeys(f"{one.family} {one.size}" for one in models))
 
 
 def _cost(document: Json) -> str:

@@ -85,6 +85,8 @@ def test_the_section_says_cost_seeds_and_finding_with_plots_of_some(tmp_path: Pa
     section = readme_section(records)
     assert "(lxmert small, 3 seeds, 4 trainings in 2 min; `vlcompress study tickets`): vqa: relaxed up" in section
     assert "lxmert small, 1 seed, 4 trainings" in section
+    vision = study(tmp_path, "vision", "vision", seeds=(0,))
+    assert "(resnet mini, 1 seed," in readme_section({"vision": vision})
     assert 'src="bench/results/studies/tickets-1.svg" alt="score &amp; sparsity"' in section
     assert "rewind-1.svg" not in section
     readme = tmp_path / "README.md"

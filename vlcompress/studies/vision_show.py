@@ -179,13 +179,20 @@ def _universal(results: Mapping[str, Json], kind: str) -> Iterator[str]:
     own = results.get(f"{kind} ticket")
     if own is None:
         return
-    yield f"{kind}: on its own task the ticket matches up to {_level(own, 'pre-training ticket')} %."
+    yield f"{kind}: on its own task the ticket matches {_upto(own)}."
     there = [task for task in tasks_in(results) if f"{kind} on {task}" in results]
     matched = [matching(results[f"{kind} on {task}"], "pre-training ticket") for task in there]
     common = set.intersection(*matched) if matched else set()
     if there:
         upto = f"up to {100 * max(common):.2f} %" if common else "at no level"
         yield f"{kind}: one ticket matches on all of {', '.join(there)} {upto}."
+
+
+def _upto(own: Json) -> str:
+    found = sparsest(own, "matching", "pre-training ticket")
+    if found is None:
+        return "at no level"
+    return f"up to {100 * found[0]:.2f} %{'' if found[1] == 'pass' else ' (within noise)'}"
 
 
 def _similar(results: Mapping[str, Json]) -> Iterator[str]:
