@@ -1,10 +1,12 @@
 """The cells of study families."""
 
+from typing import Any
+
 import pytest
 
 from vlcompress.errors import VlcompressError
 from vlcompress.studies.base import Choices
-from vlcompress.studies.families import Families
+from vlcompress.studies.families import Families, learned
 
 
 def test_only_families_that_have_the_task_are_asked() -> None:
@@ -15,3 +17,33 @@ def test_only_families_that_have_the_task_are_asked() -> None:
 def test_a_task_of_no_family_says_which_there_are() -> None:
     with pytest.raises(VlcompressError, match=r"unknown task .classification"):
         Families().cells(Choices(tasks=("classification",), size="tiny"))
+
+
+def curve(family: str, dense: float, blind: float | None, outcome: str, examples: int = 4000) -> dict[str, Any]:
+    levels = {name: {"margin": 0.0, "low": 0.0, "high": 0.0, "p": 0.5, "outcome": outcome} for name in ("relaxed",)}
+    verdict = {"dense": dense, "levels": {**levels, "strict": levels["relaxed"], "matching": levels["relaxed"]}}
+    cells = [{"arm": "dense", "round": 0, "sparsity": 0.0, "scores": [dense], "verdict": None}]
+    cells += [{"arm": "ticket", "round": 1, "sparsity": 0.3, "scores": [dense], "verdict": verdict}]
+    return {"family": family, "without_looking": blind, "metric": "accuracy", "examples": examples, "cells": cells}
+
+
+def test_a_model_that_learned_nothing_gets_no_verdict() -> None:
+    results = {
+        "lxmert vqa": curve("lxmert", 0.59, 0.37, "pass"),
+        "uniter vqa": curve("uniter", 0.59, None, "fail"),
+        "vilt vqa": curve("vilt", 0.25, 0.37, "pass"),
+    }
+    shown = Families().show(results)
+    assert shown.findings[0] == "lxmert vqa: a relaxed ticket up to 30 %."
+    assert shown.findings[1] == "uniter vqa: no relaxed ticket."
+    assert shown.findings[2].startswith("vilt vqa: dense scores 25.00, a model that does not look 37.00: nothing was")
+    assert [row[-1] for row in shown.tables[0].rows] == ["30", "none", "nothing learned"]
+    assert "shows nothing: vilt vqa." in shown.summary
+    assert "less sparse" not in shown.summary
+    both = {name: one for name, one in results.items() if name != "vilt vqa"} | {"vilt a": results["lxmert vqa"]}
+    assert "That ViLT's tickets are less sparse than the others' does not hold here." in Families().show(both).summary
+
+
+def test_a_score_that_may_be_chance_is_not_learned() -> None:
+    assert not learned(curve("vilt", 0.51, 0.5, "pass", examples=1500))
+    assert learned(curve("lxmert", 0.557, 0.5, "pass", examples=1500))

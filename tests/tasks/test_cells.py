@@ -1,7 +1,11 @@
 """The table: every cell there is, what was recorded of it, and nothing that was not."""
 
+from pathlib import Path
+
+import pytest
+
 from vlcompress.models.registry import FAMILIES
-from vlcompress.tasks.cells import FORMAT, PARITY, cells, read_record, rows
+from vlcompress.tasks.cells import FORMAT, PARITY, cells, read_blind, read_record, rows
 from vlcompress.tasks.registry import TASKS
 
 THERE = {(family, task) for task, kind in TASKS.items() for family in kind.families}
@@ -28,3 +32,13 @@ def test_the_shipped_record_is_of_cells_and_metrics_that_exist() -> None:
         assert (family, task) in THERE
         assert cell["metric"] == TASKS[task].metric
         assert 0 <= cell["score"] <= 1
+
+
+def test_what_a_model_scores_that_does_not_look_is_read_from_the_data(tmp_path: Path) -> None:
+    assert read_blind(tmp_path, "vqa") is None
+    (tmp_path / "data_report.json").write_text('{"scores": {"question_only": {"overall": 37.32}, "words_only": 50.0}}')
+    assert read_blind(tmp_path, "vqa") == pytest.approx(0.3732)
+    assert read_blind(tmp_path, "nlvr2") == 0.5
+    assert read_blind(tmp_path, "refcoco") is None
+    (tmp_path / "data_report.json").write_text('{"chance": {"Q->AR": 0.0625}}')
+    assert read_blind(tmp_path, "vcr") == 0.0625

@@ -104,10 +104,29 @@ CHANCE = {"vcr": "Q->AR", "retrieval": "R@1", "classification": "fine"}
 
 def blind(cell: Mapping[str, Any]) -> str:
     """Give " against 34.62", what the cell's data report says of words alone or of chance; "" where it says nothing."""
-    task, report = cell["task"], cell.get("without_looking")
+    found = blind_score(cell["task"], cell.get("without_looking"))
+    return "" if found is None else f" against {100 * found:.2f}"
+
+
+def blind_score(task: str, report: Mapping[str, Any] | None) -> float | None:
+    """Give the score in [0, 1] of words alone or of chance, None where the data's report says nothing of it.
+
+    Args:
+        task: a task.
+        report: what ``data_report.json`` has under "scores", or under "chance".
+    """
     if report is None or task not in (*BLIND, *CHANCE):
-        return ""
+        return None
     if task in CHANCE:
-        return f" against {100 * report[CHANCE[task]]:.2f}"
+        return float(report[CHANCE[task]])
     found = report[BLIND[task]]
-    return f" against {found['overall'] if isinstance(found, dict) else found:.2f}"
+    return float(found["overall"] if isinstance(found, dict) else found) / 100
+
+
+def read_blind(folder: Path, task: str) -> float | None:
+    """Give the same for a data folder; None for data of one's own, which has no report."""
+    file = folder / "data_report.json"
+    if not file.is_file():
+        return None
+    report = json.loads(file.read_text(encoding="utf-8"))
+    return blind_score(task, report.get("chance", report.get("scores")))
