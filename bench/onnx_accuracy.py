@@ -1,6 +1,6 @@
 """What exporting in lower precision costs on trained tickets of the built-in task, and what the export's gate catches.
 
-    python -m bench.onnx_accuracy --home runs          # trains what is not trained yet: 3 x 5 trainings of LXMERT small
+    python -m bench.onnx_accuracy --home runs          # trains what is not trained yet: 4 x 5 trainings of LXMERT small
     python -m bench.onnx_accuracy --home runs --table  # bench/results/onnx/accuracy.json -> accuracy.md
 
 The tickets are those of `vlcompress study granularity --criterion gradient`. Their layers do not lose the same share
@@ -43,7 +43,7 @@ from vlcompress.tickets.run import Run, find_ticket
 from vlcompress.tickets.ticket import Ticket, load_ticket
 from vlcompress.tickets.workbench import Trained
 
-PATTERNS = ("block:16x1", "block:32x16", "neuron+head")
+PATTERNS = ("block:16x1", "block:32x16", "neuron+head", "block:128x16")
 
 ROUNDS = {2: 50, 3: 70, 5: 90}
 """Rounds, and the per cent that they are named by; whole heads and neurons come close to it."""

@@ -46,7 +46,12 @@ from vlcompress.models.lxmert import LxmertFamily
 from vlcompress.sparse.compile import layer_rows
 from vlcompress.sparse.timing import Effort
 
-FORMS = {"neuron+head": ("shrunk", SHRUNK), "block:192x16": ("standard", STANDARD), "block:16x1": ("native", NATIVE)}
+FORMS = {
+    "neuron+head": ("shrunk", SHRUNK),
+    "block:192x16": ("standard", STANDARD),
+    "block:16x1": ("native", NATIVE),
+    "block:768x16": ("tall", STANDARD),
+}
 """Patterns, the file that each is measured in, and the form's name in a forecast."""
 
 ZEROS = {"block:16x1": "masked", "unstructured": "unstructured"}
@@ -89,6 +94,8 @@ VARIANTS = {
     "16x1, native kernel, bfloat16": Variant("block:16x1", "bf16", "native-{}", {"native": "bfloat16"}),
     "192x16": Variant("block:192x16", "fp32", "standard-{}"),
     "192x16, int8": Variant("block:192x16", "int8", "standard-{}-int8"),
+    "768x16": Variant("block:768x16", "fp32", "tall-{}"),
+    "768x16, int8": Variant("block:768x16", "int8", "tall-{}-int8"),
     "dense, int8": Variant("dense", "int8", "dense-int8"),
 }
 

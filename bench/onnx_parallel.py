@@ -27,7 +27,7 @@ ROUNDS = 7
 SECONDS = {1: 0.5, 8: 1.5}
 """How long every choice runs in a round, by batch size."""
 
-FORMS = ("dense", "heads and neurons", "heads and neurons, int8", "192x16", "16x1, native kernel")
+FORMS = ("dense", "heads and neurons", "heads and neurons, int8", "192x16", "768x16", "16x1, native kernel")
 
 Json = dict[str, Any]
 Call = Callable[[], object]

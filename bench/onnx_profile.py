@@ -25,7 +25,15 @@ from vlcompress.bench.environment import environment
 from vlcompress.export.native.build import built
 from vlcompress.export.runtime import SKIP_LAYER_NORM
 
-FORMS = ("dense", "heads and neurons", "192x16", "16x1, native kernel", "heads and neurons, int8", "dense, int8")
+FORMS = (
+    "dense",
+    "heads and neurons",
+    "192x16",
+    "768x16",
+    "16x1, native kernel",
+    "heads and neurons, int8",
+    "dense, int8",
+)
 SPARSITIES = (50, 70, 90)
 RUNS = 12
 

@@ -84,6 +84,7 @@ ENTRIES = {
     "dense": Entry("onnxruntime", "dense", "dense"),
     "ours, heads and neurons": Entry("onnxruntime", "shrunk-{}", "neuron+head"),
     "ours, 192x16": Entry("onnxruntime", "standard-{}", "block:192x16"),
+    "ours, 768x16": Entry("onnxruntime", "tall-{}", "block:768x16"),
     "ours, 16x1": Entry("onnxruntime", "native-{}", "block:16x1", native="float32"),
     "ours, 16x1, bfloat16": Entry("onnxruntime", "native-{}", "block:16x1", "bf16", "bfloat16"),
     "DeepSparse, 16x1": Entry("deepsparse", "masked-{}", "block:16x1"),
