@@ -54,6 +54,9 @@ FORMS = {
 }
 """Patterns, the file that each is measured in, and the form's name in a forecast."""
 
+WRITTEN = {SHRUNK: "shrunk.onnx", STANDARD: "standard.onnx", NATIVE: "native.onnx"}
+"""The file that a forecast writes for each form."""
+
 ZEROS = {"block:16x1": "masked", "unstructured": "unstructured"}
 """Patterns that other runtimes get as a dense graph with zeros in it, and their files."""
 
@@ -145,7 +148,7 @@ def write_form(subject: Subject, pattern: str, sparsity: int, form: str, target:
         if found is None:
             print(f"{pattern} at {sparsity} % has no form '{form}' that is faster than dense here", flush=True)
             return
-        written = subject.folder / target.name.replace(f"-{sparsity}", "")
+        written = subject.folder / WRITTEN[form]
         if form != NATIVE:
             quantize(written, target.with_stem(f"{target.stem}-int8"))
         save_apart(ir.load(written), target)
