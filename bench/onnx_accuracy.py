@@ -263,7 +263,7 @@ def _seen(check: Check, session: Any, subject: Subject, reference: float) -> Jso
     free = replace(check, bound=Bound(float("inf"), 0.0))
     parities = free.parities(session)
     score = subject.score(session)
-    refused = [f"parity, {name}" for name, found in parities.items() if not found.within(check.bound)]
+    refused = [f"parity, {name}" for name, found in parities.items() if not found.within(check.bound_of(name))]
     if score < check.bound.score * reference:
         refused.append("score")
     return {

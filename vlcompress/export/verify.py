@@ -1,7 +1,7 @@
 """What an exported file must pass before it may exist: the ONNX checker, and the scores of the PyTorch model."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,9 @@ Floats = npt.NDArray[np.float32]
 
 TOLERANCE = 1e-4
 """Largest difference of scores, relative to the largest score: float32 sums in another order, with some to spare."""
+
+SAMPLES = "samples"
+"""Real examples, in records of parity."""
 
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -41,10 +44,11 @@ class Bound:
 BOUNDS: Mapping[Precision, Bound] = {
     "fp32": Bound(TOLERANCE, 1.0),
     "fp16": Bound(0.02, 0.98, 0.99),
-    "int8": Bound(0.25, 0.9, 0.99),
+    "int8": Bound(0.1, 0.9, 0.99),
 }
 """float16 has 11 bits and sums over hundreds of layers' roundings; int8 has 8, so there the task's score decides: it
-must stay "relaxed", at least 99 % (the level of Gan et al. 2022 for a ticket)."""
+must stay "relaxed", at least 99 % (the level of Gan et al. 2022 for a ticket). Int8 files that keep it were measured to
+differ by up to 0.017 (bench/onnx_accuracy.py)."""
 
 
 @dataclass(frozen=True)
@@ -135,16 +139,25 @@ class Check:
         for name, (batches, expected) in self._truth.items():
             got = [run(session, inputs) for inputs in batches]
             found[name] = compare_scores(expected, got)
-            if not found[name].within(self.bound):
+            if not found[name].within(self.bound_of(name)):
                 saved = self._save_worst(found[name].worst, batches, expected, got)
                 failure = f"refused: the file does not compute what the PyTorch model does (worst of {name}: {saved})"
-                require(found[name], failure, self.bound)
+                require(found[name], failure, self.bound_of(name))
         return found
+
+    def bound_of(self, name: str) -> Bound:
+        """Give what is allowed on the samples or on random inputs, by name.
+
+        Random inputs mean nothing to a model, so that many answers score nearly the same and rounding picks another
+        one: in lower precision only errors count there.
+        """
+        lower = self.bound.score > 0
+        return replace(self.bound, agreement=0.0) if lower and name != SAMPLES else self.bound
 
     @cached_property
     def _truth(self) -> dict[str, tuple[Sequence[Mapping[str, Tensor]], list[Floats]]]:
         """Inputs and the scores of the PyTorch model, computed once however many sessions are compared with them."""
-        kinds = {"samples": self.samples, "random shapes": self._odd_shapes()}
+        kinds = {SAMPLES: self.samples, "random shapes": self._odd_shapes()}
         return {
             name: (batches, [_expected(self.family, self.model, inputs) for inputs in batches])
             for name, batches in kinds.items()
