@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from vlcompress.report.svg import Chart, Frame, Point, Reference, Series, draw, spread, ticks
+from vlcompress.report.svg import Chart, Frame, Point, Reference, Series, draw, spread, standalone, ticks
 
 
 def chart(*series: Series, references: tuple[Reference, ...] = (), y_from_zero: bool = False) -> Chart:
@@ -83,3 +83,14 @@ def test_places_on_the_x_axis_may_have_names() -> None:
     assert ">vqa</text>" in drawn
     assert ">gqa &amp; co</text>" in drawn
     assert ">0.5</text>" not in drawn
+
+
+@pytest.mark.parametrize(
+    ("name", "width"), [("ticket", 860), ("a name that is too long for the room at the right", 1046.8)]
+)
+def test_a_long_name_makes_the_drawing_wider(name: str, width: float) -> None:
+    drawn = chart(Series(name, (Point(0, 1), Point(1, 2))))
+    assert ElementTree.fromstring(draw(drawn)).attrib["viewBox"].split()[2] == f"{width:g}"
+    whole = standalone(drawn)
+    assert ElementTree.fromstring(whole).attrib["viewBox"].split()[2] == f"{width:g}"
+    assert f'width="{width:g}"' in whole

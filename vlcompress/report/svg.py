@@ -13,6 +13,8 @@ from html import escape
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#808080")
 WIDTH, HEIGHT = 860, 440
 LEFT, RIGHT, TOP, BOTTOM = 64, 200, 14, 52
+NAME_AT, LETTER = 34, 7.2
+"""Where names begin, from the right end of the axis, and the width of most letters, in pixels."""
 TITLE = 30
 """Height of a title above a chart that stands alone."""
 LABEL_GAP = 17
@@ -99,7 +101,7 @@ def draw(chart: Chart) -> str:
         *(_series(index, series, frame) for index, series in enumerate(chart.series)),
         *_labels(chart, frame),
     ]
-    return canvas(WIDTH, HEIGHT, chart.title, parts)
+    return canvas(_width(chart), HEIGHT, chart.title, parts)
 
 
 def canvas(width: float, height: float, title: str, parts: Iterable[str]) -> str:
@@ -114,11 +116,11 @@ def canvas(width: float, height: float, title: str, parts: Iterable[str]) -> str
 
 def standalone(chart: Chart) -> str:
     """Draw a chart as a file: its title above it, on a light background of its own, which reads on dark pages too."""
-    size = f"0 {-TITLE} {WIDTH:g} {HEIGHT + TITLE:g}"
+    size = f"0 {-TITLE} {_width(chart):g} {HEIGHT + TITLE:g}"
     style = 'style="background:#fff;color:#1f2328;max-width:100%" xmlns="http://www.w3.org/2000/svg"'
     start, rest = draw(chart).split(">", 1)
     opened = re.sub(r'style="[^"]*"', style, re.sub(r'viewBox="[^"]*"', f'viewBox="{size}"', start))
-    ground = f'<rect y="{-TITLE}" width="{WIDTH}" height="{HEIGHT + TITLE}" fill="#fff"/>'
+    ground = f'<rect y="{-TITLE}" width="{_width(chart):g}" height="{HEIGHT + TITLE}" fill="#fff"/>'
     return f"{opened}>{ground}{text(LEFT, -8, chart.title, size=15)}{rest}\n"
 
 
@@ -229,6 +231,12 @@ def marker(index: int, x: float, y: float) -> str:
     return f'{shapes[index % len(shapes)]()} fill="{COLOURS[index % len(COLOURS)]}"/>'
 
 
+def _width(chart: Chart) -> float:
+    """Give the drawing's width: WIDTH, or more where a name at the right is long."""
+    names = [one.name for one in (*chart.series, *chart.references)]
+    return max(WIDTH, WIDTH - RIGHT + NAME_AT + LETTER * max(map(len, names), default=0))
+
+
 def _labels(chart: Chart, frame: Frame) -> list[str]:
     """Name every series and reference at the right, as near as can be to where it ends, with a thin leader."""
     ends = [_end(series, frame) for series in chart.series]
@@ -237,7 +245,7 @@ def _labels(chart: Chart, frame: Frame) -> list[str]:
     rows = spread([y for _, y in ends], LABEL_GAP, TOP, HEIGHT - BOTTOM)
     parts = []
     for index, (name, (x, y), row) in enumerate(zip(names, ends, rows, strict=True)):
-        at = WIDTH - RIGHT + 22
+        at = WIDTH - RIGHT + NAME_AT - 12
         parts.append(_line(x + 7, y, at - 8, row, 'opacity="0.35"'))
         sign = marker(index, at, row) if index < len(chart.series) else _line(at - 6, row, at + 6, row, _DASHED)
         parts.append(sign + text(at + 12, row + 4, name))
