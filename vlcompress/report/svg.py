@@ -233,7 +233,7 @@ def marker(index: int, x: float, y: float) -> str:
 
 def _width(chart: Chart) -> float:
     """Give the drawing's width: WIDTH, or more where a name at the right is long."""
-    names = [one.name for one in (*chart.series, *chart.references)]
+    names = [one.name for one in chart.series] + [one.name for one in chart.references]
     return max(WIDTH, WIDTH - RIGHT + NAME_AT + LETTER * max(map(len, names), default=0))
 
 

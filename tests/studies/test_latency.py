@@ -1,0 +1,19 @@
+"""What a study's speeds are compared with."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from vlcompress.studies import latency
+
+
+def test_dense_counts_as_the_fastest_of_its_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"dense 0": 3.0, "dense": 2.0, "dense 1": 1.0, "ticket": 0.5}
+    monkeypatch.setattr(latency, "measure", lambda calls, effort: {name: [[seconds[name]]] * 5 for name in calls})
+    monkeypatch.setattr(latency, "feed", lambda session, inputs: {})
+    sessions = dict.fromkeys(seconds, SimpleNamespace(run=print))
+    found = latency._batch(sessions, {}, 4, latency.EFFORT)
+    assert found["dense"]["p50_ms"] == 1000.0
+    assert found["dense"]["speedup"]["value"] == 1.0
+    assert found["ticket"]["speedup"]["value"] == 2.0
+    assert found["ticket"]["examples_per_s"] == 8.0
