@@ -34,7 +34,7 @@ FORMS = (
     "heads and neurons, int8",
     "dense, int8",
 )
-SPARSITIES = (50, 70, 90)
+SPARSITY = 70
 RUNS = 12
 
 KINDS: Mapping[str, tuple[str, ...]] = {
@@ -108,16 +108,15 @@ def measure_all(work: Path, size: str = "base") -> Json:
         dense = profile(work / "dense.onnx", False, batch, size)
         for name in FORMS:
             variant = VARIANTS[name]
-            for percent in (0,) if variant.pattern == "dense" else SPARSITIES:
-                file = work / f"{variant.file.format(percent)}.onnx"
-                native = "native" in variant.options
-                if not file.is_file() or (native and built() is None):
-                    continue
-                found = dense if name == "dense" else profile(file, native, batch, size)
-                float32 = variant.precision == "fp32" and percent
-                limit = bound_of(dense, found, percent, shrunk=variant.pattern == "neuron+head") if float32 else None
-                records.append({"form": name, "percent": percent, "batch": batch, "ms": found, "bound": limit})
-                print(name, percent, batch, {key: round(value, 1) for key, value in found.items()}, limit, flush=True)
+            percent = 0 if variant.pattern == "dense" else SPARSITY
+            file, native = work / f"{variant.file.format(percent)}.onnx", "native" in variant.options
+            if not file.is_file() or (native and built() is None):
+                continue
+            found = dense if name == "dense" else profile(file, native, batch, size)
+            float32 = variant.precision == "fp32" and percent
+            limit = bound_of(dense, found, percent, shrunk=variant.pattern == "neuron+head") if float32 else None
+            records.append({"form": name, "percent": percent, "batch": batch, "ms": found, "bound": limit})
+            print(name, percent, batch, {key: round(value, 1) for key, value in found.items()}, limit, flush=True)
     return {"records": records, "environment": started, "runs": RUNS}
 
 
