@@ -7,7 +7,6 @@ data (vlcompress/tasks/cells.json).
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from vlcompress.artefacts import dumps, write_file
 from vlcompress.bench.environment import environment
 from vlcompress.data.sources import data_folder
 from vlcompress.recipe import Recipe, default_recipe
-from vlcompress.tasks.cells import RECORD, read_record
+from vlcompress.tasks.cells import RECORD, read_baselines, read_record
 from vlcompress.tasks.opening import data_of
 from vlcompress.tasks.registry import TASKS
 from vlcompress.tickets.run import open_workbench
@@ -46,7 +45,6 @@ def run(family: str, task: str, size: str, home: Path) -> dict[str, Any]:
     recipe = recipe_of(family, task, size)
     bench = open_workbench(recipe, home, device=torch.device("cpu"))
     trained = bench.train(Trial(recipe.pruning.seeds[0]), f"{family} {task} {size} dense")
-    report = json.loads((data_folder(recipe.data.source, home, task=data_of(task)) / "data_report.json").read_text())
     return {
         "size": size,
         "source": recipe.data.source,
@@ -57,7 +55,7 @@ def run(family: str, task: str, size: str, home: Path) -> dict[str, Any]:
         "steps": bench.hyper.steps,
         "checkpoint": recipe.model.checkpoint,
         "recipe_sha256": recipe.sha256(),
-        "without_looking": report.get("chance", report.get("scores")),  # by chance, majority or words alone
+        "without_looking": read_baselines(data_folder(recipe.data.source, home, task=data_of(task))),
         "seconds": round(time.monotonic() - started, 1),
     }
 

@@ -16,7 +16,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,7 +31,7 @@ from vlcompress.artefacts import dumps, write_file
 from vlcompress.bench.environment import environment
 from vlcompress.bench.forecast import ANSWERS, CHOOSING, FEATURES, REGIONS, TEXT, WORDS
 from vlcompress.bench.forecast_forms import NATIVE, SHRUNK, STANDARD, Subject
-from vlcompress.bench.harness import measure
+from vlcompress.bench.harness import measure_openings
 from vlcompress.bench.random_masks import masked, random_masks
 from vlcompress.bench.statistics import latency, paired_ratio
 from vlcompress.errors import VlcompressError
@@ -72,7 +72,6 @@ OPENINGS = 2
 EFFORT = {1: Effort(rounds=11, burst_s=0.15, warmup=1), 8: Effort(rounds=9, burst_s=0.0, warmup=1)}
 
 Inputs = Mapping[str, torch.Tensor]
-Rounds = Sequence[Sequence[float]]
 Json = dict[str, Any]
 
 
@@ -236,13 +235,8 @@ class Group:
         """Check all variants at one batch size, and measure their sessions in turn."""
         inputs = inputs_of(batch, self.size)
         errors, started = {name: self._error(name, batch) for name in self.files}, environment()
-        calls = {
-            f"{name} #{number}": bound(session, inputs)
-            for name, sessions in self.sessions.items()
-            for number, session in enumerate(sessions)
-        }
-        found = measure(calls, EFFORT[batch])
-        bursts = {name: fastest([found[f"{name} #{number}"] for number in range(OPENINGS)]) for name in self.files}
+        calls = {name: [bound(session, inputs) for session in opened] for name, opened in self.sessions.items()}
+        bursts = measure_openings(calls, EFFORT[batch])
         rows = {
             name: {
                 "pattern": VARIANTS[name].pattern,
@@ -274,11 +268,6 @@ class Group:
         if VARIANTS[name].precision == "fp32":
             require(found, f"'{name}' no longer computes what was checked when it was built")
         return found.max_rel_error
-
-
-def fastest(openings: Sequence[Rounds]) -> Rounds:
-    """Give the bursts of the session with the lowest median."""
-    return min(openings, key=lambda rounds: latency(rounds, 1).p50_ms)
 
 
 def bound(session: Any, inputs: Any) -> Any:

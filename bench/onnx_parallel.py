@@ -6,7 +6,6 @@ The two take turns. `vlcompress serve` makes the same choice by measurement when
 this records what it is worth, by form and batch size.
 """
 
-import argparse
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.onnx_cpu import BATCHES, VARIANTS, bound, inputs_of
-from bench.onnx_tables import RESULTS, parallel_table, read_scores
-from vlcompress.artefacts import dumps, write_file
+from bench.onnx_record import record
+from bench.onnx_tables import parallel_table, read_scores
 from vlcompress.bench.environment import environment
 from vlcompress.bench.statistics import paired_ratio
 from vlcompress.export.runtime import open_session
@@ -87,16 +86,7 @@ def measure_all(work: Path, size: str = "base") -> Json:
 
 def main() -> None:
     """Measure and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--work", type=Path, default=Path("runs/onnx-cpu"))
-    parser.add_argument("--size", default="base", help="of LXMERT; others than base are for trying the script out")
-    parser.add_argument("--out", type=Path, default=RESULTS / "parallel.json")
-    said = parser.parse_args()
-    record = measure_all(said.work, said.size)
-    text = parallel_table(record, read_scores())
-    write_file(said.out, dumps(record))
-    write_file(said.out.with_suffix(".md"), text)
-    print(text)
+    record(__doc__, "parallel", measure_all, lambda found: parallel_table(found, read_scores()))
 
 
 if __name__ == "__main__":

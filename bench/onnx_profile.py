@@ -8,7 +8,6 @@ gathering columns and joining outputs were free; what is not a product costs wha
 or dense (blocks, which leave all activations as wide as they were).
 """
 
-import argparse
 import json
 import tempfile
 from collections import defaultdict
@@ -19,8 +18,8 @@ from typing import Any
 import onnxruntime
 
 from bench.onnx_cpu import BATCHES, VARIANTS, bound, inputs_of
-from bench.onnx_tables import RESULTS, lines_of, where
-from vlcompress.artefacts import dumps, write_file
+from bench.onnx_record import record
+from bench.onnx_tables import lines_of, where
 from vlcompress.bench.environment import environment
 from vlcompress.export.native.build import built
 from vlcompress.export.runtime import SKIP_LAYER_NORM
@@ -120,7 +119,7 @@ def measure_all(work: Path, size: str = "base") -> Json:
     return {"records": records, "environment": started, "runs": RUNS}
 
 
-def table(record: Json) -> str:
+def table(found: Json) -> str:
     """Lay out the shares."""
     kinds = [*KINDS, "else"]
     rows = [
@@ -132,12 +131,12 @@ def table(record: Json) -> str:
             *(f"{100 * one['ms'].get(name, 0.0) / one['ms']['all']:.0f} %" for name in kinds),
             "-" if one["bound"] is None else f"{one['bound']:.2f}",
         )
-        for one in record["records"]
+        for one in found["records"]
     ]
     return (
         "LXMERT-base, 20 words, 36 regions, stock ONNX Runtime, one thread, random weights and masks. "
-        f"{where([record['environment']])}\n\n"
-        f"Share of a call by kind of operator, over the faster half of {record['runs']} calls. *at best* is how many "
+        f"{where([found['environment']])}\n\n"
+        f"Share of a call by kind of operator, over the faster half of {found['runs']} calls. *at best* is how many "
         "times faster than dense the form could be on this machine if its products ran as fast as the dense ones for "
         "each multiplication that is left and gathers and joins were free. Accuracy is in accuracy.md, speeds are in "
         "cpu.md.\n\n" + lines_of(("form", "%", "batch", "ms", *kinds, "at best"), rows)
@@ -146,15 +145,7 @@ def table(record: Json) -> str:
 
 def main() -> None:
     """Profile and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--work", type=Path, default=Path("runs/onnx-cpu"))
-    parser.add_argument("--size", default="base", help="of LXMERT; others than base are for trying the script out")
-    parser.add_argument("--out", type=Path, default=RESULTS / "profile.json")
-    said = parser.parse_args()
-    record = measure_all(said.work, said.size)
-    write_file(said.out, dumps(record))
-    write_file(said.out.with_suffix(".md"), table(record))
-    print(table(record))
+    record(__doc__, "profile", measure_all, table)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from vlcompress.bench.harness import bench_models
+from vlcompress.bench.harness import bench_models, measure_openings
 from vlcompress.bench.variants import Variant, torch_variant
 from vlcompress.errors import VerificationError, VlcompressError
 from vlcompress.sparse.compile import compile_model
@@ -75,3 +75,10 @@ def test_a_missing_reference_is_named(variants: tuple[Any, list[Variant]]) -> No
     ticket, rows = variants
     with pytest.raises(VlcompressError, match="no variant 'dense'"):
         bench_models(rows[1:], {3: ticket.inputs}, threads=1, effort=QUICK)
+
+
+def test_of_several_openings_the_fastest_counts() -> None:
+    effort = Effort(rounds=3, burst_s=0.0, warmup=0)
+    found = measure_openings({"a": [lambda: time.sleep(0.01), lambda: None], "b": [lambda: None]}, effort)
+    assert {name: len(rounds) for name, rounds in found.items()} == {"a": 3, "b": 3}
+    assert max(second for rounds in found["a"] for second in rounds) < 0.01

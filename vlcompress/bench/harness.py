@@ -39,6 +39,24 @@ def measure(variants: Mapping[str, Callable[[], object]], effort: Effort = EFFOR
     return interleave(variants, effort)
 
 
+def measure_openings(variants: Mapping[str, Sequence[Callable[[], object]]], effort: Effort = EFFORT) -> Bursts:
+    """Measure variants that are there several times, all calls in turn; the opening with the lowest median counts.
+
+    Two sessions of one file run up to 1.4 times apart, by where their weights lie in memory.
+
+    Args:
+        variants: by name, the same call through each of its openings.
+        effort: rounds, and seconds of calls in each.
+
+    Returns:
+        Seconds of every call of the fastest opening, by name and round.
+    """
+    each = {f"{name} #{at}": call for name, calls in variants.items() for at, call in enumerate(calls)}
+    found = measure(each, effort)
+    openings = {name: [found[f"{name} #{at}"] for at in range(len(calls))] for name, calls in variants.items()}
+    return {name: min(rounds, key=lambda one: latency(one, 1).p50_ms) for name, rounds in openings.items()}
+
+
 def bench_models(
     variants: Sequence[Variant],
     inputs: Mapping[int, Inputs],

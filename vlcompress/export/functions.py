@@ -168,9 +168,8 @@ def make_function(body: Body, name: str, opset: int) -> ir.Function:
     if body.residual:
         y = to.op("Add", [y, r])
     y.name = "Y"
-    graph = ir.Graph(
-        [x, w, i, p, b, *[r][: body.residual]], [y], nodes=to.tape.nodes, opset_imports={"": opset}, name=name
-    )
+    inputs = [x, w, i, p, b, r] if body.residual else [x, w, i, p, b]
+    graph = ir.Graph(inputs, [y], nodes=to.tape.nodes, opset_imports={"": opset}, name=name)
     attributes_ = [ir.Attr(key, ir.AttributeType.INT, None) for key in ("N", "K", "h")]
     attributes_.append(ir.Attr("activation", ir.AttributeType.STRING, None))
     return ir.Function(DOMAIN, name, graph=graph, attributes=attributes_)

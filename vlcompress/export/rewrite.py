@@ -183,11 +183,11 @@ def _site(node: ir.Node) -> Site:
 
 def _take_added(nodes: list[ir.Node], fits: Callable[[ir.Value, ir.Value], bool]) -> ir.Value | None:
     """Take in the Add that alone reads the last node, and give what it adds; None if that does not fit."""
-    node, sum_ = _only_reader(nodes[-1]), nodes[-1].outputs[0]
+    node, result = _only_reader(nodes[-1]), nodes[-1].outputs[0]
     if node is None or node.op_type != "Add":
         return None
-    others = [value for value in node.inputs if value is not sum_]
-    if len(others) != 1 or others[0] is None or not fits(others[0], sum_):
+    others = [value for value in node.inputs if value is not result]
+    if len(others) != 1 or others[0] is None or not fits(others[0], result):
         return None
     nodes.append(node)
     return others[0]

@@ -18,7 +18,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from vlcompress.bench.environment import environment
-from vlcompress.bench.harness import measure
+from vlcompress.bench.harness import measure_openings
 from vlcompress.bench.statistics import latency, paired_ratio
 from vlcompress.errors import VlcompressError
 from vlcompress.export.onnx import export_onnx
@@ -123,10 +123,10 @@ def _task(bench: Workbench) -> Task:
 
 def _race(files: Mapping[str, tuple[Path, Json]], inputs: Mapping[int, Inputs], effort: Effort) -> dict[str, Json]:
     """Measure every file in turn with the others, as its manifest advises to open it; dense as is best for it."""
-    dense, _ = files["dense"]
-    sessions = {f"dense {number}": _open(dense, skip=bool(number % 2)) for number in range(2)}
-    sessions |= {name: _open(file, skip=_advised(manifest)) for name, (file, manifest) in files.items()}
-    sessions |= {f"dense {number}": _open(dense, skip=bool(number % 2)) for number in range(2, 4)}
+    tickets = {name: found for name, found in files.items() if name != "dense"}
+    dense = [_open(files["dense"][0], skip=skip) for skip in (False, True)]
+    sessions = {name: [_open(file, skip=_advised(manifest))] for name, (file, manifest) in tickets.items()}
+    sessions["dense"] = dense + [_open(files["dense"][0], skip=skip) for skip in (False, True)]
     batches = {batch: _batch(sessions, one, batch, effort) for batch, one in inputs.items()}
     return {
         name: {
@@ -147,12 +147,10 @@ def _open(file: Path, *, skip: bool) -> Any:
     return open_session(file, threads=THREADS, disable_skip_layer_norm=skip, native="off")
 
 
-def _batch(sessions: Mapping[str, Any], inputs: Inputs, batch: int, effort: Effort) -> dict[str, Json]:
-    """Give each file's latency and its ratio to the fastest of the dense sessions, which "dense" is taken to be."""
-    calls = {name: partial(session.run, None, feed(session, inputs)) for name, session in sessions.items()}
-    bursts = dict(measure(calls, effort))
-    dense = min((name for name in bursts if name.startswith("dense")), key=lambda name: latency(bursts[name], 1).p50_ms)
-    bursts["dense"] = bursts[dense]
+def _batch(sessions: Mapping[str, Sequence[Any]], inputs: Inputs, batch: int, effort: Effort) -> dict[str, Json]:
+    """Give each file's latency and its ratio to dense, each by the fastest of its sessions."""
+    calls = {name: [partial(one.run, None, feed(one, inputs)) for one in opened] for name, opened in sessions.items()}
+    bursts = measure_openings(calls, effort)
     return {
         name: {**asdict(latency(rounds, batch)), "speedup": asdict(paired_ratio(bursts["dense"], rounds))}
         for name, rounds in bursts.items()

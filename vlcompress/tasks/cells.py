@@ -113,7 +113,7 @@ def blind_score(task: str, report: Mapping[str, Any] | None) -> float | None:
 
     Args:
         task: a task.
-        report: what ``data_report.json`` has under "scores", or under "chance".
+        report: what `read_baselines` gives.
     """
     if report is None or task not in (*BLIND, *CHANCE):
         return None
@@ -125,8 +125,14 @@ def blind_score(task: str, report: Mapping[str, Any] | None) -> float | None:
 
 def read_blind(folder: Path, task: str) -> float | None:
     """Give the same for a data folder; None for data of one's own, which has no report."""
+    return blind_score(task, read_baselines(folder))
+
+
+def read_baselines(folder: Path) -> dict[str, Any] | None:
+    """Give what a data folder's report says of chance, or of answers from words alone; None without a report."""
     file = folder / "data_report.json"
     if not file.is_file():
         return None
     report = json.loads(file.read_text(encoding="utf-8"))
-    return blind_score(task, report.get("chance", report.get("scores")))
+    found: dict[str, Any] | None = report.get("chance", report.get("scores"))
+    return found
