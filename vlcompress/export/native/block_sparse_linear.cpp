@@ -23,21 +23,20 @@ struct Job {
   const Call& call;
   const InstructionSet& set;
   uint64_t id;
-  int64_t vectors;  // of rows, the last one perhaps not full
-  int64_t tiles;    // of vectors, within one vector of each other
+  int64_t vectors;  // of rows
+  int64_t tiles;    // of vectors, within one vector of each other; the last one takes the rows that are left over
   int64_t ranges;   // of panels
 };
 
 struct Rows {
   int64_t first;
   int count;
-  int vectors;
 };
 
 Rows rows_of(const Job& job, int64_t tile) {
   const int64_t begin = job.vectors * tile / job.tiles, end = job.vectors * (tile + 1) / job.tiles;
-  const int64_t first = begin * job.set.lanes, last = std::min(end * job.set.lanes, job.call.rows);
-  return {first, static_cast<int>(last - first), static_cast<int>(end - begin)};
+  const int64_t first = begin * job.set.lanes, last = tile + 1 == job.tiles ? job.call.rows : end * job.set.lanes;
+  return {first, static_cast<int>(last - first)};
 }
 
 // The last tile of x that this thread turned.
@@ -57,9 +56,9 @@ struct Turned {
 const void* turned_tile(const Job& job, int64_t tile, const Rows& rows) {
   thread_local Turned mine;
   const int64_t inputs = job.weight.inputs;
-  void* const room = mine.room((inputs + 1) * rows.vectors * job.set.lanes);  // bfloat16 takes a column of zeros
+  void* const room = mine.room((inputs + 1) * up(rows.count, job.set.lanes) * job.set.lanes);
   if (mine.job != job.id || mine.tile != tile) {
-    job.set.turn(job.call.x + rows.first * inputs, inputs, rows.count, rows.vectors, room);
+    job.set.turn(job.call.x + rows.first * inputs, inputs, rows.count, room);
     mine.job = job.id, mine.tile = tile;
   }
   return room;
@@ -70,14 +69,15 @@ void run_panel(const Job& job, int64_t panel, const Rows& rows, const void* turn
   const Call& c = job.call;
   const int64_t start = w.starts[panel], count = w.starts[panel + 1] - start;
   const int64_t end = std::min((panel + 1) * w.height, w.outputs);
+  const auto* const values = static_cast<const char*>(w.values);
+  const auto size = static_cast<int64_t>(job.set.value_size);
   for (int64_t output = panel * w.height; output < end; output += kOutputs) {
     const int64_t first = start * w.height + output - panel * w.height;
-    const void* values = static_cast<const char*>(w.values) + first * static_cast<int64_t>(job.set.value_size);
+    const int64_t next = output + kOutputs < end ? first + kOutputs : (start + count) * w.height;
     const int64_t at = rows.first * w.outputs + output;
-    job.set.step({turned, values, w.height, w.columns + start, count, c.bias ? c.bias + output : nullptr,
-                  c.residual ? c.residual + at : nullptr, c.y + at, w.outputs,
-                  static_cast<int>(std::min<int64_t>(kOutputs, end - output)), rows.count, c.activation},
-                 rows.vectors);
+    job.set.step({turned, w.inputs, values + first * size, values + next * size, w.height, w.columns + start, count,
+                  c.bias ? c.bias + output : nullptr, c.residual ? c.residual + at : nullptr, c.y + at, w.outputs,
+                  static_cast<int>(std::min<int64_t>(kOutputs, end - output)), rows.count, c.activation});
   }
 }
 
@@ -112,7 +112,8 @@ void block_sparse_linear(const Weight& weight, const Call& call, const Instructi
   if (!call.rows || !weight.outputs) return;
   static std::atomic<uint64_t> calls{0};
   const int64_t panels = up(weight.outputs, weight.height);
-  const int64_t vectors = up<int64_t>(call.rows, set.lanes), tiles = up<int64_t>(vectors, set.vectors);
+  const int64_t vectors = set.rest ? call.rows / set.lanes : up<int64_t>(call.rows, set.lanes);
+  const int64_t tiles = std::max<int64_t>(1, up<int64_t>(vectors, set.vectors));
   const int64_t work = weight.starts[panels] * weight.height * call.rows;
   const int64_t threads = std::max<int64_t>(1, std::thread::hardware_concurrency());
   const int64_t wanted = std::min(up(2 * threads, tiles), work / (tiles * kTaskWork));

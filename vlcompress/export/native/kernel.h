@@ -33,10 +33,12 @@ struct Call {
   int32_t activation;
 };
 
-// What one step needs: some rows of x, turned to [K][lanes x vectors], and kOutputs outputs of one panel.
+// What one step needs: a tile of x as `turn` made it, and kOutputs outputs of one panel.
 struct Step {
   const void* turned;
+  int64_t inputs;  // K
   const void* values;
+  const void* ahead;  // the values of the step that comes next
   int64_t stride;  // from one column's weights to the next one's
   const int32_t* columns;
   int64_t count;
@@ -54,9 +56,11 @@ struct InstructionSet {
   const char* name;
   int lanes;          // rows that lie side by side in a register
   int vectors;        // registers of rows in a step, at most
+  bool rest;          // whether a step takes up to lanes - 1 rows more than fill its registers
   size_t value_size;  // bytes of a weight
-  void (*step)(const Step& step, int vectors);
-  void (*turn)(const float* x, int64_t inputs, int rows, int vectors, void* turned);
+  void (*step)(const Step& step);
+  // Brings rows of x [rows][K] in the order that `step` reads; at most (K + 1) x rows floats, rounded up to whole lanes.
+  void (*turn)(const float* x, int64_t inputs, int rows, void* turned);
   void (*begin)();  // of a task, or null
   void (*end)();
 };

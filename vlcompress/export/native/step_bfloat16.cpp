@@ -26,8 +26,13 @@ struct alignas(64) Pairs {
   uint16_t low[kBlock / 2][kRows], high[kBlock / 2][kRows];
 };
 
+constexpr int64_t kAhead = 2 * kBlock * kOutputs;  // Weights: what is asked for arrives when its turn comes.
+
+// A pair for each of the 16 lines that a block's weights are: those of two blocks on are asked for meanwhile.
 void pair_up(const Step& s, int64_t block, Pairs& pairs) {
+  const auto* ahead = static_cast<const uint16_t*>(s.values) + block * kBlock * kOutputs + kAhead;
   for (int p = 0; p < kBlock / 2; ++p) {
+    __builtin_prefetch(ahead + p * kBlock, 0, 2);
     __m512i low, high;
     load_pair(s, block * kBlock + 2 * p, low, high);
     _mm512_store_si512(pairs.low[p], low);
@@ -102,14 +107,14 @@ constexpr void (*end)() = nullptr;
 
 #endif
 
-void step(const Step& s, int) {
+void step(const Step& s) {
   alignas(64) Tile tile;
   multiply(s, tile);
-  write(s, tile);
+  write(s, tile, s.rows);
 }
 
 // Turns x [rows][K] to [K + 1][32] in bfloat16, the last column zeros; of each four rows from both halves in turn.
-void turn(const float* x, int64_t inputs, int rows, int, void* turned) {
+void turn(const float* x, int64_t inputs, int rows, void* turned) {
   auto* to = static_cast<uint16_t*>(turned);
   const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
   for (int64_t k = 0; k < inputs; k += LANES) {
@@ -132,6 +137,6 @@ void turn(const float* x, int64_t inputs, int rows, int, void* turned) {
 #define QUOTE(text) QUOTE_(text)
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
-const InstructionSet JOIN(set_, SET) = {QUOTE(SET), kRows, 1, sizeof(uint16_t), step, turn, begin, end};
+const InstructionSet JOIN(set_, SET) = {QUOTE(SET), kRows, 1, false, sizeof(uint16_t), step, turn, begin, end};
 
 }  // namespace vlcompress

@@ -25,26 +25,42 @@ void write_row(const Step& s, int row, int first, Floats values) {
 }
 
 template <Floats (*activation)(Floats)>
-void write_as(const Step& s, const Tile& tile) {
+void write_as(const Step& s, const Tile& tile, int rows) {
   float bias[kOutputs] = {};
   if (s.bias) std::memcpy(bias, s.bias, static_cast<size_t>(s.width) * sizeof(float));
   for (int first = 0; first < s.width; first += LANES)
-    for (int row = 0; row < s.rows; row += LANES) {
+    for (int row = 0; row < rows; row += LANES) {
       Floats block[LANES];
 #pragma GCC unroll 16
       for (int o = 0; o < LANES; ++o) block[o] = load(tile[first + o] + row) + bias[first + o];
       transpose(block);
 #pragma GCC unroll 16
       for (int r = 0; r < LANES; ++r)
-        if (row + r < s.rows) write_row<activation>(s, row + r, first, block[r]);
+        if (row + r < rows) write_row<activation>(s, row + r, first, block[r]);
     }
 }
 
-// Turns a tile back and writes it: activation(sum + bias + residual).
-inline void write(const Step& s, const Tile& tile) {
-  static constexpr void (*kWrite[kActivations])(const Step&, const Tile&) = {write_as<same>, write_as<gelu>,
-                                                                            write_as<gelu_tanh>, write_as<relu>};
-  kWrite[s.activation](s, tile);
+// Turns so many rows of a tile back and writes them: activation(sum + bias + residual).
+inline void write(const Step& s, const Tile& tile, int rows) {
+  static constexpr void (*kWrite[kActivations])(const Step&, const Tile&, int) = {write_as<same>, write_as<gelu>,
+                                                                                 write_as<gelu_tanh>, write_as<relu>};
+  kWrite[s.activation](s, tile, rows);
+}
+
+template <Floats (*activation)(Floats), int V>
+void write_rows_as(const Step& s, int first, int count, const Floats (*sums)[V]) {
+  for (int v = 0; v < V; ++v) {
+    const Floats bias = s.bias ? load_some(s.bias + v * LANES, s.width - v * LANES) : Floats{};
+    for (int row = 0; row < count; ++row) write_row<activation>(s, first + row, v * LANES, sums[row][v] + bias);
+  }
+}
+
+// Writes `count` rows of sums that lie as y does, from row `first` on.
+template <int V>
+void write_rows(const Step& s, int first, int count, const Floats (*sums)[V]) {
+  static constexpr void (*kWrite[kActivations])(const Step&, int, int, const Floats(*)[V]) = {
+      write_rows_as<same, V>, write_rows_as<gelu, V>, write_rows_as<gelu_tanh, V>, write_rows_as<relu, V>};
+  kWrite[s.activation](s, first, count, sums);
 }
 
 }  // namespace
