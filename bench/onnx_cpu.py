@@ -47,13 +47,14 @@ from vlcompress.models.lxmert import LxmertFamily
 from vlcompress.sparse.compile import layer_rows
 from vlcompress.sparse.timing import Effort
 
-FORMS = {
-    "neuron+head": ("shrunk", SHRUNK),
-    "block:192x16": ("standard", STANDARD),
-    "block:16x1": ("native", NATIVE),
-    "block:768x16": ("tall", STANDARD),
-}
-"""Patterns, the file that each is measured in, and the form's name in a forecast."""
+FORMS = (
+    ("neuron+head", "shrunk", SHRUNK),
+    ("block:192x16", "standard", STANDARD),
+    ("block:16x1", "native", NATIVE),
+    ("block:768x16", "tall", STANDARD),
+    ("block:192x16", "native-192x16", NATIVE),
+)
+"""Patterns, the files that they are measured in, and the forms' names in a forecast."""
 
 WRITTEN = {SHRUNK: "shrunk.onnx", STANDARD: "standard.onnx", NATIVE: "native.onnx"}
 """The file that a forecast writes for each form."""
@@ -100,6 +101,8 @@ VARIANTS = {
     "16x1, native kernel": Variant("block:16x1", "fp32", "native-{}", {"native": "float32"}),
     "16x1, native kernel, bfloat16": Variant("block:16x1", "bf16", "native-{}", {"native": "bfloat16"}),
     "192x16": Variant("block:192x16", "fp32", "standard-{}"),
+    "192x16, native kernel": Variant("block:192x16", "fp32", "native-192x16-{}", {"native": "float32"}),
+    "192x16, native kernel, bfloat16": Variant("block:192x16", "bf16", "native-192x16-{}", {"native": "bfloat16"}),
     "192x16, int8": Variant("block:192x16", "int8", "standard-{}-int8"),
     "768x16": Variant("block:768x16", "fp32", "tall-{}"),
     "768x16, int8": Variant("block:768x16", "int8", "tall-{}-int8"),
@@ -132,7 +135,7 @@ def build(work: Path, size: str = "base") -> None:
         _written(subject.dense().session, work / "dense.onnx", size)
         quantize(work / "dense.onnx", work / "dense-int8.onnx")
     for sparsity in SPARSITIES:
-        for pattern, (file, form) in FORMS.items():
+        for pattern, file, form in FORMS:
             if not truth(work / f"{file}-{sparsity}.onnx").is_file():
                 write_form(subject, pattern, sparsity, form, work / f"{file}-{sparsity}.onnx", size)
         for pattern, file in ZEROS.items():

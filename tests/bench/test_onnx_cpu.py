@@ -21,7 +21,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_cpu, "SPARSITIES", (50,))
-        patch.setattr(onnx_cpu, "FORMS", {"neuron+head": onnx_cpu.FORMS["neuron+head"]})
+        patch.setattr(onnx_cpu, "FORMS", [form for form in onnx_cpu.FORMS if form[0] == "neuron+head"])
         patch.setattr(onnx_cpu, "ZEROS", {})
         onnx_cpu.build(folder, "tiny")
     return folder
@@ -77,7 +77,7 @@ def test_rivals_take_turns_and_one_that_errs_is_left_out(work: Path, capsys: pyt
     np.save(work / "standard-50.npy", np.load(work / "dense.npy") + 1.0)
     found = onnx_rivals.measure(work, 50, 1, "tiny", only="ours")
     assert [record["batch"] for record in found] == [1, 8]
-    assert set(found[0]["runtimes"]) == {"dense", "ours, heads and neurons"}
+    assert set(found[0]["runtimes"]) == {*onnx_rivals.REFERENCES, "ours, heads and neurons"}
     assert found[1]["runtimes"]["ours, heads and neurons"]["rel_error"] < 1e-4
     assert "ours, 192x16 at batch 8 is left out: its scores differ" in capsys.readouterr().out
     assert "| ours, heads and neurons |" in rivals_table(found, {})

@@ -92,7 +92,7 @@ def test_a_packed_layer_is_stored_once_and_absorbs_bias_and_activation(blocky: B
     assert {node.domain for node in graph.node} == {DOMAIN}
     settings = [{a.name: onnx.helper.get_attribute_value(a) for a in node.attribute} for node in graph.node]
     assert [one["activation"] for one in settings] == [b"none", b"gelu", b"none", b"none"]
-    assert {(one["N"], one["K"], one["h"]) for one in settings} == {(128, 64, 64)}
+    assert {(one["N"], one["K"], one["h"]) for one in settings} == {(128, 64, 16)}
     names = [tensor.name for tensor in graph.initializer]
     assert sorted(name for name in names if name.startswith("layer")) == [
         "layer.weight.columns", "layer.weight.starts", "layer.weight.values",

@@ -31,7 +31,6 @@ Function overloads would say the same with one op type, but they are not safe: o
 evaluator look functions up without the overload, and compute something else without a word (1.31.1 is right).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -115,9 +114,12 @@ class Body:
 
 
 def panel_height(groups: RowGroups) -> int:
-    """Give the height that divides every group's rows; 0 if it is no multiple of PANEL, so that no node can be made."""
-    height = math.gcd(*(len(group.weight) for group in groups.groups))
-    return 0 if height % PANEL else height
+    """Give PANEL if it divides every group's rows; 0 if it does not, so that no node can be made.
+
+    Taller panels would save a few indices, but the native kernel then reads weights that are far apart: with blocks of
+    192x16 at 70 %, LXMERT-base ran 1.8 times as fast as dense, with panels of 16 2.5 times.
+    """
+    return 0 if any(len(group.weight) % PANEL for group in groups.groups) else PANEL
 
 
 def pack_panels(groups: RowGroups, height: int) -> Panels:
