@@ -31,8 +31,10 @@ def test_operators_are_told_by_what_they_are_for() -> None:
 def test_a_form_can_only_lose_its_products_and_what_it_made_smaller() -> None:
     dense = {"products": 80.0, "GELU": 20.0, "all": 100.0}
     form = {"products": 30.0, "GELU": 10.0, "gathers": 5.0, "all": 45.0}
-    assert bound_of(dense, form, 75, shrunk=False) == pytest.approx(100 / 40)
-    assert bound_of(dense, form, 75, shrunk=True) == pytest.approx(100 / 35)
+    assert bound_of(dense, form, 75, own=False) == pytest.approx(100 / 40)
+    assert bound_of(dense, form, 75, own=True) == pytest.approx(100 / 35)
+    native = {"products": 1.0, "packed nodes": 30.0, "softmax and turns": 4.0, "all": 35.0}
+    assert bound_of(dense, native, 75, own=True) == pytest.approx(100 / 24)
 
 
 def test_the_table_has_a_row_for_each_record() -> None:
