@@ -26,7 +26,7 @@ def advice(record: Mapping[str, Any]) -> list[str]:
         lines += [_sentence(row, middle, batch) for row in ranked]
     lines += [_none(pattern) for pattern in record["asked"]["patterns"] if not _rows(record, pattern)]
     if built() is None:
-        lines.append("with `vlcompress native build`, blocks of 16 rows and one column (16x1) run fast, too")
+        lines.append("with `vlcompress native build`, blocks of 16 rows and more run faster, down to one column (16x1)")
     return [*lines, ACCURACY]
 
 

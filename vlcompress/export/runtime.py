@@ -39,8 +39,7 @@ def open_session(
         native: on the CPU, what the native kernel computes packed nodes in, if `vlcompress native build` was run;
             without it, and with "off", they run with the standard operators that the file holds for them. "bfloat16"
             rounds weights and activations of those nodes to 8 bits of mantissa: measure the task's score with it.
-            None takes float32 where the export measured that it is faster, and "off" elsewhere: wide blocks are slower
-            in the kernel.
+            None takes float32 where the export measured that it is faster, and "off" elsewhere.
 
     Raises:
         VlcompressError: no such file, a file that ONNX Runtime cannot read, a provider that is unknown or not there, or
