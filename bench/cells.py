@@ -8,6 +8,7 @@ data (vlcompress/tasks/cells.json).
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from vlcompress.artefacts import dumps, write_file
 from vlcompress.bench.environment import environment
 from vlcompress.data.sources import data_folder
-from vlcompress.recipe import Recipe, default_recipe
+from vlcompress.recipe import PruningRecipe, Recipe, default_recipe
 from vlcompress.tasks.cells import RECORD, read_baselines, read_record
 from vlcompress.tasks.opening import data_of
 from vlcompress.tasks.registry import TASKS
@@ -31,8 +32,8 @@ TINY_STEPS = 200
 
 
 def recipe_of(family: str, task: str, size: str) -> Recipe:
-    """Give the recipe of a cell's dense model."""
-    recipe = default_recipe(family, task, size)
+    """Give the recipe of a cell's dense model, which does not depend on how the built-in recipe prunes."""
+    recipe = replace(default_recipe(family, task, size), pruning=PruningRecipe())
     source = f"scenes:{SIZE_OF.get(task, size)}"
     return recipe.override(
         data={"source": source}, training={"steps": TINY_STEPS, "epochs": 0.0} if size == "tiny" else {}
