@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
 from tests.export.graphs import exporter_like_graph
-from vlcompress.export.functions import DOMAIN, MAX_BODIES, NAME, panel_height
+from vlcompress.export.functions import DOMAIN, MAX_BODIES, NAME, packable
 from vlcompress.export.lowering import Form, forms
 from vlcompress.export.quantize import Quantizer, quantize_weight
 from vlcompress.export.rewrite import Layer, Rewriter
@@ -59,7 +59,7 @@ def all_writings(bsr: Bsr) -> dict[str, tuple[Form | None, RowGroups | None]]:
     found: dict[str, tuple[Form | None, RowGroups | None]] = {"rebuilt": (None, row_panels(bsr))}
     for name, form in forms(bsr, 6).items():
         found[f"{name} expanded"] = (form, None)
-        if panel_height(form.groups):  # lower groups than the native kernel's panels are never packed
+        if packable(form.groups):  # lower groups than the native kernel's panels are never packed
             found[f"{name} packed"] = (form, form.groups)
     return found
 

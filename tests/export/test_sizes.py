@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.conftest import make_blocky
-from vlcompress.export.functions import pack_panels, panel_height
+from vlcompress.export.functions import pack_panels
 from vlcompress.export.lowering import forms
 from vlcompress.export.sizes import layer_sizes
 from vlcompress.sparse.formats import pack, row_panels
@@ -21,10 +21,10 @@ def test_values_and_indices_only(block: tuple[int, int]) -> None:
     assert bsr.nbytes <= 0.36 * DENSE
     panels = row_panels(bsr)
     assert panels is not None
-    assert pack_panels(panels, panel_height(panels)).nbytes <= 0.36 * DENSE
+    assert pack_panels(panels).nbytes <= 0.36 * DENSE
     for form in forms(bsr, 1152).values():
         if form.merge == "apart":
-            packed = pack_panels(form.groups, panel_height(form.groups)).nbytes
+            packed = pack_panels(form.groups).nbytes
             assert packed <= 0.36 * DENSE
 
 

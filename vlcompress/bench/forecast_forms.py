@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vlcompress.bench.random_masks import UNITS, masked, random_masks, side
 from vlcompress.export.choose import Chooser
-from vlcompress.export.functions import panel_height
+from vlcompress.export.functions import packable
 from vlcompress.export.lowering import WORTH_A_TRY
 from vlcompress.export.native.build import built
 from vlcompress.export.rewrite import Layer, Rewriter
@@ -168,7 +168,7 @@ def native_layers(packed: Mapping[str, Bsr]) -> dict[str, Layer]:
     return {
         name: Layer(packed[name], None, groups)
         for name, groups in panels.items()
-        if groups is not None and panel_height(groups) and groups.density <= WORTH_A_TRY
+        if groups is not None and packable(groups) and groups.density <= WORTH_A_TRY
     }
 
 

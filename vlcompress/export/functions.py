@@ -50,7 +50,9 @@ MAX_BODIES = 256
 """Op types that a native library registers: NAME, NAME_1 ... NAME_255."""
 
 PANEL = 16
-"""Panel heights are multiples of this: one AVX-512 register of float32 outputs."""
+"""The height of panels that is written: what a step of the native kernel computes. Taller ones would save a few
+indices, but a step's weights then lie far apart: with blocks of 192x16 at 70 %, LXMERT-base ran 1.8 times as fast as
+dense, with panels of 16 2.5 times."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -113,40 +115,34 @@ class Body:
     residual: bool = False
 
 
-def panel_height(groups: RowGroups) -> int:
-    """Give PANEL if it divides every group's rows; 0 if it does not, so that no node can be made.
-
-    Taller panels would save a few indices, but the native kernel then reads weights that are far apart: with blocks of
-    192x16 at 70 %, LXMERT-base ran 1.8 times as fast as dense, with panels of 16 2.5 times.
-    """
-    return 0 if any(len(group.weight) % PANEL for group in groups.groups) else PANEL
+def packable(groups: RowGroups) -> bool:
+    """Tell whether every group's rows come in whole panels, so that a node can hold them."""
+    return not any(len(group.weight) % PANEL for group in groups.groups)
 
 
-def pack_panels(groups: RowGroups, height: int) -> Panels:
-    """Store row groups by panels of `height` outputs; a group's columns are repeated for each of its panels."""
+def pack_panels(groups: RowGroups) -> Panels:
+    """Store row groups by panels; a group's columns are repeated for each of its panels."""
     values, columns, counts = [], [], [0]
     for group in groups.groups:
         index = group.columns.numpy().astype(np.int32)
-        panels = len(group.weight) // height
-        tiles = group.weight.reshape(panels, height, len(index)).transpose(1, 2)
+        panels = len(group.weight) // PANEL
+        tiles = group.weight.reshape(panels, PANEL, len(index)).transpose(1, 2)
         values.append(tiles.contiguous().numpy().reshape(-1))
         columns += [index] * panels
         counts += [len(index)] * panels
-    return Panels(np.concatenate(values), np.concatenate(columns), np.cumsum(counts, dtype=np.int64), height)
+    return Panels(np.concatenate(values), np.concatenate(columns), np.cumsum(counts, dtype=np.int64), PANEL)
 
 
 def body_of(form: Form, x: ir.Value, activation: Activation, residual: bool = False) -> Body:
     """Tell which body runs a layer's form on x."""
-    height = panel_height(form.groups)
-    panels = tuple(len(group.weight) // height for group in form.groups.groups)
-    return Body(form.kind, form.groups.shape[1], height, panels, form.access, rank(x), activation, residual)
+    panels = tuple(len(group.weight) // PANEL for group in form.groups.groups)
+    return Body(form.kind, form.groups.shape[1], PANEL, panels, form.access, rank(x), activation, residual)
 
 
 def rebuilding(groups: RowGroups, rank_: int, activation: Activation, residual: bool = False) -> Body:
     """Tell the body that makes the dense weight of packed row groups, for a layer that a stock runtime runs dense."""
-    height = panel_height(groups)
-    panels = (groups.shape[0] // height,)
-    return Body("rebuild", groups.shape[1], height, panels, (), rank_, activation, residual)
+    panels = (groups.shape[0] // PANEL,)
+    return Body("rebuild", groups.shape[1], PANEL, panels, (), rank_, activation, residual)
 
 
 def make_function(body: Body, name: str, opset: int) -> ir.Function:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vlcompress.artefacts import Json, disk_errors, dumps, seal, write_file, writing
 from vlcompress.errors import VlcompressError
 from vlcompress.export.choose import Chooser
-from vlcompress.export.functions import panel_height
+from vlcompress.export.functions import packable
 from vlcompress.export.lowering import Form
 from vlcompress.export.native.build import built
 from vlcompress.export.quantize import Quantizer
@@ -283,7 +283,7 @@ def _layer(layer: LayerExport, style: Style) -> Layer:
 def _packing(layer: LayerExport) -> RowGroups | None:
     """Give the groups that a packed node stores; None where it would not fit the kernel, or save no bytes."""
     groups = layer.form.groups if layer.form is not None else row_panels(layer.bsr)
-    if groups is None or not panel_height(groups):
+    if groups is None or not packable(groups):
         return None
     worth = layer.form is not None or groups.density <= WORTH_PACKING
     return groups if worth else None

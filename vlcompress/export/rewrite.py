@@ -18,7 +18,6 @@ from vlcompress.export.functions import (
     body_of,
     make_function,
     pack_panels,
-    panel_height,
     rebuilding,
 )
 from vlcompress.export.lowering import Constants, Form, Writer, lower, rank
@@ -140,7 +139,7 @@ class Rewriter:
         """Give W, I and P; made once for a layer that is used twice."""
         names = [f"{name}.{part}" for part in ("values", "columns", "starts")]
         if names[0] not in self.constants:
-            panels: Panels = pack_panels(groups, panel_height(groups))
+            panels: Panels = pack_panels(groups)
             to.constant(names[0], panels.values)
             to.constant(names[1], panels.columns)
             to.constant(names[2], panels.starts)
