@@ -192,17 +192,16 @@ class _Split:
 
     def __init__(self, to: _FunctionWriter, body: Body, w: ir.Value, i: ir.Value, p: ir.Value) -> None:
         self.to, self.body = to, body
-        self.firsts = [sum(body.groups[:group]) for group in range(len(body.groups))]  # first panel of each group
+        firsts = [sum(body.groups[:group]) for group in range(len(body.groups))]  # first panel of each group
         panels = sum(body.groups)
         self.width = body.access[0] if len({*body.access}) == 1 and isinstance(body.access[0], int) else 1
-        apart = self._sizes(p, panels)
-        together = apart
+        pointers = p
         if panels > len(body.groups):
-            pointers = to.op("Gather", [p, to.ints([*self.firsts, panels])], {"axis": 0})
-            together = self._sizes(pointers, len(body.groups))
-        weights = to.op("Mul", [together, to.ints([body.height])])
+            pointers = to.op("Gather", [p, to.ints([*firsts, panels])], {"axis": 0})
+        sizes = self._sizes(pointers, len(body.groups))
+        weights = to.op("Mul", [sizes, to.ints([body.height])])
         self.weights = self._parts(w, weights, len(body.groups))
-        self.panels = self._parts(self._runs(i), to.op("Div", [apart, to.ints([self.width])]), panels)
+        self.indices = self._parts(self._runs(i), to.op("Div", [sizes, to.ints([self.width])]), len(body.groups))
 
     def weight(self, group: int) -> ir.Value:
         """Give a group's weight as [k, rows]: its panels side by side."""
@@ -214,7 +213,11 @@ class _Split:
 
     def columns(self, group: int, width: int) -> ir.Value:
         """Give the indices of a group's runs of columns; its first panel tells them."""
-        index = self.panels[self.firsts[group]]
+        panels, index = self.body.groups[group], self.indices[group]
+        if panels > 1:
+            repeated = self.to.op("Reshape", [index, self.to.ints([panels, -1])])
+            zero = self.to.constant("zero", np.array(0, dtype=np.int64))
+            index = self.to.op("Gather", [repeated, zero], {"axis": 0})
         return index if width == self.width else self._strided(index, width)
 
     def bounds(self, group: int) -> tuple[ir.Value, ir.Value]:
