@@ -84,6 +84,12 @@ CPU = Compute()
 """The default: float32 on the CPU."""
 
 
+def computed_on(compute: Compute) -> dict[str, dict[str, str]]:
+    """Return the entry of a document for where it was computed; {} at the default, so that no older name changes."""
+    said = compute.identity()
+    return {"computed_on": said} if said else {}
+
+
 def parse_compute(device: str, dtype: str, *, training: bool = False) -> Compute:
     """Return the device and dtype that were asked for, checked against this machine.
 

@@ -13,9 +13,9 @@ FLAGS = {
     "prune": {
         "model", "task", "size", "checkpoint", "data", "vocabulary", "pattern", "sparsity", "schedule", "rounds",
         "allocation", "rewind-step", "control", "seeds", "steps", "batch", "learning-rate", "save-recipe", "dry-run",
-        "device", "home", "json",
+        "device", "dtype", "home", "json",
     },
-    "compile": {"batch", "threads", "explain", "device", "home", "json"},
+    "compile": {"batch", "threads", "explain", "device", "dtype", "home", "json"},
     "export": {
         "format", "batch", "threads", "provider", "expand", "quantize", "fp16", "opset", "target-ort", "explain",
         "home", "json",

@@ -23,6 +23,7 @@ from vlcompress.bench.forecast_layers import measure_layers
 from vlcompress.bench.harness import measure
 from vlcompress.bench.random_masks import POLICY
 from vlcompress.bench.statistics import latency, paired_ratio
+from vlcompress.devices import CPU, Compute
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.export.choose import Chooser
 from vlcompress.models.base import Family, Head
@@ -53,7 +54,8 @@ class Inquiry:
         sparsities: in (0, 1).
         batches: batch sizes.
         threads: of ONNX Runtime.
-        device: "cpu" or "cuda"; on a GPU, whole units and dense layers are what is fast.
+        compute: where PyTorch's forms are measured, and in what; they are on a GPU alone.
+        provider: where ONNX Runtime's forms are, spelled out.
     """
 
     model: str = "lxmert"
@@ -62,7 +64,8 @@ class Inquiry:
     sparsities: tuple[float, ...] = (0.5, 0.7, 0.9)
     batches: tuple[int, ...] = (1, 8)
     threads: int = 1
-    device: str = "cpu"
+    compute: Compute = CPU
+    provider: str = "cpu"
 
 
 def forecast(asked: Inquiry, say: Callable[[str], None]) -> Json:
@@ -91,7 +94,7 @@ def forecast(asked: Inquiry, say: Callable[[str], None]) -> Json:
     with tempfile.TemporaryDirectory() as folder, thread_count(asked.threads):
         rows = layer_rows(family, model, family.prunable(model, POLICY).names, inputs[asked.batches[-1]])
         say(f"about {_minutes(family, model, asked)} for {len(asked.patterns) * len(asked.sparsities)} random prunings")
-        chooser = Chooser(asked.threads, CHOOSING, asked.device)
+        chooser = Chooser(asked.threads, CHOOSING, asked.provider)
         layers = measure_layers(model, rows, asked.patterns, asked.sparsities, chooser, say)
         subject = Subject(family, config, model, Path(folder), chooser, rows)
         models = _models(subject, asked, inputs, say)

@@ -10,6 +10,7 @@ from typing import Any
 
 from vlcompress.artefacts import dumps, read_json, write_file
 from vlcompress.bench.environment import environment
+from vlcompress.devices import CPU, Compute, computed_on
 from vlcompress.errors import VlcompressError
 from vlcompress.studies.base import Choices, Done, Json, Lab, Shown, Study, StudyCell, Table
 from vlcompress.studies.estimate import seconds_of_a_training
@@ -43,9 +44,9 @@ def run_study(study: Study, choices: Choices, lab: Lab) -> Outcome:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in done.failed.items())
         raise VlcompressError(f"no cell of study '{study.name}' succeeded: {reasons}")
     shown = study.show(done.results)
-    folder = lab.home / FOLDER / folder_name(study, choices)
+    folder = lab.home / FOLDER / folder_name(study, choices, lab.compute)
     folder.mkdir(parents=True, exist_ok=True)
-    facts = document(study, choices, done, shown, lab.home)
+    facts = document(study, choices, done, shown, lab.home) | computed_on(lab.compute)
     write_file(folder / DOCUMENT, dumps(facts))
     write_file(folder / "study.html", page(facts))
     return Outcome(folder, facts, _text(done, shown, folder))
@@ -164,9 +165,10 @@ def _training_names(found: Any) -> Iterator[str]:
             yield from _training_names(value)
 
 
-def folder_name(study: Study, choices: Choices) -> str:
+def folder_name(study: Study, choices: Choices, compute: Compute = CPU) -> str:
     """Name a study's folder after what differs from the default, so that studies of other choices sit beside it."""
-    parts = [study.name, *(re.sub(r"[^a-z0-9_.]+", "-", part.lower()).strip("-") for part in _differing(choices))]
+    said = [*_differing(choices), *compute.identity().values()]
+    parts = [study.name, *(re.sub(r"[^a-z0-9_.]+", "-", part.lower()).strip("-") for part in said)]
     return "-".join(parts)[:120]
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 import vlcompress
-from vlcompress.artefacts import dumps, read_json, write_file
+from vlcompress.artefacts import dumps, identity, read_json, write_file
 from vlcompress.data.pretraining import read_all_answers
 from vlcompress.data.sources import data_folder
 from vlcompress.data.tokenizer import SPECIAL_TOKENS, WordPiece
+from vlcompress.devices import CPU, Compute, computed_on
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family
 from vlcompress.models.language import language_part
@@ -74,25 +75,25 @@ class Run:
 
 
 def find_ticket(
-    recipe: Recipe, home: Path, *, device: torch.device, say: Say = print, progress: Progress | None = None
+    recipe: Recipe, home: Path, *, compute: Compute = CPU, say: Say = print, progress: Progress | None = None
 ) -> Run:
     """Run a recipe to its ticket, or find it done.
 
     Args:
         recipe: what to run.
         home: folder for runs, trainings and built-in data.
-        device: where to train.
+        compute: where to train, and in what; a run on another device or in another dtype is another run.
         say: told one line at each step.
         progress: called after every training step.
 
     Raises:
         VlcompressError: anything in the recipe or the data that does not fit, before the first training starts.
     """
-    run = Run(home / recipe.name())
+    run = Run(home / run_name(recipe, compute))
     if (run.folder / DOCUMENT).is_file():
         say(f"this recipe has been run: {run.folder}")
         return run
-    bench = open_workbench(recipe, home, device=device, say=say, progress=progress)
+    bench = open_workbench(recipe, home, compute=compute, say=say, progress=progress)
     check_patterns(bench)
     cells = run_cells(bench)
     _write_ticket(run, bench, cells)
@@ -100,8 +101,14 @@ def find_ticket(
     return run
 
 
+def run_name(recipe: Recipe, compute: Compute) -> str:
+    """Name a run's folder: by its recipe, and by where it is computed unless that is the default."""
+    said = compute.identity()
+    return recipe.name() + (f"-{identity(said)[:6]}" if said else "")
+
+
 def open_workbench(
-    recipe: Recipe, home: Path, *, device: torch.device, say: Say = print, progress: Progress | None = None
+    recipe: Recipe, home: Path, *, compute: Compute = CPU, say: Say = print, progress: Progress | None = None
 ) -> Workbench:
     """Open the data and the vocabulary that a recipe names, and size the model to them."""
     family = family_named(recipe.model.family)
@@ -126,7 +133,7 @@ def open_workbench(
         vocabulary="\n".join(vocabulary.tokens) + "\n",
         checkpoint=checkpoint,
         home=home,
-        device=device,
+        compute=compute,
         say=say,
         progress=progress,
         answers=_pretrained_answers(recipe, folder, checkpoint),
@@ -224,7 +231,9 @@ def _write_ticket(run: Run, bench: Workbench, cells: list[Cell]) -> None:
         vocabulary=bench.vocabulary,
         permutation=first.permutation(),
     )
-    save_ticket(run.ticket, ticket, ticket_card(bench.recipe, bench.score_task.metric, cells, masks.kept, masks.total))
+    metric = bench.score_task.metric
+    card = ticket_card(bench.recipe, metric, cells, masks.kept, masks.total, bench.compute)
+    save_ticket(run.ticket, ticket, card)
 
 
 def _document(bench: Workbench, cells: list[Cell]) -> dict[str, Any]:
@@ -244,5 +253,6 @@ def _document(bench: Workbench, cells: list[Cell]) -> dict[str, Any]:
         "backbone_weights": bench.prunable.backbone,
         "layer_sparsity": masks.layer_sparsity(),
         "cells": [cell.document() for cell in cells],
+        **computed_on(bench.compute),
         "versions": {"vlcompress": vlcompress.__version__, "torch": torch.__version__},
     }
