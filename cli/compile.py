@@ -26,5 +26,5 @@ def command(run: Path | None, batch: int, threads: int, explain: bool, home: Pat
 
     compute = parse_compute(where["device"], where["dtype"])
     chosen = options.chosen_run(run, home)
-    plan = compile_run(chosen, batch=batch, threads=threads, device=compute.device)
+    plan = compile_run(chosen, batch=batch, threads=threads, compute=compute)
     options.show(plan.to_json(), plan_text(chosen.folder / "compiled", plan, explain=explain), as_json)

@@ -52,10 +52,10 @@ def command(
     from vlcompress.report.text import export_text
 
     wanted = style(
-        quantize=quantize, fp16=fp16, expand=expand, provider=spelled or "cpu", opset=opset, runtime=target_ort
+        quantize=quantize, fp16=fp16, expand=expand, provider=where or "cpu", opset=opset, runtime=target_ort
     )
     chosen = options.chosen_run(run, home)
-    manifest = export_run(chosen, batch=batch, threads=threads, style=wanted)
+    manifest = export_run(chosen, batch=batch, threads=threads, style=wanted, say=options.say)
     folder = artefact_folder(chosen, wanted)
     options.show(manifest, export_text(folder, manifest, explain=explain), as_json)
 

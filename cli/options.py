@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from vlcompress.devices import DTYPES, check_device, check_dtype
+from vlcompress.errors import VlcompressError, unknown
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -75,17 +76,20 @@ class _Option(click.ParamType):  # type: ignore[type-arg]  # generic since click
         return read_option(value)
 
 
-def _check_provider(name: str) -> None:
-    from vlcompress.export.providers import check_provider
+def providing(
+    default: str | None = None,
+    said: str = "[the one that the file was exported for]",
+    names: tuple[str, ...] = ("cpu", "cuda", "tensorrt"),
+) -> Callable[[F], F]:
+    """Add --provider and --provider-option to a command; `said` tells what stands in for None as default."""
 
-    check_provider(name)
+    def check(name: str) -> None:
+        if name not in names:
+            raise unknown("provider", name, names)
 
-
-def providing(default: str | None = None, said: str = "[the one that the file was exported for]") -> Callable[[F], F]:
-    """Add --provider and --provider-option to a command; `said` tells what stands in for None."""
     where = click.option(
         "--provider",
-        type=Checked("cpu|cuda|tensorrt", _check_provider),
+        type=Checked("|".join(names), check),
         default=default,
         show_default=True,
         help="ONNX Runtime's execution provider." + ("" if default else f"  {said}"),
@@ -107,7 +111,6 @@ def provider_word(name: str | None, given: tuple[tuple[str, str], ...], **more: 
     Raises:
         VlcompressError: not there, or options of a provider that was not named.
     """
-    from vlcompress.errors import VlcompressError
     from vlcompress.export.providers import spell_provider
     from vlcompress.export.runtime import require_provider
 
@@ -163,7 +166,6 @@ def numbers(text: str, option: str) -> tuple[float, ...]:
     Raises:
         VlcompressError: something else.
     """
-    from vlcompress.errors import VlcompressError
 
     try:
         return tuple(float(part) for part in text.split(","))
@@ -179,7 +181,6 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
     Raises:
         VlcompressError: something else.
     """
-    from vlcompress.errors import VlcompressError
 
     found = numbers(text, option)
     if any(number != int(number) for number in found):

@@ -29,6 +29,9 @@ HALVES = ("bf16", "fp16")
 AMPERE = (8, 0)
 """Compute capability of the first GPUs with TF32 and bfloat16 tensor cores."""
 
+_TF32: dict[bool, tuple[str, bool]] = {True: ("high", True), False: ("highest", False)}
+"""torch's name for how matrices are multiplied, and whether convolutions take TF32."""
+
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
@@ -168,12 +171,18 @@ def precision(compute: Compute) -> Iterator[None]:
         yield
         return
     before = _tf32_settings()
-    _set_tf32(*(("high", True) if compute.dtype == "tf32" else ("highest", False)))
+    _set_tf32(*_TF32[compute.dtype == "tf32"])
     try:
         with _device_guard(compute):
             yield
     finally:
         _set_tf32(*before)
+
+
+def keep_precision(compute: Compute) -> None:
+    """Set for the rest of the process what `precision` sets for a while: a server's threads share the setting."""
+    if compute.on_gpu:
+        _set_tf32(*_TF32[compute.dtype == "tf32"])
 
 
 @contextmanager

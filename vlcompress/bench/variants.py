@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vlcompress.bench.memory import Make
 from vlcompress.export.runtime import open_session
 from vlcompress.export.verify import feed
-from vlcompress.models.base import Family
+from vlcompress.models.base import Family, inputs_for, scores_of
 
 Inputs = Mapping[str, Tensor]
 Scores = npt.NDArray[np.float32]
@@ -48,7 +48,7 @@ def torch_variant(
     file: Path | None = None,
     make: Make | None = None,
 ) -> Variant:
-    """Make a variant of a PyTorch model on the CPU (dense, masked or compiled).
+    """Make a variant of a PyTorch model (dense, masked or compiled), on the device and in the dtype of its weights.
 
     Args:
         name: of the variant.
@@ -63,9 +63,16 @@ def torch_variant(
 
 
 def onnx_variant(
-    name: str, file: Path, *, truth: str, threads: int, disable_skip_layer_norm: bool = True, make: Make | None = None
+    name: str,
+    file: Path,
+    *,
+    truth: str,
+    threads: int,
+    disable_skip_layer_norm: bool = True,
+    provider: str = "cpu",
+    make: Make | None = None,
 ) -> Variant:
-    """Make a variant of an exported file in ONNX Runtime on the CPU.
+    """Make a variant of an exported file in ONNX Runtime.
 
     Args:
         name: of the variant.
@@ -73,12 +80,14 @@ def onnx_variant(
         truth: the variant that it must agree with.
         threads: threads of the session.
         disable_skip_layer_norm: as the file's manifest advises.
+        provider: where it runs, spelled out.
         make: see `Variant`.
 
     Raises:
         VlcompressError: no such file, or not a model.
     """
-    session = open_session(file, threads=threads, disable_skip_layer_norm=disable_skip_layer_norm)
+    skip = disable_skip_layer_norm
+    session = open_session(file, threads=threads, disable_skip_layer_norm=skip, provider=provider)
 
     def bind(inputs: Inputs) -> Callable[[], Scores]:
         arrays = feed(session, inputs)
@@ -88,11 +97,14 @@ def onnx_variant(
 
 
 def bind_torch(family: Family, model: nn.Module, inputs: Inputs) -> Callable[[], Scores]:
-    """Give the call that runs a PyTorch model on fixed inputs."""
+    """Give the call that runs a PyTorch model on fixed inputs, which are moved and cast outside the clock.
+
+    Scores come back to the CPU, as they do from ONNX Runtime: a call ends when the device has finished.
+    """
+    placed = inputs_for(model, inputs)
 
     def call() -> Scores:
-        with torch.inference_mode():
-            scores: Scores = family.logits(model, inputs).float().numpy()
+        scores: Scores = scores_of(family, model, placed).numpy()
         return scores
 
     return call

@@ -1,7 +1,7 @@
 """From a run's compiled model to ``onnx/``, and its dense model to ``onnx-dense/`` for comparison."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 
 import vlcompress
 from vlcompress.artefacts import Json, read_json, unseal
-from vlcompress.devices import CPU, Compute, placed, precision
+from vlcompress.devices import CPU, Compute, precision
 from vlcompress.errors import VlcompressError
 from vlcompress.export.onnx import Style, export_onnx
 from vlcompress.export.runtime import open_session, placement, provider_for
@@ -36,7 +36,13 @@ def artefact_folder(run: Run, style: Style) -> Path:
 
 
 def export_run(
-    run: Run, *, batch: int = 32, threads: int = 1, effort: Effort = EFFORT, style: Style | None = None
+    run: Run,
+    *,
+    batch: int = 32,
+    threads: int = 1,
+    effort: Effort = EFFORT,
+    style: Style | None = None,
+    say: Callable[[str], None] = print,
 ) -> Json:
     """Export the compiled model; nothing is written unless it answers as the PyTorch model does.
 
@@ -46,6 +52,7 @@ def export_run(
         threads: threads of ONNX Runtime while measuring.
         effort: how long to measure each layer.
         style: how to write the file; by default float32 for the CPU.
+        say: told if the model was compiled for another device.
 
     Returns:
         The manifest.
@@ -55,7 +62,7 @@ def export_run(
         VerificationError: parity failed, or the task's score dropped.
     """
     style = style or Style()
-    compiled, ticket = compiled_of(run), load_ticket(run.ticket)
+    compiled, ticket = compiled_of(run, CPU, say), load_ticket(run.ticket)
     task = score_task(run, ticket)
     gated = bool(BOUNDS[style.precision].score)
     return export_onnx(
@@ -112,7 +119,7 @@ def verify_file(
         raise VlcompressError(f"no ONNX model at '{file}': give a file that `vlcompress export` wrote")
     manifest = unseal(file.parent, "manifest.json")
     chosen = run or Run(file.resolve().parent.parent)
-    compiled, ticket = compiled_of(chosen, compute), load_ticket(chosen.ticket)
+    compiled, ticket = compiled_of(chosen, compute, say), load_ticket(chosen.ticket)
     if manifest.get("recipe_sha256") != ticket.document["recipe_sha256"]:
         raise VlcompressError(f"'{file}' was not exported from run '{chosen.folder}': give its own with --run")
     task, bound = score_task(chosen, ticket), looser(BOUNDS[manifest["precision"]], bound_in(compute))
@@ -173,8 +180,8 @@ def _batches(batch: int) -> int:
     return -(-PARITY_SAMPLES // batch)
 
 
-def compiled_of(run: Run, compute: Compute = CPU) -> Compiled:
-    """Load a run's compiled model, on a device and in a dtype.
+def compiled_of(run: Run, compute: Compute = CPU, say: Callable[[str], None] = print) -> Compiled:
+    """Load a run's compiled model, to run on a device and in a dtype; `say` is told if that was not the plan.
 
     Raises:
         VlcompressError: it was not compiled.
@@ -182,8 +189,10 @@ def compiled_of(run: Run, compute: Compute = CPU) -> Compiled:
     folder = run.folder / "compiled"
     if not (folder / "plan.json").is_file():
         raise VlcompressError(f"run '{run.folder}' has no compiled model: run `vlcompress compile` first")
-    compiled = load_compiled(folder, {name: family() for name, family in FAMILIES.items()})
-    return replace(compiled, model=placed(compiled.model, compute))
+    compiled = load_compiled(folder, {name: family() for name, family in FAMILIES.items()}, compute)
+    if compiled.notice is not None:
+        say(compiled.notice)
+    return compiled
 
 
 def _score(task: Task, session: Any) -> float:

@@ -73,7 +73,7 @@ def _answer(run: Run, ticket: Ticket, form: Form, compute: Compute, say: Callabl
         session, provider = open_exported(run.folder / "onnx" / "model.onnx", None, say=say)
         return session_answer(session), {"provider": provider}
     if form == "compiled":
-        compiled = compiled_of(run, compute)
+        compiled = compiled_of(run, compute, say)
         return asking(compiled.family, compiled.model), compute.describe()
     family, model = ticket_model(ticket)
     return asking(family, placed(model, compute)), compute.describe()

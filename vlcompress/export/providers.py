@@ -63,16 +63,6 @@ def _defaults(name: str, options: Mapping[str, str]) -> dict[str, str]:
     return {}
 
 
-def check_provider(name: str) -> None:
-    """Check a provider's name, without looking whether it is there.
-
-    Raises:
-        VlcompressError: not one of `PROVIDERS`.
-    """
-    if name not in PROVIDERS:
-        raise unknown("provider", name, PROVIDERS)
-
-
 def read_option(text: str) -> Option:
     """Read one KEY=VALUE.
 

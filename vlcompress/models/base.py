@@ -185,10 +185,14 @@ def scores_of(family: Family, model: nn.Module, inputs: Mapping[str, Tensor]) ->
     Returns:
         The head's scores, float32 on the CPU, once the device has finished (shapes at `HeadKind`).
     """
-    like = next(model.parameters())
     with torch.inference_mode():
-        placed = {
-            name: value.to(like.device, like.dtype if value.is_floating_point() else value.dtype)
-            for name, value in inputs.items()
-        }
-        return family.logits(model, placed).float().cpu()
+        return family.logits(model, inputs_for(model, inputs)).float().cpu()
+
+
+def inputs_for(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return inputs on a model's device, floats in its dtype and whole numbers as they are."""
+    like = next(model.parameters())
+    return {
+        name: value.to(like.device, like.dtype if value.is_floating_point() else value.dtype)
+        for name, value in inputs.items()
+    }

@@ -131,14 +131,15 @@ def _sd(values: Sequence[float]) -> float | None:
 
 
 def _speed(bench: Json) -> Json:
-    accuracy = bench.get("accuracy") or {}
+    accuracy, said = bench.get("accuracy") or {}, bench.get("computed_on") or {}
     references = bench.get("references") or ["dense"]
     variants = {
         name: {**row, "accuracy": accuracy.get(name), "batches": _batches(row.get("batches") or {}, references)}
         for name, row in sorted((bench.get("variants") or {}).items(), key=lambda item: _rank(item[0]))
     }
     return {
-        "device": bench.get("device", "cpu"),
+        "device": said.get("device", bench.get("device", "cpu")),
+        "dtype": said.get("dtype", "fp32"),
         "threads": bench.get("threads"),
         "references": references,
         "variants": variants,

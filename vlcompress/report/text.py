@@ -146,7 +146,8 @@ def plan_text(folder: Path, plan: Plan, *, explain: bool = False) -> str:
         [
             table(("layer", "sparsity %", "M", "dense µs", "sparse µs", "runs"), rows),
             "",
-            f"{sparse} of {len(plan.layers)} layers run sparse, the others dense, as measured on {plan.device} "
+            f"{sparse} of {len(plan.layers)} layers run sparse, the others dense, as measured on "
+            f"{plan.computed_on['name']} in {plan.computed_on['dtype']} "
             f"with {plan.threads} thread(s); plan.json says why for each",
             f"removed for good: {removed['head']} attention heads, {removed['neuron']} feed-forward neurons",
             f"pruned layers on disk: {_mb(stored)} of {_mb(dense)} dense; "
@@ -280,9 +281,18 @@ def bench_text(record: dict[str, Any]) -> str:
             "",
             f"{environment['cpu']}, {environment['cores']} cores, {record['threads']} thread(s), load "
             f"{environment['load_average']}; {packages}",
+            *_bench_place(record),
             "every variant was checked against its truth on the timed inputs; variants alternate in one process",
         ]
     )
+
+
+def _bench_place(record: Mapping[str, Any]) -> list[str]:
+    """Say where each runtime ran, unless that is float32 on the CPU."""
+    said, provider = record.get("computed_on") or {}, record.get("provider", "cpu")
+    usual = (said.get("device", "cpu"), said.get("dtype", "fp32"), provider) == ("cpu", "fp32", "cpu")
+    torch = f"PyTorch on {said.get('name')} in {said.get('dtype')}"
+    return [] if usual else [f"{torch}; ONNX Runtime on provider {provider}"]
 
 
 def _layer_row(layer: LayerPlan) -> tuple[str, ...]:

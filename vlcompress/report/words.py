@@ -60,7 +60,8 @@ def place(facts: Facts) -> str:
     environment, speed = facts["environment"] or {}, facts["speed"] or {}
     on_gpu = str(speed.get("device")).startswith("cuda")  # a GPU that is there need not be the one that was measured
     machine = environment.get("gpu" if on_gpu else "cpu") or "an unknown machine"
-    return str(machine) if on_gpu or not speed.get("threads") else f"{machine}, {threads_words(speed['threads'])}"
+    dtype = f" in {speed['dtype']}" if speed.get("dtype", "fp32") != "fp32" else ""
+    return f"{machine}{dtype}" + ("" if on_gpu or not speed.get("threads") else f", {threads_words(speed['threads'])}")
 
 
 def threads_words(count: int) -> str:
