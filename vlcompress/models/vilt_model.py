@@ -6,8 +6,7 @@ dropout 0.1 everywhere but on the attention weights, also between the two feed-f
 through `scaled_dot_product_attention`.
 
 Both codes draw the order of the patches, and which of them fill up a shorter picture, with `torch.multinomial`. Here
-the order is fixed: row by row, the patches of a picture first, then what pads it, which nothing looks at. Attention
-does not depend on the order, so outputs are equal up to it. Nor are patches left out at random above 200, as in the
+the order is fixed: row by row, and nothing looks at what pads a picture. Attention X Nor are patches left out at random above 200, as in the
 official pre-training.
 
 Shapes: B batch, T words, P patches (after the image's own [CLS]), S = T + 1 + P tokens, H hidden width, Y and X rows
@@ -52,7 +51,8 @@ class Encoded:
 
     Attributes:
         text: [B, T, H].
-        image: [B, 1 + P, H]: the image's own [CLS], then its patches, row by row; what pads it comes last.
+        image: [B, 1 + P, H]: the image's own [CLS], then its patches, row by row, among them what pads it (on the CPU it
+            comes last, see `_packed`).
         image_mask: bool [B, 1 + P], True where `image` is the picture's.
         pooled: [B, H], from the first word.
     """
@@ -154,9 +154,9 @@ def _image_tokens(embeddings: Any, pixels: Tensor, pixel_mask: Tensor | None) ->
     first, table = embeddings.position_embeddings[:, :1], embeddings.position_embeddings[0, 1:]
     if pixel_mask is None:
         visible = torch.ones(pixels.shape[0], rows, columns, dtype=torch.bool, device=pixels.device)
-    else:  # a patch belongs to the picture if its first pixel does
-        step, across = projection.stride
-        visible = pixel_mask[:, ::step, ::across][:, :rows, :columns].bool()
+    else:  # a patch belongs to the picture if its last pixel does: padding makes no patch of what was too little for one
+        down, across = projection.stride
+        visible = pixel_mask[:, down - 1 :: down, across - 1 :: across][:, :rows, :columns].bool()
     values = patches.permute(0, 2, 3, 1) + _positions(table, visible)
     values, visible = _packed(values.flatten(1, 2), visible.flatten(1))
     values = torch.cat([(embeddings.cls_token + first).expand(len(values), -1, -1), values], dim=1)
@@ -187,8 +187,12 @@ def _hats(counts_B: Tensor, length: int, like: Tensor, side: int) -> Tensor:
 
 
 def _packed(values_BPH: Tensor, visible_BP: Tensor) -> tuple[Tensor, Tensor]:
-    """Move padding behind the picture and cut what pads every picture; order is kept. Not done in exported graphs."""
-    if torch.compiler.is_exporting() or bool(visible_BP.all()):
+    """Move padding behind the picture and cut what pads every picture; order is kept. The result is the same without.
+
+    It saves work on the CPU. How much is cut depends on the masks, so it is not done in compiled or exported graphs,
+    nor on a GPU, where the host would have to wait for the masks and no CUDA graph could be captured.
+    """
+    if torch.compiler.is_compiling() or values_BPH.device.type != "cpu" or bool(visible_BP.all()):
         return values_BPH, visible_BP
     most = int(visible_BP.sum(1).max())
     order_BP = visible_BP.long().argsort(dim=1, descending=True, stable=True)[:, :most]
