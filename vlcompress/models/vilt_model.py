@@ -6,8 +6,8 @@ dropout 0.1 everywhere but on the attention weights, also between the two feed-f
 through `scaled_dot_product_attention`.
 
 Both codes draw the order of the patches, and which of them fill up a shorter picture, with `torch.multinomial`. Here
-the order is fixed: row by row, and nothing looks at what pads a picture. Attention X Nor are patches left out at random above 200, as in the
-official pre-training.
+the order is fixed: row by row, and nothing looks at what pads a picture. Attention does not depend on the order, so
+outputs are equal up to it. Nor are patches left out at random above 200, as in the official pre-training.
 
 Shapes: B batch, T words, P patches (after the image's own [CLS]), S = T + 1 + P tokens, H hidden width, Y and X rows
 and columns of patches, G rows (and columns) of the position table.
@@ -51,8 +51,8 @@ class Encoded:
 
     Attributes:
         text: [B, T, H].
-        image: [B, 1 + P, H]: the image's own [CLS], then its patches, row by row, among them what pads it (on the CPU it
-            comes last, see `_packed`).
+        image: [B, 1 + P, H]: the image's own [CLS], then its patches, row by row, among them what pads it (which comes
+            last on the CPU, see `_packed`).
         image_mask: bool [B, 1 + P], True where `image` is the picture's.
         pooled: [B, H], from the first word.
     """
@@ -154,7 +154,7 @@ def _image_tokens(embeddings: Any, pixels: Tensor, pixel_mask: Tensor | None) ->
     first, table = embeddings.position_embeddings[:, :1], embeddings.position_embeddings[0, 1:]
     if pixel_mask is None:
         visible = torch.ones(pixels.shape[0], rows, columns, dtype=torch.bool, device=pixels.device)
-    else:  # a patch belongs to the picture if its last pixel does: padding makes no patch of what was too little for one
+    else:  # a patch belongs to the picture if its last pixel does: padding completes no patch
         down, across = projection.stride
         visible = pixel_mask[:, down - 1 :: down, across - 1 :: across][:, :rows, :columns].bool()
     values = patches.permute(0, 2, 3, 1) + _positions(table, visible)

@@ -87,8 +87,8 @@ class UniterPretrainingObjective:
             inputs: those of `UniterFamily.collate`, with visual_masked bool [B, R] for mrfr and mrc.
             targets: one of words int64 [B, T] (-1: not asked for); features float32 [B, R, F] before masking; classes
                 float32 [B, R, C], or int64 [B, R] where the detector gave one class alone; matched int64 [B] (1 = the
-                image is the sentence's own). After the first three comes "asked" int64 [n, 2], the places of the words or
-                regions that are asked for.
+                image is the sentence's own). After the first three comes "asked" int64 [n, 2]: where the words
+                or regions are that are asked for.
 
         Raises:
             VlcompressError: data of a single image, or without the regions' classes.

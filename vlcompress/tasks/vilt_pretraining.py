@@ -116,6 +116,7 @@ class ViltPretraining:
         parts: Any = model
         encoded, asked, matched_B = encode(model, batch.inputs), batch.targets["asked"], batch.targets["matched"]
         size = len(matched_B)
+        words_N = at(batch.targets["words"], asked)
         # Scoring the vocabulary at the asked words only: a sixth of the work, and the same mean over them.
         word_scores = parts.mlm_score(at(encoded.text[:size], asked))
         patches_BP = encoded.image_mask[size:].clone()
@@ -124,7 +125,7 @@ class ViltPretraining:
             encoded.text[size:], encoded.image[size:], _inner_words(batch.inputs["attention_mask"][size:]), patches_BP
         )
         return {
-            "words": cross_entropy(word_scores, at(batch.targets["words"], asked), reduction="sum") / max(1, len(asked)),
+            "words": cross_entropy(word_scores, words_N, reduction="sum") / max(1, len(words_N)),
             "matched": cross_entropy(parts.itm_score["fc"](encoded.pooled[size:]), matched_B),
             "alignment": self.transport_weight * (distance_B * (2 * matched_B - 1)).mean(),
         }
