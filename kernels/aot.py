@@ -28,7 +28,7 @@ from vlcompress.kernels.triton_epilogue import activation_code
 
 README = Path(__file__).parent / "README.md"
 MARKERS = ("<!-- facts: begin -->", "<!-- facts: end -->")
-CUTS = ("cuts_ptr", "cuts_ptrs", "ends_ptr")
+CUTS = ("cuts_ptr", "ends_ptr")
 TRITON_TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -38,13 +38,13 @@ class Build:
 
     Attributes:
         kernel: the @triton.jit function.
-        signature: run-time parameters in order, each with its Triton type (a tuple of types for a tuple).
+        signature: run-time parameters in order, each with its Triton type.
         constexprs: the compile-time parameters.
         divisible: scalar parameters that are multiples of 16, as the launcher would find.
     """
 
     kernel: Any
-    signature: Mapping[str, str | tuple[str, ...]]
+    signature: Mapping[str, str]
     constexprs: Mapping[str, Any]
     warps: int
     stages: int
@@ -89,18 +89,16 @@ def stream_pointer(
     activation: str = "none",
     transposed: bool = False,
     dtype: torch.dtype = torch.bfloat16,
-    count: int = 1,
     even_m: bool = True,
 ) -> Build:
-    """The pointer stream kernel over (R, C) blocks, for `count` problems in one launch."""
+    """The pointer stream kernel over (R, C) blocks."""
     name = TRITON_TYPES[dtype]
     pointers = {"x": name, "values": name, "walk": "i64", "cuts": "i32", "bias": name, "residual": name, "y": name}
-    scalars = ("first_programs", "part_counts", "Ms", "Ns", "strides_xm", "strides_rm", "nnzs")
-    signature = {f"{what}_ptrs": (f"*{kind}",) * count for what, kind in pointers.items()}
-    signature |= dict.fromkeys(scalars, ("i32",) * count)
-    constexprs = {"COUNT": count, "BLOCK_M": block_m, "EVEN_M": even_m, "PRECISION": "tf32", "STAGES": stages}
+    signature = {f"{what}_ptr": f"*{kind}" for what, kind in pointers.items()}
+    signature |= dict.fromkeys(("parts", "M", "N", "stride_xm", "stride_rm", "nnz"), "i32")
+    constexprs = {"BLOCK_M": block_m, "EVEN_M": even_m, "PRECISION": "tf32", "STAGES": stages}
     constexprs |= _sides(block, transposed) | _epilogue(activation, dtype, residual=False)
-    divisible = frozenset({"Ns", "strides_xm", "strides_rm"})
+    divisible = frozenset({"N", "stride_xm", "stride_rm"})
     return Build(triton_pointer.stream_pointer, signature, constexprs, warps, stages, divisible)
 
 
@@ -152,12 +150,10 @@ def _alignment(build: Build, names: list[str]) -> dict[tuple[int, ...], list[lis
     """Which parameters are multiples of 16. Without these marks no 16-byte load is generated."""
     marks: dict[tuple[int, ...], list[list[Any]]] = {}
     for position, name in enumerate(names):
-        kind = build.signature.get(name, "")
-        paths = [(position,)] if isinstance(kind, str) else [(position, i) for i in range(len(kind))]
-        first = kind if isinstance(kind, str) else kind[0]
         # Cuts are read from the middle of a tensor, so they are aligned to nothing.
-        if (first.startswith("*") and name not in CUTS) or name in build.divisible:
-            marks |= {path: [["tt.divisibility", 16]] for path in paths}
+        pointer = build.signature.get(name, "").startswith("*")
+        if (pointer and name not in CUTS) or name in build.divisible:
+            marks[(position,)] = [["tt.divisibility", 16]]
     return marks
 
 
@@ -181,7 +177,7 @@ CASES: dict[str, tuple[int, Build]] = {
     "sm_90 TMA 32x32, 128 rows": (90, stream_tma((32, 32), 128, 4, 4)),
     "sm_90 TMA 64x64, 128 rows, fp32 with erf": (90, stream_tma((64, 64), 128, 4, 3, "gelu", dtype=torch.float32)),
     "sm_90 TMA 64x64, 128 rows, dX": (90, stream_tma((64, 64), 128, 4, 4, transposed=True)),
-    "sm_90 pointer 64x64, 64 rows, two linears": (90, stream_pointer((64, 64), 64, 4, 4, "gelu", count=2)),
+    "sm_90 pointer 64x64, 64 rows": (90, stream_pointer((64, 64), 64, 4, 4, "gelu")),
     "sm_90 few rows 64x64, 32 rows": (90, split_rows((64, 64), 32, 4)),
     "sm_90 dW 64x64": (90, values_gradient((64, 64))),
     "sm_80 pointer 64x64, 128 rows, GELU": (80, stream_pointer((64, 64), 128, 4, 4, "gelu")),

@@ -25,6 +25,7 @@ from torch.nn import functional
 from vlcompress.kernels import grouped, naive
 from vlcompress.kernels.errors import KernelInputError
 from vlcompress.kernels.formats import DTYPES, BlockSparseWeight, dense_from_blocks
+from vlcompress.kernels.streams import no_stream_because
 
 BACKENDS = ("auto", "triton", "grouped", "dense")
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -64,11 +65,12 @@ def block_sparse_linear(
         KernelInputError: shapes, dtypes, devices or names that do not fit, before anything is launched.
     """
     check_call(x, weight, bias_N, activation, residual, backend)
-    pattern, n_out = weight.pattern, weight.pattern.shape[0]
+    backend = resolve_backend(backend, x, weight)
+    n_out, n_in = weight.shape
     y_MN: Tensor = _operators.block_sparse_product(
-        x.reshape(-1, pattern.shape[1]),
+        x.reshape(-1, n_in),
         weight.values,
-        *stream_tensors(weight),
+        *index_tensors(weight, backend),
         bias_N,
         None if residual is None else residual.reshape(-1, n_out),
         n_out,
@@ -81,25 +83,31 @@ def block_sparse_linear(
 
 def input_gradient(dy_MN: Tensor, weight: BlockSparseWeight, backend: str = "auto") -> Tensor:
     """dX = dY W: [M, K] from dY [M, N]."""
-    row, col, *streams = stream_tensors(weight)
+    backend = resolve_backend(backend, dy_MN, weight)
     dx_MK: Tensor = _operators.block_sparse_product(
-        dy_MN, weight.values, row, col, *streams, None, None, weight.pattern.shape[1], True, "none", backend
+        dy_MN, weight.values, *index_tensors(weight, backend), None, None, weight.shape[1], True, "none", backend
     )
     return dx_MK
 
 
 def values_gradient(dy_MN: Tensor, x_MK: Tensor, weight: BlockSparseWeight, backend: str = "auto") -> Tensor:
     """dW = dYᵀ X at the stored blocks: [nnz, R, C]."""
-    pattern = weight.pattern
-    block = list(pattern.block)
-    dvalues: Tensor = _operators.block_sparse_values_gradient(dy_MN, x_MK, pattern.row, pattern.col, block, backend)
+    pattern, backend = weight.pattern, resolve_backend(backend, x_MK, weight)
+    dvalues: Tensor = _operators.block_sparse_values_gradient(
+        dy_MN, x_MK, pattern.row, pattern.col, list(pattern.block), backend
+    )
     return dvalues
 
 
-def stream_tensors(weight: BlockSparseWeight) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The index tensors in the order in which the operators take them."""
+def index_tensors(weight: BlockSparseWeight, backend: str) -> tuple[Tensor, ...]:
+    """Return row, col, and both streams' walk and cuts, as the operators take them.
+
+    The streams are empty where no Triton kernel will walk them: the other backends take blocks that have none.
+    """
     p = weight.pattern
-    return p.row, p.col, p.forward.walk, p.forward.cuts, p.transposed.walk, p.transposed.cuts
+    if backend == "triton":
+        return p.row, p.col, p.forward.walk, p.forward.cuts, p.transposed.walk, p.transposed.cuts
+    return (p.row, p.col, *[p.col[:0]] * 4)
 
 
 def check_call(
@@ -130,8 +138,8 @@ def check_call(
         raise KernelInputError(f"bias has shape {list(bias_N.shape)}: it must be [{n_out}], the weight's N")
     if residual is not None and residual.shape != (*x.shape[:-1], n_out):
         raise KernelInputError(f"residual has shape {list(residual.shape)}: it must be {[*x.shape[:-1], n_out]}")
-    resolve_backend(backend, x)
-    others = {"weight": weight.values, "bias": bias_N, "residual": residual, "pattern": weight.pattern.forward.walk}
+    resolve_backend(backend, x, weight)
+    others = {"weight": weight.values, "bias": bias_N, "residual": residual, "pattern": weight.pattern.col}
     for name, tensor in others.items():
         _check_like(name, tensor, x)
 
@@ -153,28 +161,31 @@ def _check_like(name: str, tensor: Tensor | None, x: Tensor) -> None:
 # ---- The operators. The wrappers above check; below, inputs are trusted. ----
 
 
-def resolve_backend(backend: str, x: Tensor) -> str:
-    """What "auto" means for this input.
+def resolve_backend(backend: str, x: Tensor, weight: BlockSparseWeight) -> str:
+    """Return what runs this input: "auto" is triton where a kernel takes it, else grouped.
 
     Raises:
         KernelInputError: "triton" was asked for and cannot run here, or the dtype has no kernel.
     """
     if x.dtype not in DTYPES:
         raise KernelInputError(f"x is {x.dtype}: use {', '.join(map(str, TRITON_DTYPES))}")
-    if backend == "auto":
-        return "triton" if x.is_cuda and HAS_TRITON and x.dtype in TRITON_DTYPES else "grouped"
-    if backend == "triton":
-        _check_triton(x)
-    return backend
+    if backend not in ("auto", "triton"):
+        return backend
+    why = no_triton_because(x.device, x.dtype, weight)
+    if why is not None and backend == "triton":
+        raise KernelInputError(f"backend 'triton' cannot run here: {why}; backend 'grouped' takes it")
+    return "triton" if why is None and (backend == "triton" or x.is_cuda) else "grouped"
 
 
-def _check_triton(x: Tensor) -> None:
+def no_triton_because(device: torch.device, dtype: torch.dtype, weight: BlockSparseWeight) -> str | None:
+    """Say why no Triton kernel takes inputs of this device and dtype for a weight; None if one does."""
     if not HAS_TRITON:
-        raise KernelInputError("backend 'triton' needs the package triton: install it, or use backend 'grouped'")
-    if x.dtype not in TRITON_DTYPES:
-        raise KernelInputError(f"backend 'triton' has no kernel for {x.dtype}: use backend 'grouped'")
-    if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-        raise KernelInputError(f"backend 'triton' needs CUDA tensors, x is on {x.device}: use backend 'grouped'")
+        return "the package triton is not installed"
+    if dtype not in TRITON_DTYPES:
+        return f"there is no kernel for {dtype}"
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"it needs CUDA tensors, not {device.type} ones"
+    return no_stream_because(weight.shape, weight.block)
 
 
 @torch.library.custom_op("vlcompress::block_sparse_product", mutates_args=())
@@ -194,8 +205,10 @@ def block_sparse_product(
     activation: str,
     backend: str,
 ) -> Tensor:
-    """act(x Wᵀ + bias) + residual, or with W in place of Wᵀ where transposed: [M, out_features]."""
-    backend = resolve_backend(backend, x_MK)
+    """act(x Wᵀ + bias) + residual, or with W in place of Wᵀ where transposed: [M, out_features].
+
+    The backend is one that `resolve_backend` returned.
+    """
     if backend == "triton" and values.shape[0] and x_MK.shape[0]:
         stream = (walk_transposed, cuts_transposed) if transposed else (walk, cuts)
         return _triton_product(x_MK, values, stream, bias_N, residual_MN, out_features, transposed, activation)
@@ -255,7 +268,7 @@ def block_sparse_values_gradient(
     height, width = block
     if row.numel() == 0 or x_MK.shape[0] == 0:
         return x_MK.new_zeros(row.numel(), height, width)
-    if resolve_backend(backend, x_MK) == "triton":
+    if backend == "triton":
         from vlcompress.kernels import launch
 
         return launch.values_gradient(rows_contiguous(dy_MN), rows_contiguous(x_MK), row, col, (height, width))

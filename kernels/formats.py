@@ -1,63 +1,38 @@
-"""Block-sparse weights: the exchange format (BSR) and the streams that the kernels walk.
+"""Block-sparse weights: BSR with rectangular blocks, the one exchange format of this project.
 
 Legend: N out features, K in features, R x C block (R over N, C over K), n and k block row and block column,
-b stored block, nnz number of stored blocks, E stream entries.
+b stored block, nnz number of stored blocks.
 
-Exchange format, for a weight ``w_NK``::
+For a weight ``w_NK``::
 
     values [nnz, R, C]   the stored blocks, by block row and then by block column
     crow   [N/R + 1]     int32, stored blocks of block row n are crow[n] .. crow[n + 1]
     col    [nnz]         int32, block column of each stored block
 
-A kernel does not read rows: it walks a **stream**, one int64 entry a step, so that its pipeline never drains between
-two output tiles. An entry packs what the step needs::
-
-    bits 0..14 input block | bit 15 last step of this output | bits 16..30 output block | bits 32..62 slot in values
-
-The forward stream visits block rows, the transposed stream visits block columns of the same values (dX = dY W), so the
-values are stored once. An output block without any stored block still owns one entry, whose slot is nnz: one past the
-end, which the kernels read as zeros. Cuts split a stream in parts of about equal length for independent programs.
+Everything else is derived from it when it is asked for, and kept: the streams that the Triton kernels walk
+(streams.py) and the row groups that dense hardware likes (grouped.py).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vlcompress.kernels.errors import KernelInputError
+from vlcompress.kernels.streams import Stream, forward_stream, transposed_stream
 
-BLOCK_SIDES = (16, 32, 64, 128)
+Block = tuple[int, int]
+"""Rows and columns (R, C) of a block."""
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """What a weight may hold; float64 is for checking gradients and has no Triton kernel."""
-MAX_BLOCKS_PER_SIDE = 1 << 15
-
-_LAST_BIT = 15
-_OUTPUT_SHIFT = 16
-_SLOT_SHIFT = 32
-
-
-@dataclass(frozen=True)
-class Stream:
-    """The order in which a kernel visits the stored blocks, and where that order may be cut.
-
-    Attributes:
-        walk: int64 [E + 1], the packed entries and one readable entry of padding (the kernels read one step ahead).
-        cuts: int32, for each count in ``part_counts(outputs)`` in turn, ``count + 1`` positions in the walk.
-    """
-
-    walk: Tensor
-    cuts: Tensor
-
-    def to(self, device: torch.device | str) -> "Stream":
-        """The same stream on another device."""
-        return Stream(self.walk.to(device), self.cuts.to(device))
 
 
 @dataclass(frozen=True)
 class BlockPattern:
-    """Which blocks of a weight [N, K] are stored, in every form that an operator needs.
+    """Which blocks of a weight [N, K] are stored.
 
     Attributes:
         shape: (N, K).
@@ -65,17 +40,26 @@ class BlockPattern:
         crow: int32 [N/R + 1].
         col: int32 [nnz], ascending within a block row.
         row: int32 [nnz], the block row of each stored block.
-        forward: the stream by block rows (Y = X Wᵀ).
-        transposed: the stream by block columns (dX = dY W).
+        derived: what was made of these so far, by name.
     """
 
     shape: tuple[int, int]
-    block: tuple[int, int]
+    block: Block
     crow: Tensor
     col: Tensor
-    row: Tensor
-    forward: Stream
-    transposed: Stream
+    row: Tensor = field(init=False)
+    derived: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        counts = self.crow.diff().long()
+        blocks = torch.arange(counts.numel(), device=counts.device, dtype=torch.int32)
+        object.__setattr__(self, "row", torch.repeat_interleave(blocks, counts, output_size=self.nnz))
+
+    def derive(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return what `make` gave the first time; functools.cached_property holds a lock, which Dynamo cannot trace."""
+        if name not in self.derived:
+            self.derived[name] = make()
+        return self.derived[name]
 
     @property
     def nnz(self) -> int:
@@ -83,21 +67,47 @@ class BlockPattern:
         return self.col.numel()
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Block rows and block columns (N/R, K/C)."""
+        return self.shape[0] // self.block[0], self.shape[1] // self.block[1]
+
+    @property
     def density(self) -> float:
         """Fraction of the weight's elements that is stored, 0 to 1."""
-        rows, cols = (side // step for side, step in zip(self.shape, self.block, strict=True))
-        return self.nnz / (rows * cols)
+        return self.nnz / (self.grid[0] * self.grid[1])
+
+    @property
+    def stored(self) -> Tensor:
+        """bool [N/R, K/C], True where a block is stored."""
+        stored_nk = torch.zeros(self.grid, dtype=torch.bool, device=self.col.device)
+        stored_nk[self.row.long(), self.col.long()] = True
+        return stored_nk
+
+    @property
+    def forward(self) -> Stream:
+        """The stream by block rows (Y = X Wᵀ).
+
+        Raises:
+            KernelInputError: blocks that no kernel can walk.
+        """
+        stream: Stream = self.derive("forward", lambda: self._on_host(forward_stream))
+        return stream
+
+    @property
+    def transposed(self) -> Stream:
+        """The stream by block columns (dX = dY W); likewise."""
+        stream: Stream = self.derive("transposed", lambda: self._on_host(transposed_stream))
+        return stream
+
+    def _on_host(self, make: Callable[..., Stream]) -> Stream:
+        """Make a stream on the host: hundreds of small steps, once for each weight."""
+        return make(self.row.cpu(), self.col.cpu(), self.shape, self.block).to(self.col.device)
 
     def to(self, device: torch.device | str) -> "BlockPattern":
-        """The same pattern on another device."""
-        return replace(
-            self,
-            crow=self.crow.to(device),
-            col=self.col.to(device),
-            row=self.row.to(device),
-            forward=self.forward.to(device),
-            transposed=self.transposed.to(device),
-        )
+        """Return the same pattern on another device."""
+        if self.col.device == torch.device(device):
+            return self
+        return BlockPattern(self.shape, self.block, self.crow.to(device), self.col.to(device))
 
 
 @dataclass(frozen=True)
@@ -112,36 +122,55 @@ class BlockSparseWeight:
     values: Tensor
     pattern: BlockPattern
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K)."""
+        return self.pattern.shape
+
+    @property
+    def block(self) -> Block:
+        """(R, C)."""
+        return self.pattern.block
+
+    @property
+    def density(self) -> float:
+        """Fraction of the weight's elements that is stored, 0 to 1."""
+        return self.pattern.density
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of values and indices together."""
+        return sum(t.numel() * t.element_size() for t in (self.values, self.pattern.crow, self.pattern.col))
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "BlockSparseWeight":
-        """The same weight on another device, or with values of another dtype."""
+        """Return the same weight on another device, or with values of another dtype."""
         target = self.values.device if device is None else torch.device(device)
         return BlockSparseWeight(self.values.to(target, dtype or self.values.dtype), self.pattern.to(target))
 
 
-def pack(w_NK: Tensor, block: tuple[int, int], mask: Tensor | None = None) -> BlockSparseWeight:
+def pack(w_NK: Tensor, block: Block, mask: Tensor | None = None) -> BlockSparseWeight:
     """Store the non-zero blocks of a dense weight.
 
     Args:
         w_NK: [N, K], finite, of a dtype in ``DTYPES``.
-        block: (R, C), each in ``BLOCK_SIDES``, dividing (N, K).
-        mask: bool [N/R, K/C], the blocks to keep; by default those with a non-zero element. Blocks that the mask
-            drops must be zero: packing never changes the weight.
+        block: (R, C), dividing (N, K).
+        mask: bool [N/R, K/C], the blocks to keep (`block_mask` of a mask of weights); by default those with a non-zero
+            element. Blocks that the mask drops must be zero: packing never changes the weight.
 
     Raises:
         KernelInputError: a shape, dtype, block or value outside these bounds.
     """
     check_layout(tuple(w_NK.shape), block, w_NK.dtype)
-    blocks_nkRC = _as_blocks(w_NK, block)
+    blocks_nkRC = as_blocks(w_NK.detach(), block)
     stored_nk = (blocks_nkRC != 0).flatten(2).any(2)
     if mask is not None:
         stored_nk = _checked_mask(mask, stored_nk)
-    row, col = stored_nk.nonzero(as_tuple=True)
-    values = blocks_nkRC[row, col].contiguous()
+    values = blocks_nkRC[stored_nk].contiguous()
     _check_finite(values)
-    crow = torch.zeros(stored_nk.shape[0] + 1, dtype=torch.int32, device=w_NK.device)
-    crow[1:] = stored_nk.sum(1).cumsum(0)
+    counts = stored_nk.sum(1)
+    crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
     n_out, n_in = w_NK.shape
-    return BlockSparseWeight(values, _pattern((n_out, n_in), block, crow, col.int(), row.int()))
+    return BlockSparseWeight(values, BlockPattern((n_out, n_in), block, crow, stored_nk.nonzero()[:, 1].int()))
 
 
 def from_bsr(values: Tensor, crow: Tensor, col: Tensor, shape: tuple[int, int]) -> BlockSparseWeight:
@@ -164,13 +193,12 @@ def from_bsr(values: Tensor, crow: Tensor, col: Tensor, shape: tuple[int, int]) 
     if not crow.device == col.device == values.device:
         raise KernelInputError(f"values are on {values.device}, crow on {crow.device}, col on {col.device}: move them")
     _check_finite(values)
-    counts = (crow[1:] - crow[:-1]).long()
-    row = torch.repeat_interleave(torch.arange(counts.numel(), device=crow.device), counts)
-    return BlockSparseWeight(values.contiguous(), _pattern(shape, block, crow.int(), col.int(), row.int()))
+    pattern = BlockPattern(shape, block, crow.int().contiguous(), col.int().contiguous())
+    return BlockSparseWeight(values.contiguous(), pattern)
 
 
 def unpack(weight: BlockSparseWeight) -> Tensor:
-    """The dense weight [N, K], bit-exact: stored blocks as they are, +0.0 elsewhere."""
+    """Return the dense weight [N, K], bit-exact: stored blocks as they are, +0.0 elsewhere."""
     pattern = weight.pattern
     return dense_from_blocks(weight.values, pattern.row, pattern.col, pattern.shape)
 
@@ -183,69 +211,62 @@ def dense_from_blocks(values: Tensor, row: Tensor, col: Tensor, shape: tuple[int
     return dense_nkRC.transpose(1, 2).reshape(n_out, n_in)
 
 
-def stack_rows(weights: Sequence[BlockSparseWeight]) -> BlockSparseWeight:
-    """One weight [sum of N, K] from weights that read the same input, such as q, k and v.
+def block_mask(mask_NK: Tensor, block: Block) -> Tensor:
+    """Tell which blocks keep at least one weight: bool [N, K] -> bool [N/R, K/C].
 
     Raises:
-        KernelInputError: the weights differ in K, block, dtype or device.
+        KernelInputError: the block does not divide the mask.
     """
-    first = weights[0]
-    for other in weights[1:]:
-        _check_stackable(first, other)
-    starts = [0]
-    for weight in weights:
-        starts.append(starts[-1] + weight.pattern.nnz)
-    crow = torch.cat(
-        [w.pattern.crow[bool(i) :] + start for i, (w, start) in enumerate(zip(weights, starts, strict=False))]
+    check_block((mask_NK.shape[0], mask_NK.shape[1]), block)
+    return as_blocks(mask_NK, block).flatten(2).any(2)
+
+
+def tightest_block(mask_NK: Tensor, block: Block) -> Block:
+    """Return the largest block that the kept weights still fill completely, its sides dividing those of `block`.
+
+    Removing units moves rows and columns together, so the blocks that a weight was pruned by may no longer be aligned.
+    A mask that is not made of blocks gives (1, 1).
+    """
+    rows, columns = (
+        [d for d in range(side, 0, -1) if side % d == 0 and size % d == 0]
+        for side, size in zip(block, mask_NK.shape, strict=True)
     )
-    shape = (sum(w.pattern.shape[0] for w in weights), first.pattern.shape[1])
-    values, col = torch.cat([w.values for w in weights]), torch.cat([w.pattern.col for w in weights])
-    return from_bsr(values, crow, col, shape)
+    sizes = sorted(((r, c) for r in rows for c in columns), key=lambda size: size[0] * size[1], reverse=True)
+    kept = int(mask_NK.sum())
+    return next((r, c) for r, c in sizes if int(block_mask(mask_NK, (r, c)).sum()) * r * c == kept)
 
 
-@lru_cache
-def part_counts(outputs: int) -> tuple[int, ...]:
-    """The numbers of parts that a stream of this many output blocks can be cut in: 1, 2, 3, 4, 6, 8, 12, ... outputs.
-
-    Steps of 1.5 or less leave few streaming multiprocessors idle; the last count gives each output its own part.
-    """
-    counts = sorted({step << power for power in range(outputs.bit_length()) for step in (1, 3)} | {outputs})
-    return tuple(count for count in counts if count <= outputs)
-
-
-def cut_offset(outputs: int, parts: int) -> int:
-    """Where the positions for this number of parts start in ``Stream.cuts``."""
-    return sum(count + 1 for count in part_counts(outputs) if count < parts)
-
-
-def part_of(stream: Stream, outputs: int, parts: int) -> Tensor:
-    """The ``parts + 1`` walk positions between which each part runs (a view of the cuts)."""
-    start = cut_offset(outputs, parts)
-    return stream.cuts[start : start + parts + 1]
-
-
-def check_layout(shape: tuple[int, ...], block: tuple[int, int], dtype: torch.dtype) -> None:
-    """Refuse a weight that no kernel here can hold.
+def check_block(shape: tuple[int, ...], block: Block) -> None:
+    """Refuse a block that does not divide a weight.
 
     Raises:
         KernelInputError: with the value, what is allowed and the fix.
     """
     if len(shape) != 2:
         raise KernelInputError(f"a weight must have shape [N, K], not {list(shape)}")
-    if len(block) != 2 or any(side not in BLOCK_SIDES for side in block):
-        raise KernelInputError(f"block {tuple(block)} is not supported: each side must be one of {BLOCK_SIDES}")
-    if dtype not in DTYPES:
-        raise KernelInputError(f"dtype {dtype} is not supported: use one of {', '.join(map(str, DTYPES))}")
+    if len(block) != 2 or min(block) < 1:
+        raise KernelInputError(f"block {tuple(block)} is not supported: give two sides of at least 1")
     for name, size, side in zip(("N", "K"), shape, block, strict=True):
         if size == 0 or size % side:
-            raise KernelInputError(f"{name}={size} is not a positive multiple of the block side {side}: keep it dense")
-        if size // side >= MAX_BLOCKS_PER_SIDE:
             raise KernelInputError(
-                f"{name}={size} has more than {MAX_BLOCKS_PER_SIDE - 1} blocks of {side}: use larger"
+                f"block {block[0]}x{block[1]} does not fit a weight of {shape[0]}x{shape[1]}: {name}={size} is not a "
+                f"positive multiple of the block side {side}; choose divisors, for example 16x16, or keep it dense"
             )
 
 
-def _as_blocks(w_NK: Tensor, block: tuple[int, int]) -> Tensor:
+def check_layout(shape: tuple[int, ...], block: Block, dtype: torch.dtype) -> None:
+    """Refuse a weight that the format cannot hold.
+
+    Raises:
+        KernelInputError: with the value, what is allowed and the fix.
+    """
+    check_block(shape, block)
+    if dtype not in DTYPES:
+        raise KernelInputError(f"dtype {dtype} is not supported: use one of {', '.join(map(str, DTYPES))}")
+
+
+def as_blocks(w_NK: Tensor, block: Block) -> Tensor:
+    """View [N, K] as [N/R, K/C, R, C]."""
     (n_out, n_in), (height, width) = w_NK.shape, block
     return w_NK.reshape(n_out // height, height, n_in // width, width).transpose(1, 2)
 
@@ -281,59 +302,3 @@ def _check_indices(nnz: int, crow: Tensor, col: Tensor, grid: tuple[int, int]) -
     starts[crow[:-1][crow[:-1] < crow[1:]].long()] = True
     if nnz > 1 and bool(((col[1:] <= col[:-1]) & ~starts[1:]).any()):
         raise KernelInputError("col must ascend within each block row, without repeats: sort the blocks")
-
-
-def _check_stackable(first: BlockSparseWeight, other: BlockSparseWeight) -> None:
-    a, b = first.pattern, other.pattern
-    if a.shape[1] != b.shape[1] or a.block != b.block:
-        raise KernelInputError(f"cannot stack K={b.shape[1]} in blocks {b.block} on K={a.shape[1]} in blocks {a.block}")
-    if first.values.dtype != other.values.dtype or first.values.device != other.values.device:
-        raise KernelInputError(
-            f"cannot stack {other.values.dtype} on {other.values.device} "
-            f"with {first.values.dtype} on {first.values.device}"
-        )
-
-
-def _pattern(shape: tuple[int, int], block: tuple[int, int], crow: Tensor, col: Tensor, row: Tensor) -> BlockPattern:
-    slots = torch.arange(col.numel(), device=col.device)
-    by_column = torch.argsort(col, stable=True)
-    return BlockPattern(
-        shape,
-        block,
-        crow.contiguous(),
-        col.contiguous(),
-        row.contiguous(),
-        forward=_stream(row, col, slots, shape[0] // block[0]),
-        transposed=_stream(col[by_column], row[by_column], by_column, shape[1] // block[1]),
-    )
-
-
-def _stream(output: Tensor, source: Tensor, slot: Tensor, outputs: int) -> Stream:
-    """Pack a stream from blocks that are sorted by output; outputs without a block get one that reads as zeros."""
-    nnz = output.numel()
-    counts = torch.bincount(output, minlength=outputs)
-    empty = (counts == 0).nonzero().flatten()
-    output = torch.cat([output.long(), empty])
-    source = torch.cat([source.long(), torch.zeros_like(empty)])
-    slot = torch.cat([slot, torch.full_like(empty, nnz)])
-    order = torch.argsort(output, stable=True)
-    output = output[order]
-    last = torch.ones_like(output)
-    last[:-1] = output[1:] != output[:-1]
-    walk = source[order] | last << _LAST_BIT | output << _OUTPUT_SHIFT | slot[order] << _SLOT_SHIFT
-    return Stream(torch.cat([walk, walk.new_zeros(1)]), _cuts(counts.clamp(min=1)))
-
-
-def _cuts(lengths: Tensor) -> Tensor:
-    """Cut between outputs, each time at the boundary nearest to an equal share of the steps."""
-    ends = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-    levels = []
-    for parts in part_counts(lengths.numel()):
-        share = torch.arange(parts + 1, device=lengths.device) * ends[-1] / parts
-        above = torch.searchsorted(ends.double(), share.double()).clamp(max=ends.numel() - 1)
-        below = (above - 1).clamp(min=0)
-        nearer_below = share - ends[below] < ends[above] - share
-        levels.append(torch.where(nearer_below, ends[below], ends[above]))
-    # One part an output is exact by definition; the nearest boundary could be shared by two parts there.
-    levels[-1] = ends
-    return torch.cat(levels).int()

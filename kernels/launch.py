@@ -6,7 +6,6 @@ without Triton. Nothing here waits for the device or copies from it: a call can 
 Legend: M rows of X, N out features, K in features, R x C block, nnz stored blocks.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,7 +17,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from vlcompress.kernels import configs, triton_gradient, triton_pointer, triton_small, triton_tma
 from vlcompress.kernels.configs import KernelConfig
-from vlcompress.kernels.formats import cut_offset, part_counts
+from vlcompress.kernels.streams import cut_offset, part_counts
 from vlcompress.kernels.triton_epilogue import activation_code
 
 INTERPRETED = not isinstance(triton_tma.stream_tma, triton.runtime.jit.JITFunction)
@@ -35,7 +34,7 @@ class Product:
     Attributes:
         x: [M, K], rows contiguous.
         values: [nnz, R, C], contiguous, nnz > 0.
-        walk, cuts: the stream (formats.Stream).
+        walk, cuts: the stream (streams.Stream).
         out_features: N.
         transposed: whether the stream is the transposed one.
         bias: [N] or None.
@@ -84,16 +83,6 @@ def run(
     launcher = {"tma": _run_tma, "pointer": _run_pointer, "small": _run_small}[config.kernel]
     launcher(product, y_MN, activation, config)
     return y_MN
-
-
-def run_together(
-    products: Sequence[Product], activation: str = "none", config: KernelConfig | None = None
-) -> list[Tensor]:
-    """The same for several products in one launch of the pointer kernel; all share block, dtype and direction."""
-    config = fitted(config or KernelConfig("pointer", block_m=64, warps=4, stages=4), products[0])
-    ys = [p.x.new_empty(p.x.shape[0], p.out_features) for p in products]
-    _run_pointers(products, ys, activation, config)
-    return ys
 
 
 def values_gradient(dy_MN: Tensor, x_MK: Tensor, row: Tensor, col: Tensor, block: tuple[int, int]) -> Tensor:
@@ -206,33 +195,16 @@ def _run_tma(product: Product, y_MN: Tensor, activation: str, config: KernelConf
 
 
 def _run_pointer(product: Product, y_MN: Tensor, activation: str, config: KernelConfig) -> None:
-    _run_pointers([product], [y_MN], activation, config)
-
-
-def _run_pointers(products: Sequence[Product], ys: Sequence[Tensor], activation: str, config: KernelConfig) -> None:
-    first = products[0]
-    panels = [triton.cdiv(p.x.shape[0], config.block_m) for p in products]
-    programs = PROGRAMS_PER_SM * multiprocessors(first.x.device)
-    parts = [parts_for(sum(panels), p.outputs, programs) for p in products]
-    starts = [0]
-    for panel, part in zip(panels, parts, strict=True):
-        starts.append(starts[-1] + panel * part)
-    residuals = [_or(p.residual, y) for p, y in zip(products, ys, strict=True)]
-    triton_pointer.stream_pointer[(starts[-1],)](
-        tuple(p.x for p in products),
-        tuple(p.values for p in products),
-        tuple(p.walk for p in products),
-        tuple(_cuts(p, count) for p, count in zip(products, parts, strict=True)),
-        tuple(_bias(p, y) for p, y in zip(products, ys, strict=True)),
-        tuple(residuals), tuple(ys), tuple(starts[:-1]), tuple(parts),
-        tuple(p.x.shape[0] for p in products),
-        tuple(p.out_features for p in products),
-        tuple(p.x.stride(0) for p in products),
-        tuple(r.stride(0) for r in residuals),
-        tuple(p.values.shape[0] for p in products),
-        COUNT=len(products), BLOCK_M=config.block_m, **_sides(first), **_epilogue(first, activation),
-        EVEN_M=all(p.x.shape[0] % config.block_m == 0 for p in products),
-        PRECISION=precision(first.x.dtype), STAGES=config.stages, num_warps=config.warps, num_stages=config.stages,
+    x = product.x
+    panels = triton.cdiv(x.shape[0], config.block_m)
+    parts = parts_for(panels, product.outputs, PROGRAMS_PER_SM * multiprocessors(x.device))
+    residual = _or(product.residual, y_MN)
+    triton_pointer.stream_pointer[(panels * parts,)](
+        x, product.values, product.walk, _cuts(product, parts), _bias(product, y_MN), residual, y_MN,
+        parts, x.shape[0], product.out_features, x.stride(0), residual.stride(0), product.values.shape[0],
+        BLOCK_M=config.block_m, **_sides(product), **_epilogue(product, activation),
+        EVEN_M=x.shape[0] % config.block_m == 0,
+        PRECISION=precision(x.dtype), STAGES=config.stages, num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The stream kernel with plain pointers: the path of sm_80, of unaligned inputs and of several linears in one launch.
+"""The stream kernel with plain pointers: the path of sm_80 and of unaligned inputs.
 
     Y = act(X Wᵀ + bias) + residual        (or X W, along the transposed stream)
 
@@ -17,23 +17,22 @@ from vlcompress.kernels.triton_epilogue import finish
 from vlcompress.kernels.triton_stream import input_block, is_last, output_block, slot
 
 
-@triton.jit
+# Counts that change with the batch, and where the cuts start, are not specialised: each specialisation is a compile.
+@triton.jit(do_not_specialize=["M", "parts"], do_not_specialize_on_alignment=["cuts_ptr"])
 def stream_pointer(
-    x_ptrs,
-    values_ptrs,
-    walk_ptrs,
-    cuts_ptrs,
-    bias_ptrs,
-    residual_ptrs,
-    y_ptrs,
-    first_programs,
-    part_counts,
-    Ms,
-    Ns,
-    strides_xm,
-    strides_rm,
-    nnzs,
-    COUNT: tl.constexpr,
+    x_ptr,
+    values_ptr,
+    walk_ptr,
+    cuts_ptr,
+    bias_ptr,
+    residual_ptr,
+    y_ptr,
+    parts,
+    M,
+    N,
+    stride_xm,
+    stride_rm,
+    nnz,
     BLOCK_M: tl.constexpr,
     OUT: tl.constexpr,
     RED: tl.constexpr,
@@ -47,27 +46,14 @@ def stream_pointer(
     PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """COUNT independent linears: Y_i = act(X_i W_iᵀ + bias_i) + residual_i.
+    """Y = act(X Wᵀ + bias) + residual.
 
-    Every argument in the plural is a tuple of COUNT. Problem i owns the programs from first_programs[i] on,
-    part_counts[i] for each panel of BLOCK_M rows.
-    Shapes: X_i [M_i, K_i], values_i [nnz_i, R, C], bias_i [N_i], residual_i and Y_i [M_i, N_i].
+    Shapes: X [M, K], values [nnz, R, C], bias [N], residual and Y [M, N]. Grid: parts for each panel of BLOCK_M rows.
     """
     program = tl.program_id(0)
-    x_ptr, values_ptr, walk_ptr, cuts_ptr = x_ptrs[0], values_ptrs[0], walk_ptrs[0], cuts_ptrs[0]
-    bias_ptr, residual_ptr, y_ptr = bias_ptrs[0], residual_ptrs[0], y_ptrs[0]
-    first, parts, M, N = first_programs[0], part_counts[0], Ms[0], Ns[0]
-    stride_xm, stride_rm, nnz = strides_xm[0], strides_rm[0], nnzs[0]
-    for i in tl.static_range(1, COUNT):
-        if program >= first_programs[i]:
-            x_ptr, values_ptr, walk_ptr, cuts_ptr = x_ptrs[i], values_ptrs[i], walk_ptrs[i], cuts_ptrs[i]
-            bias_ptr, residual_ptr, y_ptr = bias_ptrs[i], residual_ptrs[i], y_ptrs[i]
-            first, parts, M, N = first_programs[i], part_counts[i], Ms[i], Ns[i]
-            stride_xm, stride_rm, nnz = strides_xm[i], strides_rm[i], nnzs[i]
-
     # Panel-major: programs that run together share the panel of X in L2.
-    panel = (program - first) // parts
-    part = (program - first) % parts
+    panel = program // parts
+    part = program % parts
     offs_m = panel.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_out = tl.arange(0, OUT)
     offs_red = tl.arange(0, RED)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vlcompress.kernels import naive
-from vlcompress.kernels.block_sparse_linear import block_sparse_linear, stream_tensors
+from vlcompress.kernels.block_sparse_linear import block_sparse_linear, index_tensors
 from vlcompress.kernels.errors import KernelInputError
 from vlcompress.kernels.formats import BlockSparseWeight, pack, unpack
 from vlcompress.kernels.synthetic import random_weight
@@ -75,7 +75,17 @@ def test_fine_tuning_lowers_the_loss_and_keeps_the_pattern() -> None:
 
 def operator_arguments(weight: BlockSparseWeight, backend: str, activation: str) -> tuple[Any, ...]:
     x, bias, residual = (torch.randn(shape, requires_grad=True) for shape in ((5, 64), (32,), (5, 32)))
-    return x, weight.values.requires_grad_(), *stream_tensors(weight), bias, residual, 32, False, activation, backend
+    return (
+        x,
+        weight.values.requires_grad_(),
+        *index_tensors(weight, backend),
+        bias,
+        residual,
+        32,
+        False,
+        activation,
+        backend,
+    )
 
 
 @pytest.mark.parametrize("backend", ["grouped", "triton"])
@@ -132,6 +142,14 @@ X = torch.randn(4, 64)
 def test_bad_calls_are_refused_before_any_launch(call: Callable[[], Tensor], message: str) -> None:
     with pytest.raises(KernelInputError, match=message):
         call()
+
+
+def test_a_block_that_no_kernel_walks_runs_grouped_and_refuses_triton() -> None:
+    weight = random_weight((30, 60), (5, 3), 0.5)
+    x = torch.randn(4, 60)
+    torch.testing.assert_close(block_sparse_linear(x, weight), x @ unpack(weight).T)
+    with pytest.raises(KernelInputError, match=r"block sides of 16, 32, 64, 128, not 5x3; backend 'grouped' takes it"):
+        block_sparse_linear(x, weight, backend="triton")
 
 
 def test_triton_is_refused_on_the_cpu_outside_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:

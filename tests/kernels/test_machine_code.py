@@ -91,37 +91,3 @@ def test_readme_holds_this_table(report: dict[str, Any], facts: dict[str, dict[s
         for name, code in facts.items():
             row = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))
             assert row.endswith(f"| {code['registers']} | {code['spilled_bytes']} | {code['shared_bytes']} |")
-
-
-BUNDLES = """
-import sys
-from pathlib import Path
-from vlcompress.kernels import aot, bundle
-builds = {"tma": (90, aot.stream_tma((64, 64), 128, 4, 4, "gelu")),
-          "pointer": (80, aot.stream_pointer((64, 64), 128, 4, 4, "gelu")),
-          "blackwell": (100, aot.stream_tma((64, 64), 128, 4, 4, "gelu"))}
-for name, (arch, build) in builds.items():
-    description, cubin = bundle.read_bundle(bundle.write_bundle(build, arch, Path(sys.argv[1]), name))
-    print(name, len(description["parameters"]), len(cubin) > 1000)
-bundle._flat = lambda build, descriptors, flat=bundle._flat: flat(build, descriptors)[:-1]
-try:
-    bundle.write_bundle(builds["pointer"][1], 80, Path(sys.argv[1]), "wrong")
-except RuntimeError as error:
-    print("refused", "the cubin records" in str(error))
-Path(sys.argv[1], "tma.cubin").write_bytes(b"other")
-try:
-    bundle.read_bundle(Path(sys.argv[1], "tma.json"))
-except ValueError as error:
-    print("refused", "export it again" in str(error))
-"""
-
-
-def test_bundles_describe_their_cubin(tmp_path: Path) -> None:
-    lines = run_python("-c", BUNDLES, str(tmp_path)).splitlines()
-    # 3 descriptors of 5 parameters, 4 pointers, 3 scalars, 2 scratch pointers; 7 pointers, 7 scalars, 2 scratch
-    # pointers.
-    assert lines == ["tma 24 True", "pointer 16 True", "blackwell 24 True", "refused True", "refused True"]
-    recipe = json.loads((tmp_path / "tma.json").read_text())["parameters"][0]
-    assert recipe["kind"] == "tensor_map"
-    assert recipe["tensor_map"]["elem_type"] == 9, "bf16 in the driver's enumeration"
-    assert not (tmp_path / "wrong.json").exists()

@@ -1,0 +1,138 @@
+"""The streams: the order in which a kernel visits the stored blocks of a weight, derived from its BSR indices.
+
+Legend: N out features, K in features, R x C block (R over N, C over K), b stored block, nnz number of stored blocks,
+E stream entries.
+
+A kernel does not read rows: it walks a **stream**, one int64 entry a step, so that its pipeline never drains between
+two output tiles. An entry packs what the step needs::
+
+    bits 0..14 input block | bit 15 last step of this output | bits 16..30 output block | bits 32..62 slot in values
+
+The forward stream visits block rows, the transposed stream visits block columns of the same values (dX = dY W), so the
+values are stored once. An output block without any stored block still owns one entry, whose slot is nnz: one past the
+end, which the kernels read as zeros. Cuts split a stream in parts of about equal length for independent programs.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from vlcompress.kernels.errors import KernelInputError
+
+BLOCK_SIDES = (16, 32, 64, 128)
+"""Sides of the blocks that a Triton kernel can multiply."""
+
+MAX_BLOCKS_PER_SIDE = 1 << 15
+
+_LAST_BIT = 15
+_OUTPUT_SHIFT = 16
+_SLOT_SHIFT = 32
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The order in which a kernel visits the stored blocks, and where that order may be cut.
+
+    Attributes:
+        walk: int64 [E + 1], the packed entries and one readable entry of padding (the kernels read one step ahead).
+        cuts: int32, for each count in ``part_counts(outputs)`` in turn, ``count + 1`` positions in the walk.
+    """
+
+    walk: Tensor
+    cuts: Tensor
+
+    def to(self, device: torch.device | str) -> "Stream":
+        """Return the same stream on another device."""
+        return Stream(self.walk.to(device), self.cuts.to(device))
+
+
+def no_stream_because(shape: tuple[int, int], block: tuple[int, int]) -> str | None:
+    """Say why the Triton kernels cannot walk a weight [N, K] in such blocks; None if they can."""
+    if any(side not in BLOCK_SIDES for side in block):
+        return f"the Triton kernels take block sides of {', '.join(map(str, BLOCK_SIDES))}, not {block[0]}x{block[1]}"
+    for name, size, side in zip(("N", "K"), shape, block, strict=True):
+        if size // side >= MAX_BLOCKS_PER_SIDE:
+            return f"{name}={size} has more than {MAX_BLOCKS_PER_SIDE - 1} blocks of {side}: use larger ones"
+    return None
+
+
+def forward_stream(row: Tensor, col: Tensor, shape: tuple[int, int], block: tuple[int, int]) -> Stream:
+    """Derive the stream by block rows (Y = X Wᵀ).
+
+    Args:
+        row, col: [nnz], block row and block column of each stored block, by row and then by column.
+        shape: (N, K).
+        block: (R, C).
+
+    Raises:
+        KernelInputError: blocks that no kernel can walk.
+    """
+    _check(shape, block)
+    return _stream(row, col, torch.arange(col.numel(), device=col.device), shape[0] // block[0])
+
+
+def transposed_stream(row: Tensor, col: Tensor, shape: tuple[int, int], block: tuple[int, int]) -> Stream:
+    """Derive the stream by block columns (dX = dY W); arguments as for `forward_stream`."""
+    _check(shape, block)
+    by_column = torch.argsort(col, stable=True)
+    return _stream(col[by_column], row[by_column], by_column, shape[1] // block[1])
+
+
+@lru_cache
+def part_counts(outputs: int) -> tuple[int, ...]:
+    """Return the numbers of parts that a stream can be cut in: 1, 2, 3, 4, 6, 8, 12, ..., its number of output blocks.
+
+    Steps of 1.5 or less leave few streaming multiprocessors idle; the last count gives each output its own part.
+    """
+    counts = sorted({step << power for power in range(outputs.bit_length()) for step in (1, 3)} | {outputs})
+    return tuple(count for count in counts if count <= outputs)
+
+
+def cut_offset(outputs: int, parts: int) -> int:
+    """Find where the positions for this number of parts start in ``Stream.cuts``."""
+    return sum(count + 1 for count in part_counts(outputs) if count < parts)
+
+
+def part_of(stream: Stream, outputs: int, parts: int) -> Tensor:
+    """Return the ``parts + 1`` walk positions between which each part runs (a view of the cuts)."""
+    start = cut_offset(outputs, parts)
+    return stream.cuts[start : start + parts + 1]
+
+
+def _check(shape: tuple[int, int], block: tuple[int, int]) -> None:
+    why = no_stream_because(shape, block)
+    if why is not None:
+        raise KernelInputError(f"{why}; backend 'grouped' takes any block")
+
+
+def _stream(output: Tensor, source: Tensor, slot: Tensor, outputs: int) -> Stream:
+    """Pack a stream from blocks that are sorted by output; outputs without a block get one that reads as zeros."""
+    nnz = output.numel()
+    counts = torch.bincount(output, minlength=outputs)
+    empty = (counts == 0).nonzero().flatten()
+    output = torch.cat([output.long(), empty])
+    source = torch.cat([source.long(), torch.zeros_like(empty)])
+    slot = torch.cat([slot, torch.full_like(empty, nnz)])
+    order = torch.argsort(output, stable=True)
+    output = output[order]
+    last = torch.ones_like(output)
+    last[:-1] = output[1:] != output[:-1]
+    walk = source[order] | last << _LAST_BIT | output << _OUTPUT_SHIFT | slot[order] << _SLOT_SHIFT
+    return Stream(torch.cat([walk, walk.new_zeros(1)]), _cuts(counts.clamp(min=1)))
+
+
+def _cuts(lengths: Tensor) -> Tensor:
+    """Cut between outputs, each time at the boundary nearest to an equal share of the steps."""
+    ends = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    levels = []
+    for parts in part_counts(lengths.numel()):
+        share = torch.arange(parts + 1, device=lengths.device) * ends[-1] / parts
+        above = torch.searchsorted(ends.double(), share.double()).clamp(max=ends.numel() - 1)
+        below = (above - 1).clamp(min=0)
+        nearer_below = share - ends[below] < ends[above] - share
+        levels.append(torch.where(nearer_below, ends[below], ends[above]))
+    # One part an output is exact by definition; the nearest boundary could be shared by two parts there.
+    levels[-1] = ends
+    return torch.cat(levels).int()
