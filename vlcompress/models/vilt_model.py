@@ -179,11 +179,12 @@ def _positions(table_GH: Tensor, visible_BYX: Tensor) -> Tensor:
 
 def _hats(counts_B: Tensor, length: int, like: Tensor, side: int) -> Tensor:
     """Give the share [B, length, side] that each of `side` entries has in each place, spread over `counts` places."""
-    scale_B = (side - 1) / (counts_B - 1).clamp(min=1).to(like.dtype)
-    places = torch.arange(length, device=like.device, dtype=like.dtype)
-    entries = torch.arange(side, device=like.device, dtype=like.dtype)
+    exact = torch.promote_types(like.dtype, torch.float32)  # places in two bytes would be off by several per cent
+    scale_B = (side - 1) / (counts_B - 1).clamp(min=1).to(exact)
+    places = torch.arange(length, device=like.device, dtype=exact)
+    entries = torch.arange(side, device=like.device, dtype=exact)
     where_BL = (places * scale_B[:, None]).clamp(max=side - 1)  # beyond the picture nothing looks
-    return relu(1 - (where_BL[:, :, None] - entries).abs())
+    return relu(1 - (where_BL[:, :, None] - entries).abs()).to(like.dtype)
 
 
 def _packed(values_BPH: Tensor, visible_BP: Tensor) -> tuple[Tensor, Tensor]:
