@@ -14,7 +14,7 @@ from vlcompress.devices import Compute
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family, Head
 from vlcompress.models.registry import family_named
-from vlcompress.sparse.compile import compile_model
+from vlcompress.sparse.compile import compile_model, sparse_layers
 from vlcompress.sparse.runner import Call, Runner
 from vlcompress.sparse.timing import Effort
 
@@ -187,13 +187,24 @@ def test_two_byte_weights_answer_in_float32(name: str) -> None:
         assert (found - expected).abs().max() < 0.03 * expected.abs().max()
 
 
-def test_packed_layers_run(ticket_of: Callable[..., Ticket]) -> None:
+@pytest.mark.parametrize("backend", ["grouped", "triton"])
+def test_packed_layers_run(backend: str, ticket_of: Callable[..., Ticket], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch._dynamo.reset()
     ticket = ticket_of((16, 16), 0.5)
     effort = Effort(rounds=1, burst_s=0.0, warmup=0)
-    packed, _ = compile_model(ticket.family, ticket.model, ticket.masks, (16, 16), inputs=ticket.inputs, effort=effort)
-    runner = Runner(ticket.family, packed, ticket.head, capture=Graphs())
+    packed, _ = compile_model(
+        ticket.family, ticket.model, ticket.masks, (16, 16), inputs=ticket.inputs, backend=backend, effort=effort
+    )
+    assert sparse_layers(packed)
     expected = direct(ticket.family, ticket.model, ticket.inputs)
-    torch.testing.assert_close(runner(ticket.inputs), expected, atol=1e-5, rtol=1e-4)
+    for runner in (
+        Runner(ticket.family, packed, ticket.head, capture=Graphs()),
+        Runner(ticket.family, packed, ticket.head, mode="compiled"),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            torch.testing.assert_close(runner(ticket.inputs), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_compiled_is_one_graph_a_shape_and_knows_no_limit_of_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
