@@ -28,7 +28,7 @@ def command(
 ) -> None:
     """Prune a model of real size at random, and measure every form of it in ONNX Runtime against dense.
 
-    On a GPU the PyTorch forms are measured too, in --dtype; --provider says where ONNX Runtime runs.
+    On a GPU, or in another --dtype, the PyTorch forms are measured too; --provider says where ONNX Runtime runs.
     It says what each pattern would gain here, and from which sparsity on. Accuracy takes training: see prune.
     """
     from vlcompress.bench.forecast import Inquiry, forecast
