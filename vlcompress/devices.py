@@ -209,21 +209,6 @@ def cast_inputs(inputs: "Mapping[str, Tensor]", compute: Compute) -> "dict[str, 
     }
 
 
-def synchronised(call: Any, compute: Compute) -> Any:
-    """Return a call without arguments that ends when its work has ended: CUDA only queues it."""
-    if not compute.on_gpu:
-        return call
-
-    def finished() -> object:
-        import torch
-
-        result = call()
-        torch.cuda.synchronize(compute.device)
-        return result
-
-    return finished
-
-
 def usable() -> dict[str, list[str]]:
     """Return the dtypes of every device that is there, by the device's name."""
     import torch

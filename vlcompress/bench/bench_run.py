@@ -21,6 +21,7 @@ from vlcompress.export.verify import bound_in
 from vlcompress.models.base import Family
 from vlcompress.sparse.compile import compile_model, thread_count
 from vlcompress.sparse.compile_run import block_of
+from vlcompress.sparse.runner import fast_answer
 from vlcompress.sparse.timing import Effort
 from vlcompress.tasks.base import Task
 from vlcompress.tickets.models import dense_model, samples, score_task, ticket_model
@@ -105,17 +106,13 @@ def _variants(
         "compiled": run.folder / "compiled" / "weights.safetensors",
     }
     loaders = {"dense": _load_dense, "masked": _load_masked, "compiled": _load_compiled}
-    torch_variants = [
-        torch_variant(
-            name,
-            *load(run.folder, compute, say),
-            truth="dense" if name == "dense" else "masked",
-            file=files[name],
-            # In another process memory is counted as the system does, which sees nothing of a GPU's.
-            make=None if compute.on_gpu else partial(make_torch, partial(load, run.folder, compute), one, threads),
-        )
-        for name, load in loaders.items()
-    ]
+    torch_variants = []
+    for name, load in loaders.items():
+        family, model = load(run.folder, compute, say)
+        answer, truth = fast_answer(family, model, ticket.head, compute), "dense" if name == "dense" else "masked"
+        # In another process memory is counted as the system does, which sees nothing of a GPU's.
+        make = None if compute.on_gpu else partial(make_torch, partial(load, run.folder, compute), one, threads)
+        torch_variants.append(torch_variant(name, model, answer, truth=truth, file=files[name], make=make))
     onnx_files = {"onnx dense": (export_dense(run, threads=threads), "dense")}
     onnx_files["onnx compiled"] = run.folder / "onnx" / "model.onnx", "masked"
     onnx_variants = [_onnx(name, *said, one, threads, provider) for name, said in onnx_files.items()]
@@ -162,7 +159,7 @@ def _curve(run: Run, ticket: Ticket, task: Task, batch: int, threads: int, compu
     block = block_of(ticket.document["recipe"]["pruning"]["pattern"])
     family, dense = dense_model(run, ticket)
     cells = [cell for cell in run.document()["cells"] if cell["arm"] == "ticket"]
-    calls = {"dense": bind_torch(family, placed(dense, compute), inputs)}
+    calls = {"dense": bind_torch(dense, fast_answer(family, dense, ticket.head, compute), inputs)}
     for cell in cells:
         trained = Trained(run.training("ticket", cell["round"]))
         _, model = dense_model(run, ticket)
@@ -170,7 +167,8 @@ def _curve(run: Run, ticket: Ticket, task: Task, batch: int, threads: int, compu
         compiled, _ = compile_model(
             family, model, dict(trained.masks()), block, inputs=inputs, threads=threads, compute=compute
         )
-        calls[str(cell["round"])] = bind_torch(family, compiled, inputs)
+        answer = fast_answer(family, compiled, ticket.head, compute)
+        calls[str(cell["round"])] = bind_torch(compiled, answer, inputs)
     with thread_count(threads):
         bursts = measure(calls, CURVE_EFFORT)
     return [

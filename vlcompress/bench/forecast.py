@@ -118,7 +118,7 @@ def forecast(asked: Inquiry, say: Say) -> Json:
         layers = measure_layers(model, rows, asked.patterns, asked.sparsities, chooser, say)
         subject = Subject(family, config, model, Path(folder), chooser, rows)
         tuned = inputs[asked.batches[-1]]
-        in_torch = None if asked.compute == CPU else TorchSubject(family, model, asked.compute, tuned, CHOOSING)
+        in_torch = None if asked.compute == CPU else TorchSubject(family, model, head, asked.compute, tuned, CHOOSING)
         with precision(asked.compute):
             models = _models(subject, in_torch, asked, inputs, say)
     record = {"environment": environment(), "asked": asdict(asked), "layers": layers, "models": models}

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from vlcompress.bench.random_masks import UNITS, masked, random_masks, side
 from vlcompress.bench.variants import bind_torch
-from vlcompress.devices import Compute, placed
-from vlcompress.models.base import Family
+from vlcompress.devices import Compute
+from vlcompress.models.base import Family, Head
 from vlcompress.sparse.choice import candidates
 from vlcompress.sparse.compile import AUTO, compile_model, sparse_layers
+from vlcompress.sparse.runner import fast_answer
 from vlcompress.sparse.timing import EFFORT, Call, Effort
+from vlcompress.tasks.base import Answer
 
 Inputs = Mapping[str, Tensor]
 
@@ -22,14 +24,14 @@ Inputs = Mapping[str, Tensor]
 class Placed:
     """A PyTorch model where it runs, seconds that it took to make, and bytes of its weights there."""
 
-    family: Family
     model: nn.Module
+    answer: Answer
     load_s: float
     nbytes: int
 
     def bind(self, inputs: Inputs) -> Call:
         """Give the call that runs it on fixed inputs."""
-        return bind_torch(self.family, self.model, inputs)
+        return bind_torch(self.model, self.answer, inputs)
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class TorchSubject:
     Attributes:
         family: of the model.
         model: in eval mode, on the CPU in float32.
+        head: of the model.
         compute: where its forms run, and in what.
         inputs: that layers are tuned for.
         effort: how long to measure a layer.
@@ -46,13 +49,14 @@ class TorchSubject:
 
     family: Family
     model: nn.Module
+    head: Head
     compute: Compute
     inputs: Inputs
     effort: Effort = EFFORT
 
     def dense(self) -> Placed:
         """Place the dense model."""
-        return self._placed(placed(copy.deepcopy(self.model), self.compute), time.perf_counter())
+        return self._placed(copy.deepcopy(self.model), time.perf_counter())
 
     def forms(self, pattern: str, sparsity: float) -> dict[str, Placed]:
         """Prune at random, and compile: as measured for each layer, and with each backend that takes every layer.
@@ -83,5 +87,6 @@ class TorchSubject:
         return self._placed(model, started)
 
     def _placed(self, model: nn.Module, started: float) -> Placed:
+        answer = fast_answer(self.family, model, self.head, self.compute)
         nbytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-        return Placed(self.family, model, time.perf_counter() - started, nbytes)
+        return Placed(model, answer, time.perf_counter() - started, nbytes)

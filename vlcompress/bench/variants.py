@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from vlcompress.bench.memory import Make
 from vlcompress.export.runtime import open_session
 from vlcompress.export.verify import feed
-from vlcompress.models.base import Family, inputs_for, scores_of
+from vlcompress.models.base import Family, inputs_for
+from vlcompress.tasks.base import Answer, asking
 
 Inputs = Mapping[str, Tensor]
 Scores = npt.NDArray[np.float32]
@@ -41,25 +42,24 @@ class Variant:
 
 def torch_variant(
     name: str,
-    family: Family,
     model: nn.Module,
+    answer: Answer,
     *,
     truth: str | None = None,
     file: Path | None = None,
     make: Make | None = None,
 ) -> Variant:
-    """Make a variant of a PyTorch model (dense, masked or compiled), on the device and in the dtype of its weights.
+    """Make a variant of a PyTorch model (dense, masked or compiled).
 
     Args:
         name: of the variant.
-        family: runs the model.
-        model: put in eval mode.
+        model: on its device and in its dtype, for which inputs are prepared.
+        answer: runs it.
         truth: the variant that it must agree with; itself by default.
         file: its weights on disk.
         make: see `Variant`.
     """
-    model.eval()
-    return Variant(name, lambda inputs: bind_torch(family, model, inputs), truth or name, _size(file), make)
+    return Variant(name, lambda inputs: bind_torch(model, answer, inputs), truth or name, _size(file), make)
 
 
 def onnx_variant(
@@ -96,7 +96,7 @@ def onnx_variant(
     return Variant(name, bind, truth, _size(file), make)
 
 
-def bind_torch(family: Family, model: nn.Module, inputs: Inputs) -> Callable[[], Scores]:
+def bind_torch(model: nn.Module, answer: Answer, inputs: Inputs) -> Callable[[], Scores]:
     """Give the call that runs a PyTorch model on fixed inputs, which are moved and cast outside the clock.
 
     Scores come back to the CPU, as they do from ONNX Runtime: a call ends when the device has finished.
@@ -104,7 +104,7 @@ def bind_torch(family: Family, model: nn.Module, inputs: Inputs) -> Callable[[],
     placed = inputs_for(model, inputs)
 
     def call() -> Scores:
-        scores: Scores = scores_of(family, model, placed).numpy()
+        scores: Scores = answer(placed).numpy()
         return scores
 
     return call
@@ -126,7 +126,7 @@ def make_torch(load: Callable[[], tuple[Family, nn.Module]], inputs: Inputs, thr
     """
     torch.set_num_threads(threads)
     family, model = load()
-    return bind_torch(family, model.eval(), inputs)
+    return bind_torch(model, asking(family, model), inputs)
 
 
 def _size(file: Path | None) -> int | None:

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlcompress.artefacts import Json, write_file
-from vlcompress.devices import CPU, Compute, placed, precision
+from vlcompress.devices import CPU, Compute, precision
 from vlcompress.errors import VlcompressError
 from vlcompress.export.export_run import compiled_of, open_exported, session_answer
-from vlcompress.tasks.base import Answer, asking
+from vlcompress.sparse.runner import fast_answer
+from vlcompress.tasks.base import Answer
 from vlcompress.tasks.pretraining_task import nothing_to_answer
 from vlcompress.tasks.registry import task_of
 from vlcompress.tickets.models import split_to_predict, ticket_model
@@ -74,6 +75,6 @@ def _answer(run: Run, ticket: Ticket, form: Form, compute: Compute, say: Callabl
         return session_answer(session), {"provider": provider}
     if form == "compiled":
         compiled = compiled_of(run, compute, say)
-        return asking(compiled.family, compiled.model), compute.describe()
+        return fast_answer(compiled.family, compiled.model, compiled.head, compute), compute.describe()
     family, model = ticket_model(ticket)
-    return asking(family, placed(model, compute)), compute.describe()
+    return fast_answer(family, model, ticket.head, compute), compute.describe()

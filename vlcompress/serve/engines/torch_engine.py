@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from vlcompress.devices import CPU, Compute, keep_precision
-from vlcompress.models.base import scores_of
 from vlcompress.models.registry import FAMILIES
 from vlcompress.serve.tensors import Arrays, TensorSpec, numpy_datatype
 from vlcompress.sparse.compile import Compiled, load_compiled
+from vlcompress.sparse.runner import fast_answer
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +40,8 @@ class TorchEngine:
         self._compiled = load_compiled(folder, {name: family() for name, family in FAMILIES.items()}, compute)
         if self._compiled.notice is not None:
             logger.warning("%s", self._compiled.notice)
+        compiled = self._compiled
+        self._answer = fast_answer(compiled.family, compiled.model, compiled.head, compute)
         self.inputs, self.example_sizes = _inputs(self._compiled)
         self.outputs: tuple[TensorSpec, ...] = (
             TensorSpec("logits", "FP32", ("batch", len(self._compiled.head.labels))),
@@ -58,11 +59,7 @@ class TorchEngine:
         if not hasattr(self._local, "set"):  # PyTorch keeps the number for each thread that calls it
             torch.set_num_threads(self._threads)
             self._local.set = True
-        return {"logits": self._scores({name: torch.as_tensor(array) for name, array in feeds.items()}).numpy()}
-
-    def _scores(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return the scores of a batch, float32 on the CPU."""
-        return scores_of(self._compiled.family, self._compiled.model, inputs)
+        return {"logits": self._answer({name: torch.as_tensor(array) for name, array in feeds.items()}).numpy()}
 
 
 def _inputs(compiled: Compiled) -> tuple[tuple[TensorSpec, ...], dict[str, int]]:
