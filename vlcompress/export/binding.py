@@ -47,7 +47,8 @@ class BoundSession:
             for name, array in feed.items():
                 inputs[name].update_inplace(np.ascontiguousarray(array))
             self._session.run_with_iobinding(binding)
-            return [np.asarray(array) for array in binding.copy_outputs_to_cpu()]
+            # On the CPU nothing is copied, and the next call writes into the same memory.
+            return [np.array(array) for array in binding.copy_outputs_to_cpu()]
 
     def _binding(self, names: Sequence[str], feed: Arrays) -> tuple[Any, dict[str, Any]]:
         key = (*names, *((name, array.shape, array.dtype.str) for name, array in sorted(feed.items())))
@@ -62,8 +63,8 @@ class BoundSession:
         import onnxruntime
 
         binding = self._session.io_binding()
-        inputs = {
-            name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), *self._device)
+        inputs = {  # of copies: on the CPU it is the array itself that the next call would write into
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(np.array(array, order="C"), *self._device)
             for name, array in feed.items()
         }
         for name, value in inputs.items():
