@@ -34,24 +34,25 @@ MEDIUM_M = 2048
 SHARED_BYTES = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448}
 """Shared memory that one program may have, from the CUDA programming guide's table of compute capabilities."""
 
+OTHER_REGISTERS = 96
+"""Registers of a thread beside its accumulator; at most what the table of machine-code facts shows."""
+
 
 @dataclass(frozen=True)
 class KernelConfig:
     """How one product is launched.
 
     Attributes:
-        kernel: "tma" (stream, sm_90 and later), "pointer" (stream, any chip) or "small" (swapped and split, few rows).
+        kernel: "tma" (sm_90 and later), "pointer" (any chip) or "small" (by pointers with operands swapped, few rows).
         block_m: rows of X a program, a power of two from 16 to 128.
         warps: 4 or 8.
         stages: tiles in flight, from 2 up.
-        split: programs that share the reduction of one output ("small" only).
     """
 
     kernel: str
     block_m: int
     warps: int
     stages: int
-    split: int = 1
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,13 @@ def find(arch: str, n: int, k: int, block: tuple[int, int], m: int, density: flo
 def config_for(arch: str, n: int, k: int, block: tuple[int, int], m: int, density: float) -> KernelConfig:
     """The configuration of one product: the nearest entry's, or the rule of thumb's."""
     entry = find(arch, n, k, block, m, density)
-    return rule_of_thumb(arch, block, m, n) if entry is None else entry.config
+    return rule_of_thumb(arch, block, m) if entry is None else entry.config
 
 
-def rule_of_thumb(arch: str, block: tuple[int, int], m: int, n: int) -> KernelConfig:
+def rule_of_thumb(arch: str, block: tuple[int, int], m: int) -> KernelConfig:
     """A configuration from the regimes of the README: few, some and many rows."""
     if m <= SMALL_M:
-        split = max(1, min(8, 128 // (n // block[0])))
-        return KernelConfig("small", block_m=16 if m <= 16 else 32, warps=4, stages=4, split=split)
+        return KernelConfig("small", block_m=16 if m <= 16 else 32, warps=4, stages=4)
     kernel = "pointer" if arch == "sm_80" else "tma"
     block_m = 64 if m < MEDIUM_M else 128
     return KernelConfig(kernel, block_m, warps=8 if block_m * block[0] > 8192 else 4, stages=4)
@@ -121,6 +121,19 @@ def fit(config: KernelConfig, block: tuple[int, int], itemsize: int, shared_byte
                 f"block {block} needs more shared memory than {shared_bytes} bytes: use a smaller one"
             )
     return config
+
+
+def programs_per_sm(config: KernelConfig, block: tuple[int, int], itemsize: int, shared_bytes: int) -> int:
+    """How many programs a multiprocessor is given: two, so that one multiplies while the other stores; one if only one fits.
+
+    Args:
+        shared_bytes: shared memory that one program may have; a multiprocessor has 1 KiB more, and keeps as much of it
+            for each program.
+    """
+    fits = (shared_bytes + 1024) // (_shared_need(config, block, itemsize) + 1024)
+    threads = 32 * config.warps
+    registers = threads * (config.block_m * block[0] // threads + OTHER_REGISTERS)
+    return max(1, min(2, fits, 65_536 // registers))
 
 
 def arch_of(major: int, minor: int) -> str:

@@ -10,7 +10,8 @@ two output tiles. An entry packs what the step needs::
 
 The forward stream visits block rows, the transposed stream visits block columns of the same values (dX = dY W), so the
 values are stored once. An output block without any stored block still owns one entry, whose slot is nnz: one past the
-end, which the kernels read as zeros. Cuts split a stream in parts of about equal length for independent programs.
+end, which the kernels read as zeros. The outputs with most steps come first, so that programs that start in this order
+finish at about the same time. A stream can be cut between outputs, where ``cuts`` says, or anywhere (partition.py).
 """
 
 from dataclasses import dataclass
@@ -38,14 +39,21 @@ class Stream:
     Attributes:
         walk: int64 [E + 1], the packed entries and one readable entry of padding (the kernels read one step ahead).
         cuts: int32, for each count in ``part_counts(outputs)`` in turn, ``count + 1`` positions in the walk.
+        longest: for each of these counts the steps of the longest part, known to the host; the last is the longest output.
     """
 
     walk: Tensor
     cuts: Tensor
+    longest: tuple[int, ...]
+
+    @property
+    def entries(self) -> int:
+        """Number of steps E."""
+        return self.walk.numel() - 1
 
     def to(self, device: torch.device | str) -> "Stream":
         """Return the same stream on another device."""
-        return Stream(self.walk.to(device), self.cuts.to(device))
+        return Stream(self.walk.to(device), self.cuts.to(device), self.longest)
 
 
 def no_stream_because(shape: tuple[int, int], block: tuple[int, int]) -> str | None:
@@ -115,16 +123,21 @@ def _stream(output: Tensor, source: Tensor, slot: Tensor, outputs: int) -> Strea
     output = torch.cat([output.long(), empty])
     source = torch.cat([source.long(), torch.zeros_like(empty)])
     slot = torch.cat([slot, torch.full_like(empty, nnz)])
-    order = torch.argsort(output, stable=True)
+    lengths = counts.clamp(min=1)
+    longest_first = torch.argsort(lengths, descending=True, stable=True)
+    rank = torch.argsort(longest_first)
+    order = torch.argsort(rank[output], stable=True)
     output = output[order]
     last = torch.ones_like(output)
     last[:-1] = output[1:] != output[:-1]
     walk = source[order] | last << _LAST_BIT | output << _OUTPUT_SHIFT | slot[order] << _SLOT_SHIFT
-    return Stream(torch.cat([walk, walk.new_zeros(1)]), _cuts(counts.clamp(min=1)))
+    levels = _cuts(lengths[longest_first])
+    longest = tuple(int(cuts.diff().max()) for cuts in levels)
+    return Stream(torch.cat([walk, walk.new_zeros(1)]), torch.cat(levels).int(), longest)
 
 
-def _cuts(lengths: Tensor) -> Tensor:
-    """Cut between outputs, each time at the boundary nearest to an equal share of the steps."""
+def _cuts(lengths: Tensor) -> list[Tensor]:
+    """Cut between outputs, for each part count, at the boundaries nearest to equal shares of the steps."""
     ends = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     levels = []
     for parts in part_counts(lengths.numel()):
@@ -135,4 +148,4 @@ def _cuts(lengths: Tensor) -> Tensor:
         levels.append(torch.where(nearer_below, ends[below], ends[above]))
     # One part an output is exact by definition; the nearest boundary could be shared by two parts there.
     levels[-1] = ends
-    return torch.cat(levels).int()
+    return levels

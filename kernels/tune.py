@@ -116,7 +116,7 @@ def is_right(config: KernelConfig, weight: BlockSparseWeight, x_MK: Tensor, trut
 def product_of(weight: BlockSparseWeight, x_MK: Tensor) -> launch.Product:
     """The forward product of a weight."""
     stream = weight.pattern.forward
-    return launch.Product(x_MK, weight.values, stream.walk, stream.cuts, weight.pattern.shape[0])
+    return launch.Product(x_MK, weight.values, stream.walk, stream.cuts, stream.longest, weight.pattern.shape[0])
 
 
 def save(entries: Sequence[Entry], device: torch.device, folder: Path) -> Path:

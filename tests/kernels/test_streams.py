@@ -26,8 +26,16 @@ def test_stream_visits_every_block_once_and_owns_every_output(direction: str) ->
     assert sorted(real, key=lambda step: step[2]) == [
         (int(o), int(i), s) for s, (o, i) in enumerate(zip(output, source, strict=True))
     ]
-    assert [o for o, *_, last in steps if last] == list(range(outputs))
+    assert sorted(o for o, *_, last in steps if last) == list(range(outputs))
     assert all(slot == pattern.nnz for o, _, slot, _ in steps if o not in output.tolist())
+
+
+def test_the_longest_outputs_come_first() -> None:
+    """Rows of 1, 3, 0 and 2 blocks: the empty one owns a step, and equal lengths keep their order."""
+    crow = torch.tensor([0, 1, 4, 4, 6], dtype=torch.int32)
+    stream = BlockPattern((64, 64), (16, 16), crow, torch.tensor([0, 0, 1, 2, 1, 3], dtype=torch.int32)).forward
+    assert [o for o, *_ in entries(stream)] == [1, 1, 1, 3, 3, 0, 2]
+    assert (stream.longest, stream.entries) == ((7, 4, 3, 3), 7)
 
 
 @pytest.mark.parametrize("outputs", [1, 2, 5, 12, 48])
