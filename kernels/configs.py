@@ -35,7 +35,9 @@ SHARED_BYTES = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448}
 """Shared memory that one program may have, from the CUDA programming guide's table of compute capabilities."""
 
 OTHER_REGISTERS = 96
-"""Registers of a thread beside its accumulator; at most what the table of machine-code facts shows."""
+"""Estimate of a thread's registers beside its accumulator."""
+PIECE_ACCUMULATORS = 32
+"""Elements of the accumulator a thread in kernels that split outputs: with 64 they spill on sm_80 and come near it on sm_90."""
 
 
 @dataclass(frozen=True)
@@ -123,14 +125,26 @@ def fit(config: KernelConfig, block: tuple[int, int], itemsize: int, shared_byte
     return config
 
 
-def programs_per_sm(config: KernelConfig, block: tuple[int, int], itemsize: int, shared_bytes: int) -> int:
+def for_pieces(config: KernelConfig, block: tuple[int, int]) -> KernelConfig:
+    """The configuration for splitting outputs: fewer rows where storing pieces would take more registers than there are."""
+    most = PIECE_ACCUMULATORS * 32 * config.warps
+    while config.block_m > 16 and config.block_m * block[0] > most:
+        config = replace(config, block_m=config.block_m // 2)
+    return config
+
+
+def programs_per_sm(
+    config: KernelConfig, block: tuple[int, int], itemsize: int, shared_bytes: int, splits_outputs: bool = False
+) -> int:
     """How many programs a multiprocessor is given: two, so that one multiplies while the other stores; one if only one fits.
 
     Args:
         shared_bytes: shared memory that one program may have; a multiprocessor has 1 KiB more, and keeps as much of it
             for each program.
+        splits_outputs: whether pieces in fp32 pass through shared memory on their way out.
     """
-    fits = (shared_bytes + 1024) // (_shared_need(config, block, itemsize) + 1024)
+    staging = 4 * config.block_m * block[0] if splits_outputs else 0
+    fits = (shared_bytes + 1024) // (_shared_need(config, block, itemsize) + staging + 1024)
     threads = 32 * config.warps
     registers = threads * (config.block_m * block[0] // threads + OTHER_REGISTERS)
     return max(1, min(2, fits, 65_536 // registers))

@@ -17,7 +17,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from vlcompress.kernels import configs, triton_gradient, triton_pieces, triton_pointer, triton_tma
 from vlcompress.kernels.configs import KernelConfig
-from vlcompress.kernels.partition import Partition, Tile, Work, partition
+from vlcompress.kernels.partition import Chip, Partition, Tile, Work, cheapest
 from vlcompress.kernels.streams import cut_offset
 from vlcompress.kernels.triton_epilogue import activation_code
 
@@ -80,10 +80,11 @@ def run(
 
     Args:
         out_MN: contiguous [M, N] to write to; by default a new tensor.
-        cut: how the work is shared; by default as `partition` has it cheapest.
+        cut: how the work is shared; by default what is cheapest, for which rows a program may be halved.
     """
     config = fitted(config or table_config(product), product)
-    cut = cut or cheapest_cut(product, config)
+    if cut is None:
+        config, cut = cheapest_cut(product, config)
     y_MN = product.x.new_empty(product.x.shape[0], product.out_features) if out_MN is None else out_MN
     pieces = product.x.new_empty((cut.parts, 2, y_MN.shape[0], product.block[0]) if cut.splits_outputs else 0, dtype=torch.float32)
     launcher = _run_tma if config.kernel == "tma" else _run_pointer
@@ -124,14 +125,24 @@ def fitted(config: KernelConfig, product: Product) -> KernelConfig:
     return configs.fit(config, product.block, product.x.element_size(), shared_bytes(product.x.device))
 
 
-def cheapest_cut(product: Product, config: KernelConfig) -> Partition:
-    """How `partition` shares this product among the programs that fill the chip."""
+def cheapest_cut(product: Product, config: KernelConfig) -> tuple[KernelConfig, Partition]:
+    """Choose how this product is shared among programs, and the configuration that suits it."""
+    whole = _priced(product, config, False)
+    in_pieces = configs.for_pieces(config, product.block)
+    split = _priced(product, in_pieces, True)
+    if whole is None or (split is not None and split.cost < whole.cost):
+        assert split is not None
+        return in_pieces, split
+    return config, whole
+
+
+def _priced(product: Product, config: KernelConfig, splits_outputs: bool) -> Partition | None:
     (m, k), itemsize, (out, red) = product.x.shape, product.x.element_size(), product.block
     work = Work(triton.cdiv(m, config.block_m), product.outputs, product.walk.numel() - 1, product.longest)
-    tile = Tile(config.block_m, out, red, itemsize)
-    resident = configs.programs_per_sm(config, product.block, itemsize, shared_bytes(product.x.device))
-    slots = resident * multiprocessors(product.x.device)
-    return partition(work, tile, slots, config.block_m * k * itemsize)
+    memory = shared_bytes(product.x.device)
+    resident = configs.programs_per_sm(config, product.block, itemsize, memory, splits_outputs)
+    chip = Chip(multiprocessors(product.x.device), resident)
+    return cheapest(work, Tile(config.block_m, out, red, itemsize), chip, config.block_m * k * itemsize, splits_outputs)
 
 
 def precision(dtype: torch.dtype) -> str:

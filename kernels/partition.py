@@ -7,7 +7,8 @@ A program owns a panel of BLOCK_M rows of X and one part of the stream. Two ways
   a second launch adds in the order of the stream, so every run gives the same bits.
 
 Splitting pays where the chip has more slots than whole outputs can fill evenly: few rows of X, or rows of W that differ
-much. `partition` weighs the two in steps; `makespan` is what the choice is judged by. Neither has met a GPU.
+much. `cheapest` prices each in bytes that a multiprocessor moves from L2, which is what bounds these tiles; `makespan` is
+what the choice is judged by. Neither has met a GPU.
 """
 
 import heapq
@@ -18,10 +19,10 @@ from functools import lru_cache
 
 from vlcompress.kernels.streams import part_counts
 
-START_STEPS = 1.0
-"""Estimate: steps in which a program fills its pipeline and multiplies nothing."""
-LAUNCH_BYTES = 40_000
-"""Estimate: what a slot moves from L2 during the 1.2 µs of a second launch, at 8.7 TB/s over 264 slots."""
+START_STEPS = 2.0
+"""Estimate: steps of a multiprocessor that pass while a program fills its pipeline; twice as many where it is alone."""
+LAUNCH_BYTES = 80_000
+"""Estimate: what a multiprocessor moves from L2 during the 1.2 µs of a second launch, at 8.7 TB/s over 132 of them."""
 SHARED_PANEL_BYTES = 16 << 20
 """Panels of X that are worked on together stay below this, a third of the L2 cache of an A100 or H100."""
 LEAST_STEPS = 2
@@ -67,6 +68,19 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class Chip:
+    """Where it runs: multiprocessors, and the programs that each of them holds (configs.programs_per_sm)."""
+
+    multiprocessors: int
+    resident: int
+
+    @property
+    def slots(self) -> int:
+        """Programs that run at a time."""
+        return self.multiprocessors * self.resident
+
+
+@dataclass(frozen=True)
 class Partition:
     """How a launch is cut.
 
@@ -74,28 +88,30 @@ class Partition:
         parts: programs for each panel.
         splits_outputs: whether cuts fall anywhere, so that pieces are left to be added.
         group: panels whose programs run together, so that they share the longest parts first and the panels in L2.
+        cost: estimate of the bytes that the busiest multiprocessor moves, with what it waits for counted as bytes.
     """
 
     parts: int
     splits_outputs: bool
     group: int
+    cost: float = 0.0
 
 
 @lru_cache(maxsize=4096)
-def partition(work: Work, tile: Tile, slots: int, panel_bytes: int) -> Partition:
-    """Choose the cheapest way to share this work.
+def cheapest(work: Work, tile: Tile, chip: Chip, panel_bytes: int, splits_outputs: bool) -> Partition | None:
+    """Choose the number of parts for one of the two ways to cut; None where nothing can be split.
 
     Args:
-        slots: programs that the chip runs at a time.
         panel_bytes: bytes of one panel of X.
     """
     groups = -(-work.panels // max(1, SHARED_PANEL_BYTES // panel_bytes))
     group = -(-work.panels // groups)
-    counts = zip(part_counts(work.outputs), work.longest, strict=True)
-    choices = [(_whole_steps(work, slots, parts, longest, groups), parts, False) for parts, longest in counts]
-    choices += [(_split_steps(work, tile, slots, parts), parts, True) for parts in _split_counts(work, slots)]
-    _, parts, splits = min(choices)
-    return Partition(parts, splits, group)
+    if splits_outputs:
+        costs = [(_split_cost(work, tile, chip, parts), parts) for parts in _split_counts(work, chip.slots)]
+    else:
+        counts = zip(part_counts(work.outputs), work.longest, strict=True)
+        costs = [(_whole_cost(work, tile, chip, parts, longest, groups), parts) for parts, longest in counts]
+    return Partition(min(costs)[1], splits_outputs, group, min(costs)[0]) if costs else None
 
 
 def makespan(parts: Sequence[int], panels: int, group: int, slots: int) -> int:
@@ -129,20 +145,24 @@ def _split_counts(work: Work, slots: int) -> Iterator[int]:
     return (count for count in sorted(counts) if count > 1)
 
 
-def _whole_steps(work: Work, slots: int, parts: int, longest: int, groups: int) -> float:
-    """Steps of the busiest slot for cuts between outputs, with each program's start."""
+def _whole_cost(work: Work, tile: Tile, chip: Chip, parts: int, longest: int, groups: int) -> float:
     programs, mean = work.panels * parts, work.entries / parts
-    waves = -(-programs // slots)
+    waves = -(-programs // chip.slots)
     steps = float(waves * longest)
     if parts == work.outputs:
         # Parts start longest first within a group of panels, so the short ones fill the gaps that the long ones leave.
         gap = 0.75 * mean if groups == 1 else longest
-        steps = max(longest, min(waves * mean, programs * mean / slots + gap))
-    return steps + START_STEPS * waves
+        steps = max(longest, min(waves * mean, programs * mean / chip.slots + gap))
+    return (chip.resident * steps + waves * _start(chip)) * tile.step_bytes
 
 
-def _split_steps(work: Work, tile: Tile, slots: int, parts: int) -> float:
-    """The same for cuts anywhere, with the pieces' traffic and the launch that adds them."""
-    waves = -(-work.panels * parts // slots)
-    each = -(-work.entries // parts) + START_STEPS + tile.cut_bytes / tile.step_bytes
-    return waves * each + LAUNCH_BYTES / tile.step_bytes
+def _split_cost(work: Work, tile: Tile, chip: Chip, parts: int) -> float:
+    """The same with the traffic of the pieces and the launch that adds them."""
+    waves = -(-work.panels * parts // chip.slots)
+    steps = -(-work.entries // parts)
+    each = (chip.resident * steps + _start(chip)) * tile.step_bytes + chip.resident * tile.cut_bytes
+    return waves * each + LAUNCH_BYTES
+
+
+def _start(chip: Chip) -> float:
+    return START_STEPS * 2 / min(2, chip.resident)

@@ -47,7 +47,7 @@ def add_pieces(
         at = piece_rows(partial_ptr, part - 1, 1, offs_m, M, OUT) + offs_out[None, :]
         acc = tl.load(at, mask=row_ok, other=0.0)
         more = 1
-        while more:
+        while more == 1:
             more = reaches(walk_ptr, even_cut(entries, parts, part + 1), output)
             at = piece_rows(partial_ptr, part, more, offs_m, M, OUT) + offs_out[None, :]
             acc += tl.load(at, mask=row_ok, other=0.0)

@@ -199,6 +199,6 @@ def test_few_rows_are_split_by_themselves(interpreted: Any) -> None:
     """One panel and one output of many blocks cannot fill the chip otherwise."""
     weight, x = random_weight((16, 1024), (16, 16), 0.0), torch.randn(3, 1024)
     forward, _ = products(interpreted, weight, x, x)
-    cut = interpreted.cheapest_cut(forward, CONFIGS["small"])
+    _, cut = interpreted.cheapest_cut(forward, CONFIGS["small"])
     assert cut.splits_outputs
     assert cut.parts == 2 * 4, "two programs on each of the interpreter's four multiprocessors"
