@@ -20,9 +20,10 @@ def command(run: Path | None, batch: int, threads: int, explain: bool, device: s
 
     RUN is a run's folder; the newest finished one is taken without it.
     """
+    from vlcompress.devices import Compute
     from vlcompress.report.text import plan_text
     from vlcompress.sparse.compile_run import compile_run
 
     chosen = options.chosen_run(run, home)
-    plan = compile_run(chosen, batch=batch, threads=threads, device=str(options.torch_device(device)))
+    plan = compile_run(chosen, batch=batch, threads=threads, compute=Compute(str(options.torch_device(device))))
     options.show(plan.to_json(), plan_text(chosen.folder / "compiled", plan, explain=explain), as_json)
