@@ -17,7 +17,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from vlcompress.kernels import configs, triton_gradient, triton_pieces, triton_pointer, triton_tma
 from vlcompress.kernels.configs import KernelConfig
-from vlcompress.kernels.partition import Chip, Partition, Tile, Work, cheapest
+from vlcompress.kernels.partition import Partition, Work, cheapest
 from vlcompress.kernels.streams import cut_offset
 from vlcompress.kernels.triton_epilogue import activation_code
 
@@ -112,9 +112,9 @@ def values_gradient(dy_MN: Tensor, x_MK: Tensor, row: Tensor, col: Tensor, block
 def table_config(product: Product) -> KernelConfig:
     """What the table says for this product on its device; the pointer kernel in the interpreter."""
     m, k = product.x.shape
-    arch = "sm_80" if product.x.device.type == "cpu" else device_arch(product.x.device)
+    table = "sm_80" if product.x.device.type == "cpu" else table_of(product.x.device)
     return _cached_config(
-        arch, product.out_features, k, product.block, m, round(product.density, 2), configs.table_path(arch)
+        table, product.out_features, k, product.block, m, round(product.density, 2), configs.table_path(table)
     )
 
 
@@ -126,23 +126,10 @@ def fitted(config: KernelConfig, product: Product) -> KernelConfig:
 
 
 def cheapest_cut(product: Product, config: KernelConfig) -> tuple[KernelConfig, Partition]:
-    """Choose how this product is shared among programs, and the configuration that suits it."""
-    whole = _priced(product, config, False)
-    in_pieces = configs.for_pieces(config, product.block)
-    split = _priced(product, in_pieces, True)
-    if whole is None or (split is not None and split.cost < whole.cost):
-        assert split is not None
-        return in_pieces, split
-    return config, whole
-
-
-def _priced(product: Product, config: KernelConfig, splits_outputs: bool) -> Partition | None:
-    (m, k), itemsize, (out, red) = product.x.shape, product.x.element_size(), product.block
-    work = Work(triton.cdiv(m, config.block_m), product.outputs, product.walk.numel() - 1, product.longest)
-    memory = shared_bytes(product.x.device)
-    resident = configs.programs_per_sm(config, product.block, itemsize, memory, splits_outputs)
-    chip = Chip(multiprocessors(product.x.device), resident)
-    return cheapest(work, Tile(config.block_m, out, red, itemsize), chip, config.block_m * k * itemsize, splits_outputs)
+    """Choose how this product is shared among programs, and the configuration that suits it (partition.py)."""
+    x, entries = product.x, product.walk.numel() - 1
+    work = Work(*x.shape, product.block, product.outputs, entries, product.longest, x.element_size())
+    return cheapest(work, config, multiprocessors(x.device), shared_bytes(x.device))
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -151,9 +138,9 @@ def precision(dtype: torch.dtype) -> str:
 
 
 @lru_cache
-def device_arch(device: torch.device) -> str:
+def table_of(device: torch.device) -> str:
     """The table name of a CUDA device."""
-    return configs.arch_of(*torch.cuda.get_device_capability(device))
+    return configs.table_name(*torch.cuda.get_device_capability(device), torch.cuda.get_device_name(device))
 
 
 @lru_cache
@@ -181,9 +168,9 @@ def _tma_reads(product: Product) -> bool:
 
 @lru_cache(maxsize=4096)
 def _cached_config(
-    arch: str, n: int, k: int, block: tuple[int, int], m: int, density: float, _table: object
+    table: str, n: int, k: int, block: tuple[int, int], m: int, density: float, _table: object
 ) -> KernelConfig:
-    return configs.config_for(arch, n, k, block, m, density)
+    return configs.config_for(table, n, k, block, m, density)
 
 
 def _epilogue(product: Product, activation: str) -> dict[str, Any]:

@@ -17,7 +17,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from vlcompress.kernels.streams import part_counts
+from vlcompress.kernels import configs
+from vlcompress.kernels.configs import KernelConfig
+from vlcompress.kernels.formats import BlockPattern
+from vlcompress.kernels.streams import Stream, part_counts, part_of
 
 START_STEPS = 2.0
 """Estimate: steps of a multiprocessor that pass while a program fills its pipeline; twice as many where it is alone."""
@@ -35,16 +38,25 @@ class Work:
     """What there is to share.
 
     Attributes:
-        panels: panels of X.
+        m, k: rows and columns of X.
+        block: (OUT, RED), sides of a stored block over the output and over the reduction.
         outputs: output blocks of a panel.
         entries: steps of the stream, for each panel.
         longest: for each count in ``part_counts(outputs)`` the steps of the longest part (streams.Stream).
+        itemsize: bytes of an element.
     """
 
-    panels: int
+    m: int
+    k: int
+    block: tuple[int, int]
     outputs: int
     entries: int
     longest: tuple[int, ...]
+    itemsize: int
+
+    def panels(self, rows: int) -> int:
+        """Number of panels of this many rows of X."""
+        return -(-self.m // rows)
 
 
 @dataclass(frozen=True)
@@ -68,14 +80,14 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Chip:
-    """Where it runs: multiprocessors, and the programs that each of them holds (configs.programs_per_sm)."""
+class Slots:
+    """Where programs run: multiprocessors, and the programs that each of them holds (configs.programs_per_sm)."""
 
     multiprocessors: int
     resident: int
 
     @property
-    def slots(self) -> int:
+    def count(self) -> int:
         """Programs that run at a time."""
         return self.multiprocessors * self.resident
 
@@ -98,20 +110,45 @@ class Partition:
 
 
 @lru_cache(maxsize=4096)
-def cheapest(work: Work, tile: Tile, chip: Chip, panel_bytes: int, splits_outputs: bool) -> Partition | None:
-    """Choose the number of parts for one of the two ways to cut; None where nothing can be split.
+def cheapest(
+    work: Work, config: KernelConfig, multiprocessors: int, shared_bytes: int
+) -> tuple[KernelConfig, Partition]:
+    """Choose how to share this work, and the configuration that suits it: fewer rows a program where outputs are split.
 
     Args:
-        panel_bytes: bytes of one panel of X.
+        shared_bytes: shared memory that one program may have.
     """
-    groups = -(-work.panels // max(1, SHARED_PANEL_BYTES // panel_bytes))
-    group = -(-work.panels // groups)
-    if splits_outputs:
-        costs = [(_split_cost(work, tile, chip, parts), parts) for parts in _split_counts(work, chip.slots)]
-    else:
-        counts = zip(part_counts(work.outputs), work.longest, strict=True)
-        costs = [(_whole_cost(work, tile, chip, parts, longest, groups), parts) for parts, longest in counts]
-    return Partition(min(costs)[1], splits_outputs, group, min(costs)[0]) if costs else None
+    in_pieces = configs.for_pieces(config, work.block)
+    options = [(each.cost, config, each) for each in _options(work, config, multiprocessors, shared_bytes, False)]
+    options += [(each.cost, in_pieces, each) for each in _options(work, in_pieces, multiprocessors, shared_bytes, True)]
+    _, config, best = min(options, key=lambda option: option[0])
+    return config, best
+
+
+def slots_of(work: Work, config: KernelConfig, multiprocessors: int, shared_bytes: int, splits_outputs: bool) -> Slots:
+    """Return where the programs of a configuration run."""
+    resident = configs.programs_per_sm(config, work.block, work.itemsize, shared_bytes, splits_outputs)
+    return Slots(multiprocessors, resident)
+
+
+def tile_of(work: Work, config: KernelConfig) -> Tile:
+    """Return one step of a configuration."""
+    return Tile(config.block_m, *work.block, work.itemsize)
+
+
+def work_of(m: int, pattern: BlockPattern, stream: Stream, itemsize: int) -> Work:
+    """Return what there is to share when M rows of X meet a stream of a pattern."""
+    transposed = stream is pattern.transposed
+    (height, width), (n, k) = pattern.block, pattern.shape
+    block, outputs, reduced = ((width, height), k // width, n) if transposed else ((height, width), n // height, k)
+    return Work(m, reduced, block, outputs, stream.entries, stream.longest, itemsize)
+
+
+def part_steps(stream: Stream, outputs: int, cut: Partition) -> list[int]:
+    """Return the steps of each part, in the order in which a panel's programs start."""
+    if cut.splits_outputs:
+        return lengths(even_cuts(stream.entries, cut.parts))
+    return lengths(part_of(stream, outputs, cut.parts).tolist())
 
 
 def makespan(parts: Sequence[int], panels: int, group: int, slots: int) -> int:
@@ -138,31 +175,49 @@ def lengths(cuts: Sequence[int]) -> list[int]:
     return [end - begin for begin, end in itertools.pairwise(cuts)]
 
 
-def _split_counts(work: Work, slots: int) -> Iterator[int]:
-    """Yield the counts that fill one, two, ... waves, of parts that are worth starting."""
-    most = work.entries // LEAST_STEPS
-    counts = {min(most, waves * slots // work.panels) for waves in range(1, MOST_WAVES + 1)}
-    return (count for count in sorted(counts) if count > 1)
+def _options(
+    work: Work, config: KernelConfig, multiprocessors: int, shared_bytes: int, splits_outputs: bool
+) -> Iterator[Partition]:
+    """Yield one of the two ways to cut in each number of parts that may be best."""
+    slots = slots_of(work, config, multiprocessors, shared_bytes, splits_outputs)
+    tile, panels = tile_of(work, config), work.panels(config.block_m)
+    groups = -(-panels // max(1, SHARED_PANEL_BYTES // (config.block_m * work.k * work.itemsize)))
+    group = -(-panels // groups)
+    if splits_outputs:
+        for parts in _split_counts(work.entries, panels, slots.count):
+            yield Partition(parts, True, group, _split_cost(work.entries, panels, parts, tile, slots))
+    else:
+        for parts, longest in zip(part_counts(work.outputs), work.longest, strict=True):
+            steps = _whole_steps(work, panels, parts, longest, groups, slots.count)
+            waves = -(-panels * parts // slots.count)
+            cost = (slots.resident * steps + waves * start_steps(slots)) * tile.step_bytes
+            yield Partition(parts, False, group, cost)
 
 
-def _whole_cost(work: Work, tile: Tile, chip: Chip, parts: int, longest: int, groups: int) -> float:
-    programs, mean = work.panels * parts, work.entries / parts
-    waves = -(-programs // chip.slots)
-    steps = float(waves * longest)
-    if parts == work.outputs:
-        # Parts start longest first within a group of panels, so the short ones fill the gaps that the long ones leave.
-        gap = 0.75 * mean if groups == 1 else longest
-        steps = max(longest, min(waves * mean, programs * mean / chip.slots + gap))
-    return (chip.resident * steps + waves * _start(chip)) * tile.step_bytes
+def _split_counts(entries: int, panels: int, slots: int) -> list[int]:
+    """Return the counts that fill one, two, ... waves, of parts that are worth starting."""
+    counts = {min(entries // LEAST_STEPS, waves * slots // panels) for waves in range(1, MOST_WAVES + 1)}
+    return [count for count in sorted(counts) if count > 1]
 
 
-def _split_cost(work: Work, tile: Tile, chip: Chip, parts: int) -> float:
-    """The same with the traffic of the pieces and the launch that adds them."""
-    waves = -(-work.panels * parts // chip.slots)
-    steps = -(-work.entries // parts)
-    each = (chip.resident * steps + _start(chip)) * tile.step_bytes + chip.resident * tile.cut_bytes
-    return waves * each + LAUNCH_BYTES
+def _whole_steps(work: Work, panels: int, parts: int, longest: int, groups: int, slots: int) -> float:
+    """Estimate the steps of the busiest slot for cuts between outputs."""
+    programs, mean = panels * parts, work.entries / parts
+    waves = -(-programs // slots)
+    if parts < work.outputs:
+        return float(waves * longest)
+    # Parts start longest first within a group of panels, so the short ones fill the gaps that the long ones leave.
+    gap = 0.75 * mean if groups == 1 else longest
+    return max(float(longest), min(waves * mean, programs * mean / slots + gap))
 
 
-def _start(chip: Chip) -> float:
-    return START_STEPS * 2 / min(2, chip.resident)
+def _split_cost(entries: int, panels: int, parts: int, tile: Tile, slots: Slots) -> float:
+    """Estimate the bytes of the busiest multiprocessor for cuts anywhere, with the pieces and the launch that adds them."""
+    waves, steps = -(-panels * parts // slots.count), -(-entries // parts)
+    products = (slots.resident * steps + start_steps(slots)) * tile.step_bytes
+    return waves * (products + slots.resident * tile.cut_bytes) + LAUNCH_BYTES
+
+
+def start_steps(slots: Slots) -> float:
+    """Return the steps that a wave of programs waits for its first tiles."""
+    return START_STEPS * 2 / min(2, slots.resident)
