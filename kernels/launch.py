@@ -127,8 +127,8 @@ def fitted(config: KernelConfig, product: Product) -> KernelConfig:
 
 def cheapest_cut(product: Product, config: KernelConfig) -> tuple[KernelConfig, Partition]:
     """Choose how this product is shared among programs, and the configuration that suits it (partition.py)."""
-    x, entries = product.x, product.walk.numel() - 1
-    work = Work(*x.shape, product.block, product.outputs, entries, product.longest, x.element_size())
+    x = product.x
+    work = Work(*x.shape, product.block, product.outputs, product.longest, x.element_size())
     return cheapest(work, config, multiprocessors(x.device), shared_bytes(x.device))
 
 
@@ -194,7 +194,7 @@ def _run_tma(
         product.walk, _cuts(product, cut),
         _bias(product, y_MN), _or(product.residual, y_MN),
         TensorDescriptor.from_tensor(y_MN, [config.block_m, out]), pieces,
-        product.walk.numel() - 1, cut.parts, cut.group, x.shape[0], _or(product.residual, y_MN).stride(0),
+        product.longest[0], cut.parts, cut.group, x.shape[0], _or(product.residual, y_MN).stride(0),
         BLOCK_M=config.block_m, OUT=out, RED=red, TRANSPOSED=product.transposed,
         **_epilogue(product, activation), SPLITS_OUTPUTS=cut.splits_outputs, PRECISION=precision(x.dtype),
         STAGES=config.stages, num_warps=config.warps, num_stages=config.stages,
@@ -208,7 +208,7 @@ def _run_pointer(
     panels = triton.cdiv(x.shape[0], config.block_m)
     triton_pointer.stream_pointer[(panels * cut.parts,)](
         x, product.values, product.walk, _cuts(product, cut), _bias(product, y_MN), residual, y_MN, pieces,
-        product.walk.numel() - 1, cut.parts, cut.group, x.shape[0], product.out_features,
+        product.longest[0], cut.parts, cut.group, x.shape[0], product.out_features,
         x.stride(0), residual.stride(0), product.values.shape[0],
         BLOCK_M=config.block_m, **_sides(product), **_epilogue(product, activation),
         EVEN_M=x.shape[0] % config.block_m == 0, SWAPPED=config.kernel == "small", SPLITS_OUTPUTS=cut.splits_outputs,
@@ -222,7 +222,7 @@ def _add_pieces(
     (m, n), residual = y_MN.shape, _or(product.residual, y_MN)
     triton_pieces.add_pieces[(cut.parts - 1, triton.cdiv(m, config.block_m))](
         product.walk, pieces, _bias(product, y_MN), residual, y_MN,
-        product.walk.numel() - 1, cut.parts, m, n, residual.stride(0),
+        product.longest[0], cut.parts, m, n, residual.stride(0),
         BLOCK_M=config.block_m, OUT=product.block[0], **_epilogue(product, activation), num_warps=4,
     )  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 A program owns a panel of BLOCK_M rows of X and one part of the stream. Two ways to cut the stream in parts:
 
-- **between outputs**, at the stream's own cuts: nothing else to do, but the longest output bounds the time;
+- **between outputs**, at the stream's own cuts, for which outputs are dealt to parts longest first: nothing else to do,
+  but the longest output bounds the time;
 - **anywhere**, in parts that differ by one step at most: an output that a cut falls into is written in fp32 pieces, which
   a second launch adds in the order of the stream, so every run gives the same bits.
 
@@ -41,7 +42,6 @@ class Work:
         m, k: rows and columns of X.
         block: (OUT, RED), sides of a stored block over the output and over the reduction.
         outputs: output blocks of a panel.
-        entries: steps of the stream, for each panel.
         longest: for each count in ``part_counts(outputs)`` the steps of the longest part (streams.Stream).
         itemsize: bytes of an element.
     """
@@ -50,9 +50,13 @@ class Work:
     k: int
     block: tuple[int, int]
     outputs: int
-    entries: int
     longest: tuple[int, ...]
     itemsize: int
+
+    @property
+    def entries(self) -> int:
+        """Steps of a panel."""
+        return self.longest[0]
 
     def panels(self, rows: int) -> int:
         """Number of panels of this many rows of X."""
@@ -141,7 +145,7 @@ def work_of(m: int, pattern: BlockPattern, stream: Stream, itemsize: int) -> Wor
     transposed = stream is pattern.transposed
     (height, width), (n, k) = pattern.block, pattern.shape
     block, outputs, reduced = ((width, height), k // width, n) if transposed else ((height, width), n // height, k)
-    return Work(m, reduced, block, outputs, stream.entries, stream.longest, itemsize)
+    return Work(m, reduced, block, outputs, stream.longest, itemsize)
 
 
 def part_steps(stream: Stream, outputs: int, cut: Partition) -> list[int]:
