@@ -133,18 +133,22 @@ def choose_backends(
     """Move a model with packed layers to a device and dtype, in place, and choose how each of those runs there.
 
     Raises:
-        VlcompressError: a backend was asked for that is unknown, or cannot run a layer; the text says which can.
+        VlcompressError: a backend was asked for that is unknown, or runs no layer; the text says which backend can.
     """
     packed = sparse_layers(model)
     for layer in packed.values():
         layer.use("dense")  # which runs wherever the model comes to be
     placed(model, compute)
-    return tuple(
-        replace(layer, choice=_choice(packed[layer.name], layer, compute, backend, effort))
-        if layer.name in packed
-        else layer
+    chosen = {
+        layer.name: _choice(packed[layer.name], layer, compute, backend, effort)
         for layer in layers
-    )
+        if layer.name in packed
+    }
+    if backend not in (AUTO, "dense"):
+        _refuse_idle(backend, chosen)
+    for name, choice in chosen.items():
+        _use(packed[name], choice.picked, name)
+    return tuple(replace(layer, choice=chosen.get(layer.name, layer.choice)) for layer in layers)
 
 
 def layer_rows(family: Family, model: nn.Module, names: Iterable[str], inputs: Inputs) -> dict[str, int]:
@@ -238,8 +242,11 @@ def load_compiled(
         VlcompressError: not such an artefact, a damaged file, an unknown family or backend.
     """
     plan = Plan.from_json(unseal(folder, "plan.json")["plan"])
-    for layer in plan.layers:
-        known_backend(layer.choice.picked)
+    try:
+        for layer in plan.layers:
+            known_backend(layer.choice.picked)
+    except KernelInputError as error:
+        raise VlcompressError(f"'{folder / 'plan.json'}': {error}") from error
     description = read_json(folder / "config.json")
     if description["family"] not in families:
         raise unknown("model family", description["family"], families)
@@ -261,9 +268,10 @@ def _opened(model: nn.Module, plan: Plan, compute: Compute, elsewhere: bool, eff
             layers = choose_backends(model, plan.layers, compute, AUTO, effort)
             return replace(plan, layers=layers, computed_on=compute.describe())
         placed(model, compute)
-        packed, picked = sparse_layers(model), {layer.name: layer.choice.picked for layer in plan.layers}
-        for name, layer in packed.items():
-            layer.use(picked[name])
+        packed = sparse_layers(model)
+        for layer in plan.layers:
+            if layer.name in packed:
+                _use(packed[layer.name], layer.choice.picked, layer.name)
     return plan
 
 
@@ -299,16 +307,28 @@ def _stored(weight: Tensor, mask: Tensor, block: Block) -> SparseWeight | None:
 
 
 def _choice(layer: BlockSparseLinear, plan: LayerPlan, compute: Compute, backend: str, effort: Effort) -> Choice:
-    """Choose how a packed layer runs, and have it run so."""
+    """Choose how a packed layer runs: by measurement, or as it was asked for where that backend can."""
     if backend == AUTO or plan.rows == 0:
-        choice = choose_backend(layer.weight, layer.bias, plan.rows, compute, effort)
-    else:
-        choice = Choice(backend, f"backend {backend} was asked for, and was not measured")
+        return choose_backend(layer.weight, layer.bias, plan.rows, compute, effort)
+    why = known_backend(backend).refusal(layer.weight, compute.torch_device, compute.torch_dtype)
+    if why is not None:
+        return Choice.untested(f"{backend} was asked for, but {why}")
+    return Choice(backend, f"{backend} was asked for; nothing was measured")
+
+
+def _refuse_idle(backend: str, chosen: Mapping[str, Choice]) -> None:
+    """Refuse a backend that was asked for and runs none of the layers."""
+    if not any(choice.picked == backend for choice in chosen.values()):
+        name, choice = next(((name, c) for name, c in chosen.items() if "asked for" in c.why), (None, None))
+        why = f"for '{name}', {choice.why}" if choice else "no layer of this ticket is stored packed"
+        raise VlcompressError(f"backend '{backend}' runs nothing here: {why}; 'dense' and 'grouped' take any block")
+
+
+def _use(layer: BlockSparseLinear, backend: str, name: str) -> None:
     try:
-        layer.use(choice.picked)
+        layer.use(backend)
     except KernelInputError as error:
-        raise VlcompressError(f"layer '{plan.name}': {error}") from error
-    return choice
+        raise VlcompressError(f"layer '{name}': {error}") from error
 
 
 def _verified(expected: Tensor, got: Tensor, compute: Compute) -> float:
