@@ -3,9 +3,9 @@
     python -m bench.work_lists
 
 For each shape, M, density and kind of mask: the steps of the busiest slot over those of an even share ("balance"), and
-the same with what cutting costs, in steps of a slot ("cost": filling pipelines, moving fp32 pieces, the launch that adds
-them). *before* is the first rule of this project: outputs in the order of W, cut in parts of about equal length that end
-between outputs, panel by panel.
+the same with what cutting costs, in steps of a slot ("with costs": filling pipelines, moving fp32 pieces, the
+launch that adds them). *before* is the first rule of this project: outputs in the order of W, cut in parts of about
+equal length that end between outputs, panel by panel.
 """
 
 import statistics
@@ -68,9 +68,7 @@ def after(pattern: BlockPattern, m: int) -> tuple[Shared, Partition]:
     if cut.splits_outputs:
         overhead += waves * tile.cut_bytes / tile.step_bytes
         overhead += partition.LAUNCH_BYTES / tile.step_bytes / slots.resident
-    steps = partition.makespan(
-        partition.part_steps(pattern.forward, work.outputs, cut), panels, cut.group, slots.count
-    )
+    steps = partition.makespan(partition.part_steps(pattern.forward, work.outputs, cut), panels, cut.group, slots.count)
     return Shared(steps, work.entries * panels / slots.count, overhead), replace(cut, cost=0.0)
 
 

@@ -245,9 +245,7 @@ def _triton_product(
     residual_MN = None if residual_MN is None else rows_contiguous(residual_MN)
     walk, cuts, longest = stream
     x_MK, values = rows_contiguous(x_MK), values.contiguous()
-    product = launch.Product(
-        x_MK, values, walk, cuts, tuple(longest), out_features, transposed, bias_N, residual_MN
-    )
+    product = launch.Product(x_MK, values, walk, cuts, tuple(longest), out_features, transposed, bias_N, residual_MN)
     return launch.run(product, activation)
 
 
@@ -312,7 +310,9 @@ def _product_backward(ctx: Any, dy_MN: Tensor) -> tuple[Any, ...]:
     needs_x, needs_values, needs_bias = ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[8]
     dx = dvalues = dbias = None
     if needs_x:
-        dx = product(dz_MN, values, *index, None, None, *longest, x_MK.shape[1], not ctx.transposed, "none", ctx.backend)
+        dx = product(
+            dz_MN, values, *index, None, None, *longest, x_MK.shape[1], not ctx.transposed, "none", ctx.backend
+        )
     if needs_values:
         left, right = (x_MK, dz_MN) if ctx.transposed else (dz_MN, x_MK)
         block = list(values.shape[1:])

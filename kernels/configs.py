@@ -2,9 +2,9 @@
 
 ``tables/<name>.json`` holds entries keyed (N, K, block, M, density). The nearest-key rule, in this order:
 
-1. table: the device's own (``sm_90-h100`` for an H100), else that of its arch; a chip without one takes the newest of its
-   kind (8.6 and 8.9: sm_80; 10.x: sm_100; 12.x has neither wgmma nor tcgen05 and takes sm_80). A table in the user's
-   folder, which `vlcompress tune` writes, comes before any shipped one.
+1. table: the device's own (``sm_90-h100`` for an H100), else that of its arch; a chip without one takes the newest of
+   its kind (8.6 and 8.9: sm_80; 10.x: sm_100; 12.x has neither wgmma nor tcgen05 and takes sm_80). A table in the
+   user's folder, which `vlcompress tune` writes, comes before any shipped one.
 2. block: exact. A block that no entry has takes :func:`rule_of_thumb`, since a tile that fits one block may not fit
    another.
 3. (N, K): the smallest |log2 N/N'| + |log2 K/K'|; then M: the smallest |log2 M/M'|; then the nearest density.
@@ -26,7 +26,7 @@ from vlcompress.kernels.errors import KernelInputError
 
 ARCHS = ("sm_80", "sm_90", "sm_100")
 CHIP_TABLES = {"H100": "sm_90-h100"}
-"""Tables of single chips, by a word of the device's name; others have that of their arch (sm_90 holds an H200's times)."""
+"""Tables of single chips, by a word of the device's name; others have that of their arch (sm_90: an H200)."""
 KERNELS = ("tma", "pointer", "small")
 TABLES = Path(__file__).parent / "tables"
 TABLES_VARIABLE = "VLCOMPRESS_KERNEL_TABLES"
@@ -40,7 +40,7 @@ SHARED_BYTES = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448}
 OTHER_REGISTERS = 96
 """Estimate of a thread's registers beside its accumulator."""
 PIECE_ACCUMULATORS = 32
-"""Elements of the accumulator a thread in kernels that split outputs: with 64 they spill on sm_80 and come near it on sm_90."""
+"""Elements of the accumulator a thread in kernels that split outputs; with 64 they spill on sm_80."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def fit(config: KernelConfig, block: tuple[int, int], itemsize: int, shared_byte
 
 
 def for_pieces(config: KernelConfig, block: tuple[int, int]) -> KernelConfig:
-    """The configuration for splitting outputs: fewer rows where storing pieces would take more registers than there are."""
+    """The configuration for splitting outputs: fewer rows where storing pieces would take too many registers."""
     most = PIECE_ACCUMULATORS * 32 * config.warps
     while config.block_m > 16 and config.block_m * block[0] > most:
         config = replace(config, block_m=config.block_m // 2)
@@ -144,7 +144,7 @@ def for_pieces(config: KernelConfig, block: tuple[int, int]) -> KernelConfig:
 def programs_per_sm(
     config: KernelConfig, block: tuple[int, int], itemsize: int, shared_bytes: int, splits_outputs: bool = False
 ) -> int:
-    """How many programs a multiprocessor is given: two, so that one multiplies while the other stores; one if only one fits.
+    """How many programs a multiprocessor is given: two, so that one multiplies while the other stores, if two fit.
 
     Args:
         shared_bytes: shared memory that one program may have; a multiprocessor has 1 KiB more, and keeps as much of it

@@ -21,7 +21,16 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from vlcompress.kernels import partition
-from vlcompress.kernels.configs import SHARED_BYTES, TABLES, Entry, KernelConfig, arch_of, rule_of_thumb, warps_for, write_table
+from vlcompress.kernels.configs import (
+    SHARED_BYTES,
+    TABLES,
+    Entry,
+    KernelConfig,
+    arch_of,
+    rule_of_thumb,
+    warps_for,
+    write_table,
+)
 from vlcompress.kernels.formats import BlockPattern
 from vlcompress.kernels.synthetic import pattern_of, random_mask
 

@@ -86,7 +86,9 @@ def run(
     if cut is None:
         config, cut = cheapest_cut(product, config)
     y_MN = product.x.new_empty(product.x.shape[0], product.out_features) if out_MN is None else out_MN
-    pieces = product.x.new_empty((cut.parts, 2, y_MN.shape[0], product.block[0]) if cut.splits_outputs else 0, dtype=torch.float32)
+    pieces = product.x.new_empty(
+        (cut.parts, 2, y_MN.shape[0], product.block[0]) if cut.splits_outputs else 0, dtype=torch.float32
+    )
     launcher = _run_tma if config.kernel == "tma" else _run_pointer
     launcher(product, y_MN, pieces, activation, config, cut)
     if cut.splits_outputs:
@@ -127,8 +129,8 @@ def fitted(config: KernelConfig, product: Product) -> KernelConfig:
 
 def cheapest_cut(product: Product, config: KernelConfig) -> tuple[KernelConfig, Partition]:
     """Choose how this product is shared among programs, and the configuration that suits it (partition.py)."""
-    x = product.x
-    work = Work(*x.shape, product.block, product.outputs, product.longest, x.element_size())
+    x, (m, k) = product.x, product.x.shape
+    work = Work(m, k, product.block, product.outputs, product.longest, x.element_size())
     return cheapest(work, config, multiprocessors(x.device), shared_bytes(x.device))
 
 

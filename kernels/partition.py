@@ -2,14 +2,14 @@
 
 A program owns a panel of BLOCK_M rows of X and one part of the stream. Two ways to cut the stream in parts:
 
-- **between outputs**, at the stream's own cuts, for which outputs are dealt to parts longest first: nothing else to do,
-  but the longest output bounds the time;
-- **anywhere**, in parts that differ by one step at most: an output that a cut falls into is written in fp32 pieces, which
-  a second launch adds in the order of the stream, so every run gives the same bits.
+- **between outputs**, at the stream's own cuts, for which outputs are dealt to parts longest first: nothing else to
+  do, but the longest output bounds the time;
+- **anywhere**, in parts that differ by one step at most: an output that a cut falls into is written in fp32 pieces,
+  which a second launch adds in the order of the stream, so every run gives the same bits.
 
 Splitting pays where the chip has more slots than whole outputs can fill evenly: few rows of X, or rows of W that differ
-much. `cheapest` prices each in bytes that a multiprocessor moves from L2, which is what bounds these tiles; `makespan` is
-what the choice is judged by. Neither has met a GPU.
+much. `cheapest` prices each in bytes that a multiprocessor moves from L2, which is what bounds these tiles; `makespan`
+is what the choice is judged by. Neither has met a GPU.
 """
 
 import heapq
@@ -216,7 +216,7 @@ def _whole_steps(work: Work, panels: int, parts: int, longest: int, groups: int,
 
 
 def _split_cost(entries: int, panels: int, parts: int, tile: Tile, slots: Slots) -> float:
-    """Estimate the bytes of the busiest multiprocessor for cuts anywhere, with the pieces and the launch that adds them."""
+    """Estimate the bytes of the busiest multiprocessor for cuts anywhere, with pieces and the launch that adds them."""
     waves, steps = -(-panels * parts // slots.count), -(-entries // parts)
     products = (slots.resident * steps + start_steps(slots)) * tile.step_bytes
     return waves * (products + slots.resident * tile.cut_bytes) + LAUNCH_BYTES

@@ -45,8 +45,8 @@ class Stream:
     """The order in which a kernel visits the stored blocks, and where that order may be cut.
 
     Attributes:
-        walk: int64 [orders * E + 1], the packed entries, longest outputs first, then the same entries in other orders of
-            their outputs, then one readable entry of padding (the kernels read one step ahead).
+        walk: int64 [orders * E + 1], the packed entries, longest outputs first, then the same entries in other orders
+            of their outputs, then one readable entry of padding (the kernels read one step ahead).
         cuts: int32, for each count in ``part_counts(outputs)`` in turn, ``count + 1`` positions in the walk.
         longest: for each of these counts the steps of the longest part, known to the host; the first is E, the last the
             longest output.
@@ -100,7 +100,7 @@ def transposed_stream(row: Tensor, col: Tensor, shape: tuple[int, int], block: t
 
 @lru_cache
 def part_counts(outputs: int) -> tuple[int, ...]:
-    """Return the numbers of parts that a stream can be cut in: 1 to 8, 10, 12, 14, 16, ..., its number of output blocks.
+    """Return the numbers of parts that a stream can be cut in: 1 to 8, 10, 12, 14, 16, ..., its number of outputs.
 
     Steps of a quarter or less leave few streaming multiprocessors idle; the last count gives each output its own part.
     """
@@ -176,7 +176,7 @@ def _nearest(ends: Sequence[int], parts: int) -> list[int]:
 
 
 def _bins(lengths: Sequence[int], parts: int) -> list[list[int]]:
-    """Deal outputs, longest first, each to the part that has the fewest steps; return their ranks, longest part first."""
+    """Deal outputs, longest first, each to the part with the fewest steps; return their ranks, longest part first."""
     load: list[tuple[int, int, list[int]]] = [(0, part, []) for part in range(parts)]
     for rank, steps in enumerate(lengths):
         total, part, ranks = load[0]

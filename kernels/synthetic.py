@@ -12,14 +12,16 @@ def random_mask(
     """bool [N/R, K/C] with exactly round((1 - sparsity) * blocks) kept.
 
     Args:
-        skew: 0 keeps blocks anywhere; above it, the largest of normal magnitudes whose block rows have log-normal scales
-            of this standard deviation, as one ranking over a whole network tends to keep them.
+        skew: 0 keeps blocks anywhere; above it, the largest of normal magnitudes whose block rows have log-normal
+            scales of this standard deviation, as one ranking over a whole network tends to keep them.
     """
     rows, cols = shape[0] // block[0], shape[1] // block[1]
     kept, generator = round((1 - sparsity) * rows * cols), torch.Generator().manual_seed(seed)
     if skew:
         magnitude = torch.randn(rows, cols, generator=generator).abs()
-        order = (magnitude * (skew * torch.randn(rows, 1, generator=generator)).exp()).flatten().argsort(descending=True)
+        order = (
+            (magnitude * (skew * torch.randn(rows, 1, generator=generator)).exp()).flatten().argsort(descending=True)
+        )
     else:
         order = torch.randperm(rows * cols, generator=generator)
     mask = torch.zeros(rows * cols, dtype=torch.bool)

@@ -118,7 +118,7 @@ def stream_pointer(
                     HAS_BIAS, HAS_RESIDUAL, ACTIVATION, HARDWARE_TANH,
                 )  # fmt: skip
             acc = zeros(BLOCK_M, OUT, SWAPPED)
-    if SPLITS_OUTPUTS:
+    if SPLITS_OUTPUTS:  # noqa: SIM102 (`and` would make the compile-time test a run-time one)
         if falls_inside(walk_ptr, end):
             tile = tl.trans(acc) if SWAPPED else acc
             tl.store(piece_rows(partial_ptr, part, 1, offs_m, M, OUT) + offs_out[None, :], tile, mask=row_ok)

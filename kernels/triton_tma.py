@@ -56,7 +56,8 @@ def stream_tma(
     """Y = act(X Wᵀ + bias) + residual, or X W where TRANSPOSED.
 
     x_desc: X [M, K] in boxes [BLOCK_M, RED]; values_desc: the values as [nnz * R, C] in boxes [R, C]; y_desc: Y [M,
-    N] in boxes [BLOCK_M, OUT]; bias [N]; residual [M, N]; partial [parts, 2, M, OUT]. (OUT, RED) is (R, C), or (C, R) where TRANSPOSED.
+    N] in boxes [BLOCK_M, OUT]; bias [N]; residual [M, N]; partial fp32 [parts, 2, M, OUT]. (OUT, RED) is (R, C), or
+    (C, R) where TRANSPOSED.
     """
     panel, part = locate(tl.program_id(0), parts, tl.cdiv(M, BLOCK_M), group)
     offs_m = panel.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -95,7 +96,7 @@ def stream_tma(
                 )  # fmt: skip
                 y_desc.store([panel * BLOCK_M, first_n], done.to(y_desc.dtype))
             acc = tl.zeros((BLOCK_M, OUT), dtype=tl.float32)
-    if SPLITS_OUTPUTS:
+    if SPLITS_OUTPUTS:  # noqa: SIM102 (`and` would make the compile-time test a run-time one)
         if falls_inside(walk_ptr, end):
             at = piece_rows(partial_ptr, part, 1, offs_m, M, OUT) + offs_out[None, :]
             tl.store(at, acc, mask=offs_m[:, None] < M)

@@ -1,8 +1,9 @@
 """Measure the table again on the GPU at hand: the library behind ``vlcompress tune``.
 
 For each key, every candidate configuration is first checked against float64; those that are right are timed in turn
-with the dense product, and the fastest becomes the entry. All products have what layers have: a bias, and GELU where the
-output is wider than the input. A candidate that does not compile, does not fit or is wrong is left out, and said to be.
+with the dense product, and the fastest becomes the entry. All products have what layers have: a bias, and GELU where
+the output is wider than the input. A candidate that does not compile, does not fit or is wrong is left out, and said to
+be.
 """
 
 import itertools
@@ -146,8 +147,8 @@ def wrong_because(config: KernelConfig, case: Case) -> str | None:
         y_MN = launch.run(product, case.activation, config)
     except Exception as error:
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
-    error = float((y_MN.double() - case.truth).norm() / case.truth.norm())
-    return None if error < TOLERANCE else f"its error is {error:.2g}, allowed is {TOLERANCE:g}"
+    off = float((y_MN.double() - case.truth).norm() / case.truth.norm())
+    return None if off < TOLERANCE else f"its error is {off:.2g}, allowed is {TOLERANCE:g}"
 
 
 def product_of(case: Case) -> launch.Product:
@@ -203,9 +204,7 @@ def _copies(case: Case) -> list[Case]:
     (m, _), n, values = case.x.shape, case.weight.shape[0], case.weight.values
     bytes_per_call = values.element_size() * (case.x.numel() + m * n + values.numel())
     count = timing.copies_beyond_cache(bytes_per_call, case.x.device) if case.x.is_cuda else 1
-    return [
-        replace(case, x=case.x.clone(), weight=replace(case.weight, values=values.clone())) for _ in range(count)
-    ]
+    return [replace(case, x=case.x.clone(), weight=replace(case.weight, values=values.clone())) for _ in range(count)]
 
 
 def _calls(config: KernelConfig, case: Case) -> list[timing.Call]:

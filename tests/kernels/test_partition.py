@@ -27,7 +27,7 @@ def imbalance(pattern: BlockPattern, m: int) -> float:
 
 
 def test_makespan_by_hand() -> None:
-    """Two panels of parts 5, 3 and 1 on two slots: 5 5 | 3 3 | 1 1 together, 5 3 | 1 5 | 3 1 one panel after the other."""
+    """Two panels of parts 5, 3 and 1 on two slots: 5 5 | 3 3 | 1 1 together, 5 3 | 1 5 | 3 1 one after the other."""
     assert partition.makespan([5, 3, 1], panels=2, group=2, slots=2) == 9
     assert partition.makespan([5, 3, 1], panels=2, group=1, slots=2) == 9
     assert partition.makespan([4, 2, 2], panels=1, group=1, slots=2) == 4

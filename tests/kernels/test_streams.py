@@ -63,7 +63,10 @@ def test_outputs_are_dealt_to_parts_longest_first() -> None:
     mask = torch.arange(4) < torch.tensor([4, 3, 3, 2])[:, None]
     stream = pattern_of(mask, (16, 16)).forward
     begin, middle, end = part_of(stream, 4, 2).tolist()
-    assert [{o for o, *_ in unpacked(stream.walk[a:b])} for a, b in ((begin, middle), (middle, end))] == [{0, 3}, {1, 2}]
+    assert [{o for o, *_ in unpacked(stream.walk[a:b])} for a, b in ((begin, middle), (middle, end))] == [
+        {0, 3},
+        {1, 2},
+    ]
     assert stream.longest == (12, 6, 5, 4)
 
 

@@ -30,7 +30,9 @@ def products(launch: Any, weight: BlockSparseWeight, x: Tensor, dy: Tensor, **ep
     """The product forward, and along the transposed stream."""
     p, (n_out, n_in) = weight.pattern, weight.pattern.shape
     forward = launch.Product(x, weight.values, p.forward.walk, p.forward.cuts, p.forward.longest, n_out, **epilogue)
-    return forward, launch.Product(dy, weight.values, p.transposed.walk, p.transposed.cuts, p.transposed.longest, n_in, transposed=True)
+    return forward, launch.Product(
+        dy, weight.values, p.transposed.walk, p.transposed.cuts, p.transposed.longest, n_in, transposed=True
+    )
 
 
 def check_both_directions(
