@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlcompress.kernels.backends import Backend, SparseWeight, dense, known_backend, prepared
+from vlcompress.kernels.backends import Backend, SparseWeight, known_backend, prepared
 from vlcompress.kernels.formats import BlockPattern, BlockSparseWeight
 from vlcompress.kernels.semi_structured import TwoFourWeight
 
@@ -110,15 +110,6 @@ class BlockSparseLinear(nn.Module):
         if before != (self.values.device, self.values.dtype):
             self.use(self.backend)
         return self
-
-
-def dense_linear(layer: BlockSparseLinear) -> nn.Linear:
-    """Return the plain nn.Linear that computes the same."""
-    linear = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-    linear.weight = nn.Parameter(dense(layer.weight), requires_grad=False)
-    if layer.bias is not None:
-        linear.bias = nn.Parameter(layer.bias, requires_grad=False)
-    return linear
 
 
 def _stored(weight: SparseWeight) -> dict[str, Tensor]:
