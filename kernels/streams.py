@@ -35,6 +35,9 @@ MAX_BLOCKS_PER_SIDE = 1 << 15
 LEAST_GAIN = 0.03
 """By how much another order must shorten the longest part to be kept: each costs eight bytes a stored block."""
 
+MOST_OUTPUTS = 64
+"""With more outputs, each is so small a share of a part that neighbours serve; and small blocks feel those bytes most."""
+
 _LAST_BIT = 15
 _OUTPUT_SHIFT = 16
 _SLOT_SHIFT = 32
@@ -156,7 +159,7 @@ def _with_cuts(walk: Tensor, lengths: Sequence[int]) -> Stream:
         level = ends if parts == len(lengths) else _nearest(ends, parts)
         bins = _bins(lengths, parts)
         steps = [sum(lengths[rank] for rank in ranks) for ranks in bins]
-        if steps[0] < (1 - LEAST_GAIN) * _longest(level):
+        if len(lengths) <= MOST_OUTPUTS and steps[0] < (1 - LEAST_GAIN) * _longest(level):
             level = list(itertools.accumulate(steps, initial=len(orders) * ends[-1]))
             orders.append(torch.cat([walk[ends[rank] : ends[rank + 1]] for ranks in bins for rank in ranks]))
         cuts += level
