@@ -36,7 +36,7 @@ LEAST_GAIN = 0.03
 """By how much another order must shorten the longest part to be kept: each costs eight bytes a stored block."""
 
 MOST_OUTPUTS = 64
-"""With more outputs, each is so small a share of a part that neighbours serve; and small blocks feel those bytes most."""
+"""With more outputs each is so small a share of a part that neighbours serve; small blocks feel those bytes most."""
 
 _LAST_BIT = 15
 _OUTPUT_SHIFT = 16
