@@ -236,8 +236,8 @@ def of_weights(text: str, whole: str = "") -> Pattern:
 def _unknown(text: str) -> VlcompressError:
     return VlcompressError(
         f"unknown pattern '{text}': allowed are 'unstructured', 'block:RxC' (rows x columns, e.g. block:16x16), "
-        "'n:m' (n < m kept of every m inputs, e.g. 2:4), 'head', "
-        "'neuron', 'neuron+head', and mixtures such as 'attention=head,ffn=block:192x16'"
+        "'n:m' (n < m kept of every m inputs, e.g. 2:4), 'head', 'neuron', 'neuron+head', and mixtures such as "
+        "'attention=head,ffn=block:192x16'"
     )
 
 
