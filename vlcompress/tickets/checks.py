@@ -82,7 +82,7 @@ def _check_growth(bench: Workbench, pattern: Pattern | Mixture, rounds: int) -> 
 
 def _check_starts(bench: Workbench) -> None:
     """Load what trainings start from, where it is on this machine; the hub is asked when the first one begins."""
-    if not on_hub(bench.checkpoint or ""):
+    if bench.checkpoint and not on_hub(bench.checkpoint):
         bench.check_start("theta0")
     if "language" in bench.recipe.pruning.controls:
         language_part(bench.family)
