@@ -84,7 +84,7 @@ def prepare(folder: Path, block: Block, sparsity: float, batch: int) -> Json:
     inputs = family.example_inputs(config, batch=batch, text=20, regions=36, seed=1)
     sides = (block.rows, block.cols)
     compiled, plan = compile_model(family, model, masks, sides, inputs=inputs, effort=QUICK)
-    save_compiled(folder / "compiled", compiled, plan, family=family, config=config, head=head, extra={})
+    save_compiled(folder / "compiled", compiled.state_dict(), plan, family=family, config=config, head=head, extra={})
     dense = sum(parameter.numel() for parameter in model.parameters())
     return {"parameters": dense, "dense_mb": round(4 * dense / 1e6, 1), "pruned_layers": len(masks)}
 

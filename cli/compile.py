@@ -11,18 +11,28 @@ from vlcompress.cli import options
 @options.run_path
 @click.option("--batch", default=32, show_default=True, help="Batch size to be fast at.")
 @click.option("--threads", default=1, show_default=True, help="Threads while measuring.")
+@click.option(
+    "--backend",
+    default="auto",
+    show_default=True,
+    help="dense, grouped, triton or semi-structured for every packed layer; auto measures.",
+)
 @click.option("--explain", is_flag=True, help="Say for each layer what was measured and why it runs so.")
 @options.device
 @options.home
 @options.as_json
-def command(run: Path | None, batch: int, threads: int, explain: bool, device: str, home: Path, as_json: bool) -> None:
+def command(
+    run: Path | None, batch: int, threads: int, backend: str, explain: bool, device: str, home: Path, as_json: bool
+) -> None:
     """Shrink, pack and choose: sparse where it is measured to be faster, dense elsewhere.
 
     RUN is a run's folder; the newest finished one is taken without it.
     """
+    from vlcompress.devices import Compute
     from vlcompress.report.text import plan_text
     from vlcompress.sparse.compile_run import compile_run
 
     chosen = options.chosen_run(run, home)
-    plan = compile_run(chosen, batch=batch, threads=threads, device=str(options.torch_device(device)))
+    compute = Compute(str(options.torch_device(device)))
+    plan = compile_run(chosen, batch=batch, threads=threads, compute=compute, backend=backend)
     options.show(plan.to_json(), plan_text(chosen.folder / "compiled", plan, explain=explain), as_json)

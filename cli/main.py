@@ -6,6 +6,7 @@ import click
 
 from vlcompress import __version__
 from vlcompress.errors import VerificationError, VlcompressError
+from vlcompress.kernels.errors import KernelInputError
 
 COMMANDS = (
     "data",
@@ -48,7 +49,7 @@ class Commands(click.Group):
         """Run a command; tell the errors that users can mend without a traceback."""
         try:
             return super().invoke(context)
-        except VlcompressError as error:
+        except (VlcompressError, KernelInputError) as error:
             click.echo(f"error: {' '.join(str(error).split())}", err=True)
             context.exit(3 if isinstance(error, VerificationError) else 2)
 

@@ -173,6 +173,21 @@ def pack(w_NK: Tensor, block: Block, mask: Tensor | None = None) -> BlockSparseW
     return BlockSparseWeight(values, BlockPattern((n_out, n_in), block, crow, stored_nk.nonzero()[:, 1].int()))
 
 
+def pack_masked(w_NK: Tensor, mask_NK: Tensor, block: Block) -> BlockSparseWeight:
+    """Store what a mask of weights keeps, in blocks: pruned weights inside a kept block are stored as zero.
+
+    Args:
+        w_NK: [N, K].
+        mask_NK: bool [N, K], True for what is kept.
+        block: (R, C), dividing (N, K).
+
+    Raises:
+        KernelInputError: the block does not divide the weight, or a kept weight is not finite.
+    """
+    masked = torch.where(mask_NK, w_NK.detach(), torch.zeros((), dtype=w_NK.dtype, device=w_NK.device))
+    return pack(masked, block, block_mask(mask_NK, block))
+
+
 def from_bsr(values: Tensor, crow: Tensor, col: Tensor, shape: tuple[int, int]) -> BlockSparseWeight:
     """Build a weight from the exchange format, checking everything that a kernel would otherwise trust.
 

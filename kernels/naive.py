@@ -74,17 +74,3 @@ def values_gradient(dy_MN: Tensor, x_MK: Tensor, weight: BlockSparseWeight) -> T
     dw_NK = dy_MN.T @ x_MK
     dw_nkRC = dw_NK.reshape(-1, height, pattern.shape[1] // width, width).transpose(1, 2)
     return dw_nkRC[pattern.row.long(), pattern.col.long()]
-
-
-def feed_forward(
-    x_MK: Tensor,
-    up: BlockSparseWeight,
-    up_bias: Tensor | None,
-    down: BlockSparseWeight,
-    down_bias: Tensor | None,
-    activation: str = "gelu",
-    residual_MK: Tensor | None = None,
-) -> Tensor:
-    """act(x upᵀ + up_bias) downᵀ + down_bias + residual, [M, K]."""
-    hidden_MF = block_sparse_linear(x_MK, up, up_bias, activation)
-    return block_sparse_linear(hidden_MF, down, down_bias, "none", residual_MK)

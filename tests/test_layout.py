@@ -8,8 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = (
-    "errors", "devices", "artefacts", "kernels", "data", "models", "tasks", "pruning", "training", "defaults", "recipe", "tickets",
-    "sparse", "export", "bench", "report", "studies", "serve", "cli",
+    "errors", "devices", "artefacts", "kernels", "data", "models", "tasks", "pruning", "training", "defaults", "recipe",
+    "tickets", "sparse", "export", "bench", "report", "studies", "serve", "cli",
 )  # fmt: skip
 """From the bottom up; a module may import from its own layer and from those before it."""
 

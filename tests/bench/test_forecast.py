@@ -14,12 +14,13 @@ from vlcompress.bench.random_masks import POLICY, masked, random_masks
 from vlcompress.cli.main import main
 from vlcompress.errors import VerificationError, VlcompressError
 from vlcompress.export.choose import Chooser
+from vlcompress.export.rewrite import Layer, is_emitted
 from vlcompress.export.runtime import open_session
 from vlcompress.export.verify import parity
+from vlcompress.kernels.formats import BlockSparseWeight, unpack
 from vlcompress.models.base import Head
 from vlcompress.models.lxmert import LxmertFamily
 from vlcompress.report.forecast import forecast_text
-from vlcompress.sparse.formats import Bsr
 from vlcompress.sparse.timing import Effort
 
 
@@ -53,16 +54,25 @@ def test_a_tiny_model_from_the_command_line() -> None:
 
 
 def test_a_form_that_computes_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A graph that keeps its dense weights is found before anything is measured."""
+    """A graph of other weights is found before anything is measured."""
     monkeypatch.setattr(forecast_forms.Chooser, "choose", always_rows)
     monkeypatch.setattr(forecast_forms, "native_layers", lambda packed: {})
-    monkeypatch.setattr(forecast_forms.Subject, "_rewritten", lambda self, layers, name: self._write(self.graph, name))
+    right = forecast_forms.Subject._replaced
+
+    def doubled(layer: Layer) -> Layer:
+        return Layer(forecast_forms.whole(2 * unpack(layer.weight)))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(
+        forecast_forms.Subject,
+        "_replaced",
+        lambda self, layers, name: right(self, {key: doubled(layer) for key, layer in layers.items()}, name),
+    )
     with pytest.raises(VerificationError, match=f"'{STANDARD}' of block:16x8 at 0.5 does not compute"):
         ask(patterns=("block:16x8",))
 
 
 def test_zeros_are_in_the_right_places(tmp_path: Path) -> None:
-    """Every weight, turned by the exporter or not, is found again and replaced."""
+    """Every prunable weight is a node of its own name, and replaced."""
     family = LxmertFamily()
     config = family.config("tiny", vocab_size=50, feature_dim=8)
     model = family.build(config, Head("answers", ("yes", "no")), seed=0).eval()
@@ -70,12 +80,13 @@ def test_zeros_are_in_the_right_places(tmp_path: Path) -> None:
     subject = forecast_forms.Subject(family, config, model, tmp_path, Chooser(1, Effort(1, 0.0, 0)), rows)
     inputs = family.example_inputs(config, batch=2, text=3, regions=4, seed=0)
     with masked(model, random_masks(family, model, "block:16x1", 0.5)):
-        path = subject._rewritten({}, "zeros")
+        path = subject._replaced({}, "zeros")
         assert parity(family, model, open_session(path, threads=1), [inputs]).passed
-        assert {name for name, _ in subject._weights.values()} < set(rows), "but what the answers do not depend on"
+    emitted = {node.attributes["weight"].as_string() for node in subject.graph.graph if is_emitted(node)}
+    assert emitted < set(rows), "all but what the answers do not depend on"
 
 
-def always_rows(self: Any, name: str, bsr: Bsr, rows: int) -> tuple[Any, Any]:
+def always_rows(self: Any, name: str, bsr: BlockSparseWeight, rows: int) -> tuple[Any, Any]:
     from vlcompress.export.lowering import forms
     from vlcompress.sparse.choice import Choice
 

@@ -9,16 +9,16 @@ from torch import Tensor
 from vlcompress.export import choose
 from vlcompress.export.choose import Chooser
 from vlcompress.export.lowering import forms
+from vlcompress.kernels.formats import BlockSparseWeight, pack_masked
 from vlcompress.sparse.choice import Choice
-from vlcompress.sparse.formats import Bsr, pack
 from vlcompress.sparse.timing import Effort
 
 Blocky = Callable[..., Tensor]
 QUICK = Effort(1, 0.0, 0)
 
 
-def layer(blocky: Blocky, block: tuple[int, int], seed: int = 0) -> Bsr:
-    return pack(torch.randn(128, 64), blocky(128, 64, block, 0.3, seed), block)
+def layer(blocky: Blocky, block: tuple[int, int], seed: int = 0) -> BlockSparseWeight:
+    return pack_masked(torch.randn(128, 64), blocky(128, 64, block, 0.3, seed), block)
 
 
 def test_the_choice_records_every_form(blocky: Blocky) -> None:

@@ -1,5 +1,6 @@
 """Export end to end: a checked, clean, dynamic file, or none at all."""
 
+import copy
 import json
 import logging
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from vlcompress.export.runtime import open_session
 from vlcompress.export.trace import quiet
 from vlcompress.export.verify import parity
 from vlcompress.sparse.choice import Choice
-from vlcompress.sparse.compile import compile_model, densified, scores
+from vlcompress.sparse.compile import compile_model, scores
 from vlcompress.sparse.timing import Effort, Timing
 
 TicketOf = Callable[..., Any]
@@ -104,10 +105,11 @@ def test_a_file_that_disagrees_never_appears(
     compiled: Any, lowered_only: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticket, model = compiled
-    wrong = densified(model)
+    wrong = copy.deepcopy(model)
     with torch.no_grad():
         wrong.answer_head.logit_fc[0].weight.mul_(1.5)
-    monkeypatch.setattr(exporter, "densified", lambda _: wrong)
+    right = exporter.trace
+    monkeypatch.setattr(exporter, "trace", lambda family, _, *rest, **options: right(family, wrong, *rest, **options))
     with pytest.raises(VerificationError, match="does not compute what the PyTorch model does"):
         export(ticket, model, tmp_path / "onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["onnx.failed"]

@@ -14,7 +14,7 @@ from onnx import inliner
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
-from tests.export.graphs import exporter_like_graph
+from tests.export.graphs import emitted_graph, exporter_like_graph
 from vlcompress.export.functions import DOMAIN, MAX_BODIES, NAME, packable
 from vlcompress.export.lowering import Form, forms
 from vlcompress.export.quantize import Quantizer, quantize_weight
@@ -22,9 +22,9 @@ from vlcompress.export.rewrite import Layer, Rewriter
 from vlcompress.export.runtime import session_from_bytes
 from vlcompress.export.target import OPSET
 from vlcompress.export.tidy import prune_unused
-from vlcompress.export.trace import fold_transposed_weights
 from vlcompress.export.verify import check_graph
-from vlcompress.sparse.formats import Bsr, RowGroups, pack, row_panels, to_dense
+from vlcompress.kernels.formats import BlockSparseWeight, pack_masked, unpack
+from vlcompress.kernels.grouped import RowGroups, row_panels
 
 Blocky = Callable[..., Tensor]
 BLOCKS = [(64, 16), (64, 1), (16, 1), (16, 16), (32, 32), (8, 4)]
@@ -34,9 +34,11 @@ FEEDS = {
 }
 
 
-def random_layer(blocky: Blocky, block: tuple[int, int], keep: float = 0.3) -> Bsr:
+def random_layer(blocky: Blocky, block: tuple[int, int], keep: float = 0.3) -> BlockSparseWeight:
     """Make a random block-sparse weight 128x64."""
-    return pack(torch.randn(128, 64, generator=torch.Generator().manual_seed(0)), blocky(128, 64, block, keep), block)
+    return pack_masked(
+        torch.randn(128, 64, generator=torch.Generator().manual_seed(0)), blocky(128, 64, block, keep), block
+    )
 
 
 def serialised(model: ir.Model) -> bytes:
@@ -44,17 +46,23 @@ def serialised(model: ir.Model) -> bytes:
     return data
 
 
-def rewritten(bsr: Bsr, form: Form | None, panels: RowGroups | None) -> tuple[bytes, bytes, int]:
-    """Give the graph before and after, and how many uses were rewritten."""
-    model = exporter_like_graph(to_dense(bsr), torch.linspace(-1, 1, 128))
-    before = serialised(model)
-    fold_transposed_weights(model)
+def rewritten(bsr: BlockSparseWeight, form: Form | None, panels: RowGroups | None) -> tuple[bytes, bytes, int]:
+    """Return the graph of plain products, the one of the layer's nodes replaced, and how many became sparse."""
+    before = serialised(exporter_like_graph(unpack(bsr), torch.linspace(-1, 1, 128)))
+    model = emitted_graph(bsr, torch.linspace(-1, 1, 128))
     count = Rewriter(model, OPSET).apply({"layer.weight": Layer(bsr, form, panels)})
     prune_unused(model)
     return before, serialised(model), count
 
 
-def all_writings(bsr: Bsr) -> dict[str, tuple[Form | None, RowGroups | None]]:
+def as_dense(model: ir.Model, bsr: BlockSparseWeight) -> bytes:
+    """Return a graph with the layer's nodes as dense products."""
+    plain = model.clone()
+    assert Rewriter(plain, OPSET).apply({"layer.weight": Layer(bsr)}) == 0
+    return serialised(plain)
+
+
+def all_writings(bsr: BlockSparseWeight) -> dict[str, tuple[Form | None, RowGroups | None]]:
     """List every form, packed and expanded, and the packed layer that runs dense."""
     found: dict[str, tuple[Form | None, RowGroups | None]] = {"rebuilt": (None, row_panels(bsr))}
     for name, form in forms(bsr, 6).items():
@@ -113,7 +121,7 @@ def test_the_packed_node_holds_what_the_contract_says(blocky: Blocky) -> None:
     for panel in range(8):
         for j in range(starts[panel], starts[panel + 1]):
             dense[panel * 16 : panel * 16 + 16, columns[j]] = values[j * 16 : j * 16 + 16]
-    np.testing.assert_array_equal(dense, to_dense(bsr).numpy())
+    np.testing.assert_array_equal(dense, unpack(bsr).numpy())
     assert (np.diff(starts) > 0).all()
 
 
@@ -129,7 +137,7 @@ def test_nothing_is_ever_scattered_with_a_sum(blocky: Blocky) -> None:
 def test_no_panel_is_empty(blocky: Blocky) -> None:
     mask = blocky(128, 64, (16, 4), 0.4)
     mask[32:64] = False
-    bsr = pack(torch.randn(128, 64), mask, (16, 4))
+    bsr = pack_masked(torch.randn(128, 64), mask, (16, 4))
     before, after, _ = rewritten(bsr, None, row_panels(bsr))
     got, want = (session_from_bytes(data, threads=1).run(None, FEEDS)[0] for data in (after, before))
     np.testing.assert_allclose(got, want, atol=1e-4)
@@ -176,12 +184,13 @@ def test_an_inlined_body_is_fused_and_shared_like_plain_operators(
 
 def test_an_activation_that_others_read_as_well_stays_outside(blocky: Blocky) -> None:
     bsr = random_layer(blocky, (64, 16))
-    model = exporter_like_graph(to_dense(bsr), torch.ones(128))
-    biased = next(node for node in model.graph if node.op_type == "Add").outputs[0]
+    model = emitted_graph(bsr, torch.ones(128))
+    biased = next(node for node in model.graph if node.op_type == "Gelu").inputs[0]
+    assert biased is not None
     biased.name = "seen"
     model.graph.outputs.append(biased)
     form = next(iter(forms(bsr, 6).values()))
-    before = serialised(model)
+    before = as_dense(model, bsr)
     Rewriter(model, OPSET).apply({"layer.weight": Layer(bsr, form, form.groups)})
     after = serialised(model)
     assert "Gelu" in {node.op_type for node in model.graph}
@@ -194,8 +203,8 @@ def test_an_activation_that_others_read_as_well_stays_outside(blocky: Blocky) ->
 def test_a_residual_of_surely_the_same_shape_is_absorbed(blocky: Blocky, shape: tuple[Any, ...], first: bool) -> None:
     bsr = random_layer(blocky, (64, 16))
     for name, (form, panels) in all_writings(bsr).items():
-        model = with_residual(exporter_like_graph(to_dense(bsr), torch.linspace(-1, 1, 128)), shape, first)
-        before = serialised(model)
+        model = with_residual(emitted_graph(bsr, torch.linspace(-1, 1, 128)), shape, first)
+        before = as_dense(model, bsr)
         Rewriter(model, OPSET).apply({"layer.weight": Layer(bsr, form, panels)})
         after = serialised(model)
         check_graph(after)
@@ -228,10 +237,9 @@ def with_residual(model: ir.Model, shape: tuple[Any, ...], first: bool) -> ir.Mo
     return model
 
 
-def quantised(bsr: Bsr, form: Form | None) -> tuple[bytes, bytes]:
-    model = exporter_like_graph(to_dense(bsr), torch.linspace(-1, 1, 128))
-    before = serialised(model)
-    fold_transposed_weights(model)
+def quantised(bsr: BlockSparseWeight, form: Form | None) -> tuple[bytes, bytes]:
+    before = serialised(exporter_like_graph(unpack(bsr), torch.linspace(-1, 1, 128)))
+    model = emitted_graph(bsr, torch.linspace(-1, 1, 128))
     Rewriter(model, OPSET).apply({"layer.weight": Layer(bsr, form)})
     prune_unused(model)
     assert Quantizer(model).apply() > 0

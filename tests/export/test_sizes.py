@@ -8,8 +8,9 @@ from tests.conftest import make_blocky
 from vlcompress.export.functions import pack_panels
 from vlcompress.export.lowering import forms
 from vlcompress.export.sizes import layer_sizes
-from vlcompress.sparse.formats import pack, row_panels
-from vlcompress.sparse.linear import BlockSparseLinear
+from vlcompress.kernels.formats import pack_masked
+from vlcompress.kernels.grouped import row_panels
+from vlcompress.kernels.linear import BlockSparseLinear
 
 SHAPE = (3072, 768)
 DENSE = 4 * SHAPE[0] * SHAPE[1]
@@ -17,7 +18,7 @@ DENSE = 4 * SHAPE[0] * SHAPE[1]
 
 @pytest.mark.parametrize("block", [(16, 1), (16, 16), (32, 32), (64, 64), (192, 16)], ids=lambda b: f"{b[0]}x{b[1]}")
 def test_values_and_indices_only(block: tuple[int, int]) -> None:
-    bsr = pack(torch.randn(SHAPE), make_blocky(*SHAPE, block, 0.3), block)
+    bsr = pack_masked(torch.randn(SHAPE), make_blocky(*SHAPE, block, 0.3), block)
     assert bsr.nbytes <= 0.36 * DENSE
     panels = row_panels(bsr)
     assert panels is not None
@@ -30,7 +31,7 @@ def test_values_and_indices_only(block: tuple[int, int]) -> None:
 
 def test_sizes_stand_beside_the_zipped_masked_weights() -> None:
     block = (16, 16)
-    bsr = pack(torch.randn(768, 768), make_blocky(768, 768, block, 0.3), block)
+    bsr = pack_masked(torch.randn(768, 768), make_blocky(768, 768, block, 0.3), block)
     sizes = layer_sizes(nn.Sequential(BlockSparseLinear(bsr, None)))
     assert sizes["dense"] == 4 * 768 * 768
     assert sizes["packed"] == bsr.nbytes

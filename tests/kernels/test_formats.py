@@ -2,14 +2,17 @@
 
 import itertools
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 from vlcompress.kernels.errors import KernelInputError
-from vlcompress.kernels.formats import from_bsr, pack, unpack
+from vlcompress.kernels.formats import Block, block_mask, from_bsr, pack, pack_masked, tightest_block, unpack
 from vlcompress.kernels.synthetic import masked, random_mask
 
+Blocky = Callable[..., Tensor]
 SIDES = (1, 5, 16, 128)
 
 
@@ -79,3 +82,38 @@ def test_packing_never_changes_the_weight() -> None:
         pack(torch.ones(32, 32), (16, 16), torch.ones(2, 3, dtype=torch.bool))
     with pytest.raises(KernelInputError, match="not finite"):
         pack(torch.full((32, 32), float("inf")), (16, 16))
+
+
+@pytest.mark.parametrize("block", [(1, 1), (16, 16), (64, 4), (128, 1), (4, 32)], ids=lambda b: f"{b[0]}x{b[1]}")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_mask_of_weights_is_packed_bit_by_bit(blocky: Blocky, block: Block, dtype: torch.dtype) -> None:
+    weight = torch.randn(128, 64, dtype=dtype)
+    mask = blocky(128, 64, block, 0.4)
+    bsr = pack_masked(weight, mask, block)
+    assert bsr.values.shape[1:] == block
+    assert (bsr.pattern.crow.dtype, bsr.pattern.col.dtype) == (torch.int32, torch.int32)
+    expected = torch.where(mask, weight, torch.zeros((), dtype=dtype))
+    bits = {torch.float32: torch.int32, torch.bfloat16: torch.int16}[dtype]
+    assert torch.equal(unpack(bsr).view(bits), expected.view(bits))
+    assert torch.equal(bsr.pattern.stored, block_mask(mask, block))
+
+
+def test_pruned_weights_inside_a_kept_block_are_stored_as_zero() -> None:
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask[0, 0] = True
+    bsr = pack_masked(torch.ones(4, 4), mask, (2, 2))
+    assert bsr.values.flatten().tolist() == [1, 0, 0, 0]
+    assert bsr.density == 0.25
+
+
+def test_a_block_that_does_not_divide_names_the_sizes() -> None:
+    with pytest.raises(KernelInputError, match="block 3x2 does not fit a weight of 4x4"):
+        pack_masked(torch.ones(4, 4), torch.ones(4, 4, dtype=torch.bool), (3, 2))
+
+
+def test_tightest_block_finds_the_blocks_that_survived_a_cut(blocky: Blocky) -> None:
+    mask = blocky(64, 32, (16, 4), 0.5)
+    assert tightest_block(mask, (16, 4)) == (16, 4)
+    rows = torch.tensor([i for i in range(64) if i % 16 < 8])  # half of each block's rows were removed
+    assert tightest_block(mask[rows], (16, 4)) == (8, 4)
+    assert tightest_block(torch.rand(64, 32) < 0.5, (16, 4)) == (1, 1)

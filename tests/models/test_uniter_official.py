@@ -15,6 +15,7 @@ from vlcompress.models.base import Head
 from vlcompress.models.checkpoints import load_strictly
 from vlcompress.models.uniter import UniterFamily
 from vlcompress.tasks.base import Batch
+from vlcompress.tasks.masking import places
 from vlcompress.tasks.transport import transport_distance
 from vlcompress.tasks.uniter_pretraining import UniterPretrainingObjective
 
@@ -98,12 +99,13 @@ def _pretraining_batch(case: UniterCase, part: str) -> Batch:
     """Give a part's inputs and targets as the objective makes them."""
     inputs = case.batch(part)
     if part == "mlm/":
-        return Batch(inputs, {"words": case.inputs["mlm/txt_labels"]})
+        words = case.inputs["mlm/txt_labels"]
+        return Batch(inputs, {"words": words, "asked": places(words != -1)})
     if part == "itm/":
         return Batch(inputs, {"matched": case.inputs["itm/targets"]})
     features = torch.zeros_like(inputs["visual_feats"])
     features[inputs["visual_masked"]] = case.inputs["mrfr/feat_targets"]
-    return Batch(inputs, {"features": features})
+    return Batch(inputs, {"features": features, "asked": places(inputs["visual_masked"])})
 
 
 @pytest.mark.parametrize("part", ["mlm/", "mrfr/", "itm/"])
@@ -173,7 +175,7 @@ def test_class_divergence_and_optimal_transport() -> None:
     hidden = {"visual_feats": inputs["visual_feats"].masked_fill(masked[..., None], 0.0), "visual_masked": masked}
     objective: Any = UniterPretrainingObjective((), None)
     with torch.no_grad():
-        loss = objective.loss(model, Batch(inputs | hidden, {"classes": soft}))
+        loss = objective.loss(model, Batch(inputs | hidden, {"classes": soft, "asked": places(masked)}))
         torch.testing.assert_close(loss, expected["mrc_loss"], atol=1e-5, rtol=0)
         loss = objective.loss(model, Batch(inputs, {"matched": matched}))
         torch.testing.assert_close(loss, expected["itm_transport_loss"], atol=1e-5, rtol=0)

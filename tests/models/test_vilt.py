@@ -110,6 +110,30 @@ def test_tokens_that_pad_every_picture_are_cut() -> None:
     assert encode(_model(), inputs).image.shape[1] == 1 + 3 * 2
 
 
+def test_where_padding_is_not_cut_it_stays_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = _model(), _inputs()
+    with torch.no_grad():
+        cut = FAMILY.logits(model, inputs)
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        encoded = encode(model, inputs)
+        torch.testing.assert_close(FAMILY.logits(model, inputs), cut, atol=2e-6, rtol=0)
+    patches = inputs["pixel_mask"][:, ::16, ::16].flatten(1)
+    assert torch.equal(encoded.image_mask[:, 1:], patches)
+
+
+def test_padding_makes_no_patch_of_a_rest() -> None:
+    model, inputs = _model(), _inputs(regions=3)
+    pixels, mask = inputs["pixel_values"][:1, :, :40, :40], inputs["pixel_mask"][:1, :40, :40]  # 2.5 patches of 16
+    words = {name: inputs[name][:1] for name in ("input_ids", "attention_mask")}
+    padded = {
+        "pixel_values": torch.nn.functional.pad(pixels, (0, 8, 0, 8)),
+        "pixel_mask": torch.nn.functional.pad(mask, (0, 8, 0, 8)),
+    }
+    with torch.no_grad():
+        alone = FAMILY.logits(model, words | {"pixel_values": pixels, "pixel_mask": mask})
+        torch.testing.assert_close(FAMILY.logits(model, words | padded), alone, atol=2e-6, rtol=0)
+
+
 def test_dropout_is_the_originals() -> None:
     config = FAMILY.config("base", vocab_size=100) | {"num_hidden_layers": 1, "hidden_size": 24}
     model = FAMILY.build(config | {"num_attention_heads": 2, "intermediate_size": 8}, ANSWERS, seed=0)

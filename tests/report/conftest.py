@@ -137,7 +137,14 @@ def plan_document() -> dict[str, Any]:
         )
     inputs = {"input_ids": [8, 14]}
     return {
-        "plan": {"layers": layers, "kept": [], "inputs": inputs, "threads": 2, "device": "cpu", "max_abs_error": 1e-6}
+        "plan": {
+            "layers": layers,
+            "kept": [],
+            "inputs": inputs,
+            "threads": 2,
+            "computed_on": {"device": "cpu", "dtype": "fp32", "name": "a processor"},
+            "max_abs_error": 1e-6,
+        }
     }
 
 

@@ -1,14 +1,14 @@
 """A randomly pruned model in the forms that it can be exported in, each checked before anything is measured."""
 
-import hashlib
+import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
+import torch
 from torch import Tensor, nn
 
 from vlcompress.bench.random_masks import UNITS, masked, random_masks, side
@@ -22,9 +22,11 @@ from vlcompress.export.storage import save_apart, size
 from vlcompress.export.tidy import prune_unused
 from vlcompress.export.trace import trace
 from vlcompress.export.verify import feed, parity, require
+from vlcompress.kernels.formats import BlockSparseWeight, pack, pack_masked
+from vlcompress.kernels.grouped import row_panels
+from vlcompress.kernels.linear import BlockSparseLinear
 from vlcompress.models.base import Config, Family
-from vlcompress.sparse.formats import Bsr, pack, row_panels
-from vlcompress.sparse.shrink import shrink
+from vlcompress.sparse.shrink import linear, shrink
 from vlcompress.sparse.timing import Call
 
 Inputs = Mapping[str, Tensor]
@@ -59,7 +61,7 @@ class Subject:
         folder: for graphs.
         chooser: measures how each block-pruned layer is best written; sessions take its threads and provider.
         rows: rows of activations that each weight sees at the batch size to be fast at.
-        graph: the dense graph; made once.
+        graph: traced once, with a node for each prunable layer.
     """
 
     family: Family
@@ -69,15 +71,14 @@ class Subject:
     chooser: Chooser
     rows: Mapping[str, int]
     graph: ir.Model = field(init=False)
-    _weights: dict[str, tuple[str, bool]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.graph = trace(self.family, self.model, self.config)
-        self._weights = self._named_initialisers()
+        self.graph = trace(self.family, emitting(self.model, self.rows), self.config)
 
     def dense(self) -> Opened:
         """Open the dense graph, from which the others differ in the pruned layers alone."""
-        return self._open(self._write(self.graph, "dense"))
+        weights = {name: whole(self.model.get_parameter(name).data) for name in self.rows}
+        return self._open(self._replaced({name: Layer(weight) for name, weight in weights.items()}, "dense"))
 
     def forms(self, pattern: str, sparsity: float, inputs: Inputs) -> dict[str, Opened]:
         """Prune at random, and open the model in every form that can be faster.
@@ -113,25 +114,25 @@ class Subject:
         return self._write(trace(self.family, smaller, self.config), "shrunk")
 
     def _blocks(self, masks: Mapping[str, Tensor], block: tuple[int, int]) -> dict[str, Path]:
-        packed = {name: pack(self.model.get_parameter(name).data, mask, block) for name, mask in masks.items()}
+        packed = {name: pack_masked(self.model.get_parameter(name), mask, block) for name, mask in masks.items()}
         standard = {
-            name: Layer(bsr, self.chooser.choose(name, bsr, self.rows[name])[1]) for name, bsr in packed.items()
+            name: Layer(weight, self.chooser.choose(name, weight, self.rows[name])[1])
+            for name, weight in packed.items()
         }
         found = {}
         if any(layer.form is not None for layer in standard.values()):
-            found[STANDARD] = self._rewritten(standard, "standard")
+            found[STANDARD] = self._replaced(standard, "standard")
         layers = native_layers(packed) if self.chooser.provider == "cpu" else {}
         if layers:
-            found[NATIVE] = self._rewritten(layers, "native")
+            found[NATIVE] = self._replaced(layers, "native")
         return found
 
-    def _rewritten(self, layers: Mapping[str, Layer], name: str) -> Path:
+    def _replaced(self, layers: Mapping[str, Layer], name: str) -> Path:
+        """Write the graph with these layers; those that are not named are whole."""
+        names = [other for other in self.rows if other not in layers]
+        others = {other: Layer(whole(self.model.get_parameter(other).data)) for other in names}
         graph = self.graph.clone()
-        for value, (weight, turned) in self._weights.items():
-            values = self.model.get_parameter(weight).data.numpy()
-            values = np.ascontiguousarray(values.T if turned else values)
-            graph.graph.initializers[value].const_value = ir.tensor(values, name=value)
-        Rewriter(graph, OPSET).apply(layers)
+        Rewriter(graph, OPSET).apply({**others, **layers})
         prune_unused(graph)
         return self._write(graph, name)
 
@@ -145,32 +146,31 @@ class Subject:
         session = open_session(path, threads=self.chooser.threads, provider=self.chooser.provider, native="float32")
         return Opened(session, time.perf_counter() - start, size(path))
 
-    def _named_initialisers(self) -> dict[str, tuple[str, bool]]:
-        """Find the initialisers that hold prunable weights by content (exporters rename them), and which are turned."""
-        wanted = {_digest(self.model.get_parameter(name).detach().numpy()): name for name in self.rows}
-        found = {}
-        for name, value in self.graph.graph.initializers.items():
-            if value.const_value is not None and len(value.const_value.shape) == 2:
-                values = value.const_value.numpy()
-                for turned in (False, True):
-                    weight = wanted.get(_digest(values.T if turned else values))
-                    if weight is not None:
-                        found[name] = weight, turned
-        return found
+
+def emitting(model: nn.Module, names: Iterable[str]) -> nn.Module:
+    """Copy a model with packed layers in place of the named linears, so that tracing it names them."""
+    layers = {}
+    for name in names:
+        plain = linear(model, name)
+        layers[id(plain)] = BlockSparseLinear(whole(plain.weight.data), plain.bias)
+    # What stands in the memo is taken for the copy.
+    copied: nn.Module = copy.deepcopy(model, layers)
+    return copied
 
 
-def native_layers(packed: Mapping[str, Bsr]) -> dict[str, Layer]:
+def whole(w_NK: Tensor) -> BlockSparseWeight:
+    """Store a weight [N, K] as one block that is all there."""
+    return pack(w_NK, (w_NK.shape[0], w_NK.shape[1]), torch.ones(1, 1, dtype=torch.bool))
+
+
+def native_layers(packed: Mapping[str, BlockSparseWeight]) -> dict[str, Layer]:
     """Give the packed nodes of layers that the native kernel can run; none if it was not built."""
     library = built()
     if library is None or not library.onnxruntime:
         return {}
-    panels = {name: row_panels(bsr) for name, bsr in packed.items()}
+    panels = {name: row_panels(weight) for name, weight in packed.items()}
     return {
         name: Layer(packed[name], None, groups)
         for name, groups in panels.items()
         if groups is not None and packable(groups) and groups.density <= WORTH_A_TRY
     }
-
-
-def _digest(weight: Any) -> str:
-    return hashlib.sha256(np.ascontiguousarray(weight).tobytes()).hexdigest()

@@ -7,21 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
 from vlcompress.artefacts import Json
 from vlcompress.bench.break_even import break_even
-from vlcompress.bench.forecast_forms import NATIVE, SHRUNK, STANDARD, native_layers
+from vlcompress.bench.forecast_forms import NATIVE, SHRUNK, STANDARD, native_layers, whole
 from vlcompress.bench.random_masks import UNITS, side, weight_mask
 from vlcompress.export.choose import Chooser, one_layer
-from vlcompress.export.rewrite import Layer, Rewriter
-from vlcompress.export.runtime import OPSET, session_from_bytes
-from vlcompress.export.tidy import prune_unused
+from vlcompress.export.runtime import session_from_bytes
 from vlcompress.export.verify import Floats, compare_scores, require
-from vlcompress.sparse.formats import pack
+from vlcompress.kernels.formats import pack_masked
 from vlcompress.sparse.timing import Effort, compare
 
 Shape = tuple[int, int]
@@ -75,34 +71,26 @@ def _point(pattern: str, shape: Shape, rows: int, sparsity: float, chooser: Choo
         graphs = {"dense": _dense(weight_NK), SHRUNK: _dense(_without_units(weight_NK, sparsity))}
         return _timed(graphs, {}, sparsity, rows, chooser)
     mask = weight_mask(pattern, "of the model", weight_NK.shape, sparsity, random)
-    bsr = pack(weight_NK, mask, side(pattern))
-    choice, form = chooser.choose(f"{shape} {pattern} {sparsity}", bsr, rows)
-    graphs, how = {"dense": one_layer(bsr, None)}, {}
+    weight = pack_masked(weight_NK, mask, side(pattern))
+    choice, form = chooser.choose(f"{shape} {pattern} {sparsity}", weight, rows)
+    graphs, how = {"dense": one_layer(weight, None)}, {}
     if form is not None:
-        graphs[STANDARD], how[STANDARD] = one_layer(bsr, form), choice.picked
-    packed = native_layers({"layer": bsr}) if chooser.provider == "cpu" else {}
+        graphs[STANDARD], how[STANDARD] = one_layer(weight, form), choice.picked
+    packed = native_layers({"layer": weight}) if chooser.provider == "cpu" else {}
     if packed:
-        graphs[NATIVE] = _packed(graphs["dense"], packed)
+        graphs[NATIVE] = one_layer(weight, None, packed["layer"].panels)
     return _timed(graphs, how, sparsity, rows, chooser)
 
 
 def _dense(weight_NK: Tensor) -> bytes:
     """Give the graph of a layer without zeros: one block that is all there."""
-    return one_layer(pack(weight_NK, torch.ones_like(weight_NK, dtype=torch.bool), (len(weight_NK), 1)), None)
+    return one_layer(whole(weight_NK), None)
 
 
 def _without_units(weight_NK: Tensor, sparsity: float) -> Tensor:
     """Remove rows, or columns where there are more of those: the side that the units of a wide layer are on."""
     axis = 1 if weight_NK.shape[1] > weight_NK.shape[0] else 0
     return weight_NK.narrow(axis, 0, max(1, round(weight_NK.shape[axis] * (1 - sparsity)))).contiguous()
-
-
-def _packed(dense: bytes, layers: Mapping[str, Layer]) -> bytes:
-    model = ir.from_proto(onnx.load_model_from_string(dense))
-    Rewriter(model, OPSET).apply(layers)
-    prune_unused(model)
-    data: bytes = ir.to_proto(model).SerializeToString()
-    return data
 
 
 def _timed(graphs: Mapping[str, bytes], how: Mapping[str, str], sparsity: float, rows: int, chooser: Chooser) -> Json:

@@ -8,11 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from vlcompress.export.lowering import Constants, Form, Kind, Merge, Writer, form_of, forms, lower
+from vlcompress.export.lowering import Form, Kind, Merge, form_of, forms
 from vlcompress.export.quantize import Quantizer
+from vlcompress.export.rewrite import Layer, Rewriter, emitted
 from vlcompress.export.runtime import IR_VERSION, OPSET, session_from_bytes
+from vlcompress.kernels.formats import BlockSparseWeight
+from vlcompress.kernels.grouped import RowGroups
 from vlcompress.sparse.choice import Choice, measure_and_choose
-from vlcompress.sparse.formats import Bsr, to_dense
 from vlcompress.sparse.timing import Call, Effort
 
 DENSITY_STEP = 0.05
@@ -44,12 +46,12 @@ class Chooser:
     int8: bool = False
     known: dict[Kindred, tuple[str, Choice, Writing | None]] = field(default_factory=dict)
 
-    def choose(self, name: str, bsr: Bsr, rows: int) -> tuple[Choice, Form | None]:
+    def choose(self, name: str, weight: BlockSparseWeight, rows: int) -> tuple[Choice, Form | None]:
         """Compare every form of a layer with its dense MatMul, or take over the choice of a layer that is alike.
 
         Args:
             name: of the layer, for the record.
-            bsr: the weight.
+            weight: the weight.
             rows: rows M of the activations it will see (batch x tokens); 0 for a layer that never runs.
 
         Returns:
@@ -57,27 +59,27 @@ class Chooser:
         """
         if rows == 0:
             return Choice.untested("the answers do not depend on the layer: it is not in the file"), None
-        key = (_step(bsr.shape[0]), _step(bsr.shape[1]), bsr.block, rows, round(bsr.density / DENSITY_STEP))
+        key = (_step(weight.shape[0]), _step(weight.shape[1]), weight.block, rows, round(weight.density / DENSITY_STEP))
         if key in self.known:
-            return _as_measured(*self.known[key], bsr, rows)
-        candidates = self._candidates(bsr, rows)
+            return _as_measured(*self.known[key], weight, rows)
+        candidates = self._candidates(weight, rows)
         if not candidates:
-            return Choice.untested(_why_none(bsr)), None
-        choice = self._measure(bsr, rows, candidates)
+            return Choice.untested(_why_none(weight)), None
+        choice = self._measure(weight, rows, candidates)
         form = candidates.get(choice.picked)
         self.known[key] = (name, choice, None if form is None else (form.kind, form.merge))
         return choice, form
 
-    def _candidates(self, bsr: Bsr, rows: int) -> dict[str, Form]:
-        found = forms(bsr, rows)
+    def _candidates(self, weight: BlockSparseWeight, rows: int) -> dict[str, Form]:
+        found = forms(weight, rows)
         if self.int8:  # MatMulInteger takes no transposed input
             return {name: form for name, form in found.items() if form.kind == "gather"}
         return found
 
-    def _measure(self, bsr: Bsr, rows: int, candidates: Mapping[str, Form]) -> Choice:
-        x_MK = np.random.default_rng(0).standard_normal((1, rows, bsr.shape[1]), dtype=np.float32)
+    def _measure(self, weight: BlockSparseWeight, rows: int, candidates: Mapping[str, Form]) -> Choice:
+        x_MK = np.random.default_rng(0).standard_normal((1, rows, weight.shape[1]), dtype=np.float32)
         graphs = {"dense": None, **candidates}
-        calls = {name: self._call(one_layer(bsr, form, int8=self.int8), x_MK) for name, form in graphs.items()}
+        calls = {name: self._call(one_layer(weight, form, int8=self.int8), x_MK) for name, form in graphs.items()}
         return measure_and_choose(calls, self.effort)
 
     def _call(self, model: bytes, x_MK: npt.NDArray[np.float32]) -> Call:
@@ -91,38 +93,43 @@ def _step(side: int) -> int:
 
 
 def _as_measured(
-    measured: str, choice: Choice, writing: Writing | None, bsr: Bsr, rows: int
+    measured: str, choice: Choice, writing: Writing | None, weight: BlockSparseWeight, rows: int
 ) -> tuple[Choice, Form | None]:
     """Carry a choice over to a layer that is alike: the same kind of form, with this layer's own groups."""
     why = f"as for {measured}, which is alike: {choice.why}"
     if writing is None:
         return replace(choice, why=why), None
-    form = form_of(bsr, rows, *writing)
+    form = form_of(weight, rows, *writing)
     if form is None:
         return Choice.untested(f"{why}; but this layer has no such form"), None
     return replace(choice, picked=form.name, why=why), form
 
 
-def one_layer(bsr: Bsr, form: Form | None, *, int8: bool = False) -> bytes:
-    """Build a model x [1, M, K] -> y [1, M, N] of one layer, dense where `form` is None."""
-    x = ir.val("x", dtype=ir.DataType.FLOAT, shape=(1, "rows", bsr.shape[1]))
-    to = Writer()
-    if form is None:
-        y = to.op("MatMul", [x, to.constant("weight", to_dense(bsr).T.contiguous().numpy())])
-    else:
-        y = lower(to, x, form.kind, form.access, Constants(to, form, "layer"))
-    y.name, y.dtype, y.shape = "y", ir.DataType.FLOAT, ir.Shape((1, "rows", bsr.shape[0]))
-    graph = ir.Graph(
-        [x], [y], nodes=to.tape.nodes, initializers=[*to.constants.values()], opset_imports={"": OPSET}, name="layer"
+def one_layer(
+    weight: BlockSparseWeight, form: Form | None, panels: RowGroups | None = None, *, int8: bool = False
+) -> bytes:
+    """Build a model x [1, M, K] -> y [1, M, N] of one layer without a bias.
+
+    Args:
+        weight: [N, K].
+        form: row groups in standard operators; None for the dense product.
+        panels: what a packed node stores; None for standard operators.
+        int8: quantise what came of it.
+    """
+    x = ir.val("x", dtype=ir.DataType.FLOAT, shape=(1, "rows", weight.shape[1]))
+    node = emitted("layer", x, weight.shape[0])
+    node.outputs[0].name = "y"
+    model = ir.Model(
+        ir.Graph([x], node.outputs, nodes=[node], opset_imports={"": OPSET}, name="layer"), ir_version=IR_VERSION
     )
-    model = ir.Model(graph, ir_version=IR_VERSION)
+    Rewriter(model, OPSET).apply({"layer": Layer(weight, form, panels)})
     if int8:
         Quantizer(model).apply()
     data: bytes = ir.to_proto(model).SerializeToString()
     return data
 
 
-def _why_none(bsr: Bsr) -> str:
-    if bsr.block == (1, 1):
+def _why_none(weight: BlockSparseWeight) -> str:
+    if weight.block == (1, 1):
         return "the mask is unstructured: no group of rows leaves out a column, and zeros cost as much as weights"
     return "no row group leaves out enough columns to be faster than dense"

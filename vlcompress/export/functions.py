@@ -40,7 +40,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from vlcompress.export.lowering import Access, Form, Kind, Writer, lower, rank
-from vlcompress.sparse.formats import RowGroups
+from vlcompress.kernels.grouped import RowGroups
 
 DOMAIN = "vlcompress"
 VERSION = 1

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from vlcompress.sparse.formats import Bsr, RowGroup, RowGroups, aligned_width, block_rows_apart, row_groups
+from vlcompress.kernels.formats import BlockSparseWeight
+from vlcompress.kernels.grouped import RowGroup, RowGroups, block_rows_apart, row_groups
 
 Kind = Literal["gather", "transposed"]
 Merge = Literal["apart", "light", "middle", "strong", "one"]
@@ -76,26 +77,26 @@ class Form:
         return tuple(_access(group, self.groups.shape[1]) for group in self.groups.groups)
 
 
-def form_of(bsr: Bsr, rows: int, kind: Kind, merge: Merge) -> Form | None:
+def form_of(weight: BlockSparseWeight, rows: int, kind: Kind, merge: Merge) -> Form | None:
     """Give one form of a weight; None where it is not worth a try."""
-    form = Form(kind, merge, _grouping(bsr, rows, merge))
+    form = Form(kind, merge, _grouping(weight, rows, merge))
     fits = kind == "transposed" or _widest(form.groups) > 1
     return form if fits and _worth_a_try(form.groups) else None
 
 
-def forms(bsr: Bsr, rows: int) -> dict[str, Form]:
+def forms(weight: BlockSparseWeight, rows: int) -> dict[str, Form]:
     """List the forms worth measuring for a weight.
 
     Args:
-        bsr: the weight.
+        weight: the weight.
         rows: rows M of the activations: the fewer, the more an operator call weighs, and the more is merged.
     """
     found: dict[str, Form] = {}
     seen: set[tuple[int, ...]] = set()
     for merge in MERGES:
-        if merge == "apart" and bsr.shape[0] // bsr.block[0] > MAX_GROUPS:
+        if merge == "apart" and weight.shape[0] // weight.block[0] > MAX_GROUPS:
             continue
-        groups = _grouping(bsr, rows, merge)
+        groups = _grouping(weight, rows, merge)
         starts = tuple(group.start for group in groups.groups)
         if _worth_a_try(groups) and starts not in seen:
             seen.add(starts)
@@ -207,13 +208,13 @@ def lower(
     return finish(_concat(to, parts, -1))
 
 
-def _grouping(bsr: Bsr, rows: int, merge: Merge) -> RowGroups:
+def _grouping(weight: BlockSparseWeight, rows: int, merge: Merge) -> RowGroups:
     if merge == "apart":
-        return block_rows_apart(bsr)
+        return block_rows_apart(weight)
     if merge == "one":
-        return row_groups(bsr, gather_cost=1e9)
+        return row_groups(weight, gather_cost=1e9)
     strength = STRENGTHS[merge]
-    return row_groups(bsr, gather_cost=strength * GATHER_COST, group_cost=strength * GROUP_COST / max(rows, 1))
+    return row_groups(weight, gather_cost=strength * GATHER_COST, group_cost=strength * GROUP_COST / max(rows, 1))
 
 
 def _worth_a_try(groups: RowGroups) -> bool:
@@ -253,6 +254,25 @@ def _gather_first(to: Writer, x: ir.Value, how: Access, source: Source, group: i
     if how == "slice":
         return to.op("Slice", [x, *source.bounds(group), to.ints([0])])
     return to.op("Gather", [x, source.columns(group, 1)], {"axis": 0})
+
+
+def aligned_width(columns: Iterable[int], total: int, widths: tuple[int, ...] = (64, 32, 16, 8)) -> int:
+    """Return the largest width such that the columns are whole aligned runs of that many, 1 if none of `widths` fits.
+
+    Copying 16 floats at once is about ten times cheaper than copying them one by one, so this decides which gather an
+    exported graph uses.
+
+    Args:
+        columns: rising column indices.
+        total: number of columns of the whole weight; the width must divide it.
+    """
+    index = np.fromiter(columns, dtype=np.int64)
+    for width in widths:
+        if total % width == 0 and len(index) % width == 0:
+            runs = index.reshape(-1, width)
+            if (runs[:, 0] % width == 0).all() and (runs == runs[:, :1] + np.arange(width)).all():
+                return width
+    return 1
 
 
 def _concat(to: Writer, parts: list[ir.Value], axis: int) -> ir.Value:

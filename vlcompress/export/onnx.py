@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 from torch import Tensor, nn
 
 from vlcompress.artefacts import Json, disk_errors, dumps, seal, write_file, writing
@@ -26,10 +27,12 @@ from vlcompress.export.target import Target, target
 from vlcompress.export.tidy import prune_unused
 from vlcompress.export.trace import trace
 from vlcompress.export.verify import BOUNDS, Check, Precision, check_graph, feed, refuse_nan
+from vlcompress.kernels.backends import SparseWeight
+from vlcompress.kernels.formats import BlockSparseWeight
+from vlcompress.kernels.grouped import RowGroups, row_panels
 from vlcompress.models.base import Config, Family, Head
 from vlcompress.sparse.choice import Choice
-from vlcompress.sparse.compile import densified, layer_rows, sparse_layers
-from vlcompress.sparse.formats import Bsr, RowGroups, row_panels
+from vlcompress.sparse.compile import layer_rows, sparse_layers
 from vlcompress.sparse.timing import EFFORT, Effort, Timing, compare
 
 Inputs = Mapping[str, Tensor]
@@ -111,7 +114,7 @@ def style(
 class LayerExport:
     """How one packed layer was written: its choice in ONNX Runtime, and the form (None for dense)."""
 
-    bsr: Bsr
+    weight: SparseWeight
     rows: int
     choice: Choice
     form: Form | None
@@ -246,16 +249,15 @@ def _write_graphs(
     style: Style,
 ) -> tuple[dict[str, LayerExport], bool]:
     """Write dense.onnx and, if anything is written anew, lowered.onnx; give every layer's choice."""
-    half, plain = style.precision == "fp16", densified(model)
-    graph = trace(family, plain, config, opset=style.target.opset, half=half)
+    half = style.precision == "fp16"
+    graph = trace(family, model, config, opset=style.target.opset, half=half)
     graph.ir_version = style.target.ir_version
-    del plain
     gc.collect()  # the tracer's graphs refer to themselves: from here on only `graph` holds the weights
-    save_apart(graph, scratch / "dense.onnx")
     packed = sparse_layers(model)
+    _write_dense(graph, {name: Layer(layer.weight) for name, layer in packed.items()}, scratch / "dense.onnx")
     rows = layer_rows(family, model, packed, inputs)
     chooser = Chooser(threads, effort, style.provider, style.precision == "int8")
-    layers = {name: _choose(chooser, name, layer.bsr, rows[name], half) for name, layer in packed.items()}
+    layers = {name: _choose(chooser, name, layer.weight, rows[name], half) for name, layer in packed.items()}
     rewriter = Rewriter(graph, style.target.opset)
     rewritten = 0 if half else rewriter.apply({name: _layer(layer, style) for name, layer in layers.items()})
     if style.precision == "int8":
@@ -268,21 +270,35 @@ def _write_graphs(
     return {name: replace(layer, form=None) for name, layer in layers.items()}, bool(rewritten)
 
 
-def _choose(chooser: Chooser, name: str, bsr: Bsr, rows: int, half: bool) -> LayerExport:
+def _write_dense(graph: ir.Model, layers: Mapping[str, Layer], path: Path) -> None:
+    """Write the graph with every packed layer as the product of its full weight: what sparse forms are measured
+    against."""
+    plain = graph.clone()
+    Rewriter(plain, graph.opset_imports[""]).apply(layers)
+    prune_unused(plain)
+    save_apart(plain, path)
+
+
+def _choose(chooser: Chooser, name: str, weight: SparseWeight, rows: int, half: bool) -> LayerExport:
     if half:
         why = "float16 is for GPUs, where every gather is a launch of its own: the layer stays dense or shrunk"
-        return LayerExport(bsr, rows, Choice.untested(why), None)
-    return LayerExport(bsr, rows, *chooser.choose(name, bsr, rows))
+        return LayerExport(weight, rows, Choice.untested(why), None)
+    if not isinstance(weight, BlockSparseWeight):
+        why = "2:4 sparsity is not faster in ONNX Runtime: no group of rows leaves out a column"
+        return LayerExport(weight, rows, Choice.untested(why), None)
+    return LayerExport(weight, rows, *chooser.choose(name, weight, rows))
 
 
 def _layer(layer: LayerExport, style: Style) -> Layer:
     groups = _packing(layer) if style.packed else None
-    return Layer(layer.bsr, layer.form, groups)
+    return Layer(layer.weight, layer.form, groups)
 
 
 def _packing(layer: LayerExport) -> RowGroups | None:
     """Give the groups that a packed node stores; None where it would not fit the kernel, or save no bytes."""
-    groups = layer.form.groups if layer.form is not None else row_panels(layer.bsr)
+    if not isinstance(layer.weight, BlockSparseWeight):
+        return None
+    groups = layer.form.groups if layer.form is not None else row_panels(layer.weight)
     if groups is None or not packable(groups):
         return None
     worth = layer.form is not None or groups.density <= WORTH_PACKING
@@ -370,9 +386,9 @@ def _layer_json(name: str, layer: LayerExport, graph: str) -> Json:
     form = layer.choice.picked if graph == "lowered" else "dense"
     return {
         "name": name,
-        "shape": layer.bsr.shape,
-        "block": layer.bsr.block,
-        "sparsity": 1.0 - layer.bsr.density,
+        "shape": layer.weight.shape,
+        "block": layer.weight.block if isinstance(layer.weight, BlockSparseWeight) else None,
+        "sparsity": 1.0 - layer.weight.density,
         "rows": layer.rows,
         "form": form,
         "choice": layer.choice.to_json(),

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from vlcompress.export.lowering import Writer
-from vlcompress.export.rewrite import constant_weight, replace_nodes
+from vlcompress.export.rewrite import replace_nodes
 from vlcompress.export.tidy import prune_unused
 
 Floats = npt.NDArray[np.float32]
@@ -80,6 +80,21 @@ class Quantizer:
                 made = to.tape.op_multi_out("DynamicQuantizeLinear", [x], num_outputs=3)
                 self.quantised[x] = (made[0], made[1], made[2])
         return self.quantised[x]
+
+
+def constant_weight(node: ir.Node) -> npt.NDArray[np.generic] | None:
+    """Give the weight of y = x W as [K, N], or None if the node is no such product with a constant."""
+    if node.op_type not in ("MatMul", "Gemm") or node.inputs[1] is None:
+        return None
+    value = node.inputs[1]
+    if not value.is_initializer() or value.const_value is None or len(value.const_value.shape) != 2:
+        return None
+    weight = value.const_value.numpy()
+    if node.op_type == "MatMul":
+        return weight
+    if node.attributes.get_float("alpha", 1.0) != 1.0 or node.attributes.get_int("transA", False):
+        return None
+    return weight.T if node.attributes.get_int("transB", False) else weight
 
 
 def quantize_weight(weight_KN: Floats) -> tuple[npt.NDArray[np.int8], Floats]:

@@ -1,10 +1,13 @@
-"""Finding pruned linear layers in an exported graph, and writing them anew: packed nodes or plain operators."""
+"""Replacing the nodes that packed layers emit by what a runtime executes: packed nodes, row groups or dense products.
 
-from collections.abc import Callable, Mapping
+A packed layer (`vlcompress.kernels.linear`) is traced as one node that carries its canonical weight name. Here each of
+them becomes a `BlockSparseLinear` function that takes in bias, activation and residual, or plain standard operators.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from vlcompress.export.functions import (
@@ -21,7 +24,9 @@ from vlcompress.export.functions import (
     rebuilding,
 )
 from vlcompress.export.lowering import Constants, Form, Writer, lower, rank
-from vlcompress.sparse.formats import Bsr, RowGroups, to_dense
+from vlcompress.kernels.backends import SparseWeight, dense
+from vlcompress.kernels.grouped import RowGroups
+from vlcompress.kernels.linear import EMITTED
 
 
 @dataclass(frozen=True)
@@ -29,25 +34,25 @@ class Layer:
     """How one layer is to be written.
 
     Attributes:
-        bsr: its weight, by whose content it is found.
+        weight: what it stores.
         form: the row groups that a stock runtime multiplies; None for a dense MatMul.
         panels: what a packed node stores; None for standard operators. Without a form, the node's body rebuilds the
             dense weight.
     """
 
-    bsr: Bsr
-    form: Form | None
+    weight: SparseWeight
+    form: Form | None = None
     panels: RowGroups | None = None
 
 
 @dataclass(frozen=True)
 class Site:
-    """One use of a layer in a graph: MatMul or Gemm, the Add of its bias, and its activation or residual.
+    """One use of a layer in a graph: the node that it emitted, and the activation or residual that follow.
 
     Attributes:
-        node: the product.
-        bias: what is added, float [N]; None for nothing.
-        activation: what follows the bias.
+        node: the emitted node.
+        bias: its bias, float [N]; None for nothing.
+        activation: what follows.
         residual: what is added where no activation follows, float [..., N]; None for nothing.
         nodes: all of them, first to last.
     """
@@ -61,7 +66,7 @@ class Site:
 
 @dataclass
 class Rewriter:
-    """Rewrites layers of one model, and keeps what they share.
+    """Replaces the emitted nodes of one model, and keeps what the layers share.
 
     Attributes:
         model: changed in place.
@@ -76,40 +81,33 @@ class Rewriter:
     bodies: dict[Body, str] = field(default_factory=dict)
 
     def apply(self, layers: Mapping[str, Layer]) -> int:
-        """Rewrite every MatMul or Gemm whose weight is one of the layers'; weights are recognised by their content.
+        """Replace every emitted node.
 
         Args:
-            layers: by canonical weight name; exporters rename and transpose weights, so names do not find them.
+            layers: by canonical weight name; all that the model holds.
 
         Returns:
-            How many uses were rewritten (a shared weight counts once for each).
+            How many nodes became something else than a dense product (a shared weight counts once for each use).
         """
-        wanted = {name: layer for name, layer in layers.items() if layer.form is not None or layer.panels is not None}
-        by_content = {_sample(to_dense(layer.bsr).T.numpy()): name for name, layer in wanted.items()}
-        rewritten = 0
+        sparse = 0
         for node in list(self.model.graph):
-            weight = constant_weight(node)
-            if weight is None:
-                continue
-            name = by_content.get(_sample(weight))
-            if name is not None and np.array_equal(weight, to_dense(wanted[name].bsr).T.numpy()):
-                rewritten += self._rewrite(node, name, wanted[name])
+            if is_emitted(node):
+                sparse += self._replace(node, node.attributes["weight"].as_string(), layers)
         for value in self.constants.values():
             self.model.graph.register_initializer(value)
         self._add_functions()
-        return rewritten
+        return sparse
 
-    def _rewrite(self, node: ir.Node, name: str, layer: Layer) -> bool:
-        if layer.panels is not None and (node.inputs[0] is not None):
+    def _replace(self, node: ir.Node, name: str, layers: Mapping[str, Layer]) -> bool:
+        layer = layers[name]
+        if layer.panels is not None:
             site = _site(node)
-            body = self._body(layer, node.inputs[0], site)
+            body = self._body(layer, _x(node), site)
             if body is not None:
                 self._pack(site, name, layer.panels, body)
                 return True
-        if layer.form is None:
-            return False
-        self._expand(node, layer.form, name)
-        return True
+        self._expand(node, name, layer)
+        return layer.form is not None
 
     def _body(self, layer: Layer, x: ir.Value, site: Site) -> Body | None:
         """Give the body of a packed layer, None if there are too many already."""
@@ -145,15 +143,27 @@ class Rewriter:
             to.constant(names[2], panels.starts)
         return [self.constants[part] for part in names]
 
-    def _expand(self, node: ir.Node, form: Form, name: str) -> None:
-        x, to = node.inputs[0], Writer(constants=self.constants)
-        assert x is not None, "MatMul and Gemm have a first input"
-        y = lower(to, x, form.kind, form.access, Constants(to, form, name))
-        if len(node.inputs) == 3:  # Gemm carries its bias
-            y = to.op("Add", [y, node.inputs[2]])
-        replace_nodes(self.model.graph, (node,), to, node.outputs[0], y)
+    def _expand(self, node: ir.Node, name: str, layer: Layer) -> None:
+        """Write standard operators in place of a node: row groups, or the dense product."""
+        x, bias, to, old = _x(node), _bias(node), Writer(constants=self.constants), node.outputs[0]
+        if layer.form is not None:
+            y = lower(to, x, layer.form.kind, layer.form.access, Constants(to, layer.form, name))
+        else:
+            y = to.op("MatMul", [x, self._dense(to, x, name, layer.weight)])
+        if bias is not None:
+            y.shape, y.type = old.shape, old.type
+            y = to.op("Add", [y, bias])
+        replace_nodes(self.model.graph, (node,), to, old, y)
+
+    def _dense(self, to: Writer, x: ir.Value, name: str, weight: SparseWeight) -> ir.Value:
+        """Return the full weight as [K, N], in the type of x; made once for a layer that is used twice."""
+        if name in self.constants:
+            return self.constants[name]
+        assert x.dtype is not None, "the exporter gives every activation a type"
+        return to.constant(name, dense(weight).T.contiguous().numpy().astype(x.dtype.numpy(), copy=False))
 
     def _add_functions(self) -> None:
+        self.model.opset_imports.pop(DOMAIN, None)  # of the nodes that are gone
         for body, name in self.bodies.items():
             function = make_function(body, name, self.opset)
             self.model.functions[function.identifier()] = function
@@ -167,26 +177,54 @@ def replace_nodes(graph: ir.Graph, nodes: tuple[ir.Node, ...], to: Writer, old: 
     ir.convenience.replace_nodes_and_values(graph, nodes[-1], nodes, to.tape.nodes, [old], [new])
 
 
+def emitted(name: str, x: ir.Value, outputs: int) -> ir.Node:
+    """Make the node of a layer without a bias, as tracing it does; what it stores is left out, since nobody reads it.
+
+    Args:
+        name: canonical weight name.
+        x: float [..., K].
+        outputs: N.
+    """
+    domain, kind = EMITTED.split("::")
+    node = ir.node(kind, [x], {"weight": name, "bias": 0}, domain=domain)
+    assert x.shape is not None, "a layer's input has a shape"
+    node.outputs[0].shape, node.outputs[0].type = ir.Shape((*x.shape[:-1], outputs)), x.type
+    return node
+
+
+def is_emitted(node: ir.Node) -> bool:
+    """Tell whether a node stands for a packed layer."""
+    return f"{node.domain}::{node.op_type}" == EMITTED
+
+
+def _x(node: ir.Node) -> ir.Value:
+    x = node.inputs[0]
+    assert x is not None, "an emitted node has an input"
+    return x
+
+
+def _bias(node: ir.Node) -> ir.Value | None:
+    return node.inputs[-1] if node.attributes["bias"].as_int() else None
+
+
 def _site(node: ir.Node) -> Site:
-    """Follow a product to its bias and activation or residual, as far as nothing else reads what lies between."""
-    nodes, bias = [node], node.inputs[2] if len(node.inputs) == 3 else None
-    if bias is None:
-        bias = _take_added(nodes, _is_bias)
-    following = _only_reader(nodes[-1])
+    """Follow a node to its activation or residual, as far as nothing else reads what lies between."""
+    nodes = [node]
+    following = _only_reader(node)
     activation = _activation(following)
     if following is not None and activation != "none":
         nodes.append(following)
-    residual = _take_added(nodes, _is_residual) if activation == "none" else None
-    return Site(node, bias, activation, residual, tuple(nodes))
+    residual = _take_residual(nodes) if activation == "none" else None
+    return Site(node, _bias(node), activation, residual, tuple(nodes))
 
 
-def _take_added(nodes: list[ir.Node], fits: Callable[[ir.Value, ir.Value], bool]) -> ir.Value | None:
-    """Take in the Add that alone reads the last node, and give what it adds; None if that does not fit."""
+def _take_residual(nodes: list[ir.Node]) -> ir.Value | None:
+    """Take in the Add that alone reads the last node, and return what it adds; None if that does not fit."""
     node, result = _only_reader(nodes[-1]), nodes[-1].outputs[0]
     if node is None or node.op_type != "Add":
         return None
     others = [value for value in node.inputs if value is not result]
-    if len(others) != 1 or others[0] is None or not fits(others[0], result):
+    if len(others) != 1 or others[0] is None or not _is_residual(others[0], result):
         return None
     nodes.append(node)
     return others[0]
@@ -196,11 +234,6 @@ def _only_reader(node: ir.Node) -> ir.Node | None:
     value = node.outputs[0]
     readers = value.consumers()
     return readers[0] if len(readers) == 1 and not value.is_graph_output() else None
-
-
-def _is_bias(value: ir.Value, product: ir.Value) -> bool:
-    assert product.shape is not None
-    return value.is_initializer() and value.shape is not None and list(value.shape) == [product.shape[-1]]
 
 
 def _is_residual(value: ir.Value, product: ir.Value) -> bool:
@@ -218,23 +251,3 @@ def _activation(node: ir.Node | None) -> Activation:
     if node.op_type == "Gelu":
         return "gelu_tanh" if node.attributes.get_string("approximate", "none") == "tanh" else "gelu"
     return "relu" if node.op_type == "Relu" else "none"
-
-
-def constant_weight(node: ir.Node) -> npt.NDArray[np.generic] | None:
-    """Give the weight of y = x W as [K, N], or None if the node is no such product with a constant."""
-    if node.op_type not in ("MatMul", "Gemm") or node.inputs[1] is None:
-        return None
-    value = node.inputs[1]
-    if not value.is_initializer() or value.const_value is None or len(value.const_value.shape) != 2:
-        return None
-    weight = value.const_value.numpy()
-    if node.op_type == "MatMul":
-        return weight
-    if node.attributes.get_float("alpha", 1.0) != 1.0 or node.attributes.get_int("transA", False):
-        return None
-    return weight.T if node.attributes.get_int("transB", False) else weight
-
-
-def _sample(weight_KN: npt.NDArray[np.generic]) -> tuple[tuple[int, ...], bytes]:
-    """Give what tells weights apart, nearly always: a few outputs, since hashing all of them takes seconds."""
-    return weight_KN.shape, weight_KN[:, :: max(1, weight_KN.shape[1] // 16)].tobytes()

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from vlcompress.artefacts import Json
+from vlcompress.kernels.backends import SparseWeight
+from vlcompress.kernels.backends import dense as full_weight
 from vlcompress.sparse.compile import sparse_layers
-from vlcompress.sparse.formats import Bsr, to_dense
 
 ZIP_LEVEL = 1
 """zlib's fastest: at the published size the slowest takes minutes and saves a few percent more."""
@@ -21,16 +22,16 @@ def layer_sizes(model: nn.Module) -> Json:
 
     Above ZIPPED_BYTES the last is estimated from a sample of the layers.
     """
-    layers = [layer.bsr for layer in sparse_layers(model).values()]
+    layers = [layer.weight for layer in sparse_layers(model).values()]
     dense = sum(map(_dense_bytes, layers))
     sample = layers[:: 1 + dense // ZIPPED_BYTES]
-    share = zipped(map(to_dense, sample)) / max(1, sum(map(_dense_bytes, sample)))
-    packed = sum(bsr.nbytes for bsr in layers)
+    share = zipped(map(full_weight, sample)) / max(1, sum(map(_dense_bytes, sample)))
+    packed = sum(weight.nbytes for weight in layers)
     return {"dense": dense, "packed": packed, "zipped_masked": round(share * dense)}
 
 
-def _dense_bytes(bsr: Bsr) -> int:
-    return bsr.values.element_size() * bsr.shape[0] * bsr.shape[1]
+def _dense_bytes(weight: SparseWeight) -> int:
+    return weight.values.element_size() * weight.shape[0] * weight.shape[1]
 
 
 def zipped(weights: Iterable[Tensor]) -> int:

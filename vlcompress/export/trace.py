@@ -1,6 +1,7 @@
 """From a PyTorch model to a clean ONNX graph: traced once, constants folded, nothing of this machine left in it."""
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -17,6 +18,7 @@ from vlcompress.errors import VerificationError
 from vlcompress.export.target import OPSET
 from vlcompress.export.tidy import prune_unused, tidy
 from vlcompress.models.base import Config, Family
+from vlcompress.sparse.compile import sparse_layers
 
 
 class _Scores(nn.Module):
@@ -32,14 +34,16 @@ class _Scores(nn.Module):
 
 
 def trace(family: Family, model: nn.Module, config: Config, *, opset: int = OPSET, half: bool = False) -> ir.Model:
-    """Export a plain model (no packed layers) with every axis of `family.dynamic_axes` left open.
+    """Export a model with every axis of `family.dynamic_axes` left open.
+
+    Each packed layer is one node that carries its canonical weight name (see `vlcompress.export.rewrite`).
 
     Args:
         family: gives example inputs, the axes' names and the scores.
         model: on the CPU; put in eval mode.
         config: for the example inputs.
         opset: operator set to write.
-        half: compute in float16; the model is turned in place.
+        half: compute in float16.
 
     Returns:
         A graph with the inputs named as the family names them, and one output "logits" float32 [batch, labels].
@@ -50,9 +54,11 @@ def trace(family: Family, model: nn.Module, config: Config, *, opset: int = OPSE
     # Three different sizes, none 0 or 1: the tracer fixes those, and may take equal sizes for one axis.
     example = family.example_inputs(config, batch=3, text=7, regions=5, seed=0)
     names, axes = tuple(example), family.dynamic_axes()
+    for name, layer in sparse_layers(model).items():
+        layer.name = name
     with quiet():
         program: Any = torch.onnx.export(
-            _Scores(family, model.half() if half else model, names, half).eval(),
+            _Scores(family, copy.deepcopy(model).half() if half else model, names, half).eval(),
             tuple(example.values()),
             dynamo=True,
             dynamic_shapes={"tensors": tuple(dict(axes[name]) for name in names)},

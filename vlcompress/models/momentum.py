@@ -37,8 +37,10 @@ def add_key_side(model: nn.Module, width: int) -> None:
 def follow(model: nn.Module) -> nn.Module:
     """Move the key encoder towards the model and give it; before the first step it becomes a copy of the model."""
     parts: Any = model
-    weight = MOMENTUM if parts.queue_taken else 0.0
-    if not parts.queue_taken:
+    # The host asks the device for the counter once, at the first step here, and then knows.
+    parts.moves = getattr(parts, "moves", False) or bool(parts.queue_taken)
+    weight = MOMENTUM if parts.moves else 0.0
+    if not parts.moves:
         parts.queue.copy_(_chance(parts.queue))
     own = dict(model.named_parameters())
     for name, key in parts.encoder_k.named_parameters():
@@ -54,6 +56,7 @@ def remember(model: nn.Module, keys_BD: Tensor) -> None:
     places_B = (parts.queue_taken + torch.arange(len(keys_BD), device=keys_BD.device)) % QUEUE
     parts.queue[places_B] = keys_BD
     parts.queue_taken += len(keys_BD)
+    parts.moves = True
 
 
 def _chance(queue_QD: Tensor) -> Tensor:

@@ -6,9 +6,8 @@ dropout 0.1 everywhere but on the attention weights, also between the two feed-f
 through `scaled_dot_product_attention`.
 
 Both codes draw the order of the patches, and which of them fill up a shorter picture, with `torch.multinomial`. Here
-the order is fixed: row by row, the patches of a picture first, then what pads it, which nothing looks at. Attention
-does not depend on the order, so outputs are equal up to it. Nor are patches left out at random above 200, as in the
-official pre-training.
+the order is fixed: row by row, and nothing looks at what pads a picture. Attention does not depend on the order, so
+outputs are equal up to it. Nor are patches left out at random above 200, as in the official pre-training.
 
 Shapes: B batch, T words, P patches (after the image's own [CLS]), S = T + 1 + P tokens, H hidden width, Y and X rows
 and columns of patches, G rows (and columns) of the position table.
@@ -52,7 +51,8 @@ class Encoded:
 
     Attributes:
         text: [B, T, H].
-        image: [B, 1 + P, H]: the image's own [CLS], then its patches, row by row; what pads it comes last.
+        image: [B, 1 + P, H]: the image's own [CLS], then its patches, row by row, among them what pads it (which comes
+            last on the CPU, see `_packed`).
         image_mask: bool [B, 1 + P], True where `image` is the picture's.
         pooled: [B, H], from the first word.
     """
@@ -154,9 +154,9 @@ def _image_tokens(embeddings: Any, pixels: Tensor, pixel_mask: Tensor | None) ->
     first, table = embeddings.position_embeddings[:, :1], embeddings.position_embeddings[0, 1:]
     if pixel_mask is None:
         visible = torch.ones(pixels.shape[0], rows, columns, dtype=torch.bool, device=pixels.device)
-    else:  # a patch belongs to the picture if its first pixel does
-        step, across = projection.stride
-        visible = pixel_mask[:, ::step, ::across][:, :rows, :columns].bool()
+    else:  # a patch belongs to the picture if its last pixel does: padding completes no patch
+        down, across = projection.stride
+        visible = pixel_mask[:, down - 1 :: down, across - 1 :: across][:, :rows, :columns].bool()
     values = patches.permute(0, 2, 3, 1) + _positions(table, visible)
     values, visible = _packed(values.flatten(1, 2), visible.flatten(1))
     values = torch.cat([(embeddings.cls_token + first).expand(len(values), -1, -1), values], dim=1)
@@ -179,16 +179,21 @@ def _positions(table_GH: Tensor, visible_BYX: Tensor) -> Tensor:
 
 def _hats(counts_B: Tensor, length: int, like: Tensor, side: int) -> Tensor:
     """Give the share [B, length, side] that each of `side` entries has in each place, spread over `counts` places."""
-    scale_B = (side - 1) / (counts_B - 1).clamp(min=1).to(like.dtype)
-    places = torch.arange(length, device=like.device, dtype=like.dtype)
-    entries = torch.arange(side, device=like.device, dtype=like.dtype)
+    exact = torch.promote_types(like.dtype, torch.float32)  # places in two bytes would be off by several per cent
+    scale_B = (side - 1) / (counts_B - 1).clamp(min=1).to(exact)
+    places = torch.arange(length, device=like.device, dtype=exact)
+    entries = torch.arange(side, device=like.device, dtype=exact)
     where_BL = (places * scale_B[:, None]).clamp(max=side - 1)  # beyond the picture nothing looks
-    return relu(1 - (where_BL[:, :, None] - entries).abs())
+    return relu(1 - (where_BL[:, :, None] - entries).abs()).to(like.dtype)
 
 
 def _packed(values_BPH: Tensor, visible_BP: Tensor) -> tuple[Tensor, Tensor]:
-    """Move padding behind the picture and cut what pads every picture; order is kept. Not done in exported graphs."""
-    if torch.compiler.is_exporting() or bool(visible_BP.all()):
+    """Move padding behind the picture and cut what pads every picture; order is kept. The result is the same without.
+
+    It saves work on the CPU. How much is cut depends on the masks, so it is not done in compiled or exported graphs,
+    nor on a GPU, where the host would have to wait for the masks and no CUDA graph could be captured.
+    """
+    if torch.compiler.is_compiling() or values_BPH.device.type != "cpu" or bool(visible_BP.all()):
         return values_BPH, visible_BP
     most = int(visible_BP.sum(1).max())
     order_BP = visible_BP.long().argsort(dim=1, descending=True, stable=True)[:, :most]

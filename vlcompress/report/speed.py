@@ -86,11 +86,13 @@ def plan_section(facts: Json) -> str:
     header = ("layer", "sparsity %", "runs as", "dense µs", "sparse µs", "why", "shape", "stored as", "bytes")
     rows = [_layer_row(layer) for layer in plan["layers"]]
     sparse = sum(1 for layer in plan["layers"] if layer["choice"]["picked"] != "dense")
+    where = plan.get("computed_on") or {"name": plan.get("device", "cpu"), "dtype": "fp32"}  # as earlier plans have it
     return section(
         "Layers",
         drawing or "",
         paragraph(
-            f"{sparse} of {len(rows)} pruned layers run sparse, the others dense. Timed on {plan.get('device', 'cpu')} "
+            f"{sparse} of {len(rows)} pruned layers run sparse, the others dense. Timed on "
+            f"{where['name']} in {where['dtype']} "
             f"with {threads_words(plan.get('threads', 1))}. Shapes and sparsities are those after "
             "removing whole heads and neurons, so they can be below the map's."
         ),

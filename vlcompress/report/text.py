@@ -139,7 +139,8 @@ def plan_text(folder: Path, plan: Plan, *, explain: bool = False) -> str:
         [
             table(("layer", "sparsity %", "M", "dense µs", "sparse µs", "runs"), rows),
             "",
-            f"{sparse} of {len(plan.layers)} layers run sparse, the others dense, as measured on {plan.device} "
+            f"{sparse} of {len(plan.layers)} layers run sparse, the others dense, as measured on "
+            f"{plan.computed_on['name']} in {plan.computed_on['dtype']} "
             f"with {plan.threads} thread(s); plan.json says why for each",
             f"removed for good: {removed['head']} attention heads, {removed['neuron']} feed-forward neurons",
             f"pruned layers on disk: {_mb(stored)} of {_mb(dense)} dense; "

@@ -1,14 +1,11 @@
-"""Padding buckets: requests of nearly one length are padded to the same one, so that they can share an execution.
-
-Only an axis that the model masks is padded: one that an input named ``...mask`` covers as [batch, axis]. Every input is
-padded with 0 there, the mask too, so the model does not see the padding.
-"""
+"""Padding of requests, by the rule of `vlcompress.models.padding`, and of numpy arrays."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from vlcompress.models.padding import bucket, masked_axes
 from vlcompress.serve.tensors import Array, Arrays, TensorSpec
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -29,7 +26,7 @@ class Padding:
 
     def target(self, sizes: Mapping[str, int]) -> Shapes:
         """Give the shapes that inputs with these named sizes are padded to."""
-        padded = {axis: self._bucket(axis, size) for axis, size in sizes.items()}
+        padded = {axis: bucket(size, self.buckets.get(axis, ())) for axis, size in sizes.items()}
         return tuple(
             tuple(size if isinstance(size, int) else padded[size] for size in spec.shape[1:]) for spec in self.specs
         )
@@ -41,9 +38,6 @@ class Padding:
             for spec, shape in zip(self.specs, target, strict=True)
         }
 
-    def _bucket(self, axis: str, size: int) -> int:
-        return next((bucket for bucket in self.buckets.get(axis, ()) if bucket >= size), size)
-
 
 def padding_of(specs: Sequence[TensorSpec], sizes: Mapping[str, Sequence[int]]) -> Padding:
     """Build the padding of a model.
@@ -52,7 +46,7 @@ def padding_of(specs: Sequence[TensorSpec], sizes: Mapping[str, Sequence[int]]) 
         specs: its inputs.
         sizes: the buckets that its manifest names; those of axes without a mask are left out.
     """
-    masked = {spec.shape[1] for spec in specs if spec.name.endswith("mask") and len(spec.shape) == 2}
+    masked = masked_axes({spec.name: spec.shape for spec in specs})
     buckets = {axis: tuple(sorted(values)) for axis, values in sizes.items() if axis in masked}
     return Padding(tuple(specs), buckets)
 

@@ -4,11 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vlcompress.sparse.timing import Call, Effort, Timing, compare
+import torch
+from torch import Tensor
+
+from vlcompress.devices import Compute
+from vlcompress.kernels.backends import BACKENDS, SparseWeight, prepared
+from vlcompress.sparse.timing import Call, Effort, Timing, compare, compare_in_graphs
 
 MARGIN = 0.05
 """A sparse form must be at least this much faster than dense: below it, noise would decide."""
-
 
 FINALISTS = 2
 """Sparse forms that are measured in full, after one round for each form."""
@@ -34,7 +38,7 @@ class Choice:
         return cls("dense", why)
 
     def to_json(self) -> dict[str, Any]:
-        """Give a JSON object; `from_json` reads it back."""
+        """Return a JSON object; `from_json` reads it back."""
         timings = {name: vars(timing) for name, timing in self.timings.items()}
         return {"picked": self.picked, "why": self.why, "timings": timings}
 
@@ -73,3 +77,37 @@ def measure_and_choose(calls: Mapping[str, Call], effort: Effort) -> Choice:
     finalists = {name: calls[name] for name in ("dense", *ranked[:FINALISTS])}
     timings = compare(finalists, effort)
     return replace(choose(timings), timings={**first, **timings})
+
+
+def choose_backend(weight: SparseWeight, bias: Tensor | None, rows: int, compute: Compute, effort: Effort) -> Choice:
+    """Measure every backend that can run a stored weight here, and pick one.
+
+    Args:
+        weight: [N, K], on the device and in the dtype of `compute`.
+        bias: [N], likewise, or None.
+        rows: rows M of the activations that it will see; 0 for a layer that never runs.
+        compute: where it will run. On a GPU the products are timed in CUDA graphs, as they will run.
+        effort: how long to measure.
+    """
+    if rows == 0:
+        return Choice.untested("this model's answers do not depend on the layer: it never runs")
+    names, refusals = candidates(weight, compute)
+    if not names:
+        return Choice.untested("; ".join(refusals))
+    x = torch.randn(1, rows, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight.values)
+    runs = {name: prepared(name, weight, x.device, x.dtype) for name in ("dense", *names)}
+    calls: dict[str, Call] = {name: lambda run=run: run(x, bias, "none") for name, run in runs.items()}  # type: ignore[misc]
+    with torch.inference_mode():
+        return choose(compare_in_graphs(calls)) if compute.on_gpu else measure_and_choose(calls, effort)
+
+
+def candidates(weight: SparseWeight, compute: Compute) -> tuple[list[str], list[str]]:
+    """List the sparse backends worth measuring for a weight, and why the others are not."""
+    names, refusals = [], []
+    for name, backend in BACKENDS.items():
+        if name == "dense" or (name == "triton" and not compute.on_gpu):  # its interpreter is for tests
+            continue
+        why = backend.refusal(weight, compute.torch_device, compute.torch_dtype)
+        names += [name] if why is None else []
+        refusals += [why] if why is not None else []
+    return names, refusals

@@ -1,9 +1,13 @@
-"""Compile a ticket: remove what contributes nothing, pack the rest, and run each layer in the form measured faster."""
+"""Compile a ticket: remove what contributes nothing, pack the rest, and run each layer in the form measured faster.
 
-import copy
-from collections.abc import Iterable, Iterator, Mapping
+In two steps. Packing decides what the file holds and does not depend on any machine: the weights stay float32. Placing
+moves the model to a device and a dtype and measures there how each packed layer runs; it is done again wherever a
+compiled model is opened on another device or in another dtype.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +15,60 @@ import torch
 from torch import Tensor, nn
 
 from vlcompress.artefacts import dumps, load_tensors, read_json, save_tensors, seal, unseal, write_file, writing
-from vlcompress.errors import VerificationError, unknown
+from vlcompress.devices import CPU, Compute, cast_inputs, placed, precision
+from vlcompress.errors import VerificationError, VlcompressError, unknown
+from vlcompress.kernels.backends import SparseWeight, known_backend
+from vlcompress.kernels.errors import KernelInputError
+from vlcompress.kernels.formats import Block, from_bsr, pack_masked, tightest_block
+from vlcompress.kernels.linear import BlockSparseLinear
+from vlcompress.kernels.semi_structured import TwoFourWeight, compress, fits_two_four
 from vlcompress.models.base import Config, Family, Head
-from vlcompress.sparse.choice import Choice, measure_and_choose
-from vlcompress.sparse.formats import Block, Bsr, pack, row_groups, tightest_block, to_dense
-from vlcompress.sparse.linear import Backend, BlockSparseLinear, densify
+from vlcompress.sparse.choice import Choice, choose_backend
 from vlcompress.sparse.plan import LayerPlan, Plan
-from vlcompress.sparse.shrink import linear, reshape, shrink
-from vlcompress.sparse.timing import EFFORT, Call, Effort
+from vlcompress.sparse.shrink import Kept, linear, reshape, shrink
+from vlcompress.sparse.timing import EFFORT, Effort
 
-TOLERANCE = 1e-4
-"""Largest difference of scores, relative to the largest score (float32 sums taken in another order)."""
+TOLERANCE = {"fp32": 1e-4, "tf32": 5e-3, "fp16": 1e-2, "bf16": 5e-2}
+"""Largest difference of scores from the masked float32 model's, relative to the largest score, by dtype."""
+
+AUTO = "auto"
+"""Choose each layer's backend by measurement."""
 
 Masks = Mapping[str, Tensor]
 Inputs = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
+class Packed:
+    """A ticket with its layers stored packed, on the CPU in float32, before anybody chose how they run.
+
+    Attributes:
+        model: shrunk, in eval mode; packed layers run dense.
+        layers: every pruned layer; the choices say why some were not packed.
+        kept: what stayed of every coupling.
+        inputs: what the layers' rows were counted with.
+    """
+
+    model: nn.Module
+    layers: tuple[LayerPlan, ...]
+    kept: tuple[Kept, ...]
+    inputs: Inputs
+
+
+@dataclass(frozen=True)
 class Compiled:
-    """A compiled model read from disk, with all that is needed to run and name its answers."""
+    """A compiled model read from disk, with all that is needed to run and name its answers.
+
+    Attributes:
+        notice: what a user should know about how it was opened; None if it runs as it was planned.
+    """
 
     family: Family
     model: nn.Module
     config: Config
     head: Head
     plan: Plan
+    notice: str | None = None
 
 
 def compile_model(
@@ -46,19 +79,21 @@ def compile_model(
     *,
     inputs: Inputs,
     threads: int = 1,
-    device: str = "cpu",
+    compute: Compute = CPU,
+    backend: str = AUTO,
     effort: Effort = EFFORT,
 ) -> tuple[nn.Module, Plan]:
     """Compile a masked model, and check that it still computes the same.
 
     Args:
         family: the model's family.
-        model: weights with exact zeros where pruned; it is moved to `device` and put in eval mode, not changed.
+        model: weights with exact zeros where pruned, on the CPU; put in eval mode, not changed.
         masks: bool [N, K] by weight name, True for what is kept.
         block: the pattern that the ticket was pruned by, (1, 1) for an unstructured one.
         inputs: real samples at the batch size and lengths to be fast at.
         threads: threads while measuring.
-        device: where to measure and where the result is.
+        compute: where to measure, and where the result is.
+        backend: "auto" measures; a name takes that backend for every packed layer.
         effort: how long to measure each layer.
 
     Returns:
@@ -66,17 +101,54 @@ def compile_model(
 
     Raises:
         VerificationError: the compiled model's scores differ from the masked model's.
-        VlcompressError: the block does not divide a weight.
+        VlcompressError: the block does not divide a weight, or the backend cannot run one.
     """
-    model = model.eval().to(device)
-    inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
-    smaller, masks_left, kept = shrink(family, model, {name: mask.to(device) for name, mask in masks.items()})
+    return place(pack_model(family, model, masks, block, inputs), family, model, threads, compute, backend, effort)
+
+
+def pack_model(family: Family, model: nn.Module, masks: Masks, block: Block, inputs: Inputs) -> Packed:
+    """Shrink a masked model and store its layers in the smallest form (arguments as for `compile_model`)."""
+    smaller, masks_left, kept = shrink(family, model.eval(), masks)
     rows = layer_rows(family, smaller, masks_left, inputs)
-    with thread_count(threads):
-        layers = tuple(_compile_layer(smaller, name, masks_left[name], block, rows[name], effort) for name in masks)
-    error = _verified(family, model, smaller, inputs)
-    shapes = {name: tuple(tensor.shape) for name, tensor in inputs.items()}
-    return smaller, Plan(layers, kept, shapes, threads, device, error)
+    layers = tuple(_pack_layer(smaller, name, masks_left[name], block, rows[name]) for name in masks)
+    return Packed(smaller, layers, kept, inputs)
+
+
+def place(
+    packed: Packed, family: Family, masked: nn.Module, threads: int, compute: Compute, backend: str, effort: Effort
+) -> tuple[nn.Module, Plan]:
+    """Move a packed model to where it will run, choose each layer's backend there, and check it against `masked`."""
+    expected = scores(family, masked, packed.inputs)
+    with precision(compute), thread_count(threads):
+        layers = choose_backends(packed.model, packed.layers, compute, backend, effort)
+        got = scores(family, packed.model, cast_inputs(packed.inputs, compute))
+    error = _verified(expected, got.cpu(), compute)
+    shapes = {name: tuple(tensor.shape) for name, tensor in packed.inputs.items()}
+    return packed.model, Plan(layers, packed.kept, shapes, threads, compute.describe(), error)
+
+
+def choose_backends(
+    model: nn.Module, layers: Sequence[LayerPlan], compute: Compute, backend: str = AUTO, effort: Effort = EFFORT
+) -> tuple[LayerPlan, ...]:
+    """Move a model with packed layers to a device and dtype, in place, and choose how each of those runs there.
+
+    Raises:
+        VlcompressError: a backend was asked for that is unknown, or runs no layer; the text says which backend can.
+    """
+    packed = sparse_layers(model)
+    for layer in packed.values():
+        layer.use("dense")  # which runs wherever the model comes to be
+    placed(model, compute)
+    chosen = {
+        layer.name: _choice(packed[layer.name], layer, compute, backend, effort)
+        for layer in layers
+        if layer.name in packed
+    }
+    if backend not in (AUTO, "dense"):
+        _refuse_idle(backend, chosen)
+    for name, choice in chosen.items():
+        _use(packed[name], choice.picked, name)
+    return tuple(replace(layer, choice=chosen.get(layer.name, layer.choice)) for layer in layers)
 
 
 def layer_rows(family: Family, model: nn.Module, names: Iterable[str], inputs: Inputs) -> dict[str, int]:
@@ -123,22 +195,22 @@ def sparse_layers(model: nn.Module) -> dict[str, BlockSparseLinear]:
     return {f"{name}.weight": module for name, module in found}
 
 
-def densified(model: nn.Module) -> nn.Module:
-    """Give a copy of a compiled model in which every layer is a plain nn.Linear."""
-    # What stands in the memo is taken for the copy: packed layers are not copied only to be thrown away.
-    plain: nn.Module = copy.deepcopy(model, {id(layer): densify(layer) for layer in sparse_layers(model).values()})
-    return plain
-
-
 def save_compiled(
-    folder: Path, model: nn.Module, plan: Plan, *, family: Family, config: Config, head: Head, extra: Mapping[str, Any]
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    plan: Plan,
+    *,
+    family: Family,
+    config: Config,
+    head: Head,
+    extra: Mapping[str, Any],
 ) -> None:
     """Write the artefact ``compiled/``: plan.json, config.json, weights.safetensors.
 
     Args:
         folder: where; replaced if it exists.
-        model: what `compile_model` gave.
-        plan: likewise.
+        tensors: the state of the packed model, float32 whatever it will run in.
+        plan: what `compile_model` gave.
         family: the model's family.
         config: the full-size model's configuration.
         head: its head.
@@ -149,22 +221,32 @@ def save_compiled(
     """
     description = {"family": family.name, "config": config, "head": {"kind": head.kind, "labels": list(head.labels)}}
     with writing(folder) as temporary:
-        save_tensors(temporary / "weights.safetensors", model.state_dict())
+        save_tensors(temporary / "weights.safetensors", dict(tensors))
         write_file(temporary / "config.json", dumps(description))
         seal(temporary, "plan.json", {**extra, "plan": plan.to_json()})
 
 
-def load_compiled(folder: Path, families: Mapping[str, Family]) -> Compiled:
+def load_compiled(
+    folder: Path, families: Mapping[str, Family], compute: Compute = CPU, effort: Effort = EFFORT
+) -> Compiled:
     """Read a compiled model; its ticket is not needed.
 
     Args:
         folder: the artefact.
         families: the families that may occur, by name.
+        compute: where it will run. Where that is not what the plan was made for, backends are chosen again, by
+            measurement, and the result's notice says so.
+        effort: how long to measure a layer then.
 
     Raises:
-        VlcompressError: not such an artefact, a damaged file, an unknown family.
+        VlcompressError: not such an artefact, a damaged file, an unknown family or backend.
     """
     plan = Plan.from_json(unseal(folder, "plan.json")["plan"])
+    try:
+        for layer in plan.layers:
+            known_backend(layer.choice.picked)
+    except KernelInputError as error:
+        raise VlcompressError(f"'{folder / 'plan.json'}': {error}") from error
     description = read_json(folder / "config.json")
     if description["family"] not in families:
         raise unknown("model family", description["family"], families)
@@ -173,57 +255,85 @@ def load_compiled(folder: Path, families: Mapping[str, Family]) -> Compiled:
     model = family.build(description["config"], head, seed=0)
     reshape(family, model, plan.kept)
     _fill(model, plan, load_tensors(folder / "weights.safetensors"))
-    return Compiled(family, model.eval(), description["config"], head, plan)
+    elsewhere = plan.other_than(compute)
+    plan = _opened(model.eval(), plan, compute, elsewhere is not None, effort)
+    notice = elsewhere and f"{elsewhere}: how each layer runs was measured again"
+    return Compiled(family, model, description["config"], head, plan, notice)
 
 
-def _compile_layer(model: nn.Module, name: str, mask: Tensor, block: Block, rows: int, effort: Effort) -> LayerPlan:
-    """Pack one layer of the model in place, if that makes it smaller, and choose how it runs."""
+def _opened(model: nn.Module, plan: Plan, compute: Compute, elsewhere: bool, effort: Effort) -> Plan:
+    """Put a model where it will run, with the backends of the plan or with others that are measured now."""
+    with precision(compute), thread_count(plan.threads):
+        if elsewhere:
+            layers = choose_backends(model, plan.layers, compute, AUTO, effort)
+            return replace(plan, layers=layers, computed_on=compute.describe())
+        placed(model, compute)
+        packed = sparse_layers(model)
+        for layer in plan.layers:
+            if layer.name in packed:
+                _use(packed[layer.name], layer.choice.picked, layer.name)
+    return plan
+
+
+def _pack_layer(model: nn.Module, name: str, mask: Tensor, block: Block, rows: int) -> LayerPlan:
+    """Pack one layer of the model in place, if that makes it smaller."""
     module = linear(model, name)
     shape = (mask.shape[0], mask[0].numel())
     sparsity = 1.0 - int(mask.sum()) / mask.numel()
+    nbytes = module.weight.numel() * module.weight.element_size()
     if mask.dim() > 2:
-        choice = Choice.untested("it is a convolution, and only matrices are packed")
-        weight_bytes = module.weight.numel() * module.weight.element_size()
-        return LayerPlan(name, shape, "dense", None, sparsity, rows, weight_bytes, choice)
-    bsr = pack(module.weight, mask, tightest_block(mask, block))
-    dense_bytes = module.weight.numel() * module.weight.element_size()
-    if bsr.nbytes >= dense_bytes:
-        choice = Choice.untested(f"packed, its blocks of {_times(bsr.block)} would take more bytes than dense")
-        return LayerPlan(name, shape, "dense", None, sparsity, rows, dense_bytes, choice)
-    choice = _choose_backend(bsr, module.bias, rows, effort)
-    backend: Backend = "dense" if choice.picked == "dense" else "grouped"
-    _replace(model, name, BlockSparseLinear(bsr, _buffer(module.bias), backend))
-    return LayerPlan(name, shape, "bsr", bsr.block, sparsity, rows, bsr.nbytes, choice)
+        why = "it is a convolution, and only matrices are packed"
+        return LayerPlan(name, shape, "dense", None, sparsity, rows, nbytes, Choice.untested(why))
+    bsr_block = tightest_block(mask, block)
+    stored = _stored(module.weight, mask, bsr_block)
+    if stored is None or stored.nbytes >= nbytes:
+        why = f"packed, its blocks of {bsr_block[0]}x{bsr_block[1]} would take more bytes than dense"
+        return LayerPlan(name, shape, "dense", None, sparsity, rows, nbytes, Choice.untested(why))
+    _replace(model, name, BlockSparseLinear(stored, _buffer(module.bias)))
+    untested = Choice.untested("not chosen yet")
+    if isinstance(stored, TwoFourWeight):
+        return LayerPlan(name, shape, "2:4", None, sparsity, rows, stored.nbytes, untested)
+    return LayerPlan(name, shape, "bsr", stored.block, sparsity, rows, stored.nbytes, untested)
 
 
-def _choose_backend(bsr: Bsr, bias: Tensor | None, rows: int, effort: Effort) -> Choice:
-    groups = row_groups(bsr)
-    if rows == 0:
-        return Choice.untested("this model's answers do not depend on the layer: it never runs")
-    if groups.density > 0.95:
-        share = f"{groups.density:.0%} of the weights would still be multiplied"
-        return Choice.untested(f"blocks of {_times(bsr.block)} leave no columns out for whole groups of rows: {share}")
-    x = torch.randn(1, rows, bsr.shape[1], generator=torch.Generator().manual_seed(0)).to(bsr.values)
-    dense = nn.functional.linear
-    weight, grouped = to_dense(bsr), BlockSparseLinear(bsr, _buffer(bias), "grouped")
-    calls = {"dense": lambda: dense(x, weight, bias), "grouped": lambda: grouped(x)}
-    with torch.inference_mode():
-        return measure_and_choose({name: _finished(call, x.is_cuda) for name, call in calls.items()}, effort)
+def _stored(weight: Tensor, mask: Tensor, block: Block) -> SparseWeight | None:
+    """Store a masked weight [N, K] in its blocks, or 2:4 where those are single weights.
+
+    What the mask prunes is dropped, whatever the weight holds there: the check of the whole model would notice.
+    """
+    if block == (1, 1):
+        return compress(weight.detach() * mask) if fits_two_four(mask) else None
+    return pack_masked(weight, mask, block)
 
 
-def _finished(call: Call, cuda: bool) -> Call:
-    """Make a call that ends when its work has ended: CUDA only queues it."""
+def _choice(layer: BlockSparseLinear, plan: LayerPlan, compute: Compute, backend: str, effort: Effort) -> Choice:
+    """Choose how a packed layer runs: by measurement, or as it was asked for where that backend can."""
+    if backend == AUTO or plan.rows == 0:
+        return choose_backend(layer.weight, layer.bias, plan.rows, compute, effort)
+    why = known_backend(backend).refusal(layer.weight, compute.torch_device, compute.torch_dtype)
+    if why is not None:
+        return Choice.untested(f"{backend} was asked for, but {why}")
+    return Choice(backend, f"{backend} was asked for; nothing was measured")
 
-    def finished() -> None:
-        call()
-        torch.cuda.synchronize()
 
-    return finished if cuda else call
+def _refuse_idle(backend: str, chosen: Mapping[str, Choice]) -> None:
+    """Refuse a backend that was asked for and runs none of the layers."""
+    if not any(choice.picked == backend for choice in chosen.values()):
+        name, choice = next(((name, c) for name, c in chosen.items() if "asked for" in c.why), (None, None))
+        why = f"for '{name}', {choice.why}" if choice else "no layer of this ticket is stored packed"
+        raise VlcompressError(f"backend '{backend}' runs nothing here: {why}; 'dense' and 'grouped' take any block")
 
 
-def _verified(family: Family, masked: nn.Module, compiled: nn.Module, inputs: Inputs) -> float:
-    expected, got = scores(family, masked, inputs), scores(family, compiled, inputs)
-    error, bound = float((got - expected).abs().max()), TOLERANCE * max(1.0, float(expected.abs().max()))
+def _use(layer: BlockSparseLinear, backend: str, name: str) -> None:
+    try:
+        layer.use(backend)
+    except KernelInputError as error:
+        raise VlcompressError(f"layer '{name}': {error}") from error
+
+
+def _verified(expected: Tensor, got: Tensor, compute: Compute) -> float:
+    tolerance = TOLERANCE[compute.dtype]
+    error, bound = float((got - expected).abs().max()), tolerance * max(1.0, float(expected.abs().max()))
     if not error <= bound:  # also catches NaN
         raise VerificationError(
             f"the compiled model's scores differ from the masked model's by {error:.3g}, allowed is {bound:.3g}: "
@@ -235,13 +345,23 @@ def _verified(family: Family, masked: nn.Module, compiled: nn.Module, inputs: In
 def _fill(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
     """Put packed layers in place and load every tensor."""
     for layer in plan.layers:
-        if layer.format == "bsr":
+        if layer.format != "dense":
             prefix = layer.name.removesuffix("weight")
-            values, crow, col = (tensors[prefix + part] for part in ("values", "crow", "col"))
-            packed = Bsr(values, crow, col, layer.shape)
-            backend: Backend = "dense" if layer.choice.picked == "dense" else "grouped"
-            _replace(model, layer.name, BlockSparseLinear(packed, tensors.get(f"{prefix}bias"), backend))
+            weight = _read(layer, {part: tensors.get(prefix + part) for part in ("values", "crow", "col", "index")})
+            _replace(model, layer.name, BlockSparseLinear(weight, tensors.get(f"{prefix}bias")))
     model.load_state_dict(tensors)
+
+
+def _read(layer: LayerPlan, parts: Mapping[str, Tensor | None]) -> SparseWeight:
+    wanted = ("values", "index") if layer.format == "2:4" else ("values", "crow", "col")
+    found = [parts[part] for part in wanted]
+    tensors = [tensor for tensor in found if tensor is not None]
+    if len(tensors) < len(wanted):
+        raise VlcompressError(f"layer '{layer.name}' lacks {', '.join(wanted)} in the file: compile the ticket again")
+    if layer.format == "2:4":
+        return TwoFourWeight(*tensors)
+    values, crow, col = tensors
+    return from_bsr(values, crow, col, layer.shape)
 
 
 def _replace(model: nn.Module, weight: str, module: nn.Module) -> None:
@@ -251,7 +371,3 @@ def _replace(model: nn.Module, weight: str, module: nn.Module) -> None:
 
 def _buffer(bias: Tensor | None) -> Tensor | None:
     return None if bias is None else bias.detach().clone()
-
-
-def _times(block: Block) -> str:
-    return f"{block[0]}x{block[1]}"

@@ -4,11 +4,14 @@ import math
 from typing import Any
 
 import vlcompress
+from vlcompress.devices import CPU, Compute
+from vlcompress.errors import unknown
+from vlcompress.kernels.backends import BACKENDS
+from vlcompress.kernels.formats import Block
 from vlcompress.pruning.mixture import Mixture
 from vlcompress.pruning.pattern import Block as BlockPattern
 from vlcompress.pruning.pattern import parse_pattern
-from vlcompress.sparse.compile import compile_model, save_compiled
-from vlcompress.sparse.formats import Block
+from vlcompress.sparse.compile import AUTO, pack_model, place, save_compiled
 from vlcompress.sparse.plan import Plan
 from vlcompress.sparse.timing import EFFORT, Effort
 from vlcompress.tickets.models import samples, score_task, ticket_model
@@ -24,34 +27,38 @@ def block_of(pattern: str) -> Block:
     return math.lcm(*(block.rows for block in blocks)), math.lcm(*(block.cols for block in blocks))
 
 
-def compile_run(run: Run, *, batch: int = 32, threads: int = 1, device: str = "cpu", effort: Effort = EFFORT) -> Plan:
+def compile_run(
+    run: Run,
+    *,
+    batch: int = 32,
+    threads: int = 1,
+    compute: Compute = CPU,
+    backend: str = AUTO,
+    effort: Effort = EFFORT,
+) -> Plan:
     """Compile a run's ticket: shrink, pack, choose each layer's faster form by measurement, check, write ``compiled/``.
 
     Args:
         run: a finished run.
         batch: the batch size to be fast at, filled with real samples.
         threads: threads while measuring.
-        device: where to measure.
+        compute: the device and dtype that the model will run in; the file stays float32.
+        backend: "auto" measures; a name takes that backend for every packed layer.
         effort: how long to measure each layer.
 
     Raises:
-        VlcompressError: the ticket or its data is gone or damaged.
+        VlcompressError: the ticket or its data is gone or damaged, or a backend that is unknown or cannot run a layer.
         VerificationError: the compiled model computes something else.
     """
+    if backend not in (AUTO, *BACKENDS):
+        raise unknown("backend", backend, (AUTO, *BACKENDS))
     ticket = load_ticket(run.ticket)
     family, model = ticket_model(ticket)
     (inputs,) = samples(score_task(run, ticket), batch)
     pattern = ticket.document["recipe"]["pruning"]["pattern"]
-    compiled, plan = compile_model(
-        family,
-        model,
-        dict(ticket.masks),
-        block_of(pattern),
-        inputs=inputs,
-        threads=threads,
-        device=device,
-        effort=effort,
-    )
+    packed = pack_model(family, model, dict(ticket.masks), block_of(pattern), inputs)
+    tensors = packed.model.state_dict()  # before it is cast to what it will run in
+    _, plan = place(packed, family, model, threads, compute, backend, effort)
     extra: dict[str, Any] = {
         "recipe_sha256": ticket.document["recipe_sha256"],
         "pattern": pattern,
@@ -59,6 +66,6 @@ def compile_run(run: Run, *, batch: int = 32, threads: int = 1, device: str = "c
         "vlcompress": vlcompress.__version__,
     }
     save_compiled(
-        run.folder / "compiled", compiled, plan, family=family, config=ticket.config, head=ticket.head, extra=extra
+        run.folder / "compiled", tensors, plan, family=family, config=ticket.config, head=ticket.head, extra=extra
     )
     return plan

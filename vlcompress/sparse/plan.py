@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from vlcompress.devices import Compute
+from vlcompress.kernels.formats import Block
 from vlcompress.sparse.choice import Choice
-from vlcompress.sparse.formats import Block
 from vlcompress.sparse.shrink import Kept
 
 
@@ -16,8 +17,9 @@ class LayerPlan:
     Attributes:
         name: canonical weight name.
         shape: [N, K] = [out, in].
-        format: "bsr" where the file holds packed blocks, "dense" where those would be larger.
-        block: rows and columns of the packed blocks; None for "dense".
+        format: "bsr" where the file holds packed blocks, "2:4" where it holds two of every four inputs, "dense" where
+            both would be larger.
+        block: rows and columns of the packed blocks; None for the others.
         sparsity: fraction of the shrunk weight that is pruned, in [0, 1].
         rows: rows M of activations that the timings used; 0 if the model never ran the layer.
         nbytes: bytes of the stored weight, indices included.
@@ -26,7 +28,7 @@ class LayerPlan:
 
     name: str
     shape: tuple[int, int]
-    format: Literal["bsr", "dense"]
+    format: Literal["bsr", "2:4", "dense"]
     block: Block | None
     sparsity: float
     rows: int
@@ -43,31 +45,41 @@ class Plan:
         kept: what stayed of every coupling.
         inputs: shapes of the inputs that it was measured with.
         threads: threads during the measurement.
-        device: where it was measured.
-        max_abs_error: largest difference of the compiled model's scores from the masked model's on those inputs.
+        computed_on: where it was measured and in what: "device", "dtype", and the device's "name".
+        max_abs_error: largest difference of the compiled model's scores from the masked float32 model's on those
+            inputs.
     """
 
     layers: tuple[LayerPlan, ...]
     kept: tuple[Kept, ...]
     inputs: Mapping[str, tuple[int, ...]]
     threads: int
-    device: str
+    computed_on: Mapping[str, str]
     max_abs_error: float
 
+    def other_than(self, compute: Compute) -> str | None:
+        """Say how a device and dtype differ from those that the plan was made for; None if they are the same."""
+        here = compute.describe()
+        same = all(here[key] == self.computed_on[key] for key in ("dtype", "name"))
+        made_for, opened_on = (f"{one['name']} in {one['dtype']}" for one in (self.computed_on, here))
+        return None if same else f"the plan was made on {made_for} and is opened on {opened_on}"
+
     def to_json(self) -> dict[str, Any]:
-        """Give a JSON object; `from_json` reads it back."""
+        """Return a JSON object; `from_json` reads it back."""
         layers = [{**vars(layer), "choice": layer.choice.to_json()} for layer in self.layers]
         return {**vars(self), "layers": layers, "kept": [asdict(units) for units in self.kept]}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Plan":
         """Read what `to_json` gave (after JSON has made its tuples lists)."""
+        # Earlier plans named the device alone: they were made in float32, on a machine that nobody wrote down.
+        older = {"device": document.get("device", "cpu"), "dtype": "fp32", "name": "an unnamed machine"}
         return cls(
             layers=tuple(_layer(layer) for layer in document["layers"]),
             kept=tuple(Kept(**{**units, "kept": tuple(units["kept"])}) for units in document["kept"]),
             inputs={name: tuple(shape) for name, shape in document["inputs"].items()},
             threads=document["threads"],
-            device=document["device"],
+            computed_on=document.get("computed_on", older),
             max_abs_error=document["max_abs_error"],
         )
 

@@ -115,3 +115,18 @@ def _no_gc() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+CALLS_IN_A_GRAPH = 10
+"""Calls of one callable in a CUDA graph: enough that its launch is a small part of the time."""
+
+
+def compare_in_graphs(calls: Mapping[str, Call]) -> dict[str, Timing]:
+    """Measure callables on a GPU as they will run: each in a CUDA graph, in turns, timed by the device's own clock."""
+    from vlcompress.kernels.timing import ROUNDS, interleaved
+
+    found = interleaved({name: [call] * CALLS_IN_A_GRAPH for name, call in calls.items()})
+    return {
+        name: Timing(round(one.median_us, 2), round(one.spread_us, 2), ROUNDS * CALLS_IN_A_GRAPH)
+        for name, one in found.items()
+    }

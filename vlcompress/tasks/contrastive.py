@@ -78,9 +78,9 @@ class ContrastiveTask(EachJudged):
         raise nothing_to_answer()
 
 
-def partners(views: int) -> Tensor:
-    """Give the row of each view's partner, int64 [E]."""
-    return torch.arange(views).roll(views // 2)
+def partners(views: int, device: torch.device | None = None) -> Tensor:
+    """Return the row of each view's partner, int64 [E]."""
+    return torch.arange(views, device=device).roll(views // 2)
 
 
 def cosines(projected_ED: Tensor) -> Tensor:

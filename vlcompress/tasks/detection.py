@@ -89,7 +89,7 @@ class DetectionTask:
 def decoded(cells: Tensor) -> Boxes:
     """Give what the cells [h, w, BOX + L] of a picture say: one box for each, in pixels, with its likeliest class."""
     flat = cells.reshape(-1, cells.shape[2])
-    size = _cell_size(cells.shape[:2])
+    size = _cell_size(cells.shape[:2], cells.device)
     rows, columns = (part.reshape(-1) for part in torch.meshgrid(*map(torch.arange, cells.shape[:2]), indexing="ij"))
     middle = (torch.stack([columns, rows], dim=1) + 0.5 + flat[:, 1:3]) * size
     half = flat[:, 3:BOX].clamp(-4, 4).exp() * size / 2
@@ -99,16 +99,16 @@ def decoded(cells: Tensor) -> Boxes:
 
 def _placed(boxes_K4: Tensor, cells: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """Give row and column of the cell of each box's centre, and the four numbers that stand for the box there."""
-    size = _cell_size(cells).to(boxes_K4.device)
+    size = _cell_size(cells, boxes_K4.device)
     middle, extent = (boxes_K4[:, :2] + boxes_K4[:, 2:]) / 2 / size, (boxes_K4[:, 2:] - boxes_K4[:, :2]) / size
     corner = middle.floor()
     wanted = torch.cat([middle - corner - 0.5, extent.log()], dim=1)
     return corner[:, 1].long(), corner[:, 0].long(), wanted
 
 
-def _cell_size(cells: Sequence[int]) -> Tensor:
-    """Give width and height of a cell in pixels."""
-    return torch.tensor([WIDTH / cells[1], HEIGHT / cells[0]])
+def _cell_size(cells: Sequence[int], device: torch.device) -> Tensor:
+    """Return width and height of a cell in pixels, float32 [2], made on the device: nothing is copied there."""
+    return torch.stack([torch.full((), side, device=device) for side in (WIDTH / cells[1], HEIGHT / cells[0])])
 
 
 def _true(picture: Located) -> Boxes:

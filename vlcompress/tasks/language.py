@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from vlcompress.models.language import StartsFromLanguage
 from vlcompress.tasks.base import Batch, Objective
-from vlcompress.tasks.masking import fates
+from vlcompress.tasks.masking import at, fates, places
 from vlcompress.tasks.pretraining import Vocabulary
 
 WORD_RATE = 0.15
@@ -46,7 +46,8 @@ class WordsAlone:
         """Make a batch; masks are drawn from `rng`, at least one word a text.
 
         Returns:
-            inputs: input_ids and attention_mask int64 [B, T]. targets: words int64 [B, T] (-1: not asked for).
+            inputs: input_ids and attention_mask int64 [B, T]. targets: words int64 [B, T] (-1: not asked for), and
+            asked int64 [n, 2], the places of those asked for.
         """
         ids, inputs = self.vocabulary, self.task.batch(indices, rng).inputs
         tokens_BT, there_BT = inputs["input_ids"], inputs["attention_mask"]
@@ -57,7 +58,8 @@ class WordsAlone:
         noise_BT = torch.randint(ids.vocab_size, tokens_BT.shape, generator=rng)
         shown_BT = tokens_BT.masked_fill(hidden_BT | first_BT, ids.mask_id).where(~random_BT, noise_BT)
         words_BT = tokens_BT.where(asked_BT | first_BT, _NOTHING)
-        return Batch({"input_ids": shown_BT, "attention_mask": there_BT}, {"words": words_BT})
+        targets = {"words": words_BT, "asked": places(words_BT != _NOTHING)}
+        return Batch({"input_ids": shown_BT, "attention_mask": there_BT}, targets)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Give the mean cross-entropy of the asked words, a scalar.
@@ -67,7 +69,6 @@ class WordsAlone:
             batch: as `batch` makes it.
         """
         parts: Any = model
-        words_BT = batch.targets["words"]
-        asked_BT = words_BT != _NOTHING
+        asked = batch.targets["asked"]
         states_BTH = self.family.word_states(model, batch.inputs)
-        return cross_entropy(parts.cls.predictions(states_BTH[asked_BT]), words_BT[asked_BT])
+        return cross_entropy(parts.cls.predictions(at(states_BTH, asked)), at(batch.targets["words"], asked))

@@ -19,3 +19,17 @@ def fates(candidates: Tensor, rate: float, rng: torch.Generator) -> tuple[Tensor
     asked = draw < rate
     hidden = draw < 0.8 * rate
     return asked, hidden, (draw < 0.9 * rate) & ~hidden
+
+
+def places(asked_BT: Tensor) -> Tensor:
+    """Return row and column of each true entry of a bool mask, int64 [n, 2].
+
+    Batches hold them beside their masks: a GPU that has to find them makes the host wait for their number.
+    """
+    return asked_BT.nonzero()
+
+
+def at(x: Tensor, places_N2: Tensor) -> Tensor:
+    """Return the rows [n, ...] of `x` [B, T, ...] at `places`."""
+    rows_N, columns_N = places_N2.unbind(1)
+    return x[rows_N, columns_N]

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy, smooth_l1_loss
 from vlcompress.errors import VlcompressError
 from vlcompress.models.lxmert import encode
 from vlcompress.tasks.base import Batch
-from vlcompress.tasks.masking import fates
+from vlcompress.tasks.masking import at, fates, places
 
 LOSSES = ("words", "matched", "objects", "attributes", "features", "answers")
 """The losses in the order in which the official code reports them."""
@@ -133,9 +133,10 @@ class PretrainingObjective:
 
         Returns:
             inputs: those of LXMERT, T the longest sentence of the batch.
-            targets: words int64 [B, T] (-1: not asked for); matched int64 [B] (1 = the sentence is the image's own);
-                objects, attributes int64 and objects_conf, attributes_conf float32 [B, R]; features float32 [B, R, F]
-                before masking, features_asked float32 [B, R] (1 = to be predicted); answers int64 [B] (-1: none).
+            targets: words int64 [B, T] (-1: not asked for), asked int64 [n, 2], the places of those asked for; matched
+                int64 [B] (1 = the sentence is the image's own); objects, attributes int64 and objects_conf,
+                attributes_conf float32 [B, R]; features float32 [B, R, F] before masking, features_asked float32
+                [B, R] (1 = to be predicted); answers int64 [B] (-1: none).
 
         Raises:
             VlcompressError: images with different numbers of regions, data of a single image.
@@ -145,11 +146,11 @@ class PretrainingObjective:
             index if matched else self._of_another_image(index, rng)
             for index, matched in zip(indices, matched_B.tolist(), strict=True)
         ]
-        words, asked_BT = self._words([self.examples[index].tokens for index in spoken], rng)
+        inputs, words_BT = self._words([self.examples[index].tokens for index in spoken], rng)
         regions, asked = self._regions([self.examples[index].regions for index in indices], rng)
         answers_B = torch.tensor([self.examples[index].answer for index in indices])
-        targets = {"words": asked_BT, "matched": matched_B.long(), "answers": answers_B.where(matched_B, _NOTHING)}
-        return Batch(words | regions, targets | asked)
+        targets = {"words": words_BT, "asked": places(words_BT != _NOTHING), "matched": matched_B.long()}
+        return Batch(inputs | regions, targets | {"answers": answers_B.where(matched_B, _NOTHING)} | asked)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Give the sum of the six losses, a scalar."""
@@ -165,11 +166,10 @@ class PretrainingObjective:
         encoded = encode(model, batch.inputs)
         parts: Any = model
         targets = batch.targets
-        asked_BT = targets["words"] != _NOTHING
         # Scoring the vocabulary at the asked words only: a sixth of the work, and the same mean over them.
-        word_scores = parts.cls.predictions(encoded.language[asked_BT])
+        word_scores = parts.cls.predictions(at(encoded.language, targets["asked"]))
         return {
-            "words": _mean_of_labelled(word_scores, targets["words"][asked_BT]),
+            "words": _mean_of_labelled(word_scores, at(targets["words"], targets["asked"])),
             "matched": cross_entropy(parts.cls.seq_relationship(encoded.pooled), targets["matched"]),
             **_region_losses(parts.obj_predict_head(encoded.vision), targets, self.visual_weight),
             "answers": _mean_of_labelled(parts.answer_head(encoded.pooled), targets["answers"]),

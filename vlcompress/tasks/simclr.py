@@ -29,4 +29,4 @@ def nt_xent(projected_ED: Tensor, temperature: float = TEMPERATURE) -> Tensor:
         temperature: cosines are divided by it.
     """
     scores_EE = without_self(cosines(projected_ED)) / temperature
-    return cross_entropy(scores_EE, partners(len(scores_EE)).to(scores_EE.device))
+    return cross_entropy(scores_EE, partners(len(scores_EE), scores_EE.device))

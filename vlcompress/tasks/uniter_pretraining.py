@@ -27,7 +27,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Sample
 from vlcompress.models.uniter import UniterFamily
 from vlcompress.tasks.base import Batch
-from vlcompress.tasks.masking import fates
+from vlcompress.tasks.masking import at, fates, places
 from vlcompress.tasks.pretraining import Vocabulary
 from vlcompress.tasks.transport import transport_distance
 
@@ -87,7 +87,8 @@ class UniterPretrainingObjective:
             inputs: those of `UniterFamily.collate`, with visual_masked bool [B, R] for mrfr and mrc.
             targets: one of words int64 [B, T] (-1: not asked for); features float32 [B, R, F] before masking; classes
                 float32 [B, R, C], or int64 [B, R] where the detector gave one class alone; matched int64 [B] (1 = the
-                image is the sentence's own).
+                image is the sentence's own). After the first three comes "asked" int64 [n, 2]: where the words
+                or regions are that are asked for.
 
         Raises:
             VlcompressError: data of a single image, or without the regions' classes.
@@ -106,14 +107,12 @@ class UniterPretrainingObjective:
             model: a UNITER with the "pretraining" head.
             batch: as `batch` makes it; the name of its target tells the objective.
         """
-        (name,) = batch.targets
-        losses = {
-            "words": _word_loss,
-            "features": _feature_loss,
-            "classes": _class_loss,
-            "matched": self._matching_loss,
-        }
-        return losses[name](model, batch.inputs, batch.targets[name])
+        targets = batch.targets
+        if "matched" in targets:
+            return self._matching_loss(model, batch.inputs, targets["matched"])
+        losses = {"words": _word_loss, "features": _feature_loss, "classes": _class_loss}
+        (name,) = targets.keys() & losses
+        return losses[name](model, batch.inputs, targets[name], targets["asked"])
 
     def _words(self, examples: Sequence[Example], rng: torch.Generator) -> Batch:
         ids, inputs = self.vocabulary, self._collate(examples, [example.regions for example in examples])
@@ -124,16 +123,19 @@ class UniterPretrainingObjective:
         first_BT = none_B[:, None] & word_BT & (word_BT.cumsum(dim=1) == 1)  # officially the first word then
         noise_BT = torch.randint(_first_word(ids), ids.vocab_size, tokens_BT.shape, generator=rng)
         shown_BT = tokens_BT.masked_fill(hidden_BT | first_BT, ids.mask_id).where(~random_BT, noise_BT)
-        return Batch(inputs | {"input_ids": shown_BT}, {"words": tokens_BT.where(asked_BT | first_BT, _NOTHING)})
+        asked_BT |= first_BT
+        targets = {"words": tokens_BT.where(asked_BT, _NOTHING), "asked": places(asked_BT)}
+        return Batch(inputs | {"input_ids": shown_BT}, targets)
 
     def _features(self, examples: Sequence[Example], rng: torch.Generator) -> Batch:
         inputs, features_BRF = self._hidden_regions(examples, rng)
-        return Batch(inputs, {"features": features_BRF})
+        return Batch(inputs, {"features": features_BRF, "asked": places(inputs["visual_masked"])})
 
     def _classes(self, examples: Sequence[Example], rng: torch.Generator) -> Batch:
         inputs, _ = self._hidden_regions(examples, rng)
         labels = [_labels(example.regions) for example in examples]
-        return Batch(inputs, {"classes": pad_sequence(labels, batch_first=True)})
+        classes = pad_sequence(labels, batch_first=True)
+        return Batch(inputs, {"classes": classes, "asked": places(inputs["visual_masked"])})
 
     def _hidden_regions(self, examples: Sequence[Example], rng: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
         """Give inputs with some regions hidden, at least one an image, and the features before that."""
@@ -176,33 +178,30 @@ class UniterPretrainingObjective:
         return UniterFamily().collate(samples)
 
 
-def _word_loss(model: nn.Module, inputs: Mapping[str, Tensor], labels_BT: Tensor) -> Tensor:
+def _word_loss(model: nn.Module, inputs: Mapping[str, Tensor], labels_BT: Tensor, asked: Tensor) -> Tensor:
     parts: Any = model
-    asked_BT = labels_BT != _NOTHING
     hidden = parts.hidden(**inputs)[:, : labels_BT.shape[1]]
-    return cross_entropy(parts.cls.predictions(hidden[asked_BT]), labels_BT[asked_BT])
+    return cross_entropy(parts.cls.predictions(at(hidden, asked)), at(labels_BT, asked))
 
 
-def _feature_loss(model: nn.Module, inputs: Mapping[str, Tensor], features_BRF: Tensor) -> Tensor:
+def _feature_loss(model: nn.Module, inputs: Mapping[str, Tensor], features_BRF: Tensor, asked: Tensor) -> Tensor:
     parts: Any = model
-    masked_BR = inputs["visual_masked"]
-    return mse_loss(parts.feat_regress(_masked_regions(model, inputs)), features_BRF[masked_BR])
+    return mse_loss(parts.feat_regress(_regions_at(model, inputs, asked)), at(features_BRF, asked))
 
 
-def _class_loss(model: nn.Module, inputs: Mapping[str, Tensor], classes: Tensor) -> Tensor:
-    """Give the divergence as the official code does: the mean over regions and classes, not the sum over classes."""
+def _class_loss(model: nn.Module, inputs: Mapping[str, Tensor], classes: Tensor, asked: Tensor) -> Tensor:
+    """Return the divergence as the official code does: the mean over regions and classes, not the sum over classes."""
     parts: Any = model
-    scores = parts.region_classifier(_masked_regions(model, inputs))
-    wanted = classes[inputs["visual_masked"]]
+    scores = parts.region_classifier(_regions_at(model, inputs, asked))
+    wanted = at(classes, asked)
     if not wanted.is_floating_point():
         wanted = one_hot(wanted, scores.shape[-1]).to(scores.dtype)
     return kl_div(scores.log_softmax(dim=-1), wanted, reduction="none").mean()
 
 
-def _masked_regions(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+def _regions_at(model: nn.Module, inputs: Mapping[str, Tensor], asked: Tensor) -> Tensor:
     parts: Any = model
-    hidden: Tensor = parts.hidden(**inputs)[:, inputs["input_ids"].shape[1] :]
-    return hidden[inputs["visual_masked"]]
+    return at(parts.hidden(**inputs)[:, inputs["input_ids"].shape[1] :], asked)
 
 
 def _labels(regions: Regions) -> Tensor:

@@ -22,6 +22,7 @@ from vlcompress.models.base import Sample
 from vlcompress.models.vilt import ViltFamily
 from vlcompress.models.vilt_model import encode
 from vlcompress.tasks.base import Batch
+from vlcompress.tasks.masking import at, places
 from vlcompress.tasks.transport import transport_distance
 
 LOSSES = ("words", "matched", "alignment")
@@ -83,8 +84,9 @@ class ViltPretraining:
     def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
         """Make the double batch of these captions.
 
-        Inputs: those of the family, first axis 2B. Targets: "words" int64 [B, T], the piece to predict or -1; "matched"
-        int64 [B], 1 where the sentence is beside its own picture (half of them, at random places).
+        Inputs: those of the family, first axis 2B. Targets: "words" int64 [B, T], the piece to predict or -1; "asked"
+        int64 [n, 2], the places of those to predict; "matched" int64 [B], 1 where the sentence is beside its own
+        picture (half of them, at random places).
         """
         matched_B = torch.zeros(len(indices), dtype=torch.int64)
         matched_B[torch.randperm(len(indices), generator=rng)[: len(indices) // 2]] = 1
@@ -97,7 +99,8 @@ class ViltPretraining:
         samples = [Sample(ids, np.zeros_like(ids), (picture,)) for ids, picture in zip(texts, pictures, strict=True)]
         asked = [torch.from_numpy(asked) for _, asked in hidden]
         words_BT = torch.nn.utils.rnn.pad_sequence(asked, batch_first=True, padding_value=_NOTHING)
-        return Batch(self._family.collate(samples), {"words": words_BT, "matched": matched_B})
+        targets = {"words": words_BT, "asked": places(words_BT != _NOTHING), "matched": matched_B}
+        return Batch(self._family.collate(samples), targets)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Give the sum of the three losses, a scalar."""
@@ -111,18 +114,18 @@ class ViltPretraining:
             batch: as `batch` makes it.
         """
         parts: Any = model
-        encoded, words_BT, matched_B = encode(model, batch.inputs), batch.targets["words"], batch.targets["matched"]
+        encoded, asked, matched_B = encode(model, batch.inputs), batch.targets["asked"], batch.targets["matched"]
         size = len(matched_B)
-        asked_BT = words_BT != _NOTHING
+        words_N = at(batch.targets["words"], asked)
         # Scoring the vocabulary at the asked words only: a sixth of the work, and the same mean over them.
-        word_scores = parts.mlm_score(encoded.text[:size][asked_BT])
+        word_scores = parts.mlm_score(at(encoded.text[:size], asked))
         patches_BP = encoded.image_mask[size:].clone()
         patches_BP[:, 0] = False  # the image's [CLS] stands for no patch
         distance_B = transport_distance(
             encoded.text[size:], encoded.image[size:], _inner_words(batch.inputs["attention_mask"][size:]), patches_BP
         )
         return {
-            "words": cross_entropy(word_scores, words_BT[asked_BT], reduction="sum") / asked_BT.sum().clamp(min=1),
+            "words": cross_entropy(word_scores, words_N, reduction="sum") / max(1, len(words_N)),
             "matched": cross_entropy(parts.itm_score["fc"](encoded.pooled[size:]), matched_B),
             "alignment": self.transport_weight * (distance_B * (2 * matched_B - 1)).mean(),
         }
