@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vlcompress.artefacts import dumps, write_file
 from vlcompress.bench.environment import environment
 from vlcompress.data.sources import data_folder
@@ -44,7 +42,7 @@ def run(family: str, task: str, size: str, home: Path) -> dict[str, Any]:
     """Train and score one cell, and give its record."""
     started = time.monotonic()
     recipe = recipe_of(family, task, size)
-    bench = open_workbench(recipe, home, device=torch.device("cpu"))
+    bench = open_workbench(recipe, home)
     trained = bench.train(Trial(recipe.pruning.seeds[0]), f"{family} {task} {size} dense")
     return {
         "size": size,

@@ -109,7 +109,7 @@ def subjects(home: Path, size: str) -> Iterator[Subject]:
     """Train what is not trained yet, and give the dense model and every ticket."""
     dense_given = False
     for pattern in PATTERNS:
-        found = find_ticket(recipe_of(pattern, size), home, device=torch.device("cpu"))
+        found = find_ticket(recipe_of(pattern, size), home)
         ticket = load_ticket(found.ticket)
         task = score_task(found, ticket)
         if not dense_given:

@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
+from vlcompress.devices import DTYPES, check_device, check_dtype
+from vlcompress.errors import VlcompressError, unknown
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 home = click.option(
@@ -22,13 +25,103 @@ home = click.option(
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="One JSON document on stdout; everything else on stderr."
 )
-device = click.option(
+
+
+class Checked(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
+    """A word that a function checks, so that a wrong one is told in one line as every mistake is."""
+
+    def __init__(self, name: str, check: Callable[[str], None]) -> None:
+        self.name, self._check = name, check
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Show what may be given."""
+        return self.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check the word and pass it on."""
+        self._check(value)
+        return value
+
+
+_where = click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=Checked("auto|cpu|cuda[:N]", check_device),
     default="auto",
     show_default=True,
-    help="Where to compute; auto takes a GPU if there is one.",
+    help="Where PyTorch computes; auto takes a GPU if there is one.",
 )
+_what = click.option(
+    "--dtype",
+    type=Checked("|".join(DTYPES), check_dtype),
+    default="fp32",
+    show_default=True,
+    help="What PyTorch computes in; scores, and weights in training, stay float32.",
+)
+
+
+def computing(command: F) -> F:
+    """Add --device and --dtype to a command."""
+    return _where(_what(command))
+
+
+class _Option(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
+    """KEY=VALUE, as a pair."""
+
+    name = "KEY=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the pair."""
+        from vlcompress.export.providers import read_option
+
+        return read_option(value)
+
+
+def providing(
+    default: str | None = None,
+    said: str = "[the one that the file was exported for]",
+    names: tuple[str, ...] = ("cpu", "cuda", "tensorrt"),
+) -> Callable[[F], F]:
+    """Add --provider and --provider-option to a command; `said` tells what stands in for None as default."""
+
+    def check(name: str) -> None:
+        if name not in names:
+            raise unknown("provider", name, names)
+
+    where = click.option(
+        "--provider",
+        type=Checked("|".join(names), check),
+        default=default,
+        show_default=True,
+        help="ONNX Runtime's execution provider." + ("" if default else f"  {said}"),
+    )
+    how = click.option(
+        "--provider-option",
+        "provider_options",
+        type=_Option(),
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="An option of that provider, such as use_tf32=1 or trt_engine_cache_path=DIR; repeatable.",
+    )
+    return lambda command: where(how(command))
+
+
+def provider_word(name: str | None, given: tuple[tuple[str, str], ...], **more: Any) -> str | None:
+    """Spell out a provider that must be there; None where none was named.
+
+    Raises:
+        VlcompressError: not there, or options of a provider that was not named.
+    """
+    from vlcompress.export.providers import spell_provider
+    from vlcompress.export.runtime import require_provider
+
+    if name is None:
+        if given:
+            raise VlcompressError(f"provider option '{given[0][0]}' is of no provider: name it with --provider")
+        return None
+    require_provider(name)
+    return spell_provider(name, given, say=say, **more)
+
+
 run_path = click.argument("run", required=False, type=click.Path(path_type=Path, file_okay=False))
 
 
@@ -56,22 +149,6 @@ def step_line() -> Callable[[int, float], None] | None:
     return progress
 
 
-def torch_device(name: str) -> Any:
-    """Turn the --device option into a torch device.
-
-    Raises:
-        VlcompressError: cuda asked for and not there.
-    """
-    import torch
-
-    from vlcompress.errors import VlcompressError
-
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise VlcompressError("device 'cuda' was asked for, but torch sees no GPU: use --device cpu or auto")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
-
-
 def chosen_run(path: Path | None, home: Path) -> Any:
     """Give the run at `path` (its folder or its ticket), or the newest finished one."""
     from vlcompress.tickets.run import Run, newest_run
@@ -89,7 +166,6 @@ def numbers(text: str, option: str) -> tuple[float, ...]:
     Raises:
         VlcompressError: something else.
     """
-    from vlcompress.errors import VlcompressError
 
     try:
         return tuple(float(part) for part in text.split(","))
@@ -105,7 +181,6 @@ def whole_numbers(text: str, option: str) -> tuple[int, ...]:
     Raises:
         VlcompressError: something else.
     """
-    from vlcompress.errors import VlcompressError
 
     found = numbers(text, option)
     if any(number != int(number) for number in found):

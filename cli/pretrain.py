@@ -29,7 +29,7 @@ from vlcompress.cli import options
 @click.option("--transport-weight", type=float, help="Of UNITER's and ViLT's word-region alignment.  [0.1]")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--half", is_flag=True, help="Store the weights as float16.")
-@options.device
+@options.computing
 @options.home
 @options.as_json
 def command(
@@ -44,6 +44,7 @@ def command(
     seed: int,
     half: bool,
     device: str,
+    dtype: str,
     home: Path,
     as_json: bool,
     **given: float | None,
@@ -53,11 +54,13 @@ def command(
     The defaults make the built-in weights of LXMERT small. The same command again continues where it was stopped.
     """
     from vlcompress.data.sources import pretraining_folder
+    from vlcompress.devices import parse_compute
     from vlcompress.models.registry import family_named
     from vlcompress.tasks.pretraining_registry import pretrainer_of, settings_of
     from vlcompress.training.loop import Hyperparameters
     from vlcompress.training.pretrain import Pretraining, PretrainingRecipe, pretrain
 
+    compute = parse_compute(device, dtype, training=True)
     family = family_named(model)
     hyper = Hyperparameters(steps, batch, learning_rate, optimizer=pretrainer_of(model).optimizer)
     recipe = PretrainingRecipe(size, hyper, settings_of(model, given), seed)
@@ -66,7 +69,7 @@ def command(
     result = pretrain(
         work,
         home,
-        device=options.torch_device(device),
+        compute=compute,
         half=half,
         say=options.say,
         progress=options.step_line(),

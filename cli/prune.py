@@ -43,7 +43,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--learning-rate", type=float, help="Peak learning rate.")
 @click.option("--save-recipe", type=click.Path(path_type=Path, dir_okay=False), help="Write the whole recipe here.")
 @click.option("--dry-run", is_flag=True, help="Refuse what a run would, say what would be trained, and stop.")
-@options.device
+@options.computing
 @options.home
 @options.as_json
 def command(recipe: Path | None, **said: Any) -> None:
@@ -52,22 +52,24 @@ def command(recipe: Path | None, **said: Any) -> None:
     RECIPE is a TOML file; without one the published recipe of --model, --task and --size is taken. Options override it.
     The same command again continues where it was stopped, or returns at once.
     """
+    from vlcompress.devices import parse_compute
     from vlcompress.report.text import dry_run_text, run_text
-    from vlcompress.tickets.run import find_ticket, rehearse
+    from vlcompress.tickets.run import find_ticket, rehearse, run_name
 
-    chosen, device = _recipe(recipe, said), options.torch_device(said["device"])
+    compute = parse_compute(said["device"], said["dtype"], training=True)
+    chosen = _recipe(recipe, said)
     if said["dry_run"] or said["save_recipe"]:
-        rehearse(chosen, said["home"], device=device, say=options.say)
+        rehearse(chosen, said["home"], compute=compute, say=options.say)
     if said["save_recipe"]:
         chosen.save(said["save_recipe"])
         options.say(f"recipe written to {said['save_recipe']}")
     if said["dry_run"]:
-        options.show(chosen.document(), dry_run_text(chosen), said["as_json"])
+        options.show(chosen.document(), dry_run_text(chosen, run_name(chosen, compute)), said["as_json"])
         return
     run = find_ticket(
         chosen,
         said["home"],
-        device=device,
+        compute=compute,
         say=options.say,
         progress=options.step_line(),
     )

@@ -15,7 +15,8 @@ from vlcompress.cli import options
 )
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who runs it.")
 @click.option("--replicas", type=int, help="Processes that hold the models, with --engine ray.  [1]")
-@click.option("--provider", default="cpu", show_default=True, help="ONNX Runtime's provider; no other one is taken.")
+@options.providing("cpu", names=("cpu", "cuda", "tensorrt", "openvino"))
+@options.computing
 @click.option("--threads", default="auto", show_default=True, help="Threads of one execution; auto measures.")
 @click.option("--sessions", default="auto", show_default=True, help="Executions at the same time; auto measures.")
 @click.option("--max-batch", default=32, show_default=True, help="Rows of one execution, and of one request.")
@@ -47,4 +48,7 @@ def command(models: tuple[str, ...], home: Path, as_json: bool, **given: Any) ->
     """
     from vlcompress.serve.start import serve
 
-    serve(models, home=home, announce=lambda document, text: options.show(document, text, as_json), **given)
+    def announce(document: dict[str, Any], text: str) -> None:
+        options.show(document, text, as_json)
+
+    serve(models, home=home, announce=announce, say=options.say, **given)

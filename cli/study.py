@@ -36,10 +36,13 @@ def _seeds(context: click.Context, parameter: click.Parameter, value: str) -> tu
 @click.option("--criterion", default="magnitude", show_default=True, help="What tickets are ranked by.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be trained, and how long it takes at most.")
 @options.home
-@options.device
+@options.computing
 @options.as_json
-def command(name: str | None, dry_run: bool, home: Path, device: str, as_json: bool, **choices: Any) -> None:
+def command(
+    name: str | None, dry_run: bool, home: Path, device: str, dtype: str, as_json: bool, **choices: Any
+) -> None:
     """Run the study NAME (without NAME: list them). An interrupted study continues; studies share trainings."""
+    from vlcompress.devices import parse_compute
     from vlcompress.studies.base import Choices, Lab
     from vlcompress.studies.registry import STUDIES, study_named
     from vlcompress.studies.run import describe, dry, run_study
@@ -48,7 +51,7 @@ def command(name: str | None, dry_run: bool, home: Path, device: str, as_json: b
         options.show({one.name: one.title for one in STUDIES.values()}, describe(STUDIES.values()), as_json)
         return
     study = study_named(name)
-    lab = Lab(home, options.torch_device(device), options.say, options.step_line())
+    lab = Lab(home, parse_compute(device, dtype, training=True), options.say, options.step_line())
     if dry_run:
         options.show(*dry(study, Choices(**choices), lab), as_json=as_json)
         return

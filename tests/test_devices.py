@@ -17,7 +17,6 @@ from vlcompress.devices import (
     parse_compute,
     placed,
     precision,
-    synchronised,
     usable,
 )
 from vlcompress.errors import VlcompressError
@@ -129,14 +128,6 @@ def test_at_inference_weights_and_floats_are_cast_and_whole_numbers_are_not() ->
         torch.int64,
     )
     assert not layer.training
-
-
-def test_a_call_on_a_gpu_waits_for_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[str] = []
-    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
-    assert synchronised(lambda: 3, Compute("cuda:1"))() == 3
-    assert synchronised(lambda: 4, CPU)() == 4
-    assert waited == ["cuda:1"]
 
 
 def test_no_torch_is_needed_to_hold_a_compute() -> None:

@@ -29,6 +29,9 @@ HALVES = ("bf16", "fp16")
 AMPERE = (8, 0)
 """Compute capability of the first GPUs with TF32 and bfloat16 tensor cores."""
 
+_TF32: dict[bool, tuple[str, bool]] = {True: ("high", True), False: ("highest", False)}
+"""torch's name for how matrices are multiplied, and whether convolutions take TF32."""
+
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
@@ -82,6 +85,12 @@ class Compute:
 
 CPU = Compute()
 """The default: float32 on the CPU."""
+
+
+def computed_on(compute: Compute) -> dict[str, dict[str, str]]:
+    """Return the entry of a document for where it was computed; {} at the default, so that no older name changes."""
+    said = compute.identity()
+    return {"computed_on": said} if said else {}
 
 
 def parse_compute(device: str, dtype: str, *, training: bool = False) -> Compute:
@@ -162,12 +171,18 @@ def precision(compute: Compute) -> Iterator[None]:
         yield
         return
     before = _tf32_settings()
-    _set_tf32(*(("high", True) if compute.dtype == "tf32" else ("highest", False)))
+    _set_tf32(*_TF32[compute.dtype == "tf32"])
     try:
         with _device_guard(compute):
             yield
     finally:
         _set_tf32(*before)
+
+
+def keep_precision(compute: Compute) -> None:
+    """Set for the rest of the process what `precision` sets for a while: a server's threads share the setting."""
+    if compute.on_gpu:
+        _set_tf32(*_TF32[compute.dtype == "tf32"])
 
 
 @contextmanager
@@ -192,21 +207,6 @@ def cast_inputs(inputs: "Mapping[str, Tensor]", compute: Compute) -> "dict[str, 
         name: value.to(compute.torch_device, compute.torch_dtype if value.is_floating_point() else value.dtype)
         for name, value in inputs.items()
     }
-
-
-def synchronised(call: Any, compute: Compute) -> Any:
-    """Return a call without arguments that ends when its work has ended: CUDA only queues it."""
-    if not compute.on_gpu:
-        return call
-
-    def finished() -> object:
-        import torch
-
-        result = call()
-        torch.cuda.synchronize(compute.device)
-        return result
-
-    return finished
 
 
 def usable() -> dict[str, list[str]]:

@@ -90,8 +90,10 @@ def test_a_broken_package_is_a_finding_and_not_a_crash(monkeypatch: pytest.Monke
 
 def test_this_machine_is_looked_at_without_a_failed_package(tmp_path: Path) -> None:
     found = {check.name: check for check in doctor.checkup(tmp_path / "runs")}
-    for name in ("python", "torch", "transformers", "gpu", "command line", "home"):
+    for name in ("python", "torch", "transformers", "gpu", "devices", "command line", "home"):
         assert found[name].status == "ok", found[name]
+    assert "cpu: fp32, bf16, fp16 (inference)" in found["devices"].what
+    assert "cpu" in found["providers"].what.split(", ")
     assert not (tmp_path / "runs").exists()
 
 

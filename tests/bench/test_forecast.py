@@ -12,6 +12,7 @@ from vlcompress.bench.forecast import Inquiry, forecast
 from vlcompress.bench.forecast_forms import SHRUNK, STANDARD
 from vlcompress.bench.random_masks import POLICY, masked, random_masks
 from vlcompress.cli.main import main
+from vlcompress.devices import Compute
 from vlcompress.errors import VerificationError, VlcompressError
 from vlcompress.export.choose import Chooser
 from vlcompress.export.rewrite import Layer, is_emitted
@@ -22,6 +23,8 @@ from vlcompress.models.base import Head
 from vlcompress.models.lxmert import LxmertFamily
 from vlcompress.report.forecast import forecast_text
 from vlcompress.sparse.timing import Effort
+
+PATTERNS = ("neuron+head", "block:16x8")
 
 
 def ask(**changes: Any) -> dict[str, Any]:
@@ -51,6 +54,18 @@ def test_a_tiny_model_from_the_command_line() -> None:
     text = forecast_text(record)
     assert "smaller layers" in text
     assert "accuracy is not measured here" in text
+
+
+def test_pytorch_is_measured_where_it_would_run_beside_its_own_dense_model() -> None:
+    """On a machine without a GPU another dtype asks for it; float32 there leaves PyTorch out."""
+    record = ask(patterns=("neuron+head", "block:16x8"), sparsities=(0.8,), compute=Compute("cpu", "bf16"))
+    forms = {pattern: {row["form"] for row in record["models"] if row["pattern"] == pattern} for pattern in PATTERNS}
+    assert forms["neuron+head"] == {SHRUNK, "PyTorch, as compiled"}
+    assert {"PyTorch, as compiled", "PyTorch, grouped"} <= forms["block:16x8"]
+    sizes = {row["form"]: row["points"][0]["bytes"] for row in record["models"] if row["pattern"] == "neuron+head"}
+    assert sizes["PyTorch, as compiled"] < 0.6 * sizes[SHRUNK], "bfloat16 takes half the bytes"
+    assert "PyTorch on cpu in bf16; ONNX Runtime on provider cpu" in forecast_text(record)
+    assert not any(row["form"].startswith("PyTorch") for row in ask()["models"])
 
 
 def test_a_form_that_computes_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

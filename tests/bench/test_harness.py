@@ -14,6 +14,7 @@ from vlcompress.bench.variants import Variant, torch_variant
 from vlcompress.errors import VerificationError, VlcompressError
 from vlcompress.sparse.compile import compile_model
 from vlcompress.sparse.timing import Effort
+from vlcompress.tasks.base import asking
 
 TicketOf = Callable[..., Any]
 QUICK = Effort(rounds=4, burst_s=0.0, warmup=0)
@@ -41,9 +42,12 @@ def variants(ticket_of: TicketOf) -> tuple[Any, list[Variant]]:
     compiled, _ = compile_model(
         ticket.family, ticket.model, ticket.masks, (16, 16), inputs=ticket.inputs, effort=Effort(1, 0.0, 0)
     )
-    dense = slowed(torch_variant("dense", ticket.family, other.model), 0.02)
-    masked = torch_variant("masked", ticket.family, ticket.model)
-    return ticket, [dense, masked, torch_variant("compiled", ticket.family, compiled, truth="masked")]
+    models = {"dense": other.model, "masked": ticket.model, "compiled": compiled}
+    dense, masked, compiled_ = (
+        torch_variant(name, model, asking(ticket.family, model), truth="masked" if name == "compiled" else None)
+        for name, model in models.items()
+    )
+    return ticket, [slowed(dense, 0.02), masked, compiled_]
 
 
 def test_the_record_has_every_variant_and_batch_size(variants: tuple[Any, list[Variant]]) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from vlcompress.cli.main import main
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import default_recipe
 from vlcompress.tickets.run import Run
+from vlcompress.tickets.ticket import load_ticket
 from vlcompress.tickets.workbench import TIME, Trained
 
 TINY = ["--size", "tiny", "--control", "none"]
@@ -163,11 +165,28 @@ def test_the_data_that_stands_in_is_not_named(tmp_path: Path) -> None:
     assert not (tmp_path / "home").exists()
 
 
+def test_another_dtype_is_another_run_that_says_so(tiny_scenes: Path, tmp_path: Path) -> None:
+    """Nothing is shared between dtypes; masks hold to the bit in both, and weights stay float32."""
+    told = command(tiny_scenes, tmp_path, "--steps", "3", "--device", "cpu", "--json")
+    usual, lower = (json.loads(run(*told, *more)[1]) for more in ([], ["--dtype", "bf16"]))
+    assert usual["run"] != lower["run"]
+    assert "computed_on" not in usual
+    assert lower["computed_on"] == {"device": "cpu", "dtype": "bf16"}
+    assert not set(usual["cells"][0]["trainings"]) & set(lower["cells"][0]["trainings"])
+    ticket = load_ticket(Path(lower["run"]) / "ticket")
+    assert ticket.document["computed_on"] == lower["computed_on"]
+    for name, mask in ticket.masks.items():
+        assert ticket.weights[name].dtype == torch.float32
+        assert (ticket.weights[name][~mask].view(torch.int32) == 0).all()
+    assert "trained on cpu in bf16" in run(*told[:-1], "--dtype", "bf16")[1]
+    assert "trained on cpu in bf16" in (Path(lower["run"]) / "ticket" / "README.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         (["--seeds", "one"], "'one': give whole numbers"),
-        (["--device", "tpu"], "'tpu' is not one of"),
+        (["--device", "tpu"], "error: unknown device 'tpu': allowed are auto, cpu, cuda, cuda:N"),
         (["--sparsitty", "0.5"], "No such option '--sparsitty'"),
     ],
 )
@@ -252,11 +271,12 @@ main()
 """
 
 
-def test_killed_at_any_moment_it_ends_in_the_same_bytes(tiny_scenes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_killed_at_any_moment_it_ends_in_the_same_bytes(tiny_scenes: Path, tmp_path: Path, dtype: str) -> None:
     """Kill -9 three times, then the same command again: every file of the run and its trainings is the same."""
 
     def start(home: Path, sealed: int) -> int:
-        arguments = command(tiny_scenes, home, "--steps", "6")
+        arguments = command(tiny_scenes, home, "--steps", "6", "--device", "cpu", "--dtype", dtype)
         code = _KILLED.format(sealed=sealed)
         finished = subprocess.run([sys.executable, "-c", code, *arguments], stderr=subprocess.DEVNULL, check=False)
         return finished.returncode

@@ -51,6 +51,42 @@ def test_config_tells_shapes_batching_queue_and_warmup(exported: Path, tmp_path:
     assert ("level: -1" in config) == (manifest["graph_level"]["picked"] == "basic")
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider")  # the config is what is looked at; it is measured on the CPU
+@pytest.mark.parametrize(
+    ("provider", "accelerators"),
+    [
+        ("cuda", ['name: "cuda"', 'key: "use_tf32"', 'value: "0"']),
+        ("cuda,use_tf32=1,device_id=3", ['name: "cuda"', 'key: "use_tf32"', 'value: "1"']),
+        (
+            "tensorrt,trt_fp16_enable=1,trt_max_workspace_size=4096,device_id=3",
+            [
+                'name: "tensorrt"', 'key: "precision_mode"', 'value: "FP16"', 'key: "max_workspace_size_bytes"',
+                'value: "4096"', 'name: "cuda"', 'key: "use_tf32"', 'value: "0"',
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_a_gpu_provider_is_told_to_triton(
+    exported: Path, tmp_path: Path, provider: str, accelerators: list[str]
+) -> None:
+    manifest = write(exported, tmp_path / "model", provider=provider)
+    config = (tmp_path / "model" / "config.pbtxt").read_text()
+    number = 3 if "device_id=3" in provider else 0
+    assert f"instance_group {{\n  count: 1\n  kind: KIND_GPU\n  gpus: [{number}]\n}}" in config
+    told = config[config.index("execution_accelerators") : config.index("intra_op_thread_count")]
+    words = [line.strip() for line in told.splitlines() if line.strip().startswith(("name", "key", "value"))]
+    assert words[: len(accelerators)] == accelerators
+    assert told.count("gpu_execution_accelerator {") == accelerators.count('name: "cuda"') + provider.count("tensorrt,")
+    assert manifest["provider"] == provider
+
+
+def test_the_cpu_has_no_accelerators(exported: Path, tmp_path: Path) -> None:
+    write(exported, tmp_path / "model")
+    config = (tmp_path / "model" / "config.pbtxt").read_text()
+    assert "kind: KIND_CPU" in config
+    assert "execution_accelerators" not in config
+
+
 def test_files_are_where_triton_looks_for_them(exported: Path, tmp_path: Path) -> None:
     write(exported, tmp_path / "lxmert_vqa")
     assert sorted(path.name for path in (tmp_path / "lxmert_vqa").iterdir()) == [

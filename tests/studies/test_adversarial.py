@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-import torch
 
+from vlcompress.devices import CPU
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
 from vlcompress.studies.adversarial import AdversarialStudy, strength_of
@@ -17,7 +17,7 @@ TINY = Choices(size="tiny", source="scenes:tiny", seeds=(0,), levels=(0.1,))
 
 
 def lab(home: Path) -> Lab:
-    return Lab(home, torch.device("cpu"), [].append)
+    return Lab(home, CPU, [].append)
 
 
 def test_arms_share_masks_and_plain_trainings(tmp_path: Path) -> None:

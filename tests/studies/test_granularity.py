@@ -7,11 +7,11 @@ from typing import Any
 import numpy
 import onnx
 import pytest
-import torch
 from torch import nn
 
 import vlcompress.studies.granularity as granularity
 import vlcompress.studies.latency as latency
+from vlcompress.devices import CPU
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head
 from vlcompress.pruning.pattern import parse_pattern
@@ -47,7 +47,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         assert all(one.trained.masks().sparsity == pytest.approx(0.5, abs=0.03) for one in tickets)
         return speeds([one.name for one in tickets])
 
-    lab = Lab(tmp_path_factory.mktemp("home"), torch.device("cpu"), lambda line: None)
+    lab = Lab(tmp_path_factory.mktemp("home"), CPU, lambda line: None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(granularity, "measure_tickets", measured)
         patch.setattr(granularity, "LEVERS", LEVER)
@@ -192,7 +192,7 @@ def test_tickets_are_compiled_exported_and_measured_beside_dense(
 ) -> None:
     monkeypatch.setattr(latency, "export_onnx", exported)
     recipe = default_recipe("lxmert", "vqa", "tiny").override(pruning={"pattern": "neuron+head", "schedule": "oneshot"})
-    bench = open_workbench(recipe, tmp_path, device=torch.device("cpu"), say=lambda line: None)
+    bench = open_workbench(recipe, tmp_path, say=lambda line: None)
     dense = bench.train(Trial(0), "dense")
     ticket = next(rounds(bench, 0, dense, parse_pattern("neuron+head"), "ticket"))[3]
     damaged = Trained(tmp_path / "nothing")
@@ -210,7 +210,7 @@ def test_tickets_are_compiled_exported_and_measured_beside_dense(
 
 def test_pretraining_is_no_task_to_export(tmp_path: Path) -> None:
     recipe = default_recipe("lxmert", "pretraining", "tiny")
-    bench = open_workbench(recipe, tmp_path, device=torch.device("cpu"), say=lambda line: None)
+    bench = open_workbench(recipe, tmp_path, say=lambda line: None)
     with pytest.raises(VlcompressError, match="pre-training"):
         measure_tickets(bench, bench.train(Trial(0), "dense"), [])
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from vlcompress.artefacts import load_tensors
+from vlcompress.devices import CPU
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head
 from vlcompress.models.lxmert import LxmertFamily
@@ -34,7 +34,7 @@ def test_its_labels_stand_for_other_sparsities() -> None:
 
 
 def test_both_readings_run_and_only_one_holds_its_masks(tmp_path: Path) -> None:
-    outcome = run_study(PaperB(), TINY, Lab(tmp_path, torch.device("cpu"), lambda line: None))
+    outcome = run_study(PaperB(), TINY, Lab(tmp_path, CPU, lambda line: None))
     curves = outcome.document["results"]
     assert [cell["arm"] for cell in curves["text"]["cells"]] == ["dense", "low magnitude", "high magnitude", "random"]
     sparsities = [round(cell["sparsity"], 3) for cell in curves["released"]["cells"]]
@@ -48,7 +48,7 @@ def test_both_readings_run_and_only_one_holds_its_masks(tmp_path: Path) -> None:
 
 
 def test_high_magnitude_prunes_the_largest_as_text_and_the_smallest_as_released(tmp_path: Path) -> None:
-    outcome = run_study(PaperB(), TINY, Lab(tmp_path, torch.device("cpu"), lambda line: None))
+    outcome = run_study(PaperB(), TINY, Lab(tmp_path, CPU, lambda line: None))
     for name, sign in (("text", 1), ("released", -1)):
         cells = outcome.document["results"][name]["cells"]
         dense = load_tensors(tmp_path / "trainings" / cells[0]["trainings"][0] / "weights.safetensors")

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-import torch
 
+from vlcompress.devices import CPU
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
 from vlcompress.studies.base import Choices, Lab
@@ -21,7 +21,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def lab(home: Path) -> Lab:
-    return Lab(home, torch.device("cpu"), [].append)
+    return Lab(home, CPU, [].append)
 
 
 def test_the_mask_of_pre_training_is_trained_on_the_task_under_every_seed(home: Path) -> None:

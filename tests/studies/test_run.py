@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-import torch
 
+from vlcompress.devices import CPU
 from vlcompress.errors import VlcompressError
 from vlcompress.recipe import default_recipe
 from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
@@ -26,7 +26,7 @@ FOLDER = "studies/tickets-tiny-scenes-tiny-seeds-0-levels-20"
 
 def lab(home: Path) -> tuple[Lab, list[str]]:
     said: list[str] = []
-    return Lab(home, torch.device("cpu"), said.append), said
+    return Lab(home, CPU, said.append), said
 
 
 def trainings(home: Path) -> int:

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from vlcompress.artefacts import load_tensors
+from vlcompress.devices import CPU
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
 from vlcompress.studies.base import Choices, Json, Lab, StudyCell
@@ -36,7 +36,7 @@ class Some(Vision):
 
 
 def lab(home: Path, said: list[str] | None = None) -> Lab:
-    return Lab(home, torch.device("cpu"), [].append if said is None else said.append)
+    return Lab(home, CPU, [].append if said is None else said.append)
 
 
 @pytest.fixture(scope="module")

@@ -21,11 +21,9 @@ from vlcompress.tickets.run import find_ticket, open_workbench
 from vlcompress.tickets.ticket import load_ticket
 from vlcompress.tickets.workbench import Trained, Trial, Workbench
 
-CPU = torch.device("cpu")
-
 
 def workbench(recipe: Recipe, home: Path) -> Workbench:
-    return open_workbench(recipe, home, device=CPU, say=lambda line: None)
+    return open_workbench(recipe, home, say=lambda line: None)
 
 
 def weights(trained: Trained) -> dict[str, torch.Tensor]:
@@ -95,7 +93,7 @@ def test_a_task_without_logits_cannot_be_taught(tmp_path: Path) -> None:
         data={"source": str(captions)}, training={"distill": 0.5}
     )
     with pytest.raises(VlcompressError, match="distillation compares logits, which this task has none of"):
-        find_ticket(recipe, tmp_path, device=CPU, say=lambda line: None)
+        find_ticket(recipe, tmp_path, say=lambda line: None)
     assert not list(tmp_path.rglob("trainings"))
 
 
@@ -138,7 +136,7 @@ def test_kept_blocks_hold_more_of_the_dense_model_once_it_is_reordered(recipe: R
 
 def test_a_reordered_ticket_is_a_plain_model_and_keeps_the_order(recipe: Recipe, tmp_path: Path) -> None:
     asked = recipe.override(pruning={**BLOCKS, "controls": ["random", "shuffle"], "criterion": "gradient"})
-    run = find_ticket(asked, tmp_path, device=CPU, say=lambda line: None)
+    run = find_ticket(asked, tmp_path, say=lambda line: None)
     ticket = load_ticket(run.ticket)
     assert ticket.permutation is not None
     assert (
@@ -174,7 +172,7 @@ def test_rounds_grow_their_blocks(recipe: Recipe, tmp_path: Path) -> None:
 )
 def test_levers_that_cannot_be(recipe: Recipe, tmp_path: Path, pruning: dict, text: str) -> None:
     with pytest.raises(VlcompressError, match=text):
-        find_ticket(recipe.override(pruning=pruning), tmp_path, device=CPU, say=lambda line: None)
+        find_ticket(recipe.override(pruning=pruning), tmp_path, say=lambda line: None)
     assert not list(tmp_path.rglob("trainings"))
 
 
@@ -239,6 +237,6 @@ def test_n_of_m_goes_with_controls_levers_and_mixtures(recipe: Recipe, tmp_path:
 
 
 def test_a_ticket_in_the_checkpoints_order_speaks_of_none(recipe: Recipe, tmp_path: Path) -> None:
-    run = find_ticket(recipe.override(pruning={"permutation": "neurons"}), tmp_path, device=CPU, say=lambda line: None)
+    run = find_ticket(recipe.override(pruning={"permutation": "neurons"}), tmp_path, say=lambda line: None)
     assert not (run.ticket / "permutation.safetensors").exists()
     assert "permutation" not in (run.ticket / "README.md").read_text()

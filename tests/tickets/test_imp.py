@@ -21,11 +21,9 @@ from vlcompress.tickets.ticket import load_ticket
 from vlcompress.tickets.workbench import Trial, Workbench
 from vlcompress.training.checkpoint import distinct
 
-CPU = torch.device("cpu")
-
 
 def workbench(recipe: Recipe, home: Path) -> Workbench:
-    return open_workbench(recipe, home, device=CPU, say=lambda line: None)
+    return open_workbench(recipe, home, say=lambda line: None)
 
 
 def by_arm(cells: list[Cell]) -> dict[str, list[Cell]]:
@@ -133,7 +131,7 @@ def test_nothing_is_trained_twice(recipe: Recipe, tmp_path: Path) -> None:
 
 
 def test_ticket_is_written_and_loads_and_the_run_is_found(recipe: Recipe, tmp_path: Path) -> None:
-    run = find_ticket(recipe, tmp_path, device=CPU, say=lambda line: None)
+    run = find_ticket(recipe, tmp_path, say=lambda line: None)
     ticket = load_ticket(run.ticket)
     assert ticket.masks.sparsity == pytest.approx(0.5, abs=1e-4)
     assert ticket.document["recipe_sha256"] == recipe.sha256()
@@ -143,7 +141,7 @@ def test_ticket_is_written_and_loads_and_the_run_is_found(recipe: Recipe, tmp_pa
     assert newest_run(tmp_path).folder == run.folder
     assert "a single seed" in (run.ticket / "README.md").read_text()
     lines: list[str] = []
-    find_ticket(recipe, tmp_path, device=CPU, say=lines.append)
+    find_ticket(recipe, tmp_path, say=lines.append)
     assert lines == [f"this recipe has been run: {run.folder}"]
 
 
@@ -170,7 +168,7 @@ def test_bad_input_is_refused_before_anything_is_trained(
     recipe: Recipe, tmp_path: Path, change: dict, text: str
 ) -> None:
     with pytest.raises(VlcompressError, match=text):
-        find_ticket(recipe.override(**change), tmp_path, device=CPU, say=lambda line: None)
+        find_ticket(recipe.override(**change), tmp_path, say=lambda line: None)
     assert not list(tmp_path.rglob("*.safetensors"))
 
 

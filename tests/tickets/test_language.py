@@ -27,7 +27,7 @@ def recipe_of(family: str, data: Path) -> Recipe:
 
 def workbench(recipe: Recipe, home: Path, lines: list[str] | None = None) -> Workbench:
     say = [].append if lines is None else lines.append
-    return open_workbench(recipe, home, device=torch.device("cpu"), say=say)
+    return open_workbench(recipe, home, say=say)
 
 
 @pytest.mark.parametrize("family", ["lxmert", "uniter"])

@@ -37,7 +37,7 @@ def _bench(folder: Path, home: Path, rewind_step: int = 0) -> Workbench:
             "training": {"steps": 4, "batch": 16, "learning_rate": 0.1, "optimizer": "sgd"},
         }
     )
-    return open_workbench(recipe, home, device=torch.device("cpu"), say=lambda line: None)
+    return open_workbench(recipe, home, say=lambda line: None)
 
 
 def test_statistics_are_rewound_and_saved(folder: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def _workbench(data: Path, home: Path, checkpoint: str) -> Workbench:
     recipe = default_recipe("uniter", "retrieval", "tiny").override(
         model={"checkpoint": checkpoint}, data={"source": str(data)}, pruning={"seeds": [0, 1]}
     )
-    return open_workbench(recipe, home, device=torch.device("cpu"), say=lambda line: None)
+    return open_workbench(recipe, home, say=lambda line: None)
 
 
 def test_ranking_head_starts_from_pre_training_under_every_seed(captions: Path, tmp_path: Path) -> None:

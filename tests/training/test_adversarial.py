@@ -153,7 +153,7 @@ def workbench(home: Path, data: Path, perturbed: str, family: str = "lxmert", ta
     recipe = default_recipe(family, task, "tiny").override(
         data={"source": str(data)}, training={"steps": 12, "adversarial": perturbed}
     )
-    return open_workbench(recipe, home, device=torch.device("cpu"), say=[].append)
+    return open_workbench(recipe, home, say=[].append)
 
 
 def test_a_plain_trainings_identity_is_what_it_was(tiny_scenes: Path, tmp_path: Path) -> None:

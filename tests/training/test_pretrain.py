@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import vlcompress
+from vlcompress.artefacts import load_tensors, read_json
 from vlcompress.data.scenes.benchmarks import make_benchmark
 from vlcompress.data.scenes.write import make_scenes
+from vlcompress.devices import CPU, Compute
 from vlcompress.models.base import Head
 from vlcompress.models.registry import family_named
 from vlcompress.tasks.pretraining_registry import PRETRAINING, pretrainer_of, settings_of
@@ -41,7 +43,7 @@ def test_result_loads_into_a_model_with_a_fresh_head(
     scenes: dict[str, Path], tmp_path: Path, name: str, half: bool
 ) -> None:
     work = _work(name, scenes)
-    folder = pretrain(work, tmp_path, device=torch.device("cpu"), half=half, say=lambda line: None)
+    folder = pretrain(work, tmp_path, half=half, say=lambda line: None)
     family = family_named(name)
     start = family.build(work.config, Head("answers", ("yes", "no")), seed=0)
     before = {key: value.clone() for key, value in start.state_dict().items()}
@@ -50,15 +52,29 @@ def test_result_loads_into_a_model_with_a_fresh_head(
     moved = [key for key, value in start.state_dict().items() if not torch.equal(value, before[key])]
     assert moved
     assert all(key.startswith(family.backbone_prefix) for key in moved)
-    again = pretrain(_work(name, scenes), tmp_path, device=torch.device("cpu"), half=half, say=lambda line: None)
+    again = pretrain(_work(name, scenes), tmp_path, half=half, say=lambda line: None)
     assert again == folder
+
+
+@pytest.mark.parametrize("name", sorted(PRETRAINING))
+def test_another_dtype_is_a_pretraining_of_its_own(scenes: dict[str, Path], tmp_path: Path, name: str) -> None:
+    def run(compute: Compute) -> Path:
+        return pretrain(_work(name, scenes), tmp_path, compute=compute, say=lambda line: None)
+
+    usual, halved = run(CPU), run(Compute("cpu", "bf16"))
+    assert usual != halved
+    assert "computed_on" not in read_json(usual / "pretraining.json")
+    assert read_json(halved / "pretraining.json")["computed_on"] == {"device": "cpu", "dtype": "bf16"}
+    one, other = (load_tensors(folder / "weights.safetensors") for folder in (usual, halved))
+    assert {value.dtype for value in other.values()} == {torch.float32}
+    assert any(not torch.equal(one[key], other[key]) for key in one)
 
 
 def test_nothing_is_left_of_an_interrupted_pretraining_once_it_is_finished(
     scenes: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run() -> Path:
-        return pretrain(_work("lxmert", scenes), tmp_path, device=torch.device("cpu"), say=lambda line: None)
+        return pretrain(_work("lxmert", scenes), tmp_path, say=lambda line: None)
 
     patient = training.train
     monkeypatch.setattr(training, "train", partial(patient, checkpoint_seconds=0.0))

@@ -13,12 +13,15 @@ from vlcompress.artefacts import dumps, read_json, write_file
 from vlcompress.bench.harness import EFFORT, bench_models, measure
 from vlcompress.bench.statistics import latency, paired_ratio
 from vlcompress.bench.variants import Variant, bind_torch, make_onnx, make_torch, onnx_variant, torch_variant
+from vlcompress.devices import CPU, Compute, placed, precision
 from vlcompress.errors import VlcompressError
-from vlcompress.export.export_run import export_dense
+from vlcompress.export.export_run import compiled_of, export_dense
+from vlcompress.export.runtime import provider_for
+from vlcompress.export.verify import bound_in
 from vlcompress.models.base import Family
-from vlcompress.models.registry import FAMILIES
-from vlcompress.sparse.compile import compile_model, load_compiled, thread_count
+from vlcompress.sparse.compile import compile_model, thread_count
 from vlcompress.sparse.compile_run import block_of
+from vlcompress.sparse.runner import fast_answer
 from vlcompress.sparse.timing import Effort
 from vlcompress.tasks.base import Task
 from vlcompress.tickets.models import dense_model, samples, score_task, ticket_model
@@ -35,7 +38,14 @@ Say = Callable[[str], None]
 
 
 def bench_run(
-    run: Run, *, batches: Sequence[int] = (1, 32), threads: int = 1, effort: Effort = EFFORT, say: Say = print
+    run: Run,
+    *,
+    batches: Sequence[int] = (1, 32),
+    threads: int = 1,
+    compute: Compute = CPU,
+    provider: str | None = None,
+    effort: Effort = EFFORT,
+    say: Say = print,
 ) -> dict[str, Any]:
     """Measure dense, masked, compiled, ONNX dense and ONNX compiled, and write ``bench.json``.
 
@@ -43,77 +53,97 @@ def bench_run(
         run: a run that was compiled and exported.
         batches: batch sizes, filled with real samples.
         threads: threads of PyTorch and of ONNX Runtime.
+        compute: where the PyTorch variants run, and in what.
+        provider: where the exported files run, spelled out; None takes the one that they were exported for.
         effort: how long to measure each batch size.
         say: told one line at each step.
 
     Returns:
-        What :func:`bench_models` gives, with "accuracy" for each variant and "curve", the latency of every round.
+        What :func:`bench_models` gives, with "computed_on" and "provider", "accuracy" for each variant and "curve", the
+        latency of every round.
 
     Raises:
-        VlcompressError: not compiled or not exported yet.
+        VlcompressError: not compiled or not exported yet, or no such provider.
         VerificationError: a variant computes something else; nothing is measured then.
     """
+    _check_made(run)
+    chosen = provider_for(provider, read_json(run.folder / "onnx" / "manifest.json"), say)
     ticket = load_ticket(run.ticket)
     task = score_task(run, ticket)
     say("exporting the dense model to compare with" if not (run.folder / "onnx-dense").is_dir() else "opening models")
-    variants = _variants(run, ticket, task, threads)
-    inputs = {batch: samples(task, batch)[0] for batch in batches}
-    say(f"measuring {len(variants)} variants at batch {', '.join(map(str, batches))} with {threads} thread(s)")
-    record = bench_models(variants, inputs, threads=threads, references=REFERENCES, effort=effort)
-    say("scoring every variant on the task")
-    accuracy = {variant.name: _accuracy(variant, task) for variant in variants}
-    say("measuring the ticket of every round")
-    curve = _curve(run, ticket, task, max(batches), threads)
-    record |= {"command": "vlcompress bench", "accuracy": accuracy, "curve": curve}
+    with precision(compute):
+        variants = _variants(run, ticket, task, threads, compute, chosen, say)
+        inputs = {batch: samples(task, batch)[0] for batch in batches}
+        say(f"measuring {len(variants)} variants at batch {', '.join(map(str, batches))} with {threads} thread(s)")
+        record = bench_models(
+            variants, inputs, threads=threads, references=REFERENCES, effort=effort, bound=bound_in(compute)
+        )
+        say("scoring every variant on the task")
+        accuracy = {variant.name: _accuracy(variant, task) for variant in variants}
+        say("measuring the ticket of every round")
+        curve = _curve(run, ticket, task, max(batches), threads, compute)
+    record |= {"command": "vlcompress bench", "computed_on": compute.describe(), "provider": chosen}
+    record |= {"accuracy": accuracy, "curve": curve}
     write_file(run.folder / DOCUMENT, dumps(record))
     return record
 
 
-def _variants(run: Run, ticket: Ticket, task: Task, threads: int) -> list[Variant]:
-    """Make the five variants; the ticket's files must be there."""
+def _check_made(run: Run) -> None:
     files = {"compiled": run.folder / "compiled" / "weights.safetensors", "onnx": run.folder / "onnx" / "model.onnx"}
     for step, file in zip(("compile", "export"), files.values(), strict=True):
         if not file.is_file():
             raise VlcompressError(f"run '{run.folder}' has no '{file}': run `vlcompress {step}` first")
-    family, dense = dense_model(run, ticket)
-    _, masked = ticket_model(ticket)
-    compiled = _load_compiled(run.folder)[1]
+
+
+def _variants(
+    run: Run, ticket: Ticket, task: Task, threads: int, compute: Compute, provider: str, say: Say
+) -> list[Variant]:
+    """Make the five variants; the ticket's files must be there."""
     (one,) = samples(task, 1)
-    dense_file = run.training("dense") / "weights.safetensors"
-    onnx_dense = export_dense(run, threads=threads)
-    rows: list[tuple[str, nn.Module, str, Path, Callable[[], tuple[Family, nn.Module]]]] = [
-        ("dense", dense, "dense", dense_file, partial(_load_dense, run.folder)),
-        ("masked", masked, "masked", run.ticket / "weights.safetensors", partial(_load_masked, run.folder)),
-        ("compiled", compiled, "masked", files["compiled"], partial(_load_compiled, run.folder)),
-    ]
-    torch_variants = [
-        torch_variant(name, family, model, truth=truth, file=file, make=partial(make_torch, load, one, threads))
-        for name, model, truth, file, load in rows
-    ]
-    onnx_variants = [
-        _onnx(name, file, truth, one, threads)
-        for name, file, truth in (("onnx dense", onnx_dense, "dense"), ("onnx compiled", files["onnx"], "masked"))
-    ]
+    files = {
+        "dense": run.training("dense") / "weights.safetensors",
+        "masked": run.ticket / "weights.safetensors",
+        "compiled": run.folder / "compiled" / "weights.safetensors",
+    }
+    loaders = {"dense": _load_dense, "masked": _load_masked, "compiled": _load_compiled}
+    torch_variants = []
+    for name, load in loaders.items():
+        family, model = load(run.folder, compute, say)
+        answer, truth = fast_answer(family, model, ticket.head, compute), "dense" if name == "dense" else "masked"
+        # In another process memory is counted as the system does, which sees nothing of a GPU's.
+        make = None if compute.on_gpu else partial(make_torch, partial(load, run.folder, compute), one, threads)
+        torch_variants.append(torch_variant(name, model, answer, truth=truth, file=files[name], make=make))
+    onnx_files = {"onnx dense": (export_dense(run, threads=threads), "dense")}
+    onnx_files["onnx compiled"] = run.folder / "onnx" / "model.onnx", "masked"
+    onnx_variants = [_onnx(name, *said, one, threads, provider) for name, said in onnx_files.items()]
     return torch_variants + onnx_variants
 
 
-def _onnx(name: str, file: Path, truth: str, one: Any, threads: int) -> Variant:
+def _onnx(name: str, file: Path, truth: str, one: Any, threads: int, provider: str) -> Variant:
     """Open a file with the settings that its manifest measured to be best."""
     advised = "SkipLayerNormFusion" in read_json(file.parent / "manifest.json")["speed"]["disabled_optimizers"]
-    make = partial(make_onnx, file, one, threads, advised)
-    return onnx_variant(name, file, truth=truth, threads=threads, disable_skip_layer_norm=advised, make=make)
+    make = partial(make_onnx, file, one, threads, advised) if provider == "cpu" else None
+    return onnx_variant(
+        name, file, truth=truth, threads=threads, disable_skip_layer_norm=advised, provider=provider, make=make
+    )
 
 
-def _load_dense(folder: Path) -> tuple[Family, nn.Module]:
-    return dense_model(Run(folder), load_ticket(folder / "ticket"))
+def _silent(line: str) -> None:
+    """Say nothing: what there is to say about a model is said once, in the first process."""
 
 
-def _load_masked(folder: Path) -> tuple[Family, nn.Module]:
-    return ticket_model(load_ticket(folder / "ticket"))
+def _load_dense(folder: Path, compute: Compute, say: Say = _silent) -> tuple[Family, nn.Module]:
+    family, model = dense_model(Run(folder), load_ticket(folder / "ticket"))
+    return family, placed(model, compute)
 
 
-def _load_compiled(folder: Path) -> tuple[Family, nn.Module]:
-    compiled = load_compiled(folder / "compiled", {name: family() for name, family in FAMILIES.items()})
+def _load_masked(folder: Path, compute: Compute, say: Say = _silent) -> tuple[Family, nn.Module]:
+    family, model = ticket_model(load_ticket(folder / "ticket"))
+    return family, placed(model, compute)
+
+
+def _load_compiled(folder: Path, compute: Compute, say: Say = _silent) -> tuple[Family, nn.Module]:
+    compiled = compiled_of(Run(folder), compute, say)
     return compiled.family, compiled.model
 
 
@@ -123,19 +153,22 @@ def _accuracy(variant: Variant, task: Task, batch: int = 256) -> dict[str, Any]:
     return {"score": found.mean, "figures": dict(found.figures), "examples": len(task)}
 
 
-def _curve(run: Run, ticket: Ticket, task: Task, batch: int, threads: int) -> list[dict[str, Any]]:
+def _curve(run: Run, ticket: Ticket, task: Task, batch: int, threads: int, compute: Compute) -> list[dict[str, Any]]:
     """Compile the ticket of every round and measure it against dense, all side by side."""
     (inputs,) = samples(task, batch)
     block = block_of(ticket.document["recipe"]["pruning"]["pattern"])
     family, dense = dense_model(run, ticket)
     cells = [cell for cell in run.document()["cells"] if cell["arm"] == "ticket"]
-    calls = {"dense": bind_torch(family, dense, inputs)}
+    calls = {"dense": bind_torch(dense, fast_answer(family, dense, ticket.head, compute), inputs)}
     for cell in cells:
         trained = Trained(run.training("ticket", cell["round"]))
         _, model = dense_model(run, ticket)
         model.load_state_dict(trained.weights())
-        compiled, _ = compile_model(family, model, dict(trained.masks()), block, inputs=inputs, threads=threads)
-        calls[str(cell["round"])] = bind_torch(family, compiled, inputs)
+        compiled, _ = compile_model(
+            family, model, dict(trained.masks()), block, inputs=inputs, threads=threads, compute=compute
+        )
+        answer = fast_answer(family, compiled, ticket.head, compute)
+        calls[str(cell["round"])] = bind_torch(compiled, answer, inputs)
     with thread_count(threads):
         bursts = measure(calls, CURVE_EFFORT)
     return [

@@ -58,9 +58,11 @@ def checkup(home: Path) -> list[Check]:
         _package("torch", TORCH),
         _package("transformers", TRANSFORMERS),
         _guarded("gpu", _gpu),
+        _guarded("devices", _devices),
         _guarded("triton", _triton),
         onnx_distributions(_version("onnxruntime"), _version("onnxruntime-gpu")),
         _guarded("onnxruntime session", _onnx_session),
+        _guarded("providers", _providers),
         folder("command line", PACKAGE / "cli", "fail"),
         folder("gpu kernels", PACKAGE / "kernels", "warn"),
         weights(PACKAGE / "weights"),
@@ -192,6 +194,17 @@ def _gpu() -> Check:
     if torch.cuda.is_available():
         return Check("gpu", "ok", f"{torch.cuda.get_device_name(0)}, CUDA {torch.version.cuda}")
     return Check("gpu", "ok", "none seen by torch: everything runs on the CPU")
+
+
+def _devices() -> Check:
+    """List what --device and --dtype may be here."""
+    found = importlib.import_module("vlcompress.devices").usable()
+    return Check("devices", "ok", "; ".join(f"{device}: {', '.join(dtypes)}" for device, dtypes in found.items()))
+
+
+def _providers() -> Check:
+    """List what --provider may be here."""
+    return Check("providers", "ok", ", ".join(importlib.import_module("vlcompress.export.runtime").available()))
 
 
 def _triton() -> Check:

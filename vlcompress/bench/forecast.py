@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,19 +19,38 @@ from vlcompress.artefacts import Json
 from vlcompress.bench.advice import advice
 from vlcompress.bench.break_even import break_even
 from vlcompress.bench.environment import environment
-from vlcompress.bench.forecast_forms import Opened, Subject
+from vlcompress.bench.forecast_forms import Subject
 from vlcompress.bench.forecast_layers import measure_layers
+from vlcompress.bench.forecast_torch import TorchSubject
 from vlcompress.bench.harness import measure
 from vlcompress.bench.random_masks import POLICY, check_sparsity
 from vlcompress.bench.statistics import latency, paired_ratio
+from vlcompress.devices import CPU, Compute, precision
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.export.choose import Chooser
 from vlcompress.models.base import Family, Head
 from vlcompress.models.registry import FAMILIES
 from vlcompress.sparse.compile import layer_rows, thread_count
-from vlcompress.sparse.timing import Effort
+from vlcompress.sparse.timing import Call, Effort
 
 Inputs = Mapping[str, Tensor]
+Say = Callable[[str], None]
+
+
+class Form(Protocol):
+    """A model in one form and runtime: how long it took to open, and how many bytes its weights take."""
+
+    @property
+    def load_s(self) -> float:
+        """Seconds."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes."""
+
+    def bind(self, inputs: Inputs) -> Call:
+        """Give the call that runs it on fixed inputs."""
+
 
 ANSWERS, WORDS, FEATURES, TEXT, REGIONS = 3129, 30522, 2048, 20, 36
 """VQA v2 with LXMERT: answers, word pieces, width of a region's features, words and regions of an example."""
@@ -53,7 +73,9 @@ class Inquiry:
         sparsities: in (0, 1).
         batches: batch sizes.
         threads: of ONNX Runtime.
-        device: "cpu" or "cuda"; on a GPU, whole units and dense layers are what is fast.
+        compute: where PyTorch's forms are measured, and in what; float32 on the CPU leaves them out, since ONNX Runtime
+            is faster there.
+        provider: where ONNX Runtime's forms are, spelled out.
     """
 
     model: str = "lxmert"
@@ -62,10 +84,11 @@ class Inquiry:
     sparsities: tuple[float, ...] = (0.5, 0.7, 0.9)
     batches: tuple[int, ...] = (1, 8)
     threads: int = 1
-    device: str = "cpu"
+    compute: Compute = CPU
+    provider: str = "cpu"
 
 
-def forecast(asked: Inquiry, say: Callable[[str], None]) -> Json:
+def forecast(asked: Inquiry, say: Say) -> Json:
     """Measure what is asked.
 
     Args:
@@ -91,33 +114,55 @@ def forecast(asked: Inquiry, say: Callable[[str], None]) -> Json:
     with tempfile.TemporaryDirectory() as folder, thread_count(asked.threads):
         rows = layer_rows(family, model, family.prunable(model, POLICY).names, inputs[asked.batches[-1]])
         say(f"about {_minutes(family, model, asked)} for {len(asked.patterns) * len(asked.sparsities)} random prunings")
-        chooser = Chooser(asked.threads, CHOOSING, asked.device)
+        chooser = Chooser(asked.threads, CHOOSING, asked.provider)
         layers = measure_layers(model, rows, asked.patterns, asked.sparsities, chooser, say)
         subject = Subject(family, config, model, Path(folder), chooser, rows)
-        models = _models(subject, asked, inputs, say)
+        tuned = inputs[asked.batches[-1]]
+        in_torch = None if asked.compute == CPU else TorchSubject(family, model, head, asked.compute, tuned, CHOOSING)
+        with precision(asked.compute):
+            models = _models(subject, in_torch, asked, inputs, say)
     record = {"environment": environment(), "asked": asdict(asked), "layers": layers, "models": models}
     return {**record, "advice": advice(record)}
 
 
-def _models(subject: Subject, asked: Inquiry, inputs: Mapping[int, Inputs], say: Callable[[str], None]) -> list[Json]:
-    """Measure whole models: for each pattern and form, its points by sparsity and batch size."""
-    dense = subject.dense()
+def _models(
+    subject: Subject, torch_subject: TorchSubject | None, asked: Inquiry, inputs: Mapping[int, Inputs], say: Say
+) -> list[Json]:
+    """Measure whole models: for each pattern and form, its points by sparsity and batch size.
+
+    Forms are compared with the dense model in their own runtime.
+    """
+    dense, torch_dense = subject.dense(), None if torch_subject is None else torch_subject.dense()
     found: dict[tuple[str, str], Json] = {}
     for pattern in asked.patterns:
         for sparsity in asked.sparsities:
             say(f"{pattern} at {100 * sparsity:g} %: the whole model")
             forms = subject.forms(pattern, sparsity, inputs[min(inputs)])
-            for form, opened in forms.items():
-                row = found.setdefault((pattern, form), {"pattern": pattern, "form": form, "points": []})
-                row["points"].append({"sparsity": sparsity, "load_s": round(opened.load_s, 2), "bytes": opened.nbytes})
-            for batch, samples in inputs.items():
-                timed = _race({"dense": dense, **forms}, samples, batch)
-                for form in forms:
-                    found[pattern, form]["points"][-1].setdefault("batches", {})[str(batch)] = timed[form]
+            _add_points(found, pattern, sparsity, dense, forms, inputs)
+            if torch_subject is not None and torch_dense is not None:
+                _add_points(found, pattern, sparsity, torch_dense, torch_subject.forms(pattern, sparsity), inputs)
     return [{**row, "break_even": _break_even(row["points"], asked.batches)} for row in found.values()]
 
 
-def _race(forms: Mapping[str, Opened], inputs: Inputs, batch: int) -> dict[str, Json]:
+def _add_points(
+    found: dict[tuple[str, str], Json],
+    pattern: str,
+    sparsity: float,
+    dense: Form,
+    forms: Mapping[str, Form],
+    inputs: Mapping[int, Inputs],
+) -> None:
+    """Measure forms of one pruning side by side with dense, and add them to the rows of their pattern."""
+    for form, opened in forms.items():
+        row = found.setdefault((pattern, form), {"pattern": pattern, "form": form, "points": []})
+        row["points"].append({"sparsity": sparsity, "load_s": round(opened.load_s, 2), "bytes": opened.nbytes})
+    for batch, samples in inputs.items():
+        timed = _race({"dense": dense, **forms}, samples, batch)
+        for form in forms:
+            found[pattern, form]["points"][-1].setdefault("batches", {})[str(batch)] = timed[form]
+
+
+def _race(forms: Mapping[str, Form], inputs: Inputs, batch: int) -> dict[str, Json]:
     calls = {form: opened.bind(inputs) for form, opened in forms.items()}
     start = time.perf_counter()
     calls["dense"]()

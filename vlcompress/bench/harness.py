@@ -15,7 +15,7 @@ from vlcompress.bench.memory import peak_memory
 from vlcompress.bench.statistics import latency, paired_ratio
 from vlcompress.bench.variants import Scores, Variant
 from vlcompress.errors import VlcompressError
-from vlcompress.export.verify import compare_scores, require
+from vlcompress.export.verify import BOUNDS, Bound, compare_scores, require
 from vlcompress.sparse.compile import thread_count
 from vlcompress.sparse.timing import Bursts, Effort, interleave
 
@@ -64,6 +64,7 @@ def bench_models(
     threads: int,
     references: Sequence[str] = ("dense",),
     effort: Effort = EFFORT,
+    bound: Bound = BOUNDS["fp32"],
 ) -> Json:
     """Compare variants of a model.
 
@@ -73,6 +74,7 @@ def bench_models(
         threads: threads of PyTorch while measuring (sessions carry their own).
         references: the variants that speeds are ratios to ("dense", and "onnx dense" for what the ticket itself gains).
         effort: how long to measure.
+        bound: what a variant's scores may differ by from its truth's.
 
     Returns:
         A JSON object: "environment", "threads", "references", "variants" (for each: "truth", "parity", "bytes",
@@ -86,7 +88,7 @@ def bench_models(
     for name in {*references, *(variant.truth for variant in variants)} - set(by_name):
         raise VlcompressError(f"the benchmark has no variant '{name}': give one of that name, or refer to another")
     with thread_count(threads):
-        parities = _gate(by_name, inputs)
+        parities = _gate(by_name, inputs, bound)
         batches = {batch: _batch(by_name, samples, batch, references, effort) for batch, samples in inputs.items()}
         described = environment()
     rows = {
@@ -102,13 +104,13 @@ def bench_models(
     return {"environment": described, "threads": threads, "references": list(references), "variants": rows}
 
 
-def _gate(variants: Mapping[str, Variant], inputs: Mapping[int, Inputs]) -> dict[str, Json]:
+def _gate(variants: Mapping[str, Variant], inputs: Mapping[int, Inputs], bound: Bound) -> dict[str, Json]:
     """Run every variant on all inputs and compare it with its truth."""
     scores = {name: _scores(variant, inputs) for name, variant in variants.items()}
     found: dict[str, Json] = {}
     for name, variant in variants.items():
         parity = compare_scores(scores[variant.truth], scores[name])
-        require(parity, f"'{name}' does not compute what '{variant.truth}' does, so no speed is reported")
+        require(parity, f"'{name}' does not compute what '{variant.truth}' does, so no speed is reported", bound)
         found[name] = asdict(parity)
     return found
 

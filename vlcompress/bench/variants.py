@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from vlcompress.bench.memory import Make
 from vlcompress.export.runtime import open_session
 from vlcompress.export.verify import feed
-from vlcompress.models.base import Family
+from vlcompress.models.base import Family, inputs_for
+from vlcompress.tasks.base import Answer, asking
 
 Inputs = Mapping[str, Tensor]
 Scores = npt.NDArray[np.float32]
@@ -41,31 +42,37 @@ class Variant:
 
 def torch_variant(
     name: str,
-    family: Family,
     model: nn.Module,
+    answer: Answer,
     *,
     truth: str | None = None,
     file: Path | None = None,
     make: Make | None = None,
 ) -> Variant:
-    """Make a variant of a PyTorch model on the CPU (dense, masked or compiled).
+    """Make a variant of a PyTorch model (dense, masked or compiled).
 
     Args:
         name: of the variant.
-        family: runs the model.
-        model: put in eval mode.
+        model: on its device and in its dtype, for which inputs are prepared.
+        answer: runs it.
         truth: the variant that it must agree with; itself by default.
         file: its weights on disk.
         make: see `Variant`.
     """
-    model.eval()
-    return Variant(name, lambda inputs: bind_torch(family, model, inputs), truth or name, _size(file), make)
+    return Variant(name, lambda inputs: bind_torch(model, answer, inputs), truth or name, _size(file), make)
 
 
 def onnx_variant(
-    name: str, file: Path, *, truth: str, threads: int, disable_skip_layer_norm: bool = True, make: Make | None = None
+    name: str,
+    file: Path,
+    *,
+    truth: str,
+    threads: int,
+    disable_skip_layer_norm: bool = True,
+    provider: str = "cpu",
+    make: Make | None = None,
 ) -> Variant:
-    """Make a variant of an exported file in ONNX Runtime on the CPU.
+    """Make a variant of an exported file in ONNX Runtime.
 
     Args:
         name: of the variant.
@@ -73,12 +80,14 @@ def onnx_variant(
         truth: the variant that it must agree with.
         threads: threads of the session.
         disable_skip_layer_norm: as the file's manifest advises.
+        provider: where it runs, spelled out.
         make: see `Variant`.
 
     Raises:
         VlcompressError: no such file, or not a model.
     """
-    session = open_session(file, threads=threads, disable_skip_layer_norm=disable_skip_layer_norm)
+    skip = disable_skip_layer_norm
+    session = open_session(file, threads=threads, disable_skip_layer_norm=skip, provider=provider)
 
     def bind(inputs: Inputs) -> Callable[[], Scores]:
         arrays = feed(session, inputs)
@@ -87,12 +96,15 @@ def onnx_variant(
     return Variant(name, bind, truth, _size(file), make)
 
 
-def bind_torch(family: Family, model: nn.Module, inputs: Inputs) -> Callable[[], Scores]:
-    """Give the call that runs a PyTorch model on fixed inputs."""
+def bind_torch(model: nn.Module, answer: Answer, inputs: Inputs) -> Callable[[], Scores]:
+    """Give the call that runs a PyTorch model on fixed inputs, which are moved and cast outside the clock.
+
+    Scores come back to the CPU, as they do from ONNX Runtime: a call ends when the device has finished.
+    """
+    placed = inputs_for(model, inputs)
 
     def call() -> Scores:
-        with torch.inference_mode():
-            scores: Scores = family.logits(model, inputs).float().numpy()
+        scores: Scores = answer(placed).numpy()
         return scores
 
     return call
@@ -114,7 +126,7 @@ def make_torch(load: Callable[[], tuple[Family, nn.Module]], inputs: Inputs, thr
     """
     torch.set_num_threads(threads)
     family, model = load()
-    return bind_torch(family, model.eval(), inputs)
+    return bind_torch(model, asking(family, model), inputs)
 
 
 def _size(file: Path | None) -> int | None:

@@ -1,5 +1,6 @@
 """From a run's compiled model to ``onnx/``, and its dense model to ``onnx-dense/`` for comparison."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -7,16 +8,17 @@ from typing import Any
 import torch
 
 import vlcompress
-from vlcompress.artefacts import Json, unseal
+from vlcompress.artefacts import Json, read_json, unseal
+from vlcompress.devices import CPU, Compute, precision
 from vlcompress.errors import VlcompressError
 from vlcompress.export.onnx import Style, export_onnx
-from vlcompress.export.runtime import open_session
-from vlcompress.export.verify import BOUNDS, Check
+from vlcompress.export.runtime import open_session, placement, provider_for
+from vlcompress.export.verify import BOUNDS, Check, bound_in, feed, looser
 from vlcompress.export.verify import run as run_session
 from vlcompress.models.registry import FAMILIES
 from vlcompress.sparse.compile import Compiled, load_compiled
 from vlcompress.sparse.timing import EFFORT, Effort
-from vlcompress.tasks.base import Task, asking
+from vlcompress.tasks.base import Answer, Task, asking
 from vlcompress.tickets.models import dense_model, samples, score_task
 from vlcompress.tickets.run import Run
 from vlcompress.tickets.ticket import load_ticket
@@ -34,7 +36,13 @@ def artefact_folder(run: Run, style: Style) -> Path:
 
 
 def export_run(
-    run: Run, *, batch: int = 32, threads: int = 1, effort: Effort = EFFORT, style: Style | None = None
+    run: Run,
+    *,
+    batch: int = 32,
+    threads: int = 1,
+    effort: Effort = EFFORT,
+    style: Style | None = None,
+    say: Callable[[str], None] = print,
 ) -> Json:
     """Export the compiled model; nothing is written unless it answers as the PyTorch model does.
 
@@ -44,6 +52,7 @@ def export_run(
         threads: threads of ONNX Runtime while measuring.
         effort: how long to measure each layer.
         style: how to write the file; by default float32 for the CPU.
+        say: told if the model was compiled for another device.
 
     Returns:
         The manifest.
@@ -53,7 +62,7 @@ def export_run(
         VerificationError: parity failed, or the task's score dropped.
     """
     style = style or Style()
-    compiled, ticket = _compiled(run), load_ticket(run.ticket)
+    compiled, ticket = compiled_of(run, CPU, say), load_ticket(run.ticket)
     task = score_task(run, ticket)
     gated = bool(BOUNDS[style.precision].score)
     return export_onnx(
@@ -77,7 +86,16 @@ def export_run(
     )
 
 
-def verify_file(file: Path, run: Run | None = None, *, batch: int = 32, threads: int = 1) -> Json:
+def verify_file(
+    file: Path,
+    run: Run | None = None,
+    *,
+    batch: int = 32,
+    threads: int = 1,
+    compute: Compute = CPU,
+    provider: str | None = None,
+    say: Callable[[str], None] = print,
+) -> Json:
     """Repeat the gate that an exported file passed: its hash, the samples, random shapes, and the score on the task.
 
     Args:
@@ -85,6 +103,13 @@ def verify_file(file: Path, run: Run | None = None, *, batch: int = 32, threads:
         run: the run that it was exported from; by default the one in whose folder it lies.
         batch: examples at a time.
         threads: threads of ONNX Runtime.
+        compute: where PyTorch computes what the file is compared with, and in what.
+        provider: where the file runs, spelled out; None takes the one that it was exported for.
+        say: told what is worth knowing.
+
+    Returns:
+        "file", "precision", "provider", "computed_on", "parity", "task_score", and off the CPU "placement": the nodes
+        that each provider took.
 
     Raises:
         VlcompressError: no manifest beside the file, an altered file, or no such run.
@@ -94,23 +119,55 @@ def verify_file(file: Path, run: Run | None = None, *, batch: int = 32, threads:
         raise VlcompressError(f"no ONNX model at '{file}': give a file that `vlcompress export` wrote")
     manifest = unseal(file.parent, "manifest.json")
     chosen = run or Run(file.resolve().parent.parent)
-    compiled, ticket = _compiled(chosen), load_ticket(chosen.ticket)
+    compiled, ticket = compiled_of(chosen, compute, say), load_ticket(chosen.ticket)
     if manifest.get("recipe_sha256") != ticket.document["recipe_sha256"]:
         raise VlcompressError(f"'{file}' was not exported from run '{chosen.folder}': give its own with --run")
-    task, bound = score_task(chosen, ticket), BOUNDS[manifest["precision"]]
+    task, bound = score_task(chosen, ticket), looser(BOUNDS[manifest["precision"]], bound_in(compute))
     batches = samples(task, batch, _batches(batch))
     check = Check(compiled.family, compiled.model, batches, compiled.config, bound, file.parent)
-    skip = bool(manifest["speed"]["disabled_optimizers"])
-    provider = manifest["provider"]
-    session = open_session(file, threads=threads, disable_skip_layer_norm=skip, provider=provider, native="off")
-    parities = {name: asdict(found) for name, found in check.parities(session).items()}
-    reference = _reference(task, compiled) if bound.score else None
+    session, provider = open_exported(file, provider, threads=threads, say=say)
+    with precision(compute):
+        parities = {name: asdict(found) for name, found in check.parities(session).items()}
+        reference = _reference(task, compiled) if bound.score else None
     return {
         "file": str(file),
         "precision": manifest["precision"],
+        "provider": provider,
+        "computed_on": compute.describe(),
         "parity": parities,
         "task_score": check.task_score(session, lambda opened: _score(task, opened), reference),
+        **({} if provider == "cpu" else {"placement": placement(file, provider, feed(session, batches[0]))}),
     }
+
+
+def open_exported(
+    file: Path, provider: str | None, *, threads: int = 1, say: Callable[[str], None] = print
+) -> tuple[Any, str]:
+    """Open an exported file as its manifest advises, with its own operators alone.
+
+    Args:
+        file: model.onnx.
+        provider: spelled out; None takes the one that the file was exported for.
+        threads: of ONNX Runtime.
+        say: told where that is not there.
+
+    Returns:
+        The session, and the provider that it runs on.
+
+    Raises:
+        VlcompressError: no such file, or no such provider.
+    """
+    if not file.is_file():
+        raise VlcompressError(f"no ONNX model at '{file}': run `vlcompress export` first")
+    manifest = read_json(file.parent / "manifest.json")
+    chosen = provider_for(provider, manifest, say)
+    skip = bool(manifest["speed"]["disabled_optimizers"])
+    return open_session(file, threads=threads, disable_skip_layer_norm=skip, provider=chosen, native="off"), chosen
+
+
+def session_answer(session: Any) -> Answer:
+    """Return an opened file as an `Answer`."""
+    return lambda inputs: torch.from_numpy(run_session(session, inputs))
 
 
 def _words(run: Run) -> dict[str, str]:
@@ -123,16 +180,24 @@ def _batches(batch: int) -> int:
     return -(-PARITY_SAMPLES // batch)
 
 
-def _compiled(run: Run) -> Compiled:
+def compiled_of(run: Run, compute: Compute = CPU, say: Callable[[str], None] = print) -> Compiled:
+    """Load a run's compiled model, to run on a device and in a dtype; `say` is told if that was not the plan.
+
+    Raises:
+        VlcompressError: it was not compiled.
+    """
     folder = run.folder / "compiled"
     if not (folder / "plan.json").is_file():
         raise VlcompressError(f"run '{run.folder}' has no compiled model: run `vlcompress compile` first")
-    return load_compiled(folder, {name: family() for name, family in FAMILIES.items()})
+    compiled = load_compiled(folder, {name: family() for name, family in FAMILIES.items()}, compute)
+    if compiled.notice is not None:
+        say(compiled.notice)
+    return compiled
 
 
 def _score(task: Task, session: Any) -> float:
     """Give the task's mean score of a session, in [0, 1]."""
-    return task.measure(lambda inputs: torch.from_numpy(run_session(session, inputs)), batch=SCORED_AT_ONCE).mean
+    return task.measure(session_answer(session), batch=SCORED_AT_ONCE).mean
 
 
 def _reference(task: Task, compiled: Compiled) -> float:

@@ -12,7 +12,7 @@ triton-inference-server/common, and the README of triton-inference-server/onnxru
 import itertools
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vlcompress.artefacts import Json, seal, unseal, write_file, writing
+from vlcompress.artefacts import Json, read_json, seal, unseal, write_file, writing
 from vlcompress.errors import VlcompressError
+from vlcompress.export.providers import Provider, parse_provider
+from vlcompress.export.runtime import provider_for
 from vlcompress.export.target import newest_read
 from vlcompress.sparse.timing import Call, Effort, compare
 from vlcompress.tickets.run import Run
@@ -60,7 +62,15 @@ class Name(str):
     """A word of the text format that is not quoted: an enum value."""
 
 
-def export_triton(run: Run, *, batch: int = 32, threads: int = 1, target_ort: str = TARGET_ORT) -> tuple[Path, Json]:
+def export_triton(
+    run: Run,
+    *,
+    batch: int = 32,
+    threads: int = 1,
+    target_ort: str = TARGET_ORT,
+    provider: str | None = None,
+    say: Callable[[str], None] = print,
+) -> tuple[Path, Json]:
     """Write the run's exported model as a model repository, ``triton/`` in the run's folder.
 
     Args:
@@ -68,6 +78,8 @@ def export_triton(run: Run, *, batch: int = 32, threads: int = 1, target_ort: st
         batch: the largest batch that Triton may put together.
         threads: threads of ONNX Runtime inside one operator.
         target_ort: release of ONNX Runtime that the server runs.
+        provider: where the server runs it, spelled out; None takes the one that it was exported for.
+        say: told where that is not here, so that nothing could be measured.
 
     Returns:
         The model's folder in the repository, and its manifest.
@@ -77,8 +89,10 @@ def export_triton(run: Run, *, batch: int = 32, threads: int = 1, target_ort: st
     """
     if not (run.folder / "onnx" / "manifest.json").is_file():
         raise VlcompressError(f"run '{run.folder}' has no exported model: run `vlcompress export` first")
-    folder = run.folder / "triton" / model_name(run)
-    return folder, write_model(run.folder / "onnx", folder, batch=batch, threads=threads, target_ort=target_ort)
+    folder, exported = run.folder / "triton" / model_name(run), run.folder / "onnx"
+    chosen = provider_for(provider, read_json(exported / "manifest.json"), say)
+    manifest = write_model(exported, folder, batch=batch, threads=threads, target_ort=target_ort, provider=chosen)
+    return folder, manifest
 
 
 def model_name(run: Run) -> str:
@@ -88,7 +102,14 @@ def model_name(run: Run) -> str:
 
 
 def write_model(
-    exported: Path, folder: Path, *, batch: int, threads: int, target_ort: str, effort: Effort = LEVEL_EFFORT
+    exported: Path,
+    folder: Path,
+    *,
+    batch: int,
+    threads: int,
+    target_ort: str,
+    provider: str = "cpu",
+    effort: Effort = LEVEL_EFFORT,
 ) -> Json:
     """Write one model of a repository.
 
@@ -98,6 +119,7 @@ def write_model(
         batch: see `export_triton`.
         threads: see `export_triton`.
         target_ort: see `export_triton`.
+        provider: likewise; it must be here.
         effort: how long to measure each level of graph optimisation.
 
     Returns:
@@ -110,17 +132,18 @@ def write_model(
     facts, outside = _graph_facts(exported / "model.onnx")
     check_target(facts, target_ort)
     feeds = [_zeros(described, axes, batch) for axes in buckets(described)]
-    timings = compare(_level_calls(exported / "model.onnx", feeds[-1], threads), effort)
+    timings = compare(_level_calls(exported / "model.onnx", feeds[-1], threads, provider), effort)
     level = min(timings, key=lambda name: timings[name].us)
     manifest = {
         **{key: described[key] for key in ("family", "inputs", "outputs", "padding")},
         "onnx_manifest_files": described["files"],
         "target_ort": target_ort,
+        "provider": provider,
         **facts,
         "max_batch_size": batch,
         "graph_level": {"picked": level, "timings": {name: asdict(found) for name, found in timings.items()}},
     }
-    config = to_text(_config(folder.name, described, batch, threads, LEVELS[level]))
+    config = to_text(_config(folder.name, described, batch, threads, LEVELS[level], parse_provider(provider)))
     with writing(folder) as temporary:
         write_file(temporary / "config.pbtxt", config)
         shutil.copyfile(exported / "labels.txt", temporary / "labels.txt")
@@ -176,22 +199,62 @@ def _field(name: str, value: Any, indent: str) -> str:
     return f"{name} {{\n{to_text(value, indent + '  ')}{indent}}}"
 
 
-def _config(name: str, described: Mapping[str, Any], batch: int, threads: int, level: int | None) -> Message:
+def _config(
+    name: str, described: Mapping[str, Any], batch: int, threads: int, level: int | None, provider: Provider
+) -> Message:
     fixed = {axis: sizes[0] for axis, sizes in described["padding"].items() if len(sizes) == 1}
-    optimisation = [] if level is None else [("optimization", [("graph", [("level", level)])])]
+    optimisation = [*([] if level is None else [("graph", [("level", level)])]), *_accelerators(provider)]
     return [
         ("name", name),
         ("backend", "onnxruntime"),
         ("max_batch_size", batch),
         *(("input", _tensor(value, fixed)) for value in described["inputs"]),
         *(("output", [*_tensor(value, fixed), ("label_filename", "labels.txt")]) for value in described["outputs"]),
-        ("instance_group", [("count", 1), ("kind", Name("KIND_CPU"))]),
+        ("instance_group", _instances(provider)),
         ("dynamic_batching", _batching()),
-        *optimisation,
+        *([("optimization", optimisation)] if optimisation else []),
         ("parameters", _parameter("intra_op_thread_count", threads)),
         ("parameters", _parameter("inter_op_thread_count", 1)),
         *(("model_warmup", _warmup(described, axes, size)) for axes in buckets(described) for size in (1, batch)),
     ]
+
+
+def _instances(provider: Provider) -> Message:
+    kind, number = provider.device
+    where = [("kind", Name("KIND_GPU")), ("gpus", [number])] if kind == "cuda" else [("kind", Name("KIND_CPU"))]
+    return [("count", 1), *where]
+
+
+def _accelerators(provider: Provider) -> Message:
+    """Say which of ONNX Runtime's GPU providers to use, in order, each with its options; nothing on the CPU.
+
+    The keys are ONNX Runtime's own, but for the few of TensorRT that the backend calls otherwise (its README has the
+    table). The cache of engines is left to whoever runs the server: this machine's folder is not there.
+    """
+    if provider.name == "cpu":
+        return []
+    found = [("cuda", {"use_tf32": "0"})]
+    if provider.name == "tensorrt":
+        found = [("tensorrt", dict(provider.options)), *found]
+    else:
+        found[0][1].update(provider.options)
+    accelerators = [
+        ("gpu_execution_accelerator", [("name", name), *(("parameters", pair) for pair in _pairs(options))])
+        for name, options in found
+    ]
+    return [("execution_accelerators", accelerators)]
+
+
+def _pairs(options: Mapping[str, str]) -> list[Message]:
+    """Translate a provider's options; the device is the instance group's matter."""
+    renamed = {"trt_max_workspace_size": "max_workspace_size_bytes"}
+    precisions = {"trt_fp16_enable": "FP16", "trt_int8_enable": "INT8"}
+    pairs = [
+        ("precision_mode", precisions[key]) if key in precisions else (renamed.get(key, key), value)
+        for key, value in options.items()
+        if key != "device_id" and not (key in precisions and value in ("0", "false"))
+    ]
+    return [[("key", key), ("value", value)] for key, value in pairs]
 
 
 def _batching() -> Message:
@@ -236,8 +299,8 @@ def _zeros(described: Mapping[str, Any], axes: Mapping[str, int], batch: int) ->
     }
 
 
-def _level_calls(model: Path, feed: Mapping[str, npt.NDArray[Any]], threads: int) -> dict[str, Call]:
-    """Open the model at each level that Triton can be told.
+def _level_calls(model: Path, feed: Mapping[str, npt.NDArray[Any]], threads: int, provider: str) -> dict[str, Call]:
+    """Open the model at each level that Triton can be told, on the provider that the server will take.
 
     Triton cannot switch off a single optimiser, and ONNX Runtime's fused skip-and-normalise kernel can cost more than
     all that its level gains.
@@ -250,7 +313,7 @@ def _level_calls(model: Path, feed: Mapping[str, npt.NDArray[Any]], threads: int
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.graph_optimization_level, options.log_severity_level = level, 3
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, options, providers=parse_provider(provider).chain())
         calls[name] = _call(session, feed)
     return calls
 

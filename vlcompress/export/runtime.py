@@ -1,11 +1,17 @@
 """ONNX Runtime sessions as this project opens them."""
 
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from vlcompress.artefacts import read_json
-from vlcompress.errors import VlcompressError, unknown
+from vlcompress.artefacts import Json, read_json
+from vlcompress.errors import VlcompressError
+from vlcompress.export.binding import BoundSession
 from vlcompress.export.native.build import built
+from vlcompress.export.providers import PROVIDERS, parse_provider
 from vlcompress.export.target import IR_VERSION, OPSET
 
 __all__ = ["IR_VERSION", "OPSET", "SKIP_LAYER_NORM", "open_session", "session_from_bytes"]
@@ -15,9 +21,6 @@ Native = Literal["off", "float32", "bfloat16"]
 
 SKIP_LAYER_NORM = "SkipLayerNormFusion"
 """ONNX Runtime's name for the fusion whose fp32 CPU kernel is slow."""
-
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-"""Execution providers by the names that this project gives them."""
 
 
 def open_session(
@@ -35,7 +38,8 @@ def open_session(
         threads: threads inside one operator, at least 1.
         disable_skip_layer_norm: leave LayerNormalization unfused. ONNX Runtime's fp32 CPU kernel of the fused form was
             measured about five times slower than the two nodes that it replaces.
-        provider: "cpu", "cuda" or "tensorrt".
+        provider: "cpu", "cuda" or "tensorrt", with options as `vlcompress.export.providers` spells them. Off the CPU
+            inputs and outputs are bound (`BoundSession`).
         native: on the CPU, what the native kernel computes packed nodes in, if `vlcompress native build` was run;
             without it, and with "off", they run with the standard operators that the file holds for them. "bfloat16"
             rounds weights and activations of those nodes to 8 bits of mantissa: measure the task's score with it.
@@ -75,6 +79,14 @@ def session_from_bytes(
     return _session(model, threads, disable_skip_layer_norm, provider, native)
 
 
+def available() -> list[str]:
+    """List the providers of the installed ONNX Runtime, by this project's names."""
+    import onnxruntime
+
+    there = onnxruntime.get_available_providers()
+    return [name for name, found in PROVIDERS.items() if found in there]
+
+
 def require_provider(provider: str) -> str:
     """Give ONNX Runtime's name of a provider that this installation has.
 
@@ -83,37 +95,83 @@ def require_provider(provider: str) -> str:
     """
     import onnxruntime
 
-    if provider not in PROVIDERS:
-        raise unknown("provider", provider, PROVIDERS)
-    there = onnxruntime.get_available_providers()
-    if PROVIDERS[provider] not in there:
-        names = [name for name, found in PROVIDERS.items() if found in there]
+    name, names = parse_provider(provider).name, available()
+    if name not in names:
         raise VlcompressError(
-            f"provider '{provider}' is not in this onnxruntime {onnxruntime.__version__}: it has {', '.join(names)}; "
+            f"provider '{name}' is not in this onnxruntime {onnxruntime.__version__}: it has {', '.join(names)}; "
             "for a GPU install vlcompress[gpu] in place of vlcompress[cpu]"
         )
-    return PROVIDERS[provider]
+    return PROVIDERS[name]
+
+
+def provider_for(asked: str | None, manifest: Json, say: Callable[[str], None]) -> str:
+    """Pick the provider to open an exported file on.
+
+    Args:
+        asked: what the user asked for, spelled out; None takes the one that the file was exported for, or the CPU where
+            that is not there, and says so.
+        manifest: of the file.
+        say: told of that.
+
+    Raises:
+        VlcompressError: an unknown provider was asked for, or one that is not there.
+    """
+    if asked is not None:
+        require_provider(asked)
+        return asked
+    measured = str(manifest.get("provider", "cpu"))
+    if parse_provider(measured).name in available():
+        return measured
+    say(f"warning: the file was exported for provider '{measured}', which is not here: it runs on the CPU")
+    return "cpu"
+
+
+def placement(model: Path, provider: str, feed: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Run a model once, and count the nodes that each provider took, by kind of operator.
+
+    TensorRT leaves what it does not support to CUDA, and both leave the rest to the CPU, without a word.
+
+    Args:
+        model: a .onnx file.
+        provider: spelled out.
+        feed: inputs by name.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.enable_profiling = 3, True
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = onnxruntime.InferenceSession(str(model), options, providers=parse_provider(provider).chain())
+        session.run(None, dict(feed))
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    found: dict[str, Counter[str]] = {}
+    for event in events:
+        said = event.get("args", {})
+        if event.get("cat") == "Node" and "provider" in said:
+            found.setdefault(said["provider"], Counter())[said["op_name"]] += 1
+    return {name: dict(sorted(counts.items())) for name, counts in found.items()}
 
 
 def _session(model: str | bytes, threads: int, disable_skip_layer_norm: bool, provider: str, native: Native) -> Any:
     import onnxruntime
 
-    wanted = require_provider(provider)
+    wanted, chosen = require_provider(provider), parse_provider(provider)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    if provider == "cpu":
+    if chosen.name == "cpu":
         _take_native(options, native)
     disabled = [SKIP_LAYER_NORM] if disable_skip_layer_norm else []
-    session = onnxruntime.InferenceSession(model, options, providers=[wanted], disabled_optimizers=disabled)
+    session = onnxruntime.InferenceSession(model, options, providers=chosen.chain(), disabled_optimizers=disabled)
     if wanted not in session.get_providers():  # it falls back to the CPU without an error
         raise VlcompressError(
             f"provider '{provider}' was asked for, but ONNX Runtime opened the model on "
-            f"{', '.join(session.get_providers())}: its GPU libraries are missing or there is no GPU; "
-            "run `vlcompress doctor`, or use --provider cpu"
+            f"{', '.join(session.get_providers())}: its GPU libraries are missing, there is no GPU, or an option is "
+            "wrong; run `vlcompress doctor`, or use --provider cpu"
         )
-    return session
+    return session if chosen.name == "cpu" else BoundSession(session, *chosen.device)
 
 
 def _take_native(options: Any, native: Native) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -171,3 +172,27 @@ class Family(Protocol):
 
     def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
         """Run the model and give its head's scores, float32, before any sigmoid or softmax; shapes at `HeadKind`."""
+
+
+def scores_of(family: Family, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Run a model for inference, on the device and in the dtype that its weights have.
+
+    Args:
+        family: of the model.
+        model: in eval mode.
+        inputs: on any device; floats are cast to the weights' dtype.
+
+    Returns:
+        The head's scores, float32 on the CPU, once the device has finished (shapes at `HeadKind`).
+    """
+    with torch.inference_mode():
+        return family.logits(model, inputs_for(model, inputs)).float().cpu()
+
+
+def inputs_for(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return inputs on a model's device, floats in its dtype and whole numbers as they are."""
+    like = next(model.parameters())
+    return {
+        name: value.to(like.device, like.dtype if value.is_floating_point() else value.dtype)
+        for name, value in inputs.items()
+    }

@@ -26,8 +26,9 @@ def report_facts(run: Run) -> Json:
 
     Returns:
         A JSON object: "run", "ticket" (one of "arms"), "arms", "block_cost", "layer_sparsity", "speed", "curve",
-        "plan", "onnx", "recipe", "environment", "versions", "data", "metric". Scores are in percent, sparsities are
-        fractions in [0, 1], latencies milliseconds a call, sizes bytes. None is what has not been measured.
+        "plan", "onnx", "recipe", "environment", "versions", "computed_on" (where trained, if not in float32 on the
+        CPU), "data", "metric". Scores are in percent, sparsities are fractions in [0, 1], latencies milliseconds a
+        call, sizes bytes. None is what has not been measured.
 
     Raises:
         VlcompressError: not a finished run, or one of its files is damaged.
@@ -56,6 +57,7 @@ def report_facts(run: Run) -> Json:
         "curve": _curve((bench or {}).get("curve")),
         "environment": (bench or {}).get("environment"),
         "versions": document.get("versions"),
+        **({"computed_on": document["computed_on"]} if "computed_on" in document else {}),
     }
 
 
@@ -129,14 +131,15 @@ def _sd(values: Sequence[float]) -> float | None:
 
 
 def _speed(bench: Json) -> Json:
-    accuracy = bench.get("accuracy") or {}
+    accuracy, said = bench.get("accuracy") or {}, bench.get("computed_on") or {}
     references = bench.get("references") or ["dense"]
     variants = {
         name: {**row, "accuracy": accuracy.get(name), "batches": _batches(row.get("batches") or {}, references)}
         for name, row in sorted((bench.get("variants") or {}).items(), key=lambda item: _rank(item[0]))
     }
     return {
-        "device": bench.get("device", "cpu"),
+        "device": said.get("device", bench.get("device", "cpu")),
+        "dtype": said.get("dtype", "fp32"),
         "threads": bench.get("threads"),
         "references": references,
         "variants": variants,

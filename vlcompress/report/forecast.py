@@ -14,6 +14,7 @@ def forecast_text(record: Mapping[str, Any]) -> str:
         [
             f"{asked['model']} {asked['size']}, random weights and masks, ONNX Runtime, {asked['threads']} thread(s), "
             f"{where['cpu']}, onnxruntime {where['packages'].get('onnxruntime', '?')}",
+            *_place(asked),
             "",
             "one layer, times faster than dense",
             table(("pattern", "layer", "rows", "form", *_percent(asked), "even at"), list(_layers(record))),
@@ -24,6 +25,14 @@ def forecast_text(record: Mapping[str, Any]) -> str:
             *record["advice"],
         ]
     )
+
+
+def _place(asked: Json) -> list[str]:
+    """Say where each runtime ran, unless that is the CPU in float32."""
+    compute, provider = asked["compute"], asked["provider"]
+    if (compute["device"], compute["dtype"], provider) == ("cpu", "fp32", "cpu"):
+        return []
+    return [f"PyTorch on {compute['device']} in {compute['dtype']}; ONNX Runtime on provider {provider}"]
 
 
 def _percent(asked: Json) -> tuple[str, ...]:

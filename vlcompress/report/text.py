@@ -45,6 +45,7 @@ def run_text(run: Run) -> str:
             f"score: {document['metric']}, {document['data']['examples']} examples, "
             + ("a single seed" if len(seeds) == 1 else f"mean of {len(seeds)} seeds"),
             *_figures(document["cells"]),
+            *computed_text(document),
             f"sparsest ticket that passes relaxed: {best}; the ticket at {100 * ticket['sparsity']:.1f} %: "
             f"{ticket['verdict']['levels']['relaxed']['outcome']}",
             *_hint(passing, ticket),
@@ -53,6 +54,12 @@ def run_text(run: Run) -> str:
             "run `vlcompress compile`, `export` and `bench`",
         ]
     )
+
+
+def computed_text(document: Mapping[str, Any]) -> list[str]:
+    """Say where something was trained and in what, unless that is float32 on the CPU."""
+    said = document.get("computed_on")
+    return [f"trained on {said['device']} in {said['dtype']}"] if said else []
 
 
 def _figures(cells: Sequence[dict[str, Any]]) -> list[str]:
@@ -75,8 +82,8 @@ def _hint(passing: Sequence[float], ticket: dict[str, Any]) -> list[str]:
     ]
 
 
-def dry_run_text(recipe: Recipe) -> str:
-    """Say what a recipe would train."""
+def dry_run_text(recipe: Recipe, name: str) -> str:
+    """Say what a recipe would train, for a run of this name."""
     pruning = recipe.pruning
     plan = levels(parse_schedule(pruning.schedule), pruning.sparsity, pruning.rounds or None)
     chains = 1 + pruning.controls.count("unstructured")
@@ -84,7 +91,7 @@ def dry_run_text(recipe: Recipe) -> str:
     trainings = len(pruning.seeds) * (1 + chains * len(plan) + single)
     return "\n".join(
         [
-            f"run {recipe.name()}: {trainings} trainings",
+            f"run {name}: {trainings} trainings",
             f"levels: {', '.join(f'{100 * level:g} %' for level in plan)} ({pruning.pattern}, {pruning.schedule})",
             f"controls: {', '.join(pruning.controls) or 'none'}; seeds: {', '.join(map(str, pruning.seeds))}",
         ]
@@ -193,7 +200,19 @@ def verify_text(found: dict[str, Any]) -> str:
         f"max abs error {parity['max_abs_error']:.1e}, relative {parity['max_rel_error']:.1e}"
         for name, parity in found["parity"].items()
     ]
-    return "\n".join([*lines, *_task_line(found["task_score"]), f"verified ({found['precision']}): {found['file']}"])
+    where = f"{found['precision']} on provider {found['provider']}"
+    return "\n".join(
+        [*lines, *_task_line(found["task_score"]), *_placement(found), f"verified ({where}): {found['file']}"]
+    )
+
+
+def _placement(found: Mapping[str, Any]) -> list[str]:
+    """Say which provider took how many nodes, and what kinds of them were left to the CPU."""
+    lines = []
+    for name, kinds in found.get("placement", {}).items():
+        left = f" ({', '.join(kinds)})" if name == "CPUExecutionProvider" else ""
+        lines.append(f"{name}: {sum(kinds.values())} nodes{left}")
+    return lines
 
 
 def _layers_on_disk(sizes: dict[str, int]) -> list[str]:
@@ -262,9 +281,18 @@ def bench_text(record: dict[str, Any]) -> str:
             "",
             f"{environment['cpu']}, {environment['cores']} cores, {record['threads']} thread(s), load "
             f"{environment['load_average']}; {packages}",
+            *_bench_place(record),
             "every variant was checked against its truth on the timed inputs; variants alternate in one process",
         ]
     )
+
+
+def _bench_place(record: Mapping[str, Any]) -> list[str]:
+    """Say where each runtime ran, unless that is float32 on the CPU."""
+    said, provider = record.get("computed_on") or {}, record.get("provider", "cpu")
+    usual = (said.get("device", "cpu"), said.get("dtype", "fp32"), provider) == ("cpu", "fp32", "cpu")
+    torch = f"PyTorch on {said.get('name')} in {said.get('dtype')}"
+    return [] if usual else [f"{torch}; ONNX Runtime on provider {provider}"]
 
 
 def _layer_row(layer: LayerPlan) -> tuple[str, ...]:

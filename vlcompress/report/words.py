@@ -51,7 +51,7 @@ def first_batch(variant: Facts | None) -> tuple[str, Facts] | None:
 
 def caveats(facts: Facts) -> list[str]:
     """List what is slower, what could not be told apart, and what has not been measured."""
-    lines = [*_seed_caveats(facts), *_missing(facts), *_speed_caveats(facts), *_plan_caveats(facts)]
+    lines = [*_seed_caveats(facts), *_computed(facts), *_missing(facts), *_speed_caveats(facts), *_plan_caveats(facts)]
     return lines or ["Nothing: every part has been measured, and nothing is slower than dense."]
 
 
@@ -60,7 +60,8 @@ def place(facts: Facts) -> str:
     environment, speed = facts["environment"] or {}, facts["speed"] or {}
     on_gpu = str(speed.get("device")).startswith("cuda")  # a GPU that is there need not be the one that was measured
     machine = environment.get("gpu" if on_gpu else "cpu") or "an unknown machine"
-    return str(machine) if on_gpu or not speed.get("threads") else f"{machine}, {threads_words(speed['threads'])}"
+    dtype = f" in {speed['dtype']}" if speed.get("dtype", "fp32") != "fp32" else ""
+    return f"{machine}{dtype}" + ("" if on_gpu or not speed.get("threads") else f", {threads_words(speed['threads'])}")
 
 
 def threads_words(count: int) -> str:
@@ -106,6 +107,12 @@ def _seed_caveats(facts: Facts) -> Iterator[str]:
             "The accuracy is that of a single seed: another seed may turn a narrow verdict. "
             "Repeat with `vlcompress prune --seeds 0,1,2`."
         )
+
+
+def _computed(facts: Facts) -> Iterator[str]:
+    said = facts.get("computed_on")
+    if said:
+        yield f"Trained on {said['device']} in {said['dtype']}: float32 on the CPU gives other bits."
 
 
 def _missing(facts: Facts) -> Iterator[str]:

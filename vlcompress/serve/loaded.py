@@ -110,7 +110,7 @@ def open_engine(source: Source, settings: Settings, parallel: Parallel, document
 
     Args:
         source: the model.
-        settings: backend and provider.
+        settings: backend, and where it computes.
         parallel: threads and sessions.
         document: the artefact's document; it may name optimizers to switch off.
     """
@@ -118,8 +118,8 @@ def open_engine(source: Source, settings: Settings, parallel: Parallel, document
         from vlcompress.serve.engines.torch_engine import TorchEngine
 
         if settings.provider != "cpu":
-            raise VlcompressError(f"backend torch serves on the CPU only: provider '{settings.provider}' is for onnx")
-        return TorchEngine(source.model, threads=parallel.threads)
+            raise VlcompressError(f"provider '{settings.provider}' is for onnx: with --backend torch give --device")
+        return TorchEngine(source.model, threads=parallel.threads, compute=settings.compute)
     from vlcompress.serve.engines.onnx_engine import OnnxEngine
 
     disabled = document.get("speed", {}).get("disabled_optimizers", ())

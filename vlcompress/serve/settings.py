@@ -4,16 +4,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from vlcompress.devices import CPU, Compute
 from vlcompress.errors import VlcompressError
+from vlcompress.export.providers import PROVIDERS as EXPORTED_FOR
+from vlcompress.export.providers import parse_provider
 
 Backend = Literal["onnx", "torch"]
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-}
+PROVIDERS = {**EXPORTED_FOR, "openvino": "OpenVINOExecutionProvider"}
 """ONNX Runtime's execution providers by the names that users give."""
 
 
@@ -40,7 +38,8 @@ class Settings:
     Attributes:
         models: what to serve; each name once.
         backend: "onnx" runs ``onnx/`` in ONNX Runtime, "torch" the compiled PyTorch model.
-        provider: key of `PROVIDERS`; the server does not start on another one.
+        provider: of ONNX Runtime, spelled out with its options; the server does not start on another one.
+        compute: where backend "torch" computes, and in what.
         threads: threads inside one execution; None chooses by a short measurement.
         sessions: executions at the same time; None chooses likewise.
         max_batch: most rows of one execution, and of one request.
@@ -67,6 +66,7 @@ class Settings:
     models: tuple[ModelSpec, ...]
     backend: Backend = "onnx"
     provider: str = "cpu"
+    compute: Compute = CPU
     threads: int | None = None
     sessions: int | None = None
     max_batch: int = 32
@@ -102,8 +102,7 @@ class Settings:
             _check_name(name, names)
         if self.backend not in ("onnx", "torch"):
             raise VlcompressError(f"unknown backend '{self.backend}': allowed are onnx, torch")
-        if self.provider not in PROVIDERS:
-            raise VlcompressError(f"unknown provider '{self.provider}': allowed are {', '.join(PROVIDERS)}")
+        parse_provider(self.provider, PROVIDERS)
         for setting in _AT_LEAST_ONE:
             value = getattr(self, setting)
             if value is not None and value < 1:

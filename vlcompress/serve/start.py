@@ -5,23 +5,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlcompress.devices import CPU, Compute, parse_compute
 from vlcompress.errors import VlcompressError
+from vlcompress.export.providers import spell_provider
 from vlcompress.serve.settings import Backend, ModelSpec, Settings
 from vlcompress.serve.sources import ARTEFACT, default_name
 
 TOKEN_VARIABLE = "VLCOMPRESS_TOKEN"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
+Say = Callable[[str], None]
 Announce = Callable[[dict[str, Any], str], None]
 
 
-def serve(models: Sequence[str], *, home: Path, announce: Announce, **given: Any) -> None:
+def serve(models: Sequence[str], *, home: Path, announce: Announce, say: Say = print, **given: Any) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
         models: paths, or NAME=PATH; none takes the newest exported run in `home`.
         home: folder for runs.
         announce: told what is served, as a document and as text, when the server is about to listen.
+        say: told of options that have no effect.
         given: the other options of `vlcompress serve`; "engine" is "local" or "ray".
 
     Raises:
@@ -31,7 +35,7 @@ def serve(models: Sequence[str], *, home: Path, announce: Announce, **given: Any
     if engine == "local" and replicas is not None:
         raise VlcompressError(f"--replicas {replicas} has no effect on one process: add --engine ray, or leave it out")
     _require_packages()
-    settings = make_settings(models, home=home, **given)
+    settings = make_settings(models, home=home, say=say, **given)
     if engine == "ray":
         from vlcompress.serve.ray import run_ray
 
@@ -46,6 +50,11 @@ def make_settings(
     *,
     home: Path,
     backend: Backend = "onnx",
+    provider: str = "cpu",
+    provider_options: Sequence[tuple[str, str]] = (),
+    device: str = "auto",
+    dtype: str = "fp32",
+    say: Say = print,
     threads: str = "auto",
     sessions: str = "auto",
     batch_window: float = 0.0,
@@ -62,10 +71,13 @@ def make_settings(
     Raises:
         VlcompressError: a value that is not allowed, no run, a token file that cannot be read.
     """
+    compute = _compute(backend, device, dtype, say)
     found = tuple(_spec(text) for text in models) or (newest_model(home, backend),)
     return Settings(
         models=found,
         backend=backend,
+        provider=spell_provider(provider, provider_options, say=say),
+        compute=compute,
         threads=_count("threads", threads),
         sessions=_count("sessions", sessions),
         batch_window_ms=batch_window,
@@ -79,6 +91,14 @@ def make_settings(
         poll_seconds=poll,
         **same,
     )
+
+
+def _compute(backend: Backend, device: str, dtype: str, say: Say) -> Compute:
+    if backend == "torch":
+        return parse_compute(device, dtype)
+    if (device, dtype) != ("auto", "fp32"):
+        say(f"warning: device {device} and dtype {dtype} have no effect on --backend onnx: give --provider")
+    return CPU
 
 
 def newest_model(home: Path, backend: Backend) -> ModelSpec:
@@ -132,10 +152,11 @@ def summary(document: dict[str, Any]) -> str:
 
 
 def notes(settings: Settings) -> list[str]:
-    """List what the user should know before others reach the server."""
+    """List what the user should know about the answers, and before others reach the server."""
+    found = [] if settings.compute.dtype == "fp32" else [f"PyTorch computes in {settings.compute.dtype}"]
     if settings.host in LOOPBACK:
-        return []
-    found = [] if settings.token else ["no token is set: everyone who reaches this address may ask"]
+        return found
+    found += [] if settings.token else ["no token is set: everyone who reaches this address may ask"]
     return [*found, "requests are not encrypted: put a proxy with TLS in front"]
 
 

@@ -20,6 +20,7 @@ from vlcompress.devices import CPU, Compute, cast_inputs, placed, precision
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.base import Family, Head
 from vlcompress.models.padding import bucket, masked_axes
+from vlcompress.tasks.base import Answer, asking
 
 Mode = Literal["eager", "graphs", "compiled"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -178,6 +179,21 @@ class Runner:
             warnings.warn(
                 f"mode {self.mode} failed on {self._compute.device}, so the model runs eager: {reason}", stacklevel=4
             )
+
+
+def fast_answer(family: Family, model: nn.Module, head: Head, compute: Compute) -> Answer:
+    """Return a model as an `Answer`, where it is asked to run: through a runner on a GPU, as it is on the CPU.
+
+    Args:
+        family: of the model.
+        model: moved and cast in place.
+        head: of the model.
+        compute: device and dtype.
+    """
+    if not compute.on_gpu:
+        return asking(family, placed(model, compute))
+    runner = Runner(family, model, head, compute)
+    return lambda inputs: runner(inputs).cpu()
 
 
 @dataclass

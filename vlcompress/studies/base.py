@@ -10,8 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
+from vlcompress.devices import CPU, Compute
 from vlcompress.errors import VlcompressError
 from vlcompress.recipe import Recipe
 from vlcompress.report.svg import Chart
@@ -28,13 +27,13 @@ class Lab:
 
     Attributes:
         home: folder of runs, trainings and built-in data.
-        device: where to train.
+        compute: where to train, and in what.
         say: told one line at each step of the work.
         progress: called after every training step.
     """
 
     home: Path
-    device: torch.device
+    compute: Compute = CPU
     say: Say = print
     progress: Progress | None = None
     _open: dict[str, Workbench] = field(default_factory=dict, init=False)
@@ -48,7 +47,7 @@ class Lab:
         name = recipe.sha256()
         if name not in self._open:
             self._open[name] = checked_workbench(
-                recipe, self.home, device=self.device, say=self.say, progress=self.progress
+                recipe, self.home, compute=self.compute, say=self.say, progress=self.progress
             )
         return self._open[name]
 

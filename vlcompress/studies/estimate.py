@@ -15,9 +15,9 @@ def seconds_of_a_training(bench: Workbench) -> float:
 
     The weights are fresh: how long a step takes does not depend on what they are.
     """
-    model = bench.family.build(bench.config, bench.train_task.head, seed=0).to(bench.device)
+    model = bench.family.build(bench.config, bench.train_task.head, seed=0).to(bench.compute.torch_device)
     objective = bench.objective(Trial(0))
-    train(model, objective, dataclasses.replace(bench.hyper, steps=1), seed=0)
+    train(model, objective, dataclasses.replace(bench.hyper, steps=1), seed=0, compute=bench.compute)
     started = time.perf_counter()
-    train(model, objective, dataclasses.replace(bench.hyper, steps=STEPS), seed=0)
+    train(model, objective, dataclasses.replace(bench.hyper, steps=STEPS), seed=0, compute=bench.compute)
     return (time.perf_counter() - started) / STEPS * bench.hyper.steps

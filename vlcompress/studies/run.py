@@ -11,6 +11,7 @@ from typing import Any
 
 from vlcompress.artefacts import dumps, read_json, write_file
 from vlcompress.bench.environment import environment
+from vlcompress.devices import CPU, Compute, computed_on
 from vlcompress.errors import VlcompressError
 from vlcompress.studies.base import Choices, Done, Json, Lab, Shown, Study, StudyCell, Table
 from vlcompress.studies.estimate import seconds_of_a_training
@@ -44,9 +45,9 @@ def run_study(study: Study, choices: Choices, lab: Lab) -> Outcome:
     if not done.results:
         raise _nothing(study, done.failed)
     shown = study.show(done.results)
-    folder = lab.home / FOLDER / folder_name(study, choices)
+    folder = lab.home / FOLDER / folder_name(study, choices, lab.compute)
     folder.mkdir(parents=True, exist_ok=True)
-    facts = document(study, choices, done, shown, lab.home)
+    facts = document(study, choices, done, shown, lab.home) | computed_on(lab.compute)
     write_file(folder / DOCUMENT, dumps(facts))
     write_file(folder / "study.html", page(facts))
     return Outcome(folder, facts, _text(done, shown, folder))
@@ -90,7 +91,7 @@ def _seconds_of_a_training(cells: Sequence[StudyCell], lab: Lab) -> tuple[dict[s
     with tempfile.TemporaryDirectory() as scratch:
         for cell in cells:
             try:
-                bench = rehearsed_workbench(cell.recipe, lab.home, Path(scratch), device=lab.device, say=lab.say)
+                bench = rehearsed_workbench(cell.recipe, lab.home, Path(scratch), compute=lab.compute, say=lab.say)
             except VlcompressError as error:
                 failed[cell.name] = str(error)
                 continue
@@ -188,9 +189,10 @@ def _training_names(found: Any) -> Iterator[str]:
             yield from _training_names(value)
 
 
-def folder_name(study: Study, choices: Choices) -> str:
+def folder_name(study: Study, choices: Choices, compute: Compute = CPU) -> str:
     """Name a study's folder after what differs from the default, so that studies of other choices sit beside it."""
-    parts = [study.name, *(re.sub(r"[^a-z0-9_.]+", "-", part.lower()).strip("-") for part in _differing(choices))]
+    said = [*_differing(choices), *compute.identity().values()]
+    parts = [study.name, *(re.sub(r"[^a-z0-9_.]+", "-", part.lower()).strip("-") for part in said)]
     return "-".join(parts)[:120]
 
 

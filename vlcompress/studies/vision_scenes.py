@@ -56,7 +56,7 @@ def scene_bench(lab: Lab, plan: Plan, recipe: Recipe, task: str) -> Workbench:
         vocabulary="",
         checkpoint=checkpoint_of(recipe, family),
         home=lab.home,
-        device=lab.device,
+        compute=lab.compute,
         say=lab.say,
         progress=lab.progress,
     )

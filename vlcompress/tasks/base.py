@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from vlcompress.models.base import Family, Head
+from vlcompress.models.base import Family, Head, scores_of
 
 Answer = Callable[[Mapping[str, Tensor]], Tensor]
 """A model in any form and runtime: takes a batch's inputs, gives its head's logits on the CPU."""
@@ -27,11 +27,16 @@ class Batch:
     targets: dict[str, Tensor]
 
     def to(self, device: torch.device) -> "Batch":
-        """Give the same batch on another device."""
-        return Batch(
-            {name: value.to(device) for name, value in self.inputs.items()},
-            {name: value.to(device) for name, value in self.targets.items()},
-        )
+        """Give the same batch on another device; copies to a GPU are queued, from page-locked memory."""
+        return Batch(moved(self.inputs, device), moved(self.targets, device))
+
+
+def moved(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Return tensors on a device, copied to a GPU without waiting for it."""
+    if device.type != "cuda":
+        return {name: value.to(device) for name, value in tensors.items()}
+    pinned = {name: value if value.is_cuda else value.pin_memory() for name, value in tensors.items()}
+    return {name: value.to(device, non_blocking=True) for name, value in pinned.items()}
 
 
 @dataclass(frozen=True)
@@ -165,12 +170,6 @@ class EachJudged(ABC):
 
 
 def asking(family: Family, model: nn.Module) -> Answer:
-    """Give a PyTorch model as an `Answer`; inputs go to the model's device."""
-    device = next(model.parameters()).device
+    """Give a PyTorch model as an `Answer`, where it is and in its dtype."""
     model.eval()
-
-    @torch.inference_mode()
-    def answer(inputs: Mapping[str, Tensor]) -> Tensor:
-        return family.logits(model, {name: value.to(device) for name, value in inputs.items()}).float().cpu()
-
-    return answer
+    return lambda inputs: scores_of(family, model, inputs)

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 
+from vlcompress.devices import CPU, Compute
 from vlcompress.recipe import Recipe
 from vlcompress.tickets.imp import Cell, ticket_of
 
 
-def ticket_card(recipe: Recipe, metric: str, cells: Sequence[Cell], kept: int, total: int) -> str:
+def ticket_card(
+    recipe: Recipe, metric: str, cells: Sequence[Cell], kept: int, total: int, compute: Compute = CPU
+) -> str:
     """Write the README of a ticket, in Markdown.
 
     Args:
@@ -15,6 +18,7 @@ def ticket_card(recipe: Recipe, metric: str, cells: Sequence[Cell], kept: int, t
         cells: every arm of the run.
         kept: prunable weights that the ticket keeps.
         total: prunable weights.
+        compute: where it was trained, and in what.
     """
     ticket = ticket_of(cells)
     assert ticket.verdict is not None
@@ -28,7 +32,7 @@ Kept: {kept:,} of {total:,} prunable weights (policy `{recipe.pruning.prunable}`
 Sparsity by itself makes nothing smaller or faster: `vlcompress compile` and `vlcompress bench` measure what it does.
 
 Score: {metric} on `{recipe.data.score}` of `{recipe.data.source}`, mean over the seeds {list(recipe.pruning.seeds)}.
-The weights in this folder are those of seed {recipe.pruning.seeds[0]}.
+The weights in this folder are those of seed {recipe.pruning.seeds[0]}{_computed(compute)}.
 
 | arm | sparsity % | score | relaxed (99 %) |
 |---|---|---|---|
@@ -42,6 +46,11 @@ _ORDER = """
 Mask and weights are in one order of neurons and channels. To put the mask on the checkpoint's weights, first put these
 into that order: `permutation.safetensors` says for each row or column where it stood.
 """
+
+
+def _computed(compute: Compute) -> str:
+    said = compute.identity()
+    return f", trained on {said['device']} in {said['dtype']}" if said else ""
 
 
 def _row(cell: Cell) -> str:

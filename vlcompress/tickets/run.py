@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 import vlcompress
-from vlcompress.artefacts import dumps, read_json, write_file
+from vlcompress.artefacts import dumps, identity, read_json, write_file
 from vlcompress.data.pretraining import read_all_answers
 from vlcompress.data.sources import data_folder, is_there, place_of, smallest
 from vlcompress.data.tokenizer import SPECIAL_TOKENS, WordPiece
+from vlcompress.devices import CPU, Compute, computed_on
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family
 from vlcompress.models.registry import family_named
@@ -69,53 +70,59 @@ class Run:
 
 
 def find_ticket(
-    recipe: Recipe, home: Path, *, device: torch.device, say: Say = print, progress: Progress | None = None
+    recipe: Recipe, home: Path, *, compute: Compute = CPU, say: Say = print, progress: Progress | None = None
 ) -> Run:
     """Run a recipe to its ticket, or find it done.
 
     Args:
         recipe: what to run.
         home: folder for runs, trainings and built-in data.
-        device: where to train.
+        compute: where to train, and in what; a run on another device or in another dtype is another run.
         say: told one line at each step.
         progress: called after every training step.
 
     Raises:
         VlcompressError: anything in the recipe or the data that does not fit, before the first training starts.
     """
-    run = Run(home / recipe.name())
+    run = Run(home / run_name(recipe, compute))
     if (run.folder / DOCUMENT).is_file():
         say(f"this recipe has been run: {run.folder}")
         return run
-    bench = checked_workbench(recipe, home, device=device, say=say, progress=progress)
+    bench = checked_workbench(recipe, home, compute=compute, say=say, progress=progress)
     cells = run_cells(bench)
     _write_ticket(run, bench, cells)
     write_file(run.folder / DOCUMENT, dumps(_document(bench, cells)))
     return run
 
 
-def rehearse(recipe: Recipe, home: Path, *, device: torch.device, say: Say = print) -> None:
+def run_name(recipe: Recipe, compute: Compute) -> str:
+    """Name a run's folder: by its recipe, and by where it is computed unless that is the default."""
+    said = compute.identity()
+    return recipe.name() + (f"-{identity(said)[:6]}" if said else "")
+
+
+def rehearse(recipe: Recipe, home: Path, *, compute: Compute, say: Say = print) -> None:
     """Refuse what `find_ticket` would refuse before its first training, and write nothing.
 
     Args:
         recipe: what is to be run.
         home: folder for runs, trainings and built-in data.
-        device: where to train.
+        compute: where to train and in what.
         say: told what has no effect.
 
     Raises:
         VlcompressError: as `find_ticket`, with the same words.
     """
-    run = Run(home / recipe.name())
+    run = Run(home / run_name(recipe, compute))
     if (run.folder / DOCUMENT).is_file():
         say(f"this recipe has been run: {run.folder}")
         return
     with tempfile.TemporaryDirectory() as scratch:
-        rehearsed_workbench(recipe, home, Path(scratch), device=device, say=say)
+        rehearsed_workbench(recipe, home, Path(scratch), compute=compute, say=say)
 
 
 def checked_workbench(
-    recipe: Recipe, home: Path, *, device: torch.device, say: Say = print, progress: Progress | None = None
+    recipe: Recipe, home: Path, *, compute: Compute, say: Say = print, progress: Progress | None = None
 ) -> Workbench:
     """Open what a recipe names to train on, and refuse what cannot work: before built-in data is made for it.
 
@@ -125,16 +132,14 @@ def checked_workbench(
     source = recipe.data.source
     if not is_there(place_of(source, home, task=data_of(recipe.data.task)), source):
         with tempfile.TemporaryDirectory() as scratch:
-            rehearsed_workbench(recipe, home, Path(scratch), device=device, say=lambda line: None)
-    bench = open_workbench(recipe, home, device=device, say=say, progress=progress)
+            rehearsed_workbench(recipe, home, Path(scratch), compute=compute, say=lambda line: None)
+    bench = open_workbench(recipe, home, compute=compute, say=say, progress=progress)
     check_run(bench)
     check_length(bench)
     return bench
 
 
-def rehearsed_workbench(
-    recipe: Recipe, home: Path, scratch: Path, *, device: torch.device, say: Say = print
-) -> Workbench:
+def rehearsed_workbench(recipe: Recipe, home: Path, scratch: Path, *, compute: Compute, say: Say = print) -> Workbench:
     """Open what a recipe names, and refuse what cannot work, without writing under `home`.
 
     Built-in data that has not been made yet is stood in for by the least of its kind, which has the same splits, labels
@@ -144,7 +149,7 @@ def rehearsed_workbench(
         recipe: what is to be run.
         home: folder for runs, trainings and built-in data.
         scratch: folder for the data that stands in; the workbench is of use for as long as it is there.
-        device: where to train.
+        compute: where to train and in what.
         say: told what has no effect.
 
     Raises:
@@ -153,11 +158,11 @@ def rehearsed_workbench(
     source, task = recipe.data.source, data_of(recipe.data.task)
     place = place_of(source, home, task=task)
     if is_there(place, source):
-        return checked_workbench(recipe, home, device=device, say=say)
+        return checked_workbench(recipe, home, compute=compute, say=say)
     small = recipe.override(data={"source": smallest(source)})
     try:
         data_folder(small.data.source, scratch, lambda line: None, task=task)
-        bench = open_workbench(small, scratch, device=device, say=say)
+        bench = open_workbench(small, scratch, compute=compute, say=say)
         check_run(bench)
     except VlcompressError as error:
         stand_in = place_of(small.data.source, scratch, task=task)
@@ -166,7 +171,7 @@ def rehearsed_workbench(
 
 
 def open_workbench(
-    recipe: Recipe, home: Path, *, device: torch.device, say: Say = print, progress: Progress | None = None
+    recipe: Recipe, home: Path, *, compute: Compute = CPU, say: Say = print, progress: Progress | None = None
 ) -> Workbench:
     """Open the data and the vocabulary that a recipe names, and size the model to them."""
     family = family_named(recipe.model.family)
@@ -191,7 +196,7 @@ def open_workbench(
         vocabulary="\n".join(vocabulary.tokens) + "\n",
         checkpoint=checkpoint,
         home=home,
-        device=device,
+        compute=compute,
         say=say,
         progress=progress,
         answers=_pretrained_answers(recipe, folder, checkpoint),
@@ -266,7 +271,9 @@ def _write_ticket(run: Run, bench: Workbench, cells: list[Cell]) -> None:
         vocabulary=bench.vocabulary,
         permutation=first.permutation(),
     )
-    save_ticket(run.ticket, ticket, ticket_card(bench.recipe, bench.score_task.metric, cells, masks.kept, masks.total))
+    metric = bench.score_task.metric
+    card = ticket_card(bench.recipe, metric, cells, masks.kept, masks.total, bench.compute)
+    save_ticket(run.ticket, ticket, card)
 
 
 def _document(bench: Workbench, cells: list[Cell]) -> dict[str, Any]:
@@ -286,5 +293,6 @@ def _document(bench: Workbench, cells: list[Cell]) -> dict[str, Any]:
         "backbone_weights": bench.prunable.backbone,
         "layer_sparsity": masks.layer_sparsity(),
         "cells": [cell.document() for cell in cells],
+        **computed_on(bench.compute),
         "versions": {"vlcompress": vlcompress.__version__, "torch": torch.__version__},
     }

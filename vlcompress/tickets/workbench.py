@@ -29,6 +29,7 @@ from vlcompress.artefacts import (
     writing,
 )
 from vlcompress.data.tokenizer import WordPiece
+from vlcompress.devices import CPU, Compute, computed_on
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Coupling, Family, LoadReport, Prunable
 from vlcompress.models.checkpoints import read_checkpoint
@@ -141,7 +142,7 @@ class Workbench:
         vocabulary: text of the vocabulary file.
         checkpoint: where θ0 is loaded from; None for random weights.
         home: folder under which trainings are kept.
-        device: where to train.
+        compute: where to train, and in what.
         say: told one line at each step of the work.
         progress: called after every training step.
         answers: of the checkpoint's answer head, in the order of its rows, where φ0 takes that head; () is a fresh φ0.
@@ -156,7 +157,7 @@ class Workbench:
     vocabulary: str
     checkpoint: str | None
     home: Path
-    device: torch.device
+    compute: Compute = CPU
     say: Say = print
     progress: Progress | None = None
     answers: tuple[str, ...] = ()
@@ -214,7 +215,7 @@ class Workbench:
             self.hyper,
             data=self.data[0],
             home=self.home,
-            device=self.device,
+            compute=self.compute,
             say=self.say,
         )
         return str(made / LANGUAGE_WEIGHTS), made.name
@@ -285,10 +286,10 @@ class Workbench:
         """Train, score, and write the folder; give the score."""
         under_way = folder.with_name(f"{folder.name}.under-way")
         rewind = under_way.with_name(f"{under_way.name}.{REWIND}")
-        model = self._initial(trial).to(self.device)
+        model = self._initial(trial).to(self.compute.torch_device)
         saliency = self._saliency(model, trial)
         self._train(model, trial, name, under_way, rewind, saliency)
-        scores = evaluate(model, self.score_task)
+        scores = evaluate(model, self.score_task, compute=self.compute)
         with writing(folder) as temporary:
             save_tensors(temporary / "weights.safetensors", distinct(model.state_dict()))
             save_tensors(temporary / "scores.safetensors", {"scores": scores.scores, "predictions": scores.predictions})
@@ -328,6 +329,7 @@ class Workbench:
             **({"saliency": self._sums(trial)} if self._sums(trial) else {}),
             **({"distill": self._teaching(trial)} if self._teaching(trial) else {}),
             **({"adversarial": self.recipe.training.adversarial} if self.recipe.training.adversarial else {}),
+            **computed_on(self.compute),
         }
 
     def _teaching(self, trial: Trial) -> dict[str, Any] | None:
@@ -364,7 +366,7 @@ class Workbench:
         task = self.teachable()
         teacher = self.family.build(self.config, task.head, seed=trial.seed)
         restore(teacher, self.train(Trial(trial.seed), f"seed {trial.seed} dense, the teacher").weights())
-        return Distilled(task, self.family, teacher.to(self.device), self.recipe.training.distill)
+        return Distilled(task, self.family, teacher.to(self.compute.torch_device), self.recipe.training.distill)
 
     def _sums(self, trial: Trial) -> Kind | None:
         """Give which sums the recipe's criterion needs of a training: of any that a round may prune, no control."""
@@ -393,6 +395,7 @@ class Workbench:
             checkpoint=under_way,
             identity=name,
             at_step=snapshot,
+            compute=self.compute,
             progress=self.progress,
         )
 
@@ -428,7 +431,7 @@ class Workbench:
         """Build a finished training's model on the device, in eval mode."""
         model = self.family.build(self.config, self.train_task.head, seed=0)
         restore(model, trained.weights())
-        return model.to(self.device).eval()
+        return model.to(self.compute.torch_device).eval()
 
 
 def tensors_sha256(tensors: dict[str, Tensor]) -> str:

@@ -26,6 +26,7 @@ def save_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     saliency: Saliency | None = None,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> None:
     """Write the state after `step` steps.
 
@@ -36,6 +37,7 @@ def save_checkpoint(
         model: every parameter and buffer is stored.
         optimizer: its moments are stored under the parameters' names.
         saliency: its sums are stored, where there are any.
+        scaler: of float16 losses; its state is stored, with how many steps it let the optimizer take.
     """
     with writing(folder) as temporary:
         save_tensors(temporary / "model.safetensors", distinct(model.state_dict()))
@@ -43,7 +45,8 @@ def save_checkpoint(
         save_tensors(temporary / "rng.safetensors", {"torch": torch.get_rng_state()})
         if saliency is not None:
             save_tensors(temporary / "saliency.safetensors", saliency.sums)
-        seal(temporary, DOCUMENT, {"identity": identity, "step": step})
+        scaled = {} if scaler is None else {"scaler": scaler.state_dict(), "taken": _taken(optimizer)}
+        seal(temporary, DOCUMENT, {"identity": identity, "step": step, **scaled})
 
 
 def load_checkpoint(
@@ -53,8 +56,9 @@ def load_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     saliency: Saliency | None = None,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> int:
-    """Put the state back into model, optimizer and sums, and give the steps done, 0 if there is no checkpoint.
+    """Put the state back into model, optimizer, sums and scaler, and give the steps done, 0 if there is no checkpoint.
 
     Raises:
         VlcompressError: the checkpoint is damaged.
@@ -71,8 +75,17 @@ def load_checkpoint(
         optimizer.state[parameters[name]][kind] = moment.to(parameters[name].device)
     if saliency is not None:
         saliency.restore(load_tensors(folder / "saliency.safetensors"))
+    if scaler is not None:
+        scaler.load_state_dict(document["scaler"])
+        for group in optimizer.param_groups:
+            group["taken"] = document["taken"]
     torch.set_rng_state(load_tensors(folder / "rng.safetensors")["torch"])
     return int(document["step"])
+
+
+def _taken(optimizer: torch.optim.Optimizer) -> int:
+    """Return how many steps the optimizer has taken, where it counts them."""
+    return int(optimizer.param_groups[0].get("taken", 0))
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -8,11 +8,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
 from torch import nn
 
 from vlcompress.artefacts import identity, save_tensors, seal, unseal, writing
 from vlcompress.data.tokenizer import WordPiece
+from vlcompress.devices import CPU, Compute, computed_on
 from vlcompress.models.base import Config, Family, Head
 from vlcompress.models.language import language_part
 from vlcompress.tasks.base import Objective
@@ -39,7 +39,7 @@ def words_alone(
     *,
     data: str,
     home: Path,
-    device: torch.device,
+    compute: Compute = CPU,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Train a family's text encoder on masked words alone, or find it done.
@@ -52,7 +52,7 @@ def words_alone(
         hyper: of the task's training: optimizer, batch and clip are taken over, the steps times `LENGTH`.
         data: identity of the task's examples.
         home: the result is ``home/pretrained/NAME``.
-        device: where to train.
+        compute: where to train, and in what.
         say: told one line.
 
     Returns:
@@ -64,7 +64,7 @@ def words_alone(
     own = language_part(family)
     hyper = dataclasses.replace(hyper, steps=LENGTH * hyper.steps, learning_rate=RATE, head_rate=1.0)
     document: dict[str, Any] = {"family": family.name, "config": config, "data": data, "vocabulary": vocabulary.sha256}
-    document |= {"hyper": hyper.document(), "word_rate": WORD_RATE, "seed": 0}
+    document |= {"hyper": hyper.document(), "word_rate": WORD_RATE, "seed": 0} | computed_on(compute)
     name = identity(document)
     folder = home / "pretrained" / f"{family.name}-words-{name[:10]}"
     if (folder / DOCUMENT).is_file():
@@ -72,7 +72,7 @@ def words_alone(
         return folder
     under_way = folder.with_name(f"{folder.name}.under-way")
     losses: list[float] = []
-    model = family.build(config, Head("pretraining", ("",)), seed=0).to(device)
+    model = family.build(config, Head("pretraining", ("",)), seed=0).to(compute.torch_device)
     train(
         model,
         WordsAlone(own, task, vocabulary, vocabulary.unk_id),
@@ -80,6 +80,7 @@ def words_alone(
         seed=0,
         checkpoint=under_way,
         identity=name,
+        compute=compute,
         progress=lambda step, loss: losses.append(loss),
     )
     _save(folder, model, own.language_names, document | {"loss": fmean(losses[-LOGGED:])})

@@ -1,6 +1,7 @@
 """The training loop. Every bit of chance is a function of (seed, step), so that any step can be repeated or resumed."""
 
 import hashlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlcompress.devices import CPU, Compute, autocast, precision
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
 from vlcompress.tasks.base import Objective, Scored, Scores
@@ -19,7 +21,10 @@ from vlcompress.training.optimizers import OPTIMIZERS, rate
 from vlcompress.training.saliency import Saliency
 
 Progress = Callable[[int, float], None]
-"""Called after a step with the steps done and that step's loss."""
+"""Called with the steps done and that step's loss: after each step, on a GPU `LOOK_EVERY` steps at a time."""
+
+LOOK_EVERY = 16
+"""Steps between looks at the losses on a GPU: a look waits until the GPU has done all that was queued."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ def train(
     seed: int,
     first_step: int = 0,
     masks: Masks | None = None,
+    compute: Compute = CPU,
     saliency: Saliency | None = None,
     backbone_prefix: str = "",
     checkpoint: Path | None = None,
@@ -109,47 +115,56 @@ def train(
     """Train `model` in place and give it back in eval mode.
 
     Args:
-        model: on the device where it is to be trained.
+        model: float32, on the device where it is to be trained.
         objective: examples and loss.
         hyper: steps, batch, rates.
         seed: of the data order, the dropout and the objective's own chance.
         first_step: where to begin in the schedule (a rewinding point); the steps before it are taken as done.
         masks: weights to keep at zero throughout; None trains densely.
+        compute: that device, and what forward passes are computed in; weights, masks and optimizer stay float32.
         saliency: sums over the steps to be kept up; they change nothing about the training.
         backbone_prefix: start of the names of every parameter that does not belong to the head.
         checkpoint: where to save the state about every `checkpoint_seconds`, and to resume from if there is one.
         identity: hash of what is trained, stored in the checkpoint.
         at_step: called with the model once these many steps are done (for a rewinding point); not on resuming past it.
-        progress: called after every step.
+        progress: see `Progress`.
 
     Raises:
         VlcompressError: no examples, or the loss is not finite.
     """
     if len(objective) == 0:
         raise VlcompressError("there is no example to train on: check the data folder and the split")
-    device = next(model.parameters()).device
     optimizer = _optimizer(model, hyper, backbone_prefix)
+    scaler = _scaler(compute)
+    stepper = _Stepper(model, optimizer, hyper, saliency, scaler)
     state: dict[str, Any] = {"identity": identity, "model": model, "optimizer": optimizer, "saliency": saliency}
+    state["scaler"] = scaler
     start = (load_checkpoint(checkpoint, **state) if checkpoint is not None else 0) or first_step
-    for group in optimizer.param_groups:
+    for group in optimizer.param_groups if scaler is None else ():  # with one, steps are skipped: the checkpoint counts
         group["taken"] = start - first_step  # the moments are those of so many steps
     keeper = MaskKeeper(model, masks) if masks is not None else None
     sampler = Sampler(len(objective), min(hyper.batch, len(objective)), seed)
+    losses = _Losses(hyper, progress, LOOK_EVERY if compute.on_gpu else 1)
     saved = time.monotonic()
     model.train()
-    for step in range(start, hyper.steps):
-        batch = objective.batch(sampler.indices(step), _generator(seed, "batch", step)).to(device)
-        torch.manual_seed(_mix(seed, "dropout", step))
-        loss = _step(model, objective.loss(model, batch), optimizer, hyper, step, saliency)
-        if keeper is not None:
-            keeper.hold(optimizer)
-        if progress is not None:
-            progress(step + 1, loss)
-        if at_step and step + 1 in at_step:
-            at_step[step + 1](model)
-        if checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds and step + 1 < hyper.steps:
-            save_checkpoint(checkpoint, step=step + 1, **state)
-            saved = time.monotonic()
+    with precision(compute):
+        for step in range(start, hyper.steps):
+            batch = objective.batch(sampler.indices(step), _generator(seed, "batch", step)).to(compute.torch_device)
+            torch.manual_seed(_mix(seed, "dropout", step))
+            with autocast(compute):
+                loss = objective.loss(model, batch)
+            losses.add(step, loss)
+            stepper.step(loss, step)
+            if keeper is not None:
+                keeper.hold(optimizer)
+            snapshot, last = (at_step or {}).get(step + 1), step + 1 == hyper.steps
+            due = checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds and not last
+            losses.tell(now=bool(snapshot) or due or last)
+            if snapshot is not None:
+                snapshot(model)
+            if checkpoint is not None and due:
+                save_checkpoint(checkpoint, step=step + 1, **state)
+                saved = time.monotonic()
     return model.eval()
 
 
@@ -171,34 +186,88 @@ def _optimizer(model: nn.Module, hyper: Hyperparameters, backbone_prefix: str) -
     )
 
 
-def _step(
-    model: nn.Module,
-    loss: Tensor,
-    optimizer: torch.optim.Optimizer,
-    hyper: Hyperparameters,
-    step: int,
-    saliency: Saliency | None,
-) -> float:
-    value = float(loss.detach())
-    if value != value or value in (float("inf"), -float("inf")):
-        raise VlcompressError(
-            f"the loss is {value} at step {step}: lower the learning rate ({hyper.learning_rate:g}) or check the data"
-        )
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    if saliency is not None:
-        saliency.add(step)
-    torch.nn.utils.clip_grad_norm_(model.parameters(), hyper.clip)
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * rate(hyper.optimizer, step + 1, hyper.steps, hyper.warmup)
-    optimizer.step()
-    return value
+@dataclass(frozen=True)
+class _Stepper:
+    """One optimizer step from a loss: gradients, sums, clipping, rate.
+
+    Attributes:
+        scaler: of float16 losses, whose small gradients would be 0 otherwise; None elsewhere.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    hyper: Hyperparameters
+    saliency: Saliency | None
+    scaler: torch.amp.GradScaler | None
+
+    def step(self, loss: Tensor, step: int) -> None:
+        """Take step `step` (from 0)."""
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        if self.saliency is not None:
+            self.saliency.add(step, overflows=self.scaler is not None)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.hyper.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * rate(self.hyper.optimizer, step + 1, self.hyper.steps, self.hyper.warmup)
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)  # not taken where gradients overflowed
+            self.scaler.update()
 
 
-def evaluate(model: nn.Module, scored: Scored, *, batch: int = 256) -> Scores:
-    """Score every example of a split, without dropout."""
+class _Losses:
+    """The losses, checked and told every so many steps: until somebody looks they stay on the device."""
+
+    def __init__(self, hyper: Hyperparameters, progress: Progress | None, every: int) -> None:
+        self._hyper, self._progress, self._every = hyper, progress, every
+        self._unseen: list[tuple[int, Tensor]] = []
+        self._untold: list[tuple[int, float]] = []
+
+    def add(self, step: int, loss: Tensor) -> None:
+        """Take the loss of step `step` (from 0), and look if it is time."""
+        self._unseen.append((step, loss.detach()))
+        if len(self._unseen) >= self._every:
+            self.look()
+
+    def look(self) -> None:
+        """Wait for the losses and check them.
+
+        Raises:
+            VlcompressError: one is not finite; the first such step is named.
+        """
+        if not self._unseen:
+            return
+        steps, losses = zip(*self._unseen, strict=True)
+        self._unseen.clear()
+        for step, value in zip(steps, torch.stack(losses).tolist(), strict=True):
+            if not math.isfinite(value):
+                raise VlcompressError(
+                    f"the loss is {value} at step {step}: lower the learning rate ({self._hyper.learning_rate:g}) or "
+                    "check the data"
+                )
+            self._untold.append((step + 1, value))
+
+    def tell(self, *, now: bool) -> None:
+        """Report what has been looked at; look first if what follows must not build on a loss that is not finite."""
+        if now:
+            self.look()
+        if self._progress is not None:
+            for done, value in self._untold:
+                self._progress(done, value)
+        self._untold.clear()
+
+
+def _scaler(compute: Compute) -> torch.amp.GradScaler | None:
+    return torch.amp.GradScaler(compute.torch_device.type) if compute.dtype == "fp16" else None
+
+
+def evaluate(model: nn.Module, scored: Scored, *, batch: int = 256, compute: Compute = CPU) -> Scores:
+    """Score every example of a split, without dropout, computed as in training."""
     model.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), autocast(compute):
         return scored.evaluate(model, batch=batch)
 
 

@@ -19,6 +19,7 @@ from vlcompress.data.opening import open_task
 from vlcompress.data.regions import Regions
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.data.vqa_folder import PretrainingFolder, open_pretraining
+from vlcompress.devices import CPU, Compute, computed_on
 from vlcompress.models.base import Family, Head
 from vlcompress.tasks.base import Objective
 from vlcompress.tasks.pretraining_registry import pretrainer_of
@@ -176,7 +177,7 @@ def pretrain(
     work: Pretraining,
     home: Path,
     *,
-    device: torch.device,
+    compute: Compute = CPU,
     half: bool = False,
     say: Callable[[str], None] = print,
     progress: Progress | None = None,
@@ -186,15 +187,15 @@ def pretrain(
     Args:
         work: data, model and recipe.
         home: the result is ``home/pretrained/NAME``.
-        device: where to train.
+        compute: where to train, and in what; anything but float32 on the CPU is a pre-training of its own.
         half: store the weights as float16 (they are read as float32 again).
         say: told one line every now and then.
-        progress: called after every step.
+        progress: see `vlcompress.training.loop.Progress`.
 
     Returns:
         A folder with weights.safetensors (the family's names), vocab.txt and pretraining.json.
     """
-    document = work.document()
+    document = work.document() | computed_on(compute)
     name = identity({**document, "half": half})
     folder = home / "pretrained" / f"{work.family.name}-{work.recipe.size}-{name[:10]}"
     if (folder / DOCUMENT).is_file():
@@ -205,12 +206,13 @@ def pretrain(
     model = work.family.build(work.config, work.head, seed=work.recipe.seed)
     under_way = folder.with_name(f"{folder.name}.under-way")
     train(
-        model.to(device),
+        model.to(compute.torch_device),
         work.objective,
         work.recipe.hyper,
         seed=work.recipe.seed,
         checkpoint=under_way,
         identity=name,
+        compute=compute,
         progress=log,
     )
     kind = torch.float16 if half else torch.float32

@@ -44,13 +44,21 @@ class Saliency:
         self.sums = {name: torch.zeros_like(weight, requires_grad=False) for name, weight in self._weights.items()}
 
     @torch.no_grad()
-    def add(self, step: int) -> None:
-        """Take in the gradients at hand, before step `step` (from 0) uses them; weights without one add nothing."""
+    def add(self, step: int, *, overflows: bool = False) -> None:
+        """Take in the gradients at hand, before step `step` (from 0) uses them; weights without one add nothing.
+
+        Args:
+            step: about to be taken.
+            overflows: whether gradients may be infinite or NaN, as those of a scaled float16 loss: such steps are not
+                taken, and add nothing.
+        """
         if step < self._first:
             return
         for name, weight in self._weights.items():
             if weight.grad is not None:
                 product = weight * weight.grad
+                if overflows:
+                    product.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
                 self.sums[name].add_(product.abs_() if self._kind == "gradient" else product.neg_())
 
     @torch.no_grad()

@@ -6,6 +6,8 @@ from queue import SimpleQueue
 from typing import Any
 
 from vlcompress.errors import VlcompressError
+from vlcompress.export.binding import BoundSession
+from vlcompress.export.providers import Provider, parse_provider
 from vlcompress.serve.refusal import invalid, shown
 from vlcompress.serve.settings import PROVIDERS
 from vlcompress.serve.tensors import Arrays, TensorSpec, onnx_datatype
@@ -29,7 +31,7 @@ class OnnxEngine:
             threads: threads inside one execution.
             sessions: executions at the same time. With one thread each they share one session: it then runs on the
                 thread that calls it, and the weights are in memory once.
-            provider: key of `PROVIDERS`.
+            provider: spelled out, see `vlcompress.export.providers`.
             disabled: ONNX Runtime's optimizers to switch off, as the manifest advises.
 
         Raises:
@@ -38,7 +40,7 @@ class OnnxEngine:
         import numpy as np
 
         count = 1 if threads == 1 else sessions
-        opened = [_open(model, threads, PROVIDERS[provider], disabled) for _ in range(count)]
+        opened = [_open(model, threads, parse_provider(provider, PROVIDERS), disabled) for _ in range(count)]
         self.provider = str(opened[0].get_providers()[0])
         bounds = id_bounds(model)
         self.inputs = tuple(_spec(value, bounds.get(value.name)) for value in opened[0].get_inputs())
@@ -85,25 +87,24 @@ def id_bounds(model: Path) -> dict[str, int]:
     return bounds
 
 
-def _open(model: Path, threads: int, provider: str, disabled: Sequence[str]) -> Any:
+def _open(model: Path, threads: int, provider: Provider, disabled: Sequence[str]) -> Any:
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
         raise VlcompressError(
             "serving ONNX needs ONNX Runtime: pip install 'vlcompress[cpu]' (or [gpu]), or use --backend torch"
         ) from error
-    available = onnxruntime.get_available_providers()
-    if provider not in available:
-        raise _wrong_provider(provider, ", ".join(available))
+    available, chain = onnxruntime.get_available_providers(), provider.chain(PROVIDERS)
+    wanted = chain[0][0]
+    if wanted not in available:
+        raise _wrong_provider(wanted, ", ".join(available))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
     # A pool that spins between requests takes the core that the next request is read on.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        session = onnxruntime.InferenceSession(
-            str(model), options, providers=[provider], disabled_optimizers=list(disabled)
-        )
+        session = onnxruntime.InferenceSession(str(model), options, providers=chain, disabled_optimizers=list(disabled))
     except Exception as error:
         if type(error).__module__.startswith("onnxruntime"):
             raise VlcompressError(
@@ -111,9 +112,9 @@ def _open(model: Path, threads: int, provider: str, disabled: Sequence[str]) -> 
             ) from error
         raise
     session.disable_fallback()
-    if session.get_providers()[0] != provider:
-        raise _wrong_provider(provider, ", ".join(session.get_providers()))
-    return session
+    if session.get_providers()[0] != wanted:
+        raise _wrong_provider(wanted, ", ".join(session.get_providers()))
+    return BoundSession(session, *provider.device) if provider.device[0] == "cuda" else session
 
 
 def _wrong_provider(wanted: str, found: str) -> VlcompressError:

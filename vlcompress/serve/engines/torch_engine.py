@@ -1,14 +1,19 @@
 """PyTorch: a compiled model with its block-sparse layers, run as it is."""
 
+import logging
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from vlcompress.devices import CPU, Compute, keep_precision
 from vlcompress.models.registry import FAMILIES
 from vlcompress.serve.tensors import Arrays, TensorSpec, numpy_datatype
 from vlcompress.sparse.compile import Compiled, load_compiled
+from vlcompress.sparse.runner import fast_answer
+
+logger = logging.getLogger(__name__)
 
 
 class TorchEngine:
@@ -16,21 +21,27 @@ class TorchEngine:
 
     platform = "pytorch_vlcompress"
     backend = "torch"
-    provider = "cpu"
     example_sizes: Mapping[str, int]
 
-    def __init__(self, folder: Path, *, threads: int) -> None:
-        """Load the artefact ``compiled/``.
+    def __init__(self, folder: Path, *, threads: int, compute: Compute = CPU) -> None:
+        """Load the artefact ``compiled/`` to where it will run.
 
         Args:
             folder: the artefact.
             threads: inside one execution.
+            compute: where to compute, and in what.
 
         Raises:
             VlcompressError: not such an artefact, or a damaged one.
         """
         self._threads, self._local = threads, threading.local()
-        self._compiled = load_compiled(folder, {name: family() for name, family in FAMILIES.items()})
+        self.provider = compute.device
+        keep_precision(compute)
+        self._compiled = load_compiled(folder, {name: family() for name, family in FAMILIES.items()}, compute)
+        if self._compiled.notice is not None:
+            logger.warning("%s", self._compiled.notice)
+        compiled = self._compiled
+        self._answer = fast_answer(compiled.family, compiled.model, compiled.head, compute)
         self.inputs, self.example_sizes = _inputs(self._compiled)
         self.outputs: tuple[TensorSpec, ...] = (
             TensorSpec("logits", "FP32", ("batch", len(self._compiled.head.labels))),
@@ -48,10 +59,7 @@ class TorchEngine:
         if not hasattr(self._local, "set"):  # PyTorch keeps the number for each thread that calls it
             torch.set_num_threads(self._threads)
             self._local.set = True
-        with torch.inference_mode():
-            tensors = {name: torch.as_tensor(array) for name, array in feeds.items()}
-            scores = self._compiled.family.logits(self._compiled.model, tensors)
-        return {"logits": scores.float().numpy()}
+        return {"logits": self._answer({name: torch.as_tensor(array) for name, array in feeds.items()}).numpy()}
 
 
 def _inputs(compiled: Compiled) -> tuple[tuple[TensorSpec, ...], dict[str, int]]:
