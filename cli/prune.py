@@ -25,8 +25,8 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--checkpoint", help="Pre-trained weights: built-in, none, a folder, a file or a hub name.")
 @click.option("--data", help="scenes:SIZE for built-in data, or a folder in the published layout.")
 @click.option("--vocabulary", help="A vocab.txt, where the data folder has none.")
-@click.option("--pattern", help="unstructured, block:RxC, head, neuron, neuron+head, or attention=...,ffn=...")
-@click.option("--sparsity", type=float, help="Fraction of the prunable weights to prune, in [0, 1).")
+@click.option("--pattern", help="unstructured, block:RxC, n:m, head, neuron, neuron+head, or attention=...,ffn=...")
+@click.option("--sparsity", type=float, help="Fraction of the prunable weights to prune, in [0, 1).  [1-n/m for n:m]")
 @click.option("--schedule", help="linear:P (points a round), geometric:F (of the rest), levels:P,P,... or oneshot.")
 @click.option("--rounds", type=int, help="Stop after so many rounds.")
 @click.option("--allocation", help="global, uniform, or modality (each part of the model by itself).")
@@ -42,7 +42,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--batch", type=int, help="Examples a step.")
 @click.option("--learning-rate", type=float, help="Peak learning rate.")
 @click.option("--save-recipe", type=click.Path(path_type=Path, dir_okay=False), help="Write the whole recipe here.")
-@click.option("--dry-run", is_flag=True, help="Check the recipe, say what would be trained, and stop.")
+@click.option("--dry-run", is_flag=True, help="Refuse what a run would, say what would be trained, and stop.")
 @options.computing
 @options.home
 @options.as_json
@@ -54,10 +54,12 @@ def command(recipe: Path | None, **said: Any) -> None:
     """
     from vlcompress.devices import parse_compute
     from vlcompress.report.text import dry_run_text, run_text
-    from vlcompress.tickets.run import find_ticket, run_name
+    from vlcompress.tickets.run import find_ticket, rehearse, run_name
 
     compute = parse_compute(said["device"], said["dtype"], training=True)
     chosen = _recipe(recipe, said)
+    if said["dry_run"] or said["save_recipe"]:
+        rehearse(chosen, said["home"], compute=compute, say=options.say)
     if said["save_recipe"]:
         chosen.save(said["save_recipe"])
         options.say(f"recipe written to {said['save_recipe']}")
@@ -82,6 +84,8 @@ def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
     else:
         base = default_recipe(said["model"] or "lxmert", said["task"] or "vqa", said["size"] or "small")
     controls = [control for control in said["controls"] if control != "none"]
+    if said["sparsity"] is None and said["pattern"]:
+        said = {**said, "sparsity": _sparsity_of(said["pattern"])}
     return base.override(
         model={"family": said["model"], "size": said["size"], "checkpoint": said["checkpoint"]},
         data={"task": said["task"], "source": said["data"], "vocabulary": said["vocabulary"]},
@@ -92,3 +96,15 @@ def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
         },
         training={name: said[name] for name in ("steps", "batch", "learning_rate")},
     )
+
+
+def _sparsity_of(text: str) -> float | None:
+    """Return the sparsity that a pattern sets by itself, and say so; None where the recipe's holds."""
+    from vlcompress.pruning.mixture import Mixture
+    from vlcompress.pruning.pattern import parse_pattern
+
+    pattern = parse_pattern(text)
+    if isinstance(pattern, Mixture) or pattern.reach == 1:
+        return None
+    options.say(f"sparsity {pattern.reach:.6g}: pattern '{pattern}' sets it, as no --sparsity was given")
+    return pattern.reach

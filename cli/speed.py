@@ -15,7 +15,7 @@ from vlcompress.cli import options
     "patterns",
     default="192x16,neuron+head",
     show_default=True,
-    help="Patterns: RxC (rows x columns of a block), head, neuron, neuron+head, unstructured; several with commas.",
+    help="Patterns: RxC (a block), n:m (as 2:4), head, neuron, neuron+head, unstructured; several with commas.",
 )
 @click.option("--sparsity", "sparsities", default="0.5,0.7,0.9", show_default=True, help="Shares that go.")
 @click.option("--batch", "batches", default="1,8", show_default=True, help="Batch sizes; the last one is tuned for.")

@@ -14,17 +14,29 @@ import click
     help="Folder for the table; set VLCOMPRESS_KERNEL_TABLES to it to use it.",
 )
 @click.option("--rows", type=int, multiple=True, help="Rows M to measure (repeatable); all of the table's by default.")
-def command(out: Path, rows: tuple[int, ...]) -> None:
-    """Measure which kernel configuration is fastest on this GPU, and from which sparsity it beats the dense product."""
+@click.option(
+    "--dtype",
+    type=click.Choice(["bf16", "fp16", "tf32"]),
+    default="bf16",
+    show_default=True,
+    help="What the table is measured in; it serves every dtype.",
+)
+def command(out: Path, rows: tuple[int, ...], dtype: str) -> None:
+    """Measure which kernel configuration is fastest on this GPU, beside the dense product.
+
+    The table is written after each key: a run that is stopped keeps what it measured.
+    """
     import importlib.util
 
     import torch
 
     if not torch.cuda.is_available() or importlib.util.find_spec("triton") is None:
         raise click.UsageError("tuning needs a CUDA device and the package triton; the shipped tables stay in use")
+    from vlcompress.devices import parse_compute, precision
     from vlcompress.kernels import cost_model, tune
 
-    device = torch.device("cuda", torch.cuda.current_device())
+    device, kept = torch.device("cuda", torch.cuda.current_device()), tune.DTYPES[dtype]
     wanted = tune.keys(rows=rows or cost_model.ROWS)
-    entries = tune.tune(device, wanted, progress=lambda line: click.echo(line, err=True))
-    click.echo(tune.save(entries, device, out))
+    with precision(parse_compute(str(device), dtype)):
+        entries = tune.tune(device, wanted, kept, progress=lambda line: click.echo(line, err=True))
+        click.echo(tune.save(entries, device, kept, out))

@@ -21,14 +21,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vlcompress.kernels import triton_gradient, triton_pointer, triton_small, triton_tma
+from vlcompress.kernels import triton_gradient, triton_pieces, triton_pointer, triton_tma
 from vlcompress.kernels.errors import KernelInputError
 from vlcompress.kernels.machine_code import MachineCode, read_machine_code
 from vlcompress.kernels.triton_epilogue import activation_code
 
 README = Path(__file__).parent / "README.md"
 MARKERS = ("<!-- facts: begin -->", "<!-- facts: end -->")
-CUTS = ("cuts_ptr", "ends_ptr")
+CUTS = "cuts_ptr"
 TRITON_TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -60,6 +60,7 @@ def stream_tma(
     transposed: bool = False,
     dtype: torch.dtype = torch.bfloat16,
     residual: bool = False,
+    splits: bool = False,
 ) -> Build:
     """The TMA stream kernel over (R, C) blocks."""
     (height, width), name = block, TRITON_TYPES[dtype]
@@ -72,12 +73,10 @@ def stream_tma(
         "bias_ptr": f"*{name}",
         "residual_ptr": f"*{name}",
         "y_desc": f"tensordesc<{name}[{block_m},{out}]>",
-        "M": "i32",
-        "stride_rm": "i32",
-        "parts": "i32",
-    }
+        "partial_ptr": "*fp32",
+    } | dict.fromkeys(("entries", "parts", "group", "M", "stride_rm"), "i32")
     constexprs = {"BLOCK_M": block_m, "OUT": out, "RED": red, "TRANSPOSED": transposed, "STAGES": stages}
-    constexprs |= _epilogue(activation, dtype, residual) | {"PRECISION": "tf32"}
+    constexprs |= _epilogue(activation, dtype, residual) | {"PRECISION": "tf32", "SPLITS_OUTPUTS": splits}
     return Build(triton_tma.stream_tma, signature, constexprs, warps, stages, frozenset({"stride_rm"}))
 
 
@@ -90,30 +89,30 @@ def stream_pointer(
     transposed: bool = False,
     dtype: torch.dtype = torch.bfloat16,
     even_m: bool = True,
+    swapped: bool = False,
+    splits: bool = False,
 ) -> Build:
-    """The pointer stream kernel over (R, C) blocks."""
+    """The pointer stream kernel over (R, C) blocks; swapped for few rows."""
     name = TRITON_TYPES[dtype]
     pointers = {"x": name, "values": name, "walk": "i64", "cuts": "i32", "bias": name, "residual": name, "y": name}
     signature = {f"{what}_ptr": f"*{kind}" for what, kind in pointers.items()}
-    signature |= dict.fromkeys(("parts", "M", "N", "stride_xm", "stride_rm", "nnz"), "i32")
+    signature |= {"partial_ptr": "*fp32"}
+    signature |= dict.fromkeys(("entries", "parts", "group", "M", "N", "stride_xm", "stride_rm", "nnz"), "i32")
     constexprs = {"BLOCK_M": block_m, "EVEN_M": even_m, "PRECISION": "tf32", "STAGES": stages}
     constexprs |= _sides(block, transposed) | _epilogue(activation, dtype, residual=False)
+    constexprs |= {"SWAPPED": swapped, "SPLITS_OUTPUTS": splits}
     divisible = frozenset({"N", "stride_xm", "stride_rm"})
     return Build(triton_pointer.stream_pointer, signature, constexprs, warps, stages, divisible)
 
 
-def split_rows(block: tuple[int, int], block_m: int, split: int, dtype: torch.dtype = torch.bfloat16) -> Build:
-    """The kernel for few rows."""
+def add_pieces(out: int, block_m: int, activation: str = "none", dtype: torch.dtype = torch.bfloat16) -> Build:
+    """The kernel that adds the pieces of split outputs, `out` wide."""
     name = TRITON_TYPES[dtype]
-    signature: dict[str, str] = {
-        "x_ptr": f"*{name}",
-        "values_ptr": f"*{name}",
-        "walk_ptr": "*i64",
-        "ends_ptr": "*i32",
-        "partial_ptr": "*fp32",
-    } | dict.fromkeys(("M", "N", "stride_xm", "nnz"), "i32")
-    constexprs = {"SPLIT": split, "BLOCK_M": block_m, "PRECISION": "tf32", "STAGES": 4} | _sides(block, False)
-    return Build(triton_small.split_rows, signature, constexprs, 4, 4, frozenset({"N", "stride_xm"}))
+    pointers = {"walk": "i64", "partial": "fp32", "bias": name, "residual": name, "y": name}
+    signature = {f"{what}_ptr": f"*{kind}" for what, kind in pointers.items()}
+    signature |= dict.fromkeys(("entries", "parts", "M", "N", "stride_rm"), "i32")
+    constexprs = {"BLOCK_M": block_m, "OUT": out} | _epilogue(activation, dtype, residual=True)
+    return Build(triton_pieces.add_pieces, signature, constexprs, 4, 1, frozenset({"N", "stride_rm"}))
 
 
 def values_gradient(block: tuple[int, int], split: int = 2, dtype: torch.dtype = torch.bfloat16) -> Build:
@@ -152,7 +151,7 @@ def _alignment(build: Build, names: list[str]) -> dict[tuple[int, ...], list[lis
     for position, name in enumerate(names):
         # Cuts are read from the middle of a tensor, so they are aligned to nothing.
         pointer = build.signature.get(name, "").startswith("*")
-        if (pointer and name not in CUTS) or name in build.divisible:
+        if (pointer and name != CUTS) or name in build.divisible:
             marks[(position,)] = [["tt.divisibility", 16]]
     return marks
 
@@ -178,13 +177,18 @@ CASES: dict[str, tuple[int, Build]] = {
     "sm_90 TMA 64x64, 128 rows, fp32 with erf": (90, stream_tma((64, 64), 128, 4, 3, "gelu", dtype=torch.float32)),
     "sm_90 TMA 64x64, 128 rows, dX": (90, stream_tma((64, 64), 128, 4, 4, transposed=True)),
     "sm_90 pointer 64x64, 64 rows": (90, stream_pointer((64, 64), 64, 4, 4, "gelu")),
-    "sm_90 few rows 64x64, 32 rows": (90, split_rows((64, 64), 32, 4)),
+    "sm_90 TMA 64x64, 64 rows, GELU, outputs split": (90, stream_tma((64, 64), 64, 4, 4, "gelu", splits=True)),
+    "sm_90 TMA 128x64, 64 rows, GELU, outputs split": (90, stream_tma((128, 64), 64, 8, 4, "gelu", splits=True)),
+    "sm_90 adding pieces, 64 rows": (90, add_pieces(64, 64, "gelu")),
+    "sm_90 few rows 64x64, 32 rows": (90, stream_pointer((64, 64), 32, 4, 4, even_m=False, swapped=True, splits=True)),
     "sm_90 dW 64x64": (90, values_gradient((64, 64))),
     "sm_80 pointer 64x64, 128 rows, GELU": (80, stream_pointer((64, 64), 128, 4, 4, "gelu")),
     "sm_80 pointer 32x32, 64 rows, ragged": (80, stream_pointer((32, 32), 64, 4, 4, even_m=False)),
-    "sm_80 few rows 64x64, 32 rows": (80, split_rows((64, 64), 32, 4)),
+    "sm_80 pointer 64x64, 64 rows, outputs split": (80, stream_pointer((64, 64), 64, 4, 4, splits=True)),
+    "sm_80 few rows 64x64, 32 rows": (80, stream_pointer((64, 64), 32, 4, 4, even_m=False, swapped=True, splits=True)),
     "sm_80 dW 64x64": (80, values_gradient((64, 64))),
     "sm_100 TMA 64x64, 128 rows, GELU": (100, stream_tma((64, 64), 128, 4, 4, "gelu")),
+    "sm_100 TMA 64x64, 64 rows, GELU, outputs split": (100, stream_tma((64, 64), 64, 4, 4, "gelu", splits=True)),
     "sm_100 TMA 128x64, 128 rows, GELU": (100, stream_tma((128, 64), 128, 8, 4, "gelu")),
 }
 

@@ -73,6 +73,7 @@ def block_sparse_linear(
         *index_tensors(weight, backend),
         bias_N,
         None if residual is None else residual.reshape(-1, n_out),
+        *longest_parts(weight, backend),
         n_out,
         False,
         activation,
@@ -84,8 +85,9 @@ def block_sparse_linear(
 def input_gradient(dy_MN: Tensor, weight: BlockSparseWeight, backend: str = "auto") -> Tensor:
     """dX = dY W: [M, K] from dY [M, N]."""
     backend = resolve_backend(backend, dy_MN, weight)
+    index, longest = index_tensors(weight, backend), longest_parts(weight, backend)
     dx_MK: Tensor = _operators.block_sparse_product(
-        dy_MN, weight.values, *index_tensors(weight, backend), None, None, weight.shape[1], True, "none", backend
+        dy_MN, weight.values, *index, None, None, *longest, weight.shape[1], True, "none", backend
     )
     return dx_MK
 
@@ -108,6 +110,12 @@ def index_tensors(weight: BlockSparseWeight, backend: str) -> tuple[Tensor, ...]
     if backend == "triton":
         return p.row, p.col, p.forward.walk, p.forward.cuts, p.transposed.walk, p.transposed.cuts
     return (p.row, p.col, *[p.col[:0]] * 4)
+
+
+def longest_parts(weight: BlockSparseWeight, backend: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return both streams' longest parts; likewise empty where no Triton kernel runs."""
+    pattern = weight.pattern
+    return (pattern.forward.longest, pattern.transposed.longest) if backend == "triton" else ((), ())
 
 
 def check_call(
@@ -200,6 +208,8 @@ def block_sparse_product(
     cuts_transposed: Tensor,
     bias_N: Tensor | None,
     residual_MN: Tensor | None,
+    longest: Sequence[int],
+    longest_transposed: Sequence[int],
     out_features: int,
     transposed: bool,
     activation: str,
@@ -210,7 +220,8 @@ def block_sparse_product(
     The backend is one that `resolve_backend` returned.
     """
     if backend == "triton" and values.shape[0] and x_MK.shape[0]:
-        stream = (walk_transposed, cuts_transposed) if transposed else (walk, cuts)
+        streams = (walk, cuts, longest), (walk_transposed, cuts_transposed, longest_transposed)
+        stream = streams[transposed]
         return _triton_product(x_MK, values, stream, bias_N, residual_MN, out_features, transposed, activation)
     y_MN = _torch_product(x_MK, values, row, col, out_features, transposed, backend)
     if bias_N is not None:
@@ -222,7 +233,7 @@ def block_sparse_product(
 def _triton_product(
     x_MK: Tensor,
     values: Tensor,
-    stream: tuple[Tensor, Tensor],
+    stream: tuple[Tensor, Tensor, Sequence[int]],
     bias_N: Tensor | None,
     residual_MN: Tensor | None,
     out_features: int,
@@ -232,9 +243,9 @@ def _triton_product(
     from vlcompress.kernels import launch
 
     residual_MN = None if residual_MN is None else rows_contiguous(residual_MN)
-    product = launch.Product(
-        rows_contiguous(x_MK), values.contiguous(), *stream, out_features, transposed, bias_N, residual_MN
-    )
+    walk, cuts, longest = stream
+    x_MK, values = rows_contiguous(x_MK), values.contiguous()
+    product = launch.Product(x_MK, values, walk, cuts, tuple(longest), out_features, transposed, bias_N, residual_MN)
     return launch.run(product, activation)
 
 
@@ -257,7 +268,7 @@ def rows_contiguous(x_MK: Tensor) -> Tensor:
 
 @block_sparse_product.register_fake
 def _(x_MK: Tensor, *args: Any) -> Tensor:
-    return x_MK.new_empty(x_MK.shape[0], args[9])
+    return x_MK.new_empty(x_MK.shape[0], args[11])
 
 
 @torch.library.custom_op("vlcompress::block_sparse_values_gradient", mutates_args=())
@@ -281,31 +292,34 @@ def _(dy_MN: Tensor, x_MK: Tensor, row: Tensor, col: Tensor, block: Sequence[int
 
 
 def _save_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, residual, _, transposed, activation, backend = inputs
+    *tensors, residual, longest, longest_transposed, _, transposed, activation, backend = inputs
     ctx.save_for_backward(*tensors)
+    ctx.longest = longest, longest_transposed
     ctx.transposed, ctx.activation, ctx.backend = transposed, activation, backend
     ctx.has_residual = residual is not None
 
 
 def _product_backward(ctx: Any, dy_MN: Tensor) -> tuple[Any, ...]:
     x_MK, values, row, col, *streams, bias_N = ctx.saved_tensors
-    product, index = _operators.block_sparse_product, (row, col, *streams)
+    product, index, longest = _operators.block_sparse_product, (row, col, *streams), ctx.longest
     dz_MN = dy_MN
     if ctx.activation != "none":
         n_out = dy_MN.shape[1]
-        z_MN = product(x_MK, values, *index, bias_N, None, n_out, ctx.transposed, "none", ctx.backend)
+        z_MN = product(x_MK, values, *index, bias_N, None, *longest, n_out, ctx.transposed, "none", ctx.backend)
         dz_MN = naive.activation_gradient(z_MN, dy_MN, ctx.activation)
     needs_x, needs_values, needs_bias = ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[8]
     dx = dvalues = dbias = None
     if needs_x:
-        dx = product(dz_MN, values, *index, None, None, x_MK.shape[1], not ctx.transposed, "none", ctx.backend)
+        dx = product(
+            dz_MN, values, *index, None, None, *longest, x_MK.shape[1], not ctx.transposed, "none", ctx.backend
+        )
     if needs_values:
         left, right = (x_MK, dz_MN) if ctx.transposed else (dz_MN, x_MK)
         block = list(values.shape[1:])
         dvalues = _operators.block_sparse_values_gradient(left, right, row, col, block, ctx.backend)
     if needs_bias and bias_N is not None:
         dbias = dz_MN.sum(0)
-    return dx, dvalues, *[None] * 6, dbias, dy_MN if ctx.has_residual else None, *[None] * 4
+    return dx, dvalues, *[None] * 6, dbias, dy_MN if ctx.has_residual else None, *[None] * 6
 
 
 block_sparse_product.register_autograd(_product_backward, setup_context=_save_product)

@@ -1,12 +1,13 @@
 """Which kernel runs with which tile: a shipped table, looked up and never tuned at run time.
 
-``tables/<arch>.json`` holds entries keyed (N, K, block, M, density). The nearest-key rule, in this order:
+``tables/<name>.json`` holds entries keyed (N, K, block, M, density). The nearest-key rule, in this order:
 
-1. arch: the device's own table; a chip without one takes the newest table of its kind (8.6 and 8.9: sm_80; 10.x:
-sm_100;
-   12.x has neither wgmma nor tcgen05 and takes sm_80).
+1. table: the device's own (``sm_90-h100`` for an H100), else that of its arch; a chip without one takes the newest of
+   its kind (8.6 and 8.9: sm_80; 10.x: sm_100; 12.x has neither wgmma nor tcgen05 and takes sm_80). A table in the
+   user's folder, which `vlcompress tune` writes, comes before any shipped one.
 2. block: exact. A block that no entry has takes :func:`rule_of_thumb`, since a tile that fits one block may not fit
-another. 3. (N, K): the smallest |log2 N/N'| + |log2 K/K'|; then M: the smallest |log2 M/M'|; then the nearest density.
+   another.
+3. (N, K): the smallest |log2 N/N'| + |log2 K/K'|; then M: the smallest |log2 M/M'|; then the nearest density.
 
 Last, pipeline stages are taken away until the tiles fit the shared memory of the device at hand and the dtype
 (:func:`fit`), so an entry measured in bf16 serves fp32 as well.
@@ -24,6 +25,8 @@ from typing import Any
 from vlcompress.kernels.errors import KernelInputError
 
 ARCHS = ("sm_80", "sm_90", "sm_100")
+CHIP_TABLES = {"H100": "sm_90-h100"}
+"""Tables of single chips, by a word of the device's name; others have that of their arch (sm_90: an H200)."""
 KERNELS = ("tma", "pointer", "small")
 TABLES = Path(__file__).parent / "tables"
 TABLES_VARIABLE = "VLCOMPRESS_KERNEL_TABLES"
@@ -34,24 +37,27 @@ MEDIUM_M = 2048
 SHARED_BYTES = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448}
 """Shared memory that one program may have, from the CUDA programming guide's table of compute capabilities."""
 
+OTHER_REGISTERS = 96
+"""Estimate of a thread's registers beside its accumulator."""
+PIECE_ACCUMULATORS = 32
+"""Elements of the accumulator a thread in kernels that split outputs; with 64 they spill on sm_80."""
+
 
 @dataclass(frozen=True)
 class KernelConfig:
     """How one product is launched.
 
     Attributes:
-        kernel: "tma" (stream, sm_90 and later), "pointer" (stream, any chip) or "small" (swapped and split, few rows).
+        kernel: "tma" (sm_90 and later), "pointer" (any chip) or "small" (by pointers with operands swapped, few rows).
         block_m: rows of X a program, a power of two from 16 to 128.
         warps: 4 or 8.
         stages: tiles in flight, from 2 up.
-        split: programs that share the reduction of one output ("small" only).
     """
 
     kernel: str
     block_m: int
     warps: int
     stages: int
-    split: int = 1
 
 
 @dataclass(frozen=True)
@@ -76,9 +82,9 @@ class Entry:
     measured: bool
 
 
-def find(arch: str, n: int, k: int, block: tuple[int, int], m: int, density: float) -> Entry | None:
+def find(table: str, n: int, k: int, block: tuple[int, int], m: int, density: float) -> Entry | None:
     """The table's entry nearest to this product by the rule above, or None where no entry has this block."""
-    candidates = [entry for entry in load_table(arch) if entry.block == block]
+    candidates = [entry for entry in load_table(table) if entry.block == block]
     if not candidates:
         return None
 
@@ -89,20 +95,24 @@ def find(arch: str, n: int, k: int, block: tuple[int, int], m: int, density: flo
     return min(candidates, key=distance)
 
 
-def config_for(arch: str, n: int, k: int, block: tuple[int, int], m: int, density: float) -> KernelConfig:
+def config_for(table: str, n: int, k: int, block: tuple[int, int], m: int, density: float) -> KernelConfig:
     """The configuration of one product: the nearest entry's, or the rule of thumb's."""
-    entry = find(arch, n, k, block, m, density)
-    return rule_of_thumb(arch, block, m, n) if entry is None else entry.config
+    entry = find(table, n, k, block, m, density)
+    return rule_of_thumb(table, block, m) if entry is None else entry.config
 
 
-def rule_of_thumb(arch: str, block: tuple[int, int], m: int, n: int) -> KernelConfig:
+def rule_of_thumb(table: str, block: tuple[int, int], m: int) -> KernelConfig:
     """A configuration from the regimes of the README: few, some and many rows."""
     if m <= SMALL_M:
-        split = max(1, min(8, 128 // (n // block[0])))
-        return KernelConfig("small", block_m=16 if m <= 16 else 32, warps=4, stages=4, split=split)
-    kernel = "pointer" if arch == "sm_80" else "tma"
+        return KernelConfig("small", block_m=16 if m <= 16 else 32, warps=4, stages=4)
+    kernel = "pointer" if arch_of(table) == "sm_80" else "tma"
     block_m = 64 if m < MEDIUM_M else 128
-    return KernelConfig(kernel, block_m, warps=8 if block_m * block[0] > 8192 else 4, stages=4)
+    return KernelConfig(kernel, block_m, warps_for(block_m, block), stages=4)
+
+
+def warps_for(block_m: int, block: tuple[int, int]) -> int:
+    """Warps that hold an accumulator [block_m, R] without spilling."""
+    return 8 if block_m * block[0] > 8192 else 4
 
 
 def fit(config: KernelConfig, block: tuple[int, int], itemsize: int, shared_bytes: int) -> KernelConfig:
@@ -123,26 +133,59 @@ def fit(config: KernelConfig, block: tuple[int, int], itemsize: int, shared_byte
     return config
 
 
-def arch_of(major: int, minor: int) -> str:
-    """The table that a device of this compute capability uses.
+def for_pieces(config: KernelConfig, block: tuple[int, int]) -> KernelConfig:
+    """The configuration for splitting outputs: fewer rows where storing pieces would take too many registers."""
+    most = PIECE_ACCUMULATORS * 32 * config.warps
+    while config.block_m > 16 and config.block_m * block[0] > most:
+        config = replace(config, block_m=config.block_m // 2)
+    return config
+
+
+def programs_per_sm(
+    config: KernelConfig, block: tuple[int, int], itemsize: int, shared_bytes: int, splits_outputs: bool = False
+) -> int:
+    """How many programs a multiprocessor is given: two, so that one multiplies while the other stores, if two fit.
+
+    Args:
+        shared_bytes: shared memory that one program may have; a multiprocessor has 1 KiB more, and keeps as much of it
+            for each program.
+        splits_outputs: whether pieces in fp32 pass through shared memory on their way out.
+    """
+    staging = 4 * config.block_m * block[0] if splits_outputs else 0
+    fits = (shared_bytes + 1024) // (_shared_need(config, block, itemsize) + staging + 1024)
+    threads = 32 * config.warps
+    registers = threads * (config.block_m * block[0] // threads + OTHER_REGISTERS)
+    return max(1, min(2, fits, 65_536 // registers))
+
+
+def table_name(major: int, minor: int, device_name: str) -> str:
+    """The table that a device of this compute capability and name uses.
 
     Raises:
         KernelInputError: the device is older than 8.0.
     """
     if major < 8:
         raise KernelInputError(f"compute capability {major}.{minor} is not supported: 8.0 or later is needed")
-    return {9: "sm_90", 10: "sm_100", 11: "sm_100"}.get(major, "sm_80")
+    arch = {9: "sm_90", 10: "sm_100", 11: "sm_100"}.get(major, "sm_80")
+    own = (table for word, table in CHIP_TABLES.items() if word in device_name and arch_of(table) == arch)
+    return next(own, arch)
 
 
-def load_table(arch: str) -> tuple[Entry, ...]:
-    """The entries of an arch, from the user's folder where the environment names one, else the shipped ones."""
-    return read_table(table_path(arch))
+def arch_of(table: str) -> str:
+    """The arch that a table is for, one of ``ARCHS``."""
+    return table.partition("-")[0]
 
 
-def table_path(arch: str) -> Path:
+def load_table(table: str) -> tuple[Entry, ...]:
+    """The entries of a table, from the user's folder where the environment names one, else the shipped ones."""
+    return read_table(table_path(table))
+
+
+def table_path(table: str) -> Path:
     """The file that :func:`load_table` reads."""
-    own = Path(os.environ.get(TABLES_VARIABLE, TABLES)) / f"{arch}.json"
-    return own if own.exists() else TABLES / f"{arch}.json"
+    folders = (Path(os.environ.get(TABLES_VARIABLE, TABLES)), TABLES)
+    paths = (folder / f"{name}.json" for folder in folders for name in (table, arch_of(table)))
+    return next(path for path in paths if path.exists())
 
 
 @lru_cache
@@ -161,11 +204,11 @@ def read_table(path: Path) -> tuple[Entry, ...]:
         ) from error
 
 
-def write_table(path: Path, arch: str, entries: Iterable[Entry], origin: dict[str, Any]) -> None:
+def write_table(path: Path, table: str, entries: Iterable[Entry], origin: dict[str, Any]) -> None:
     """Write a table; `origin` says where its times come from (device, driver, versions, or the model)."""
-    document = {"arch": arch, "origin": origin, "entries": [asdict(entry) for entry in entries]}
+    document = {"table": table, "origin": origin, "entries": [asdict(entry) for entry in entries]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    head, rows = json.dumps({k: document[k] for k in ("arch", "origin")}, indent=1), document["entries"]
+    head, rows = json.dumps({k: document[k] for k in ("table", "origin")}, indent=1), document["entries"]
     body = ",\n".join("  " + json.dumps(row) for row in rows)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(f'{head[:-2]},\n "entries": [\n{body}\n ]\n}}\n')

@@ -2,28 +2,48 @@
 
 Every time from here is **modelled, not measured**. The README derives the formula; in short::
 
-    time = launch + max(steps on the busiest multiprocessor * step + tiles there * fixed, bytes / bandwidth)
+    time = launch + max(makespan of the work list * time of a step + starts + pieces, bytes / bandwidth)
 
-The chips' ceilings are an H200's measured ones (bf16 product of 8192 x 8192 x 8192, device copy) and, for the other
-two, 80 % of the published peaks. The share of a ceiling that a kernel reaches is an assumption, calibrated for dense
-products on published cuBLAS figures only; for sparse ones it is charged so that at 0 % sparsity it costs at least
-1.15 times the dense product.
+where a step takes the longer of its multiplications and its traffic from L2 into shared memory, and the makespan is
+that of the very cuts that a launch would make (partition.py). The chips' ceilings are an H200's measured ones (bf16
+product of 8192 x 8192 x 8192, device copy) and, for the others, 80 % of the published peaks; every L2 rate is a public
+estimate. The share of a ceiling that a kernel reaches is an assumption, calibrated for dense products on published
+cuBLAS figures only; for sparse ones it is charged so that at 0 % sparsity it costs at least 1.15 times the dense one.
+
+    python -m vlcompress.kernels.cost_model     writes the shipped tables again
 
 Legend: M rows, N out features, K in features, times in microseconds.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
-from vlcompress.kernels.configs import ARCHS, Entry, rule_of_thumb
+from vlcompress.kernels import partition
+from vlcompress.kernels.configs import (
+    SHARED_BYTES,
+    TABLES,
+    Entry,
+    KernelConfig,
+    arch_of,
+    rule_of_thumb,
+    warps_for,
+    write_table,
+)
+from vlcompress.kernels.formats import BlockPattern
+from vlcompress.kernels.synthetic import pattern_of, random_mask
 
 LAUNCH_US = 2.2
-TILE_US = 0.7  # filling the pipeline and storing one tile, not hidden by another program
-SPLIT_US = 1.2  # adding up the pieces of a split reduction
+TILE_US = 0.7  # filling the pipeline and storing one tile of a dense product
+PIECES_US = 1.2  # the launch that adds the pieces of a split reduction
 BANDWIDTH_SHARE = 0.85
 TRITON_SHARE = 1.15  # time of a full block-sparse product over cuBLAS: published gaps of Triton on Hopper, 1.04 to 1.21
+ITEMSIZE = 2  # bf16
 
-SHAPES = ((768, 768), (3072, 768), (768, 3072), (2304, 768))
+BERT_SHAPES = ((768, 768), (1536, 768), (2304, 768), (3072, 768), (768, 3072))
+LARGE_SHAPES = ((1024, 1024), (4096, 1024), (1024, 4096))
+SHAPES = BERT_SHAPES + LARGE_SHAPES
 BLOCKS = ((32, 32), (64, 64), (128, 64))
 ROWS = (32, 640, 1152, 4096, 16384)
 DENSITIES = (0.5, 0.3, 0.1)
@@ -31,19 +51,28 @@ DENSITIES = (0.5, 0.3, 0.1)
 
 @dataclass(frozen=True)
 class Chip:
-    """A GPU's ceilings: bf16 operations a second, bytes a second, streaming multiprocessors."""
+    """A GPU's ceilings.
+
+    Attributes:
+        flops: bf16 operations a second.
+        bandwidth: bytes a second from memory.
+        l2: bytes a second from the L2 cache into shared memory, all multiprocessors together.
+    """
 
     name: str
     flops: float
     bandwidth: float
+    l2: float
     multiprocessors: int
 
 
 CHIPS = {
-    "sm_80": Chip("A100 80GB", 0.8 * 312e12, 0.8 * 2.04e12, 108),
-    "sm_90": Chip("H200", 790e12, 4.3e12, 132),
-    "sm_100": Chip("B200", 0.8 * 2250e12, 0.8 * 8.0e12, 148),
+    "sm_80": Chip("A100 80GB", 0.8 * 312e12, 0.8 * 2.04e12, 5.0e12, 108),
+    "sm_90": Chip("H200", 790e12, 4.3e12, 8.7e12, 132),
+    "sm_90-h100": Chip("H100 SXM", 0.8 * 989e12, 0.8 * 3.35e12, 8.7e12, 132),
+    "sm_100": Chip("B200", 0.8 * 2250e12, 0.8 * 8.0e12, 12e12, 148),
 }
+"""By the name of their table."""
 
 
 def dense_us(chip: Chip, m: int, n: int, k: int) -> float:
@@ -53,57 +82,88 @@ def dense_us(chip: Chip, m: int, n: int, k: int) -> float:
     return LAUNCH_US + max(compute, _memory_us(chip, m, n, k, 1.0))
 
 
-def sparse_us(chip: Chip, m: int, n: int, k: int, density: float, block: tuple[int, int]) -> float:
-    """The block-sparse product, scaled so that a full one costs at least ``TRITON_SHARE`` times the dense one."""
+def sparse_us(table: str, m: int, pattern: BlockPattern, config: KernelConfig) -> float:
+    """The product X Wᵀ, scaled so that a full one costs at least ``TRITON_SHARE`` times the dense one.
+
+    Args:
+        table: whose chip it is, a key of ``CHIPS``.
+        pattern: of W, on the CPU.
+        config: of a launch that leaves outputs whole; where splitting them is cheaper they are split.
+    """
+    chip, (n, k) = CHIPS[table], pattern.shape
     full = TRITON_SHARE * dense_us(chip, m, n, k) - LAUNCH_US
-    scale = max(1.0, full / _stream_us(chip, m, n, k, 1.0, block))
-    compute = scale * _stream_us(chip, m, n, k, density, block)
-    return LAUNCH_US + max(compute, _memory_us(chip, m, n, k, density))
+    scale = max(1.0, full / _full_us(table, m, pattern.shape, pattern.block, config))
+    compute = scale * _stream_us(table, m, pattern, config)
+    return LAUNCH_US + max(compute, _memory_us(chip, m, n, k, pattern.density))
 
 
-def break_even(chip: Chip, m: int, n: int, k: int, block: tuple[int, int]) -> float | None:
-    """The least sparsity, in steps of 5 %, from which the model has the sparse product faster; None if never."""
-    dense = dense_us(chip, m, n, k)
-    steps = (percent / 100 for percent in range(0, 100, 5))
-    return next((s for s in steps if sparse_us(chip, m, n, k, 1 - s, block) < dense), None)
-
-
-def modelled_entries(arch: str) -> list[Entry]:
-    """A table for an arch from the model and the rule of thumb."""
-    chip = CHIPS[arch]
-    keys = ((n, k, block, m, d) for n, k in SHAPES for block in BLOCKS for m in ROWS for d in DENSITIES)
+def modelled_entries(table: str) -> list[Entry]:
+    """Entries from the model, each with the fastest of its candidates."""
     return [
-        Entry(
-            n=n,
-            k=k,
-            block=block,
-            m=m,
-            density=density,
-            config=rule_of_thumb(arch, block, m, n),
-            sparse_us=round(sparse_us(chip, m, n, k, density, block), 1),
-            dense_us=round(dense_us(chip, m, n, k), 1),
-            measured=False,
-        )
-        for n, k, block, m, density in keys
+        _entry(table, shape, block, m, density)
+        for shape in SHAPES
+        for block in BLOCKS
+        for m in ROWS
+        for density in DENSITIES
     ]
 
 
 def write_modelled_tables() -> None:
     """Write the shipped tables; run once, and again when the model or the rule of thumb changes."""
-    from vlcompress.kernels.configs import TABLES, write_table
+    for table, chip in CHIPS.items():
+        origin = {"source": "modelled, not measured (kernels/cost_model.py)", "chip": chip.name}
+        write_table(TABLES / f"{table}.json", table, modelled_entries(table), origin)
 
-    for arch in ARCHS:
-        origin = {"source": "modelled, not measured (kernels/cost_model.py)", "chip": CHIPS[arch].name}
-        write_table(TABLES / f"{arch}.json", arch, modelled_entries(arch), origin)
+
+def candidates(table: str, block: tuple[int, int], m: int) -> Iterator[KernelConfig]:
+    """The rule of thumb's configuration, and with the other number of rows a program where there are many rows."""
+    config = rule_of_thumb(table, block, m)
+    yield config
+    if config.kernel != "small":
+        rows = 64 if config.block_m == 128 else 128
+        yield replace(config, block_m=rows, warps=warps_for(rows, block))
+
+
+def _entry(table: str, shape: tuple[int, int], block: tuple[int, int], m: int, density: float) -> Entry:
+    pattern, (n, k) = _uniform_pattern(shape, block, density), shape
+    times = {config: sparse_us(table, m, pattern, config) for config in candidates(table, block, m)}
+    best = min(times, key=times.__getitem__)
+    dense = round(dense_us(CHIPS[table], m, n, k), 1)
+    return Entry(n, k, block, m, density, best, round(times[best], 1), dense, measured=False)
+
+
+@lru_cache
+def _uniform_pattern(shape: tuple[int, int], block: tuple[int, int], density: float) -> BlockPattern:
+    return pattern_of(random_mask(shape, block, 1 - density), block)
+
+
+@lru_cache
+def _full_us(table: str, m: int, shape: tuple[int, int], block: tuple[int, int], config: KernelConfig) -> float:
+    return _stream_us(table, m, _uniform_pattern(shape, block, 1.0), config)
+
+
+def _stream_us(table: str, m: int, pattern: BlockPattern, config: KernelConfig) -> float:
+    """The busiest multiprocessor's share of the steps, cut as a launch would cut them."""
+    chip, memory = CHIPS[table], SHARED_BYTES[arch_of(table)]
+    work = partition.work_of(m, pattern, pattern.forward, ITEMSIZE)
+    config, cut = partition.cheapest(work, config, chip.multiprocessors, memory)
+    slots = partition.slots_of(work, config, chip.multiprocessors, memory, cut.splits_outputs)
+    tile, panels = partition.tile_of(work, config), work.panels(config.block_m)
+    steps = partition.makespan(partition.part_steps(pattern.forward, work.outputs, cut), panels, cut.group, slots.count)
+    waves = -(-panels * cut.parts // slots.count)
+    l2 = chip.l2 / chip.multiprocessors / 1e6
+    step_us = max(2 * tile.rows * tile.out * tile.red / _tile_rate(chip, tile.rows * tile.out), tile.step_bytes / l2)
+    pieces = waves * slots.resident * tile.cut_bytes / l2 + PIECES_US if cut.splits_outputs else 0.0
+    return (slots.resident * steps + waves * partition.start_steps(slots)) * step_us + pieces
 
 
 def _memory_us(chip: Chip, m: int, n: int, k: int, density: float) -> float:
-    """X and Y once, and the stored weight once, in bf16."""
-    return 2 * (m * k + m * n + n * k * density) / (chip.bandwidth * BANDWIDTH_SHARE) * 1e6
+    """X and Y once, and the stored weight once."""
+    return ITEMSIZE * (m * k + m * n + n * k * density) / (chip.bandwidth * BANDWIDTH_SHARE) * 1e6
 
 
 def _tile_rate(chip: Chip, area: int) -> float:
-    """Operations a microsecond of one multiprocessor: larger tiles reuse more of what they load."""
+    """Operations a microsecond of one multiprocessor that multiplies a tile of this many elements."""
     share = 0.93 if area >= 32768 else 0.82 if area >= 16384 else 0.62
     return share * chip.flops / chip.multiprocessors / 1e6
 
@@ -114,22 +174,10 @@ def _tiles_us(chip: Chip, m: int, n: int, k: int, tile: tuple[int, int]) -> floa
     tiles, extra = math.ceil(m / height) * math.ceil(n / width), 0.0
     if tiles < chip.multiprocessors and k >= 1536:
         split = max(1, min(chip.multiprocessors // tiles, k // 768))
-        k, extra = k // split, SPLIT_US
+        k, extra = k // split, PIECES_US
     # The library evens out a broken last wave, so only the first wave is charged whole.
     waves = 1.0 if tiles <= chip.multiprocessors else tiles / chip.multiprocessors + 0.35
     return waves * (2 * height * width * k / _tile_rate(chip, height * width) + TILE_US) + extra
-
-
-def _stream_us(chip: Chip, m: int, n: int, k: int, density: float, block: tuple[int, int]) -> float:
-    """The busiest multiprocessor's share of steps and tiles, cut evenly as the streams are."""
-    height, width = block
-    rows = 32 if m <= 64 else 64 if m < 2048 else 128
-    panels = math.ceil(m / rows)
-    tiles, steps = panels * (n // height), panels * (n // height) * (k // width) * density
-    split = max(1, min(8, chip.multiprocessors // tiles)) if m <= 64 else 1
-    step_us = 2 * rows * height * width / _tile_rate(chip, rows * height)
-    waves = max(1.0, tiles * split / chip.multiprocessors)
-    return waves * (steps / (tiles * split) * step_us + TILE_US) + (SPLIT_US if split > 1 else 0.0)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from vlcompress.kernels import configs, triton_gradient, triton_pointer, triton_small, triton_tma
+from vlcompress.kernels import configs, triton_gradient, triton_pieces, triton_pointer, triton_tma
 from vlcompress.kernels.configs import KernelConfig
-from vlcompress.kernels.streams import cut_offset, part_counts
+from vlcompress.kernels.partition import Partition, Work, cheapest
+from vlcompress.kernels.streams import cut_offset
 from vlcompress.kernels.triton_epilogue import activation_code
 
 INTERPRETED = not isinstance(triton_tma.stream_tma, triton.runtime.jit.JITFunction)
@@ -34,7 +35,7 @@ class Product:
     Attributes:
         x: [M, K], rows contiguous.
         values: [nnz, R, C], contiguous, nnz > 0.
-        walk, cuts: the stream (streams.Stream).
+        walk, cuts, longest: the stream (streams.Stream).
         out_features: N.
         transposed: whether the stream is the transposed one.
         bias: [N] or None.
@@ -45,6 +46,7 @@ class Product:
     values: Tensor
     walk: Tensor
     cuts: Tensor
+    longest: tuple[int, ...]
     out_features: int
     transposed: bool = False
     bias: Tensor | None = None
@@ -72,16 +74,25 @@ def run(
     activation: str = "none",
     config: KernelConfig | None = None,
     out_MN: Tensor | None = None,
+    cut: Partition | None = None,
 ) -> Tensor:
     """act(product + bias) + residual, [M, N] in X's dtype, with the table's configuration unless one is given.
 
     Args:
         out_MN: contiguous [M, N] to write to; by default a new tensor.
+        cut: how the work is shared; by default what is cheapest, for which rows a program may be halved.
     """
     config = fitted(config or table_config(product), product)
+    if cut is None:
+        config, cut = cheapest_cut(product, config)
     y_MN = product.x.new_empty(product.x.shape[0], product.out_features) if out_MN is None else out_MN
-    launcher = {"tma": _run_tma, "pointer": _run_pointer, "small": _run_small}[config.kernel]
-    launcher(product, y_MN, activation, config)
+    pieces = product.x.new_empty(
+        (cut.parts, 2, y_MN.shape[0], product.block[0]) if cut.splits_outputs else 0, dtype=torch.float32
+    )
+    launcher = _run_tma if config.kernel == "tma" else _run_pointer
+    launcher(product, y_MN, pieces, activation, config, cut)
+    if cut.splits_outputs:
+        _add_pieces(product, y_MN, pieces, activation, config, cut)
     return y_MN
 
 
@@ -103,9 +114,9 @@ def values_gradient(dy_MN: Tensor, x_MK: Tensor, row: Tensor, col: Tensor, block
 def table_config(product: Product) -> KernelConfig:
     """What the table says for this product on its device; the pointer kernel in the interpreter."""
     m, k = product.x.shape
-    arch = "sm_80" if product.x.device.type == "cpu" else device_arch(product.x.device)
+    table = "sm_80" if product.x.device.type == "cpu" else table_of(product.x.device)
     return _cached_config(
-        arch, product.out_features, k, product.block, m, round(product.density, 2), configs.table_path(arch)
+        table, product.out_features, k, product.block, m, round(product.density, 2), configs.table_path(table)
     )
 
 
@@ -116,14 +127,11 @@ def fitted(config: KernelConfig, product: Product) -> KernelConfig:
     return configs.fit(config, product.block, product.x.element_size(), shared_bytes(product.x.device))
 
 
-def parts_for(panels: int, outputs: int, programs: int) -> int:
-    """How many parts to cut the stream in, so that `panels` times as many programs fill the chip in few waves.
-
-    The time of a launch goes with waves / parts. The smallest count within 5 % of the least time wins, since every part
-    starts a pipeline of its own.
-    """
-    times = {parts: -(-panels * parts // programs) / parts for parts in part_counts(outputs)}
-    return next(parts for parts, time in times.items() if time <= 1.05 * min(times.values()))
+def cheapest_cut(product: Product, config: KernelConfig) -> tuple[KernelConfig, Partition]:
+    """Choose how this product is shared among programs, and the configuration that suits it (partition.py)."""
+    x, (m, k) = product.x, product.x.shape
+    work = Work(m, k, product.block, product.outputs, product.longest, x.element_size())
+    return cheapest(work, config, multiprocessors(x.device), shared_bytes(x.device))
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -132,9 +140,9 @@ def precision(dtype: torch.dtype) -> str:
 
 
 @lru_cache
-def device_arch(device: torch.device) -> str:
+def table_of(device: torch.device) -> str:
     """The table name of a CUDA device."""
-    return configs.arch_of(*torch.cuda.get_device_capability(device))
+    return configs.table_name(*torch.cuda.get_device_capability(device), torch.cuda.get_device_name(device))
 
 
 @lru_cache
@@ -162,9 +170,9 @@ def _tma_reads(product: Product) -> bool:
 
 @lru_cache(maxsize=4096)
 def _cached_config(
-    arch: str, n: int, k: int, block: tuple[int, int], m: int, density: float, _table: object
+    table: str, n: int, k: int, block: tuple[int, int], m: int, density: float, _table: object
 ) -> KernelConfig:
-    return configs.config_for(arch, n, k, block, m, density)
+    return configs.config_for(table, n, k, block, m, density)
 
 
 def _epilogue(product: Product, activation: str) -> dict[str, Any]:
@@ -176,52 +184,48 @@ def _epilogue(product: Product, activation: str) -> dict[str, Any]:
     }
 
 
-def _run_tma(product: Product, y_MN: Tensor, activation: str, config: KernelConfig) -> None:
+def _run_tma(
+    product: Product, y_MN: Tensor, pieces: Tensor, activation: str, config: KernelConfig, cut: Partition
+) -> None:
     x, (out, red) = product.x, product.block
     values_2d = product.values.view(-1, product.values.shape[2])
     panels = triton.cdiv(x.shape[0], config.block_m)
-    parts = parts_for(panels, product.outputs, PROGRAMS_PER_SM * multiprocessors(x.device))
-    triton_tma.stream_tma[(panels * parts,)](
+    triton_tma.stream_tma[(panels * cut.parts,)](
         TensorDescriptor.from_tensor(x, [config.block_m, red]),
         TensorDescriptor.from_tensor(values_2d, list(product.values.shape[1:])),
-        product.walk, _cuts(product, parts),
+        product.walk, _cuts(product, cut),
         _bias(product, y_MN), _or(product.residual, y_MN),
-        TensorDescriptor.from_tensor(y_MN, [config.block_m, out]),
-        x.shape[0], _or(product.residual, y_MN).stride(0), parts,
+        TensorDescriptor.from_tensor(y_MN, [config.block_m, out]), pieces,
+        product.longest[0], cut.parts, cut.group, x.shape[0], _or(product.residual, y_MN).stride(0),
         BLOCK_M=config.block_m, OUT=out, RED=red, TRANSPOSED=product.transposed,
-        **_epilogue(product, activation), PRECISION=precision(x.dtype), STAGES=config.stages,
-        num_warps=config.warps, num_stages=config.stages,
+        **_epilogue(product, activation), SPLITS_OUTPUTS=cut.splits_outputs, PRECISION=precision(x.dtype),
+        STAGES=config.stages, num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
 
 
-def _run_pointer(product: Product, y_MN: Tensor, activation: str, config: KernelConfig) -> None:
-    x = product.x
+def _run_pointer(
+    product: Product, y_MN: Tensor, pieces: Tensor, activation: str, config: KernelConfig, cut: Partition
+) -> None:
+    x, residual = product.x, _or(product.residual, y_MN)
     panels = triton.cdiv(x.shape[0], config.block_m)
-    parts = parts_for(panels, product.outputs, PROGRAMS_PER_SM * multiprocessors(x.device))
-    residual = _or(product.residual, y_MN)
-    triton_pointer.stream_pointer[(panels * parts,)](
-        x, product.values, product.walk, _cuts(product, parts), _bias(product, y_MN), residual, y_MN,
-        parts, x.shape[0], product.out_features, x.stride(0), residual.stride(0), product.values.shape[0],
+    triton_pointer.stream_pointer[(panels * cut.parts,)](
+        x, product.values, product.walk, _cuts(product, cut), _bias(product, y_MN), residual, y_MN, pieces,
+        product.longest[0], cut.parts, cut.group, x.shape[0], product.out_features,
+        x.stride(0), residual.stride(0), product.values.shape[0],
         BLOCK_M=config.block_m, **_sides(product), **_epilogue(product, activation),
-        EVEN_M=x.shape[0] % config.block_m == 0,
+        EVEN_M=x.shape[0] % config.block_m == 0, SWAPPED=config.kernel == "small", SPLITS_OUTPUTS=cut.splits_outputs,
         PRECISION=precision(x.dtype), STAGES=config.stages, num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
 
 
-def _run_small(product: Product, y_MN: Tensor, activation: str, config: KernelConfig) -> None:
-    m, n = y_MN.shape
-    partial = torch.empty(config.split, m, n, dtype=torch.float32, device=y_MN.device)
-    panels = triton.cdiv(m, config.block_m)
-    triton_small.split_rows[(product.outputs * config.split, panels)](
-        product.x, product.values, product.walk, _cuts(product, product.outputs), partial,
-        m, n, product.x.stride(0), product.values.shape[0],
-        SPLIT=config.split, BLOCK_M=config.block_m, **_sides(product), PRECISION=precision(y_MN.dtype),
-        STAGES=config.stages, num_warps=config.warps, num_stages=config.stages,
-    )  # fmt: skip
-    residual, width = _or(product.residual, y_MN), next(w for w in (128, 64, 32, 16) if n % w == 0)
-    triton_small.add_pieces[(n // width, panels)](
-        partial, _bias(product, y_MN), residual, y_MN, m, n, residual.stride(0),
-        SPLIT=config.split, BLOCK_M=config.block_m, BLOCK_N=width, **_epilogue(product, activation), num_warps=4,
+def _add_pieces(
+    product: Product, y_MN: Tensor, pieces: Tensor, activation: str, config: KernelConfig, cut: Partition
+) -> None:
+    (m, n), residual = y_MN.shape, _or(product.residual, y_MN)
+    triton_pieces.add_pieces[(cut.parts - 1, triton.cdiv(m, config.block_m))](
+        product.walk, pieces, _bias(product, y_MN), residual, y_MN,
+        product.longest[0], cut.parts, m, n, residual.stride(0),
+        BLOCK_M=config.block_m, OUT=product.block[0], **_epilogue(product, activation), num_warps=4,
     )  # fmt: skip
 
 
@@ -232,8 +236,8 @@ def _sides(product: Product) -> dict[str, int]:
     return {"OUT": out, "RED": red, "STRIDE_OUT": strides[0], "STRIDE_RED": strides[1]}
 
 
-def _cuts(product: Product, parts: int) -> Tensor:
-    return product.cuts[cut_offset(product.outputs, parts) :]
+def _cuts(product: Product, cut: Partition) -> Tensor:
+    return product.cuts if cut.splits_outputs else product.cuts[cut_offset(product.outputs, cut.parts) :]
 
 
 def _or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:

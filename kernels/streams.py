@@ -10,9 +10,15 @@ two output tiles. An entry packs what the step needs::
 
 The forward stream visits block rows, the transposed stream visits block columns of the same values (dX = dY W), so the
 values are stored once. An output block without any stored block still owns one entry, whose slot is nnz: one past the
-end, which the kernels read as zeros. Cuts split a stream in parts of about equal length for independent programs.
+end, which the kernels read as zeros. The outputs with most steps come first, so that programs that start in this order
+finish at about the same time. A stream can be cut between outputs, where ``cuts`` says, or anywhere (partition.py);
+where parts of whole outputs come out more even in another order, the walk holds that order as well.
 """
 
+import heapq
+import itertools
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -26,6 +32,12 @@ BLOCK_SIDES = (16, 32, 64, 128)
 
 MAX_BLOCKS_PER_SIDE = 1 << 15
 
+LEAST_GAIN = 0.03
+"""By how much another order must shorten the longest part to be kept: each costs eight bytes a stored block."""
+
+MOST_OUTPUTS = 64
+"""With more outputs each is so small a share of a part that neighbours serve; small blocks feel those bytes most."""
+
 _LAST_BIT = 15
 _OUTPUT_SHIFT = 16
 _SLOT_SHIFT = 32
@@ -36,16 +48,25 @@ class Stream:
     """The order in which a kernel visits the stored blocks, and where that order may be cut.
 
     Attributes:
-        walk: int64 [E + 1], the packed entries and one readable entry of padding (the kernels read one step ahead).
+        walk: int64 [orders * E + 1], the packed entries, longest outputs first, then the same entries in other orders
+            of their outputs, then one readable entry of padding (the kernels read one step ahead).
         cuts: int32, for each count in ``part_counts(outputs)`` in turn, ``count + 1`` positions in the walk.
+        longest: for each of these counts the steps of the longest part, known to the host; the first is E, the last the
+            longest output.
     """
 
     walk: Tensor
     cuts: Tensor
+    longest: tuple[int, ...]
+
+    @property
+    def entries(self) -> int:
+        """Number of steps E."""
+        return self.longest[0]
 
     def to(self, device: torch.device | str) -> "Stream":
         """Return the same stream on another device."""
-        return Stream(self.walk.to(device), self.cuts.to(device))
+        return Stream(self.walk.to(device), self.cuts.to(device), self.longest)
 
 
 def no_stream_because(shape: tuple[int, int], block: tuple[int, int]) -> str | None:
@@ -82,11 +103,11 @@ def transposed_stream(row: Tensor, col: Tensor, shape: tuple[int, int], block: t
 
 @lru_cache
 def part_counts(outputs: int) -> tuple[int, ...]:
-    """Return the numbers of parts that a stream can be cut in: 1, 2, 3, 4, 6, 8, 12, ..., its number of output blocks.
+    """Return the numbers of parts that a stream can be cut in: 1 to 8, 10, 12, 14, 16, ..., its number of outputs.
 
-    Steps of 1.5 or less leave few streaming multiprocessors idle; the last count gives each output its own part.
+    Steps of a quarter or less leave few streaming multiprocessors idle; the last count gives each output its own part.
     """
-    counts = sorted({step << power for power in range(outputs.bit_length()) for step in (1, 3)} | {outputs})
+    counts = sorted({step << power for power in range(outputs.bit_length()) for step in (1, 2, 3, 5, 7)} | {outputs})
     return tuple(count for count in counts if count <= outputs)
 
 
@@ -115,24 +136,56 @@ def _stream(output: Tensor, source: Tensor, slot: Tensor, outputs: int) -> Strea
     output = torch.cat([output.long(), empty])
     source = torch.cat([source.long(), torch.zeros_like(empty)])
     slot = torch.cat([slot, torch.full_like(empty, nnz)])
-    order = torch.argsort(output, stable=True)
+    lengths = counts.clamp(min=1)
+    longest_first = torch.argsort(lengths, descending=True, stable=True)
+    rank = torch.argsort(longest_first)
+    order = torch.argsort(rank[output], stable=True)
     output = output[order]
     last = torch.ones_like(output)
     last[:-1] = output[1:] != output[:-1]
     walk = source[order] | last << _LAST_BIT | output << _OUTPUT_SHIFT | slot[order] << _SLOT_SHIFT
-    return Stream(torch.cat([walk, walk.new_zeros(1)]), _cuts(counts.clamp(min=1)))
+    return _with_cuts(walk, lengths[longest_first].tolist())
 
 
-def _cuts(lengths: Tensor) -> Tensor:
-    """Cut between outputs, each time at the boundary nearest to an equal share of the steps."""
-    ends = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-    levels = []
-    for parts in part_counts(lengths.numel()):
-        share = torch.arange(parts + 1, device=lengths.device) * ends[-1] / parts
-        above = torch.searchsorted(ends.double(), share.double()).clamp(max=ends.numel() - 1)
-        below = (above - 1).clamp(min=0)
-        nearer_below = share - ends[below] < ends[above] - share
-        levels.append(torch.where(nearer_below, ends[below], ends[above]))
-    # One part an output is exact by definition; the nearest boundary could be shared by two parts there.
-    levels[-1] = ends
-    return torch.cat(levels).int()
+def _with_cuts(walk: Tensor, lengths: Sequence[int]) -> Stream:
+    """Cut a walk for each part count, in an order of its own where that makes the longest part shorter.
+
+    Args:
+        lengths: steps of each output, in the order of the walk: longest first.
+    """
+    ends = list(itertools.accumulate(lengths, initial=0))
+    orders, cuts, longest = [walk], [], []
+    for parts in part_counts(len(lengths)):
+        level = ends if parts == len(lengths) else _nearest(ends, parts)
+        bins = _bins(lengths, parts)
+        steps = [sum(lengths[rank] for rank in ranks) for ranks in bins]
+        if len(lengths) <= MOST_OUTPUTS and steps[0] < (1 - LEAST_GAIN) * _longest(level):
+            level = list(itertools.accumulate(steps, initial=len(orders) * ends[-1]))
+            orders.append(torch.cat([walk[ends[rank] : ends[rank + 1]] for ranks in bins for rank in ranks]))
+        cuts += level
+        longest.append(_longest(level))
+    return Stream(torch.cat([*orders, walk.new_zeros(1)]), torch.tensor(cuts, dtype=torch.int32), tuple(longest))
+
+
+def _nearest(ends: Sequence[int], parts: int) -> list[int]:
+    """Cut at the ends of outputs that are nearest to equal shares of the steps."""
+    cuts = []
+    for part in range(parts + 1):
+        share = ends[-1] * part / parts
+        above = bisect_left(ends, share)
+        below = max(above - 1, 0)
+        cuts.append(ends[below] if share - ends[below] < ends[above] - share else ends[above])
+    return cuts
+
+
+def _bins(lengths: Sequence[int], parts: int) -> list[list[int]]:
+    """Deal outputs, longest first, each to the part with the fewest steps; return their ranks, longest part first."""
+    load: list[tuple[int, int, list[int]]] = [(0, part, []) for part in range(parts)]
+    for rank, steps in enumerate(lengths):
+        total, part, ranks = load[0]
+        heapq.heapreplace(load, (total + steps, part, [*ranks, rank]))
+    return [ranks for _, _, ranks in sorted(load, key=lambda part: (-part[0], part[1]))]
+
+
+def _longest(cuts: Sequence[int]) -> int:
+    return max(end - begin for begin, end in itertools.pairwise(cuts))

@@ -3,17 +3,38 @@
 import torch
 from torch import Tensor
 
-from vlcompress.kernels.formats import BlockSparseWeight, pack
+from vlcompress.kernels.formats import BlockPattern, BlockSparseWeight, pack
 
 
-def random_mask(shape: tuple[int, int], block: tuple[int, int], sparsity: float, seed: int = 0) -> Tensor:
-    """bool [N/R, K/C] with exactly round((1 - sparsity) * blocks) kept, anywhere."""
+def random_mask(
+    shape: tuple[int, int], block: tuple[int, int], sparsity: float, seed: int = 0, skew: float = 0.0
+) -> Tensor:
+    """bool [N/R, K/C] with exactly round((1 - sparsity) * blocks) kept.
+
+    Args:
+        skew: 0 keeps blocks anywhere; above it, the largest of normal magnitudes whose block rows have log-normal
+            scales of this standard deviation, as one ranking over a whole network tends to keep them.
+    """
     rows, cols = shape[0] // block[0], shape[1] // block[1]
-    kept = round((1 - sparsity) * rows * cols)
-    order = torch.randperm(rows * cols, generator=torch.Generator().manual_seed(seed))
+    kept, generator = round((1 - sparsity) * rows * cols), torch.Generator().manual_seed(seed)
+    if skew:
+        magnitude = torch.randn(rows, cols, generator=generator).abs()
+        order = (
+            (magnitude * (skew * torch.randn(rows, 1, generator=generator)).exp()).flatten().argsort(descending=True)
+        )
+    else:
+        order = torch.randperm(rows * cols, generator=generator)
     mask = torch.zeros(rows * cols, dtype=torch.bool)
     mask[order[:kept]] = True
     return mask.reshape(rows, cols)
+
+
+def pattern_of(mask_nk: Tensor, block: tuple[int, int]) -> BlockPattern:
+    """The pattern of a mask [N/R, K/C] of blocks R x C."""
+    counts = mask_nk.sum(1)
+    crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
+    shape = (mask_nk.shape[0] * block[0], mask_nk.shape[1] * block[1])
+    return BlockPattern(shape, block, crow, mask_nk.nonzero()[:, 1].int())
 
 
 def masked(w_NK: Tensor, mask_nk: Tensor) -> Tensor:

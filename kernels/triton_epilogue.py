@@ -83,3 +83,28 @@ def finish(
         at = residual_ptr + offs_m[:, None] * stride_rm + offs_n[None, :]
         acc_MN += tl.load(at, mask=offs_m[:, None] < M, other=0.0).to(tl.float32)
     return acc_MN
+
+
+@triton.jit
+def store_output(
+    acc_MN,
+    y_ptr,
+    bias_ptr,
+    residual_ptr,
+    offs_m,
+    offs_n,
+    stride_rm,
+    M,
+    N,
+    HAS_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    HARDWARE_TANH: tl.constexpr,
+):
+    """Finish one tile and store it by pointers in Y [M, N], contiguous; arguments as for `finish`."""
+    done = finish(
+        acc_MN, bias_ptr, residual_ptr, offs_m, offs_n, stride_rm, M,
+        HAS_BIAS, HAS_RESIDUAL, ACTIVATION, HARDWARE_TANH,
+    )  # fmt: skip
+    y_at = y_ptr + offs_m[:, None] * N + offs_n[None, :]
+    tl.store(y_at, done.to(y_ptr.dtype.element_ty), mask=offs_m[:, None] < M)

@@ -1,4 +1,4 @@
-"""The stream kernel with plain pointers: the path of sm_80 and of unaligned inputs.
+"""The stream kernel with plain pointers: the path of sm_80, of unaligned inputs and of few rows.
 
     Y = act(X Wᵀ + bias) + residual        (or X W, along the transposed stream)
 
@@ -8,17 +8,30 @@ of a stored block over the output and over the reduction: (R, C) forward, (C, R)
 A program owns BLOCK_M rows of X and one part of the stream. It walks its entries in one loop that never restarts: the
 output tile is finished and stored inside the step that is flagged last. The entry of the next step is loaded one
 step ahead, because the software pipeliner halves its ring for an index that is loaded in the step that uses it.
+
+With SPLITS_OUTPUTS parts may begin and end inside an output; what a program has of such an output goes to `partial` in
+fp32, and triton_pieces.py adds it. With SWAPPED a step is Yᵀ = W Xᵀ: 16 or 32 rows of X would leave most of a 64-row
+wgmma empty, the block's rows fill it.
 """
 
 import triton
 import triton.language as tl
 
-from vlcompress.kernels.triton_epilogue import finish
-from vlcompress.kernels.triton_stream import input_block, is_last, output_block, slot
+from vlcompress.kernels.triton_epilogue import store_output
+from vlcompress.kernels.triton_stream import (
+    even_cut,
+    falls_inside,
+    input_block,
+    is_last,
+    locate,
+    output_block,
+    piece_rows,
+    slot,
+)
 
 
 # Counts that change with the batch, and where the cuts start, are not specialised: each specialisation is a compile.
-@triton.jit(do_not_specialize=["M", "parts"], do_not_specialize_on_alignment=["cuts_ptr"])
+@triton.jit(do_not_specialize=["M", "parts", "group", "entries"], do_not_specialize_on_alignment=["cuts_ptr"])
 def stream_pointer(
     x_ptr,
     values_ptr,
@@ -27,7 +40,10 @@ def stream_pointer(
     bias_ptr,
     residual_ptr,
     y_ptr,
+    partial_ptr,
+    entries,
     parts,
+    group,
     M,
     N,
     stride_xm,
@@ -43,17 +59,17 @@ def stream_pointer(
     ACTIVATION: tl.constexpr,
     HARDWARE_TANH: tl.constexpr,
     EVEN_M: tl.constexpr,
+    SWAPPED: tl.constexpr,
+    SPLITS_OUTPUTS: tl.constexpr,
     PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     """Y = act(X Wᵀ + bias) + residual.
 
-    Shapes: X [M, K], values [nnz, R, C], bias [N], residual and Y [M, N]. Grid: parts for each panel of BLOCK_M rows.
+    Shapes: X [M, K], values [nnz, R, C], bias [N], residual and Y [M, N], partial [parts, 2, M, OUT].
+    Grid: parts for each panel of BLOCK_M rows.
     """
-    program = tl.program_id(0)
-    # Panel-major: programs that run together share the panel of X in L2.
-    panel = program // parts
-    part = program % parts
+    panel, part = locate(tl.program_id(0), parts, tl.cdiv(M, BLOCK_M), group)
     offs_m = panel.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_out = tl.arange(0, OUT)
     offs_red = tl.arange(0, RED)
@@ -61,9 +77,14 @@ def stream_pointer(
     w_tile = values_ptr + offs_red[:, None] * STRIDE_RED + offs_out[None, :] * STRIDE_OUT
     row_ok = offs_m[:, None] < M
 
-    begin = tl.load(cuts_ptr + part)
-    end = tl.load(cuts_ptr + part + 1)
-    acc = tl.zeros((BLOCK_M, OUT), dtype=tl.float32)
+    if SPLITS_OUTPUTS:
+        begin = even_cut(entries, parts, part)
+        end = even_cut(entries, parts, part + 1)
+        begun = falls_inside(walk_ptr, begin)
+    else:
+        begin = tl.load(cuts_ptr + part)
+        end = tl.load(cuts_ptr + part + 1)
+    acc = zeros(BLOCK_M, OUT, SWAPPED)
     ahead = tl.load(walk_ptr + begin)
     for i in tl.range(begin, end, num_stages=STAGES):
         entry = ahead
@@ -75,13 +96,35 @@ def stream_pointer(
         stored = slot(entry)
         w = tl.load(w_tile + stored.to(tl.int64) * (OUT * RED), mask=stored < nnz, other=0.0)
         ahead = tl.load(walk_ptr + i + 1)
-        acc = tl.dot(x, w, acc, input_precision=PRECISION)
+        if SWAPPED:
+            acc = tl.dot(tl.trans(w), tl.trans(x), acc, input_precision=PRECISION)
+        else:
+            acc = tl.dot(x, w, acc, input_precision=PRECISION)
         if is_last(entry):
-            offs_n = output_block(entry) * OUT + offs_out
-            done = finish(
-                acc, bias_ptr, residual_ptr, offs_m, offs_n, stride_rm, M,
-                HAS_BIAS, HAS_RESIDUAL, ACTIVATION, HARDWARE_TANH,
-            )  # fmt: skip
-            y_at = y_ptr + offs_m[:, None] * N + offs_n[None, :]
-            tl.store(y_at, done.to(y_ptr.dtype.element_ty), mask=row_ok)
-            acc = tl.zeros((BLOCK_M, OUT), dtype=tl.float32)
+            tile = tl.trans(acc) if SWAPPED else acc
+            first_n = output_block(entry) * OUT
+            if SPLITS_OUTPUTS:
+                if begun:
+                    tl.store(piece_rows(partial_ptr, part, 0, offs_m, M, OUT) + offs_out[None, :], tile, mask=row_ok)
+                else:
+                    store_output(
+                        tile, y_ptr, bias_ptr, residual_ptr, offs_m, first_n + offs_out, stride_rm, M, N,
+                        HAS_BIAS, HAS_RESIDUAL, ACTIVATION, HARDWARE_TANH,
+                    )  # fmt: skip
+                begun = 0
+            else:
+                store_output(
+                    tile, y_ptr, bias_ptr, residual_ptr, offs_m, first_n + offs_out, stride_rm, M, N,
+                    HAS_BIAS, HAS_RESIDUAL, ACTIVATION, HARDWARE_TANH,
+                )  # fmt: skip
+            acc = zeros(BLOCK_M, OUT, SWAPPED)
+    if SPLITS_OUTPUTS:  # noqa: SIM102 (`and` would make the compile-time test a run-time one)
+        if falls_inside(walk_ptr, end):
+            tile = tl.trans(acc) if SWAPPED else acc
+            tl.store(piece_rows(partial_ptr, part, 1, offs_m, M, OUT) + offs_out[None, :], tile, mask=row_ok)
+
+
+@triton.jit
+def zeros(BLOCK_M: tl.constexpr, OUT: tl.constexpr, SWAPPED: tl.constexpr):
+    """An empty accumulator [BLOCK_M, OUT], or its transpose."""
+    return tl.zeros((OUT, BLOCK_M), dtype=tl.float32) if SWAPPED else tl.zeros((BLOCK_M, OUT), dtype=tl.float32)

@@ -1,4 +1,5 @@
-"""Reading the packed entries of a stream; formats.py has the bit layout, and a test holds the two together."""
+"""What the stream kernels share: reading packed entries (streams.py has the bit layout, and a test holds the two
+together), and which part of the stream and which panel of X a program owns (partition.py)."""
 
 import triton
 import triton.language as tl
@@ -26,3 +27,32 @@ def output_block(entry):
 def slot(entry):
     """Which stored block this step multiplies with; nnz (one past the end) stands for a block of zeros."""
     return (entry >> 32).to(tl.int32)
+
+
+@triton.jit
+def locate(program, parts, panels, group):
+    """The panel and the part of a program: `group` panels at a time, and within them all panels' first parts first."""
+    start = program // (group * parts) * group
+    width = tl.minimum(panels - start, group)
+    within = program - start * parts
+    return start + within % width, within // width
+
+
+@triton.jit
+def even_cut(entries, parts, part):
+    """Where a part begins in a stream that is cut anywhere."""
+    return (entries.to(tl.int64) * part // parts).to(tl.int32)
+
+
+@triton.jit
+def falls_inside(walk_ptr, position):
+    """Whether a cut at this position falls into an output: 1 or 0."""
+    before = tl.load(walk_ptr + tl.maximum(position - 1, 0))
+    return (position > 0).to(tl.int32) & (1 - is_last(before))
+
+
+@triton.jit
+def piece_rows(partial_ptr, part, side, offs_m, M, OUT: tl.constexpr):
+    """Addresses [BLOCK_M, 1] of the rows of a piece: of the output that a part begins inside of (side 0), or that it
+    ends inside of (side 1). partial is fp32 [parts, 2, M, OUT]."""
+    return partial_ptr + (((part * 2 + side).to(tl.int64) * M + offs_m) * OUT)[:, None]

@@ -13,11 +13,20 @@ import triton
 import triton.language as tl
 
 from vlcompress.kernels.triton_epilogue import finish
-from vlcompress.kernels.triton_stream import input_block, is_last, output_block, slot
+from vlcompress.kernels.triton_stream import (
+    even_cut,
+    falls_inside,
+    input_block,
+    is_last,
+    locate,
+    output_block,
+    piece_rows,
+    slot,
+)
 
 
 # Counts that change with the batch, and where the cuts start, are not specialised: each specialisation is a compile.
-@triton.jit(do_not_specialize=["M", "parts"], do_not_specialize_on_alignment=["cuts_ptr"])
+@triton.jit(do_not_specialize=["M", "parts", "group", "entries"], do_not_specialize_on_alignment=["cuts_ptr"])
 def stream_tma(
     x_desc,
     values_desc,
@@ -26,9 +35,12 @@ def stream_tma(
     bias_ptr,
     residual_ptr,
     y_desc,
+    partial_ptr,
+    entries,
+    parts,
+    group,
     M,
     stride_rm,
-    parts,
     BLOCK_M: tl.constexpr,
     OUT: tl.constexpr,
     RED: tl.constexpr,
@@ -37,21 +49,26 @@ def stream_tma(
     HAS_RESIDUAL: tl.constexpr,
     ACTIVATION: tl.constexpr,
     HARDWARE_TANH: tl.constexpr,
+    SPLITS_OUTPUTS: tl.constexpr,
     PRECISION: tl.constexpr,
     STAGES: tl.constexpr,
 ):
     """Y = act(X Wᵀ + bias) + residual, or X W where TRANSPOSED.
 
     x_desc: X [M, K] in boxes [BLOCK_M, RED]; values_desc: the values as [nnz * R, C] in boxes [R, C]; y_desc: Y [M,
-    N] in boxes [BLOCK_M, OUT]; bias [N]; residual [M, N]. (OUT, RED) is (R, C), or (C, R) where TRANSPOSED.
+    N] in boxes [BLOCK_M, OUT]; bias [N]; residual [M, N]; partial fp32 [parts, 2, M, OUT]. (OUT, RED) is (R, C), or
+    (C, R) where TRANSPOSED.
     """
-    program = tl.program_id(0)
-    panel = program // parts
-    part = program % parts
+    panel, part = locate(tl.program_id(0), parts, tl.cdiv(M, BLOCK_M), group)
     offs_m = panel.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-
-    begin = tl.load(cuts_ptr + part)
-    end = tl.load(cuts_ptr + part + 1)
+    offs_out = tl.arange(0, OUT)
+    if SPLITS_OUTPUTS:
+        begin = even_cut(entries, parts, part)
+        end = even_cut(entries, parts, part + 1)
+        begun = falls_inside(walk_ptr, begin)
+    else:
+        begin = tl.load(cuts_ptr + part)
+        end = tl.load(cuts_ptr + part + 1)
     acc = tl.zeros((BLOCK_M, OUT), dtype=tl.float32)
     ahead = tl.load(walk_ptr + begin)
     for i in tl.range(begin, end, num_stages=STAGES):
@@ -64,10 +81,22 @@ def stream_tma(
         ahead = tl.load(walk_ptr + i + 1)
         acc = tl.dot(x, w, acc, input_precision=PRECISION)
         if is_last(entry):
-            first_n = output_block(entry) * OUT
-            done = finish(
-                acc, bias_ptr, residual_ptr, offs_m, first_n + tl.arange(0, OUT), stride_rm, M,
-                HAS_BIAS, HAS_RESIDUAL, ACTIVATION, HARDWARE_TANH,
-            )  # fmt: skip
-            y_desc.store([panel * BLOCK_M, first_n], done.to(y_desc.dtype))
+            whole = 1
+            if SPLITS_OUTPUTS:
+                whole = 1 - begun
+                if begun:
+                    at = piece_rows(partial_ptr, part, 0, offs_m, M, OUT) + offs_out[None, :]
+                    tl.store(at, acc, mask=offs_m[:, None] < M)
+                begun = 0
+            if whole:
+                first_n = output_block(entry) * OUT
+                done = finish(
+                    acc, bias_ptr, residual_ptr, offs_m, first_n + offs_out, stride_rm, M,
+                    HAS_BIAS, HAS_RESIDUAL, ACTIVATION, HARDWARE_TANH,
+                )  # fmt: skip
+                y_desc.store([panel * BLOCK_M, first_n], done.to(y_desc.dtype))
             acc = tl.zeros((BLOCK_M, OUT), dtype=tl.float32)
+    if SPLITS_OUTPUTS:  # noqa: SIM102 (`and` would make the compile-time test a run-time one)
+        if falls_inside(walk_ptr, end):
+            at = piece_rows(partial_ptr, part, 1, offs_m, M, OUT) + offs_out[None, :]
+            tl.store(at, acc, mask=offs_m[:, None] < M)

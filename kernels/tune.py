@@ -1,12 +1,13 @@
 """Measure the table again on the GPU at hand: the library behind ``vlcompress tune``.
 
 For each key, every candidate configuration is first checked against float64; those that are right are timed in turn
-with the dense product, and the fastest becomes the entry. A candidate that does not compile, does not fit or is
-wrong is left out.
+with the dense product, and the fastest becomes the entry. All products have what layers have: a bias, and GELU where
+the output is wider than the input. A candidate that does not compile, does not fit or is wrong is left out, and said to
+be.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,17 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
-from torch.nn import functional
 
-from vlcompress.kernels import configs, cost_model, launch, timing
+from vlcompress.kernels import configs, cost_model, launch, naive, timing
 from vlcompress.kernels.configs import Entry, KernelConfig
 from vlcompress.kernels.errors import KernelInputError
 from vlcompress.kernels.formats import BlockSparseWeight, unpack
 from vlcompress.kernels.synthetic import random_weight
 from vlcompress.kernels.timing import Timing
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32}
 TOLERANCE = 1e-2
-"""Relative error that bf16 output may have against float64."""
+"""Relative error that an output may have against float64 in any of them."""
 
 Timer = Callable[[Mapping[str, Sequence[timing.Call]]], dict[str, Timing]]
 
@@ -49,81 +50,131 @@ def keys(shapes: Sequence[tuple[int, int]] = cost_model.SHAPES, rows: Sequence[i
 def tune(
     device: torch.device,
     wanted: Sequence[Key],
+    dtype: torch.dtype = torch.bfloat16,
     progress: Callable[[str], None] = lambda line: None,
     timer: Timer = timing.interleaved,
-) -> list[Entry]:
-    """Measure one entry for each key, in bf16.
+) -> Iterator[Entry]:
+    """Measure one entry for each key; a key that no candidate computes correctly is told to `progress` and left out.
 
     Args:
-        progress: called with one line after each key.
+        dtype: one of ``DTYPES``; float32 is multiplied in TF32 where torch's own setting allows that.
+        progress: called with one line after each key and for each candidate that was left out.
 
     Raises:
-        KernelInputError: the device has no CUDA, or no candidate is right.
+        KernelInputError: the device has no CUDA.
     """
     if device.type != "cuda" and not launch.INTERPRETED:
         raise KernelInputError(f"tuning needs a CUDA device, not {device}: the shipped tables hold modelled times")
-    entries = []
     for done, key in enumerate(wanted, start=1):
-        entry = measure(key, device, timer)
-        entries.append(entry)
+        try:
+            entry = measure(key, device, dtype, timer, progress)
+        except KernelInputError as error:
+            progress(f"{done}/{len(wanted)} {key}: {error}")
+            continue
         progress(f"{done}/{len(wanted)} {key}: {entry.sparse_us:.1f} µs, dense {entry.dense_us:.1f} µs, {entry.config}")
-    return entries
+        yield entry
 
 
-def measure(key: Key, device: torch.device, timer: Timer) -> Entry:
+def measure(
+    key: Key,
+    device: torch.device,
+    dtype: torch.dtype,
+    timer: Timer,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Entry:
     """The fastest right configuration of one key, with its time and the dense product's.
 
     Raises:
         KernelInputError: no candidate is right.
     """
-    weight = random_weight((key.n, key.k), key.block, 1 - key.density, torch.bfloat16).to(device)
-    x_MK = torch.randn(key.m, key.k, device=device, dtype=torch.bfloat16)
-    truth = x_MK.double() @ unpack(weight).double().T
-    right = {config: config for config in candidates(table_arch(device), key) if is_right(config, weight, x_MK, truth)}
+    case = make_case(key, device, dtype)
+    right = []
+    for config in candidates(table_of(device), key):
+        why = wrong_because(config, case)
+        if why is None:
+            right.append(config)
+        else:
+            progress(f"  left out {config}: {why}")
     if not right:
         raise KernelInputError(f"no kernel computes {key} correctly on this device: do not use its block-sparse path")
-    times = timer({str(config): _calls(config, weight, x_MK) for config in right} | {"dense": _dense(weight, x_MK)})
+    times = timer({str(config): _calls(config, case) for config in right} | {"dense": _dense(case)})
     best = min(right, key=lambda config: times[str(config)].median_us)
     sparse, dense = times[str(best)].median_us, times["dense"].median_us
     return Entry(key.n, key.k, key.block, key.m, key.density, best, round(sparse, 2), round(dense, 2), measured=True)
 
 
-def candidates(arch: str, key: Key) -> Iterator[KernelConfig]:
+@dataclass(frozen=True)
+class Case:
+    """One product with what its layer adds: act(x Wᵀ + bias), and the truth in float64."""
+
+    x: Tensor
+    weight: BlockSparseWeight
+    bias: Tensor
+    activation: str
+    truth: Tensor
+
+
+def make_case(key: Key, device: torch.device, dtype: torch.dtype) -> Case:
+    """Random inputs of one key."""
+    weight = random_weight((key.n, key.k), key.block, 1 - key.density, dtype).to(device)
+    x_MK, bias_N = (torch.randn(shape, device=device).to(dtype) for shape in ((key.m, key.k), (key.n,)))
+    activation = "gelu" if key.n > key.k else "none"
+    truth = naive.linear(x_MK.double(), unpack(weight).double(), bias_N.double(), activation)
+    return Case(x_MK, weight, bias_N, activation, truth)
+
+
+def candidates(table: str, key: Key) -> Iterator[KernelConfig]:
     """The configurations worth measuring for a key."""
     if key.m <= 2 * configs.SMALL_M:
-        for block_m, split in itertools.product((16, 32), (1, 2, 4, 8)):
-            yield KernelConfig("small", block_m, warps=4, stages=4, split=split)
-    streams = ("pointer",) if arch == "sm_80" else ("tma", "pointer")
+        for block_m, stages in itertools.product((16, 32), (3, 4)):
+            yield KernelConfig("small", block_m, warps=4, stages=stages)
+    streams = ("pointer",) if configs.arch_of(table) == "sm_80" else ("tma", "pointer")
     for kernel, block_m, stages in itertools.product(streams, (64, 128), (2, 3, 4)):
         warps = (4, 8) if block_m * key.block[0] >= 8192 else (4,)
         for count in warps:
             yield KernelConfig(kernel, block_m, count, stages)
 
 
-def is_right(config: KernelConfig, weight: BlockSparseWeight, x_MK: Tensor, truth_MN: Tensor) -> bool:
-    """Whether the kernel runs, leaves its configuration as it is, and comes within ``TOLERANCE``."""
-    product = product_of(weight, x_MK)
+def wrong_because(config: KernelConfig, case: Case) -> str | None:
+    """Why a configuration is no candidate: it does not fit, does not compile, fails, or is wrong; None if it is right.
+
+    Whatever a compiler or a driver raises costs its candidate, not the table.
+    """
+    product = product_of(case)
     try:
         if launch.fitted(config, product) != config:
-            return False
-        y_MN = launch.run(product, config=config)
-    except (KernelInputError, triton.CompilationError, triton.runtime.errors.OutOfResources):
-        return False
-    error = (y_MN.double() - truth_MN).norm() / truth_MN.norm()
-    return bool(error < TOLERANCE)
+            return "it does not fit"
+        y_MN = launch.run(product, case.activation, config)
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+    off = float((y_MN.double() - case.truth).norm() / case.truth.norm())
+    return None if off < TOLERANCE else f"its error is {off:.2g}, allowed is {TOLERANCE:g}"
 
 
-def product_of(weight: BlockSparseWeight, x_MK: Tensor) -> launch.Product:
-    """The forward product of a weight."""
-    stream = weight.pattern.forward
-    return launch.Product(x_MK, weight.values, stream.walk, stream.cuts, weight.pattern.shape[0])
+def product_of(case: Case) -> launch.Product:
+    """The forward product of a case."""
+    stream, weight = case.weight.pattern.forward, case.weight
+    return launch.Product(
+        case.x, weight.values, stream.walk, stream.cuts, stream.longest, weight.shape[0], bias=case.bias
+    )
 
 
-def save(entries: Sequence[Entry], device: torch.device, folder: Path) -> Path:
-    """Write the table of this device; with ``VLCOMPRESS_KERNEL_TABLES`` set to the folder it takes effect."""
-    arch = table_arch(device)
-    path = folder / f"{arch}.json"
-    configs.write_table(path, arch, entries, {"source": "measured by vlcompress tune", **environment(device)})
+def save(entries: Iterable[Entry], device: torch.device, dtype: torch.dtype, folder: Path) -> Path:
+    """Write the table of this device after each entry, so that a kill loses the key at hand and no other.
+
+    With ``VLCOMPRESS_KERNEL_TABLES`` set to the folder it takes effect.
+
+    Raises:
+        KernelInputError: not a single entry was measured; nothing is written.
+    """
+    table = table_of(device)
+    path, written = folder / f"{table}.json", []
+    origin = {"source": "measured by vlcompress tune", "dtype": _name(dtype), **environment(device)}
+    for entry in entries:
+        written.append(entry)
+        configs.write_table(path, table, written, origin)
+    if not written:
+        raise KernelInputError("no key was measured, so no table was written: see the lines above")
     return path
 
 
@@ -140,22 +191,27 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def table_arch(device: torch.device) -> str:
+def table_of(device: torch.device) -> str:
     """The name of the table that this device uses."""
-    return launch.device_arch(device) if device.type == "cuda" else "sm_90"
+    return launch.table_of(device) if device.type == "cuda" else "sm_90"
 
 
-def _copies(x_MK: Tensor, weight: BlockSparseWeight) -> list[tuple[Tensor, BlockSparseWeight]]:
-    bytes_per_call = 2 * (x_MK.numel() + x_MK.shape[0] * weight.pattern.shape[0] + weight.values.numel())
-    count = timing.copies_beyond_cache(bytes_per_call, x_MK.device) if x_MK.is_cuda else 1
-    return [(x_MK.clone(), replace(weight, values=weight.values.clone())) for _ in range(count)]
+def _name(dtype: torch.dtype) -> str:
+    return next(name for name, known in DTYPES.items() if known == dtype)
 
 
-def _calls(config: KernelConfig, weight: BlockSparseWeight, x_MK: Tensor) -> list[timing.Call]:
-    products = [product_of(copy, x) for x, copy in _copies(x_MK, weight)]
-    return [lambda p=product: launch.run(p, config=config) for product in products]  # type: ignore[misc]
+def _copies(case: Case) -> list[Case]:
+    (m, _), n, values = case.x.shape, case.weight.shape[0], case.weight.values
+    bytes_per_call = values.element_size() * (case.x.numel() + m * n + values.numel())
+    count = timing.copies_beyond_cache(bytes_per_call, case.x.device) if case.x.is_cuda else 1
+    return [replace(case, x=case.x.clone(), weight=replace(case.weight, values=values.clone())) for _ in range(count)]
 
 
-def _dense(weight: BlockSparseWeight, x_MK: Tensor) -> list[timing.Call]:
-    pairs = [(x, unpack(copy)) for x, copy in _copies(x_MK, weight)]
-    return [lambda x=x, w=w: functional.linear(x, w) for x, w in pairs]  # type: ignore[misc]
+def _calls(config: KernelConfig, case: Case) -> list[timing.Call]:
+    products = [product_of(copy) for copy in _copies(case)]
+    return [lambda p=product: launch.run(p, case.activation, config) for product in products]  # type: ignore[misc]
+
+
+def _dense(case: Case) -> list[timing.Call]:
+    pairs = [(copy.x, unpack(copy.weight)) for copy in _copies(case)]
+    return [lambda x=x, w=w: naive.linear(x, w, case.bias, case.activation) for x, w in pairs]  # type: ignore[misc]

@@ -68,7 +68,8 @@ class PruningRecipe:
     """Pattern × Criterion × Schedule × Allocation, and what the ticket is compared with.
 
     Attributes:
-        pattern: "unstructured", "block:RxC", "head", "neuron", "neuron+head", or one for each kind of layer:
+        pattern: "unstructured", "block:RxC", "n:m" (n of every m weights along a weight's inputs are kept, as 2:4; its
+            sparsity is 1 - n/m, and no more), "head", "neuron", "neuron+head", or one for each kind of layer:
             "attention=head,ffn=block:192x16".
         criterion: "magnitude", "gradient" (|w dL/dw|) or "movement" (-w dL/dw); "high-magnitude" and "random" are there
             to compare with.

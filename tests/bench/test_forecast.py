@@ -33,21 +33,24 @@ def ask(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_tiny_model_from_the_command_line() -> None:
-    told = ["speed", "--size", "tiny", "--block", "neuron+head,unstructured", "--sparsity", "0.5", "--batch", "1,2"]
+    told = ["speed", "--size", "tiny", "--block", "neuron+head,unstructured,2:4", "--sparsity", "0.5", "--batch", "1,2"]
     result = CliRunner().invoke(main, [*told, "--device", "cpu", "--json"])
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
     assert result.stderr.startswith("about ")
     assert {(row["pattern"], tuple(row["shape"])) for row in record["layers"]} == {
-        (pattern, shape) for pattern in ("unstructured", "neuron+head") for shape in ((32, 32), (64, 32), (32, 64))
+        (pattern, shape)
+        for pattern in ("unstructured", "neuron+head", "2:4")
+        for shape in ((32, 32), (64, 32), (32, 64))
     }
-    (row,) = record["models"]  # unstructured has no form that is faster
+    (row,) = record["models"]  # single weights have no form that is faster
     assert (row["pattern"], row["form"]) == ("neuron+head", SHRUNK)
     (point,) = row["points"]
     assert set(point["batches"]) == {"1", "2"} == set(row["break_even"])
     found = point["batches"]["2"]["speedup"]
     assert found["low"] <= found["value"] <= found["high"]
-    assert any(line.startswith("unstructured: no form is faster than dense") for line in record["advice"])
+    for pattern in ("unstructured", "2:4"):
+        assert any(line.startswith(f"{pattern}: no form is faster than dense") for line in record["advice"])
     text = forecast_text(record)
     assert "smaller layers" in text
     assert "accuracy is not measured here" in text
@@ -115,6 +118,8 @@ def always_rows(self: Any, name: str, bsr: BlockSparseWeight, rows: int) -> tupl
         ({"sparsities": (1.0,)}, "sparsity 1 is out of range"),
         ({"batches": (0,)}, "batch size 0 is out of range"),
         ({"patterns": ("block:7x7",)}, "does not divide"),
+        ({"patterns": ("2:4",), "sparsities": (0.5, 0.7)}, "sparsity 0.7 with pattern '2:4'.*give --sparsity 0.5"),
+        ({"patterns": ("2:5",), "sparsities": (0.6,)}, "'2:5' does not divide"),
     ],
 )
 def test_what_cannot_be_asked(changes: Mapping[str, Any], why: str) -> None:

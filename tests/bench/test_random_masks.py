@@ -28,6 +28,16 @@ def test_every_weight_loses_its_share_of_blocks(sparsity: float) -> None:
         assert set(blocks.unique().tolist()) == {0.0, 1.0}
 
 
+def test_n_of_every_m_weights_stay_and_no_other_share_is_possible() -> None:
+    for mask in random_masks(FAMILY, MODEL, read_pattern("2:4"), 0.5).values():
+        assert (mask.view(-1, 4).sum(dim=1) == 2).all()
+        assert len(mask.view(-1, 4).unique(dim=0)) == 6  # every way of keeping two of four
+    with pytest.raises(VlcompressError, match=r"'2:4': it is 50 % sparse and nothing else; give --sparsity 0\.5"):
+        random_masks(FAMILY, MODEL, "2:4", 0.7)
+    with pytest.raises(VlcompressError, match="'1:3' does not divide weight"):
+        random_masks(FAMILY, MODEL, "1:3", 0.666667)
+
+
 def test_units_go_from_both_sides_and_one_stays() -> None:
     masks = random_masks(FAMILY, MODEL, "neuron+head", 0.99)
     for coupling in FAMILY.couplings(MODEL):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vlcompress.kernels import naive
-from vlcompress.kernels.block_sparse_linear import block_sparse_linear, index_tensors
+from vlcompress.kernels.block_sparse_linear import block_sparse_linear, index_tensors, longest_parts
 from vlcompress.kernels.errors import KernelInputError
 from vlcompress.kernels.formats import BlockSparseWeight, pack, unpack
 from vlcompress.kernels.synthetic import random_weight
@@ -81,6 +81,7 @@ def operator_arguments(weight: BlockSparseWeight, backend: str, activation: str)
         *index_tensors(weight, backend),
         bias,
         residual,
+        *longest_parts(weight, backend),
         32,
         False,
         activation,

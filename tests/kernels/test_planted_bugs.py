@@ -1,4 +1,4 @@
-"""Three bugs, planted one at a time in the device code, and each is caught by the comparison that the other tests
+"""Bugs, planted one at a time in the device code, and each is caught by the comparison that the other tests
 make."""
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ import triton.language as tl
 
 from vlcompress.kernels.configs import KernelConfig
 from vlcompress.kernels.formats import unpack
+from vlcompress.kernels.partition import Partition
 from vlcompress.kernels.synthetic import random_weight
 
 
@@ -33,6 +34,11 @@ def never_writes_the_last_output(entry):  # type: ignore[no-untyped-def]
     return ((entry.to(tl.int32) >> 15) & 1) * ((entry.to(tl.int32) >> 16) < 3).to(tl.int32)
 
 
+@triton.jit
+def never_finds_a_cut_inside(walk_ptr, position):  # type: ignore[no-untyped-def]
+    return position * 0
+
+
 BUGS = {
     "input_block": reads_the_next_input_block,
     "slot": reads_one_stored_block_twice,
@@ -40,11 +46,13 @@ BUGS = {
 }
 
 
-def error_of(launch: Any, kernel: str, relative_error: Callable[[Tensor, Tensor], float]) -> float:
+def error_of(
+    launch: Any, kernel: str, relative_error: Callable[[Tensor, Tensor], float], cut: Partition | None = None
+) -> float:
     weight = random_weight((64, 64), (16, 16), 0.25)
     x, stream = torch.randn(20, 64), weight.pattern.forward
-    product = launch.Product(x, weight.values, stream.walk, stream.cuts, 64)
-    y = launch.run(product, "none", KernelConfig(kernel, block_m=16, warps=4, stages=2))
+    product = launch.Product(x, weight.values, stream.walk, stream.cuts, stream.longest, 64)
+    y = launch.run(product, "none", KernelConfig(kernel, block_m=16, warps=4, stages=2), cut=cut)
     return relative_error(y, x.double() @ unpack(weight).double().T)
 
 
@@ -65,3 +73,18 @@ def test_a_planted_bug_is_caught(
             error_of(interpreted, kernel, relative_error)
     else:
         assert error_of(interpreted, kernel, relative_error) > 0.1
+
+
+@pytest.mark.parametrize("kernel", ["pointer", "tma"])
+def test_a_piece_taken_for_a_whole_output_is_caught(
+    kernel: str,
+    interpreted: Any,
+    relative_error: Callable[[Tensor, Tensor], float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cut = Partition(5, splits_outputs=True, group=1)
+    assert error_of(interpreted, kernel, relative_error, cut) < 1e-5
+    module = {"pointer": interpreted.triton_pointer, "tma": interpreted.triton_tma}[kernel]
+    monkeypatch.setattr(module, "falls_inside", never_finds_a_cut_inside)
+    with pytest.raises(AssertionError, match="not written"):
+        error_of(interpreted, kernel, relative_error, cut)

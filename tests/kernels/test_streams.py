@@ -4,16 +4,21 @@ import itertools
 
 import pytest
 import torch
+from torch import Tensor
 
 from vlcompress.kernels.errors import KernelInputError
 from vlcompress.kernels.formats import BlockPattern
 from vlcompress.kernels.streams import Stream, part_counts, part_of
-from vlcompress.kernels.synthetic import random_weight
+from vlcompress.kernels.synthetic import pattern_of, random_mask, random_weight
 
 
 def entries(stream: Stream) -> list[tuple[int, int, int, int]]:
-    """(output, input, slot, last) of each step, by the documented bit layout."""
-    return [(e >> 16 & 0x7FFF, e & 0x7FFF, e >> 32, e >> 15 & 1) for e in stream.walk[:-1].tolist()]
+    """(output, input, slot, last) of each step in the first order, by the documented bit layout."""
+    return unpacked(stream.walk[: stream.entries])
+
+
+def unpacked(walk: Tensor) -> list[tuple[int, int, int, int]]:
+    return [(e >> 16 & 0x7FFF, e & 0x7FFF, e >> 32, e >> 15 & 1) for e in walk.tolist()]
 
 
 @pytest.mark.parametrize("direction", ["forward", "transposed"])
@@ -26,21 +31,43 @@ def test_stream_visits_every_block_once_and_owns_every_output(direction: str) ->
     assert sorted(real, key=lambda step: step[2]) == [
         (int(o), int(i), s) for s, (o, i) in enumerate(zip(output, source, strict=True))
     ]
-    assert [o for o, *_, last in steps if last] == list(range(outputs))
+    assert sorted(o for o, *_, last in steps if last) == list(range(outputs))
     assert all(slot == pattern.nnz for o, _, slot, _ in steps if o not in output.tolist())
 
 
+def test_the_longest_outputs_come_first() -> None:
+    """Rows of 1, 3, 0 and 2 blocks: the empty one owns a step, and equal lengths keep their order."""
+    crow = torch.tensor([0, 1, 4, 4, 6], dtype=torch.int32)
+    stream = BlockPattern((64, 64), (16, 16), crow, torch.tensor([0, 0, 1, 2, 1, 3], dtype=torch.int32)).forward
+    assert [o for o, *_ in entries(stream)] == [1, 1, 1, 3, 3, 0, 2]
+    assert (stream.longest, stream.entries) == ((7, 4, 3, 3), 7)
+
+
+@pytest.mark.parametrize("skew", [0.0, 1.0])
 @pytest.mark.parametrize("outputs", [1, 2, 5, 12, 48])
-def test_cuts_are_balanced_and_fall_between_outputs(outputs: int) -> None:
-    pattern = random_weight((outputs * 16, 512), (16, 16), 0.6).pattern
-    ends = [0] + [i + 1 for i, (*_, last) in enumerate(entries(pattern.forward)) if last]
-    longest = max(b - a for a, b in itertools.pairwise(ends))
-    for parts in part_counts(outputs):
-        cuts = part_of(pattern.forward, outputs, parts).tolist()
-        assert (cuts[0], cuts[-1]) == (0, ends[-1])
-        assert set(cuts) <= set(ends)
-        assert max(b - a for a, b in itertools.pairwise(cuts)) <= ends[-1] / parts + longest
-    assert part_of(pattern.forward, outputs, outputs).tolist() == ends
+def test_parts_are_whole_outputs_of_about_equal_length(outputs: int, skew: float) -> None:
+    stream = pattern_of(random_mask((outputs * 16, 512), (16, 16), 0.6, skew=skew), (16, 16)).forward
+    steps = sorted(entries(stream))
+    longest_output = stream.longest[-1]
+    for parts, longest in zip(part_counts(outputs), stream.longest, strict=True):
+        cuts = part_of(stream, outputs, parts).tolist()
+        assert sorted(unpacked(stream.walk[cuts[0] : cuts[-1]])) == steps, "every step once"
+        for begin, end in itertools.pairwise(cuts):
+            assert begin == end or stream.walk[end - 1] >> 15 & 1, "a cut inside an output"
+        lengths = [end - begin for begin, end in itertools.pairwise(cuts)]
+        assert max(lengths) == longest <= stream.entries / parts + longest_output
+
+
+def test_outputs_are_dealt_to_parts_longest_first() -> None:
+    """Lengths 4, 3, 3, 2 in two parts: neighbours make 7 and 5, the longest with the shortest 6 and 6."""
+    mask = torch.arange(4) < torch.tensor([4, 3, 3, 2])[:, None]
+    stream = pattern_of(mask, (16, 16)).forward
+    begin, middle, end = part_of(stream, 4, 2).tolist()
+    assert [{o for o, *_ in unpacked(stream.walk[a:b])} for a, b in ((begin, middle), (middle, end))] == [
+        {0, 3},
+        {1, 2},
+    ]
+    assert stream.longest == (12, 6, 5, 4)
 
 
 def test_a_weight_of_too_many_blocks_has_no_stream() -> None:

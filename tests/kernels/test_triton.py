@@ -11,6 +11,7 @@ from vlcompress.kernels import naive
 from vlcompress.kernels.block_sparse_linear import block_sparse_linear, input_gradient, values_gradient
 from vlcompress.kernels.configs import KernelConfig
 from vlcompress.kernels.formats import BlockSparseWeight, pack, unpack
+from vlcompress.kernels.partition import Partition
 from vlcompress.kernels.synthetic import random_weight
 
 Error = Callable[[Tensor, Tensor], float]
@@ -18,7 +19,7 @@ Error = Callable[[Tensor, Tensor], float]
 CONFIGS = {
     "pointer": KernelConfig("pointer", block_m=32, warps=4, stages=3),
     "tma": KernelConfig("tma", block_m=32, warps=4, stages=3),
-    "small": KernelConfig("small", block_m=16, warps=4, stages=3, split=3),
+    "small": KernelConfig("small", block_m=16, warps=4, stages=3),
 }
 BLOCKS = [(16, 16), (16, 128), (32, 32), (64, 32), (64, 64), (128, 64), (64, 128), (128, 128)]
 # bf16 keeps 8 bits and the interpreter truncates to it; fp16 keeps 11; fp32 differs by the order of the sums.
@@ -28,8 +29,10 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 6e-3, torch.float16: 1e-3}
 def products(launch: Any, weight: BlockSparseWeight, x: Tensor, dy: Tensor, **epilogue: Tensor) -> tuple[Any, Any]:
     """The product forward, and along the transposed stream."""
     p, (n_out, n_in) = weight.pattern, weight.pattern.shape
-    forward = launch.Product(x, weight.values, p.forward.walk, p.forward.cuts, n_out, **epilogue)
-    return forward, launch.Product(dy, weight.values, p.transposed.walk, p.transposed.cuts, n_in, transposed=True)
+    forward = launch.Product(x, weight.values, p.forward.walk, p.forward.cuts, p.forward.longest, n_out, **epilogue)
+    return forward, launch.Product(
+        dy, weight.values, p.transposed.walk, p.transposed.cuts, p.transposed.longest, n_in, transposed=True
+    )
 
 
 def check_both_directions(
@@ -154,8 +157,50 @@ def test_slices_of_wider_rows_are_read_in_place(interpreted: Any, relative_error
         assert relative_error(interpreted.run(forward, "none", CONFIGS["tma"]), truth) < TOLERANCE[torch.float16]
 
 
-def test_parts_fill_the_chip(interpreted: Any) -> None:
-    assert interpreted.parts_for(panels=128, outputs=48, programs=264) == 2
-    assert interpreted.parts_for(panels=9, outputs=48, programs=264) == 24
-    assert interpreted.parts_for(panels=1000, outputs=48, programs=264) <= 6
-    assert interpreted.parts_for(panels=1, outputs=5, programs=264) == 5
+def skewed_weight(dtype: torch.dtype) -> BlockSparseWeight:
+    """A weight of 5 x 8 blocks of 32 x 16 with one full block row, one empty one and single blocks."""
+    mask = torch.zeros(5, 8, dtype=torch.bool)
+    mask[3] = True
+    mask[(0, 2, 4), (1, 5, 7)] = True
+    w_NK = torch.randn(160, 128) * mask.repeat_interleave(32, 0).repeat_interleave(16, 1)
+    return pack(w_NK.to(dtype), (32, 16), mask)
+
+
+@pytest.mark.parametrize("kernel", CONFIGS)
+@pytest.mark.parametrize("parts", [2, 3, 5, 9, 12])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_outputs_split_among_parts(
+    kernel: str, parts: int, dtype: torch.dtype, interpreted: Any, relative_error: Error
+) -> None:
+    """One part holds many outputs, or one output lies in up to eight parts; the pieces get bias, GELU and residual."""
+    weight, m = skewed_weight(dtype), 50
+    n_out, n_in = weight.shape
+    x, dy, bias, residual = (torch.randn(shape).to(dtype) for shape in ((m, n_in), (m, n_out), (n_out,), (m, n_out)))
+    forward, transposed = products(interpreted, weight, x, dy, bias=bias, residual=residual)
+    cut = Partition(parts, splits_outputs=True, group=1)
+    y = interpreted.run(forward, "gelu", CONFIGS[kernel], cut=cut)
+    w_NK = unpack(weight).double()
+    truth = naive.linear(x.double(), w_NK, bias.double(), "gelu", residual.double())
+    assert relative_error(y, truth) < TOLERANCE[dtype]
+    assert torch.equal(y, interpreted.run(forward, "gelu", CONFIGS[kernel], cut=cut)), "not the same bits"
+    dx = interpreted.run(transposed, "none", CONFIGS[kernel], cut=cut)
+    assert relative_error(dx, dy.double() @ w_NK) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("kernel", CONFIGS)
+@pytest.mark.parametrize("group", [1, 2, 3, 7])
+def test_panels_in_groups(kernel: str, group: int, interpreted: Any, relative_error: Error) -> None:
+    """Seven panels or four, the last group smaller than the others."""
+    weight, x = skewed_weight(torch.float32), torch.randn(100, 128)
+    forward, _ = products(interpreted, weight, x, x)
+    y = interpreted.run(forward, "none", CONFIGS[kernel], cut=Partition(3, False, group))
+    assert relative_error(y, x.double() @ unpack(weight).double().T) < 1e-5
+
+
+def test_few_rows_are_split_by_themselves(interpreted: Any) -> None:
+    """One panel and one output of many blocks cannot fill the chip otherwise."""
+    weight, x = random_weight((16, 1024), (16, 16), 0.0), torch.randn(3, 1024)
+    forward, _ = products(interpreted, weight, x, x)
+    _, cut = interpreted.cheapest_cut(forward, CONFIGS["small"])
+    assert cut.splits_outputs
+    assert cut.parts == 2 * 4, "two programs on each of the interpreter's four multiprocessors"

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from vlcompress.errors import VlcompressError
-from vlcompress.pruning.allocation import Global, Modality, Uniform, parse_allocation, prune
-from vlcompress.pruning.criterion import Magnitude, Random
+from vlcompress.pruning.allocation import Allocation, Global, Modality, Uniform, parse_allocation, prune
+from vlcompress.pruning.criterion import Magnitude, Random, parse_criterion
 from vlcompress.pruning.mask import Masks
-from vlcompress.pruning.pattern import Block, Pattern, Unstructured
+from vlcompress.pruning.pattern import Block, NofM, Pattern, Unstructured
 from vlcompress.pruning.schedule import Geometric, Linear, levels
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "pruning"
@@ -47,6 +47,33 @@ def test_exactly_the_asked_number_goes_and_stays_gone(pattern: Pattern) -> None:
         units = masks.total // pattern.unit
         assert masks.total - masks.kept == round(level * units) * pattern.unit
         assert all(not (masks[name] & ~before[name]).any() for name in masks)
+
+
+@pytest.mark.parametrize("pattern", [NofM(2, 4), NofM(1, 4), NofM(5, 8), NofM(1, 2)], ids=str)
+@pytest.mark.parametrize("allocation", [Global(), Uniform(), Modality()], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize("by", ["magnitude", "high-magnitude", "random", "gradient", "movement"])
+def test_rounds_end_with_exactly_n_of_every_m(pattern: NofM, allocation: Allocation, by: str) -> None:
+    rng = torch.Generator().manual_seed(9)
+    masks = Masks.keep_all(WEIGHTS)
+    for level in (0.4 * pattern.reach, 0.8 * pattern.reach, pattern.reach):
+        sums = {name: torch.randn(weight.shape, generator=rng) for name, weight in WEIGHTS.items()}
+        sums = sums if by == "movement" else {name: one.abs() for name, one in sums.items()}
+        criterion, before = parse_criterion(by, 0, sums), masks
+        masks = prune(WEIGHTS, before, level, pattern=pattern, criterion=criterion, allocation=allocation)
+        if isinstance(allocation, Global):
+            assert masks.total - masks.kept == round(level * masks.total)
+        assert all(not (masks[name] & ~before[name]).any() for name in masks)
+        kept = torch.cat([mask.view(-1, pattern.of).sum(dim=1) for mask in masks.values()])
+        assert (kept >= pattern.kept).all()
+    assert (kept == pattern.kept).all()
+
+
+def test_n_of_m_keeps_the_highest_of_each_group_and_ties_go_by_index() -> None:
+    weights = {"a": torch.tensor([[1.0, 4.0, 3.0, 2.0, 9.0, 9.0, 9.0, 9.0]])}
+    masks = magnitude(Masks.keep_all(weights), 0.5, NofM(2, 4), weights)
+    assert masks["a"].int().tolist() == [[0, 1, 1, 0, 0, 0, 1, 1]]
+    with pytest.raises(VlcompressError, match=r"sparsity 0.6 is out of reach of pattern '2:4'"):
+        magnitude(masks, 0.6, NofM(2, 4), weights)
 
 
 def test_ties_are_broken_by_index_and_never_over_pruned() -> None:

@@ -11,7 +11,7 @@ from vlcompress.models.lxmert import LxmertFamily
 from vlcompress.pruning.allocation import Allocation, Global, Uniform, prune
 from vlcompress.pruning.criterion import Magnitude, Random
 from vlcompress.pruning.mask import Masks
-from vlcompress.pruning.mixture import Mixture, Units, members
+from vlcompress.pruning.mixture import Mixture, Units, members, reach_of
 from vlcompress.pruning.pattern import Block, Unstructured, parse_pattern
 from vlcompress.sparse.compile import compile_model, scores
 from vlcompress.sparse.timing import Effort
@@ -150,6 +150,19 @@ def test_sparsity_out_of_reach_and_blocks_that_do_not_divide_are_refused_beforeh
         blocks.check(shapes, couplings, 0.3)
     with pytest.raises(VlcompressError, match=r"covers 0\.0 %"):
         heads.check(shapes, [], 0.1)
+
+
+@pytest.mark.parametrize("text", ["ffn=2:4", "attention=head,ffn=2:4", "attention=1:4,ffn=2:4"])
+def test_n_of_m_in_a_mixture_is_exact_at_its_reach(model: Any, text: str) -> None:
+    mixture = parse_pattern(text)
+    assert isinstance(mixture, Mixture)
+    weights, couplings = weights_of(model), FAMILY.couplings(model)
+    reach = reach_of(mixture, {name: weight.numel() for name, weight in weights.items()}, couplings)
+    masks = pruned(model, text, float(f"{reach:.6f}"), pruned(model, text, reach / 2))
+    for name in members("ffn", couplings, weights):
+        assert (masks[name].view(-1, 4).sum(dim=1) == 2).all()
+    with pytest.raises(VlcompressError, match=rf"prunes at most 50 % of them: .*give sparsity {reach:.6f} or less"):
+        pruned(model, text, reach + 0.01)
 
 
 def test_compile_removes_exactly_what_was_pruned_shared_cross_attention_included(model: Any) -> None:

@@ -48,6 +48,29 @@ def test_refuses_scores_that_are_not_finite_numbers(bad: float) -> None:
         smallest([source("a", torch.tensor([1.0, bad]))], 1)
 
 
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 3), (3, 5)])
+@pytest.mark.parametrize("levels", [3, 1_000_000], ids=["many-ties", "distinct"])
+def test_spared_units_stay_and_the_others_compete(n: int, m: int, levels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select, "PIECE", 64)
+    scores = torch.randint(levels, (900,), generator=torch.Generator().manual_seed(2)).float() / levels
+    alive = torch.rand(900, generator=torch.Generator().manual_seed(3)) > 0.1
+    one = Source("a", 900, lambda a, b: scores[a:b], lambda a, b: alive[a:b], (n, m))
+    rank = scores.where(alive, -1.0).view(-1, m).sort(stable=True).indices.argsort(dim=1).flatten()
+    may_go = (rank < m - n) | ~alive
+    assert one.removable == 900 // m * (m - n)
+    for count in (300, one.removable):
+        expected = by_sorting(scores.where(alive, -1.0).where(may_go, 2.0), count)
+        assert torch.equal(kept_units([one], smallest([one], count))["a"], expected)
+
+
+def test_the_largest_finite_score_is_below_what_is_spared() -> None:
+    scores = torch.tensor([torch.finfo(torch.float32).max] * 4)
+    one = Source("a", 4, lambda a, b: scores[a:b], spares=(2, 4))
+    assert kept_units([one], smallest([one], 2))["a"].tolist() == [False, False, True, True]
+    with pytest.raises(VlcompressError, match="cannot prune 3 of 2 units"):
+        smallest([one], 3)
+
+
 def test_refuses_a_count_out_of_range() -> None:
     with pytest.raises(VlcompressError, match="cannot prune 3 of 2 units"):
         smallest([source("a", torch.ones(2))], 3)

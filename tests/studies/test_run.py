@@ -1,5 +1,6 @@
 """A study from cells to page: what is shared is not trained twice, a failure does not sink the rest."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -98,6 +99,17 @@ def test_the_dry_run_counts_what_is_trained(home: Path) -> None:
     assert document["seconds_each"].keys() == {"vqa"}
     assert document["seconds_each"]["vqa"] > 0
     assert "trainings at most" in text
+
+
+def test_the_dry_run_writes_nothing_and_refuses_what_a_run_refuses(tmp_path: Path) -> None:
+    home, choices = tmp_path / "home", Choices(size="tiny", source="scenes:tiny", tasks=("vqa", "gqa"), seeds=(0,))
+    document, _ = dry(study_named("granularity"), choices, lab(home)[0])
+    assert "vqa block:128x16" not in document["seconds_each"]
+    assert document["failed"]["gqa block:128x16"].startswith("pattern 'block:128x16' does not divide weight")
+    assert document["seconds_each"]["gqa block:16x16"] > 0
+    with pytest.raises(VlcompressError, match="no cell of study 'tickets' succeeded: vqa: unknown criterion 'movment'"):
+        dry(study_named("tickets"), dataclasses.replace(TINY, criterion="movment"), lab(home)[0])
+    assert not home.exists()
 
 
 def test_the_same_study_trains_nothing_again_and_others_share(home: Path) -> None:

@@ -9,8 +9,9 @@ from transformers import BertConfig, BertForPreTraining
 from vlcompress.artefacts import load_tensors
 from vlcompress.errors import VlcompressError
 from vlcompress.recipe import Recipe, default_recipe
+from vlcompress.tickets.checks import check_run
 from vlcompress.tickets.imp import run_cells
-from vlcompress.tickets.run import check_patterns, open_workbench
+from vlcompress.tickets.run import open_workbench
 from vlcompress.tickets.workbench import Trial, Workbench, tensors_sha256
 
 LAYER = "encoder.layer.0.attention.self.query.weight"
@@ -84,7 +85,7 @@ def test_weights_that_know_images_are_refused(family: str, tiny_scenes: Path, tm
 def test_a_family_without_a_language_part_is_refused_before_training(tiny_scenes: Path, tmp_path: Path) -> None:
     recipe = default_recipe("vilt", "vqa", "tiny").override(pruning={"controls": ["language"]})
     with pytest.raises(VlcompressError, match=r"control 'language'.*vilt.*it is there for lxmert, uniter"):
-        check_patterns(workbench(recipe, tmp_path))
+        check_run(workbench(recipe, tmp_path))
 
 
 def test_identities_of_other_trainings_are_what_they_were(tiny_scenes: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from vlcompress.bench.forecast_forms import Subject
 from vlcompress.bench.forecast_layers import measure_layers
 from vlcompress.bench.forecast_torch import TorchSubject
 from vlcompress.bench.harness import measure
-from vlcompress.bench.random_masks import POLICY
+from vlcompress.bench.random_masks import POLICY, check_sparsity
 from vlcompress.bench.statistics import latency, paired_ratio
 from vlcompress.devices import CPU, Compute, precision
 from vlcompress.errors import VlcompressError, unknown
@@ -212,6 +212,8 @@ def _family(asked: Inquiry) -> Family:
     for sparsity in asked.sparsities:
         if not 0 < sparsity < 1:
             raise VlcompressError(f"sparsity {sparsity:g} is out of range: give shares between 0 and 1, as 0.5,0.7")
+        for pattern in asked.patterns:
+            check_sparsity(pattern, sparsity)
     for batch in asked.batches:
         if batch < 1:
             raise VlcompressError(f"batch size {batch} is out of range: give whole numbers from 1 on, as 1,8")

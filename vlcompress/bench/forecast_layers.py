@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vlcompress.artefacts import Json
 from vlcompress.bench.break_even import break_even
 from vlcompress.bench.forecast_forms import NATIVE, SHRUNK, STANDARD, native_layers, whole
-from vlcompress.bench.random_masks import UNITS, blocks, side
+from vlcompress.bench.random_masks import UNITS, side, weight_mask
 from vlcompress.export.choose import Chooser, one_layer
 from vlcompress.export.runtime import session_from_bytes
 from vlcompress.export.verify import Floats, compare_scores, require
@@ -70,11 +70,8 @@ def _point(pattern: str, shape: Shape, rows: int, sparsity: float, chooser: Choo
     if pattern in UNITS:
         graphs = {"dense": _dense(weight_NK), SHRUNK: _dense(_without_units(weight_NK, sparsity))}
         return _timed(graphs, {}, sparsity, rows, chooser)
-    units, block = blocks(pattern), side(pattern)
-    units.check("of the model", weight_NK.shape)
-    count = weight_NK.numel() // units.unit
-    kept = torch.randperm(count, generator=random) >= round(count * sparsity)
-    weight = pack_masked(weight_NK, units.spread(kept, weight_NK.shape), block)
+    mask = weight_mask(pattern, "of the model", weight_NK.shape, sparsity, random)
+    weight = pack_masked(weight_NK, mask, side(pattern))
     choice, form = chooser.choose(f"{shape} {pattern} {sparsity}", weight, rows)
     graphs, how = {"dense": one_layer(weight, None)}, {}
     if form is not None:

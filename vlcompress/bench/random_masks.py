@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.base import Family
-from vlcompress.pruning.mixture import Units, coupled
-from vlcompress.pruning.pattern import Block, Unstructured, parse_pattern
+from vlcompress.pruning.mixture import SAME, Units, coupled
+from vlcompress.pruning.pattern import Block, of_weights
 
 UNITS = {"head": ("head",), "neuron": ("neuron",), "neuron+head": ("neuron", "head")}
 """Patterns of whole units, and the kinds of couplings that each removes."""
@@ -21,27 +21,36 @@ def read_pattern(text: str) -> str:
     """Check a pattern's name and give it in full: "64x64" is "block:64x64".
 
     Raises:
-        VlcompressError: neither blocks nor units.
+        VlcompressError: neither a pattern of weights nor units.
     """
     if text in UNITS:
         return text
-    name = text if text == "unstructured" or text.startswith("block:") else f"block:{text}"
+    name = text if text == "unstructured" or ":" in text else f"block:{text}"
     try:
-        return str(blocks(name))
+        return str(of_weights(name))
     except VlcompressError:
-        raise unknown("pattern", text, [*UNITS, "unstructured", "RxC (rows x columns of a block, as 64x64)"]) from None
+        allowed = [*UNITS, "unstructured", "RxC (rows x columns of a block, as 64x64)", "n:m (n of every m, as 2:4)"]
+        raise unknown("pattern", text, allowed) from None
 
 
-def blocks(pattern: str) -> Block | Unstructured:
-    """Give a pattern that is of blocks, or of single weights.
+def check_sparsity(pattern: str, sparsity: float) -> None:
+    """Refuse a share that cannot go.
+
+    Args:
+        pattern: as `read_pattern` gives it.
+        sparsity: share that is to go.
 
     Raises:
-        VlcompressError: it is another one.
+        VlcompressError: none in [0, 1), or another one than the pattern has.
     """
-    found = parse_pattern(pattern)
-    if not isinstance(found, Block | Unstructured):
-        raise unknown("pattern of blocks", pattern, ["unstructured", "block:RxC"])
-    return found
+    if not 0 <= sparsity < 1:
+        raise VlcompressError(f"sparsity {sparsity:g} is out of range: give a share from 0 up to, not including, 1")
+    reach = 1.0 if pattern in UNITS else of_weights(pattern).reach
+    if reach < 1 and abs(sparsity - reach) > SAME:
+        raise VlcompressError(
+            f"sparsity {sparsity:g} with pattern '{pattern}': it is {100 * reach:g} % sparse and nothing else; give "
+            f"--sparsity {reach:.6g} with it"
+        )
 
 
 def random_masks(
@@ -60,14 +69,35 @@ def random_masks(
         Masks bool [out, in] by canonical weight name, True for what is kept.
 
     Raises:
-        VlcompressError: a block that does not divide a weight, a sparsity out of range.
+        VlcompressError: a pattern that does not divide a weight, a sparsity that it cannot have.
     """
-    if not 0 <= sparsity < 1:
-        raise VlcompressError(f"sparsity {sparsity:g} is out of range: give a share from 0 up to, not including, 1")
+    check_sparsity(pattern, sparsity)
     generator = torch.Generator().manual_seed(seed)
     if pattern in UNITS:
         return _unit_masks(family, model, UNITS[pattern], sparsity, generator)
-    return _block_masks(family, model, blocks(pattern), sparsity, generator)
+    weights = {name: model.get_parameter(name) for name in family.prunable(model, POLICY).names}
+    return {name: weight_mask(pattern, name, weight.shape, sparsity, generator) for name, weight in weights.items()}
+
+
+def weight_mask(pattern: str, name: str, shape: torch.Size, sparsity: float, generator: torch.Generator) -> Tensor:
+    """Prune a share of one weight's units at random.
+
+    Args:
+        pattern: of weights, as `read_pattern` gives it.
+        name: what to call the weight where the pattern does not divide it.
+        shape: of the weight, [out, in].
+        sparsity: share that goes; see `check_sparsity`.
+        generator: of the choice.
+
+    Returns:
+        bool [out, in], True for what is kept.
+    """
+    units = of_weights(pattern)
+    units.check(name, shape)
+    if units.spares is None:
+        return units.spread(_kept(shape.numel() // units.unit, sparsity, generator), shape).contiguous()
+    kept, of = units.spares
+    return units.spread(torch.rand(shape.numel() // of, of, generator=generator).argsort(dim=1) < kept, shape)
 
 
 @contextmanager
@@ -84,21 +114,9 @@ def masked(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def side(pattern: str) -> tuple[int, int]:
-    """Give rows and columns of a block pattern, (1, 1) for "unstructured"."""
-    found = blocks(pattern)
+    """Give rows and columns of a block pattern, (1, 1) for other patterns of weights."""
+    found = of_weights(pattern)
     return (found.rows, found.cols) if isinstance(found, Block) else (1, 1)
-
-
-def _block_masks(
-    family: Family, model: nn.Module, pattern: Block | Unstructured, sparsity: float, generator: torch.Generator
-) -> dict[str, Tensor]:
-    masks = {}
-    for name in family.prunable(model, POLICY).names:
-        weight = model.get_parameter(name)
-        pattern.check(name, weight.shape)
-        kept = _kept(weight.numel() // pattern.unit, sparsity, generator)
-        masks[name] = pattern.spread(kept, weight.shape).contiguous()
-    return masks
 
 
 def _unit_masks(

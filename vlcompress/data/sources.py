@@ -23,26 +23,52 @@ def data_folder(source: str, home: Path, say: Callable[[str], None] = print, *, 
     Raises:
         VlcompressError: unknown size, no built-in data for the task, or no such folder.
     """
-    name, _, rest = source.partition(":")
-    if name != SCENES:
-        if not Path(source).is_dir():
-            raise VlcompressError(
-                f"no data folder at '{source}': give a folder in the published layout, or scenes:SIZE for built-in data"
-            )
-        return Path(source)
-    size, _, classes = rest.partition(":")
-    size, task = size or "small", f"{task}-{classes}" if classes else task
-    if size not in SIZES:
-        raise unknown("size of scenes", size, SIZES)
-    made_for = "" if task == "vqa" else f"-{task}"
-    folder = home / "data" / f"{SCENES}-{size}{made_for}"
-    if not (folder / "scenes.json").is_file():
+    folder = place_of(source, home, task=task)
+    if not is_there(folder, source):
+        size, classes = _built_in(source)
+        task = f"{task}-{classes}" if classes else task
         say(f"making the built-in data '{SCENES}:{size}' for {task} in {folder}")
         if task == "vqa":
             make_scenes(folder, size=size)
         else:
             make_benchmark(folder, task, size=size)
     return folder
+
+
+def place_of(source: str, home: Path, *, task: str) -> Path:
+    """Return the folder of a data source, whether built-in data has been made in it or not; see `data_folder`.
+
+    Raises:
+        VlcompressError: unknown size, or no such folder of the user's.
+    """
+    if source.partition(":")[0] == SCENES:
+        size, classes = _built_in(source)
+        if size not in SIZES:
+            raise unknown("size of scenes", size, SIZES)
+        made_for = [task, classes] if classes else [task] if task != "vqa" else []
+        return home / "data" / "-".join([SCENES, size, *made_for])
+    if not Path(source).is_dir():
+        raise VlcompressError(
+            f"no data folder at '{source}': give a folder in the published layout, or scenes:SIZE for built-in data"
+        )
+    return Path(source)
+
+
+def is_there(folder: Path, source: str) -> bool:
+    """Return whether a source's folder holds its data; built-in data is made when it is first needed."""
+    return source.partition(":")[0] != SCENES or (folder / "scenes.json").is_file()
+
+
+def smallest(source: str) -> str:
+    """Return the source of the least built-in data that is like a source's."""
+    _, classes = _built_in(source)
+    return f"{SCENES}:tiny:{classes}" if classes else f"{SCENES}:tiny"
+
+
+def _built_in(source: str) -> tuple[str, str]:
+    """Read the size and the set of classes of built-in data; "" for the task's own classes."""
+    size, _, classes = source.partition(":")[2].partition(":")
+    return size or "small", classes
 
 
 def pretraining_folder(

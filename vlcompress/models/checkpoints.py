@@ -43,9 +43,16 @@ def read_checkpoint(checkpoint: str) -> Tensors:
         return _read_folder(path)
     if path.is_file():
         return _read_file(path)
-    if _HUB_NAME.fullmatch(checkpoint) and path.suffix not in (*_PICKLES, ".safetensors"):
+    if on_hub(checkpoint):
         return _read_folder(_download(checkpoint))
     raise VlcompressError(f"no checkpoint at '{checkpoint}': give a folder, a file or a hub name (owner/model)")
+
+
+def on_hub(checkpoint: str) -> bool:
+    """Return whether a checkpoint is nothing on this machine and has a name that the hub might know ("owner/model")."""
+    path = Path(checkpoint)
+    named = _HUB_NAME.fullmatch(checkpoint) and path.suffix not in (*_PICKLES, ".safetensors")
+    return bool(named) and not path.exists()
 
 
 def renamed(tensors: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> Tensors:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from torch import Tensor
@@ -12,7 +13,7 @@ from vlcompress.models.base import Coupling
 from vlcompress.pruning.criterion import Criterion
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.mixture import CoupledUnits, Mixture, Units, coupled, members, share_of
-from vlcompress.pruning.pattern import Pattern
+from vlcompress.pruning.pattern import Pattern, share_of_weights
 from vlcompress.pruning.select import Source, kept_units, ordered, smallest
 
 Groups = list[list[Source]]
@@ -83,7 +84,6 @@ def prune(
         masks: what the rounds before have kept.
         sparsity: fraction of the original units pruned afterwards, in [0, 1]; the number is rounded to the nearest
             unit (Python's rounding), and is exact: ties at the threshold go by index, first weight first.
-
         pattern: what goes together. Every kind of layer that a mixture names loses the same share, so that all of them
             reach the sparsity; the others stay as they are.
         criterion: scores the weights.
@@ -92,7 +92,7 @@ def prune(
 
     Raises:
         VlcompressError: a weight that the pattern does not divide, one that is not finite, or a sparsity that the
-            mixture cannot reach.
+            pattern cannot reach.
     """
     if isinstance(pattern, Mixture):
         return _prune_mixture(weights, masks, sparsity, pattern, criterion, allocation, couplings)
@@ -140,7 +140,7 @@ def _prune_weights(
     allocation: Allocation,
 ) -> dict[str, Tensor]:
     sources = [_source(name, weights[name], mask, pattern, criterion) for name, mask in masks.items()]
-    kept = _kept(sources, sparsity, allocation)
+    kept = _kept(sources, share_of_weights(pattern, sparsity), allocation)
     return {name: pattern.spread(kept[name], mask.shape) for name, mask in masks.items()}
 
 
@@ -157,13 +157,14 @@ def _source(name: str, weight: Tensor, mask: Tensor, pattern: Pattern, criterion
     pattern.check(name, weight.shape)
     if pattern.unit == 1:  # scored piece by piece, so that the scores never stand in memory as a whole
         flat, alive = weight.detach().reshape(-1), mask.reshape(-1)
-        return Source(name, len(flat), lambda a, b: _piece(criterion, name, flat[a:b], a), lambda a, b: alive[a:b])
+        scores_of = partial(_piece, criterion, name, flat)
+        return Source(name, len(flat), scores_of, lambda a, b: alive[a:b], pattern.spares)
     scores = criterion.scores(name, weight)
     units = ordered(pattern.unit_means(scores)) if criterion.signed else pattern.unit_scores(scores)
     alive_units = pattern.unit_scores(mask.float()) > 0
     return Source(name, len(units), lambda a, b: units[a:b], lambda a, b: alive_units[a:b])
 
 
-def _piece(criterion: Criterion, name: str, weights: Tensor, start: int) -> Tensor:
-    scores = criterion.scores(name, weights, start)
+def _piece(criterion: Criterion, name: str, flat: Tensor, start: int, stop: int) -> Tensor:
+    scores = criterion.scores(name, flat[start:stop], start)
     return ordered(scores) if criterion.signed else scores

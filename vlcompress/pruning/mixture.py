@@ -21,6 +21,9 @@ if TYPE_CHECKING:  # patterns of weights are parts of a mixture, and parsing a p
 
 LayerKind = Literal["attention", "ffn"]
 
+SAME = 1e-6
+"""Sparsities this close are the same: what a pattern reaches is often no short decimal, and is told with six."""
+
 COUPLED: Mapping[LayerKind, Literal["head", "neuron"]] = {"attention": "head", "ffn": "neuron"}
 """The kind of coupling that makes up each kind of layer."""
 
@@ -49,7 +52,7 @@ class Mixture:
         return ",".join(f"{kind}={part}" for kind, part in self.parts)
 
     def check(self, shapes: Mapping[str, torch.Size], couplings: Sequence[Coupling], sparsity: float) -> None:
-        """Refuse what cannot work: blocks that do not divide, and a sparsity above what the mixture covers.
+        """Refuse what cannot work: patterns that do not divide, and a sparsity above what the mixture reaches.
 
         Args:
             shapes: of every prunable weight.
@@ -61,6 +64,11 @@ class Mixture:
             if not isinstance(part, Units):
                 for name in members(kind, couplings, shapes):
                     part.check(name, shapes[name])
+
+    @property
+    def limit(self) -> float:
+        """The largest share of the covered weights that can go: the least of its parts'."""
+        return min(1.0 if isinstance(part, Units) else part.reach for _, part in self.parts)
 
 
 def members(kind: LayerKind, couplings: Sequence[Coupling], names: Mapping[str, object]) -> list[str]:
@@ -74,20 +82,37 @@ def members(kind: LayerKind, couplings: Sequence[Coupling], names: Mapping[str, 
     return [name for name in names if name in found]
 
 
+def reach_of(mixture: Mixture, sizes: Mapping[str, int], couplings: Sequence[Coupling]) -> float:
+    """Return the largest sparsity of all prunable weights that a mixture can give them, in [0, 1].
+
+    Args:
+        mixture: see `Mixture`.
+        sizes: number of weights of every prunable weight.
+        couplings: of the model.
+    """
+    return mixture.limit * _covered(mixture, sizes, couplings) / sum(sizes.values())
+
+
+def _covered(mixture: Mixture, sizes: Mapping[str, int], couplings: Sequence[Coupling]) -> int:
+    return sum(sizes[name] for kind, _ in mixture.parts for name in members(kind, couplings, sizes))
+
+
 def share_of(mixture: Mixture, sparsity: float, sizes: Mapping[str, int], couplings: Sequence[Coupling]) -> float:
     """Give the share of the covered weights that must go, so that `sparsity` of all prunable weights goes.
 
     Raises:
-        VlcompressError: that is more than all of them, or the mixture covers nothing.
+        VlcompressError: that is more of them than can go, or the mixture covers nothing.
     """
-    covered = sum(sizes[name] for kind, _ in mixture.parts for name in members(kind, couplings, sizes))
-    total = sum(sizes.values())
-    if sparsity * total > covered or not covered:
+    covered, total = _covered(mixture, sizes, couplings), sum(sizes.values())
+    reach = reach_of(mixture, sizes, couplings)
+    if sparsity > reach + SAME or not covered:
+        kept = "" if mixture.limit == 1 else f" and prunes at most {100 * mixture.limit:g} % of them"
         raise VlcompressError(
-            f"pattern '{mixture}' covers {100 * covered / total:.1f} % of the prunable weights: sparsity {sparsity:g} "
-            "is out of its reach; give less, or a pattern for the other layers as well (neuron+head)"
+            f"pattern '{mixture}' covers {100 * covered / total:.1f} % of the prunable weights{kept}: sparsity "
+            f"{sparsity:g} is out of its reach; give sparsity {reach:.6f} or less, or a pattern for the other layers "
+            "as well (neuron+head)"
         )
-    return sparsity * total / covered
+    return mixture.limit if abs(sparsity - reach) <= SAME else sparsity * total / covered
 
 
 @dataclass(frozen=True)

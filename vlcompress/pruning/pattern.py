@@ -4,13 +4,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from vlcompress.errors import VlcompressError
-from vlcompress.pruning.mixture import LayerKind, Mixture, Units
+from vlcompress.pruning.mixture import SAME, LayerKind, Mixture, Units
 
 
 class Pattern(Protocol):
@@ -19,6 +19,14 @@ class Pattern(Protocol):
     @property
     def unit(self) -> int:
         """Number of weights in a unit."""
+
+    @property
+    def spares(self) -> tuple[int, int] | None:
+        """(n, m) where the n highest-scored of every m consecutive units always stay; None where any unit may go."""
+
+    @property
+    def reach(self) -> float:
+        """The largest share of a weight that can go, in (0, 1]."""
 
     def check(self, name: str, shape: torch.Size) -> None:
         """Raise VlcompressError if a weight of this shape does not divide into units."""
@@ -33,17 +41,10 @@ class Pattern(Protocol):
         """Give the weight mask [out, in] from a bool for each unit [units]."""
 
 
-@dataclass(frozen=True)
-class Unstructured:
+class _Single:
     """Every weight is a unit of its own."""
 
-    unit: int = 1
-
-    def __str__(self) -> str:
-        return "unstructured"
-
-    def check(self, name: str, shape: torch.Size) -> None:
-        """Accept every shape."""
+    unit: ClassVar[int] = 1
 
     def unit_scores(self, scores: Tensor) -> Tensor:
         """Give the scores flat."""
@@ -59,11 +60,63 @@ class Unstructured:
 
 
 @dataclass(frozen=True)
+class Unstructured(_Single):
+    """Any weight may go."""
+
+    spares: ClassVar[None] = None
+    reach: ClassVar[float] = 1.0
+
+    def __str__(self) -> str:
+        return "unstructured"
+
+    def check(self, name: str, shape: torch.Size) -> None:
+        """Accept every shape."""
+
+
+@dataclass(frozen=True)
+class NofM(_Single):
+    """`kept` of every `of` consecutive weights along the input dimension of a weight [out, in] stay.
+
+    At sparsity `reach` exactly so many stay of each group. Below that, as in the rounds before, weights compete as
+    unstructured ones do, but none of the `kept` highest-scored of its group can go: what is left always holds an
+    n:m mask of the final sparsity.
+    """
+
+    kept: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.kept}:{self.of}"
+
+    @property
+    def spares(self) -> tuple[int, int]:
+        """The pattern itself."""
+        return self.kept, self.of
+
+    @property
+    def reach(self) -> float:
+        """1 - n/m."""
+        return 1 - self.kept / self.of
+
+    def check(self, name: str, shape: torch.Size) -> None:
+        """Refuse a weight that is no matrix, or whose inputs do not divide into groups."""
+        _check_matrix(self, name, shape)
+        if shape[1] % self.of:
+            raise VlcompressError(
+                f"pattern '{self}' does not divide weight '{name}' {tuple(shape)}: {self.of} must divide its "
+                f"{shape[1]} inputs; use 'unstructured', a block:RxC that divides, or a size of the model whose widths "
+                f"are multiples of {self.of}"
+            )
+
+
+@dataclass(frozen=True)
 class Block:
     """Blocks of `rows` outputs by `cols` inputs on a weight [out, in]."""
 
     rows: int
     cols: int
+    spares: ClassVar[None] = None
+    reach: ClassVar[float] = 1.0
 
     def __str__(self) -> str:
         return f"block:{self.rows}x{self.cols}"
@@ -75,11 +128,7 @@ class Block:
 
     def check(self, name: str, shape: torch.Size) -> None:
         """Refuse a weight that is not a matrix of whole blocks."""
-        if len(shape) != 2:
-            raise VlcompressError(
-                f"pattern '{self}' is for matrices and weight '{name}' {tuple(shape)} is none (a convolution): use "
-                "'unstructured'"
-            )
+        _check_matrix(self, name, shape)
         if shape[0] % self.rows or shape[1] % self.cols:
             raise VlcompressError(
                 f"pattern '{self}' does not divide weight '{name}' {tuple(shape)}: use a block whose rows divide "
@@ -104,6 +153,28 @@ class Block:
         return grid.expand(-1, self.rows, -1, self.cols).reshape(shape)
 
 
+def _check_matrix(pattern: Block | NofM, name: str, shape: torch.Size) -> None:
+    if len(shape) != 2:
+        raise VlcompressError(
+            f"pattern '{pattern}' is for matrices and weight '{name}' {tuple(shape)} is none (a convolution): use "
+            "'unstructured'"
+        )
+
+
+def share_of_weights(pattern: Pattern, sparsity: float) -> float:
+    """Return the share of each weight's units that goes at a sparsity; what is `SAME` as the pattern's reach is it.
+
+    Raises:
+        VlcompressError: the pattern keeps more than that.
+    """
+    if sparsity > pattern.reach + SAME:
+        raise VlcompressError(
+            f"sparsity {sparsity:g} is out of reach of pattern '{pattern}', which prunes {100 * pattern.reach:g} %: "
+            f"give sparsity {pattern.reach:.6g} or less, or another pattern"
+        )
+    return pattern.reach if abs(sparsity - pattern.reach) <= SAME else sparsity
+
+
 _KINDS: Mapping[LayerKind, Units] = {"attention": Units("head"), "ffn": Units("neuron")}
 """The units that each kind of layer has."""
 
@@ -116,10 +187,10 @@ _SHORT: Mapping[str, tuple[LayerKind, ...]] = {
 
 
 def parse_pattern(text: str) -> Pattern | Mixture:
-    """Read ``unstructured``, ``block:RxC``, ``head``, ``neuron``, ``neuron+head``, or a mixture by kind of layer.
+    """Read ``unstructured``, ``block:RxC``, ``n:m``, ``head``, ``neuron``, ``neuron+head``, or a mixture by layer.
 
-    A mixture is KIND=PATTERN[,KIND=PATTERN] with the kinds ``attention`` (in blocks, unstructured, or ``head``) and
-    ``ffn`` (in blocks, unstructured, or ``neuron``), for example ``attention=head,ffn=block:192x16``.
+    A mixture is KIND=PATTERN[,KIND=PATTERN] with the kinds ``attention`` (a pattern of weights, or ``head``) and
+    ``ffn`` (a pattern of weights, or ``neuron``), for example ``attention=head,ffn=block:192x16``.
 
     Raises:
         VlcompressError: anything else.
@@ -143,7 +214,7 @@ def _mixture(text: str) -> Mixture:
 
 
 def of_weights(text: str, whole: str = "") -> Pattern:
-    """Read ``unstructured`` or ``block:RxC``, the patterns of a single weight.
+    """Read ``unstructured``, ``block:RxC`` or ``n:m`` (n of every m kept, 1 <= n < m), the patterns of a single weight.
 
     Args:
         text: what is read.
@@ -154,16 +225,19 @@ def of_weights(text: str, whole: str = "") -> Pattern:
     """
     if text == "unstructured":
         return Unstructured()
-    match = re.fullmatch(r"block:([1-9]\d*)x([1-9]\d*)", text)
-    if match is None:
+    if match := re.fullmatch(r"block:([1-9]\d*)x([1-9]\d*)", text):
+        return Block(int(match[1]), int(match[2]))
+    match = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", text)
+    if match is None or int(match[1]) >= int(match[2]):
         raise _unknown(whole or text)
-    return Block(int(match[1]), int(match[2]))
+    return NofM(int(match[1]), int(match[2]))
 
 
 def _unknown(text: str) -> VlcompressError:
     return VlcompressError(
         f"unknown pattern '{text}': allowed are 'unstructured', 'block:RxC' (rows x columns, e.g. block:16x16), "
-        "'head', 'neuron', 'neuron+head', and mixtures such as 'attention=head,ffn=block:192x16'"
+        "'n:m' (n < m kept of every m inputs, e.g. 2:4), 'head', 'neuron', 'neuron+head', and mixtures such as "
+        "'attention=head,ffn=block:192x16'"
     )
 
 

@@ -22,6 +22,8 @@ _LOW_MASK = (1 << _LOW_BITS) - 1
 _BUCKETS = 1 << _LOW_BITS
 _INFINITY = 0x7F800000
 _MAGNITUDE = 0x7FFFFFFF
+_SPARED = _INFINITY + 1
+"""The key of what no cut reaches: above that of the largest finite score."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +35,28 @@ class Source:
         units: how many scores there are.
         scores: gives scores [stop - start], float32, finite, >= 0, of the units start <= unit < stop in flat order.
         alive: gives bool [stop - start]: False for units that an earlier round pruned; None where none was.
+        spares: (n, m) keeps the n highest of every m consecutive units whatever the cut; None lets any unit go. The
+            units are a multiple of m.
     """
 
     name: str
     units: int
     scores: Callable[[int, int], Tensor]
     alive: Callable[[int, int], Tensor] | None = None
+    spares: tuple[int, int] | None = None
+
+    @property
+    def removable(self) -> int:
+        """How many units can go."""
+        return self.units if self.spares is None else self.units - self.units // self.spares[1] * self.spares[0]
 
 
 @dataclass(frozen=True)
 class Threshold:
     """The cut: every key below `key` goes, and the first `ties` units (in order) whose key equals it.
 
-    A unit's key is 0 if it is already pruned, else the bit pattern of its score plus 1.
+    A unit's key is 0 if it is already pruned, above all others if its source spares it, else the bit pattern of its
+    score plus 1.
     """
 
     key: int
@@ -68,12 +79,12 @@ def smallest(sources: Sequence[Source], count: int) -> Threshold:
 
     Args:
         sources: the weights in the order in which ties are broken.
-        count: how many units go, 0 <= count <= all of them; already pruned ones go first and are counted.
+        count: how many units go, 0 <= count <= all that can; already pruned ones go first and are counted.
 
     Raises:
         VlcompressError: `count` out of range, or a score that is not a finite number >= 0.
     """
-    total = sum(source.units for source in sources)
+    total = sum(source.removable for source in sources)
     if not 0 <= count <= total:
         raise VlcompressError(f"cannot prune {count} of {total} units: give a number between 0 and {total}")
     if count == 0:
@@ -104,9 +115,11 @@ def kept_units(sources: Sequence[Source], threshold: Threshold) -> dict[str, Ten
 
 
 def _pieces(source: Source) -> Iterator[tuple[int, Tensor]]:
-    """Give a source's keys, PIECE at a time, each with its first index."""
-    for start in range(0, source.units, PIECE):
-        yield start, _keys(source, start, min(start + PIECE, source.units))
+    """Give a source's keys, about PIECE at a time and its groups whole, each with its first index."""
+    of = source.spares[1] if source.spares else 1
+    size = max(1, PIECE // of) * of
+    for start in range(0, source.units, size):
+        yield start, _keys(source, start, min(start + size, source.units))
 
 
 def _keys(source: Source, start: int, stop: int) -> Tensor:
@@ -119,7 +132,16 @@ def _keys(source: Source, start: int, stop: int) -> Tensor:
             "training has diverged or the checkpoint is damaged; lower the learning rate or use another checkpoint"
         )
     keys = keys + 1
-    return keys if source.alive is None else keys * source.alive(start, stop)
+    keys = keys if source.alive is None else keys * source.alive(start, stop)
+    return keys if source.spares is None else _sparing(keys, *source.spares)
+
+
+def _sparing(keys: Tensor, kept: int, of: int) -> Tensor:
+    """Lift the `kept` highest of every `of` keys out of a cut's reach; of equals the later stay, of the pruned none."""
+    groups = keys.view(-1, of)
+    highest = groups.sort(dim=1, stable=True).indices[:, of - kept :]
+    spared = torch.zeros_like(groups, dtype=torch.bool).scatter_(1, highest, True)
+    return groups.masked_fill(spared & (groups > 0), _SPARED).view(-1)
 
 
 def _histogram(sources: Sequence[Source], digit: Callable[[Tensor], Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ from vlcompress.devices import CPU, Compute
 from vlcompress.errors import VlcompressError
 from vlcompress.recipe import Recipe
 from vlcompress.report.svg import Chart
-from vlcompress.tickets.run import check_patterns, open_workbench
+from vlcompress.tickets.run import checked_workbench
 from vlcompress.tickets.workbench import Say, Workbench
 from vlcompress.training.loop import Progress
 
@@ -46,9 +46,9 @@ class Lab:
         """
         name = recipe.sha256()
         if name not in self._open:
-            bench = open_workbench(recipe, self.home, compute=self.compute, say=self.say, progress=self.progress)
-            check_patterns(bench)
-            self._open[name] = bench
+            self._open[name] = checked_workbench(
+                recipe, self.home, compute=self.compute, say=self.say, progress=self.progress
+            )
         return self._open[name]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.studies.base import Choices, Done, Json, Lab, Shown, Study, StudyCell, Table
 from vlcompress.studies.estimate import seconds_of_a_training
 from vlcompress.studies.page import DOCUMENT, FOLDER, failures, page, shown_document
+from vlcompress.tickets.run import rehearsed_workbench
 from vlcompress.tickets.workbench import TIME
 
 
@@ -41,8 +43,7 @@ def run_study(study: Study, choices: Choices, lab: Lab) -> Outcome:
     """
     done = _run(study.cells(choices), lab)
     if not done.results:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in done.failed.items())
-        raise VlcompressError(f"no cell of study '{study.name}' succeeded: {reasons}")
+        raise _nothing(study, done.failed)
     shown = study.show(done.results)
     folder = lab.home / FOLDER / folder_name(study, choices, lab.compute)
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,24 +59,47 @@ def describe(studies: Iterable[Study]) -> str:
 
 
 def dry(study: Study, choices: Choices, lab: Lab) -> tuple[Json, str]:
-    """Say what a study would train and how long that takes at most on this machine, as JSON and for people."""
+    """Say what a study would train and how long that takes at most on this machine, as JSON and for people.
+
+    Nothing is written. Cells that a run would refuse are told with their reason, as a run tells them.
+
+    Raises:
+        VlcompressError: every cell would be refused, or an impossible cell was asked for.
+    """
     cells = study.cells(choices)
-    each = _seconds_of_a_training(cells, lab)
-    table_ = plan(cells, each)
+    each, failed = _seconds_of_a_training(cells, lab)
+    if not each:
+        raise _nothing(study, failed)
+    table_ = plan([cell for cell in cells if cell.name in each], each)
     note = "trainings that are there already, and those that cells share, are not done again; scoring is not counted"
-    return {"seconds_each": each, **dataclasses.asdict(table_)}, f"{plain(table_)}\n{note}"
+    text = "\n".join([plain(table_), note, *failures(failed)])
+    return {"seconds_each": each, "failed": failed, **dataclasses.asdict(table_)}, text
 
 
-def _seconds_of_a_training(cells: Sequence[StudyCell], lab: Lab) -> dict[str, float]:
-    """Time a training of each cell; those of the same model, data and steps are timed once."""
+def _nothing(study: Study, failed: Mapping[str, str]) -> VlcompressError:
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+    return VlcompressError(f"no cell of study '{study.name}' succeeded: {reasons}")
+
+
+def _seconds_of_a_training(cells: Sequence[StudyCell], lab: Lab) -> tuple[dict[str, float], dict[str, str]]:
+    """Time a training of each cell, and find the cells that are refused, by name.
+
+    Cells of the same model, data and training are timed once.
+    """
     timed: dict[str, float] = {}
-    seconds: dict[str, float] = {}
-    for cell in cells:
-        alike = str((cell.recipe.model, cell.recipe.data, cell.recipe.training))
-        if alike not in timed:
-            timed[alike] = seconds_of_a_training(lab.bench(cell.recipe))
-        seconds[cell.name] = timed[alike]
-    return seconds
+    seconds, failed = dict[str, float](), dict[str, str]()
+    with tempfile.TemporaryDirectory() as scratch:
+        for cell in cells:
+            try:
+                bench = rehearsed_workbench(cell.recipe, lab.home, Path(scratch), compute=lab.compute, say=lab.say)
+            except VlcompressError as error:
+                failed[cell.name] = str(error)
+                continue
+            alike = str((cell.recipe.model, cell.recipe.data, cell.recipe.training))
+            if alike not in timed:
+                timed[alike] = seconds_of_a_training(bench)
+            seconds[cell.name] = timed[alike]
+    return seconds, failed
 
 
 def _text(done: Done, shown: Shown, folder: Path) -> str:

@@ -13,7 +13,7 @@ from vlcompress.pruning.allocation import parse_allocation, prune
 from vlcompress.pruning.criterion import Criterion, Random, parse_criterion
 from vlcompress.pruning.growth import grown
 from vlcompress.pruning.mask import Masks
-from vlcompress.pruning.mixture import Mixture
+from vlcompress.pruning.mixture import Mixture, reach_of
 from vlcompress.pruning.pattern import Pattern, Unstructured, parse_pattern
 from vlcompress.pruning.schedule import levels, parse_schedule
 from vlcompress.tickets.verdict import Verdict, judge
@@ -124,6 +124,9 @@ def control(bench: Workbench, seed: int, name: str, ticket: Row) -> Row:
     start: Start = "rewound" if bench.recipe.pruning.rewind_step else "theta0"
     if name == "random":
         pattern = parse_pattern(bench.recipe.pruning.pattern)
+        if isinstance(pattern, Mixture):  # whole units are rounded, maybe to more than its other weights can give
+            sizes = {name: mask.numel() for name, mask in masks.items()}
+            sparsity = min(sparsity, reach_of(pattern, sizes, bench.couplings))
         masks = pruned(bench, trained, bench.keep_all(), sparsity, pattern, Random(seed))
     else:
         start, order = STARTS[name], None if name == "reinit" else trained.permutation()

@@ -1,5 +1,6 @@
 """A run from recipe to ticket: open what the recipe names, run every arm, write ``run.json`` and ``ticket/``."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,24 +10,18 @@ import torch
 import vlcompress
 from vlcompress.artefacts import dumps, identity, read_json, write_file
 from vlcompress.data.pretraining import read_all_answers
-from vlcompress.data.sources import data_folder
+from vlcompress.data.sources import data_folder, is_there, place_of, smallest
 from vlcompress.data.tokenizer import SPECIAL_TOKENS, WordPiece
 from vlcompress.devices import CPU, Compute, computed_on
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family
-from vlcompress.models.language import language_part
 from vlcompress.models.registry import family_named
-from vlcompress.pruning.allocation import parse_allocation
-from vlcompress.pruning.criterion import parse_criterion
-from vlcompress.pruning.mixture import Mixture
-from vlcompress.pruning.pattern import parse_pattern
-from vlcompress.pruning.schedule import levels, parse_schedule
 from vlcompress.recipe import Recipe, parse_recipe
 from vlcompress.tasks.opening import check_labels, data_of, learned, open_data, scored
 from vlcompress.tasks.registry import task_of
 from vlcompress.tickets.card import ticket_card
+from vlcompress.tickets.checks import check_length, check_run
 from vlcompress.tickets.imp import Cell, run_cells, ticket_of
-from vlcompress.tickets.levers import check_levers
 from vlcompress.tickets.ticket import Ticket, save_ticket
 from vlcompress.tickets.workbench import Say, Workbench
 from vlcompress.training.loop import Progress
@@ -93,8 +88,7 @@ def find_ticket(
     if (run.folder / DOCUMENT).is_file():
         say(f"this recipe has been run: {run.folder}")
         return run
-    bench = open_workbench(recipe, home, compute=compute, say=say, progress=progress)
-    check_patterns(bench)
+    bench = checked_workbench(recipe, home, compute=compute, say=say, progress=progress)
     cells = run_cells(bench)
     _write_ticket(run, bench, cells)
     write_file(run.folder / DOCUMENT, dumps(_document(bench, cells)))
@@ -105,6 +99,75 @@ def run_name(recipe: Recipe, compute: Compute) -> str:
     """Name a run's folder: by its recipe, and by where it is computed unless that is the default."""
     said = compute.identity()
     return recipe.name() + (f"-{identity(said)[:6]}" if said else "")
+
+
+def rehearse(recipe: Recipe, home: Path, *, compute: Compute, say: Say = print) -> None:
+    """Refuse what `find_ticket` would refuse before its first training, and write nothing.
+
+    Args:
+        recipe: what is to be run.
+        home: folder for runs, trainings and built-in data.
+        compute: where to train and in what.
+        say: told what has no effect.
+
+    Raises:
+        VlcompressError: as `find_ticket`, with the same words.
+    """
+    run = Run(home / run_name(recipe, compute))
+    if (run.folder / DOCUMENT).is_file():
+        say(f"this recipe has been run: {run.folder}")
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        rehearsed_workbench(recipe, home, Path(scratch), compute=compute, say=say)
+
+
+def checked_workbench(
+    recipe: Recipe, home: Path, *, compute: Compute, say: Say = print, progress: Progress | None = None
+) -> Workbench:
+    """Open what a recipe names to train on, and refuse what cannot work: before built-in data is made for it.
+
+    Raises:
+        VlcompressError: anything in the recipe or the data that does not fit.
+    """
+    source = recipe.data.source
+    if not is_there(place_of(source, home, task=data_of(recipe.data.task)), source):
+        with tempfile.TemporaryDirectory() as scratch:
+            rehearsed_workbench(recipe, home, Path(scratch), compute=compute, say=lambda line: None)
+    bench = open_workbench(recipe, home, compute=compute, say=say, progress=progress)
+    check_run(bench)
+    check_length(bench)
+    return bench
+
+
+def rehearsed_workbench(recipe: Recipe, home: Path, scratch: Path, *, compute: Compute, say: Say = print) -> Workbench:
+    """Open what a recipe names, and refuse what cannot work, without writing under `home`.
+
+    Built-in data that has not been made yet is stood in for by the least of its kind, which has the same splits, labels
+    and words.
+
+    Args:
+        recipe: what is to be run.
+        home: folder for runs, trainings and built-in data.
+        scratch: folder for the data that stands in; the workbench is of use for as long as it is there.
+        compute: where to train and in what.
+        say: told what has no effect.
+
+    Raises:
+        VlcompressError: as `checked_workbench`; only a rewinding step beyond data that has not been made is not seen.
+    """
+    source, task = recipe.data.source, data_of(recipe.data.task)
+    place = place_of(source, home, task=task)
+    if is_there(place, source):
+        return checked_workbench(recipe, home, compute=compute, say=say)
+    small = recipe.override(data={"source": smallest(source)})
+    try:
+        data_folder(small.data.source, scratch, lambda line: None, task=task)
+        bench = open_workbench(small, scratch, compute=compute, say=say)
+        check_run(bench)
+    except VlcompressError as error:
+        stand_in = place_of(small.data.source, scratch, task=task)
+        raise VlcompressError(str(error).replace(str(stand_in), str(place))) from error
+    return bench
 
 
 def open_workbench(
@@ -181,29 +244,6 @@ def checkpoint_of(recipe: Recipe, family: Family) -> str | None:
             "give --checkpoint a folder, a file or a hub name, or 'none' for random weights"
         )
     return str(path)
-
-
-def check_patterns(bench: Workbench) -> None:
-    """Refuse what cannot work before hours are spent on it: pattern against every weight, schedule, names."""
-    pruning = bench.recipe.pruning
-    pattern = parse_pattern(pruning.pattern)
-    if isinstance(pattern, Mixture):
-        shapes = {name: bench.shapes[name] for name in bench.prunable.names}
-        pattern.check(shapes, bench.couplings, pruning.sparsity)
-    else:
-        for name in bench.prunable.names:
-            pattern.check(name, bench.shapes[name])
-    parse_allocation(pruning.allocation)
-    parse_criterion(pruning.criterion, 0)
-    check_levers(bench)
-    if not levels(parse_schedule(pruning.schedule), pruning.sparsity, pruning.rounds or None):
-        raise VlcompressError("sparsity 0 prunes nothing: give a fraction above 0, for example 0.5")
-    if "language" in pruning.controls:
-        language_part(bench.family)
-    if pruning.pattern == "unstructured" and "unstructured" in pruning.controls:
-        raise VlcompressError(
-            "control 'unstructured' is the ticket itself here: leave it out, or choose a block pattern"
-        )
 
 
 def newest_run(home: Path) -> Run:

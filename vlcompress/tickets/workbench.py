@@ -197,12 +197,16 @@ class Workbench:
         """Hash over names and bits of θ0."""
         return tensors_sha256(self.theta0)
 
+    @property
+    def language_model(self) -> str:
+        """Where the language model that θ'0 is of is read from; "" where it is made."""
+        return self.recipe.model.language or BERT.get((self.family.name, self.recipe.model.size), "")
+
     @cached_property
     def language(self) -> tuple[str, str]:
         """The language model that θ'0 is of, and its identity; made of the words of the training splits if need be."""
-        named = self.recipe.model.language or BERT.get((self.family.name, self.recipe.model.size), "")
-        if named:
-            return named, tensors_sha256(read_checkpoint(named))
+        if self.language_model:
+            return self.language_model, tensors_sha256(read_checkpoint(self.language_model))
         made = words_alone(
             self.family,
             self.config,
@@ -414,6 +418,14 @@ class Workbench:
         if trial.masks is not None and not trial.held:
             trial.masks.apply(model)
         return model
+
+    def check_start(self, start: Start) -> None:
+        """Build what a training starts from and let go of it.
+
+        Raises:
+            VlcompressError: weights that are not there, are damaged or do not fit the model.
+        """
+        self._initial(Trial(self.recipe.pruning.seeds[0], start=start))
 
     def model_of(self, trained: Trained) -> nn.Module:
         """Build a finished training's model on the device, in eval mode."""

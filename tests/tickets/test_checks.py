@@ -14,8 +14,8 @@ from vlcompress.pruning.criterion import parse_criterion
 from vlcompress.pruning.pattern import Block
 from vlcompress.pruning.permutation import Permutation
 from vlcompress.recipe import Recipe, default_recipe
+from vlcompress.tickets.checks import check_run
 from vlcompress.tickets.imp import run_cells
-from vlcompress.tickets.levers import check_levers
 from vlcompress.tickets.models import samples, score_task, ticket_model
 from vlcompress.tickets.run import find_ticket, open_workbench
 from vlcompress.tickets.ticket import load_ticket
@@ -181,7 +181,7 @@ def test_levers_without_effect_are_told(recipe: Recipe, tmp_path: Path) -> None:
     idle = recipe.override(pruning={"permutation": "neurons", "growth": "16x1"})
     bench = workbench(idle, tmp_path)
     bench.say = lines.append
-    check_levers(bench)
+    check_run(bench)
     assert lines == [
         "warning: pruning.growth '16x1' has no effect with pattern 'unstructured': it has no blocks",
         "warning: pruning.permutation 'neurons' has no effect with pattern 'unstructured': it cuts no blocks from what "
@@ -189,6 +189,51 @@ def test_levers_without_effect_are_told(recipe: Recipe, tmp_path: Path) -> None:
     ]
     folders = [cell.trained[0].folder.name for cell in run_cells(bench)]
     assert folders == [cell.trained[0].folder.name for cell in run_cells(workbench(recipe, tmp_path))]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "rounds", "told"), [("2:4", 1, 1), ("2:4", 0, 0), ("attention=head,ffn=2:4", 1, 1)]
+)
+def test_rounds_that_end_before_a_pattern_holds_are_told(
+    recipe: Recipe, tmp_path: Path, pattern: str, rounds: int, told: int
+) -> None:
+    lines: list[str] = []
+    sparsity = 0.5 if pattern == "2:4" else 0.4
+    bench = workbench(recipe.override(pruning={"pattern": pattern, "rounds": rounds, "sparsity": sparsity}), tmp_path)
+    bench.say = lines.append
+    check_run(bench)
+    assert [
+        line.startswith("warning: at sparsity 0.25 some groups of 4 weights keep more than 2") for line in lines
+    ] == [True] * told
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pruning": {"pattern": "2:4", "controls": ["random", "shuffle", "reinit", "unstructured"]}},
+        {
+            "pruning": {"pattern": "2:4", "criterion": "movement", "allocation": "modality"},
+            "training": {"distill": 1.0},
+        },
+        {"pruning": {"pattern": "attention=head,ffn=2:4", "sparsity": 0.486486, "controls": ["random"]}},
+        {
+            "pruning": {
+                "pattern": "attention=block:4x4,ffn=2:4",
+                "sparsity": 0.486486,
+                "permutation": "neurons+channels",
+            }
+        },
+    ],
+)
+def test_n_of_m_goes_with_controls_levers_and_mixtures(recipe: Recipe, tmp_path: Path, changes: dict) -> None:
+    bench = workbench(recipe.override(**changes), tmp_path)
+    check_run(bench)
+    cells = {(cell.arm, cell.round): cell.trained[0].masks() for cell in run_cells(bench)[1:]}
+    for (arm, number), masks in cells.items():
+        if number == 2 and arm != "unstructured":
+            for coupling in bench.couplings:
+                if coupling.kind == "neuron":
+                    assert (masks[coupling.consumer].view(-1, 4).sum(dim=1) == 2).all(), arm
 
 
 def test_a_ticket_in_the_checkpoints_order_speaks_of_none(recipe: Recipe, tmp_path: Path) -> None:

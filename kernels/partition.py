@@ -1,0 +1,227 @@
+"""How the steps of a product are shared among the programs of a launch.
+
+A program owns a panel of BLOCK_M rows of X and one part of the stream. Two ways to cut the stream in parts:
+
+- **between outputs**, at the stream's own cuts, for which outputs are dealt to parts longest first: nothing else to
+  do, but the longest output bounds the time;
+- **anywhere**, in parts that differ by one step at most: an output that a cut falls into is written in fp32 pieces,
+  which a second launch adds in the order of the stream, so every run gives the same bits.
+
+Splitting pays where the chip has more slots than whole outputs can fill evenly: few rows of X, or rows of W that differ
+much. `cheapest` prices each in bytes that a multiprocessor moves from L2, which is what bounds these tiles; `makespan`
+is what the choice is judged by. Neither has met a GPU.
+"""
+
+import heapq
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from vlcompress.kernels import configs
+from vlcompress.kernels.configs import KernelConfig
+from vlcompress.kernels.formats import BlockPattern
+from vlcompress.kernels.streams import Stream, part_counts, part_of
+
+START_STEPS = 2.0
+"""Estimate: steps of a multiprocessor that pass while a program fills its pipeline; twice as many where it is alone."""
+LAUNCH_BYTES = 80_000
+"""Estimate: what a multiprocessor moves from L2 during the 1.2 µs of a second launch, at 8.7 TB/s over 132 of them."""
+SHARED_PANEL_BYTES = 16 << 20
+"""Panels of X that are worked on together stay below this, a third of the L2 cache of an A100 or H100."""
+LEAST_STEPS = 2
+"""A part of fewer steps is all filling and no product."""
+MOST_WAVES = 4
+
+
+@dataclass(frozen=True)
+class Work:
+    """What there is to share.
+
+    Attributes:
+        m, k: rows and columns of X.
+        block: (OUT, RED), sides of a stored block over the output and over the reduction.
+        outputs: output blocks of a panel.
+        longest: for each count in ``part_counts(outputs)`` the steps of the longest part (streams.Stream).
+        itemsize: bytes of an element.
+    """
+
+    m: int
+    k: int
+    block: tuple[int, int]
+    outputs: int
+    longest: tuple[int, ...]
+    itemsize: int
+
+    @property
+    def entries(self) -> int:
+        """Steps of a panel."""
+        return self.longest[0]
+
+    def panels(self, rows: int) -> int:
+        """Number of panels of this many rows of X."""
+        return -(-self.m // rows)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One step of one program: X [rows, red] times a stored block [red, out]."""
+
+    rows: int
+    out: int
+    red: int
+    itemsize: int
+
+    @property
+    def step_bytes(self) -> int:
+        """What a step brings from L2 into shared memory."""
+        return (self.rows + self.out) * self.red * self.itemsize
+
+    @property
+    def cut_bytes(self) -> int:
+        """What a cut in an output costs: two pieces in fp32, each written and read."""
+        return 2 * 2 * 4 * self.rows * self.out
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where programs run: multiprocessors, and the programs that each of them holds (configs.programs_per_sm)."""
+
+    multiprocessors: int
+    resident: int
+
+    @property
+    def count(self) -> int:
+        """Programs that run at a time."""
+        return self.multiprocessors * self.resident
+
+
+@dataclass(frozen=True)
+class Partition:
+    """How a launch is cut.
+
+    Attributes:
+        parts: programs for each panel.
+        splits_outputs: whether cuts fall anywhere, so that pieces are left to be added.
+        group: panels whose programs run together, so that they share the longest parts first and the panels in L2.
+        cost: estimate of the bytes that the busiest multiprocessor moves, with what it waits for counted as bytes.
+    """
+
+    parts: int
+    splits_outputs: bool
+    group: int
+    cost: float = 0.0
+
+
+@lru_cache(maxsize=4096)
+def cheapest(
+    work: Work, config: KernelConfig, multiprocessors: int, shared_bytes: int
+) -> tuple[KernelConfig, Partition]:
+    """Choose how to share this work, and the configuration that suits it: fewer rows a program where outputs are split.
+
+    Args:
+        shared_bytes: shared memory that one program may have.
+    """
+    in_pieces = configs.for_pieces(config, work.block)
+    options = [(each.cost, config, each) for each in _options(work, config, multiprocessors, shared_bytes, False)]
+    options += [(each.cost, in_pieces, each) for each in _options(work, in_pieces, multiprocessors, shared_bytes, True)]
+    _, config, best = min(options, key=lambda option: option[0])
+    return config, best
+
+
+def slots_of(work: Work, config: KernelConfig, multiprocessors: int, shared_bytes: int, splits_outputs: bool) -> Slots:
+    """Return where the programs of a configuration run."""
+    resident = configs.programs_per_sm(config, work.block, work.itemsize, shared_bytes, splits_outputs)
+    return Slots(multiprocessors, resident)
+
+
+def tile_of(work: Work, config: KernelConfig) -> Tile:
+    """Return one step of a configuration."""
+    return Tile(config.block_m, *work.block, work.itemsize)
+
+
+def work_of(m: int, pattern: BlockPattern, stream: Stream, itemsize: int) -> Work:
+    """Return what there is to share when M rows of X meet a stream of a pattern."""
+    transposed = stream is pattern.transposed
+    (height, width), (n, k) = pattern.block, pattern.shape
+    block, outputs, reduced = ((width, height), k // width, n) if transposed else ((height, width), n // height, k)
+    return Work(m, reduced, block, outputs, stream.longest, itemsize)
+
+
+def part_steps(stream: Stream, outputs: int, cut: Partition) -> list[int]:
+    """Return the steps of each part, in the order in which a panel's programs start."""
+    if cut.splits_outputs:
+        return lengths(even_cuts(stream.entries, cut.parts))
+    return lengths(part_of(stream, outputs, cut.parts).tolist())
+
+
+def makespan(parts: Sequence[int], panels: int, group: int, slots: int) -> int:
+    """Return the steps of the busiest slot when each program goes to the slot that is free first.
+
+    Args:
+        parts: steps of each part, in the order in which programs start.
+    """
+    load = [0] * slots
+    for start in range(0, panels, group):
+        for steps in parts:
+            for _ in range(min(group, panels - start)):
+                heapq.heapreplace(load, load[0] + steps)
+    return max(load)
+
+
+def even_cuts(entries: int, parts: int) -> list[int]:
+    """Return the positions [parts + 1] of cuts anywhere, as the kernels compute them."""
+    return [entries * part // parts for part in range(parts + 1)]
+
+
+def lengths(cuts: Sequence[int]) -> list[int]:
+    """Return the steps of each part between consecutive cuts."""
+    return [end - begin for begin, end in itertools.pairwise(cuts)]
+
+
+def _options(
+    work: Work, config: KernelConfig, multiprocessors: int, shared_bytes: int, splits_outputs: bool
+) -> Iterator[Partition]:
+    """Yield one of the two ways to cut in each number of parts that may be best."""
+    slots = slots_of(work, config, multiprocessors, shared_bytes, splits_outputs)
+    tile, panels = tile_of(work, config), work.panels(config.block_m)
+    groups = -(-panels // max(1, SHARED_PANEL_BYTES // (config.block_m * work.k * work.itemsize)))
+    group = -(-panels // groups)
+    if splits_outputs:
+        for parts in _split_counts(work.entries, panels, slots.count):
+            yield Partition(parts, True, group, _split_cost(work.entries, panels, parts, tile, slots))
+    else:
+        for parts, longest in zip(part_counts(work.outputs), work.longest, strict=True):
+            steps = _whole_steps(work, panels, parts, longest, groups, slots.count)
+            waves = -(-panels * parts // slots.count)
+            cost = (slots.resident * steps + waves * start_steps(slots)) * tile.step_bytes
+            yield Partition(parts, False, group, cost)
+
+
+def _split_counts(entries: int, panels: int, slots: int) -> list[int]:
+    """Return the counts that fill one, two, ... waves, of parts that are worth starting."""
+    counts = {min(entries // LEAST_STEPS, waves * slots // panels) for waves in range(1, MOST_WAVES + 1)}
+    return [count for count in sorted(counts) if count > 1]
+
+
+def _whole_steps(work: Work, panels: int, parts: int, longest: int, groups: int, slots: int) -> float:
+    """Estimate the steps of the busiest slot for cuts between outputs."""
+    programs, mean = panels * parts, work.entries / parts
+    waves = -(-programs // slots)
+    if parts < work.outputs:
+        return float(waves * longest)
+    # Parts start longest first within a group of panels, so the short ones fill the gaps that the long ones leave.
+    gap = 0.75 * mean if groups == 1 else longest
+    return max(float(longest), min(waves * mean, programs * mean / slots + gap))
+
+
+def _split_cost(entries: int, panels: int, parts: int, tile: Tile, slots: Slots) -> float:
+    """Estimate the bytes of the busiest multiprocessor for cuts anywhere, with pieces and the launch that adds them."""
+    waves, steps = -(-panels * parts // slots.count), -(-entries // parts)
+    products = (slots.resident * steps + start_steps(slots)) * tile.step_bytes
+    return waves * (products + slots.resident * tile.cut_bytes) + LAUNCH_BYTES
+
+
+def start_steps(slots: Slots) -> float:
+    """Return the steps that a wave of programs waits for its first tiles."""
+    return START_STEPS * 2 / min(2, slots.resident)
