@@ -158,7 +158,8 @@ def _alignment(build: Build, names: list[str]) -> dict[tuple[int, ...], list[lis
 
 def _epilogue(activation: str, dtype: torch.dtype, residual: bool) -> dict[str, Any]:
     code = activation_code(activation, dtype)
-    return {"HAS_BIAS": True, "HAS_RESIDUAL": residual, "ACTIVATION": code, "HARDWARE_TANH": True}
+    hardware = dtype != torch.float32
+    return {"HAS_BIAS": True, "HAS_RESIDUAL": residual, "ACTIVATION": code, "HARDWARE_TANH": hardware}
 
 
 def _sides(block: tuple[int, int], transposed: bool) -> dict[str, int]:
