@@ -51,7 +51,7 @@ def activate(z, ACTIVATION: tl.constexpr, HARDWARE_TANH: tl.constexpr):
     elif ACTIVATION == 3:
         z = 0.5 * z * (1.0 + tanh(z * _SQRT_2_OVER_PI * (1.0 + 0.044715 * z * z), HARDWARE_TANH))
     elif ACTIVATION == 4:
-        z = tl.maximum(z, 0.0)
+        z = tl.where(z < 0.0, 0.0, z)  # not maximum, which would make a 0 of NaN
     return z
 
 

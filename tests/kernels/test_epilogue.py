@@ -28,3 +28,11 @@ def test_fitted_gelu_is_within_its_bound(reach: float, interpreted: Any) -> None
     activate_all[(1,)](z, y, SIZE=65536, ACTIVATION=2)
     assert float((y.double() - torch.nn.functional.gelu(z.double())).abs().max()) < 2.6e-5
     assert float(y[-1]) == reach
+
+
+def test_relu_passes_nan_on(interpreted: Any) -> None:
+    z = torch.tensor([float("nan"), -1.0, 0.0, 2.0] * 16)
+    y = torch.empty_like(z)
+    activate_all[(1,)](z, y, SIZE=64, ACTIVATION=4)
+    assert torch.equal(y.isnan(), z.isnan())
+    torch.testing.assert_close(y, torch.relu(z), equal_nan=True)
