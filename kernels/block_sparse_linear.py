@@ -193,7 +193,12 @@ def no_triton_because(device: torch.device, dtype: torch.dtype, weight: BlockSpa
         return f"there is no kernel for {dtype}"
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"it needs CUDA tensors, not {device.type} ones"
-    return no_stream_because(weight.shape, weight.block)
+    why = no_stream_because(weight.shape, weight.block)
+    if why is None and device.type == "cuda":
+        from vlcompress.kernels import launch
+
+        return launch.refusal(device, dtype, weight.block)
+    return why
 
 
 @torch.library.custom_op("vlcompress::block_sparse_product", mutates_args=())

@@ -133,6 +133,27 @@ def fit(config: KernelConfig, block: tuple[int, int], itemsize: int, shared_byte
     return config
 
 
+EXACT_SIDE = 64
+"""Most rows of an exact fp32 tile, and the largest side of its block on sm_90 and later, where three TF32 products need
+twice the registers for their operands: wider ones spill."""
+
+
+def no_exact_because(table: str, block: tuple[int, int]) -> str | None:
+    """Say why fp32 cannot be multiplied exactly (without TF32) in such blocks; None if it can."""
+    if arch_of(table) == "sm_80" or max(block) <= EXACT_SIDE:
+        return None
+    return (
+        f"exact fp32 products in blocks of {block[0]}x{block[1]} spill registers on {arch_of(table)}: prune in sides "
+        f"of at most {EXACT_SIDE}, or compute in tf32 or bf16"
+    )
+
+
+def exact(config: KernelConfig, block: tuple[int, int]) -> KernelConfig:
+    """The configuration for exact fp32: few enough rows not to spill."""
+    block_m = min(config.block_m, EXACT_SIDE)
+    return replace(config, block_m=block_m, warps=warps_for(block_m, block))
+
+
 def for_pieces(config: KernelConfig, block: tuple[int, int]) -> KernelConfig:
     """The configuration for splitting outputs: fewer rows where storing pieces would take too many registers."""
     most = PIECE_ACCUMULATORS * 32 * config.warps
@@ -183,8 +204,14 @@ def load_table(table: str) -> tuple[Entry, ...]:
 
 def table_path(table: str) -> Path:
     """The file that :func:`load_table` reads."""
-    folders = (Path(os.environ.get(TABLES_VARIABLE, TABLES)), TABLES)
-    paths = (folder / f"{name}.json" for folder in folders for name in (table, arch_of(table)))
+    return _table_path(table, os.environ.get(TABLES_VARIABLE))
+
+
+@lru_cache
+def _table_path(table: str, folder: str | None) -> Path:
+    """Look for the file once: a launch has no time for the file system."""
+    folders = (TABLES if folder is None else Path(folder), TABLES)
+    paths = (one / f"{name}.json" for one in folders for name in (table, arch_of(table)))
     return next(path for path in paths if path.exists())
 
 
@@ -214,6 +241,7 @@ def write_table(path: Path, table: str, entries: Iterable[Entry], origin: dict[s
     temporary.write_text(f'{head[:-2]},\n "entries": [\n{body}\n ]\n}}\n')
     temporary.replace(path)
     read_table.cache_clear()
+    _table_path.cache_clear()
 
 
 def _entry(row: dict[str, Any]) -> Entry:

@@ -6,7 +6,8 @@ without Triton. Nothing here waits for the device or copies from it: a call can 
 Legend: M rows of X, N out features, K in features, R x C block, nnz stored blocks.
 """
 
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +16,7 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from vlcompress.kernels import configs, triton_gradient, triton_pieces, triton_pointer, triton_tma
+from vlcompress.kernels import configs, interpreter, triton_gradient, triton_pieces, triton_pointer, triton_tma
 from vlcompress.kernels.configs import KernelConfig
 from vlcompress.kernels.partition import Partition, Work, cheapest
 from vlcompress.kernels.streams import cut_offset
@@ -24,8 +25,21 @@ from vlcompress.kernels.triton_epilogue import activation_code
 INTERPRETED = not isinstance(triton_tma.stream_tma, triton.runtime.jit.JITFunction)
 """Whether Triton runs these kernels in its interpreter, on CPU tensors (TRITON_INTERPRET=1 when they were imported)."""
 
+if INTERPRETED:
+    interpreter.mend()
+
+UNFENCED = tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 7)
+"""Whether this Triton leaves out the fence between asynchronous copies and the matrix units of sm_90 and later.
+
+Without it wgmma may read a tile before cp.async has written it (seen in the PTX of 3.6: no `fence.proxy.async` in
+kernels that read by pointers; TMA needs none). Loads that pass through registers are fenced, so there those kernels run
+with a single stage, and few rows go by TMA.
+"""
+
 PROGRAMS_PER_SM = 2
 GRADIENT_ROWS = 64
+FENCED_ROWS = 64
+"""Rows a program of few rows that go by TMA: what a wgmma takes."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,13 @@ def run(
         out_MN: contiguous [M, N] to write to; by default a new tensor.
         cut: how the work is shared; by default what is cheapest, for which rows a program may be halved.
     """
+    with on_device_of(product.x):
+        return _run(product, activation, config, out_MN, cut)
+
+
+def _run(
+    product: Product, activation: str, config: KernelConfig | None, out_MN: Tensor | None, cut: Partition | None
+) -> Tensor:
     config = fitted(config or table_config(product), product)
     if cut is None:
         config, cut = cheapest_cut(product, config)
@@ -98,15 +119,20 @@ def run(
 
 def values_gradient(dy_MN: Tensor, x_MK: Tensor, row: Tensor, col: Tensor, block: tuple[int, int]) -> Tensor:
     """dYᵀ X at the stored blocks, [nnz, R, C] in X's dtype."""
+    with on_device_of(x_MK):
+        return _values_gradient(dy_MN, x_MK, row, col, block)
+
+
+def _values_gradient(dy_MN: Tensor, x_MK: Tensor, row: Tensor, col: Tensor, block: tuple[int, int]) -> Tensor:
     nnz, m = row.numel(), x_MK.shape[0]
     wanted = PROGRAMS_PER_SM * multiprocessors(x_MK.device)
     split = max(1, min(8, wanted // nnz, triton.cdiv(m, GRADIENT_ROWS)))
     partial = torch.empty(split, nnz, *block, dtype=torch.float32, device=x_MK.device)
-    large = block[0] * block[1] > 8192
+    large, stages = block[0] * block[1] > 8192, 1 if _unfenced(x_MK.device) else 3
     triton_gradient.values_gradient[(nnz, split)](
         dy_MN, x_MK, row, col, partial, m, nnz, dy_MN.stride(0), x_MK.stride(0),
-        SPLIT=split, BLOCK_T=32 if large else GRADIENT_ROWS, R=block[0], C=block[1], PRECISION=precision(x_MK.dtype),
-        STAGES=3, num_warps=8 if large else 4, num_stages=3,
+        SPLIT=split, BLOCK_T=32 if large else GRADIENT_ROWS, R=block[0], C=block[1],
+        PRECISION=precision(x_MK.dtype, x_MK.device), STAGES=stages, num_warps=8 if large else 4, num_stages=stages,
     )  # fmt: skip
     return (partial[0] if split == 1 else partial.sum(0)).to(x_MK.dtype)
 
@@ -122,9 +148,15 @@ def table_config(product: Product) -> KernelConfig:
 
 def fitted(config: KernelConfig, product: Product) -> KernelConfig:
     """The configuration as this product can run it: by pointers where TMA cannot read X, with stages that fit."""
+    device = product.x.device
+    if config.kernel == "small" and _unfenced(device):
+        config = KernelConfig("tma", FENCED_ROWS, configs.warps_for(FENCED_ROWS, product.block), config.stages)
     if config.kernel == "tma" and not _tma_reads(product):
         config = KernelConfig("pointer", config.block_m, config.warps, config.stages)
-    return configs.fit(config, product.block, product.x.element_size(), shared_bytes(product.x.device))
+    if not INTERPRETED and precision(product.x.dtype, device) != "tf32":
+        config = configs.exact(config, product.block)
+    config = configs.fit(config, product.block, product.x.element_size(), shared_bytes(device))
+    return replace(config, stages=1) if config.kernel == "pointer" and _unfenced(device) else config
 
 
 def cheapest_cut(product: Product, config: KernelConfig) -> tuple[KernelConfig, Partition]:
@@ -134,9 +166,39 @@ def cheapest_cut(product: Product, config: KernelConfig) -> tuple[KernelConfig, 
     return cheapest(work, config, multiprocessors(x.device), shared_bytes(x.device))
 
 
-def precision(dtype: torch.dtype) -> str:
-    """How fp32 tiles are multiplied: in TF32 where torch's own setting lets dense products do so, else exactly."""
-    return "ieee" if dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest" else "tf32"
+def precision(dtype: torch.dtype, device: torch.device) -> str:
+    """How tiles are multiplied (only fp32 has a choice).
+
+    In TF32 where torch's own setting lets dense products do so; else by three TF32 products, which keep the float32
+    mantissa up to its last bits, on sm_90 and later: exact products there have no matrix instruction and spill
+    kilobytes a thread. sm_80 multiplies exactly without spilling.
+    """
+    if dtype != torch.float32 or allows_tf32():
+        return "tf32"
+    return "ieee" if INTERPRETED or configs.arch_of(table_of(device)) == "sm_80" else "tf32x3"
+
+
+def refusal(device: torch.device, dtype: torch.dtype, block: tuple[int, int]) -> str | None:
+    """Say why no kernel takes this dtype in these blocks on a CUDA device; None if one does."""
+    if dtype != torch.float32 or allows_tf32():
+        return None
+    return configs.no_exact_because(table_of(device), block)
+
+
+def allows_tf32() -> bool:
+    """Whether torch lets float32 products run in TF32; it refuses to read its older setting once the newer is used."""
+    try:
+        return torch.get_float32_matmul_precision() != "highest"
+    except RuntimeError:
+        matmul: Any = torch.backends.cuda.matmul
+        return bool(matmul.fp32_precision == "tf32")
+
+
+def on_device_of(x: Tensor) -> AbstractContextManager[object]:
+    """Make x's device the current one: Triton launches there, whatever device its arguments are on."""
+    if x.device.type != "cuda" or x.device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(x.device)
 
 
 @lru_cache
@@ -161,6 +223,10 @@ def shared_bytes(device: torch.device) -> int:
     return int(triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"])
 
 
+def _unfenced(device: torch.device) -> bool:
+    return UNFENCED and not INTERPRETED and configs.arch_of(table_of(device)) != "sm_80"
+
+
 def _tma_reads(product: Product) -> bool:
     """Whether the copy engine can read X and the values: it wants bases and rows at multiples of 16 bytes."""
     x = product.x
@@ -180,7 +246,8 @@ def _epilogue(product: Product, activation: str) -> dict[str, Any]:
         "HAS_BIAS": product.bias is not None,
         "HAS_RESIDUAL": product.residual is not None,
         "ACTIVATION": activation_code(activation, product.x.dtype),
-        "HARDWARE_TANH": not INTERPRETED,
+        # tanh.approx is within 2^-11: more than fp32 outputs may lose.
+        "HARDWARE_TANH": not INTERPRETED and product.x.dtype != torch.float32,
     }
 
 
@@ -198,7 +265,7 @@ def _run_tma(
         TensorDescriptor.from_tensor(y_MN, [config.block_m, out]), pieces,
         product.longest[0], cut.parts, cut.group, x.shape[0], _or(product.residual, y_MN).stride(0),
         BLOCK_M=config.block_m, OUT=out, RED=red, TRANSPOSED=product.transposed,
-        **_epilogue(product, activation), SPLITS_OUTPUTS=cut.splits_outputs, PRECISION=precision(x.dtype),
+        **_epilogue(product, activation), SPLITS_OUTPUTS=cut.splits_outputs, PRECISION=precision(x.dtype, x.device),
         STAGES=config.stages, num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
 
@@ -214,7 +281,7 @@ def _run_pointer(
         x.stride(0), residual.stride(0), product.values.shape[0],
         BLOCK_M=config.block_m, **_sides(product), **_epilogue(product, activation),
         EVEN_M=x.shape[0] % config.block_m == 0, SWAPPED=config.kernel == "small", SPLITS_OUTPUTS=cut.splits_outputs,
-        PRECISION=precision(x.dtype), STAGES=config.stages, num_warps=config.warps, num_stages=config.stages,
+        PRECISION=precision(x.dtype, x.device), STAGES=config.stages, num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
 
 

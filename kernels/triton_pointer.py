@@ -94,7 +94,9 @@ def stream_pointer(
         else:
             x = tl.load(x_at, mask=row_ok, other=0.0)
         stored = slot(entry)
-        w = tl.load(w_tile + stored.to(tl.int64) * (OUT * RED), mask=stored < nnz, other=0.0)
+        w_at = w_tile + stored.to(tl.int64) * (OUT * RED)
+        # Spread over the tile: Triton 3.9's interpreter refuses a scalar mask, and the machine code is the same.
+        w = tl.load(w_at, mask=tl.full((RED, OUT), stored, tl.int32) < nnz, other=0.0)
         ahead = tl.load(walk_ptr + i + 1)
         if SWAPPED:
             acc = tl.dot(tl.trans(w), tl.trans(x), acc, input_precision=PRECISION)

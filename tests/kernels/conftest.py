@@ -1,11 +1,6 @@
 """Kernel tests run in Triton's interpreter, on the CPU, with poisoned memory.
 
-The interpreter is chosen when a kernel module is imported, so this file sets it before any test imports one. Two of its
-defects are mended:
-
-- ``tl.dot`` of bf16 tiles multiplies the raw bit patterns, without an error (triton-lang/triton#11584). Widening the
-  operands to fp32 is what the tensor cores do: the products are exact there, only the order of the sums differs.
-- ``range`` over a Triton scalar fails with NumPy 2.4 and Triton 3.6.
+The interpreter is chosen when a kernel module is imported, so this file sets it before any test imports one.
 """
 
 import importlib.util
@@ -19,34 +14,6 @@ from torch import Tensor
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 os.environ["TRITON_INTERPRET"] = "1"
-
-
-def _mend_interpreter() -> None:
-    import numpy as np
-    import triton.language as tl
-    from triton.runtime import interpreter
-
-    create_dot = interpreter.InterpreterBuilder.create_dot
-    patch_tensor = interpreter._patch_lang_tensor
-
-    def widened(operand: Any) -> Any:
-        if operand.dtype.scalar != tl.bfloat16:
-            return operand
-        return interpreter.TensorHandle((operand.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
-
-    def dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
-        return create_dot(self, widened(a), widened(b), *rest)
-
-    def patched(tensor: Any, scope: Any) -> None:
-        patch_tensor(tensor, scope)
-        tensor.__index__ = lambda self: int(np.asarray(self.handle.data).reshape(-1)[0])
-
-    interpreter.InterpreterBuilder.create_dot = dot
-    interpreter._patch_lang_tensor = patched
-
-
-if HAS_TRITON:
-    _mend_interpreter()
 
 
 @pytest.fixture
