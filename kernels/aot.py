@@ -7,12 +7,14 @@ that TMA transfers and barriers behave at run time.
     python -m vlcompress.kernels.aot            the table of machine-code facts, in Markdown
     python -m vlcompress.kernels.aot --json     the same as JSON
     python -m vlcompress.kernels.aot --readme   writes the table into README.md, between its markers
+    python -m vlcompress.kernels.aot --all [N]  every (N-th) configuration of all tables and rules, and what is wrong
 """
 
+import itertools
 import json
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,18 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vlcompress.kernels import triton_gradient, triton_pieces, triton_pointer, triton_tma
+from vlcompress.kernels import configs, triton_gradient, triton_pieces, triton_pointer, triton_tma
+from vlcompress.kernels.configs import KernelConfig
 from vlcompress.kernels.errors import KernelInputError
-from vlcompress.kernels.machine_code import MachineCode, read_machine_code
+from vlcompress.kernels.launch import UNFENCED
+from vlcompress.kernels.machine_code import (
+    MachineCode,
+    matrix_instructions,
+    read_machine_code,
+    registers_and_spills,
+    unfenced_products,
+)
+from vlcompress.kernels.streams import BLOCK_SIDES
 from vlcompress.kernels.triton_epilogue import activation_code
 
 README = Path(__file__).parent / "README.md"
@@ -125,9 +136,11 @@ def values_gradient(block: tuple[int, int], split: int = 2, dtype: torch.dtype =
         "col_ptr": "*i32",
         "partial_ptr": "*fp32",
     } | dict.fromkeys(("M", "nnz", "stride_dym", "stride_xm"), "i32")
-    constexprs = {"SPLIT": split, "BLOCK_T": 64, "R": block[0], "C": block[1], "PRECISION": "tf32", "STAGES": 3}
+    large = block[0] * block[1] > 8192
+    tile = {"BLOCK_T": 32 if large else 64, "R": block[0], "C": block[1]}
+    constexprs = {"SPLIT": split, "PRECISION": "tf32", "STAGES": 3} | tile
     divisible = frozenset({"stride_dym", "stride_xm"})
-    return Build(triton_gradient.values_gradient, signature, constexprs, 4, 3, divisible)
+    return Build(triton_gradient.values_gradient, signature, constexprs, 8 if large else 4, 3, divisible)
 
 
 def compile_for(build: Build, arch: int) -> Any:
@@ -169,12 +182,21 @@ def _sides(block: tuple[int, int], transposed: bool) -> dict[str, int]:
     return {"OUT": height, "RED": width, "STRIDE_OUT": width, "STRIDE_RED": 1}
 
 
+def exactly(arch: int, build: Build) -> Build:
+    """Return a build of fp32 as it is multiplied where torch does not allow TF32."""
+    return replace(build, constexprs={**build.constexprs, "PRECISION": "ieee" if arch == 80 else "tf32x3"})
+
+
 CASES: dict[str, tuple[int, Build]] = {
     "sm_90 TMA 64x64, 128 rows, GELU": (90, stream_tma((64, 64), 128, 4, 4, "gelu")),
     "sm_90 TMA 64x64, 64 rows, GELU": (90, stream_tma((64, 64), 64, 4, 4, "gelu")),
     "sm_90 TMA 128x64, 128 rows, GELU": (90, stream_tma((128, 64), 128, 8, 4, "gelu")),
     "sm_90 TMA 64x64, 128 rows, residual": (90, stream_tma((64, 64), 128, 4, 4, residual=True)),
     "sm_90 TMA 32x32, 128 rows": (90, stream_tma((32, 32), 128, 4, 4)),
+    "sm_90 TMA 64x64, 64 rows, fp32 in three TF32": (
+        90,
+        exactly(90, stream_tma((64, 64), 64, 4, 3, "gelu", dtype=torch.float32)),
+    ),
     "sm_90 TMA 64x64, 128 rows, fp32 with erf": (90, stream_tma((64, 64), 128, 4, 3, "gelu", dtype=torch.float32)),
     "sm_90 TMA 64x64, 128 rows, dX": (90, stream_tma((64, 64), 128, 4, 4, transposed=True)),
     "sm_90 pointer 64x64, 64 rows": (90, stream_pointer((64, 64), 64, 4, 4, "gelu")),
@@ -194,9 +216,103 @@ CASES: dict[str, tuple[int, Build]] = {
 }
 
 
+def as_launched(arch: int, build: Build) -> Build:
+    """Return a build as this Triton's launcher would start it: with one stage where copies would not be fenced."""
+    by_pointers = build.kernel in (triton_pointer.stream_pointer, triton_gradient.values_gradient)
+    if not (UNFENCED and by_pointers and arch >= 90):
+        return build
+    return replace(build, stages=1, constexprs={**build.constexprs, "STAGES": 1})
+
+
+KINDS = ((torch.bfloat16, False), (torch.float16, False), (torch.float32, False), (torch.float32, True))
+"""Every dtype, and whether float32 is multiplied exactly (no TF32)."""
+
+
+def configurations(arch: str) -> dict[str, Build]:
+    """Return every build that the tables and rules of an arch can lead to, by what it is.
+
+    That is: each block, dtype and precision; forward with bias and GELU, the heaviest epilogue that layers use, and dX;
+    outputs whole and split; by TMA, and by pointers where X is not aligned for it; and dW.
+    """
+    found, number = {}, int(arch.removeprefix("sm_"))
+    for block, kind in itertools.product(itertools.product(BLOCK_SIDES, BLOCK_SIDES), KINDS):
+        dtype, exact = kind
+        if exact and configs.no_exact_because(arch, block) is not None:
+            continue
+        builds = dict(_products(arch, block, dtype, exact)) | {"dW": values_gradient(block, dtype=dtype)}
+        for what, build in builds.items():
+            name = f"{arch} {block[0]}x{block[1]}, {'exact' if exact else TRITON_TYPES[dtype]}, {what}"
+            found[name] = as_launched(number, exactly(number, build) if exact else build)
+    return found
+
+
+def _products(arch: str, block: tuple[int, int], dtype: torch.dtype, exact: bool) -> Iterator[tuple[str, Build]]:
+    """Yield the products whose step multiplies by a tile [RED, OUT] with these (OUT, RED) sides."""
+    for config, splits, transposed in itertools.product(_choices(arch, block), (False, True), (False, True)):
+        config = configs.exact(config, block) if exact else config
+        config = configs.fit(config, block, dtype.itemsize, configs.SHARED_BYTES[arch])
+        config = configs.for_pieces(config, block) if splits else config
+        tile = (block[::-1] if transposed else block, config.block_m, config.warps, config.stages)
+        activation = "none" if transposed else "gelu"
+        if config.kernel == "tma":
+            build = stream_tma(*tile, activation, transposed, dtype, splits=splits)
+        else:
+            swapped = config.kernel == "small"
+            build = stream_pointer(*tile, activation, transposed, dtype, False, swapped, splits)
+        shape = f"{config.kernel} {config.block_m} rows, {config.warps} warps, {config.stages} stages"
+        yield shape + transposed * ", dX" + splits * ", split", build
+
+
+def _choices(arch: str, block: tuple[int, int]) -> list[KernelConfig]:
+    """What the tables and the rule of thumb say for a block on an arch, and the stand-ins where TMA cannot read X."""
+    tables = [name for name in (arch, *configs.CHIP_TABLES.values()) if configs.arch_of(name) == arch]
+    chosen = {
+        configs.rule_of_thumb(arch, block, m) for m in (16, configs.SMALL_M, configs.MEDIUM_M - 1, configs.MEDIUM_M)
+    }
+    chosen |= {entry.config for name in tables for entry in configs.load_table(name) if entry.block == block}
+    return sorted(chosen | {replace(each, kernel="pointer") for each in chosen if each.kernel == "tma"}, key=str)
+
+
+def what_is_wrong(arch: str, build: Build) -> str | None:
+    """Compile a build; return what its machine code does that it must not do, None where all is well."""
+    compiled = compile_for(build, int(arch.removeprefix("sm_")))
+    spilled, shared = registers_and_spills(compiled)[1], int(compiled.metadata.shared)
+    unit, matrix = _matrix_unit(arch, build), matrix_instructions(compiled.asm["ptx"])
+    checks = {
+        f"{spilled} bytes spilled": spilled > 0,
+        f"{shared} bytes of shared memory": shared > configs.SHARED_BYTES[arch],
+        "products not fenced": unfenced_products(compiled.asm["ptx"]) > 0,
+        f"{matrix} for {unit}": unit is not None and not all(name.startswith(unit) for name in matrix or ("none",)),
+    }
+    return "; ".join(what for what, wrong in checks.items() if wrong) or None
+
+
+def _matrix_unit(arch: str, build: Build) -> str | None:
+    """The matrix instruction that a build should use; None where it has no choice but to do without the newest."""
+    known = build.constexprs
+    rows = known["OUT" if known.get("SWAPPED") else "BLOCK_M"] if "BLOCK_M" in known else known["R"]
+    if known["PRECISION"] == "ieee" or (arch != "sm_80" and rows < 64):
+        return None
+    return {"sm_80": "mma.sync", "sm_90": "wgmma", "sm_100": "tcgen05"}[arch]
+
+
+def check_all(every: int = 1) -> dict[str, str]:
+    """Compile every n-th configuration of every arch; return what is wrong, by configuration."""
+    wrong = {}
+    for arch in configs.ARCHS:
+        for name, build in itertools.islice(configurations(arch).items(), 0, None, every):
+            what = what_is_wrong(arch, build)
+            if what is not None:
+                print(f"{name}: {what}", file=sys.stderr, flush=True)
+                wrong[name] = what
+    return wrong
+
+
 def facts() -> dict[str, MachineCode]:
     """The machine-code facts of every case."""
-    return {name: read_machine_code(compile_for(build, arch)) for name, (arch, build) in CASES.items()}
+    return {
+        name: read_machine_code(compile_for(as_launched(arch, build), arch)) for name, (arch, build) in CASES.items()
+    }
 
 
 def table(found: Mapping[str, MachineCode]) -> str:
@@ -228,6 +344,10 @@ def write_readme(text: str) -> None:
 
 def main(arguments: list[str]) -> None:
     """The command line of this module."""
+    if "--all" in arguments:
+        every = int(arguments[-1]) if arguments[-1].isdigit() else 1
+        print(json.dumps(check_all(every), indent=1))
+        return
     found = facts()
     if "--json" in arguments:
         print(json.dumps({"triton": triton.__version__, "facts": {k: asdict(v) for k, v in found.items()}}))

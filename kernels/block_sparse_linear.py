@@ -48,7 +48,7 @@ def block_sparse_linear(
     Args:
         x: [..., K], fp32 (multiplied as TF32 where torch's ``set_float32_matmul_precision`` allows it for dense
         products),
-            bf16 or fp16, with any strides.
+            bf16 or fp16, with any strides. Under ``torch.autocast`` all operands are cast as those of F.linear are.
         weight: [N, K] in blocks, of x's dtype and on its device.
         bias_N: [N] or None.
         activation: one of ``naive.ACTIVATIONS``. "gelu" is the exact form in fp32; in bf16 and fp16 the Triton
@@ -64,8 +64,11 @@ def block_sparse_linear(
     Raises:
         KernelInputError: shapes, dtypes, devices or names that do not fit, before anything is launched.
     """
-    check_call(x, weight, bias_N, activation, residual, backend)
-    backend = resolve_backend(backend, x, weight)
+    if x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, bias_N, residual = (_cast(tensor, dtype) for tensor in (x, bias_N, residual))
+        weight = BlockSparseWeight(_cast(weight.values, dtype), weight.pattern)
+    backend = check_call(x, weight, bias_N, activation, residual, backend)
     n_out, n_in = weight.shape
     y_MN: Tensor = _operators.block_sparse_product(
         x.reshape(-1, n_in),
@@ -125,8 +128,8 @@ def check_call(
     activation: str,
     residual: Tensor | None,
     backend: str,
-) -> None:
-    """Refuse a call that cannot be right, at the price of a few attribute reads.
+) -> str:
+    """Refuse a call that cannot be right, at the price of a few attribute reads; return the backend that runs it.
 
     What the indices say was checked when the weight was built, where it costs no wait for the device.
 
@@ -146,10 +149,16 @@ def check_call(
         raise KernelInputError(f"bias has shape {list(bias_N.shape)}: it must be [{n_out}], the weight's N")
     if residual is not None and residual.shape != (*x.shape[:-1], n_out):
         raise KernelInputError(f"residual has shape {list(residual.shape)}: it must be {[*x.shape[:-1], n_out]}")
-    resolve_backend(backend, x, weight)
+    backend = resolve_backend(backend, x, weight)
     others = {"weight": weight.values, "bias": bias_N, "residual": residual, "pattern": weight.pattern.col}
     for name, tensor in others.items():
         _check_like(name, tensor, x)
+    return backend
+
+
+def _cast(tensor: Any, dtype: torch.dtype) -> Any:
+    """Return a tensor as autocast passes it on: what is no float, and float64, it leaves alone."""
+    return tensor if tensor is None or tensor.dtype not in TRITON_DTYPES else tensor.to(dtype)
 
 
 def _check_name(kind: str, value: str, allowed: Sequence[str]) -> None:
@@ -194,11 +203,15 @@ def no_triton_because(device: torch.device, dtype: torch.dtype, weight: BlockSpa
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"it needs CUDA tensors, not {device.type} ones"
     why = no_stream_because(weight.shape, weight.block)
-    if why is None and device.type == "cuda":
-        from vlcompress.kernels import launch
+    return _no_precision_because(device, dtype, weight.block) if why is None and device.type == "cuda" else why
 
-        return launch.refusal(device, dtype, weight.block)
-    return why
+
+@torch.compiler.assume_constant_result  # type: ignore[no-untyped-call,untyped-decorator]
+def _no_precision_because(device: torch.device, dtype: torch.dtype, block: tuple[int, int]) -> str | None:
+    """As `launch.refusal`, which torch.compile cannot trace."""
+    from vlcompress.kernels import launch
+
+    return launch.refusal(device, dtype, block)
 
 
 @torch.library.custom_op("vlcompress::block_sparse_product", mutates_args=())

@@ -6,6 +6,7 @@ without Triton. Nothing here waits for the device or copies from it: a call can 
 Legend: M rows of X, N out features, K in features, R x C block, nnz stored blocks.
 """
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -40,6 +41,8 @@ PROGRAMS_PER_SM = 2
 GRADIENT_ROWS = 64
 FENCED_ROWS = 64
 """Rows a program of few rows that go by TMA: what a wgmma takes."""
+MOST_PLANS = 4096
+_plans: dict[tuple[object, ...], tuple[KernelConfig, Partition]] = {}
 
 
 @dataclass(frozen=True)
@@ -103,9 +106,12 @@ def run(
 def _run(
     product: Product, activation: str, config: KernelConfig | None, out_MN: Tensor | None, cut: Partition | None
 ) -> Tensor:
-    config = fitted(config or table_config(product), product)
-    if cut is None:
-        config, cut = cheapest_cut(product, config)
+    if config is None and cut is None:
+        config, cut = planned(product)
+    else:
+        config = fitted(config or table_config(product), product)
+        if cut is None:
+            config, cut = cheapest_cut(product, config)
     y_MN = product.x.new_empty(product.x.shape[0], product.out_features) if out_MN is None else out_MN
     pieces = product.x.new_empty(
         (cut.parts, 2, y_MN.shape[0], product.block[0]) if cut.splits_outputs else 0, dtype=torch.float32
@@ -126,7 +132,7 @@ def values_gradient(dy_MN: Tensor, x_MK: Tensor, row: Tensor, col: Tensor, block
 def _values_gradient(dy_MN: Tensor, x_MK: Tensor, row: Tensor, col: Tensor, block: tuple[int, int]) -> Tensor:
     nnz, m = row.numel(), x_MK.shape[0]
     wanted = PROGRAMS_PER_SM * multiprocessors(x_MK.device)
-    split = max(1, min(8, wanted // nnz, triton.cdiv(m, GRADIENT_ROWS)))
+    split = max(1, min(8, wanted // nnz, _panels(m, GRADIENT_ROWS)))
     partial = torch.empty(split, nnz, *block, dtype=torch.float32, device=x_MK.device)
     large, stages = block[0] * block[1] > 8192, 1 if _unfenced(x_MK.device) else 3
     triton_gradient.values_gradient[(nnz, split)](
@@ -137,13 +143,26 @@ def _values_gradient(dy_MN: Tensor, x_MK: Tensor, row: Tensor, col: Tensor, bloc
     return (partial[0] if split == 1 else partial.sum(0)).to(x_MK.dtype)
 
 
+def planned(product: Product) -> tuple[KernelConfig, Partition]:
+    """The configuration and the cut of a product, looked up once for all products of its kind in this process."""
+    x = product.x
+    exact = x.dtype == torch.float32 and not allows_tf32()
+    key = (
+        x.shape, x.dtype, x.device, product.values.shape, product.longest, product.out_features, product.transposed,
+        exact, _tma_reads(product), os.environ.get(configs.TABLES_VARIABLE),
+    )  # fmt: skip
+    if key not in _plans:
+        if len(_plans) >= MOST_PLANS:
+            _plans.clear()
+        _plans[key] = cheapest_cut(product, fitted(table_config(product), product))
+    return _plans[key]
+
+
 def table_config(product: Product) -> KernelConfig:
     """What the table says for this product on its device; the pointer kernel in the interpreter."""
     m, k = product.x.shape
     table = "sm_80" if product.x.device.type == "cpu" else table_of(product.x.device)
-    return _cached_config(
-        table, product.out_features, k, product.block, m, round(product.density, 2), configs.table_path(table)
-    )
+    return configs.config_for(table, product.out_features, k, product.block, m, round(product.density, 2))
 
 
 def fitted(config: KernelConfig, product: Product) -> KernelConfig:
@@ -234,13 +253,6 @@ def _tma_reads(product: Product) -> bool:
     return aligned and x.stride(0) * x.element_size() % 16 == 0
 
 
-@lru_cache(maxsize=4096)
-def _cached_config(
-    table: str, n: int, k: int, block: tuple[int, int], m: int, density: float, _table: object
-) -> KernelConfig:
-    return configs.config_for(table, n, k, block, m, density)
-
-
 def _epilogue(product: Product, activation: str) -> dict[str, Any]:
     return {
         "HAS_BIAS": product.bias is not None,
@@ -256,7 +268,7 @@ def _run_tma(
 ) -> None:
     x, (out, red) = product.x, product.block
     values_2d = product.values.view(-1, product.values.shape[2])
-    panels = triton.cdiv(x.shape[0], config.block_m)
+    panels = _panels(x.shape[0], config.block_m)
     triton_tma.stream_tma[(panels * cut.parts,)](
         TensorDescriptor.from_tensor(x, [config.block_m, red]),
         TensorDescriptor.from_tensor(values_2d, list(product.values.shape[1:])),
@@ -274,7 +286,7 @@ def _run_pointer(
     product: Product, y_MN: Tensor, pieces: Tensor, activation: str, config: KernelConfig, cut: Partition
 ) -> None:
     x, residual = product.x, _or(product.residual, y_MN)
-    panels = triton.cdiv(x.shape[0], config.block_m)
+    panels = _panels(x.shape[0], config.block_m)
     triton_pointer.stream_pointer[(panels * cut.parts,)](
         x, product.values, product.walk, _cuts(product, cut), _bias(product, y_MN), residual, y_MN, pieces,
         product.longest[0], cut.parts, cut.group, x.shape[0], product.out_features,
@@ -289,11 +301,16 @@ def _add_pieces(
     product: Product, y_MN: Tensor, pieces: Tensor, activation: str, config: KernelConfig, cut: Partition
 ) -> None:
     (m, n), residual = y_MN.shape, _or(product.residual, y_MN)
-    triton_pieces.add_pieces[(cut.parts - 1, triton.cdiv(m, config.block_m))](
+    triton_pieces.add_pieces[(cut.parts - 1, _panels(m, config.block_m))](
         product.walk, pieces, _bias(product, y_MN), residual, y_MN,
         product.longest[0], cut.parts, m, n, residual.stride(0),
         BLOCK_M=config.block_m, OUT=product.block[0], **_epilogue(product, activation), num_warps=4,
     )  # fmt: skip
+
+
+def _panels(rows: int, block_m: int) -> int:
+    """Panels of block_m rows; triton.cdiv takes microseconds on the host."""
+    return -(-rows // block_m)
 
 
 def _sides(product: Product) -> dict[str, int]:

@@ -111,6 +111,7 @@ def part_counts(outputs: int) -> tuple[int, ...]:
     return tuple(count for count in counts if count <= outputs)
 
 
+@lru_cache
 def cut_offset(outputs: int, parts: int) -> int:
     """Find where the positions for this number of parts start in ``Stream.cuts``."""
     return sum(count + 1 for count in part_counts(outputs) if count < parts)

@@ -114,6 +114,32 @@ def test_compiles_as_one_graph_with_its_gradient() -> None:
     torch.testing.assert_close(found, truth)
 
 
+@pytest.mark.parametrize("backend", ["grouped", "dense", "triton"])
+def test_autocast_casts_what_it_casts_for_linear(backend: str, request: pytest.FixtureRequest) -> None:
+    if backend == "triton":
+        request.getfixturevalue("interpreted")
+    weight = random_weight((64, 64), (16, 16), 0.5)
+    values = weight.values.clone().requires_grad_()
+    x, bias, residual = torch.randn(5, 64, requires_grad=True), torch.randn(64), torch.randn(5, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = block_sparse_linear(x, BlockSparseWeight(values, weight.pattern), bias, "none", residual, backend)
+        truth = torch.nn.functional.linear(x, unpack(weight), bias) + residual
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), truth.float(), rtol=2e-2, atol=5e-2)
+    found = torch.autograd.grad(y.float().sum(), (x, values))
+    (wanted,) = torch.autograd.grad(truth.float().sum(), x)
+    assert [gradient.dtype for gradient in found] == [torch.float32, torch.float32]
+    torch.testing.assert_close(found[0], wanted, rtol=2e-2, atol=5e-2)
+
+
+def test_autocast_leaves_other_dtypes_alone_and_traces() -> None:
+    weight = random_weight((32, 64), (16, 16), 0.5)
+    compiled = torch.compile(lambda x: block_sparse_linear(x, weight), fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert block_sparse_linear(X.double(), weight.to(dtype=torch.float64)).dtype == torch.float64
+        assert compiled(X).dtype == torch.bfloat16
+
+
 def test_inductor_takes_it_as_one_node() -> None:
     weight, x = random_weight((64, 64), (16, 16), 0.5), torch.randn(5, 64)
     compiled = torch.compile(lambda x: block_sparse_linear(x, weight, None, "relu"), fullgraph=True)

@@ -21,10 +21,18 @@ README = REPOSITORY / "kernels" / "README.md"
 
 def run_python(*arguments: str) -> str:
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = str(REPOSITORY)
+    environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), environment.get("PYTHONPATH", "")])
     done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def one_stage(name: str) -> bool:
+    """Tell whether a case reads by pointers without a pipeline, as Triton 3.6 must from sm_90 on."""
+    import triton
+
+    old = tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 7)
+    return old and "TMA" not in name and not name.startswith("sm_80")
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +55,40 @@ def test_nothing_spills(facts: dict[str, dict[str, Any]]) -> None:
     assert {name: code["spilled_bytes"] for name, code in facts.items() if code["spilled_bytes"]} == {}
 
 
+def test_copies_are_fenced_from_the_matrix_units(facts: dict[str, dict[str, Any]]) -> None:
+    """What cp.async or a store wrote, wgmma may read after fence.proxy.async; Triton 3.6 leaves it out after cp.async,
+    so kernels that read by pointers run there without."""
+    assert {name: code["unfenced"] for name, code in facts.items() if code["unfenced"]} == {}
+
+
+def test_a_missing_fence_is_seen() -> None:
+    from vlcompress.kernels.machine_code import unfenced_products
+
+    copied, fence, product = "cp.async.wait_group 2;\n", "fence.proxy.async.shared::cta;\n", "wgmma.mma_async.sync;\n"
+    assert unfenced_products(copied + product + product) == 2
+    assert unfenced_products(copied + fence + product + product) == 0
+    assert unfenced_products(fence + "st.shared.b32 [%r1], %r2;\n" + product) == 1
+
+
+def test_fp32_outputs_take_no_approximate_tanh() -> None:
+    script = """
+from vlcompress.kernels import aot
+import torch
+for dtype in (torch.bfloat16, torch.float32):
+    build = aot.stream_tma((64, 64), 64, 4, 2, "gelu_tanh", dtype=dtype)
+    print("tanh.approx" in aot.compile_for(build, 90).asm["ptx"])
+"""
+    assert run_python("-c", script).split() == ["True", "False"]
+
+
+def test_no_configuration_that_tables_and_rules_can_yield_is_wrong() -> None:
+    """Every 61st of some 3,600 must not spill, lack a fence, a matrix unit or memory; `aot --all` compiles all."""
+    assert json.loads(run_python("-m", "vlcompress.kernels.aot", "--all", "61")) == {}
+
+
 def test_sm_90_multiplies_with_wgmma(products: dict[str, dict[str, Any]]) -> None:
     for name, code in products.items():
-        if name.startswith("sm_90"):
+        if name.startswith("sm_90") and "adding" not in name:
             assert all(instruction.startswith("wgmma m64") for instruction in code["matrix"]), name
     assert products["sm_90 TMA 64x64, 128 rows, GELU"]["matrix"] == ["wgmma m64n64k16"]
     assert products["sm_90 TMA 128x64, 128 rows, GELU"]["matrix"] == ["wgmma m64n128k16"]
@@ -67,19 +106,21 @@ def test_tiles_come_by_tma_where_intended(products: dict[str, dict[str, Any]]) -
     for name, code in products.items():
         by_tma = "TMA" in name
         assert (code["tma_loads"] > 0) == by_tma, name
-        assert (code["async_copies"] > 0) != by_tma, name
+        assert (code["async_copies"] > 0) == (not by_tma and not one_stage(name)), name
 
 
 def test_the_pipeline_is_as_deep_as_asked(products: dict[str, dict[str, Any]]) -> None:
     """A whole ring, not the half that an index loaded in the same step leaves; sm_80 keeps one stage in registers."""
     for name, code in products.items():
-        stages = 3 if "fp32" in name or "dW" in name else 4
+        if "three TF32" in name:  # takes the registers of the third stage
+            continue
+        stages = 1 if one_stage(name) else 3 if "fp32" in name or "dW" in name else 4
         assert code["ring"] == stages - name.startswith("sm_80"), name
 
 
 def test_products_overlap_the_next_loads_on_sm_90(products: dict[str, dict[str, Any]]) -> None:
     for name, code in products.items():
-        if name.startswith("sm_90 TMA"):
+        if name.startswith("sm_90 TMA") and "three TF32" not in name:  # whose operands are split in between
             assert 1 in code["waits"], name
 
 

@@ -65,3 +65,15 @@ def test_blocks_that_would_spill_are_refused_with_the_remedy(on: Any) -> None:
 def test_exact_tiles_have_at_most_64_rows() -> None:
     config = KernelConfig("tma", 128, 8, 4)
     assert configs.exact(config, (64, 64)) == dataclasses.replace(config, block_m=64, warps=4)
+
+
+def test_a_refusal_is_a_constant_to_a_compiled_graph(on: Any) -> None:
+    on("sm_90")
+    from vlcompress.kernels.block_sparse_linear import _no_precision_because
+
+    def refused(x: torch.Tensor) -> torch.Tensor:
+        return x + (_no_precision_because(CUDA, x.dtype, (128, 64)) is not None)
+
+    compiled = torch.compile(refused, fullgraph=True, backend="eager")
+    assert compiled(torch.zeros(1)) == 1
+    assert compiled(torch.zeros(1, dtype=torch.bfloat16)) == 0
