@@ -1,6 +1,7 @@
 """A checkout without symbolic links builds whole, and what is installed from it works with no source tree beside it."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -73,6 +74,14 @@ def test_the_wheel_holds_the_packages_and_nothing_else(built: Path) -> None:
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert names == {f"{inside}/{name}" for folder, inside in PACKAGES.items() for name in files(ROOT / folder)}
+
+
+def test_the_description_leads_nowhere_into_the_tree(built: Path) -> None:
+    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
+        text = wheel.read(next(name for name in wheel.namelist() if name.endswith("/METADATA"))).decode()
+    assert "<!-- ci: run -->" in text
+    assert not re.search(r"<img|!\[", text)
+    assert {link for link in re.findall(r"\]\(([^)]*)\)", text) if not link.startswith("https://")} == set()
 
 
 def test_an_editable_install_without_links_says_how_to_get_them(built: Path) -> None:
