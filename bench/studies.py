@@ -1,9 +1,9 @@
-"""Collect the studies of a home into records and plots, and put them into README.md, between its markers.
+"""Collect the studies of a home into records and plots, and say what came out in the README.md beside them.
 
     python -m bench.studies [HOME] [--out bench/results/studies]
 
 Records of studies that HOME does not have stay as they are, so that studies may come from several machines. Without
-HOME the plots and the README are made anew from the records. A study that another one of the same choices with more
+HOME the plots and that page are made anew from the records. A study that another one of the same choices with more
 seeds covers is left out.
 """
 
@@ -22,15 +22,18 @@ from vlcompress.studies.page import outdated, read_studies, shown_of
 from vlcompress.studies.registry import STUDIES
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
 RECORDS = ROOT / "bench" / "results" / "studies"
 LIMIT = 150_000
 """Most bytes of a record."""
 
 PLOTTED = ("tickets", "transfer", "granularity")
-"""Studies whose plots stand in the README; the others' plots lie beside their records."""
+"""Studies whose plots stand in the page; the others' plots lie beside their records."""
 
-_BEGIN, _END = "<!-- studies: begin -->\n", "<!-- studies: end -->"
+_HEADING = """\
+# What the tickets show
+
+Made by `python -m bench.studies`, which draws the plots too. Scores are means over seeds on the built-in data; brackets
+hold 95 % intervals of a paired bootstrap."""
 _DROPPED = ("trainings", "figures", "results_sha256")
 
 
@@ -84,22 +87,15 @@ def plots(records: Mapping[str, Json]) -> dict[str, str]:
     }
 
 
-def readme_section(records: Mapping[str, Json]) -> str:
-    """Give the README's section in Markdown: for each study what came out, its cost and its command, and plots."""
-    parts = ["Scores are means over seeds on the built-in data; brackets hold 95 % intervals of a paired bootstrap."]
+def page(records: Mapping[str, Json]) -> str:
+    """Write the page in Markdown: for each study what came out, its cost and its command, and plots."""
+    parts = [_HEADING]
     for study in dict.fromkeys(document["study"] for document in records.values()):
         mine = {name: document for name, document in records.items() if document["study"] == study}
         parts.append("\n".join(_item(name, document) for name, document in mine.items()))
         images = [_image(name, number, chart) for name, number, chart in _plotted(mine)]
         parts += ["\n".join(["<p>", *images, "</p>"])] if images else []
-    return "\n\n".join(parts)
-
-
-def write_readme(records: Mapping[str, Json], readme: Path = README) -> None:
-    """Replace the section between the markers."""
-    before, rest = readme.read_text(encoding="utf-8").split(_BEGIN)
-    after = rest.split(_END)[1]
-    write_file(readme, f"{before}{_BEGIN}{readme_section(records)}\n{_END}{after}")
+    return "\n\n".join(parts) + "\n"
 
 
 def _unfit(name: str, document: Json, studies: Mapping[str, Json]) -> str:
@@ -134,8 +130,7 @@ def _trimmed(value: Any) -> Any:
 def _item(name: str, document: Json) -> str:
     what = f"{_models(document)}, {_count(len(document['choices']['seeds']), 'seed')}, {_cost(document)}"
     failed = f" Failed: {'; '.join(document['failed'])}." if document["failed"] else ""
-    link = f"**[{name}](bench/results/studies/{name}.json)**"
-    return f"- {link} ({what}; `{document['command']}`): {document['summary']}{failed}"
+    return f"- **[{name}]({name}.json)** ({what}; `{document['command']}`): {document['summary']}{failed}"
 
 
 def _models(document: Json) -> str:
@@ -166,11 +161,11 @@ def _plotted(records: Mapping[str, Json]) -> Iterator[tuple[str, int, Chart]]:
 
 
 def _image(name: str, number: int, chart: Chart) -> str:
-    return f'<img src="bench/results/studies/{name}-{number}.svg" alt="{escape(chart.title)}" width="49%">'
+    return f'<img src="{name}-{number}.svg" alt="{escape(chart.title)}" width="49%">'
 
 
 def main() -> None:
-    """Collect, draw, and write the README's section."""
+    """Collect, draw, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("home", type=Path, nargs="?", metavar="HOME")
     parser.add_argument("--out", type=Path, default=RECORDS)
@@ -187,8 +182,7 @@ def main() -> None:
     for path in chosen.out.glob("*.svg"):
         if path.name not in drawn:
             path.unlink()
-    if chosen.out == RECORDS:
-        write_readme(records)
+    write_file(chosen.out / "README.md", page(records))
 
 
 if __name__ == "__main__":

@@ -47,12 +47,6 @@ def test_a_session_that_leaves_the_gpu_idle_is_told() -> None:
     assert doctor.session_check(["CPUExecutionProvider"], gpu=False).status == "ok"
 
 
-def test_a_link_that_was_checked_out_as_text_is_found(tmp_path: Path) -> None:
-    (tmp_path / "cli").write_text("../cli")
-    assert doctor.folder("command line", tmp_path / "cli", "fail").status == "fail"
-    assert doctor.folder("command line", tmp_path, "fail").status == "ok"
-
-
 def test_weights_are_named_or_missed(tmp_path: Path) -> None:
     assert doctor.weights(tmp_path).status == "fail"
     (tmp_path / "lxmert-small-scenes.safetensors").touch()
@@ -90,7 +84,7 @@ def test_a_broken_package_is_a_finding_and_not_a_crash(monkeypatch: pytest.Monke
 
 def test_this_machine_is_looked_at_without_a_failed_package(tmp_path: Path) -> None:
     found = {check.name: check for check in doctor.checkup(tmp_path / "runs")}
-    for name in ("python", "torch", "transformers", "gpu", "devices", "command line", "home"):
+    for name in ("python", "torch", "transformers", "gpu", "devices", "home"):
         assert found[name].status == "ok", found[name]
     assert "cpu: fp32, bf16, fp16 (inference)" in found["devices"].what
     assert "cpu" in found["providers"].what.split(", ")

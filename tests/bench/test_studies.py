@@ -1,4 +1,4 @@
-"""Studies of a home become small records, plots and a README section; what is left out is said."""
+"""Studies of a home become small records, plots and a page; what is left out is said."""
 
 import json
 import xml.etree.ElementTree as ElementTree
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.studies import collect, plots, read_records, readme_section, record, write_readme
+from bench.studies import collect, page, plots, read_records, record
 from vlcompress.errors import VlcompressError
 from vlcompress.report.svg import Chart, Point, Series
 from vlcompress.studies.base import Choices
@@ -80,19 +80,15 @@ def test_a_record_that_is_too_large_is_refused(tmp_path: Path) -> None:
         collect(tmp_path / "nowhere", tmp_path / "out")
 
 
-def test_the_section_says_cost_seeds_and_finding_with_plots_of_some(tmp_path: Path) -> None:
-    records = {"tickets": study(tmp_path, "tickets"), "rewind": study(tmp_path, "rewind", "rewind", seeds=(0,))}
-    section = readme_section(records)
-    assert "(lxmert small, 3 seeds, 4 trainings in 2 min; `vlcompress study tickets`): vqa: relaxed up" in section
-    assert "lxmert small, 1 seed, 4 trainings" in section
+def test_the_page_says_cost_seeds_and_finding_with_plots_of_some(tmp_path: Path) -> None:
+    text = page({"tickets": study(tmp_path, "tickets"), "rewind": study(tmp_path, "rewind", "rewind", seeds=(0,))})
+    assert "**[tickets](tickets.json)** (lxmert small, 3 seeds, 4 trainings in 2 min; `vlcompress study" in text
+    assert "`): vqa: relaxed up" in text
+    assert "lxmert small, 1 seed, 4 trainings" in text
+    assert '<img src="tickets-1.svg" alt="score &amp; sparsity"' in text
+    assert "rewind-1.svg" not in text
     vision = study(tmp_path, "vision", "vision", seeds=(0,))
-    assert "(resnet mini, 1 seed," in readme_section({"vision": vision})
-    assert 'src="bench/results/studies/tickets-1.svg" alt="score &amp; sparsity"' in section
-    assert "rewind-1.svg" not in section
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- studies: begin -->\nold\n<!-- studies: end -->\nafter\n")
-    write_readme(records, readme)
-    assert readme.read_text() == f"before\n<!-- studies: begin -->\n{section}\n<!-- studies: end -->\nafter\n"
+    assert "(resnet mini, 1 seed," in page({"vision": vision})
 
 
 def test_plots_are_files_with_a_background_of_their_own(tmp_path: Path) -> None:

@@ -63,8 +63,6 @@ def checkup(home: Path) -> list[Check]:
         onnx_distributions(_version("onnxruntime"), _version("onnxruntime-gpu")),
         _guarded("onnxruntime session", _onnx_session),
         _guarded("providers", _providers),
-        folder("command line", PACKAGE / "cli", "fail"),
-        folder("gpu kernels", PACKAGE / "kernels", "warn"),
         weights(PACKAGE / "weights"),
         _guarded("threads", _threads),
         writable(home),
@@ -109,14 +107,6 @@ def onnx_distributions(cpu: str | None, gpu: str | None) -> Check:
             name, "warn", "not installed: export and bench need it", "pip install 'vlcompress[cpu]' (or [gpu])"
         )
     return Check(name, "ok", f"onnxruntime {cpu}" if cpu else f"onnxruntime-gpu {gpu}")
-
-
-def folder(name: str, path: Path, otherwise: Status) -> Check:
-    """Check a part of the package that a source tree reaches through a symbolic link."""
-    if path.is_dir():
-        return Check(name, "ok", f"vlcompress/{path.name} is there")
-    fix = "clone with symbolic links (git config core.symlinks true; git checkout -- vlcompress), or install a wheel"
-    return Check(name, otherwise, f"vlcompress/{path.name} leads nowhere", fix)
 
 
 def weights(path: Path) -> Check:
