@@ -4,19 +4,21 @@ Weights and masks are random except in the task: times do not depend on them.
 """
 
 import copy
+import gc
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from bench.gpu_linears import Case, check
 from vlcompress.bench.random_masks import UNITS, masked, random_masks, side
-from vlcompress.devices import Compute, autocast, cast_inputs
+from vlcompress.devices import Compute, autocast, cast_inputs, placed
 from vlcompress.kernels.block_sparse_linear import block_sparse_linear
 from vlcompress.kernels.formats import BlockPattern, BlockSparseWeight, pack_masked
 from vlcompress.models.base import Config, Family, Head
@@ -76,7 +78,7 @@ class Form:
     pattern: str | None
     sparsity: float
     backend: str
-    mode: Mode
+    mode: str
 
     @property
     def name(self) -> str:
@@ -86,8 +88,8 @@ class Form:
 
 def forms(run: "Run") -> Iterator[Form]:
     """Yield the forms of a model, what the goals speak of first."""
-    graphs: Mode = "eager" if run.dry else "graphs"
-    yield Form(None, 0.0, "dense", "compiled")
+    graphs, compiled = ("eager", "eager") if run.dry else ("graphs", "compiled")
+    yield Form(None, 0.0, "dense", compiled)
     for height, width in run.scale.model_blocks:
         for sparsity in run.scale.model_sparsities:
             yield Form(f"block:{height}x{width}", sparsity, "triton", graphs)
@@ -119,12 +121,13 @@ def race(run: "Run", family: str, batch: int, made: dict[str, Any]) -> list["Jso
     calls: dict[str, Callable[[], object]] = {}
     peaks, opened = {}, {}
     for form in forms(run):
-        found = run.attempt(f"{family} batch {batch} {form.name}", partial(_open, run, subject, form, batch, inputs, made))
+        what = f"{family} batch {batch} {form.name}"
+        found = run.attempt(what, partial(_open, run, subject, form, batch, inputs, made))
         if found is not None:
             calls[form.name], peaks[form.name] = found
             opened[form.name] = form
     times = run.clocked(calls)
-    dense = times.get(Form(None, 0.0, "dense", "compiled").name)
+    dense = times.get(next(forms(run)).name)
     return [
         _row(run, family, batch, form, times[name], dense, peaks[name]) for name, form in opened.items()
     ]
@@ -143,32 +146,34 @@ def _row(
 def _open(
     run: "Run", subject: Subject, form: Form, batch: int, inputs: dict[str, Tensor], made: dict[str, Any]
 ) -> tuple[Callable[[], object], float | None]:
-    """Return what runs a form on the inputs, and the peak of its memory in MB with one run."""
+    """Return what runs a form on the inputs, and the peak of its memory in MB, weights and one run."""
     key = f"{form.pattern} {form.sparsity}"
     if key not in made:
-        made[key] = _pruned(run, subject, form)
+        before = _allocated(run)
+        model = _pruned(run, subject, form)
+        made[key] = model, _allocated(run) - before
+    model, weights = made[key]
     if form.backend == "triton":
-        _require_checked(run, subject, made[key], batch)
-    before = _forget_peak(run)
-    model = copy.deepcopy(made[key])
-    runner = Runner(subject.family, model, subject.head, compute_of(run), mode=form.mode)
-    call = partial(runner, inputs)
-    _warned(call)
-    return call, None if run.dry else (torch.cuda.max_memory_allocated() - before) / 1e6
+        _require_checked(run, subject, model, batch)
+    before = _allocated(run)
+    # Models are shared among runners, since a 2:4 weight cannot be copied.
+    call = partial(Runner(subject.family, model, subject.head, compute_of(run), mode=cast("Mode", form.mode)), inputs)
+    _refuse_fallback(call)
+    return call, None if run.dry else (weights + torch.cuda.max_memory_allocated() - before) / 1e6
 
 
-def _warned(call: Callable[[], object]) -> None:
+def _refuse_fallback(call: Callable[[], object]) -> None:
     """Run once; a runner that falls back to eager is an error here, not a figure."""
-    import warnings
-
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="mode .* failed")
         call()
 
 
-def _forget_peak(run: "Run") -> int:
+def _allocated(run: "Run") -> int:
+    """Return the bytes in use on the device, and count the peak from here on."""
     if run.dry:
         return 0
+    gc.collect()
     torch.cuda.reset_peak_memory_stats()
     return torch.cuda.memory_allocated()
 
@@ -176,7 +181,7 @@ def _forget_peak(run: "Run") -> int:
 def _pruned(run: "Run", subject: Subject, form: Form) -> nn.Module:
     """Prune at random and compile, which compares the result with the masked float32 model."""
     if form.pattern is None:
-        return subject.model
+        return placed(copy.deepcopy(subject.model), compute_of(run))
     masks = random_masks(subject.family, subject.model, form.pattern, form.sparsity)
     block = (1, 1) if form.pattern in UNITS else side(form.pattern)
     with masked(subject.model, masks):
@@ -358,8 +363,8 @@ def _measured(run: "Run", found: Any, compute: Compute) -> list["Json"]:
         (inputs,) = samples(scored, batch)
         times = run.clocked({name: partial(answer, inputs) for name, answer in answers.items()})
         rows += [{"batch": batch, "form": name, "time": time} for name, time in times.items()]
-    accuracy = {name: None if run.dry else scored.measure(answer, batch=256).mean for name, answer in answers.items()}
-    return [{**row, "score": accuracy[row["form"]]} for row in rows]
+    accuracy = {name: scored.measure(answer, batch=256).mean for name, answer in answers.items()}
+    return [{**row, "score": None if run.dry else accuracy[row["form"]]} for row in rows]
 
 
 def _quiet(line: str) -> None:
