@@ -255,7 +255,8 @@ def new_record(options: argparse.Namespace, chosen: Sequence[str]) -> Json:
     """Return a record without any result."""
     steps = {name: {"units": {}} for name in chosen}
     asked = {"seconds": options.seconds, "steps": list(chosen)}
-    return {"measured": not options.dry_run, "asked": asked, "environment": environment(), "failures": [], "steps": steps}
+    head = {"measured": not options.dry_run, "asked": asked, "environment": environment()}
+    return {**head, "failures": [], "steps": steps}
 
 
 def environment() -> Json:
@@ -365,7 +366,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="the record, JSON")
     parser.add_argument("--seconds", type=float, default=480.0, help="nothing that would end later is begun")
-    parser.add_argument("--only", default=",".join(STEPS), help=f"steps with commas between them, of {', '.join(STEPS)}")
+    parser.add_argument("--only", default=",".join(STEPS), help=f"steps of {', '.join(STEPS)}")
     parser.add_argument("--dry-run", action="store_true", help="walk the code at tiny sizes without a GPU; no figures")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)

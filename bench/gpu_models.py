@@ -128,14 +128,10 @@ def race(run: "Run", family: str, batch: int, made: dict[str, Any]) -> list["Jso
             opened[form.name] = form
     times = run.clocked(calls)
     dense = times.get(next(forms(run)).name)
-    return [
-        _row(run, family, batch, form, times[name], dense, peaks[name]) for name, form in opened.items()
-    ]
+    return [_row(run, family, batch, form, times[name], dense, peaks[name]) for name, form in opened.items()]
 
 
-def _row(
-    run: "Run", family: str, batch: int, form: Form, time: Any, dense: Any, peak_mb: float | None
-) -> "Json":
+def _row(run: "Run", family: str, batch: int, form: Form, time: Any, dense: Any, peak_mb: float | None) -> "Json":
     ratio = None if time is None or dense is None else dense["us"] / time["us"]
     return {
         "family": family, "size": run.scale.size, "batch": batch, "form": form.name, "pattern": form.pattern or "dense",
@@ -355,9 +351,7 @@ def _measured(run: "Run", found: Any, compute: Compute) -> list["Json"]:
         "masked": ticket_model(ticket),
         "compiled": (compiled.family, compiled.model),
     }
-    answers = {
-        name: fast_answer(family, model, ticket.head, compute) for name, (family, model) in opened.items()
-    }
+    answers = {name: fast_answer(family, model, ticket.head, compute) for name, (family, model) in opened.items()}
     rows: list[Json] = []
     for batch in (1, 32):
         (inputs,) = samples(scored, batch)
