@@ -84,15 +84,20 @@ def gate(run: "Run") -> None:
         check(run, case)
 
 
-def check(run: "Run", case: Case) -> bool:
-    """Tell whether a case's configuration computes the right values; checked at the first case that has it."""
-    key = configuration(run, case)
-    run.unit(key, lambda: verdict(run, case), 2.0, step="gate")
+def check(run: "Run", case: Case, weight: BlockSparseWeight | None = None) -> bool:
+    """Tell whether a case's configuration computes the right values; checked at the first case that has it.
+
+    Args:
+        weight: [N, K] in place of the case's random one, on the device and in the dtype of the scale.
+    """
+    tensors = tensors_of(run, case, weight)
+    key = configuration(tensors, case)
+    run.unit(key, lambda: verdict(run, tensors, case), 2.0, step="gate")
     unit = run.units("gate")[key]
     return bool(unit.get("result", {}).get("green", False))
 
 
-def configuration(run: "Run", case: Case) -> str:
+def configuration(tensors: Tensors, case: Case) -> str:
     """Name the machine code that a case runs: kernel, tile, block, direction, epilogue, and whether outputs split."""
     from vlcompress.kernels import launch
 
@@ -100,7 +105,7 @@ def configuration(run: "Run", case: Case) -> str:
     if case.direction == "dW":
         # From 512 rows on their number changes nothing: they are split in 8 parts of at least 64 at the most.
         return f"dW {case.block[0]}x{case.block[1]} M={min(case.m, 512)} ({case.n}, {case.k}) {case.sparsity}"
-    tensors, transposed = tensors_of(run, case), case.direction == "dX"
+    transposed = case.direction == "dX"
     pattern = tensors.weight.pattern
     stream = pattern.transposed if transposed else pattern.forward
     x, width = (tensors.y, case.k) if transposed else (tensors.x, case.n)
@@ -113,9 +118,9 @@ def configuration(run: "Run", case: Case) -> str:
     return f"{tile} {names}{' outputs split' * cut.splits_outputs}"
 
 
-def verdict(run: "Run", case: Case) -> "Json":
+def verdict(run: "Run", tensors: Tensors, case: Case) -> "Json":
     """Compare a case with float64, its memory poisoned with NaN, and its repeats with each other."""
-    call, truth = product_of(tensors_of(run, case), case), truth_of(tensors_of(run, case), case)
+    call, truth = product_of(tensors, case), truth_of(tensors, case)
     with poisoned():
         found = call()
         same = all(torch.equal(call(), found) for _ in range(run.scale.repeats))
@@ -162,11 +167,12 @@ def truth_of(tensors: Tensors, case: Case) -> Tensor:
     return naive.linear(x, unpack(weight).double(), bias, case.activation, y if case.residual else None)
 
 
-def tensors_of(run: "Run", case: Case) -> Tensors:
+def tensors_of(run: "Run", case: Case, weight: BlockSparseWeight | None = None) -> Tensors:
     """Make a case's tensors on the device; the last ones are kept."""
     device, dtype = run.scale.device, getattr(torch, run.scale.dtype)
     x, y = (_random(case.m, width, device, dtype) for width in (case.k, case.n))
-    weight = _weight(case.n, case.k, case.block, case.sparsity, case.skew, device, dtype)
+    if weight is None:
+        weight = _weight(case.n, case.k, case.block, case.sparsity, case.skew, device, dtype)
     return Tensors(x, y, weight, _random(1, case.n, device, dtype)[0])
 
 
@@ -238,7 +244,7 @@ def _row(run: "Run", case: Case, times: dict[str, Any]) -> "Json":
     return {
         "n": case.n, "k": case.k, "m": case.m, "activation": case.activation, "block": list(case.block),
         "sparsity": case.sparsity, "skew": case.skew, "over": over, "ours": mine, **baselines,
-        "configuration": configuration(run, case), "roofline_share": floor and floor / mine["median_us"],
+        "configuration": configuration(tensors_of(run, case), case), "roofline_share": floor and floor / mine["median_us"],
     }  # fmt: skip
 
 

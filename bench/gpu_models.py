@@ -36,6 +36,9 @@ WORDS, FEATURES, ANSWERS = 30522, 2048, 3129
 TEXT, REGIONS, PATCHES = 20, 36, 20
 """Words, regions of a picture, and patches that a picture is wide."""
 
+BUCKETS = {"text": (TEXT,), "regions": (REGIONS,)}
+"""Nothing is padded, so that all modes compute the same."""
+
 SHRUNK, TWO_FOUR = "neuron+head", "2:4"
 CHECKED_BATCH = 2
 """Examples that a form is compared with the masked float32 model on, on the CPU."""
@@ -153,7 +156,9 @@ def _open(
         _require_checked(run, subject, model, batch)
     before = _allocated(run)
     # Models are shared among runners, since a 2:4 weight cannot be copied.
-    call = partial(Runner(subject.family, model, subject.head, compute_of(run), mode=cast("Mode", form.mode)), inputs)
+    mode = cast("Mode", form.mode)
+    runner = Runner(subject.family, model, subject.head, compute_of(run), mode=mode, buckets=BUCKETS)
+    call = partial(runner, inputs)
     _refuse_fallback(call)
     return call, None if run.dry else (weights + torch.cuda.max_memory_allocated() - before) / 1e6
 
@@ -196,14 +201,13 @@ def _require_checked(run: "Run", subject: Subject, model: nn.Module, batch: int)
     """
     layers = sparse_layers(model)
     rows = layer_rows(subject.family, model, layers, cast_inputs(subject.inputs(CHECKED_BATCH), compute_of(run)))
-    seen = set()
     for name, layer in layers.items():
-        weight: Any = layer.weight
+        if layer.backend != "triton" or not rows[name]:
+            continue
+        weight: Any = layer._run.weight  # type: ignore[attr-defined]  # the one whose streams are there
         case = Case(rows[name] * batch // CHECKED_BATCH, *weight.shape, weight.block, round(1 - weight.density, 2))
-        if layer.backend == "triton" and case.m and case not in seen:
-            seen.add(case)
-            if not check(run, case):
-                raise RuntimeError(f"{name}: its configuration is not known to be right, so the form is not timed")
+        if not check(run, case, weight):
+            raise RuntimeError(f"{name}: its configuration is not known to be right, so the form is not timed")
 
 
 # ---- A training step ----
@@ -257,10 +261,13 @@ def _steps(
     """Return the step of a kind, tried once, and for masks what holding them takes by itself."""
     model = copy.deepcopy(subject.model)
     if kind == "sparse":
+        rows = layer_rows(subject.family, model, masks, subject.inputs(CHECKED_BATCH))
         masks.apply(model)
-        _check_gradients(run, subject, model, masks, batch)
-        _replace(model, masks, run.scale.model_blocks[0])
+        for name, layer in _replace(model, masks, run.scale.model_blocks[0]).items():
+            _check_gradients(run, name, layer, rows[name] * batch // CHECKED_BATCH)
     model = model.to(run.scale.device).train()
+    for layer in (module for module in model.modules() if isinstance(module, TrainedBlocks)):
+        layer.pattern = layer.pattern.to(torch.device(run.scale.device))
     optimizer = BertAdam(model.parameters(), lr=1e-5)
     keeper = MaskKeeper(model, masks) if kind == "masked" else None
     step = partial(_step, run, subject.family, model, optimizer, keeper, inputs)
@@ -282,30 +289,33 @@ def _step(
         keeper.hold(optimizer)
 
 
-def _replace(model: nn.Module, masks: Masks, block: tuple[int, int]) -> None:
-    """Put trained blocks in place of the masked linears; weights that are used twice stay one layer."""
+def _replace(model: nn.Module, masks: Masks, block: tuple[int, int]) -> dict[str, TrainedBlocks]:
+    """Put trained blocks in place of the masked linears, and return them; layers used twice stay one layer."""
     made: dict[nn.Module, TrainedBlocks] = {}
     for name in masks:
         plain: Any = model.get_submodule(name.rpartition(".")[0])
         made[plain] = TrainedBlocks(pack_masked(plain.weight.data, masks[name], block), plain.bias, "triton")
+    named = {name: made[model.get_submodule(name.rpartition(".")[0])] for name in masks}
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if child in made:
                 setattr(parent, name, made[child])
+    return named
 
 
-def _check_gradients(run: "Run", subject: Subject, model: nn.Module, masks: Masks, batch: int) -> None:
-    """Check forward and both gradients of every configuration of a sparse step.
+def _check_gradients(run: "Run", name: str, layer: TrainedBlocks, m: int) -> None:
+    """Check forward and both gradients of a layer that sees `m` rows.
 
     Raises:
         RuntimeError: one is wrong, or there was no time to check it.
     """
-    rows = layer_rows(subject.family, model, masks, subject.inputs(CHECKED_BATCH))
-    shapes = {(rows[name] * batch // CHECKED_BATCH, *masks[name].shape) for name in masks if rows[name]}
-    for m, n, k in sorted(shapes):
-        for direction in ("forward", "dX", "dW"):
-            if not check(run, Case(m, n, k, run.scale.model_blocks[0], 0.7, direction=direction)):
-                raise RuntimeError(f"{direction} of ({n}, {k}) at M={m} is not known to be right: no step is timed")
+    weight = BlockSparseWeight(layer.values.detach(), layer.pattern).to(
+        run.scale.device, getattr(torch, run.scale.dtype)
+    )
+    for direction in ("forward", "dX", "dW") if m else ():
+        case = Case(m, *weight.shape, weight.block, 0.7, direction=direction)
+        if not check(run, case, weight):
+            raise RuntimeError(f"{direction} of {name} is not known to be right, so no sparse step is timed")
 
 
 # ---- A task ----

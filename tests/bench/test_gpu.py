@@ -32,7 +32,7 @@ gpu_linears.measure = lambda run, cases: os._exit(9) if cases[0].activation == "
 """
 
 
-def walked(path: Path, plant: str, only: str = "linears") -> tuple[int, str, Any]:
+def walked(path: Path, plant: str, only: str = "gate,linears") -> tuple[int, str, Any]:
     """Return exit code, output and record of a dry run with something planted, in a process of its own."""
     code = f"{IN_ONE_PROCESS}{plant}\nsys.exit(gpu.main(['--dry-run', '--only', '{only}', '--out', sys.argv[1]]))"
     done = subprocess.run(
