@@ -241,10 +241,11 @@ def _row(run: "Run", case: Case, times: dict[str, Any]) -> "Json":
     mine = times[name]
     over = {shown: _ratio(other, mine) for shown, other in baselines.items()}
     floor = None if mine is None else floor_us(case)
+    share, ran = floor and floor / mine["median_us"], configuration(tensors_of(run, case), case)
     return {
         "n": case.n, "k": case.k, "m": case.m, "activation": case.activation, "block": list(case.block),
         "sparsity": case.sparsity, "skew": case.skew, "over": over, "ours": mine, **baselines,
-        "configuration": configuration(tensors_of(run, case), case), "roofline_share": floor and floor / mine["median_us"],
+        "configuration": ran, "roofline_share": share,
     }  # fmt: skip
 
 
