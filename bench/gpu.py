@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,12 @@ class Run:
             for call in calls.values():
                 call()
             return dict.fromkeys(calls)
-        waiting = {name: lambda call=call: (call(), synchronize()) for name, call in calls.items()}  # type: ignore[misc]
+
+        def waited(call: Callable[[], object]) -> None:
+            call()
+            synchronize()
+
+        waiting = {name: partial(waited, call) for name, call in calls.items()}
         return {name: vars(found) for name, found in compare(waiting, Effort(rounds=9, burst_s=0.03)).items()}
 
 
@@ -254,7 +260,7 @@ def conduct(name: str, path: Path, until: float, dry: bool) -> None:
 
 def new_record(options: argparse.Namespace, chosen: Sequence[str]) -> Json:
     """Return a record without any result."""
-    steps = {name: {"units": {}} for name in chosen}
+    steps: Json = {name: {"units": {}} for name in chosen}
     asked = {"seconds": options.seconds, "steps": list(chosen)}
     head = {"measured": not options.dry_run, "asked": asked, "environment": environment()}
     return {**head, "failures": [], "steps": steps}

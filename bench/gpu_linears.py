@@ -258,8 +258,7 @@ def floor_us(case: Case) -> float | None:
     from vlcompress.kernels import launch
 
     chip = CHIPS.get(launch.table_of(torch.device("cuda")))
-    word = chip.name.split()[0] if chip else None
-    if chip is None or word not in torch.cuda.get_device_name():
+    if chip is None or chip.name.split()[0] not in torch.cuda.get_device_name():
         return None
     stored = case.n * case.k * (1 - case.sparsity)
     bytes_moved = 2 * (case.m * case.k + case.m * case.n + stored)

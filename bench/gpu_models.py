@@ -205,7 +205,8 @@ def _require_checked(run: "Run", subject: Subject, model: nn.Module, batch: int)
         if layer.backend != "triton" or not rows[name]:
             continue
         weight: Any = layer._run.weight  # type: ignore[attr-defined]  # the one whose streams are there
-        case = Case(rows[name] * batch // CHECKED_BATCH, *weight.shape, weight.block, round(1 - weight.density, 2))
+        n, k = weight.shape
+        case = Case(rows[name] * batch // CHECKED_BATCH, n, k, weight.block, round(1 - weight.density, 2))
         if not check(run, case, weight):
             raise RuntimeError(f"{name}: its configuration is not known to be right, so the form is not timed")
 
@@ -283,7 +284,7 @@ def _step(
         logits = family.logits(model, inputs).float()
     loss = nn.functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, 0.1))
     optimizer.zero_grad()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     if keeper is not None:
         keeper.hold(optimizer)
