@@ -206,7 +206,7 @@ def no_triton_because(device: torch.device, dtype: torch.dtype, weight: BlockSpa
     return _no_precision_because(device, dtype, weight.block) if why is None and device.type == "cuda" else why
 
 
-@torch.compiler.assume_constant_result  # type: ignore[no-untyped-call,untyped-decorator]
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _no_precision_because(device: torch.device, dtype: torch.dtype, block: tuple[int, int]) -> str | None:
     """As `launch.refusal`, which torch.compile cannot trace."""
     from vlcompress.kernels import launch

@@ -151,11 +151,13 @@ def planned(product: Product) -> tuple[KernelConfig, Partition]:
         x.shape, x.dtype, x.device, product.values.shape, product.longest, product.out_features, product.transposed,
         exact, _tma_reads(product), os.environ.get(configs.TABLES_VARIABLE),
     )  # fmt: skip
-    if key not in _plans:
+    plan = _plans.get(key)
+    if plan is None:
         if len(_plans) >= MOST_PLANS:
             _plans.clear()
-        _plans[key] = cheapest_cut(product, fitted(table_config(product), product))
-    return _plans[key]
+        # Held by name: another thread may clear the plans meanwhile.
+        plan = _plans[key] = cheapest_cut(product, fitted(table_config(product), product))
+    return plan
 
 
 def table_config(product: Product) -> KernelConfig:
