@@ -28,13 +28,10 @@ class ClassificationTask(EachJudged):
     metric = "accuracy"
 
     def __init__(self, data: TaskData[ClassExample], reader: Reader) -> None:
-        super().__init__(reader.family)
+        super().__init__(reader.family, data)
         self.head = Head("classes", data.labels)
         self._examples = data.examples
         self._reader = reader
-
-    def __len__(self) -> int:
-        return len(self._examples)
 
     @property
     def hidden(self) -> bool:

@@ -25,13 +25,10 @@ class Nlvr2Task(EachJudged):
     head = Head("pair", ("False", "True"))
 
     def __init__(self, data: TaskData[PairExample], reader: Reader) -> None:
-        super().__init__(reader.family)
+        super().__init__(reader.family, data)
         self._examples = data.examples
         self._reader = reader
         self._ids = reader.ids([example.text for example in data.examples])
-
-    def __len__(self) -> int:
-        return len(self._examples)
 
     @property
     def hidden(self) -> bool:
