@@ -1,14 +1,19 @@
 """Opening a task's splits for a model: data in any published layout, and what reads it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vlcompress.artefacts import identity
+from vlcompress.data.answer_text import normalised
 from vlcompress.data.examples import AnswerExample, TaskData
 from vlcompress.data.opening import open_task
 from vlcompress.data.pictures import FilePictures
+from vlcompress.data.questions import Answers, unlisted
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.data.vqa_folder import open_pretraining
+from vlcompress.data.vqa_v2 import soft_label
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Family
 from vlcompress.tasks.base import Learned, Task
@@ -18,6 +23,9 @@ from vlcompress.tasks.registry import SELF_SUPERVISED, TaskKind
 PIXELS_ONLY = 0
 PRETRAINING, CAPTIONS = "pretraining", "retrieval"
 """Pre-training takes LXMERT's sentence files where a folder has them, and else the captions of retrieval."""
+NORMALISING = ("uniter",)
+"""Families whose official code normalises the annotators' answers of VQA before it counts them; LXMERT's and ViLT's
+label files were counted from the answers as they are."""
 _DATA_OF = {PRETRAINING: CAPTIONS, **dict.fromkeys(SELF_SUPERVISED, "classification")}
 
 
@@ -40,6 +48,8 @@ def open_data(
     if task == PRETRAINING and all((folder / "lxmert" / f"{split}.json").is_file() for split in splits):
         return _sentences(folder, splits, width)
     data = open_task(folder, data_of(task), splits, feature_dim=width)
+    if family.name in NORMALISING:
+        data = _normalised(data)
     if family.reads == "regions" and not data.pictures.feature_dim:
         raise VlcompressError(
             f"'{folder}' has pictures and no region features of {task} {', '.join(splits)}: {family.name} reads "
@@ -51,6 +61,28 @@ def open_data(
 def data_of(task: str) -> str:
     """Give the task whose built-in data a task uses: its own, but for pre-training (captions, labelled pictures)."""
     return _DATA_OF.get(task, task)
+
+
+def _normalised(data: TaskData[Any]) -> TaskData[Any]:
+    """Count the annotators' answers again, normalised, where the data has them; data that changes is other data."""
+    known = Answers(data.labels)
+    examples = tuple(
+        replace(one, answers=soft_label(map(normalised, one.votes), known)) if getattr(one, "votes", ()) else one
+        for one in data.examples
+    )
+    if examples == data.examples:
+        return data
+    return replace(data, examples=examples, identity=identity({"data": data.identity, "answers": "normalised"}))
+
+
+def tell_unlisted(data: TaskData[Any], say: Callable[[str], None]) -> None:
+    """Say how many questions have only answers that the list does not know, if there are any."""
+    count, total = unlisted(data.examples, data.labels), len(data.examples)
+    if count:
+        say(
+            f"warning: {data.task} {', '.join(data.splits)}: {count} of {total} questions ({count / total:.0%}) have "
+            f"no answer among the {len(data.labels)} listed, so that no answer to them is right"
+        )
 
 
 def _sentences(folder: Path, splits: Sequence[str], feature_dim: int | None) -> TaskData[Any]:

@@ -17,7 +17,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family
 from vlcompress.models.registry import family_named
 from vlcompress.recipe import Recipe, parse_recipe
-from vlcompress.tasks.opening import check_labels, data_of, learned, open_data, scored
+from vlcompress.tasks.opening import check_labels, data_of, learned, open_data, scored, tell_unlisted
 from vlcompress.tasks.registry import task_of
 from vlcompress.tickets.card import ticket_card
 from vlcompress.tickets.checks import check_length, check_run
@@ -185,6 +185,8 @@ def open_workbench(
     width = learn.pictures.feature_dim
     score = open_data(folder, recipe.data.task, (recipe.data.score,), family, width)
     check_labels(learn, score)
+    for data in (learn, score):
+        tell_unlisted(data, say)
     config = family.config(recipe.model.size, vocab_size=vocabulary.vocab_size, feature_dim=width)
     return Workbench(
         recipe=recipe,
