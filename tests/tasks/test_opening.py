@@ -2,18 +2,24 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.tasks.conftest import VOCABULARY, make_data
+from vlcompress.data.examples import CaptionExample
 from vlcompress.data.regions import Regions, write_regions
+from vlcompress.data.tokenizer import WordPiece
 from vlcompress.models.registry import family_named
-from vlcompress.tasks.opening import open_data, tell_unlisted
+from vlcompress.tasks.opening import open_data, tell_unlisted, without_long_texts
+from vlcompress.tasks.reading import TRAINED_PIECES, Reader, max_words
 from vlcompress.tasks.vqa import soft_targets
 
-OFFICIAL = Path(__file__).parents[1] / "fixtures/metrics/vqa_official"
-UNITER = Path(__file__).parents[1] / "fixtures/data/uniter"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+OFFICIAL = FIXTURES / "metrics/vqa_official"
+UNITER = FIXTURES / "data/uniter"
 IMAGES = sorted({row["image_id"] for row in json.loads((OFFICIAL / "questions.json").read_text())["questions"]})
 EXPECTED = json.loads((OFFICIAL / "training_targets_expected.json").read_text())
 
@@ -60,6 +66,31 @@ def test_the_others_count_answers_as_they_are(raw: Path, name: str) -> None:
 def test_uniters_own_databases_hold_counted_answers_already() -> None:
     data = open_data(UNITER, "vqa", ("train",), family_named("uniter"))
     assert data.identity == open_data(UNITER, "vqa", ("train",), family_named("lxmert")).identity
+
+
+def test_uniter_trains_on_texts_of_so_many_pieces_and_reads_longer_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database counts 5, 6, 6, 5 and 5 pieces (id2len.json), [CLS] and [SEP] apart; inference has no limit."""
+    monkeypatch.setitem(TRAINED_PIECES, "uniter", 5)
+    uniter, cased = family_named("uniter"), WordPiece.load(FIXTURES / "vocab/bert-tiny-cased")
+    data, told = open_data(UNITER, "vqa", ("train",), uniter), []
+    kept = without_long_texts(data, uniter, cased, told.append)
+    lengths = json.loads((UNITER / "txt_db/vqa_train.db/id2len.json").read_text())
+    assert [str(one.id) for one in kept.examples] == [key for key, length in lengths.items() if length <= 5]
+    assert told == ["2 of 5 texts are longer than 5 word pieces: left out of training"]
+    assert kept.identity != data.identity
+    reader = Reader(uniter, cased, data.pictures, max_words(uniter, {}), data.encoded)
+    assert [len(ids) for ids in reader.ids([one.text for one in data.examples])] == [n + 2 for n in lengths.values()]
+    assert without_long_texts(replace(data, encoded=None), uniter, cased, told.append).examples == kept.examples
+    assert without_long_texts(data, family_named("lxmert"), cased, told.append) is data
+
+
+@pytest.mark.parametrize(("task", "most"), [("refcoco", 59), ("snli_ve", 60)])
+def test_refcocos_limit_is_one_less(task: str, most: int) -> None:
+    """Its official loader asks for fewer than 60, the others for 60 at most."""
+    examples = [CaptionExample(length, "a", "the " * length) for length in (58, 59, 60, 61)]
+    data = make_data(task, examples, None)
+    kept = without_long_texts(data, family_named("uniter"), VOCABULARY, lambda line: None)
+    assert [one.id for one in kept.examples] == list(range(58, most + 1))
 
 
 def test_the_share_of_questions_without_a_listed_answer_is_told(raw: Path) -> None:

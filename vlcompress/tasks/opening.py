@@ -5,9 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vlcompress.artefacts import identity
 from vlcompress.data.answer_text import normalised
-from vlcompress.data.examples import AnswerExample, TaskData
+from vlcompress.data.examples import AnswerExample, TaskData, text_of
 from vlcompress.data.opening import open_task
 from vlcompress.data.pictures import FilePictures
 from vlcompress.data.questions import Answers, unlisted
@@ -17,7 +19,7 @@ from vlcompress.data.vqa_v2 import soft_label
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Family
 from vlcompress.tasks.base import Learned, Task
-from vlcompress.tasks.reading import Reader, max_words
+from vlcompress.tasks.reading import TRAINED_PIECES, Reader, max_words
 from vlcompress.tasks.registry import SELF_SUPERVISED, TaskKind
 
 PIXELS_ONLY = 0
@@ -45,17 +47,23 @@ def open_data(
         VlcompressError: no such data, or not with the images that the family reads.
     """
     width = PIXELS_ONLY if family.reads == "pixels" else feature_dim
-    if task == PRETRAINING and all((folder / "lxmert" / f"{split}.json").is_file() for split in splits):
-        return _sentences(folder, splits, width)
-    data = open_task(folder, data_of(task), splits, feature_dim=width)
+    data = _opened(folder, task, splits, width)
     if family.name in NORMALISING:
         data = _normalised(data)
+    if task == PRETRAINING and family.name == "uniter":
+        data = _read_as(data, classes="after the background")
     if family.reads == "regions" and not data.pictures.feature_dim:
         raise VlcompressError(
             f"'{folder}' has pictures and no region features of {task} {', '.join(splits)}: {family.name} reads "
             "regions; extract them, or take a family that reads pixels (vilt)"
         )
     return data
+
+
+def _opened(folder: Path, task: str, splits: Sequence[str], width: int | None) -> TaskData[Any]:
+    if task == PRETRAINING and all((folder / "lxmert" / f"{split}.json").is_file() for split in splits):
+        return _sentences(folder, splits, width)
+    return open_task(folder, data_of(task), splits, feature_dim=width)
 
 
 def data_of(task: str) -> str:
@@ -72,7 +80,35 @@ def _normalised(data: TaskData[Any]) -> TaskData[Any]:
     )
     if examples == data.examples:
         return data
-    return replace(data, examples=examples, identity=identity({"data": data.identity, "answers": "normalised"}))
+    return _read_as(replace(data, examples=examples), answers="normalised")
+
+
+def _read_as(data: TaskData[Any], **how: Any) -> TaskData[Any]:
+    """Return data as other data: a family reads it in a way of its own, and what it learns depends on it."""
+    return replace(data, identity=identity({"data": data.identity, **how}))
+
+
+def without_long_texts(
+    data: TaskData[Any], family: Family, vocabulary: WordPiece, say: Callable[[str], None]
+) -> TaskData[Any]:
+    """Leave out what the family's official code does not train on: long texts (`TRAINED_PIECES`), of UNITER alone.
+
+    VCR's are not: an example is many texts there, and they are cut.
+    """
+    most = TRAINED_PIECES.get(family.name, 0) - (data.task == "refcoco")  # officially "<" there, "<=" elsewhere
+    texts = [text_of(example) for example in data.examples]
+    if most <= 0 or None in texts:
+        return data
+    if data.encoded and data.encoded.vocabulary in ("", vocabulary.sha256):
+        lengths = np.diff(data.encoded.starts).tolist()
+    else:
+        lengths = [len(vocabulary.pieces(str(text))) for text in texts]
+    kept = [row for row, length in enumerate(lengths) if length <= most]
+    if len(kept) == len(texts):
+        return data
+    say(f"{len(texts) - len(kept)} of {len(texts)} texts are longer than {most} word pieces: left out of training")
+    encoded = data.encoded.keep(kept) if data.encoded else None
+    return _read_as(replace(data, examples=tuple(data.examples[row] for row in kept), encoded=encoded), longest=most)
 
 
 def tell_unlisted(data: TaskData[Any], say: Callable[[str], None]) -> None:

@@ -12,8 +12,13 @@ from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Family, Sample
 
-MAX_WORDS = {"lxmert": 20, "uniter": 60, "vilt": 40}
-"""Longest text in word pieces, [CLS] and [SEP] included, of each family's official code; longer text is cut."""
+MAX_WORDS = {"lxmert": 20, "uniter": 1 << 30, "vilt": 40}
+"""Longest text in word pieces, [CLS] and [SEP] included, of each family's official code; longer text is cut. UNITER's
+cuts nothing: see `TRAINED_PIECES`."""
+
+TRAINED_PIECES = {"uniter": 60}
+"""Longest text that is trained on, in word pieces without [CLS] and [SEP]: longer ones are left out of training, and
+read whole by a trained model (ChenRocks/UNITER ``max_txt_len``, -1 in its inference)."""
 
 CACHED_BYTES = 1 << 30
 """Images kept in memory once read; a larger data set is read from the disk again."""

@@ -17,7 +17,15 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family
 from vlcompress.models.registry import family_named
 from vlcompress.recipe import Recipe, parse_recipe
-from vlcompress.tasks.opening import check_labels, data_of, learned, open_data, scored, tell_unlisted
+from vlcompress.tasks.opening import (
+    check_labels,
+    data_of,
+    learned,
+    open_data,
+    scored,
+    tell_unlisted,
+    without_long_texts,
+)
 from vlcompress.tasks.registry import task_of
 from vlcompress.tickets.card import ticket_card
 from vlcompress.tickets.checks import check_length, check_run
@@ -182,6 +190,7 @@ def open_workbench(
     folder = data_folder(recipe.data.source, home, say, task=data_of(recipe.data.task))
     vocabulary = _vocabulary(recipe, folder, reads_text=kind.words != 0)
     learn = open_data(folder, recipe.data.task, recipe.data.train, family)
+    learn = without_long_texts(learn, family, vocabulary, say)
     width = learn.pictures.feature_dim
     score = open_data(folder, recipe.data.task, (recipe.data.score,), family, width)
     check_labels(learn, score)
