@@ -1,6 +1,7 @@
 """No score is made of numbers that are not finite: every task names the split and the example."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -57,11 +58,13 @@ def spoilt(answer: Callable[[int], Tensor], number: float) -> Callable[[Mapping[
     return logits
 
 
-def made(task: str) -> Any:
+def made(task: str, examples: Sequence[Any] = ()) -> Any:
     family: Any = ShowingFamily()
-    if task in ("classification", *SELF_SUPERVISED):
+    if task in SELF_SUPERVISED:
         family = ResnetFamily()
-    data = make_data(task, [EXAMPLES[task](name) for name in "abc"], PICTURES, LABELS)
+    elif task == "classification":
+        family.reads = "pixels"
+    data = make_data(task, examples or [EXAMPLES[task](name) for name in "abc"], PICTURES, LABELS)
     return {**TASKS, **SELF_SUPERVISED}[task].judge(data, make_reader(family, PICTURES))
 
 
@@ -80,6 +83,37 @@ def test_nothing_is_handed_in_of_it(task: str) -> None:
     shape = (lambda rows: torch.zeros(rows)) if task == "retrieval" else (lambda rows: torch.zeros(rows, 2))
     with pytest.raises(VlcompressError, match=f"of {task} val are not finite"):
         made(task).submission(spoilt(shape, float("nan")), batch=2)
+
+
+@pytest.mark.parametrize(
+    ("task", "answers", "best"),
+    [
+        ("vqa", [{"red": 1.0}, {"red": 0.3, "blue": 0.9}, {"blue": 0.6}], 0.5),
+        ("gqa", [{"red": 1.0}, {"red": 1.0}, {"pink": 1.0}], 2 / 3),
+        ("snli_ve", [1, 1, 2], 2 / 3),
+        ("nlvr2", [1, 0, 0], 2 / 3),
+        ("classification", [0, 1, 1], 2 / 3),
+    ],
+)
+def test_the_best_single_answer(task: str, answers: list[Any], best: float) -> None:
+    """What a model that does not look can reach: no answer given to all examples scores more."""
+    field = "answers" if task in ("vqa", "gqa") else "label"
+    examples = [replace(EXAMPLES[task](name), **{field: answer}) for name, answer in zip("abc", answers, strict=True)]
+    ours = made(task, examples)
+    assert ours.constant() == pytest.approx(best)
+    labels = len(ours.head.labels)
+    given = (torch.eye(labels)[[label]] for label in range(labels))
+    found = [
+        ours.measure(lambda inputs, one=one: one.repeat(len(next(iter(inputs.values()))), 1), batch=2) for one in given
+    ]
+    assert max(one.mean for one in found) == pytest.approx(best)
+
+
+def test_of_vcr_answer_and_rationale_count_together() -> None:
+    rows = [(0, 0), (0, 1), (0, 1), (1, 1)]
+    one = EXAMPLES["vcr"]("a")
+    assert made("vcr", [replace(one, answer=answer, rationale=why) for answer, why in rows]).constant() == 0.5
+    assert made("refcoco").constant() is None
 
 
 @pytest.mark.parametrize("kind", [DetectionTask, SegmentationTask])

@@ -3,6 +3,7 @@
 Shapes: B batch, A answers.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -86,6 +87,13 @@ class ClosedAnswers(EachJudged):
         """Give the score of each example's best answer, and that answer's index."""
         best_B = logits.argmax(dim=1)
         return targets["answers"].gather(1, best_B[:, None])[:, 0], best_B
+
+    def constant(self) -> float:
+        """Return the mean soft score of the answer that is best for all examples together."""
+        sums = Counter[int]()
+        for target in self._targets:
+            sums.update(target)
+        return max(sums.values(), default=0.0) / len(self)
 
     def best(self, answer: Answer, *, batch: int) -> list[str]:
         """Give the best answer to every example."""

@@ -1,7 +1,8 @@
 """What a task must tell: what it trains on, how the benchmark scores it, and what its predictions are handed in as."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -161,6 +162,10 @@ class EachJudged(ABC):
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Give each example's score in [0, 1], float32 [B], and its prediction, int64 [B]."""
 
+    def constant(self) -> float | None:
+        """Return the score, in [0, 1], of the best single answer given to every example; None where there is none."""
+        return None
+
     def evaluate(self, model: nn.Module, *, batch: int) -> Scores:
         """Score a PyTorch model on every example, `batch` at a time."""
         return self.measure(asking(self.family, model), batch=batch)
@@ -204,6 +209,12 @@ def finite(logits: Tensor, indices: Sequence[int], called: Callable[[int], str])
         f"the model's scores of {called(indices[row])} are not finite (NaN or infinite), so no metric means anything: "
         "look for such numbers in its features and in the weights; in fp16, take bf16 or fp32"
     )
+
+
+def commonest(answers: Iterable[Hashable]) -> float:
+    """Return the share of the commonest answer, in [0, 1]."""
+    counts = Counter(answers)
+    return max(counts.values()) / counts.total()
 
 
 def asking(family: Family, model: nn.Module) -> Answer:

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from vlcompress.data.examples import HIDDEN, ChoiceExample, TaskData, Words
 from vlcompress.data.regions import Regions
 from vlcompress.models.base import Head, Sample
-from vlcompress.tasks.base import Answer, Batch, EachJudged, Scores, finite
+from vlcompress.tasks.base import Answer, Batch, EachJudged, Scores, commonest, finite
 from vlcompress.tasks.metrics.vcr import CHOICES, vcr_correct
 from vlcompress.tasks.reading import Reader
 from vlcompress.tasks.submission import csv_rows
@@ -172,6 +172,10 @@ class VcrTask(EachJudged):
             samples += self._sentences.rationales(index, max(example.answer, 0))
         targets = {name: torch.tensor([getattr(one, name) for one in chosen]) for name in ("answer", "rationale")}
         return Batch(self._sentences.reader.batch(samples), targets)
+
+    def constant(self) -> float:
+        """Return the share of the commonest right answer."""
+        return commonest((example.answer, example.rationale) for example in self._examples)
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Give 1 where answer and rationale are right, and 4 x the answer + the rationale that were chosen."""

@@ -17,6 +17,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family
 from vlcompress.models.registry import family_named
 from vlcompress.recipe import Recipe, parse_recipe
+from vlcompress.tasks.cells import blind_of
 from vlcompress.tasks.opening import (
     check_labels,
     data_of,
@@ -197,11 +198,13 @@ def open_workbench(
     for data in (learn, score):
         tell_unlisted(data, say)
     config = family.config(recipe.model.size, vocab_size=vocabulary.vocab_size, feature_dim=width)
+    score_task = scored(kind, score, family, config, vocabulary)
     return Workbench(
         recipe=recipe,
         family=family,
         train_task=learned(kind, learn, family, config, vocabulary),
-        score_task=scored(kind, score, family, config, vocabulary),
+        score_task=score_task,
+        blind=blind_of(folder, recipe.data.task, score_task),
         data=(learn.identity, score.identity),
         config=config,
         vocabulary="\n".join(vocabulary.tokens) + "\n",
