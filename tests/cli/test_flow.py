@@ -10,10 +10,14 @@ from click.testing import CliRunner
 
 from vlcompress.bench.bench_run import bench_run
 from vlcompress.cli.main import main
+from vlcompress.devices import Compute
+from vlcompress.report.text import bench_text
 from vlcompress.sparse.timing import Effort
 from vlcompress.tickets.models import samples, score_task, ticket_model
 from vlcompress.tickets.run import Run, newest_run
 from vlcompress.tickets.ticket import load_ticket
+
+BF16 = Compute("cpu", "bf16")
 
 
 def run(home: Path, *arguments: str) -> tuple[int, str, str]:
@@ -75,6 +79,45 @@ def test_bench_scores_every_variant_and_report_shows_it(home: Path) -> None:
     assert "onnx compiled" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert str(chosen.folder / "report.html") in out
+
+
+def test_bench_in_another_dtype_says_so_and_compares_within_its_bound(home: Path) -> None:
+    chosen = finished(home)
+    record = bench_run(
+        chosen, batches=(2,), effort=Effort(rounds=3, burst_s=0.001), compute=BF16, say=lambda line: None
+    )
+    assert record["computed_on"] == {**BF16.describe(), "dtype": "bf16"}
+    assert record["provider"] == "cpu"
+    errors = {name: variant["parity"]["max_rel_error"] for name, variant in record["variants"].items()}
+    assert 1e-5 < errors["onnx compiled"] < 0.1, "bfloat16 against float32"
+    assert "in bf16; ONNX Runtime on provider cpu" in bench_text(record)
+
+
+def test_every_form_answers_a_split_alike(home: Path, tmp_path: Path) -> None:
+    found = {}
+    for form in ("masked", "compiled", "onnx"):
+        out = tmp_path / f"{form}.json"
+        code, said, err = run(home, "predict", "--split", "minival", "--out", str(out), "--form", form, "--json")
+        assert code == 0, err
+        document = json.loads(said)
+        assert document["form"] == form
+        found[form] = out.read_bytes()
+    assert found["masked"] == found["compiled"] == found["onnx"]
+    told = ["predict", "--split", "minival", "--out", str(tmp_path / "lower.json"), "--dtype", "bf16", "--json"]
+    code, said, err = run(home, *told, "--form", "compiled")
+    assert code == 0, err
+    assert json.loads(said)["computed_on"]["dtype"] == "bf16"
+    assert "the plan was made on" in err
+    assert "have no effect on an exported file" in run(home, *told, "--form", "onnx")[2]
+
+
+def test_verify_takes_the_truth_in_another_dtype(home: Path) -> None:
+    file = finished(home).folder / "onnx" / "model.onnx"
+    result = CliRunner().invoke(main, ["verify", str(file), "--dtype", "bf16", "--provider", "cpu", "--json"])
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert (found["computed_on"]["dtype"], found["provider"]) == ("bf16", "cpu")
+    assert found["parity"]["samples"]["max_rel_error"] > 1e-5
 
 
 def test_a_damaged_ticket_is_refused(home: Path, tmp_path: Path) -> None:

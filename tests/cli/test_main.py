@@ -15,7 +15,7 @@ FLAGS = {
         "allocation", "rewind-step", "control", "seeds", "steps", "batch", "learning-rate", "save-recipe", "dry-run",
         "device", "dtype", "home", "json",
     },
-    "compile": {"batch", "threads", "explain", "device", "dtype", "home", "json"},
+    "compile": {"batch", "threads", "backend", "explain", "device", "dtype", "home", "json"},
     "export": {
         "format", "batch", "threads", "provider", "provider-option", "expand", "quantize", "fp16", "opset",
         "target-ort", "explain", "home", "json",

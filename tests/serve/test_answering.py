@@ -45,8 +45,8 @@ def run(home: Path) -> Run:
     return newest_run(home)
 
 
-def client_for(home: Path, backend: str) -> Client:
-    settings = make_settings((), home=home, backend=backend, threads="1", sessions="1")  # type: ignore[arg-type]
+def client_for(home: Path, backend: str, dtype: str = "fp32") -> Client:
+    settings = make_settings((), home=home, backend=backend, dtype=dtype, threads="1", sessions="1")  # type: ignore[arg-type]
     return Client(create_app(settings))
 
 
@@ -59,9 +59,14 @@ def jpeg(name: str) -> str:
     return base64.b64encode(picture_named(name).jpeg).decode()
 
 
-@pytest.mark.parametrize("backend", ["onnx", "torch"])
-def test_the_newest_run_is_served_and_scores_as_the_model_does(home: Path, run: Run, backend: str) -> None:
-    client = client_for(home, backend)
+@pytest.mark.parametrize(
+    ("backend", "dtype", "rtol", "atol"),
+    [("onnx", "fp32", 1e-4, 1e-5), ("torch", "fp32", 1e-4, 1e-5), ("torch", "bf16", 0.05, 0.01)],
+)
+def test_the_newest_run_is_served_and_scores_as_the_model_does(
+    home: Path, run: Run, backend: str, dtype: str, rtol: float, atol: float
+) -> None:
+    client = client_for(home, backend, dtype)
     ticket = load_ticket(run.ticket)
     (inputs,) = samples(score_task(run, ticket), 6)
     tensors = [
@@ -73,7 +78,8 @@ def test_the_newest_run_is_served_and_scores_as_the_model_does(home: Path, run: 
     family, model = ticket_model(ticket)
     expected = family.logits(model, inputs).detach().numpy()
     got = np.reshape(found["outputs"][0]["data"], found["outputs"][0]["shape"])
-    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(got, expected, rtol=rtol, atol=atol)
+    assert (np.abs(got - expected).max() > 1e-5) == (dtype == "bf16")
 
 
 @pytest.mark.parametrize("backend", ["onnx", "torch"])
