@@ -45,6 +45,8 @@ def test_prints_a_table_with_a_verdict_and_leaves_a_run(tiny_scenes: Path, tmp_p
     assert code == 0, err
     assert "relaxed (99 %)" in out
     assert "a single seed" in out
+    assert "the ticket at 50.0 %: no verdict" in out  # of three steps: no better than the commonest answer
+    assert "one that does not look" in out
     assert "seed 0 ticket round 2/2 at 50.0 %" in err
 
 

@@ -36,6 +36,17 @@ def test_samples_show_what_was_understood() -> None:
     assert "dev-105-0-img0: picture of 16x20 pixels" in lines
 
 
+def test_answers_outside_the_list_and_listed_twice_are_told(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(DATA / "raw", tmp_path / "raw"))
+    listed = folder / "vqav2/ans2label.json"
+    listed.write_text('{"white": 0}')
+    report = of(check_folder(folder).splits, "vqa", "val")
+    assert (report.labels, report.unlabelled, report.unlisted) == (1, 0, 2)
+    assert "3 examples of 2 images, 1 labels, 2 of whose answers the list knows none" in "\n".join(
+        check_folder(folder).lines()
+    )
+
+
 def test_databases_and_stores_are_found(tmp_path: Path) -> None:
     uniter = check_folder(DATA / "uniter")
     train = of(uniter.splits, "vqa", "train")

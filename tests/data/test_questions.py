@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from vlcompress.data.questions import Answers, Question, check_answers, check_some_answer_known, read_questions
+from vlcompress.data.examples import AnswerExample
+from vlcompress.data.questions import (
+    Answers,
+    Question,
+    check_answers,
+    check_some_answer_known,
+    read_questions,
+    unlisted,
+)
 from vlcompress.errors import VlcompressError
 
 ROW = {"question_id": 7, "img_id": "a", "sent": "Is it red?", "label": {"yes": 1, "no": 0.3}}
@@ -66,6 +74,20 @@ def test_a_file_of_which_no_answer_is_known_is_refused() -> None:
         check_some_answer_known(Path("q.json"), [unknown], ANSWERS)
     check_some_answer_known(Path("q.json"), [unknown, Question(2, "a", "?", {"yes": 1})], ANSWERS)
     check_some_answer_known(Path("test.json"), [Question(3, "a", "?", {})], ANSWERS)
+
+
+def test_an_answer_that_is_listed_twice_is_refused(tmp_path: Path) -> None:
+    written(tmp_path / "trainval_label2ans.json", ["no", "yes", "no"])
+    written(tmp_path / "trainval_ans2label.json", {"no": 2, "yes": 1})
+    with pytest.raises(VlcompressError, match=r"label2ans.json': the answer list has 'no' as 0 and as 2: keep one"):
+        Answers.read(tmp_path)
+
+
+def test_questions_whose_answers_are_all_unknown_are_counted() -> None:
+    """Those of a test split have none, and do not count; votes that were left away do."""
+    given = [{"yes": 1.0, "maybe": 0.3}, {"maybe": 1.0}, {}]
+    examples = [AnswerExample(row, "a", "?", answers) for row, answers in enumerate(given)]
+    assert unlisted([*examples, AnswerExample(3, "a", "?", {}, votes=("maybe",))], ("yes", "no")) == 2
 
 
 def test_answer_files_must_agree(tmp_path: Path) -> None:

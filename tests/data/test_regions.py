@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from vlcompress.data.regions import FIELDS, RegionFile, Regions, format_row, write_regions
 from vlcompress.errors import VlcompressError
@@ -18,7 +19,7 @@ def regions(name: str, *, boxes: int = 3, width: int = 5, seed: int = 0) -> Regi
         name,
         48,
         64,
-        rng.uniform(0, 48, (boxes, 4)).astype(np.float32),
+        np.sort(rng.uniform(0, 48, (boxes, 2, 2)).astype(np.float32), axis=1).reshape(boxes, 4),
         rng.standard_normal((boxes, width)).astype(np.float32),
         rng.integers(0, 9, boxes),
         rng.random(boxes, dtype=np.float32),
@@ -132,6 +133,69 @@ def test_a_feature_that_is_no_number_is_refused(tmp_path: Path, value: float) ->
     write_regions(tmp_path / "bad.tsv", [image])
     with pytest.raises(VlcompressError, match="row 1: features hold NaN or infinity"):
         RegionFile(tmp_path / "bad.tsv").read("a")
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        (
+            [[4, 4, 20, 20], [30, 20, 9, 12]],
+            r"box 1 ends before it begins, \[30.0, 20.0, 9.0, 12.0\]: boxes are",
+        ),
+        ([[0.1, 0.2, 0.5, 0.6], [0, 0, 1, 1]], "all boxes lie within one pixel: boxes are corners"),
+        ([[4, 4, 20, 20], [60, 40, 65, 48]], "box 1 is outside the image of 64x48 pixels"),
+        ([[4, 4, 20, 20], [60, np.nan, 63, 48]], "boxes hold NaN or infinity"),
+    ],
+)
+def test_boxes_in_another_form_are_refused_when_the_file_is_opened(
+    tmp_path: Path, boxes: list[list[float]], message: str
+) -> None:
+    image = replace(regions("a", boxes=2), boxes=np.array(boxes, dtype=np.float32))
+    write_regions(tmp_path / "a.tsv", [regions("b", boxes=2), image])
+    with pytest.raises(VlcompressError, match=f"row 2: {message}"):
+        RegionFile(tmp_path / "a.tsv")
+
+
+def test_a_flat_box_and_a_picture_of_one_pixel_are_accepted(tmp_path: Path) -> None:
+    flat = replace(regions("a", boxes=1), boxes=np.array([[5, 9, 20, 9]], dtype=np.float32))
+    whole = replace(regions("b", boxes=1), boxes=np.array([[0, 0, 1, 1]], dtype=np.float32), height=1, width=1)
+    write_regions(tmp_path / "a.tsv", [flat, whole])
+    assert RegionFile(tmp_path / "a.tsv").ids == ("a", "b")
+
+
+FEATURES = {
+    "of both signs": lambda rng, size: rng.standard_normal(size),
+    "after a ReLU": lambda rng, size: np.maximum(rng.standard_normal(size), 0),
+    "shares": lambda rng, size: rng.random(size),
+    "of float32": lambda rng, size: rng.standard_normal(size).astype(np.float32).astype(np.float64),
+    "of float16": lambda rng, size: rng.standard_normal(size).astype(np.float16).astype(np.float64),
+}
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("values", FEATURES)
+def test_features_of_another_type_are_refused(tmp_path: Path, values: str, kind: str) -> None:
+    """They are read as so many bytes: float64 would be twice as many numbers, float16 half as many."""
+    features = FEATURES[values](np.random.default_rng(0), (10, 64)).astype(kind)
+    write_regions(tmp_path / "a.tsv", [replace(regions("a", boxes=10), features=features)])
+    if kind == "float32":
+        assert RegionFile(tmp_path / "a.tsv").feature_dim == 64
+        return
+    with pytest.raises(VlcompressError, match=f"row 1: features are {kind} by their bits, where float32 is read"):
+        RegionFile(tmp_path / "a.tsv")
+
+
+@pytest.mark.parametrize("values", [np.ones((20, 64)), np.eye(20, 64), np.geomspace(1e-12, 1, 1280).reshape(20, 64)])
+def test_odd_features_of_float32_are_read(tmp_path: Path, values: NDArray[np.float64]) -> None:
+    features = values.astype(np.float32)
+    write_regions(tmp_path / "a.tsv", [replace(regions("a", boxes=20), features=features)])
+    assert RegionFile(tmp_path / "a.tsv").feature_dim == 64
+
+
+def test_a_name_that_is_not_utf8_is_refused(file: Path) -> None:
+    file.write_bytes(b"\xe9" + file.read_bytes())
+    with pytest.raises(VlcompressError, match="row 1: its img_id is not UTF-8"):
+        RegionFile(file)
 
 
 def test_an_image_that_is_not_there_is_named(file: Path) -> None:

@@ -209,6 +209,10 @@ BROKEN_IMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "wrong width": (arrays_with(norm_bb=packed(BOXES[:, :4])), r"'norm_bb' is \[10, 4\], not \[boxes, 6\]"),
     "NaN": (arrays_with(features=packed(NAN)), "'features' holds NaN or infinity"),
     "other count": (arrays_with(norm_bb=packed(BOXES[:9])), "differ in their number of boxes"),
+    "sizes for corners": (
+        arrays_with(norm_bb=packed(np.tile(BOXES[:1, [2, 3, 4, 5, 0, 1]] + BOXES[:1, 0], (12, 1)))),
+        "a box ends before it begins: 'norm_bb' is x1, y1, x2, y2",
+    ),
     "outside": (arrays_with(norm_bb=packed(np.tile(BOXES[:1] + 1, (12, 1)))), "a box is outside the image"),
     "claimed length": (
         arrays_with(features=packed(NAN, shape=[1 << 40, 32])), "an array .* of float16 where 640 bytes are left"

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from vlcompress.data.examples import AnswerExample, CaptionExample, PairExample, TaskData
 from vlcompress.data.opening import open_task
+from vlcompress.data.pictures import encode
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
 
@@ -97,6 +98,12 @@ def test_every_file_holds_what_the_conversion_wrote(name: str) -> None:
     assert hashes == {value for column in columns for value in column}
 
 
+def rows(path: Path) -> list[dict[str, Any]]:
+    with pa.memory_map(str(path)) as source:
+        found: list[dict[str, Any]] = pa.ipc.open_file(source).read_all().to_pylist()
+    return found
+
+
 def rewrite(path: Path, **columns: Any) -> None:
     with pa.memory_map(str(path)) as source:
         table = pa.ipc.open_file(source).read_all().to_pydict()
@@ -136,6 +143,33 @@ def test_a_damaged_picture_is_named_with_its_row(folder: Path) -> None:
     data = open_task(folder, "vqa", ["val"])
     with pytest.raises(VlcompressError, match=r"vqav2_val.arrow', row 1 \(image '.*'\) is not a readable JPEG"):
         data.pictures.pixels(data.examples[0].image)
+
+
+def test_rows_of_one_image_id_keep_their_own_pictures(folder: Path) -> None:
+    """As in the official loader, which reads the row's; a row that repeats a picture is the same image."""
+    other, third = (np.full((2, 2, 3), value, np.uint8) for value in (1, 2))
+    (row,) = rows(folder / VAL)
+    pictures = [row["image"], encode(other), row["image"], encode(third)]
+    rewrite(folder / VAL, **{**{name: [value] * 4 for name, value in row.items()}, "image": pictures})
+    data = open_task(folder, "vqa", ["val"])
+    first, second, again, last = (example.image for example in data.examples)
+    assert first == again
+    assert len({first, second, last}) == 3
+    for name, content in zip((first, second, last), (row["image"], *pictures[1::2]), strict=True):
+        assert data.pictures.picture_bytes(name) == content
+    assert np.array_equal(data.pictures.pixels(second), other)
+
+
+def test_pairs_of_one_identifier_keep_their_own_pictures(folder: Path) -> None:
+    path = folder / "arrow/nlvr2_dev.arrow"
+    row = rows(path)[0]
+    changed = encode(np.zeros((2, 2, 3), np.uint8))
+    rewrite(path, **{**{name: [value] * 2 for name, value in row.items()}, "image_1": [row["image_1"], changed]})
+    data = open_task(folder, "nlvr2", ["dev"])
+    left, right = data.examples[0].images
+    assert data.examples[-1].images[0] == left
+    assert data.pictures.picture_bytes(right) == row["image_1"]
+    assert data.pictures.picture_bytes(data.examples[-1].images[1]) == changed
 
 
 def test_an_answer_list_of_its_own_is_taken_and_a_hole_is_refused(folder: Path) -> None:

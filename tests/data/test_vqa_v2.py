@@ -1,6 +1,7 @@
 """Raw VQA v2 files and the soft scores made from ten annotators."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,13 @@ def test_conversion_keeps_known_answers_only() -> None:
 def test_the_answer_list_leaves_out_rare_answers() -> None:
     assert answer_list([QUESTION] * 9).labels == ("yes",)
     assert answer_list([QUESTION] * 8).labels == ()
+
+
+def test_the_answer_list_holds_normalised_answers() -> None:
+    """As ViLT's does; of two spellings of one answer each counts for it."""
+    spelt = [replace(QUESTION, majority=majority) for majority in ("The dog.", "dog", "dog!") * 3]
+    assert answer_list(spelt).labels == ("dog",)
+    assert answer_list([replace(QUESTION, majority="None")] * 9).labels == ("0",)
 
 
 def test_a_question_without_annotation_is_refused(tmp_path: Path) -> None:

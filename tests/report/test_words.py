@@ -25,7 +25,14 @@ def test_without_a_benchmark_no_speed_is_claimed(pruned: Run) -> None:
     assert "×" not in said
 
 
-@pytest.mark.parametrize(("outcome", "words"), [("pass", "reaches the 99 % line"), ("fail", "fails the 99 % line")])
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        ("pass", "reaches the 99 % line"),
+        ("fail", "fails the 99 % line"),
+        ("no verdict", "says nothing: the dense model"),
+    ],
+)
 def test_the_headline_follows_the_verdict(pruned: Run, outcome: str, words: str) -> None:
     facts = report_facts(pruned)
     facts["ticket"]["levels"]["relaxed"]["outcome"] = outcome

@@ -31,7 +31,7 @@ from vlcompress.serve.app import create_app
 from vlcompress.serve.pictures import NAMES, picture_named
 from vlcompress.serve.settings import ModelSpec, Settings
 from vlcompress.serve.start import make_settings, newest_model
-from vlcompress.serve.tasks.answering import _One
+from vlcompress.serve.tasks.answering import _One, read_picture
 from vlcompress.sparse.timing import Effort
 from vlcompress.tickets.models import samples, score_task, ticket_model
 from vlcompress.tickets.run import Run, newest_run
@@ -202,6 +202,12 @@ def test_other_families_are_asked_in_the_same_words(name: str, tmp_path: Path) -
     assert best["score"] == pytest.approx(float(logits.max().sigmoid()), abs=1e-4)
     uploaded = client.post("/v1/vqa", json={"question": QUESTION, "image": jpeg(NAMES[0])})
     assert uploaded.status_code == 200, uploaded.text
+
+
+def test_a_picture_of_sixteen_bits_of_grey_is_read_as_its_upper_eight() -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.full((4, 4), 0x3412, np.uint16)).save(file, "PNG")
+    assert read_picture(base64.b64encode(file.getvalue()).decode()).getpixel((0, 0)) == (0x34, 0x34, 0x34)
 
 
 def png(size: tuple[int, int]) -> str:

@@ -25,7 +25,7 @@ def test_text_is_cut_and_keeps_its_end() -> None:
 def test_ids_of_the_data_take_the_place_of_its_text(vocabulary: str) -> None:
     given = encoded([words("blue", "ball"), words("red", "red", "red")], vocabulary)
     reader = Reader(ShowingFamily(), VOCABULARY, PICTURES, 4, given)
-    assert [row.tolist() for row in reader.ids(["x", "y"])] == [
+    assert [row.tolist() for row in reader.ids(["blue ball", "red red red"])] == [
         words("[CLS]", "blue", "ball", "[SEP]"),
         words("[CLS]", "red", "red", "[SEP]"),
     ]
@@ -38,6 +38,15 @@ def test_ids_of_another_vocabulary_are_not_used() -> None:
         Reader(ShowingFamily(), VOCABULARY, PICTURES, 9, encoded([[999]]))
 
 
+def test_ids_that_say_something_else_than_the_sentences_are_refused() -> None:
+    """They are all in the vocabulary, which is longer than the one that they were made with."""
+    given = encoded([words("true"), words("is", "cube"), words("ball", "he", "a")])
+    reader = Reader(ShowingFamily(), VOCABULARY, PICTURES, 9, given)
+    with pytest.raises(VlcompressError, match=r"'the cube' would be read as 'is cube'; give the vocab.txt"):
+        reader.ids(["true", "the cube", "is he happy"])
+    assert len(reader.ids(["true", "is cube", "a word that the official code cuts otherwise"])) == 3
+
+
 def test_images_are_read_once_and_annotated_ones_apart() -> None:
     reader = make_reader(ShowingFamily(), PICTURES)
     assert reader.image("a") is reader.image("a")
@@ -47,6 +56,6 @@ def test_images_are_read_once_and_annotated_ones_apart() -> None:
 
 def test_no_text_is_longer_than_the_models_positions() -> None:
     uniter = family_named("uniter")
-    assert max_words(uniter, {"max_position_embeddings": 512}) == 60
+    assert max_words(uniter, {"max_position_embeddings": 512}) == 512  # officially a trained model cuts nothing
     assert max_words(uniter, {"max_position_embeddings": 128}, 220) == 128
     assert max_words(family_named("lxmert"), {}) == 20

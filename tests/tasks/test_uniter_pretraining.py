@@ -44,7 +44,7 @@ def _regions(rng: np.random.Generator, image: int) -> Regions:
     features = rng.uniform(0.5, 1, (count, WIDTH)).astype(np.float32)
     features[:, 0] = image + 1  # tells which image a row is of
     confidence = rng.random(count, dtype=np.float32)
-    classes = rng.integers(OBJECTS, size=count)
+    classes = rng.integers(OBJECTS - 1, size=count)  # the head's class 0 is the background
     return Regions(f"image {image}", 1, 1, corners, features, classes, confidence, classes, confidence)
 
 
@@ -159,7 +159,9 @@ def test_class_loss_is_the_mean_divergence_and_one_class_a_cross_entropy() -> No
     masked = batch.inputs["visual_masked"]
     hidden = model.hidden(**batch.inputs)[:, batch.inputs["input_ids"].shape[1] :]
     scores = model.region_classifier(hidden[masked])
-    expected = cross_entropy(scores, batch.targets["classes"][masked]) / OBJECTS
+    ids = [torch.tensor(one.regions.objects_id) for one in objective.examples]
+    official = torch.cat(ids)[masked[batch.inputs["visual_attention_mask"].bool()]] + 1  # class 0 is the background
+    expected = cross_entropy(scores, official) / OBJECTS
     torch.testing.assert_close(hard, expected)
     soft = np.random.default_rng(1).dirichlet(np.ones(OBJECTS), 8).astype(np.float32)
     examples = [

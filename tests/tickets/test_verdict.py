@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from vlcompress.errors import VlcompressError
-from vlcompress.tickets.verdict import judge
+from vlcompress.tickets.verdict import judge, learned
 
 
 def scores(mean: float, examples: int = 4000, seed: int = 0) -> torch.Tensor:
@@ -53,6 +53,25 @@ def test_seeds_give_the_standard_deviation_that_matching_uses() -> None:
     assert verdict.dense_sd == pytest.approx(float(means.std()))
     assert verdict["matching"].threshold == pytest.approx(verdict.dense - float(means.std()))
     assert "3 seeds" in verdict.sentence()
+
+
+@pytest.mark.parametrize(("blind", "gets_one"), [(None, True), (0.28, True), (0.29, False), (0.3, False), (0.9, False)])
+def test_a_model_no_better_than_one_that_does_not_look_gets_no_verdict(blind: float | None, gets_one: bool) -> None:
+    """Dense has 1200 of 4000 right: a 95 % interval of 1.42 points to either side."""
+    dense = (torch.arange(4000) < 1200).float()
+    verdict = judge([dense], [dense], blind=blind)
+    assert {level.outcome for level in verdict.levels} == {"pass" if gets_one else "no verdict"}
+    assert learned(0.3, 4000, blind) is gets_one
+    assert ("nothing was learned" in verdict.sentence()) is not gets_one
+    assert verdict.document()["blind"] == blind
+
+
+def test_without_a_verdict_the_scores_are_still_said() -> None:
+    dense = (torch.arange(100) < 30).float()
+    assert judge([dense, dense], [dense, dense], blind=0.3).sentence() == (
+        "30.00 against 30.00 dense, no verdict (from 2 seeds): the dense model scores 30.00, one that does not look "
+        "30.00, so nothing was learned that a ticket could keep or lose (train longer, or on more data)"
+    )
 
 
 def test_a_single_seed_is_called_a_single_seed() -> None:

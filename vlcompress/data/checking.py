@@ -10,6 +10,7 @@ from vlcompress.data import labelled_folder, store
 from vlcompress.data.examples import AnswerExample, ChoiceExample, Example, images_of, text_of
 from vlcompress.data.found import Found, Layout, OpenedPictures
 from vlcompress.data.opening import LAYOUTS, TASKS, distinct
+from vlcompress.data.questions import check_listed_once, unlisted
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
 
@@ -27,7 +28,8 @@ class SplitReport:
         task, layout, split: which.
         examples: number of examples.
         labels: length of the answer list; 0 where the task has none.
-        unlabelled: examples without an answer that the list knows, or without a published label.
+        unlabelled: examples without a published label.
+        unlisted: examples with published answers, none of which the list knows.
         images: number of images that the examples name.
         with_regions, with_ground_truth, with_pictures: how many of them have region features of the detector, of the
             annotated boxes, a picture.
@@ -43,6 +45,7 @@ class SplitReport:
     examples: int = 0
     labels: int = 0
     unlabelled: int = 0
+    unlisted: int = 0
     images: int = 0
     with_regions: int = 0
     with_ground_truth: int = 0
@@ -139,6 +142,7 @@ def _reports(root: Path, task: str, layout: Layout) -> Iterator[SplitReport]:
             if layout.NAME == store.NAME:
                 store.check_content(root)
             found = layout.open_splits(root, task, [name], None)
+            check_listed_once(root, found.labels)
             yield _report(task, layout.NAME, name, found)
         except VlcompressError as error:
             yield SplitReport(task, layout.NAME, name, error=str(error))
@@ -154,6 +158,7 @@ def _report(task: str, layout: str, split: str, found: Found) -> SplitReport:
         examples=len(found.examples),
         labels=len(found.labels),
         unlabelled=sum(not _has_label(example) for example in found.examples),
+        unlisted=unlisted(found.examples, found.labels),
         images=len(images),
         with_regions=sum(pictures.has_regions(image, ground_truth=False) for image in images),
         with_ground_truth=sum(pictures.has_regions(image, ground_truth=True) for image in images),
@@ -166,7 +171,7 @@ def _report(task: str, layout: str, split: str, found: Found) -> SplitReport:
 
 def _has_label(example: Example) -> bool:
     if isinstance(example, AnswerExample):
-        return bool(example.answers)
+        return bool(example.answers or example.votes)
     if isinstance(example, ChoiceExample):
         return example.answer >= 0
     return getattr(example, "label", 0) >= 0
@@ -206,7 +211,8 @@ def _split_lines(one: SplitReport) -> Iterator[str]:
         return
     labels = f", {one.labels} labels" if one.labels else ""
     hidden = f", {one.unlabelled} without a label" if one.unlabelled else ""
-    yield f"  {one.examples} examples of {one.images} images{labels}{hidden}"
+    unknown = f", {one.unlisted} of whose answers the list knows none" if one.unlisted else ""
+    yield f"  {one.examples} examples of {one.images} images{labels}{hidden}{unknown}"
     yield (
         f"  images with regions {one.with_regions}, with annotated boxes {one.with_ground_truth}, with pictures "
         f"{one.with_pictures}; feature size {one.feature_dim or 'none'}"

@@ -253,3 +253,7 @@ class TaskData(Generic[E]):
     identity: str
     left_out: Mapping[str, int] = field(default_factory=dict)
     encoded: Encoded | None = None
+
+    def called(self, index: int) -> str:
+        """Name an example in a message."""
+        return f"example '{self.examples[index].id}' of {self.task} {', '.join(self.splits)}"

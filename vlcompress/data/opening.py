@@ -66,6 +66,7 @@ from vlcompress.data import labelled_folder, lxmert_folder, raw_folder, store, u
 from vlcompress.data.examples import Example, TaskData, images_of, problem_of
 from vlcompress.data.found import Found, Layout, OpenedPictures
 from vlcompress.data.identity import files_identity
+from vlcompress.data.questions import check_listed_once
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError, unknown
 
@@ -113,7 +114,7 @@ def open_task(
 
     Raises:
         VlcompressError: no such folder, task or split; a missing or damaged file, with its name and the record; images
-            that are missing.
+            that are missing; an answer that is listed twice.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -183,6 +184,7 @@ def _checked(folder: Path, task: str, splits: tuple[str, ...], found: Found, all
     left_out = {**found.left_out, **({f"no {kind}": missing} if missing else {})}
     examples: tuple[Example, ...] = tuple(found.examples[i] for i in kept)
     encoded = found.encoded.keep(kept) if found.encoded and missing else found.encoded
+    check_listed_once(folder, found.labels)
     identity = found.identity or files_identity(folder, found.files)
     vocabulary = WordPiece.load(folder) if (folder / "vocab.txt").is_file() else None
     return TaskData(task, splits, examples, found.pictures, found.labels, vocabulary, identity, left_out, encoded)

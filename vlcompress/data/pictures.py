@@ -1,6 +1,7 @@
 """Images of a folder: region features in LXMERT's TSVs, pictures loose or in zip files, found by name.
 
-An image's name is its file name without the suffix; a TSV's img_id is the same name.
+An image's name is its file name without the suffix; a TSV's img_id is the same name. Two files of one name must be one
+picture.
 """
 
 import io
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
@@ -17,6 +19,9 @@ from numpy.typing import NDArray
 
 from vlcompress.data.regions import RegionFile, Regions, region_file
 from vlcompress.errors import VlcompressError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 MOST_PIXELS = 100_000_000
@@ -69,6 +74,7 @@ class FilePictures:
         """
         self.detected, self.ground_truth = tuple(detected), tuple(ground_truth)
         self._roots = tuple(root for root in roots if root.is_dir())
+        self._known_alike: set[str] = set()
 
     @property
     def feature_dim(self) -> int:
@@ -98,12 +104,25 @@ class FilePictures:
         if image not in self._pictures:
             places = ", ".join(f"'{root}'" for root in self._roots) or "any folder"
             raise VlcompressError(f"image '{image}' is not among the {len(self._pictures)} pictures in {places}")
-        file = self._pictures[image]
-        return decode(file.read(), str(file))
+        return decode(self.picture_bytes(image), str(self._pictures[image][0]))
 
     def picture_bytes(self, image: str) -> bytes:
-        """Give the picture's file as it is."""
-        return self._pictures[image].read()
+        """Return the picture's file as it is.
+
+        Raises:
+            VlcompressError: two different files have this name, or as of `PictureFile.read`.
+        """
+        first, *others = self._pictures[image]
+        content = first.read()
+        if image not in self._known_alike:
+            other = next((one for one in others if one.size != first.size or one.read() != content), None)
+            if other is not None:
+                raise VlcompressError(
+                    f"image '{image}' is two pictures, {first} and {other}: an image is found by its file's name, so "
+                    "rename or remove one of the two"
+                )
+            self._known_alike.add(image)
+        return content
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -113,14 +132,15 @@ class FilePictures:
     @property
     def picture_files(self) -> tuple[Path, ...]:
         """The picture files and zip files, in order."""
-        return tuple(dict.fromkeys(file.path for file in self._pictures.values()))
+        return tuple(dict.fromkeys(file.path for file, *_ in self._pictures.values()))
 
     @cached_property
-    def _pictures(self) -> Mapping[str, PictureFile]:
-        found: dict[str, PictureFile] = {}
+    def _pictures(self) -> Mapping[str, list[PictureFile]]:
+        """The files of each name, one at least."""
+        found: dict[str, list[PictureFile]] = {}
         for root in self._roots:
             for name, file in _pictures_under(root):
-                found.setdefault(name, file)
+                found.setdefault(name, []).append(file)
         return found
 
 
@@ -143,9 +163,23 @@ def decode(data: bytes, where: str) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as picture:
             if picture.width * picture.height > MOST_PIXELS:
                 raise VlcompressError(f"{where}: {picture.width}x{picture.height} pixels, {MOST_PIXELS} are allowed")
-            return np.asarray(picture.convert("RGB"))
+            return np.asarray(as_rgb(picture))
+    except Image.DecompressionBombError as error:  # Pillow's own limit, asked before the size can be
+        raise VlcompressError(f"{where}: {error}; {MOST_PIXELS} pixels are allowed: make it smaller") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise VlcompressError(f"{where} is not a readable JPEG or PNG ({error}): it is damaged or cut") from error
+
+
+def as_rgb(picture: "Image.Image") -> "Image.Image":
+    """Return a picture in RGB, 8 bits a channel; of 16 bits the upper 8 are taken.
+
+    Pillow does so itself in colour, but cuts grey of 16 bits off at 255, and nearly all of a picture is white.
+    """
+    from PIL import Image
+
+    if picture.mode.startswith("I"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    return picture.convert("RGB")
 
 
 def encode(pixels: NDArray[np.uint8]) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vlcompress.data.documents import Row, read_rows, take
-from vlcompress.data.questions import Answers
+from vlcompress.data.questions import Answers, check_listed_once
 from vlcompress.errors import VlcompressError
 
 
@@ -64,7 +64,9 @@ def read_all_answers(path: Path) -> Answers:
         VlcompressError: no such file, not in the format.
     """
     rows = enumerate(read_rows(path), start=1)
-    return Answers(tuple(take(path, number, row, "ans")[0] for number, row in rows))
+    labels = tuple(take(path, number, row, "ans")[0] for number, row in rows)
+    check_listed_once(path, labels)
+    return Answers(labels)
 
 
 def pretraining_document(images: Sequence[ImageSentences]) -> list[dict[str, Any]]:

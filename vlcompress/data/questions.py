@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlcompress.data.documents import Row, check_id, parsed, read_document, read_rows, take
+from vlcompress.data.examples import AnswerExample, Example
 from vlcompress.errors import VlcompressError
 
 QuestionId = int | str
@@ -53,6 +54,7 @@ class Answers:
         labels = read_document(path)
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
             raise VlcompressError(f"'{path}' does not hold a JSON list of answers: check its format")
+        check_listed_once(path, labels)
         answers = cls(tuple(labels))
         other = folder / "trainval_ans2label.json"
         if read_document(other) != answers.index:
@@ -80,6 +82,28 @@ class Answers:
                 if answer in self.index:
                     row[self.index[answer]] = score
         return scores
+
+
+def check_listed_once(where: Path, labels: Sequence[str]) -> None:
+    """Refuse a list with an answer twice: a model would be taught one copy, and be wrong with the other.
+
+    Raises:
+        VlcompressError: which answer, and where in the list.
+    """
+    seen: dict[str, int] = {}
+    for row, answer in enumerate(labels):
+        if seen.setdefault(answer, row) != row:
+            raise VlcompressError(f"'{where}': the answer list has '{answer}' as {seen[answer]} and as {row}: keep one")
+
+
+def unlisted(examples: Iterable[Example], labels: Sequence[str]) -> int:
+    """Return how many questions have published answers of which the list knows none.
+
+    Officially they stay, with a score of 0 for every answer.
+    """
+    known = frozenset(labels)
+    asked = [example for example in examples if isinstance(example, AnswerExample)]
+    return sum(bool(one.answers or one.votes) and known.isdisjoint(one.answers) for one in asked)
 
 
 def read_questions(path: Path) -> list[Question]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,11 @@ FIELDS = (
 )
 _BYTES_PER_BOX = {"objects_id": 8, "objects_conf": 4, "attrs_id": 8, "attrs_conf": 4, "boxes": 16}
 _MAKE_AGAIN = "the file is damaged or cut; extract or download it again"
+_CORNERS = "boxes are corners x1, y1, x2, y2 in pixels, no sizes and no shares of the image; write them so"
+_ALIKE = 5.0
+"""Octaves, a standard deviation: sizes of features spread over 1 to 4, bits read as another type over 6 to 70."""
+
+N = TypeVar("N", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -141,21 +147,27 @@ class RegionFile:
         return self._decode(row, fields)
 
     def _index(self, row: _Row, fields: Sequence[bytes]) -> None:
-        img_id = fields[0].decode()
+        try:
+            img_id = fields[0].decode()
+        except UnicodeDecodeError as error:
+            raise _bad_row(
+                self.path, row.number, f"its img_id is not UTF-8 ({error})", "name images in UTF-8"
+            ) from error
         if img_id in self._rows:
             first = self._rows[img_id].number
             raise _bad_row(
                 self.path, row.number, f"image '{img_id}' is already in row {first}", "keep one of the two rows"
             )
         boxes = _whole_number(self.path, row.number, fields, "num_boxes")
-        for name in ("img_h", "img_w"):
-            _whole_number(self.path, row.number, fields, name)
+        width, height = (_whole_number(self.path, row.number, fields, name) for name in ("img_w", "img_h"))
         for name, size in _BYTES_PER_BOX.items():
             _check_length(self.path, row.number, name, _field(fields, name), boxes * size)
-        self._check_features(row, _field(fields, "features"), boxes)
+        self._check_boxes(row, self._array(row, fields, "boxes", np.float32).reshape(-1, 4), (width, height))
+        self._check_features(row, fields, boxes)
         self._rows[img_id] = row
 
-    def _check_features(self, row: _Row, text: bytes, boxes: int) -> None:
+    def _check_features(self, row: _Row, fields: Sequence[bytes], boxes: int) -> None:
+        text = _field(fields, "features")
         size = _decoded_length(text)
         if len(text) % 4 or size % (4 * boxes):
             raise _bad_row(
@@ -164,6 +176,11 @@ class RegionFile:
                 f"features hold {size} bytes, no whole number of floats for each of {boxes} boxes",
                 _MAKE_AGAIN,
             )
+        if not self._rows:
+            kind = _kind_of(self._array(row, fields, "features", np.float32))
+            if kind != "float32":
+                what = f"features are {kind} by their bits, where float32 is read"
+                raise _bad_row(self.path, row.number, what, "write them with .astype(numpy.float32)")
         width = size // (4 * boxes)
         if width != (self._feature_dim or width):
             raise _bad_row(
@@ -175,7 +192,15 @@ class RegionFile:
         self._feature_dim = width
 
     def _check_boxes(self, row: _Row, boxes_N4: NDArray[np.float32], size: tuple[int, int]) -> None:
-        """Refuse boxes outside the image, with the tolerance of the official loaders."""
+        """Refuse boxes outside the image, with the tolerance of the official loaders, and boxes in another form."""
+        if not np.isfinite(boxes_N4).all():
+            raise _bad_row(self.path, row.number, "boxes hold NaN or infinity", _MAKE_AGAIN)
+        if (turned_N := (boxes_N4[:, 2:] < boxes_N4[:, :2]).any(axis=1)).any():
+            number = int(turned_N.argmax())
+            what = f"box {number} ends before it begins, {boxes_N4[number].tolist()}"
+            raise _bad_row(self.path, row.number, what, _CORNERS)
+        if boxes_N4.max() <= 1 < min(size):
+            raise _bad_row(self.path, row.number, "all boxes lie within one pixel", _CORNERS)
         normalized_N4 = boxes_N4 / np.array([*size, *size], dtype=np.float32)
         if normalized_N4.min() < -1e-5 or normalized_N4.max() > 1 + 1e-5:
             number = int(((normalized_N4 < -1e-5) | (normalized_N4 > 1 + 1e-5)).any(axis=1).argmax())
@@ -183,27 +208,25 @@ class RegionFile:
             raise _bad_row(self.path, row.number, what, _MAKE_AGAIN)
 
     def _decode(self, row: _Row, fields: Sequence[bytes]) -> Regions:
-        def raw(name: str) -> bytes:
-            return _unbase64(self.path, row.number, name, _field(fields, name))
-
-        features = np.frombuffer(raw("features"), np.float32).reshape(-1, self.feature_dim)
-        boxes = np.frombuffer(raw("boxes"), np.float32).reshape(-1, 4)
-        for name, values in (("features", features), ("boxes", boxes)):
-            if not np.isfinite(values).all():
-                raise _bad_row(self.path, row.number, f"{name} hold NaN or infinity", _MAKE_AGAIN)
+        features = self._array(row, fields, "features", np.float32).reshape(-1, self.feature_dim)
+        if not np.isfinite(features).all():
+            raise _bad_row(self.path, row.number, "features hold NaN or infinity", _MAKE_AGAIN)
         height, width = int(_field(fields, "img_h")), int(_field(fields, "img_w"))
-        self._check_boxes(row, boxes, (width, height))
         return Regions(
             img_id=fields[0].decode(),
             height=height,
             width=width,
-            boxes=boxes,
+            boxes=self._array(row, fields, "boxes", np.float32).reshape(-1, 4),
             features=features,
-            objects_id=np.frombuffer(raw("objects_id"), np.int64),
-            objects_conf=np.frombuffer(raw("objects_conf"), np.float32),
-            attrs_id=np.frombuffer(raw("attrs_id"), np.int64),
-            attrs_conf=np.frombuffer(raw("attrs_conf"), np.float32),
+            objects_id=self._array(row, fields, "objects_id", np.int64),
+            objects_conf=self._array(row, fields, "objects_conf", np.float32),
+            attrs_id=self._array(row, fields, "attrs_id", np.int64),
+            attrs_conf=self._array(row, fields, "attrs_conf", np.float32),
         )
+
+    def _array(self, row: _Row, fields: Sequence[bytes], name: str, kind: type[N]) -> NDArray[N]:
+        """Decode a field; 1-D."""
+        return np.frombuffer(_unbase64(self.path, row.number, name, _field(fields, name)), kind)
 
 
 def region_file(path: Path, feature_dim: int | None = None) -> RegionFile:
@@ -287,6 +310,33 @@ def _check_length(path: Path, number: int, name: str, text: bytes, size: int) ->
         raise _bad_row(
             path, number, f"{name} holds {_decoded_length(text)} bytes where {size} were expected", _MAKE_AGAIN
         )
+
+
+def _kind_of(values: NDArray[np.float32]) -> str:
+    """Tell the type that features were written in, by their bits: "float32", "float64" or "float16".
+
+    A file does not say. Read as the type that they are, numbers are of like size; read as another one, bits of the
+    fraction become exponents, and sizes are of all kinds.
+    """
+    spread = _spread(values)
+    found = {"float16": _spread(values.view(np.float16)), "float64": math.inf}
+    if len(values) % 2 == 0:
+        found["float64"] = _spread(values.view(np.float64))
+    narrow = min(found, key=lambda name: found[name])
+    if found[narrow] < _ALIKE < spread and 3 * found[narrow] < spread:
+        return narrow
+    upper_half = values[1::2]  # of float64 numbers whose fraction is short, all other words are zero
+    only_upper = len(values) % 2 == 0 and not values[::2].any() and np.count_nonzero(upper_half) > len(upper_half) / 4
+    return "float64" if only_upper else "float32"
+
+
+def _spread(values: NDArray[Any]) -> float:
+    """Return the standard deviation of log2 of the numbers' sizes but zeros; infinite where one is no number."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        sizes = np.abs(values[values != 0].astype(np.longdouble))
+    if not np.isfinite(sizes).all():
+        return math.inf
+    return float(np.log2(sizes).std()) if sizes.size else 0.0
 
 
 def _unbase64(path: Path, number: int, name: str, text: bytes) -> bytes:

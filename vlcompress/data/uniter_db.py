@@ -278,6 +278,8 @@ def _checked(arrays: Arrays, where: str) -> Arrays:
     if any(len(arrays[name]) != len(arrays["norm_bb"]) for name in _ARRAYS if name in arrays):
         raise VlcompressError(f"{where}: its arrays differ in their number of boxes: extract the image again")
     boxes_N4 = arrays["norm_bb"][:, :4]
+    if (boxes_N4[:, 2:] < boxes_N4[:, :2] - SLACK).any():
+        raise VlcompressError(f"{where}: a box ends before it begins: 'norm_bb' is x1, y1, x2, y2, width, height")
     if boxes_N4.min() < -SLACK or boxes_N4.max() > 1 + SLACK:
         reach = f"{boxes_N4.min():g} to {boxes_N4.max():g}"
         raise VlcompressError(f"{where}: a box is outside the image: it reaches {reach}, 0 to 1 is all of the image")

@@ -11,6 +11,7 @@ its consistency group is the sentence itself) and the captions' ids and order.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ _COCO_PARTS = {"train": "train2014", "test": "test2015", "test-dev": "test2015"}
 _IMAGE_COLUMNS = ("image", "image_0", "image_1")
 
 Row = Mapping[str, Any]
+Place = tuple[Path, Any, int, str]
+"""Of a picture: file, table, row, column."""
 
 
 class ArrowPictures:
@@ -56,12 +59,19 @@ class ArrowPictures:
     feature_dim = 0
 
     def __init__(self) -> None:
-        """Start without pictures; `add` names them."""
-        self._places: dict[str, tuple[Path, Any, int, str]] = {}
+        """Start without pictures; `name` names them."""
+        self._places: dict[str, Place] = {}
 
-    def add(self, name: str, path: Path, table: Any, row: int, column: str) -> None:
-        """Name the picture in a column of a table's row; the first of a name counts."""
-        self._places.setdefault(name, (path, table, row, column))
+    def name(self, name: str, path: Path, table: Any, row: int, column: str) -> str:
+        """Name the picture in a column of a table's row; another picture of a name gets one of its own.
+
+        The official loader takes each row's own picture, whatever the row says that it is called.
+        """
+        place = (path, table, row, column)
+        if self._places.setdefault(name, place) is not place and self.picture_bytes(name) != _picture(place):
+            name = f"{name}_of_{path.stem}_row_{row + 1}"
+            self._places[name] = place
+        return name
 
     def has_regions(self, image: str, *, ground_truth: bool | None = None) -> bool:
         """Say whether the image has region features: Arrow files have none."""
@@ -77,9 +87,7 @@ class ArrowPictures:
 
     def picture_bytes(self, image: str) -> bytes:
         """Give the picture's file as it is."""
-        _, table, row, column = self._places[image]
-        data: bytes = table.column(column)[row].as_py()
-        return data
+        return _picture(self._places[image])
 
     def pixels(self, image: str) -> NDArray[np.uint8]:
         """Read an image as uint8 [height, width, 3], RGB; errors as of `Pictures.pixels`."""
@@ -119,12 +127,11 @@ def open_splits(folder: Path, task: str, splits: Sequence[str], feature_dim: int
         make = _MAKERS[task]
         for number, row in enumerate(_rows(table)):
             try:
-                named, made = make(path, number, row)
+                images, made = make(path, number, row)
             except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
                 raise _bad(path, number, f"it is not in the format ({error})") from error
-            examples += made
-            for name, column in named:
-                pictures.add(name, path, table, number, column)
+            names = {name: pictures.name(name, path, table, number, column) for name, column in images}
+            examples += [_renamed(example, names) for example in made]
         files.append(path)
     labels, label_files = _labels(folder) if task == "vqa" else ((), ())
     return Found(tuple(examples), pictures, labels, (*files, *label_files))
@@ -203,6 +210,21 @@ def _captions(path: Path, number: int, row: Row) -> Made:
 
 
 _MAKERS: Mapping[str, Callable[[Path, int, Row], Made]] = {"vqa": _answers, "nlvr2": _pairs, "retrieval": _captions}
+
+
+def _renamed(example: Example, names: Mapping[str, str]) -> Example:
+    """Return an example with its images by their new names."""
+    if all(name == new for name, new in names.items()):
+        return example
+    if isinstance(example, PairExample):
+        return replace(example, images=(names[example.images[0]], names[example.images[1]]))
+    return replace(example, image=names[example.image])
+
+
+def _picture(place: Place) -> bytes:
+    _, table, row, column = place
+    data: bytes = table.column(column)[row].as_py()
+    return data
 
 
 def _differ(answers: Sequence[Any], others: Sequence[Any]) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlcompress.data.answer_text import normalised
 from vlcompress.data.documents import Row, as_rows, bad_row, check_id, parsed, read_document, take
 from vlcompress.data.questions import Answers, Question
 from vlcompress.errors import VlcompressError
@@ -50,8 +51,11 @@ def soft_label(answers: Iterable[str], known: Answers) -> dict[str, float]:
 
 
 def answer_list(annotated: Iterable[Annotated], minimum: int = 9) -> Answers:
-    """Collect the majority answers that at least `minimum` questions have (the source uses 9), by first appearance."""
-    counts = Counter(question.majority for question in annotated)
+    """Collect the majority answers that at least `minimum` questions have (the source uses 9), by first appearance.
+
+    They are normalised first, as in dandelin/ViLT ``vilt/utils/write_vqa.py``; the annotators' are not there.
+    """
+    counts = Counter(normalised(question.majority) for question in annotated)
     return Answers(tuple(answer for answer, count in counts.items() if count >= minimum))
 
 

@@ -75,7 +75,8 @@ def _row(arm: Json) -> tuple[str, ...]:
 def _how_to_read(facts: Json) -> str:
     return paragraph(
         "strict: at least the dense score; matching: within one standard deviation of it; relaxed: at least 99 % of "
-        "it. “pass within noise” is below the line, but the 95 % interval of the difference reaches it. "
+        "it. “pass within noise” is below the line, but the 95 % interval of the difference reaches it. “no verdict”: "
+        "the dense model is no better than one that does not look. "
         f"From {seeds_words(facts['ticket']['seeds'])}."
     )
 

@@ -11,6 +11,7 @@ from vlcompress.recipe import Recipe
 from vlcompress.sparse.plan import LayerPlan, Plan
 from vlcompress.tasks.cells import LEGEND, rows
 from vlcompress.tickets.run import Run
+from vlcompress.tickets.verdict import nothing_learned
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -49,6 +50,7 @@ def run_text(run: Run) -> str:
             f"sparsest ticket that passes relaxed: {best}; the ticket at {100 * ticket['sparsity']:.1f} %: "
             f"{ticket['verdict']['levels']['relaxed']['outcome']}",
             *_hint(passing, ticket),
+            *_nothing_learned(ticket),
             f"run: {run.folder}",
             "speed and size: not measured yet (a mask alone makes nothing faster); "
             "run `vlcompress compile`, `export` and `bench`",
@@ -80,6 +82,13 @@ def _hint(passing: Sequence[float], ticket: dict[str, Any]) -> list[str]:
     return [
         f"for the one that passes: the same command with --sparsity {max(passing):.3g} (its rounds are trained already)"
     ]
+
+
+def _nothing_learned(ticket: dict[str, Any]) -> list[str]:
+    verdict = ticket["verdict"]
+    if verdict["levels"]["relaxed"]["outcome"] != "no verdict":
+        return []
+    return [nothing_learned(verdict["dense"], verdict["blind"])]
 
 
 def dry_run_text(recipe: Recipe, name: str) -> str:

@@ -76,6 +76,7 @@ def _found(facts: Facts) -> str:
     reached = {
         "pass": "which reaches the 99 % line",
         "pass within noise": "which is below the 99 % line, but within noise of it",
+        "no verdict": "which says nothing: the dense model is no better than one that does not look",
     }.get(relaxed["outcome"], "which fails the 99 % line")
     return (
         f"A {recipe['pruning']['pattern']} ticket at {100 * ticket['sparsity']:.1f} % sparsity scores "

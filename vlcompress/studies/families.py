@@ -1,7 +1,6 @@
 """Tables 3 and 4 of Gan et al. (AAAI 2022): do LXMERT and ViLT have tickets, as UNITER has?"""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from statistics import mean
 
@@ -22,13 +21,11 @@ from vlcompress.studies.tickets import NINE, ticket_recipe
 from vlcompress.tasks.cells import read_blind
 from vlcompress.tasks.opening import data_of
 from vlcompress.tasks.registry import TASKS
+from vlcompress.tickets import verdict
 
 FAMILIES = ("uniter", "lxmert", "vilt")
 LEVEL = {"uniter": 0.7, "lxmert": 0.7, "vilt": 0.3}
 """The sparsities of the paper's tables."""
-
-TWO_SIDED = 1.96
-"""Standard errors of a 95 % interval."""
 
 
 class Families:
@@ -85,8 +82,7 @@ def _cell(choices: Choices, task: str) -> StudyCell:
 
 def learned(curve: Json) -> bool:
     """Tell whether the dense model surely beats one that does not look, where the data say what such a one scores."""
-    blind, dense = curve["without_looking"], mean(dense_of(curve)["scores"])
-    return blind is None or dense - TWO_SIDED * math.sqrt(dense * (1 - dense) / curve["examples"]) > blind
+    return verdict.learned(mean(dense_of(curve)["scores"]), curve["examples"], curve["without_looking"])
 
 
 def _row(name: str, curve: Json) -> tuple[str, ...]:

@@ -3,13 +3,15 @@
 Shapes: B batch, A answers.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from vlcompress.data.examples import TaskData
 from vlcompress.models.base import Head
 from vlcompress.tasks.base import Answer, Batch, EachJudged
 from vlcompress.tasks.reading import Reader
@@ -31,7 +33,7 @@ class ClosedAnswers(EachJudged):
     """Sentences about an image, each with soft scores for a closed list of answers.
 
     Args:
-        examples: in the order of the split.
+        data: sentences with their images.
         reader: makes batches of them.
         labels: the answers in the order of the head's outputs.
         targets: for each example, answer's index to score in (0, 1]; empty where it is not published.
@@ -39,20 +41,17 @@ class ClosedAnswers(EachJudged):
 
     def __init__(
         self,
-        examples: Sequence[Asked],
+        data: TaskData[Any],
         reader: Reader,
         labels: Sequence[str],
         targets: Sequence[Mapping[int, float]],
     ) -> None:
-        super().__init__(reader.family)
+        super().__init__(reader.family, data)
         self.head = Head("answers", tuple(labels))
-        self._examples = examples
+        self._examples: Sequence[Asked] = data.examples
         self._reader = reader
         self._targets = targets
-        self._ids = reader.ids([example.text for example in examples])
-
-    def __len__(self) -> int:
-        return len(self._examples)
+        self._ids = reader.ids([example.text for example in self._examples])
 
     @property
     def hidden(self) -> bool:
@@ -88,6 +87,13 @@ class ClosedAnswers(EachJudged):
         """Give the score of each example's best answer, and that answer's index."""
         best_B = logits.argmax(dim=1)
         return targets["answers"].gather(1, best_B[:, None])[:, 0], best_B
+
+    def constant(self) -> float:
+        """Return the mean soft score of the answer that is best for all examples together."""
+        sums = Counter[int]()
+        for target in self._targets:
+            sums.update(target)
+        return max(sums.values(), default=0.0) / len(self)
 
     def best(self, answer: Answer, *, batch: int) -> list[str]:
         """Give the best answer to every example."""

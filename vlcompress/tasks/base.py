@@ -1,13 +1,16 @@
 """What a task must tell: what it trains on, how the benchmark scores it, and what its predictions are handed in as."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from vlcompress.data.examples import TaskData
+from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family, Head, scores_of
 
 Answer = Callable[[Mapping[str, Tensor]], Tensor]
@@ -132,17 +135,24 @@ class EachJudged(ABC):
 
     Args:
         family: runs the model.
+        data: the examples.
     """
 
     metric: str
     head: Head
+    views = 1
+    """How many times the examples of a batch follow one another in its rows."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Family, data: TaskData[Any]) -> None:
         self.family = family
+        self._data = data
 
-    @abstractmethod
     def __len__(self) -> int:
-        """Give the number of examples."""
+        return len(self._data.examples)
+
+    def called(self, index: int) -> str:
+        """Name an example in a message."""
+        return self._data.called(index)
 
     @abstractmethod
     def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
@@ -151,6 +161,10 @@ class EachJudged(ABC):
     @abstractmethod
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Give each example's score in [0, 1], float32 [B], and its prediction, int64 [B]."""
+
+    def constant(self) -> float | None:
+        """Return the score, in [0, 1], of the best single answer given to every example; None where there is none."""
+        return None
 
     def evaluate(self, model: nn.Module, *, batch: int) -> Scores:
         """Score a PyTorch model on every example, `batch` at a time."""
@@ -163,10 +177,44 @@ class EachJudged(ABC):
         return Scores(torch.cat(scores), torch.cat(predictions))
 
     def answered(self, answer: Answer, *, batch: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Give logits and targets of every batch, in order."""
+        """Return logits and targets of every batch, in order.
+
+        Raises:
+            VlcompressError: see `finite`.
+        """
         for start in range(0, len(self), batch):
-            examples = self.batch(range(start, min(start + batch, len(self))), torch.Generator())
-            yield answer(examples.inputs), examples.targets
+            indices = range(start, min(start + batch, len(self)))
+            examples = self.batch(indices, torch.Generator())
+            yield finite(answer(examples.inputs), [*indices] * self.views, self.called), examples.targets
+
+
+def finite(logits: Tensor, indices: Sequence[int], called: Callable[[int], str]) -> Tensor:
+    """Return what a model said of some examples, once it is known to be numbers.
+
+    Every comparison with NaN is false, so that a metric would take the first answer, or count a right pair as best.
+
+    Args:
+        logits: [k B, ...], k rows for each index.
+        indices: B, of the examples.
+        called: names an example in a message.
+
+    Raises:
+        VlcompressError: NaN or infinity; names the first example that has one.
+    """
+    right = torch.isfinite(logits)
+    if bool(right.all()):
+        return logits
+    row = int((~right).reshape(len(indices), -1).any(dim=1).int().argmax())
+    raise VlcompressError(
+        f"the model's scores of {called(indices[row])} are not finite (NaN or infinite), so no metric means anything: "
+        "look for such numbers in its features and in the weights; in fp16, take bf16 or fp32"
+    )
+
+
+def commonest(answers: Iterable[Hashable]) -> float:
+    """Return the share of the commonest answer, in [0, 1]."""
+    counts = Counter(answers)
+    return max(counts.values()) / counts.total()
 
 
 def asking(family: Family, model: nn.Module) -> Answer:

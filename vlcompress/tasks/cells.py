@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlcompress.models.registry import FAMILIES
+from vlcompress.tasks.base import EachJudged, Scored
 from vlcompress.tasks.registry import TASKS
 
 RECORD = Path(__file__).parent / "cells.json"
@@ -126,6 +127,15 @@ def blind_score(task: str, report: Mapping[str, Any] | None) -> float | None:
 def read_blind(folder: Path, task: str) -> float | None:
     """Give the same for a data folder; None for data of one's own, which has no report."""
     return blind_score(task, read_baselines(folder))
+
+
+def blind_of(folder: Path, task: str, examples: Scored) -> float | None:
+    """Return what a model that does not look scores on examples, in [0, 1], as far as it is known.
+
+    That is what the folder's report says, or one answer given to all of them, whichever is more.
+    """
+    constant = examples.constant() if isinstance(examples, EachJudged) else None
+    return max((one for one in (read_blind(folder, task), constant) if one is not None), default=None)
 
 
 def read_baselines(folder: Path) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from vlcompress.data.examples import HIDDEN, ClassExample, TaskData
 from vlcompress.models.base import Head
-from vlcompress.tasks.base import Answer, Batch, EachJudged
+from vlcompress.tasks.base import Answer, Batch, EachJudged, commonest
 from vlcompress.tasks.reading import Reader
 from vlcompress.tasks.submission import json_rows
 
@@ -28,13 +28,10 @@ class ClassificationTask(EachJudged):
     metric = "accuracy"
 
     def __init__(self, data: TaskData[ClassExample], reader: Reader) -> None:
-        super().__init__(reader.family)
+        super().__init__(reader.family, data)
         self.head = Head("classes", data.labels)
         self._examples = data.examples
         self._reader = reader
-
-    def __len__(self) -> int:
-        return len(self._examples)
 
     @property
     def hidden(self) -> bool:
@@ -52,6 +49,10 @@ class ClassificationTask(EachJudged):
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         """Give the mean cross entropy."""
         return cross_entropy(logits, targets["class"])
+
+    def constant(self) -> float:
+        """Return the share of the commonest right answer."""
+        return commonest(example.label for example in self._examples)
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Give 1 for each right class, and the class."""

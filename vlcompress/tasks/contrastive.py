@@ -45,16 +45,14 @@ class ContrastiveTask(EachJudged):
 
     metric = "top-1 retrieval of the other view"
     hidden = False
+    views = 2
     variant = ""
 
     def __init__(self, data: TaskData[ClassExample], reader: Reader) -> None:
-        super().__init__(reader.family)
+        super().__init__(reader.family, data)
         self.head = Head("classes", tuple(str(place) for place in range(WIDTH)), self.variant)
         self._examples = data.examples
         self._reader = reader
-
-    def __len__(self) -> int:
-        return len(self._examples)
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from vlcompress.data.scenes.located import CLASSES, HEIGHT, WIDTH, Located
 from vlcompress.models.base import Family, Head, Sample
 from vlcompress.models.resnet_dense import BOX
-from vlcompress.tasks.base import Batch, Scores
+from vlcompress.tasks.base import Batch, Scores, finite
 from vlcompress.tasks.metrics.detection import Boxes, average_precision
 
 STRICTER = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
@@ -32,6 +32,11 @@ _NO_TEXT = np.zeros(0, dtype=np.int64)
 def batch_of(family: Family, pictures: Sequence[Located], targets: dict[str, Tensor]) -> Batch:
     """Make a batch of whole pictures."""
     return Batch(family.collate([Sample(_NO_TEXT, _NO_TEXT, (one.image,)) for one in pictures]), targets)
+
+
+def called(index: int) -> str:
+    """Name a picture in a message."""
+    return f"built-in picture {index}"
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,8 @@ class DetectionTask:
     def _found(self, model: nn.Module, start: int, count: int) -> list[Boxes]:
         indices = range(start, min(start + count, len(self)))
         inputs = self.batch(indices, torch.Generator()).to(next(model.parameters()).device).inputs
-        return [decoded(cells) for cells in self.family.logits(model, inputs).float().cpu()]
+        cells = finite(self.family.logits(model, inputs).float().cpu(), indices, called)
+        return [decoded(one) for one in cells]
 
 
 def decoded(cells: Tensor) -> Boxes:

@@ -14,7 +14,7 @@ class GqaTask(ClosedAnswers):
     metric = "GQA accuracy"
 
     def __init__(self, data: TaskData[AnswerExample], reader: Reader) -> None:
-        super().__init__(data.examples, reader, data.labels, soft_targets(data))
+        super().__init__(data, reader, data.labels, soft_targets(data))
         self._ids_of_questions = [question.id for question in data.examples]
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:

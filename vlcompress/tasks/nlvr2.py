@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from vlcompress.data.examples import HIDDEN, PairExample, TaskData
 from vlcompress.models.base import Head
-from vlcompress.tasks.base import Answer, Batch, EachJudged, Scores
+from vlcompress.tasks.base import Answer, Batch, EachJudged, Scores, commonest
 from vlcompress.tasks.metrics.nlvr2 import consistency
 from vlcompress.tasks.reading import Reader
 from vlcompress.tasks.submission import csv_rows
@@ -25,13 +25,10 @@ class Nlvr2Task(EachJudged):
     head = Head("pair", ("False", "True"))
 
     def __init__(self, data: TaskData[PairExample], reader: Reader) -> None:
-        super().__init__(reader.family)
+        super().__init__(reader.family, data)
         self._examples = data.examples
         self._reader = reader
         self._ids = reader.ids([example.text for example in data.examples])
-
-    def __len__(self) -> int:
-        return len(self._examples)
 
     @property
     def hidden(self) -> bool:
@@ -57,6 +54,10 @@ class Nlvr2Task(EachJudged):
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         """Give the mean cross entropy (airsplay/lxmert, ChenRocks/UNITER and dandelin/ViLT alike)."""
         return cross_entropy(logits, targets["true"])
+
+    def constant(self) -> float:
+        """Return the share of the commonest right answer."""
+        return commonest(example.label for example in self._examples)
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Give 1 for each right example, and 1 for each statement that is said to be true."""

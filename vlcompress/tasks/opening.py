@@ -1,23 +1,33 @@
 """Opening a task's splits for a model: data in any published layout, and what reads it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlcompress.data.examples import AnswerExample, TaskData
+import numpy as np
+
+from vlcompress.artefacts import identity
+from vlcompress.data.answer_text import normalised
+from vlcompress.data.examples import AnswerExample, TaskData, text_of
 from vlcompress.data.opening import open_task
 from vlcompress.data.pictures import FilePictures
+from vlcompress.data.questions import Answers, unlisted
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.data.vqa_folder import open_pretraining
+from vlcompress.data.vqa_v2 import soft_label
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Family
 from vlcompress.tasks.base import Learned, Task
-from vlcompress.tasks.reading import Reader, max_words
+from vlcompress.tasks.reading import TRAINED_PIECES, Reader, max_words
 from vlcompress.tasks.registry import SELF_SUPERVISED, TaskKind
 
 PIXELS_ONLY = 0
 PRETRAINING, CAPTIONS = "pretraining", "retrieval"
 """Pre-training takes LXMERT's sentence files where a folder has them, and else the captions of retrieval."""
+NORMALISING = ("uniter",)
+"""Families whose official code normalises the annotators' answers of VQA before it counts them; LXMERT's and ViLT's
+label files were counted from the answers as they are."""
 _DATA_OF = {PRETRAINING: CAPTIONS, **dict.fromkeys(SELF_SUPERVISED, "classification")}
 
 
@@ -37,9 +47,11 @@ def open_data(
         VlcompressError: no such data, or not with the images that the family reads.
     """
     width = PIXELS_ONLY if family.reads == "pixels" else feature_dim
-    if task == PRETRAINING and all((folder / "lxmert" / f"{split}.json").is_file() for split in splits):
-        return _sentences(folder, splits, width)
-    data = open_task(folder, data_of(task), splits, feature_dim=width)
+    data = _opened(folder, task, splits, width)
+    if family.name in NORMALISING:
+        data = _normalised(data)
+    if task == PRETRAINING and family.name == "uniter":
+        data = _read_as(data, classes="after the background")
     if family.reads == "regions" and not data.pictures.feature_dim:
         raise VlcompressError(
             f"'{folder}' has pictures and no region features of {task} {', '.join(splits)}: {family.name} reads "
@@ -48,9 +60,65 @@ def open_data(
     return data
 
 
+def _opened(folder: Path, task: str, splits: Sequence[str], width: int | None) -> TaskData[Any]:
+    if task == PRETRAINING and all((folder / "lxmert" / f"{split}.json").is_file() for split in splits):
+        return _sentences(folder, splits, width)
+    return open_task(folder, data_of(task), splits, feature_dim=width)
+
+
 def data_of(task: str) -> str:
     """Give the task whose built-in data a task uses: its own, but for pre-training (captions, labelled pictures)."""
     return _DATA_OF.get(task, task)
+
+
+def _normalised(data: TaskData[Any]) -> TaskData[Any]:
+    """Count the annotators' answers again, normalised, where the data has them; data that changes is other data."""
+    known = Answers(data.labels)
+    examples = tuple(
+        replace(one, answers=soft_label(map(normalised, one.votes), known)) if getattr(one, "votes", ()) else one
+        for one in data.examples
+    )
+    if examples == data.examples:
+        return data
+    return _read_as(replace(data, examples=examples), answers="normalised")
+
+
+def _read_as(data: TaskData[Any], **how: Any) -> TaskData[Any]:
+    """Return data as other data: a family reads it in a way of its own, and what it learns depends on it."""
+    return replace(data, identity=identity({"data": data.identity, **how}))
+
+
+def without_long_texts(
+    data: TaskData[Any], family: Family, vocabulary: WordPiece, say: Callable[[str], None]
+) -> TaskData[Any]:
+    """Leave out what the family's official code does not train on: long texts (`TRAINED_PIECES`), of UNITER alone.
+
+    VCR's are not: an example is many texts there, and they are cut.
+    """
+    most = TRAINED_PIECES.get(family.name, 0) - (data.task == "refcoco")  # officially "<" there, "<=" elsewhere
+    texts = [text_of(example) for example in data.examples]
+    if most <= 0 or None in texts:
+        return data
+    if data.encoded and data.encoded.vocabulary in ("", vocabulary.sha256):
+        lengths = np.diff(data.encoded.starts).tolist()
+    else:
+        lengths = [len(vocabulary.pieces(str(text))) for text in texts]
+    kept = [row for row, length in enumerate(lengths) if length <= most]
+    if len(kept) == len(texts):
+        return data
+    say(f"{len(texts) - len(kept)} of {len(texts)} texts are longer than {most} word pieces: left out of training")
+    encoded = data.encoded.keep(kept) if data.encoded else None
+    return _read_as(replace(data, examples=tuple(data.examples[row] for row in kept), encoded=encoded), longest=most)
+
+
+def tell_unlisted(data: TaskData[Any], say: Callable[[str], None]) -> None:
+    """Say how many questions have only answers that the list does not know, if there are any."""
+    count, total = unlisted(data.examples, data.labels), len(data.examples)
+    if count:
+        say(
+            f"warning: {data.task} {', '.join(data.splits)}: {count} of {total} questions ({count / total:.0%}) have "
+            f"no answer among the {len(data.labels)} listed, so that no answer to them is right"
+        )
 
 
 def _sentences(folder: Path, splits: Sequence[str], feature_dim: int | None) -> TaskData[Any]:

@@ -17,7 +17,7 @@ from vlcompress.data.examples import AnswerExample, CaptionExample, TaskData
 from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head
-from vlcompress.tasks.base import Answer, Batch, Objective, Scores
+from vlcompress.tasks.base import Answer, Batch, Objective, Scores, finite
 from vlcompress.tasks.pretraining_registry import pretrainer_of
 from vlcompress.tasks.reading import Reader
 
@@ -68,6 +68,7 @@ class PretrainingTask:
     def __init__(self, data: TaskData[Any], reader: Reader) -> None:
         self.head = Head("pretraining", data.labels or _NO_ANSWERS)
         self._objective = _objective(data, reader)
+        self._called = data.called
 
     def __len__(self) -> int:
         return len(self._objective)
@@ -87,7 +88,7 @@ class PretrainingTask:
         for start in range(0, len(self), UNIT):
             indices = range(start, min(start + UNIT, len(self)))
             unit = self.batch(indices, torch.Generator().manual_seed(start)).to(device)
-            losses.append(self.loss(model, unit).float().cpu())
+            losses.append(finite(self.loss(model, unit).float().cpu(), indices[:1], self._called))
         loss = torch.stack(losses)
         return Scores(1 / (1 + loss), torch.full((len(loss),), _NOTHING), {})
 

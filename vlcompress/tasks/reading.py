@@ -12,11 +12,19 @@ from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Family, Sample
 
-MAX_WORDS = {"lxmert": 20, "uniter": 60, "vilt": 40}
-"""Longest text in word pieces, [CLS] and [SEP] included, of each family's official code; longer text is cut."""
+MAX_WORDS = {"lxmert": 20, "uniter": 1 << 30, "vilt": 40}
+"""Longest text in word pieces, [CLS] and [SEP] included, of each family's official code; longer text is cut. UNITER's
+cuts nothing: see `TRAINED_PIECES`."""
+
+TRAINED_PIECES = {"uniter": 60}
+"""Longest text that is trained on, in word pieces without [CLS] and [SEP]: longer ones are left out of training, and
+read whole by a trained model (ChenRocks/UNITER ``max_txt_len``, -1 in its inference)."""
 
 CACHED_BYTES = 1 << 30
 """Images kept in memory once read; a larger data set is read from the disk again."""
+
+COMPARED = 100
+"""Sentences whose ids are compared with what the vocabulary makes of them: other vocabularies differ at once."""
 
 Image = Regions | NDArray[np.uint8]
 Ids = NDArray[np.int64]
@@ -67,15 +75,28 @@ class Reader:
         """Turn the data's sentences, in their order, into token ids with [CLS] and [SEP], int64 [T] of its own length.
 
         Raises:
-            VlcompressError: the vocabulary belongs to other sentences.
+            VlcompressError: the vocabulary belongs to other sentences, or other words to the data's ids.
         """
         if self._encoded is not None:
+            if not self._encoded.vocabulary:
+                self._check_encoded(self._encoded, sentences)
             cls, sep = self.vocabulary.cls_id, self.vocabulary.sep_id
             rows = (self._encoded[index][: self.most - 2] for index in range(len(sentences)))
             return [np.array([cls, *row, sep], dtype=np.int64) for row in rows]
         self.vocabulary.check_covers(sentences)
         rows_NT = self.vocabulary.encode(sentences, self.most)
         return [row_T[row_T != self.vocabulary.pad_id] for row_T in rows_NT]
+
+    def _check_encoded(self, given: Encoded, sentences: Sequence[str]) -> None:
+        """Refuse ids that do not say what the sentences say; a vocabulary may know them all and mean other words."""
+        rows = range(min(COMPARED, len(sentences)))
+        other = [row for row in rows if given[row].tolist() != self.vocabulary.pieces(sentences[row])]
+        if len(other) > len(rows) / 2:
+            tokens = " ".join(self.vocabulary.tokens[piece] for piece in given[other[0]])
+            raise VlcompressError(
+                f"the data's token ids are of another vocabulary: '{sentences[other[0]]}' would be read as '{tokens}'; "
+                "give the vocab.txt that they were made with (UNITER's meta.json names it)"
+            )
 
     def sample(self, ids_T: Ids, *images: Image, types_T: Ids | None = None) -> Sample:
         """Make a sample; without `types_T` every token is of segment 0."""

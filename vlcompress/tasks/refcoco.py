@@ -36,14 +36,11 @@ class Expressions(EachJudged):
     head = Head("region")
 
     def __init__(self, data: TaskData[ReferringExample], reader: Reader, *, ground_truth: bool) -> None:
-        super().__init__(reader.family)
+        super().__init__(reader.family, data)
         self._examples = data.examples
         self._reader = reader
         self._ids = reader.ids([example.text for example in data.examples])
         self._ground_truth = ground_truth
-
-    def __len__(self) -> int:
-        return len(self._examples)
 
     @property
     def hidden(self) -> bool:

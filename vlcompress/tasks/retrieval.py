@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from vlcompress.data.examples import CaptionExample, TaskData
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head, Sample
-from vlcompress.tasks.base import Answer, Batch, Scores, asking
+from vlcompress.tasks.base import Answer, Batch, Scores, asking, finite
 from vlcompress.tasks.metrics.retrieval import Ranks
 from vlcompress.tasks.reading import Reader
 
@@ -150,6 +150,7 @@ class RetrievalTask:
 
     def __init__(self, data: TaskData[CaptionExample], reader: Reader) -> None:
         self._captions = Captions(data, reader)
+        self._called = data.called
         self.family = reader.family
 
     def __len__(self) -> int:
@@ -173,7 +174,8 @@ class RetrievalTask:
         ranks = Ranks(self._captions.image_of, len(self._captions.images))
         for start in range(0, len(self), batch):
             texts = range(start, min(start + batch, len(self)))
-            ranks.right(slice(texts.start, texts.stop), answer(self.batch(texts, torch.Generator()).inputs))
+            right = answer(self.batch(texts, torch.Generator()).inputs)
+            ranks.right(slice(texts.start, texts.stop), finite(right, texts, self._called))
         for rows, columns, scores_ti in self.blocks(answer, batch=batch):
             ranks.block(rows, columns, scores_ti)
         return Scores(self._by_image(ranks), ranks.text_rank_I, ranks.recalls())
@@ -187,6 +189,7 @@ class RetrievalTask:
             for start in range(0, len(self), high):
                 rows = range(start, min(start + high, len(self)))
                 scores = answer(self._captions.inputs([(text, image) for text in rows for image in columns]))
+                scores = finite(scores, rows, self._called)
                 yield slice(rows.start, rows.stop), slice(columns.start, columns.stop), scores.view(len(rows), -1)
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:

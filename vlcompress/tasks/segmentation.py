@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy
 
 from vlcompress.data.scenes.located import CLASSES, Located
 from vlcompress.models.base import Family, Head
-from vlcompress.tasks.base import Batch, Scores
-from vlcompress.tasks.detection import batch_of
+from vlcompress.tasks.base import Batch, Scores, finite
+from vlcompress.tasks.detection import batch_of, called
 from vlcompress.tasks.metrics.segmentation import class_overlaps, confusion
 
 
@@ -49,7 +49,8 @@ class SegmentationTask:
         for start in range(0, len(self), batch):
             indices = range(start, min(start + batch, len(self)))
             examples = self.batch(indices, torch.Generator()).to(next(model.parameters()).device)
-            predicted = self.family.logits(model, examples.inputs).argmax(dim=1)
+            logits = finite(self.family.logits(model, examples.inputs), indices, called)
+            predicted = logits.argmax(dim=1)
             counts += confusion(predicted, examples.targets["pixels"], labels).cpu()
         right = float(counts.diagonal().sum() / counts.sum())
         return Scores(class_overlaps(counts).float(), counts.argmax(dim=1), {"pixel accuracy": right})

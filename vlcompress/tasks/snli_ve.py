@@ -17,7 +17,7 @@ class SnliVeTask(ClosedAnswers):
 
     def __init__(self, data: TaskData[EntailmentExample], reader: Reader) -> None:
         targets = [{} if example.label == HIDDEN else {example.label: 1.0} for example in data.examples]
-        super().__init__(data.examples, reader, ENTAILMENT_LABELS, targets)
+        super().__init__(data, reader, ENTAILMENT_LABELS, targets)
         self._pair_ids = [example.id for example in data.examples]
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:

@@ -3,7 +3,8 @@
 * mlm: masked words, the image whole.
 * mrfr: features of masked regions, the text whole.
 * mrc: classes of masked regions, by the divergence from the detector's probabilities (MRC-kl). Region files without
-  probabilities (LXMERT's) give the detector's one class instead: its divergence is a cross-entropy.
+  probabilities (LXMERT's) give the detector's one class instead, counted from 1 as class 0 is the background: its
+  divergence is a cross-entropy.
 * itm: whether text and image belong together; word-region alignment by optimal transport is added to it.
 
 Rates, weights and reductions are those of the official code (ChenRocks/UNITER ``pretrain.py``, ``data/*.py``).
@@ -33,6 +34,9 @@ from vlcompress.tasks.transport import transport_distance
 
 MIX: Mapping[str, float] = {"itm": 2, "mlm": 2, "mrfr": 1, "mrc": 1}
 """How often each objective is drawn: the official in-domain mix (``config/pretrain-indomain-base-8gpu.json``)."""
+
+BACKGROUND = 1
+"""Classes that come first in the head and in the detector's probabilities, and that no region's class counts."""
 
 _NOTHING = -1  # the label of a word that is not asked for
 _TRIES = 1000  # draws of another image before the data are taken to hold one image only
@@ -210,7 +214,7 @@ def _labels(regions: Regions) -> Tensor:
             f"image '{regions.img_id}' has neither class probabilities nor classes of its regions: pre-train on region "
             "features that keep what the detector saw"
         )
-    return torch.tensor(regions.objects_id if regions.soft_labels is None else regions.soft_labels)
+    return torch.tensor(regions.objects_id + BACKGROUND if regions.soft_labels is None else regions.soft_labels)
 
 
 def _first_word(ids: Vocabulary) -> int:

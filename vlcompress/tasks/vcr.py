@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from vlcompress.data.examples import HIDDEN, ChoiceExample, TaskData, Words
 from vlcompress.data.regions import Regions
 from vlcompress.models.base import Head, Sample
-from vlcompress.tasks.base import Answer, Batch, EachJudged, Scores
+from vlcompress.tasks.base import Answer, Batch, EachJudged, Scores, commonest, finite
 from vlcompress.tasks.metrics.vcr import CHOICES, vcr_correct
 from vlcompress.tasks.reading import Reader
 from vlcompress.tasks.submission import csv_rows
@@ -150,12 +150,9 @@ class VcrTask(EachJudged):
     head = HEAD
 
     def __init__(self, data: TaskData[ChoiceExample], reader: Reader) -> None:
-        super().__init__(reader.family)
+        super().__init__(reader.family, data)
         self._sentences = Sentences(data, reader)
         self._examples = data.examples
-
-    def __len__(self) -> int:
-        return len(self._examples)
 
     @property
     def hidden(self) -> bool:
@@ -175,6 +172,10 @@ class VcrTask(EachJudged):
             samples += self._sentences.rationales(index, max(example.answer, 0))
         targets = {name: torch.tensor([getattr(one, name) for one in chosen]) for name in ("answer", "rationale")}
         return Batch(self._sentences.reader.batch(samples), targets)
+
+    def constant(self) -> float:
+        """Return the share of the commonest right answer."""
+        return commonest((example.answer, example.rationale) for example in self._examples)
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Give 1 where answer and rationale are right, and 4 x the answer + the rationale that were chosen."""
@@ -202,7 +203,8 @@ class VcrTask(EachJudged):
                 samples += self._sentences.answers(index)
                 for given in range(CHOICES):
                     samples += self._sentences.rationales(index, given)
-            scores = answer(self._sentences.reader.batch(samples))[:, 1].reshape(len(indices), -1)
+            logits = finite(answer(self._sentences.reader.batch(samples)), indices, self.called)
+            scores = logits[:, 1].reshape(len(indices), -1)
             for index, row in zip(indices, scores.tolist(), strict=True):
                 yield [self._examples[index].id, *row]
 

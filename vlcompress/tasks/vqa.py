@@ -17,7 +17,7 @@ class VqaTask(ClosedAnswers):
     metric = "VQA soft score"
 
     def __init__(self, data: TaskData[AnswerExample], reader: Reader) -> None:
-        super().__init__(data.examples, reader, data.labels, soft_targets(data))
+        super().__init__(data, reader, data.labels, soft_targets(data))
         self._questions = data.examples
 
     def measure(self, answer: Answer, *, batch: int) -> Scores:

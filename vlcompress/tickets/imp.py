@@ -56,21 +56,22 @@ class Cell:
 
 def run_cells(bench: Workbench) -> list[Cell]:
     """Train the dense model, every round of the ticket, and the controls, with every seed; judge each against dense."""
-    return judged([list(_one_seed(bench, seed)) for seed in bench.recipe.pruning.seeds])
+    return judged([list(_one_seed(bench, seed)) for seed in bench.recipe.pruning.seeds], bench.blind)
 
 
-def judged(columns: Sequence[Sequence["Row"]]) -> list[Cell]:
+def judged(columns: Sequence[Sequence["Row"]], blind: float | None = None) -> list[Cell]:
     """Put the rows of all seeds together and judge each against dense.
 
     Args:
         columns: the rows of each seed, in the same order of arms and rounds; the first is the dense model.
+        blind: score of a model that does not look; None where it is not known, or not asked for.
     """
     dense = [column[0][3].scores.scores for column in columns]
     cells = []
     for row in zip(*columns, strict=True):
         arm, number, sparsity, _ = row[0]
         trained = tuple(entry[3] for entry in row)
-        verdict = None if arm == "dense" else judge(dense, [one.scores.scores for one in trained])
+        verdict = None if arm == "dense" else judge(dense, [one.scores.scores for one in trained], blind=blind)
         cells.append(Cell(arm, number, sparsity, trained, verdict))
     return cells
 

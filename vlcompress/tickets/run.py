@@ -17,7 +17,16 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family
 from vlcompress.models.registry import family_named
 from vlcompress.recipe import Recipe, parse_recipe
-from vlcompress.tasks.opening import check_labels, data_of, learned, open_data, scored
+from vlcompress.tasks.cells import blind_of
+from vlcompress.tasks.opening import (
+    check_labels,
+    data_of,
+    learned,
+    open_data,
+    scored,
+    tell_unlisted,
+    without_long_texts,
+)
 from vlcompress.tasks.registry import task_of
 from vlcompress.tickets.card import ticket_card
 from vlcompress.tickets.checks import check_length, check_run
@@ -182,15 +191,20 @@ def open_workbench(
     folder = data_folder(recipe.data.source, home, say, task=data_of(recipe.data.task))
     vocabulary = _vocabulary(recipe, folder, reads_text=kind.words != 0)
     learn = open_data(folder, recipe.data.task, recipe.data.train, family)
+    learn = without_long_texts(learn, family, vocabulary, say)
     width = learn.pictures.feature_dim
     score = open_data(folder, recipe.data.task, (recipe.data.score,), family, width)
     check_labels(learn, score)
+    for data in (learn, score):
+        tell_unlisted(data, say)
     config = family.config(recipe.model.size, vocab_size=vocabulary.vocab_size, feature_dim=width)
+    score_task = scored(kind, score, family, config, vocabulary)
     return Workbench(
         recipe=recipe,
         family=family,
         train_task=learned(kind, learn, family, config, vocabulary),
-        score_task=scored(kind, score, family, config, vocabulary),
+        score_task=score_task,
+        blind=blind_of(folder, recipe.data.task, score_task),
         data=(learn.identity, score.identity),
         config=config,
         vocabulary="\n".join(vocabulary.tokens) + "\n",

@@ -3,8 +3,13 @@
 Levels (Gan et al. 2022; Chen et al. 2021): *strict*, at least the dense score; *matching*, within one standard
 deviation of it; *relaxed*, at least 99 % of it. Scores are paired: the same examples for ticket and dense, the same
 seeds for both. The interval is a percentile bootstrap over examples and, where there are several, over seeds.
+
+Where the dense model is no better than one that does not look, nothing was learned that a ticket could keep or lose,
+and there is no verdict.
 """
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,11 +19,13 @@ from torch import Tensor
 
 from vlcompress.errors import VlcompressError
 
-Outcome = Literal["pass", "pass within noise", "fail"]
+Outcome = Literal["pass", "pass within noise", "fail", "no verdict"]
 
 RELAXED = 0.99
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+TWO_SIDED = 1.96
+"""Standard errors of a 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class Level:
         name: "strict", "matching" or "relaxed".
         threshold: the score to reach, in [0, 1].
         outcome: "pass" where the ticket's mean reaches it; "pass within noise" where it does not, but the interval of
-            the difference does; "fail" otherwise.
+            the difference does; "fail" otherwise; "no verdict" where nothing was learned.
         margin: ticket's mean minus threshold.
         low, high: interval of the margin.
         p: one-sided bootstrap p value against "the ticket is below the threshold" (non-inferiority): the share of
@@ -55,6 +62,7 @@ class Verdict:
         dense, ticket: mean score over seeds, in [0, 1].
         dense_sd, ticket_sd: standard deviation over seeds, None for a single seed.
         levels: strict, matching, relaxed.
+        blind: score of a model that does not look, in [0, 1]; None where it is not known.
     """
 
     seeds: int
@@ -64,6 +72,7 @@ class Verdict:
     dense_sd: float | None
     ticket_sd: float | None
     levels: tuple[Level, ...]
+    blind: float | None = None
 
     def __getitem__(self, name: str) -> Level:
         return next(level for level in self.levels if level.name == name)
@@ -78,19 +87,39 @@ class Verdict:
         from_seeds = "a single seed" if self.seeds == 1 else f"{self.seeds} seeds"
         outcomes = ", ".join(f"{level.name}: {level.outcome}" for level in self.levels)
         relaxed = self["relaxed"]
+        compared = f"{100 * self.ticket:.2f} against {100 * self.dense:.2f} dense"
+        if self.blind is not None and relaxed.outcome == "no verdict":
+            return f"{compared}, no verdict (from {from_seeds}): {nothing_learned(self.dense, self.blind)}"
         return (
-            f"{100 * self.ticket:.2f} against {100 * self.dense:.2f} dense ({100 * self.ticket / self.dense:.1f} %), "
+            f"{compared} ({100 * self.ticket / self.dense:.1f} %), "
             f"{outcomes} (from {from_seeds}; margin to the 99 % line {100 * relaxed.margin:+.2f}, "
             f"95 % interval {100 * relaxed.low:+.2f} to {100 * relaxed.high:+.2f})"
         )
 
 
-def judge(dense: Sequence[Tensor], ticket: Sequence[Tensor]) -> Verdict:
+def learned(dense: float, examples: int, blind: float | None) -> bool:
+    """Tell whether a model's mean score, in [0, 1], is surely above that of one that does not look, where it is known.
+
+    The interval is that of a share of so many examples.
+    """
+    return blind is None or dense - TWO_SIDED * math.sqrt(dense * (1 - dense) / examples) > blind
+
+
+def nothing_learned(dense: float, blind: float) -> str:
+    """Say why there is no verdict."""
+    return (
+        f"the dense model scores {100 * dense:.2f}, one that does not look {100 * blind:.2f}, so nothing was learned "
+        "that a ticket could keep or lose (train longer, or on more data)"
+    )
+
+
+def judge(dense: Sequence[Tensor], ticket: Sequence[Tensor], *, blind: float | None = None) -> Verdict:
     """Compare per-example scores.
 
     Args:
         dense: for each seed, scores [examples] float in [0, 1] of the dense model.
         ticket: the same seeds and examples, of the ticket.
+        blind: score of a model that does not look, in [0, 1]; None where it is not known.
 
     Raises:
         VlcompressError: no seed, different shapes, or a dense model that scores nothing.
@@ -116,6 +145,8 @@ def judge(dense: Sequence[Tensor], ticket: Sequence[Tensor]) -> Verdict:
         for name, (threshold, resampled_B) in thresholds.items()
     )
     seeds, examples = dense_SN.shape
+    if not learned(dense_mean, examples, blind):
+        levels = tuple(dataclasses.replace(level, outcome="no verdict") for level in levels)
     several = seeds > 1
     return Verdict(
         seeds=seeds,
@@ -125,6 +156,7 @@ def judge(dense: Sequence[Tensor], ticket: Sequence[Tensor]) -> Verdict:
         dense_sd=_sd(dense_SN) if several else None,
         ticket_sd=_sd(ticket_SN) if several else None,
         levels=levels,
+        blind=blind,
     )
 
 

@@ -145,6 +145,7 @@ class Workbench:
         compute: where to train, and in what.
         say: told one line at each step of the work.
         progress: called after every training step.
+        blind: what a model that does not look scores, in [0, 1]; None where it is not known.
         answers: of the checkpoint's answer head, in the order of its rows, where φ0 takes that head; () is a fresh φ0.
     """
 
@@ -160,6 +161,7 @@ class Workbench:
     compute: Compute = CPU
     say: Say = print
     progress: Progress | None = None
+    blind: float | None = None
     answers: tuple[str, ...] = ()
     load_report: LoadReport | None = field(default=None, init=False)
 

@@ -24,7 +24,7 @@ from torch.nn.functional import kl_div
 
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family, HeadKind
-from vlcompress.tasks.base import Answered, Batch
+from vlcompress.tasks.base import Answered, Batch, finite
 
 PASSES = 3
 """VILLA's ``adv_steps``."""
@@ -128,6 +128,9 @@ class Attackable(Answered, Protocol):
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """See `vlcompress.tasks.base.EachJudged`."""
 
+    def called(self, index: int) -> str:
+        """Name an example in a message."""
+
 
 def attacked_score(
     model: nn.Module, family: Family, task: Attackable, perturbation: Perturbation, *, batch: int = 256
@@ -140,8 +143,9 @@ def attacked_score(
     device, total = next(model.parameters()).device, 0.0
     model.eval()
     for start in range(0, len(task), batch):
-        examples = task.batch(range(start, min(start + batch, len(task))), torch.Generator()).to(device)
-        logits = _attacked_logits(model, family, task, perturbation, examples)
+        indices = range(start, min(start + batch, len(task)))
+        examples = task.batch(indices, torch.Generator()).to(device)
+        logits = finite(_attacked_logits(model, family, task, perturbation, examples), indices, task.called)
         total += float(task.judge(logits, examples.targets)[0].double().sum())
     return total / len(task)
 

@@ -89,6 +89,17 @@ def test_captions_come_one_an_example() -> None:
     assert karpathy.splits(path) == ("train", "val", "test")
 
 
+def test_two_folders_pictures_of_one_file_name_are_refused(tmp_path: Path) -> None:
+    row = {"filename": "0.jpg", "sentences": [{"sentid": 1, "raw": "a cube"}], "split": "train"}
+    rows = [{**row, "filepath": "train"}, {**row, "filepath": "test", "split": "test"}]
+    path = tmp_path / "dataset_coco.json"
+    path.write_text(json.dumps({"images": rows}))
+    with pytest.raises(VlcompressError, match=r"'0.jpg' is a picture in 'train' and another in 'test'"):
+        karpathy.splits(path)
+    path.write_text(json.dumps({"images": [rows[0], {**rows[1], "filename": "1.jpg"}]}))
+    assert karpathy.splits(path) == ("train", "test")
+
+
 def test_refcoco_reads_its_python_2_pickle_and_orders_boxes_as_mattnet() -> None:
     folder = RAW / "refcoco+"
     expected = json.loads((folder / "refs_unc_as_json_for_reading.json").read_text())

@@ -1,5 +1,6 @@
 """Karpathy's split files of captions: ``dataset_flickr30k.json``, ``dataset_coco.json``."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -45,7 +46,21 @@ def _images(path: Path, changed: int) -> list[Row]:
     document = read_document(path)
     if not isinstance(document, dict) or "images" not in document:
         raise VlcompressError(f"'{path}' has no 'images': give Karpathy's dataset file")
-    return as_rows(path, document["images"])
+    rows = as_rows(path, document["images"])
+    _check_names(path, rows)
+    return rows
+
+
+def _check_names(path: Path, rows: Sequence[Row]) -> None:
+    """Refuse two folders' pictures of one file name: one would be shown for both, a test picture in training say."""
+    places: dict[str, str] = {}
+    for row in rows:
+        name, place = str(row.get("filename")), str(row.get("filepath", ""))
+        if places.setdefault(name, place) != place:
+            raise VlcompressError(
+                f"'{path}': '{name}' is a picture in '{places[name]}' and another in '{place}', but images are found "
+                "by their file's name: rename one of them there and in its folder"
+            )
 
 
 def _captions(path: Path, number: int, row: Row, split: str) -> list[CaptionExample]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from vlcompress.data.pictures import as_rgb
 from vlcompress.data.regions import Regions
 from vlcompress.data.scenes.encoder import FEATURE_DIM, encode
 from vlcompress.data.scenes.proposals import propose
@@ -133,7 +134,7 @@ def read_picture(content: object) -> Image.Image:
         if picture.width * picture.height > MOST_PIXELS:
             raise invalid(f"the picture has {picture.width} x {picture.height} pixels: at most 25 million are accepted")
         picture.draft("RGB", (1024, 1024))  # a large JPEG is decoded small: less time and memory
-        return picture.convert("RGB")
+        return as_rgb(picture)
     except (UnidentifiedImageError, OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError):
         raise invalid(f"'image' is not a picture in one of {', '.join(FORMATS)}, or it is damaged") from None
 
