@@ -63,13 +63,13 @@ def write_lxmert(folder: Path, images: int) -> None:
 
 
 def packed(array: np.ndarray[Any, Any]) -> dict[bytes, Any]:
-    """Give an array as msgpack_numpy writes it."""
+    """Return an array as msgpack_numpy writes it."""
     fields = {b"nd": True, b"type": array.dtype.str, b"kind": b"", b"shape": list(array.shape)}
     return {**fields, b"data": array.tobytes()}
 
 
 def uniter_value(number: int, compressed: bool) -> bytes:
-    """Give an image's value in UNITER's databases."""
+    """Return an image's value in UNITER's databases."""
     one = made(number)
     soft = np.random.default_rng(number).random((BOXES, CLASSES)) / CLASSES
     norm = np.hstack([one.boxes, one.boxes[:, 2:] - one.boxes[:, :2]])
@@ -122,7 +122,7 @@ def child(code: str, *arguments: str) -> dict[str, float]:
 
 
 def used(folder: Path) -> int:
-    """Give the bytes of a folder's files."""
+    """Return the bytes of a folder's files."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
@@ -167,7 +167,7 @@ def step_ms(pictures: Pictures, names: Sequence[str], steps: int) -> list[float]
 def read_times(
     opened: dict[str, Pictures], folders: dict[str, Path], names: list[str], rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Give ms an image of each format: of every round in the page cache, and of one after it was dropped."""
+    """Return ms an image of each format: of every round in the page cache, and of one after it was dropped."""
     warm: dict[str, list[float]] = {name: [] for name in opened}
     rng = random.Random(0)
     count = min(len(names), 500)
@@ -220,7 +220,7 @@ def measure(root: Path, images: int, rounds: int, steps: int) -> dict[str, Any]:
 def summary(
     warm: dict[str, list[float]], steps: list[float], imports: dict[str, dict[str, float]], images: int
 ) -> dict[str, Any]:
-    """Give medians, spreads, and what a batch's reading is of a step."""
+    """Return medians, spreads, and what a batch's reading is of a step."""
     step = statistics.median(steps)
     median = {name: statistics.median(values) for name, values in warm.items()}
     cuts = {name: statistics.quantiles(values, n=4) for name, values in warm.items()}

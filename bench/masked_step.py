@@ -54,7 +54,7 @@ def measure(size: str, steps: int, batch: int) -> dict[str, object]:
 
 
 def summary(times: dict[str, list[float]]) -> dict[str, object]:
-    """Give medians, interquartile ranges, and the ratio with its 95 % bootstrap interval."""
+    """Return medians, interquartile ranges, and the ratio with its 95 % bootstrap interval."""
     pairs = torch.tensor([times["dense"], times["masked"]], dtype=torch.float64)
     rng = torch.Generator().manual_seed(0)
     draws = torch.randint(pairs.shape[1], (2000, pairs.shape[1]), generator=rng)

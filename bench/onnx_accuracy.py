@@ -90,16 +90,16 @@ class Subject:
     task: Task
 
     def score(self, session: Any) -> float:
-        """Give the task's mean score of a session."""
+        """Return the task's mean score of a session."""
         return self.task.measure(partial(_answer, session), batch=SCORED_AT_ONCE).mean
 
     def samples(self) -> list[dict[str, torch.Tensor]]:
-        """Give the batches that the gate compares on."""
+        """Return the batches that the gate compares on."""
         return samples(self.task, BATCH, -(-PARITY_SAMPLES // BATCH))
 
 
 def recipe_of(pattern: str, size: str) -> Recipe:
-    """Give the recipe of a pattern's chain of tickets."""
+    """Return the recipe of a pattern's chain of tickets."""
     base = default_recipe("lxmert", "vqa", size)
     pruning = {"pattern": pattern, "criterion": "gradient", "schedule": "levels:30,50,70,80,90", "sparsity": 0.9}
     return base.override(pruning={**pruning, "controls": []})
@@ -189,7 +189,7 @@ def _answer(session: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 
 def _half(subject: Subject) -> Answer:
-    """Give the dense model in PyTorch's bfloat16."""
+    """Return the dense model in PyTorch's bfloat16."""
     family, model = dense_model(subject.run, subject.ticket)
     model = model.bfloat16()
 
@@ -208,7 +208,7 @@ def _four_bits(weights: dict[str, Array]) -> None:
 
 
 def _one_scale(weights: dict[str, Array]) -> None:
-    """Give every output of a layer the scale of its largest one, as without a scale for each output."""
+    """Return every output of a layer the scale of its largest one, as without a scale for each output."""
     for name in [name for name in weights if name.endswith(".scale")]:
         largest = weights[name].max()
         whole = name.replace(".scale", ".int8")

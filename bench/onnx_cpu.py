@@ -119,7 +119,7 @@ def dense_model(size: str = "base") -> tuple[LxmertFamily, dict[str, Any], torch
 
 
 def inputs_of(batch: int, size: str = "base") -> dict[str, torch.Tensor]:
-    """Give the first so many of the random inputs that everything is measured on."""
+    """Return the first so many of the random inputs that everything is measured on."""
     family = LxmertFamily()
     config = family.config(size, vocab_size=WORDS, feature_dim=FEATURES)
     inputs = family.example_inputs(config, batch=max(BATCHES), text=TEXT, regions=REGIONS, seed=0)
@@ -264,7 +264,7 @@ class Group:
             self.load_s[name] = min(self.load_s[name], round(time.perf_counter() - start, 2))
 
     def _error(self, name: str, batch: int) -> float:
-        """Give the relative error to the checked float32 scores of the same masks; float32 itself must keep them."""
+        """Return the relative error to the checked float32 scores of the same masks; float32 itself must keep them."""
         checked = self.files[name].with_stem(self.files[name].stem.removesuffix("-int8"))
         got = run(self.sessions[name][-1], inputs_of(batch, self.size))
         found = compare_scores([np.load(truth(checked))[:batch]], [got])
@@ -274,7 +274,7 @@ class Group:
 
 
 def bound(session: Any, inputs: Any) -> Any:
-    """Give the call that runs a session on fixed inputs."""
+    """Return the call that runs a session on fixed inputs."""
     arrays = feed(session, inputs)
     return lambda: session.run(None, arrays)
 

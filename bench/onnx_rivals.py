@@ -112,11 +112,11 @@ class Rival:
         self.ready: Json = self._answer()
 
     def calls(self, batch: int, count: int) -> list[float]:
-        """Give the seconds of so many calls."""
+        """Return the seconds of so many calls."""
         return [float(value) for value in self._ask(f"{batch} {count}")]
 
     def scores(self, batch: int, path: Path) -> Any:
-        """Give its scores [batch, answers]."""
+        """Return its scores [batch, answers]."""
         self._ask(f"{batch} scores {path}")
         return np.load(path)
 
@@ -201,7 +201,7 @@ def _started(work: Path, folder: Path, sparsity: int, threads: int, size: str, o
 
 
 def _model(entry: Entry, work: Path, sparsity: int, size: str) -> str | None:
-    """Give what the worker is to open; None if it is not there."""
+    """Return what the worker is to open; None if it is not there."""
     if not entry.model:
         return size
     library, file = built(), work / f"{entry.model.format(sparsity)}.onnx"

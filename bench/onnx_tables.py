@@ -46,14 +46,14 @@ def read_scores(file: Path = RESULTS / "accuracy.json") -> dict[Key, float]:
 
 
 def score_cell(scores: Mapping[Key, float], pattern: str, percent: int, precision: str) -> str:
-    """Give the score in points beside that of the dense float32 model; "not measured" where there is none."""
+    """Return the score in points beside that of the dense float32 model; "not measured" where there is none."""
     got = scores.get((pattern, 0 if pattern == "dense" else percent, precision))
     dense = scores.get(("dense", 0, "fp32"))
     return "not measured" if got is None or dense is None else f"{100 * got:.1f} of {100 * dense:.1f}"
 
 
 def ratio_cell(ratio: Json) -> str:
-    """Give a ratio with its interval."""
+    """Return a ratio with its interval."""
     return f"{ratio['value']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})"
 
 

@@ -29,7 +29,7 @@ BLOCK = 256
 
 
 def peak_mb() -> float:
-    """Give the process's peak memory so far."""
+    """Return the process's peak memory so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

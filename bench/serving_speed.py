@@ -158,7 +158,7 @@ def _bare_latency(model: RunModel) -> float:
 
 
 def _summary(found: Measured, *, higher: bool) -> dict[str, Any]:
-    """Give median and spread over rounds, and how each compares with the bare loop of the same round."""
+    """Return median and spread over rounds, and how each compares with the bare loop of the same round."""
     summary = {}
     for name, values in found.items():
         pairs = list(zip(values, found["bare"], strict=True))

@@ -77,7 +77,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def growth_mb(which: str) -> float:
-    """Give by how many MB the peak of a fresh process grows over weights and keep-all masks."""
+    """Return by how many MB the peak of a fresh process grows over weights and keep-all masks."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(_grow, (which,))

@@ -131,12 +131,12 @@ def say(line: str) -> None:
 
 
 def show(document: dict[str, Any], text: str, as_json: bool) -> None:
-    """Give the result on stdout: the document as JSON, or the text for people."""
+    """Return the result on stdout: the document as JSON, or the text for people."""
     click.echo(json.dumps(document, indent=2, allow_nan=False) if as_json else text)
 
 
 def step_line() -> Callable[[int, float], None] | None:
-    """Give a progress callback that rewrites one line on a terminal; None elsewhere."""
+    """Return a progress callback that rewrites one line on a terminal; None elsewhere."""
     if not sys.stderr.isatty():
         return None
     last = [0.0]
@@ -150,7 +150,7 @@ def step_line() -> Callable[[int, float], None] | None:
 
 
 def chosen_run(path: Path | None, home: Path) -> Any:
-    """Give the run at `path` (its folder or its ticket), or the newest finished one."""
+    """Return the run at `path` (its folder or its ticket), or the newest finished one."""
     from vlcompress.tickets.run import Run, newest_run
 
     if path is None:

@@ -65,11 +65,11 @@ def tiny_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def blocky() -> Blocky:
-    """Give the maker of random block masks."""
+    """Return the maker of random block masks."""
     return make_blocky
 
 
 @pytest.fixture
 def ticket_of() -> Callable[..., Ticket]:
-    """Give the maker of masked models."""
+    """Return the maker of masked models."""
     return make_ticket

@@ -17,7 +17,7 @@ MODULES = sorted(path for folder in ("vlcompress", "cli", "kernels") for path in
 
 
 def layer(module: str) -> int | None:
-    """Give the layer of ``vlcompress.LAYER...``; None for anything else, and for the package itself."""
+    """Return the layer of ``vlcompress.LAYER...``; None for anything else, and for the package itself."""
     parts = module.split(".")
     return LAYERS.index(parts[1]) if parts[0] == "vlcompress" and len(parts) > 1 and parts[1] in LAYERS else None
 

@@ -50,7 +50,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder that becomes `folder` when the block ends well, and vanishes when it does not.
+    """Return a temporary folder that becomes `folder` when the block ends well, and vanishes when it does not.
 
     Every file is flushed to the disk before the rename. An existing `folder` is replaced. What a process that was
     killed here has left of the same folder is removed.
@@ -104,18 +104,18 @@ def write_file(path: Path, content: bytes | str) -> None:
 
 
 def dumps(document: Mapping[str, Any]) -> str:
-    """Give the JSON text that every artefact uses: sorted keys, two spaces, no NaN, final newline."""
+    """Return the JSON text that every artefact uses: sorted keys, two spaces, no NaN, final newline."""
     return json.dumps(document, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def identity(document: Mapping[str, Any]) -> str:
-    """Give the sha256 (64 hex digits) of a JSON document in canonical form: equal content, equal hash."""
+    """Return the sha256 (64 hex digits) of a JSON document in canonical form: equal content, equal hash."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """Give the sha256 of a file's content, read in pieces."""
+    """Return the sha256 of a file's content, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

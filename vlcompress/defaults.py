@@ -65,7 +65,7 @@ _SPLITS: Table = {
 
 
 def default_document(family: str, task: str, size: str, *, train: tuple[str, ...], score: str) -> Table:
-    """Give a recipe as plain tables.
+    """Return a recipe as plain tables.
 
     Args:
         family: a family.

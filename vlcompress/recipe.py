@@ -145,7 +145,7 @@ class Recipe:
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
 
     def document(self) -> dict[str, dict[str, Any]]:
-        """Give the recipe as plain JSON, a table for each section."""
+        """Return the recipe as plain JSON, a table for each section."""
         return {
             section.name: {
                 name: list(value) if isinstance(value, tuple) else value
@@ -155,7 +155,7 @@ class Recipe:
         }
 
     def sha256(self) -> str:
-        """Give the hash that names the run. A field at its default counts like one that is not there.
+        """Return the hash that names the run. A field at its default counts like one that is not there.
 
         So a later version can add a field (whose default changes nothing) without orphaning the runs made before it.
         """
@@ -167,11 +167,11 @@ class Recipe:
         return identity(said)
 
     def name(self) -> str:
-        """Give the name of the run's folder: what it is, and the start of the hash."""
+        """Return the name of the run's folder: what it is, and the start of the hash."""
         return f"{self.model.family}-{self.data.task}-{self.model.size}-{self.sha256()[:10]}"
 
     def override(self, **sections: dict[str, Any]) -> "Recipe":
-        """Give the recipe with some values replaced, checked as those of a file are; None keeps what is there."""
+        """Return the recipe with some values replaced, checked as those of a file are; None keeps what is there."""
         document = self.document()
         for section, values in sections.items():
             document[section] |= {name: value for name, value in values.items() if value is not None}
@@ -206,7 +206,7 @@ def published() -> list[str]:
 
 
 def default_recipe(family: str, task: str, size: str) -> Recipe:
-    """Give the recipe for a family, task and size: the published file, or else what `vlcompress.defaults` composes.
+    """Return the recipe for a family, task and size: the published file, or else what `vlcompress.defaults` composes.
 
     Raises:
         VlcompressError: no such family, task or size, or a task that the family's official code does not have.

@@ -37,7 +37,7 @@ def slowed(variant: Variant, seconds: float) -> Variant:
 
 @pytest.fixture
 def variants(ticket_of: TicketOf) -> tuple[Any, list[Variant]]:
-    """Give a ticket and its dense (unpruned), masked and compiled variants; the dense one is slow."""
+    """Return a ticket and its dense (unpruned), masked and compiled variants; the dense one is slow."""
     ticket, other = ticket_of((16, 16), 0.4), ticket_of((16, 16), 1.0)
     compiled, _ = compile_model(
         ticket.family, ticket.model, ticket.masks, (16, 16), inputs=ticket.inputs, effort=Effort(1, 0.0, 0)

@@ -18,7 +18,7 @@ from vlcompress.export.runtime import placement, provider_for
 
 @pytest.fixture
 def model() -> bytes:
-    """Give a small graph with a free batch axis."""
+    """Return a small graph with a free batch axis."""
     weight = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
     data: bytes = ir.to_proto(exporter_like_graph(weight, torch.ones(16))).SerializeToString()
     return data

@@ -19,7 +19,7 @@ FACTS = {"opset": 20, "ir_version": 10, "domains": [""]}
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give an exported model that takes two text sizes."""
+    """Return an exported model that takes two text sizes."""
     from tests.conftest import make_ticket
 
     ticket, folder = make_ticket((1, 1), 0.5), tmp_path_factory.mktemp("exported") / "onnx"

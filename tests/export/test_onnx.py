@@ -37,7 +37,7 @@ def always_sparse(_: object, name: str, bsr: Any, rows: int) -> tuple[Choice, An
 
 @pytest.fixture
 def compiled(ticket_of: TicketOf) -> Any:
-    """Give a ticket and its compiled model."""
+    """Return a ticket and its compiled model."""
     ticket = ticket_of(BLOCK, 0.4)
     model, _ = compile_model(ticket.family, ticket.model, ticket.masks, BLOCK, inputs=ticket.inputs, effort=QUICK)
     return ticket, model

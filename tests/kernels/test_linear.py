@@ -21,7 +21,7 @@ Make = Callable[..., BlockSparseLinear]
 
 @pytest.fixture
 def make(blocky: Blocky) -> Make:
-    """Give the maker of random layers 96x64."""
+    """Return the maker of random layers 96x64."""
 
     def layer(block: Block, backend: str, bias: bool = True, seed: int = 0) -> BlockSparseLinear:
         generator = torch.Generator().manual_seed(seed)

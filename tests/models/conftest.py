@@ -95,7 +95,7 @@ class UniterCase:
         return model
 
     def batch(self, part: str = "") -> dict[str, Tensor]:
-        """Give the official inputs with padding after each part, where the official code packs text and image."""
+        """Return the official inputs with padding after each part, where the official code packs text and image."""
         words, regions = self._lengths(part)
         ids, boxes = self.inputs[f"{part}input_ids"], self.inputs[f"{part}img_pos_feat"]
         batch = {
@@ -110,12 +110,12 @@ class UniterCase:
         return batch
 
     def packed(self, hidden: Tensor, part: str = "") -> Tensor:
-        """Give the rows of [B, T+R, ...] that are no padding, in the official order."""
+        """Return the rows of [B, T+R, ...] that are no padding, in the official order."""
         visible = self._visible(part)
         return hidden[visible]
 
     def official(self, hidden: Tensor, part: str = "") -> Tensor:
-        """Give the rows of the official [B, S, ...] that are no padding."""
+        """Return the rows of the official [B, S, ...] that are no padding."""
         return hidden[self.inputs[f"{part}attn_masks"].bool()]
 
     def _visible(self, part: str) -> Tensor:

@@ -29,7 +29,7 @@ def _model(head: Head = ANSWERS, seed: int = 0) -> nn.Module:
 
 
 def _reference(model: nn.Module, kind: type[nn.Module]) -> nn.Module:
-    """Give transformers' own model, with its own attention, on the same weights."""
+    """Return transformers' own model, with its own attention, on the same weights."""
     reference = kind(LxmertConfig(**CONFIG | {"num_qa_labels": 3})).eval()
     reference.load_state_dict(model.state_dict())
     return reference

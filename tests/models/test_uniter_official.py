@@ -96,7 +96,7 @@ def test_pretraining_hidden_states(uniter_pretrain: UniterCase, part: str) -> No
 
 
 def _pretraining_batch(case: UniterCase, part: str) -> Batch:
-    """Give a part's inputs and targets as the objective makes them."""
+    """Return a part's inputs and targets as the objective makes them."""
     inputs = case.batch(part)
     if part == "mlm/":
         words = case.inputs["mlm/txt_labels"]
@@ -141,7 +141,7 @@ def test_rank_head_after_surgery(uniter_rank: UniterCase, tmp_path: Path) -> Non
 
 
 def _head_case(name: str, head: Head) -> tuple[nn.Module, dict[str, Tensor], dict[str, Tensor]]:
-    """Give the loaded model, its inputs and what the official code made of them."""
+    """Return the loaded model, its inputs and what the official code made of them."""
     tensors = load_file(HEADS / f"{name}.safetensors")
     parts: dict[str, dict[str, Tensor]] = {"weights": {}, "inputs": {}, "expected": {}}
     for key, value in tensors.items():

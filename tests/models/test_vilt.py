@@ -33,7 +33,7 @@ def _model(head: Head = ANSWERS, seed: int = 0) -> nn.Module:
 
 
 def _reference(model: nn.Module, kind: Callable[[ViltConfig], nn.Module], **more: int) -> nn.Module:
-    """Give transformers' own model, with its own attention and patch order, on the same weights."""
+    """Return transformers' own model, with its own attention and patch order, on the same weights."""
     reference = kind(
         ViltConfig(**{name: value for name, value in CONFIG.items() if name != "model_type"} | more)
     ).eval()
@@ -46,7 +46,7 @@ def _inputs(regions: int = 5, **changes: Tensor) -> dict[str, Tensor]:
 
 
 def _paired(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give two rows a statement as transformers takes them: one text, an axis for its two images."""
+    """Return two rows a statement as transformers takes them: one text, an axis for its two images."""
     images = {name: value.view(-1, 2, *value.shape[1:]) for name, value in inputs.items() if "pixel" in name}
     return {name: value[::2] for name, value in inputs.items()} | images
 

@@ -22,7 +22,7 @@ CONFIG = FAMILY.config("tiny", vocab_size=50, feature_dim=16)
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    """Give a tiny LXMERT with shared cross-attention and biases that are not zero."""
+    """Return a tiny LXMERT with shared cross-attention and biases that are not zero."""
     made = FAMILY.build(CONFIG, Head("answers", ("a", "b", "c")), seed=0).eval()
     with torch.no_grad():
         for parameter in made.parameters():

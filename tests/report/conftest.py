@@ -16,7 +16,7 @@ UNSTRUCTURED = [0.706, 0.704, 0.703, 0.702, 0.700, 0.699, 0.697]
 
 
 def verdict(score: float, seeds: int = 1) -> dict[str, Any]:
-    """Give a verdict in which every interval is 1 point to each side of the margin."""
+    """Return a verdict in which every interval is 1 point to each side of the margin."""
     thresholds = {"strict": DENSE, "matching": DENSE - 0.005, "relaxed": 0.99 * DENSE}
     levels = {}
     for name, threshold in thresholds.items():
@@ -37,7 +37,7 @@ def verdict(score: float, seeds: int = 1) -> dict[str, Any]:
 
 
 def cell(arm: str, number: int, sparsity: float, scores: list[float]) -> dict[str, Any]:
-    """Give one of run.json's cells."""
+    """Return one of run.json's cells."""
     judged = None if arm == "dense" else verdict(sum(scores) / len(scores), len(scores))
     trainings = [f"{arm}-{number}-{seed}" for seed in range(len(scores))]
     return {
@@ -51,7 +51,7 @@ def cell(arm: str, number: int, sparsity: float, scores: list[float]) -> dict[st
 
 
 def cells(seeds: int = 1) -> list[dict[str, Any]]:
-    """Give all arms; seeds lie 0.4 points apart."""
+    """Return all arms; seeds lie 0.4 points apart."""
 
     def scores(middle: float) -> list[float]:
         return [middle + 0.004 * (seed - (seeds - 1) / 2) for seed in range(seeds)]
@@ -81,7 +81,7 @@ def layer_names() -> list[str]:
 
 
 def run_document(seeds: int = 1) -> dict[str, Any]:
-    """Give run.json."""
+    """Return run.json."""
     recipe = default_recipe("lxmert", "vqa", "small").override(
         pruning={"seeds": list(range(seeds)), "pattern": "block:16x16"}
     )
@@ -101,12 +101,12 @@ def run_document(seeds: int = 1) -> dict[str, Any]:
 
 
 def timing(us: float) -> dict[str, Any]:
-    """Give one of plan.json's timings."""
+    """Return one of plan.json's timings."""
     return {"us": us, "spread_us": 0.1 * us, "calls": 50}
 
 
 def plan_document() -> dict[str, Any]:
-    """Give compiled/plan.json: the first layer runs sparse, the second was measured slower, the others unmeasured."""
+    """Return compiled/plan.json: the first layer runs sparse, the second was measured slower, the others unmeasured."""
     choices = [
         {
             "picked": "grouped",
@@ -149,7 +149,7 @@ def plan_document() -> dict[str, Any]:
 
 
 def manifest_document() -> dict[str, Any]:
-    """Give onnx/manifest.json."""
+    """Return onnx/manifest.json."""
     parity = {"samples": 64, "max_abs_error": 2e-6, "max_rel_error": 1e-7, "answer_agreement": 1.0}
     return {
         "family": "lxmert",
@@ -171,12 +171,12 @@ def manifest_document() -> dict[str, Any]:
 
 
 def speedup(ratio: float) -> dict[str, Any]:
-    """Give a speed ratio whose interval is 0.04 to each side."""
+    """Return a speed ratio whose interval is 0.04 to each side."""
     return {"value": ratio, "low": ratio - 0.04, "high": ratio + 0.04, "significant": abs(ratio - 1) > 0.04}
 
 
 def bench_row(batch: int, p50: float, ratio: float, of_onnx: float) -> dict[str, Any]:
-    """Give one variant's row at one batch size; its speeds are ratios to dense and to dense in ONNX Runtime."""
+    """Return one variant's row at one batch size; its speeds are ratios to dense and to dense in ONNX Runtime."""
     return {
         "p50_ms": p50,
         "p90_ms": 1.2 * p50,
@@ -189,7 +189,7 @@ def bench_row(batch: int, p50: float, ratio: float, of_onnx: float) -> dict[str,
 
 
 def bench_document() -> dict[str, Any]:
-    """Give bench.json: compiled is 1.40 times as fast at batch 1 and slower at batch 32."""
+    """Return bench.json: compiled is 1.40 times as fast at batch 1 and slower at batch 32."""
     parity = {"samples": 33, "max_abs_error": 1.5e-6, "max_rel_error": 1e-7, "answer_agreement": 1.0}
     ratios = {
         "dense": (1.0, 1.0),

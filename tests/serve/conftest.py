@@ -98,7 +98,7 @@ def settings_of(folder: Path, **changes: Any) -> Settings:
 
 @pytest.fixture
 def settings(models: Path) -> Callable[..., Settings]:
-    """Give the maker of settings for the test models."""
+    """Return the maker of settings for the test models."""
     return lambda **changes: settings_of(models, **changes)
 
 
@@ -185,5 +185,5 @@ def words_request(ids: list[list[int]], **more: Any) -> dict[str, Any]:
 
 
 def expected_words(ids: list[list[int]], scale: float = 2.0) -> np.ndarray[Any, Any]:
-    """Give what the model of words should answer (version 2 unless scale says otherwise)."""
+    """Return what the model of words should answer (version 2 unless scale says otherwise)."""
     return scale * TABLE[np.array(ids)].sum(axis=1)

@@ -19,7 +19,7 @@ class Clock:
     seen: list[tuple[str, bool]] = field(default_factory=list)
 
     def perf_counter(self) -> float:
-        """Give the time in seconds."""
+        """Return the time in seconds."""
         return self.now
 
     def call(self, name: str, seconds: float) -> Callable[[], None]:

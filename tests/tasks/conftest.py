@@ -21,7 +21,7 @@ WIDTH = 3
 
 
 def make_regions(image: str, boxes: Sequence[Sequence[float]]) -> Regions:
-    """Give regions whose features say where they are."""
+    """Return regions whose features say where they are."""
     boxes_R4 = np.array(boxes, dtype=np.float32)
     count = len(boxes_R4)
     ids, conf = np.zeros(count, np.int64), np.ones(count, np.float32)
@@ -72,17 +72,17 @@ class ShowingFamily:
 
 
 def make_data(task: str, examples: Sequence[Any], pictures: Any, labels: Sequence[str] = ()) -> TaskData[Any]:
-    """Give opened data of one split."""
+    """Return opened data of one split."""
     return TaskData(task, ("val",), tuple(examples), pictures, tuple(labels), VOCABULARY, "0" * 64)
 
 
 def make_reader(family: Any, pictures: Any, most: int = 220) -> Reader:
-    """Give a reader over pictures in memory."""
+    """Return a reader over pictures in memory."""
     return Reader(family, VOCABULARY, pictures, most)
 
 
 def text(sample: Sample) -> str:
-    """Give a sample's words; ids beyond the vocabulary as numbers."""
+    """Return a sample's words; ids beyond the vocabulary as numbers."""
     return " ".join(VOCABULARY.tokens[i] if i < len(VOCABULARY.tokens) else str(i) for i in sample.ids)
 
 

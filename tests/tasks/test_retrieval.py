@@ -19,7 +19,7 @@ CAPTIONS = [CaptionExample(100 + row, str(row // EACH), " ".join(["red"] * (1 + 
 
 
 def pair(sample: Sample) -> tuple[int, int]:
-    """Give the caption and image that a sample was made of."""
+    """Return the caption and image that a sample was made of."""
     return text(sample).count("red") - 1, int(sample.images[0].img_id)
 
 

@@ -73,7 +73,7 @@ def _model() -> nn.Module:
 
 
 def _whole(name: str, **changes: float) -> tuple[UniterPretrainingObjective, Batch]:
-    """Give every example in one batch of one objective."""
+    """Return every example in one batch of one objective."""
     objective = UniterPretrainingObjective(_examples(), FakeVocabulary(), mix={name: 1}, **changes)
     return objective, objective.batch(range(len(objective)), _rng())
 

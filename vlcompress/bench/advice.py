@@ -52,6 +52,6 @@ def _speedup(row: Json, sparsity: float, batch: int) -> float:
 
 
 def _point(row: Json, sparsity: float) -> Json:
-    """Give the point at a sparsity, or the nearest one at which the form exists."""
+    """Return the point at a sparsity, or the nearest one at which the form exists."""
     found: Json = min(row["points"], key=lambda point: abs(point["sparsity"] - sparsity))
     return found

@@ -49,7 +49,7 @@ class Form(Protocol):
         """Bytes."""
 
     def bind(self, inputs: Inputs) -> Call:
-        """Give the call that runs it on fixed inputs."""
+        """Return the call that runs it on fixed inputs."""
 
 
 ANSWERS, WORDS, FEATURES, TEXT, REGIONS = 3129, 30522, 2048, 20, 36

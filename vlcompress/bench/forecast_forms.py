@@ -45,7 +45,7 @@ class Opened:
     nbytes: int
 
     def bind(self, inputs: Inputs) -> Call:
-        """Give the call that runs it on fixed inputs."""
+        """Return the call that runs it on fixed inputs."""
         arrays = feed(self.session, inputs)
         return lambda: self.session.run(None, arrays)
 
@@ -164,7 +164,7 @@ def whole(w_NK: Tensor) -> BlockSparseWeight:
 
 
 def native_layers(packed: Mapping[str, BlockSparseWeight]) -> dict[str, Layer]:
-    """Give the packed nodes of layers that the native kernel can run; none if it was not built."""
+    """Return the packed nodes of layers that the native kernel can run; none if it was not built."""
     library = built()
     if library is None or not library.onnxruntime:
         return {}

@@ -83,7 +83,7 @@ def _point(pattern: str, shape: Shape, rows: int, sparsity: float, chooser: Choo
 
 
 def _dense(weight_NK: Tensor) -> bytes:
-    """Give the graph of a layer without zeros: one block that is all there."""
+    """Return the graph of a layer without zeros: one block that is all there."""
     return one_layer(whole(weight_NK), None)
 
 

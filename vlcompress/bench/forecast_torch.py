@@ -30,7 +30,7 @@ class Placed:
     nbytes: int
 
     def bind(self, inputs: Inputs) -> Call:
-        """Give the call that runs it on fixed inputs."""
+        """Return the call that runs it on fixed inputs."""
         return bind_torch(self.model, self.answer, inputs)
 
 

@@ -75,7 +75,7 @@ def _measure(make: Make, calls: int, result: Connection) -> None:
 
 
 def _peak_mb() -> float:
-    """Give this process's highest resident memory so far.
+    """Return this process's highest resident memory so far.
 
     Linux's ru_maxrss starts at what the parent process had, exec included, so its own status file is read instead.
     """

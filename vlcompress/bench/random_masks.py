@@ -114,7 +114,7 @@ def masked(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def side(pattern: str) -> tuple[int, int]:
-    """Give rows and columns of a block pattern, (1, 1) for other patterns of weights."""
+    """Return rows and columns of a block pattern, (1, 1) for other patterns of weights."""
     found = of_weights(pattern)
     return (found.rows, found.cols) if isinstance(found, Block) else (1, 1)
 

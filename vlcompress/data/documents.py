@@ -61,7 +61,7 @@ def as_rows(path: Path, document: Any) -> list[Row]:
 
 
 def take(path: Path, number: int, row: Row, *names: str) -> tuple[Any, ...]:
-    """Give the named values of a row (counted from 1).
+    """Return the named values of a row (counted from 1).
 
     Raises:
         VlcompressError: the row lacks one of them.

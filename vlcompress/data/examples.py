@@ -143,12 +143,12 @@ E = TypeVar("E", bound=Example)
 
 
 def images_of(example: Example) -> tuple[str, ...]:
-    """Give the names of an example's images."""
+    """Return the names of an example's images."""
     return example.images if isinstance(example, PairExample) else (example.image,)
 
 
 def text_of(example: Example) -> str | None:
-    """Give an example's sentence; None where it has none, or several (VCR)."""
+    """Return an example's sentence; None where it has none, or several (VCR)."""
     return None if isinstance(example, ChoiceExample | ClassExample) else example.text
 
 
@@ -212,11 +212,11 @@ class Encoded:
     starts: NDArray[np.int64]
 
     def __getitem__(self, index: int) -> NDArray[np.integer[Any]]:
-        """Give the pieces of an example's sentence."""
+        """Return the pieces of an example's sentence."""
         return self.ids[self.starts[index] : self.starts[index + 1]]
 
     def keep(self, indices: Sequence[int]) -> "Encoded":
-        """Give the same for some of the examples."""
+        """Return the same for some of the examples."""
         rows = [self[index] for index in indices]
         return encoded(rows, self.vocabulary)
 

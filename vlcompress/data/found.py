@@ -18,7 +18,7 @@ class OpenedPictures(Pictures, Protocol):
         """Say whether the image has region features: the detector's, of its annotated boxes, or (None) of either."""
 
     def picture_bytes(self, image: str) -> bytes:
-        """Give the picture's file as it is, of an image that has one."""
+        """Return the picture's file as it is, of an image that has one."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Layout(Protocol):
     NAME: str
 
     def splits(self, folder: Path, task: str) -> tuple[str, ...]:
-        """Give the splits of a task that the folder has in this layout; () where it has none."""
+        """Return the splits of a task that the folder has in this layout; () where it has none."""
 
     def open_splits(self, folder: Path, task: str, splits: Sequence[str], feature_dim: int | None) -> Found:
         """Open splits that `splits` named.

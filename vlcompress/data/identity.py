@@ -12,13 +12,13 @@ PIECES, PIECE = 64, 1 << 20
 
 
 def files_identity(folder: Path, files: Iterable[Path]) -> str:
-    """Give the sha256 (64 hex digits) over names (relative to `folder`) and contents of files; see `fingerprint`."""
+    """Return the sha256 (64 hex digits) over names (relative to `folder`) and contents of files; see `fingerprint`."""
     names = {str(path.relative_to(folder)): fingerprint(path) for path in dict.fromkeys(files)}
     return identity(names)
 
 
 def fingerprint(path: Path) -> str:
-    """Give a file's sha256; of a file above `WHOLE` bytes that of its size and 64 pieces of 1 MiB, evenly spread.
+    """Return a file's sha256; of a file above `WHOLE` bytes that of its size and 64 pieces of 1 MiB, evenly spread.
 
     Official feature files hold tens of gigabytes: hashing them whole would take minutes at every start. A file that was
     replaced, cut or made again is told apart; a few bytes changed by hand between two pieces are not.

@@ -42,7 +42,7 @@ class Imported:
     seconds: float
 
     def document(self) -> Json:
-        """Give it as JSON."""
+        """Return it as JSON."""
         return {**asdict(self), "folder": str(self.folder)}
 
 

@@ -49,11 +49,11 @@ class ArrayPictures:
         return part in self.parts and index.isdecimal() and int(index) < len(self.parts[part])
 
     def picture_bytes(self, image: str) -> bytes:
-        """Give a picture as a PNG file, which loses nothing."""
+        """Return a picture as a PNG file, which loses nothing."""
         return encode(self.pixels(image))
 
     def pixels(self, image: str) -> NDArray[np.uint8]:
-        """Give a picture as uint8 [height, width, 3]."""
+        """Return a picture as uint8 [height, width, 3]."""
         if not self.has_pixels(image):
             raise VlcompressError(f"no picture '{image}' among {', '.join(self.parts)}")
         part, _, index = image.partition("/")
@@ -61,7 +61,7 @@ class ArrayPictures:
 
 
 def splits(folder: Path, task: str) -> tuple[str, ...]:
-    """Give the splits that the folder has in any of these formats; () for other tasks."""
+    """Return the splits that the folder has in any of these formats; () for other tasks."""
     if task != TASK:
         return ()
     published = _published(folder)

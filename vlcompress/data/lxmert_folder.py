@@ -45,7 +45,7 @@ PICTURES = {"vqa": ("vqav2", "vqa_v2", "images"), "gqa": ("gqa", "images"), "nlv
 
 
 def splits(folder: Path, task: str) -> tuple[str, ...]:
-    """Give the splits of a task that the folder has; NLVR2's own JSONL files of the same names are not meant."""
+    """Return the splits of a task that the folder has; NLVR2's own JSONL files of the same names are not meant."""
     return tuple(split for split in FEATURES.get(task, ()) if _is_list(folder / task / f"{split}.json"))
 
 

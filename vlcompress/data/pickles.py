@@ -221,7 +221,7 @@ class _Machine:
         }
 
     def result(self) -> Any:
-        """Give the one value that is left."""
+        """Return the one value that is left."""
         if len(self.stack) != 1 or self.marks:
             raise ValueError(f"{len(self.stack)} values are left where one is expected")
         return self.pop()

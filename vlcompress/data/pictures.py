@@ -145,7 +145,7 @@ class FilePictures:
 
 
 def image_name(file_name: str) -> str:
-    """Give the image's name: the last part of its path without a picture's suffix (names may hold other dots)."""
+    """Return the image's name: the last part of its path without a picture's suffix (names may hold other dots)."""
     name = file_name.rsplit("/", 1)[-1]
     stem, dot, suffix = name.rpartition(".")
     return stem if dot and f".{suffix.lower()}" in SUFFIXES else name
@@ -183,7 +183,7 @@ def as_rgb(picture: "Image.Image") -> "Image.Image":
 
 
 def encode(pixels: NDArray[np.uint8]) -> bytes:
-    """Give uint8 [height, width, 3] as a PNG file."""
+    """Return uint8 [height, width, 3] as a PNG file."""
     from PIL import Image
 
     file = io.BytesIO()

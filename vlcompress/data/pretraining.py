@@ -39,7 +39,7 @@ class ImageSentences:
     labels: Mapping[str, Sequence[Mapping[str, float]]]
 
     def examples(self) -> list[PretrainingExample]:
-        """Give one example a sentence, sources in the order of the file."""
+        """Return one example a sentence, sources in the order of the file."""
         return [
             PretrainingExample(self.img_id, sentence, source, self.labels[source][i] if source in self.labels else None)
             for source, sentences in self.sentences.items()
@@ -70,7 +70,7 @@ def read_all_answers(path: Path) -> Answers:
 
 
 def pretraining_document(images: Sequence[ImageSentences]) -> list[dict[str, Any]]:
-    """Give the content of a pre-training file."""
+    """Return the content of a pre-training file."""
     return [{"img_id": image.img_id, "sentf": image.sentences, "labelf": image.labels} for image in images]
 
 

@@ -67,7 +67,7 @@ class Answers:
         return {answer: label for label, answer in enumerate(self.labels)}
 
     def __len__(self) -> int:
-        """Give the number of answers."""
+        """Return the number of answers."""
         return len(self.labels)
 
     def __contains__(self, answer: object) -> bool:
@@ -75,7 +75,7 @@ class Answers:
         return answer in self.index
 
     def targets(self, questions: Sequence[Question]) -> NDArray[np.float32]:
-        """Give the soft scores, float32 [len(questions), len(self)]; answers outside the list count for nothing."""
+        """Return the soft scores, float32 [len(questions), len(self)]; answers outside the list count for nothing."""
         scores = np.zeros((len(questions), len(self)), dtype=np.float32)
         for row, question in zip(scores, questions, strict=True):
             for answer, score in question.label.items():

@@ -127,7 +127,7 @@ class RegionFile:
         return img_id in self._rows
 
     def __len__(self) -> int:
-        """Give the number of images."""
+        """Return the number of images."""
         return len(self._rows)
 
     def read(self, img_id: str) -> Regions:
@@ -230,7 +230,7 @@ class RegionFile:
 
 
 def region_file(path: Path, feature_dim: int | None = None) -> RegionFile:
-    """Give the region file at `path`, indexed once in a process as long as it does not change.
+    """Return the region file at `path`, indexed once in a process as long as it does not change.
 
     Raises:
         VlcompressError: as of `RegionFile`.
@@ -245,7 +245,7 @@ def _region_file(path: Path, feature_dim: int | None, changed: int) -> RegionFil
 
 
 def format_row(regions: Regions) -> bytes:
-    """Give the image's TSV row, line end included."""
+    """Return the image's TSV row, line end included."""
     arrays = {
         "objects_id": regions.objects_id,
         "objects_conf": regions.objects_conf,

@@ -11,7 +11,7 @@ SCENES = "scenes"
 
 
 def data_folder(source: str, home: Path, say: Callable[[str], None] = print, *, task: str = "vqa") -> Path:
-    """Give the folder of a data source, making the built-in one if it is not there yet.
+    """Return the folder of a data source, making the built-in one if it is not there yet.
 
     Args:
         source: "scenes:SIZE" (or "scenes", the small one), "scenes:SIZE:CLASSES" for another set of classes to
@@ -74,7 +74,7 @@ def _built_in(source: str) -> tuple[str, str]:
 def pretraining_folder(
     pictures: int, home: Path, say: Callable[[str], None] = print, *, captions: bool = False
 ) -> Path:
-    """Give the built-in data for pre-training with this many pictures, made once and kept under `home`.
+    """Return the built-in data for pre-training with this many pictures, made once and kept under `home`.
 
     With `captions` that is what retrieval learns from: five captions of each picture, and the pictures themselves.
 

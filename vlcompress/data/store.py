@@ -89,7 +89,7 @@ class StorePictures:
         return Regions(img_id=image, height=height, width=width, **reader.read(image))
 
     def picture_bytes(self, image: str) -> bytes:
-        """Give the picture's file as it was imported."""
+        """Return the picture's file as it was imported."""
         if self._pictures is None or image not in self._pictures:
             raise VlcompressError(f"image '{image}': '{self._folder}' has no picture of it")
         return self._pictures.read(image)["bytes"].tobytes()
@@ -100,13 +100,13 @@ class StorePictures:
 
 
 def region_arrays(regions: Regions) -> dict[str, NDArray[Any]]:
-    """Give the arrays of an image's regions by their names in a shard."""
+    """Return the arrays of an image's regions by their names in a shard."""
     names = ("boxes", "features", "objects_id", "objects_conf", "attrs_id", "attrs_conf", "soft_labels", "sizes")
     return {name: getattr(regions, name) for name in names if getattr(regions, name) is not None}
 
 
 def splits(folder: Path, task: str) -> tuple[str, ...]:
-    """Give the store's splits if it is of this task."""
+    """Return the store's splits if it is of this task."""
     if not (folder / DOCUMENT).is_file():
         return ()
     document = _document(folder)
@@ -149,7 +149,7 @@ def check_content(folder: Path) -> None:
 
 
 def example_line(example: Example) -> str:
-    """Give an example's line in ``examples/SPLIT.jsonl``."""
+    """Return an example's line in ``examples/SPLIT.jsonl``."""
     return json.dumps(asdict(example), ensure_ascii=False) + "\n"
 
 
@@ -164,13 +164,13 @@ def _document(folder: Path) -> dict[str, Any]:
 
 
 def _parts(folder: Path, document: Mapping[str, Any], splits: Sequence[str]) -> tuple[Path, ...]:
-    """Give the files that some splits need."""
+    """Return the files that some splits need."""
     others = {name for other in document["splits"] if other not in splits for name in _own(other)}
     return tuple(folder / name for name in document["files"] if name not in others)
 
 
 def _identity(folder: Path, document: Mapping[str, Any], splits: Sequence[str]) -> str:
-    """Give the identity of the opened splits from the hashes in data.json: shards need not be read for it."""
+    """Return the identity of the opened splits from the hashes in data.json: shards need not be read for it."""
     names = {str(path.relative_to(folder)) for path in _parts(folder, document, splits)}
     return identity({name: facts["sha256"] for name, facts in document["files"].items() if name in names})
 

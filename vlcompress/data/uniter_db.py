@@ -57,7 +57,7 @@ class Database:
             raise VlcompressError(f"'{self.folder}', record '{key}' cannot be read ({error}): it is damaged") from error
 
     def keys(self) -> tuple[str, ...]:
-        """Give the keys: the list that the official scripts store, or else by going through the database."""
+        """Return the keys: the list that the official scripts store, or else by going through the database."""
         lmdb = extra("lmdb")
 
         listed = self.get(_KEYS.decode())
@@ -147,7 +147,7 @@ class ImageDatabase:
         return name in self._names
 
     def __len__(self) -> int:
-        """Give the number of images."""
+        """Return the number of images."""
         return len(self._names)
 
     @property
@@ -171,7 +171,7 @@ class ImageDatabase:
         return _regions(name, _checked(arrays, where), self._count(name, arrays, where))
 
     def _count(self, name: str, arrays: Arrays, where: str) -> int | None:
-        """Give how many boxes count; None for all that are stored."""
+        """Return how many boxes count; None for all that are stored."""
         if self.boxes is not None:
             count = self.boxes.get(name)
             if not isinstance(count, int) or count < 1:
@@ -193,7 +193,7 @@ class NpzFolder:
         return name in self._names
 
     def __len__(self) -> int:
-        """Give the number of images."""
+        """Return the number of images."""
         return len(self._names)
 
     @property
@@ -251,7 +251,7 @@ def _environment(folder: Path) -> Any:
 
 
 def _confident(arrays: Arrays, where: str) -> int:
-    """Give how many boxes of an unfiltered image count."""
+    """Return how many boxes of an unfiltered image count."""
     if "conf" not in arrays:
         raise VlcompressError(f"{where} has no 'conf': boxes of an unfiltered image are chosen by it")
     return int(np.clip((arrays["conf"] > MIN_CONFIDENCE).sum(), FEWEST, MOST))

@@ -114,7 +114,7 @@ class DatabasePictures:
 
 
 def splits(folder: Path, task: str) -> tuple[str, ...]:
-    """Give the splits of a task: those of its first data set plain; all as "DATASET/SPLIT" if it may have several."""
+    """Return the splits of a task: those of its first data set plain; all as "DATASET/SPLIT" if it may have several."""
     found: dict[str, None] = {}
     prefixes = DATABASES.get(task, ())
     for prefix in prefixes:
@@ -151,7 +151,7 @@ def open_splits(folder: Path, task: str, splits: Sequence[str], feature_dim: int
 
 
 def _records(task: str, examples: Sequence[Example]) -> set[str]:
-    """Give the names of the features that the examples need; VCR and RefCOCO need those of annotated boxes too."""
+    """Return the names of the features that the examples need; VCR and RefCOCO need those of annotated boxes too."""
     kinds = (False, True) if task in ("vcr", "refcoco") else (False,)
     return {_file(image, kind) for example in examples for image in images_of(example) for kind in kinds}
 
@@ -198,7 +198,7 @@ def _data_set(prefix: str) -> str:
 
 
 def _file(image: str, ground_truth: bool) -> str:
-    """Give the name of an image's record: of its annotated boxes, or of the detector's."""
+    """Return the name of an image's record: of its annotated boxes, or of the detector's."""
     if ground_truth:
         for truth, detected in GROUND_TRUTH:
             if image.startswith(detected) and not image.startswith(truth):
@@ -207,7 +207,7 @@ def _file(image: str, ground_truth: bool) -> str:
 
 
 def _name(file_name: str) -> str:
-    """Give the image's name: that of the detector's features."""
+    """Return the image's name: that of the detector's features."""
     stem = file_name.removesuffix(".npz")
     for truth, detected in GROUND_TRUTH:
         if stem.startswith(truth):

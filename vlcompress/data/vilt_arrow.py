@@ -86,7 +86,7 @@ class ArrowPictures:
         return image in self._places
 
     def picture_bytes(self, image: str) -> bytes:
-        """Give the picture's file as it is."""
+        """Return the picture's file as it is."""
         return _picture(self._places[image])
 
     def pixels(self, image: str) -> NDArray[np.uint8]:
@@ -98,7 +98,7 @@ class ArrowPictures:
 
 
 def splits(folder: Path, task: str) -> tuple[str, ...]:
-    """Give the splits of a task: those of its first data set plain; all as "DATASET/SPLIT" if it may have several."""
+    """Return the splits of a task: those of its first data set plain; all as "DATASET/SPLIT" if it may have several."""
     found: dict[str, None] = {}
     prefixes = FILES.get(task, ())
     for prefix in prefixes:
@@ -267,7 +267,7 @@ def _labels(folder: Path) -> tuple[tuple[str, ...], tuple[Path, ...]]:
 
 @lru_cache(maxsize=8)
 def _named_labels(path: Path, changed: int) -> tuple[tuple[int, str], ...]:
-    """Give the (label, answer) pairs of a file; `changed` is its time stamp."""
+    """Return the (label, answer) pairs of a file; `changed` is its time stamp."""
     found: dict[tuple[int, str], None] = {}
     for row in _rows(open_table(path, COLUMNS["vqa"])):
         for labels, answers in zip(row["answer_labels"] or (), row["answers"] or (), strict=False):

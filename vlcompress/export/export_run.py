@@ -31,7 +31,7 @@ SCORED_AT_ONCE = 256
 
 
 def artefact_folder(run: Run, style: Style) -> Path:
-    """Give where a run's file of a precision goes: ``onnx``, ``onnx-fp16`` or ``onnx-int8``, side by side."""
+    """Return where a run's file of a precision goes: ``onnx``, ``onnx-fp16`` or ``onnx-int8``, side by side."""
     return run.folder / ("onnx" if style.precision == "fp32" else f"onnx-{style.precision}")
 
 
@@ -171,7 +171,7 @@ def session_answer(session: Any) -> Answer:
 
 
 def _words(run: Run) -> dict[str, str]:
-    """Give the vocabulary as a file for the exported folder; nothing for a task without words."""
+    """Return the vocabulary as a file for the exported folder; nothing for a task without words."""
     path = run.ticket / "vocab.txt"
     return {path.name: path.read_text(encoding="utf-8")} if path.is_file() else {}
 
@@ -196,12 +196,12 @@ def compiled_of(run: Run, compute: Compute = CPU, say: Callable[[str], None] = p
 
 
 def _score(task: Task, session: Any) -> float:
-    """Give the task's mean score of a session, in [0, 1]."""
+    """Return the task's mean score of a session, in [0, 1]."""
     return task.measure(session_answer(session), batch=SCORED_AT_ONCE).mean
 
 
 def _reference(task: Task, compiled: Compiled) -> float:
-    """Give the task's mean score of the compiled model."""
+    """Return the task's mean score of the compiled model."""
     return task.measure(asking(compiled.family, compiled.model), batch=SCORED_AT_ONCE).mean
 
 

@@ -78,7 +78,7 @@ class Form:
 
 
 def form_of(weight: BlockSparseWeight, rows: int, kind: Kind, merge: Merge) -> Form | None:
-    """Give one form of a weight; None where it is not worth a try."""
+    """Return one form of a weight; None where it is not worth a try."""
     form = Form(kind, merge, _grouping(weight, rows, merge))
     fits = kind == "transposed" or _widest(form.groups) > 1
     return form if fits and _worth_a_try(form.groups) else None
@@ -110,13 +110,13 @@ class Source(Protocol):
     """Where a layer's packed weights come from: constants of the graph, or inputs of a function."""
 
     def weight(self, group: int) -> ir.Value:
-        """Give a group's weight as [k, rows]."""
+        """Return a group's weight as [k, rows]."""
 
     def columns(self, group: int, width: int) -> ir.Value:
-        """Give the indices of a group's runs of `width` columns, [k / width]."""
+        """Return the indices of a group's runs of `width` columns, [k / width]."""
 
     def bounds(self, group: int) -> tuple[ir.Value, ir.Value]:
-        """Give the first column of a group that reads one slice, and the one after its last: [1] each."""
+        """Return the first column of a group that reads one slice, and the one after its last: [1] each."""
 
 
 @dataclass
@@ -136,7 +136,7 @@ class Writer:
         return self.tape.op(kind, inputs, attributes)
 
     def constant(self, name: str, values: npt.NDArray[np.generic]) -> ir.Value:
-        """Give the initialiser of that name, made of `values` the first time."""
+        """Return the initialiser of that name, made of `values` the first time."""
         if name not in self.constants:
             tensor = ir.tensor(values, name=name)
             value = ir.Value(name=name, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype))
@@ -145,7 +145,7 @@ class Writer:
         return self.constants[name]
 
     def ints(self, values: Iterable[int]) -> ir.Value:
-        """Give an int64 vector named by its content: equal shapes are then visibly equal, and runtimes merge nodes."""
+        """Return an int64 vector named by its content: equal shapes are then visibly equal, and runtimes merge nodes."""
         array = np.asarray(list(values), dtype=np.int64)
         text = "_".join(map(str, array)) if len(array) <= 4 else hashlib.sha256(array.tobytes()).hexdigest()[:16]
         return self.constant(f"ints.{text}", array)
@@ -160,16 +160,16 @@ class Constants:
     name: str
 
     def weight(self, group: int) -> ir.Value:
-        """Give a group's weight as [k, rows]."""
+        """Return a group's weight as [k, rows]."""
         values = self.form.groups.groups[group].weight.T.contiguous().numpy()
         return self.to.constant(f"{self.name}.group{group}.weight", values)
 
     def columns(self, group: int, width: int) -> ir.Value:
-        """Give the indices of a group's runs of columns."""
+        """Return the indices of a group's runs of columns."""
         return self.to.ints(self.form.groups.groups[group].columns.numpy()[::width] // width)
 
     def bounds(self, group: int) -> tuple[ir.Value, ir.Value]:
-        """Give a slice's first column and the one after its last."""
+        """Return a slice's first column and the one after its last."""
         columns = self.form.groups.groups[group].columns
         return self.to.ints([int(columns[0])]), self.to.ints([int(columns[-1]) + 1])
 
@@ -288,14 +288,14 @@ def _access(group: RowGroup, total: int) -> Access:
 
 
 def _widest(groups: RowGroups) -> int:
-    """Give the narrowest run of columns among the groups that need a gather at all (0 columns: any)."""
+    """Return the narrowest run of columns among the groups that need a gather at all (0 columns: any)."""
     total = groups.shape[1]
     found = (_access(group, total) for group in groups.groups)
     return min(total if isinstance(how, str) else how for how in found)
 
 
 def rank(x: ir.Value) -> int:
-    """Give the number of axes of an activation."""
+    """Return the number of axes of an activation."""
     assert x.shape is not None, "the exporter gives every activation a shape"
     return len(x.shape)
 

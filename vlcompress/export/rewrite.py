@@ -110,7 +110,7 @@ class Rewriter:
         return layer.form is not None
 
     def _body(self, layer: Layer, x: ir.Value, site: Site) -> Body | None:
-        """Give the body of a packed layer, None if there are too many already."""
+        """Return the body of a packed layer, None if there are too many already."""
         assert layer.panels is not None
         ending = site.activation, site.residual is not None
         if layer.form is None:
@@ -134,7 +134,7 @@ class Rewriter:
         replace_nodes(self.model.graph, site.nodes, to, old, y)
 
     def _panels(self, to: Writer, name: str, groups: RowGroups) -> list[ir.Value]:
-        """Give W, I and P; made once for a layer that is used twice."""
+        """Return W, I and P; made once for a layer that is used twice."""
         names = [f"{name}.{part}" for part in ("values", "columns", "starts")]
         if names[0] not in self.constants:
             panels: Panels = pack_panels(groups)

@@ -60,7 +60,7 @@ def open_session(
 
 
 def _measured(model: Path) -> Native:
-    """Give what the manifest beside a model says is faster; "off" where it says nothing."""
+    """Return what the manifest beside a model says is faster; "off" where it says nothing."""
     manifest = model.parent / "manifest.json"
     found = read_json(manifest).get("native") if manifest.is_file() else None
     times = found["timings"] if found else {}
@@ -88,7 +88,7 @@ def available() -> list[str]:
 
 
 def require_provider(provider: str) -> str:
-    """Give ONNX Runtime's name of a provider that this installation has.
+    """Return ONNX Runtime's name of a provider that this installation has.
 
     Raises:
         VlcompressError: unknown, or not part of the installed package; what is there is listed.

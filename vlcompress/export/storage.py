@@ -31,12 +31,12 @@ def save_apart(model: ir.Model, path: Path) -> int:
 
 
 def data_file(path: Path) -> Path:
-    """Give where a model's weights are if they are not in the file itself."""
+    """Return where a model's weights are if they are not in the file itself."""
     return path.with_name(f"{path.name}.data")
 
 
 def size(path: Path) -> int:
-    """Give the bytes of a model, weights in their own file included."""
+    """Return the bytes of a model, weights in their own file included."""
     return sum(file.stat().st_size for file in (path, data_file(path)) if file.is_file())
 
 
@@ -60,7 +60,7 @@ def ship(source: Path, path: Path, limit: int = LIMIT) -> None:
 
 
 def _embedded(source: Path) -> Iterator[bytes | memoryview]:
-    """Give the bytes of a ModelProto whose external weights are inside, piece by piece."""
+    """Return the bytes of a ModelProto whose external weights are inside, piece by piece."""
     import onnx
 
     model = onnx.load(source, load_external_data=False)
@@ -83,13 +83,13 @@ def _embedded(source: Path) -> Iterator[bytes | memoryview]:
 
 
 def _place(tensor: Any) -> tuple[int, int]:
-    """Give offset and length of a tensor's bytes in the weights' file; (0, 0) if it holds them itself."""
+    """Return offset and length of a tensor's bytes in the weights' file; (0, 0) if it holds them itself."""
     told = {entry.key: entry.value for entry in tensor.external_data}
     return int(told.get("offset", 0)), int(told.get("length", 0))
 
 
 def _head(tensor: Any, length: int) -> bytes:
-    """Give a tensor's serialised fields, with room announced for `length` bytes of raw data to follow."""
+    """Return a tensor's serialised fields, with room announced for `length` bytes of raw data to follow."""
     if length:
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")

@@ -167,7 +167,7 @@ class Check:
         return found
 
     def bound_of(self, name: str) -> Bound:
-        """Give what is allowed on the samples or on random inputs, by name.
+        """Return what is allowed on the samples or on random inputs, by name.
 
         Random inputs mean nothing to a model, so that many answers score nearly the same and rounding picks another
         one: in lower precision only errors count there.
@@ -273,7 +273,7 @@ def run(session: Any, inputs: Mapping[str, Tensor]) -> Floats:
 
 
 def feed(session: Any, inputs: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
-    """Give a session's inputs as arrays; inputs that the graph does not have are left out."""
+    """Return a session's inputs as arrays; inputs that the graph does not have are left out."""
     return {argument.name: inputs[argument.name].numpy() for argument in session.get_inputs()}
 
 
@@ -283,7 +283,7 @@ def _expected(family: Family, model: nn.Module, inputs: Mapping[str, Tensor]) ->
 
 
 def _errors(expected: Floats, got: Floats) -> Floats:
-    """Give each example's largest absolute error; the largest float where it is NaN or infinite."""
+    """Return each example's largest absolute error; the largest float where it is NaN or infinite."""
     errors = np.abs(expected - got).reshape(len(expected), -1).max(axis=1).astype(np.float32)
     return np.where(np.isfinite(errors), errors, np.finfo(np.float32).max).astype(np.float32)
 

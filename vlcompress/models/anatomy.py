@@ -53,7 +53,7 @@ def head_coupling(name: str, attention: Attention) -> Coupling:
 
 
 def part_of(name: str) -> str:
-    """Give the part of the model that a weight belongs to, by its modality.
+    """Return the part of the model that a weight belongs to, by its modality.
 
     Args:
         name: canonical weight name.

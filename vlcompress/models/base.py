@@ -138,7 +138,7 @@ class Family(Protocol):
     ranking head, which officially starts from the matching head of pre-training."""
 
     def config(self, size: str, *, vocab_size: int, feature_dim: int) -> Config:
-        """Give the configuration of a named size for a vocabulary and a region-feature width."""
+        """Return the configuration of a named size for a vocabulary and a region-feature width."""
 
     def build(self, config: Config, head: Head, *, seed: int) -> nn.Module:
         """Make the model with fresh weights, the same for the same seed, independent of the global random state."""
@@ -159,7 +159,7 @@ class Family(Protocol):
         """List the attention heads and feed-forward neurons of the model as it is now."""
 
     def pictures(self, config: Config, source: Pictures) -> Pictures:
-        """Give the pictures as a model of this configuration reads them (resized); families of regions change none."""
+        """Return the pictures as a model of this configuration reads them (resized); families of regions change none."""
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Pad samples to one batch with the model's own argument names, first axis batch (or a multiple of it)."""

@@ -56,7 +56,7 @@ def on_hub(checkpoint: str) -> bool:
 
 
 def renamed(tensors: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> Tensors:
-    """Give the tensors under canonical names.
+    """Return the tensors under canonical names.
 
     Args:
         tensors: tensors by their names in the file.
@@ -102,7 +102,7 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, source: st
 
 
 def listing(names: Iterable[str]) -> str:
-    """Give names in one line, the first ten spelled out and the rest counted."""
+    """Return names in one line, the first ten spelled out and the rest counted."""
     every = sorted(names)
     more = f" … and {len(every) - _LISTED} more" if len(every) > _LISTED else ""
     return ", ".join(every[:_LISTED]) + more
@@ -218,7 +218,7 @@ def _check(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], *, optiona
 
 
 def _tied(model: nn.Module) -> set[str]:
-    """Give the names under which a parameter appears a second time."""
+    """Return the names under which a parameter appears a second time."""
     first = {name for name, _ in model.named_parameters()}
     return {name for name, _ in model.named_parameters(remove_duplicate=False)} - first
 

@@ -48,7 +48,7 @@ class StartsFromLanguage(Protocol):
 
 
 def language_part(family: Family) -> StartsFromLanguage:
-    """Give the family as one that starts from a language model.
+    """Return the family as one that starts from a language model.
 
     Raises:
         VlcompressError: no language model fits it.
@@ -62,7 +62,7 @@ def language_part(family: Family) -> StartsFromLanguage:
 
 
 def knows_images(checkpoint: str) -> VlcompressError:
-    """Give the error for weights that are no language model's."""
+    """Return the error for weights that are no language model's."""
     return VlcompressError(
         f"'{checkpoint}' has weights for images, so it is no language model: give a BERT (model.language)"
     )

@@ -184,7 +184,7 @@ def encode(model: nn.Module, inputs: Mapping[str, Tensor]) -> Encoded:
 
 
 def pooled(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Give `encode(model, inputs).pooled` [B, H] without the work that it cannot depend on.
+    """Return `encode(model, inputs).pooled` [B, H] without the work that it cannot depend on.
 
     The pooler reads the first word alone, so in the last cross-modality layer the vision half and, from the
     self-attention on, every other word are left out. Their weights get no gradient in either form.
@@ -228,7 +228,7 @@ class LxmertFamily:
     def config(
         self, size: str, *, vocab_size: int, feature_dim: int, objects: int = 1600, attributes: int = 400
     ) -> Config:
-        """Give the configuration of a named size, in the keys of a Hugging Face config.json.
+        """Return the configuration of a named size, in the keys of a Hugging Face config.json.
 
         Args:
             size: "tiny", "small" or "base".
@@ -309,7 +309,7 @@ class LxmertFamily:
         return replace(report, loaded=len(language), head="fresh", notes=(note,))
 
     def word_states(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Give the language encoder's output [B, T, H]."""
+        """Return the language encoder's output [B, T, H]."""
         backbone: Any = model.lxmert
         states_BTH: Tensor = backbone.embeddings(inputs["input_ids"], torch.zeros_like(inputs["input_ids"]))
         mask = _additive(inputs["attention_mask"], states_BTH)
@@ -339,7 +339,7 @@ class LxmertFamily:
         return [*heads, *_neurons(modules)]
 
     def pictures(self, config: Config, source: Pictures) -> Pictures:
-        """Give the same pictures: their region features were made beforehand."""
+        """Return the same pictures: their region features were made beforehand."""
         return source
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
@@ -381,7 +381,7 @@ class LxmertFamily:
         return {"input_ids": words, "attention_mask": words, "visual_feats": regions, "visual_pos": regions}
 
     def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Give the scores before any sigmoid or softmax; for the inputs see `encode`.
+        """Return the scores before any sigmoid or softmax; for the inputs see `encode`.
 
         Returns:
             float32 [B, labels]; of a model for image pairs [B / 2, 2], two rows of the inputs to a statement.
@@ -451,7 +451,7 @@ def _cross_modality(layer: Any, streams: _Streams) -> _Streams:
 
 
 def _first_word(layer: Any, streams: _Streams) -> Tensor:
-    """Give the first word [B, 1, H] of a cross-modality layer's language output, computing nothing else."""
+    """Return the first word [B, 1, H] of a cross-modality layer's language output, computing nothing else."""
     words = layer.visual_attention(streams.language, streams.vision, streams.vision_mask)[0]
     first = words[:, :1]
     (context,) = layer.lang_self_att.self(first, words, streams.language_mask)

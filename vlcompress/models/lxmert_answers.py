@@ -23,7 +23,7 @@ _LAST = f"{_HEAD}3."
 
 
 def table_answer(answer: str) -> str:
-    """Give an answer the form that it has in LXMERT's answer table: "The Dog." is "dog", "two" is "2"."""
+    """Return an answer the form that it has in LXMERT's answer table: "The Dog." is "dog", "two" is "2"."""
     answer = answer.lower()
     if answer.endswith("."):
         answer = answer[:-1].strip()

@@ -16,7 +16,7 @@ FAMILIES: dict[str, type[Family]] = {
 
 
 def family_named(name: str) -> Family:
-    """Give a family.
+    """Return a family.
 
     Raises:
         VlcompressError: no such family.

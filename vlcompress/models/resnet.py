@@ -116,7 +116,7 @@ class ResnetFamily:
     inherited: tuple[str, ...] = ()
 
     def config(self, size: str, *, vocab_size: int = 0, feature_dim: int = 0) -> Config:
-        """Give the configuration of a named size: keys of a Hugging Face config.json, "stem" and "image_size".
+        """Return the configuration of a named size: keys of a Hugging Face config.json, "stem" and "image_size".
 
         Args:
             size: "tiny", "mini", "small", "50" (CIFAR stem, pictures of 32 pixels) or "50-imagenet" (224).
@@ -203,11 +203,11 @@ class ResnetFamily:
         return Prunable(names, excluded, sum(sizes[name] for name in names), backbone)
 
     def couplings(self, model: nn.Module) -> Sequence[Coupling]:
-        """Give none: batch normalisation stands between convolutions, and residual sums tie their channels."""
+        """Return none: batch normalisation stands between convolutions, and residual sums tie their channels."""
         return ()
 
     def pictures(self, config: Config, source: Pictures) -> Pictures:
-        """Give the same pictures cut to their middle square and resized to the model's size."""
+        """Return the same pictures cut to their middle square and resized to the model's size."""
         return Square(source, side=config["image_size"])
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
@@ -237,7 +237,7 @@ class ResnetFamily:
         return {"pixel_values": {0: "batch"}}
 
     def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Give the scores of the classes float32 [B, L] before any softmax; of other heads see `HeadKind`."""
+        """Return the scores of the classes float32 [B, L] before any softmax; of other heads see `HeadKind`."""
         parts: Any = model
         pixels = inputs["pixel_values"]
         scores: Tensor
@@ -263,7 +263,7 @@ def _model(plain: Config, head: Head, stem: str) -> nn.Module:
 
 
 def use_cifar_stem(backbone: nn.Module) -> None:
-    """Give a transformers ResNet (model or backbone) the stem of paper c: 3x3, stride 1, no max-pooling."""
+    """Return a transformers ResNet (model or backbone) the stem of paper c: 3x3, stride 1, no max-pooling."""
     embedder: Any = backbone.embedder
     first = embedder.embedder.convolution
     embedder.embedder.convolution = nn.Conv2d(first.in_channels, first.out_channels, 3, 1, 1, bias=False)

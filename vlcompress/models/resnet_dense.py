@@ -18,7 +18,7 @@ _MIDDLE = 32
 
 
 class BoxHead(nn.Module):
-    """Give [B, h, w, BOX + L]."""
+    """Return [B, h, w, BOX + L]."""
 
     def __init__(self, channels: Sequence[int], labels: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class BoxHead(nn.Module):
 
 
 class PixelHead(nn.Module):
-    """Give [B, L, H, W]."""
+    """Return [B, L, H, W]."""
 
     def __init__(self, channels: Sequence[int], labels: int) -> None:
         super().__init__()

@@ -130,7 +130,7 @@ class UniterFamily:
     language_names = re.compile(r"uniter\.(embeddings|encoder|pooler)\..*")
 
     def config(self, size: str, *, vocab_size: int, feature_dim: int, objects: int = 1601) -> Config:
-        """Give the configuration of a named size, in the keys of a Hugging Face config.json.
+        """Return the configuration of a named size, in the keys of a Hugging Face config.json.
 
         Args:
             size: "tiny", "small", "base" or "large".
@@ -218,7 +218,7 @@ class UniterFamily:
         return self.load(model, checkpoint, fresh_head=True)
 
     def word_states(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Give the encoder's output [B, T, H] for a text with an image of no regions."""
+        """Return the encoder's output [B, T, H] for a text with an image of no regions."""
         parts: Any = model
         tokens_BT = inputs["input_ids"]
         nothing = torch.zeros(len(tokens_BT), 0, parts.config.visual_feat_dim, device=tokens_BT.device)
@@ -246,7 +246,7 @@ class UniterFamily:
         return [*heads, *_neurons(modules)]
 
     def pictures(self, config: Config, source: Pictures) -> Pictures:
-        """Give the same pictures: their region features were made beforehand."""
+        """Return the same pictures: their region features were made beforehand."""
         return source
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
@@ -303,7 +303,7 @@ class UniterFamily:
         return {**dict.fromkeys(text, words), **dict.fromkeys(visual, regions)}
 
     def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Give the head's scores float32 before any sigmoid or softmax; for the inputs see `UniterModel.forward`."""
+        """Return the head's scores float32 before any sigmoid or softmax; for the inputs see `UniterModel.forward`."""
         result: Tensor = model(**inputs)
         return result
 
@@ -320,7 +320,7 @@ def _without_head(model: nn.Module, tensors: Tensors) -> Tensors:
 
 
 def _fitted(model: nn.Module, tensors: Tensors, source: str) -> tuple[Tensors, list[str]]:
-    """Give the tensors in the shapes and the order of the model, with notes on what was done."""
+    """Return the tensors in the shapes and the order of the model, with notes on what was done."""
     tensors, notes = _lengthened(model, tensors)
     own = model.state_dict()
     if "rank_output.weight" in own and "itm_output.weight" in tensors and "rank_output.weight" not in tensors:

@@ -65,7 +65,7 @@ class TextEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, ids_BT: Tensor, types_BT: Tensor | None) -> Tensor:
-        """Give [B, T, H]; without types every word is of type 0."""
+        """Return [B, T, H]; without types every word is of type 0."""
         places_TH = self.position_embeddings(torch.arange(ids_BT.shape[1], device=ids_BT.device))
         types = self.token_type_embeddings(torch.zeros_like(ids_BT) if types_BT is None else types_BT)
         result: Tensor = self.dropout(self.LayerNorm(self.word_embeddings(ids_BT) + places_TH + types))
@@ -87,7 +87,7 @@ class ImageEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, features_BRF: Tensor, boxes_BR7: Tensor, types_BRH: Tensor, masked_BR: Tensor | None) -> Tensor:
-        """Give [B, R, H].
+        """Return [B, R, H].
 
         Args:
             features_BRF: of the regions, 0 where masked.
@@ -117,7 +117,7 @@ class SelfAttention(nn.Module):
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
     def forward(self, asking_BQH: Tensor, hidden_BSH: Tensor, mask: Tensor | None) -> Tensor:
-        """Give [B, Q, N*D]; `mask` is added to the scores [B, N, Q, S]."""
+        """Return [B, Q, N*D]; `mask` is added to the scores [B, N, Q, S]."""
         if self.num_attention_heads == 0:
             return asking_BQH.new_zeros(*asking_BQH.shape[:-1], 0)
         context_BNQD = scaled_dot_product_attention(
@@ -143,7 +143,7 @@ class Output(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Give `residual` plus what the layer makes of `x`."""
+        """Return `residual` plus what the layer makes of `x`."""
         result: Tensor = self.LayerNorm(residual + self.dropout(self.dense(x)))
         return result
 
@@ -165,7 +165,7 @@ class Intermediate(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give gelu(dense(x)), with the exact GELU."""
+        """Return gelu(dense(x)), with the exact GELU."""
         return gelu(self.dense(x))
 
 
@@ -179,7 +179,7 @@ class Layer(nn.Module):
         self.output = Output(config.intermediate_size, config)
 
     def forward(self, hidden_BSH: Tensor, mask: Tensor | None, queries: int | None = None) -> Tensor:
-        """Give [B, S, H], or [B, queries, H]: the first rows alone, for less work."""
+        """Return [B, S, H], or [B, queries, H]: the first rows alone, for less work."""
         asking = hidden_BSH if queries is None else hidden_BSH[:, :queries]
         attended = self.attention.output(self.attention.self(asking, hidden_BSH, mask), asking)
         result: Tensor = self.output(self.intermediate(attended), attended)
@@ -202,7 +202,7 @@ class Pooler(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden_BSH: Tensor) -> Tensor:
-        """Give [B, H]."""
+        """Return [B, H]."""
         return torch.tanh(self.dense(hidden_BSH[:, 0]))
 
 
@@ -226,7 +226,7 @@ class UniterModel(UniterPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        """Give the word embeddings."""
+        """Return the word embeddings."""
         return self.embeddings.word_embeddings
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
@@ -287,7 +287,7 @@ class UniterModel(UniterPreTrainedModel):
 def visible(
     input_ids: Tensor, visual_pos: Tensor, attention_mask: Tensor | None, visual_attention_mask: Tensor | None
 ) -> Tensor:
-    """Give what is no padding as bool [B, T+R]; a mask that is None shows all of its part."""
+    """Return what is no padding as bool [B, T+R]; a mask that is None shows all of its part."""
     words = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     regions = torch.ones_like(visual_pos[..., 0]) if visual_attention_mask is None else visual_attention_mask
     return torch.cat([words.bool(), regions.bool()], dim=1)

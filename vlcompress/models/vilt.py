@@ -116,7 +116,7 @@ _OWN_CONFIG: dict[HeadKind, Config] = {"pair": {"num_images": 2, "modality_type_
 
 
 def canonical(tensors: Mapping[str, Tensor]) -> Tensors:
-    """Give tensors of an official file under transformers' names, query, key and value apart.
+    """Return tensors of an official file under transformers' names, query, key and value apart.
 
     The official code keeps the three in one matrix "attn.qkv" of [3H, H], rows of the query first. Anything of that
     shape is split: weights, biases, gradients, masks. Names that are transformers' already stay as they are.
@@ -139,7 +139,7 @@ def canonical(tensors: Mapping[str, Tensor]) -> Tensors:
 
 
 def canonical_masks(tensors: Mapping[str, Tensor]) -> Tensors:
-    """Give masks over an official model (1 = keep; with or without PyTorch's suffix "_mask") as `Masks` takes them.
+    """Return masks over an official model (1 = keep; with or without PyTorch's suffix "_mask") as `Masks` takes them.
 
     Raises:
         VlcompressError: as `canonical`, or a mask that holds something else than 0 and 1.
@@ -161,7 +161,7 @@ class ViltFamily:
     inherited: tuple[str, ...] = ("rank_output.",)
 
     def config(self, size: str, *, vocab_size: int, feature_dim: int = 0) -> Config:
-        """Give the configuration of a named size, in the keys of a Hugging Face config.json.
+        """Return the configuration of a named size, in the keys of a Hugging Face config.json.
 
         Args:
             size: "tiny", "small" or "base".
@@ -256,7 +256,7 @@ class ViltFamily:
         return [*heads, *_neurons(modules)]
 
     def pictures(self, config: Config, source: Pictures) -> Pictures:
-        """Give the same pictures resized as the official code does for a model of this size."""
+        """Return the same pictures resized as the official code does for a model of this size."""
         return Resized(source, shorter=config["image_size"], multiple=config["patch_size"])
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
@@ -308,7 +308,7 @@ class ViltFamily:
         }
 
     def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Give the head's scores, float32; for the inputs see `vilt_model.encode` (NLVR2's are two rows a statement).
+        """Return the head's scores, float32; for the inputs see `vilt_model.encode` (NLVR2's are two rows a statement).
 
         Returns:
             [B, labels] (answers), [B / 2, 2] (pair), [B] (match).
@@ -336,7 +336,7 @@ def _pictures(images: Sequence[Any]) -> dict[str, Tensor]:
 
 
 def _grown(tensors: Tensors, model: nn.Module) -> Tensors:
-    """Give the modality table the rows that the model has: the second image starts as the first."""
+    """Return the modality table the rows that the model has: the second image starts as the first."""
     table, wanted = tensors.get(_MODALITIES), model.state_dict()[_MODALITIES]
     if table is None or (table.shape[0], wanted.shape[0]) != (2, 3):
         return tensors

@@ -31,7 +31,7 @@ class Global:
     """All weights compete ("globally throughout the network", Gan et al. 2022)."""
 
     def groups(self, sources: list[Source]) -> Groups:
-        """Give one group."""
+        """Return one group."""
         return [sources]
 
 
@@ -40,7 +40,7 @@ class Uniform:
     """Every weight matrix reaches the sparsity by itself."""
 
     def groups(self, sources: list[Source]) -> Groups:
-        """Give one group a weight."""
+        """Return one group a weight."""
         return [[source] for source in sources]
 
 
@@ -52,7 +52,7 @@ class Modality:
     """
 
     def groups(self, sources: list[Source]) -> Groups:
-        """Give one group for each part that is there."""
+        """Return one group for each part that is there."""
         parts: dict[str, list[Source]] = {}
         for source in sources:
             parts.setdefault(part_of(source.name), []).append(source)
@@ -145,7 +145,7 @@ def _prune_weights(
 
 
 def _kept(sources: list[Source], sparsity: float, allocation: Allocation) -> dict[str, Tensor]:
-    """Give for each source the bool [units] of what stays: in each group exactly the rounded number goes."""
+    """Return for each source the bool [units] of what stays: in each group exactly the rounded number goes."""
     kept: dict[str, Tensor] = {}
     for group in allocation.groups(sources):
         count = round(sparsity * sum(source.units for source in group))

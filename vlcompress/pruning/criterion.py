@@ -21,7 +21,7 @@ class Criterion(Protocol):
     """Whether scores may be negative. Then a unit's score is their mean; else it is their root mean square."""
 
     def scores(self, name: str, weight: Tensor, start: int = 0) -> Tensor:
-        """Give float32 scores in the shape of `weight`: all of `name`, or its flat piece from index `start` on.
+        """Return float32 scores in the shape of `weight`: all of `name`, or its flat piece from index `start` on.
 
         The same question gives the same scores, since a selection asks several times.
         """
@@ -34,7 +34,7 @@ class Magnitude:
     signed: ClassVar[bool] = False
 
     def scores(self, name: str, weight: Tensor, start: int = 0) -> Tensor:
-        """Give |weight|."""
+        """Return |weight|."""
         return weight.detach().float().abs()
 
 
@@ -45,7 +45,7 @@ class HighMagnitude:
     signed: ClassVar[bool] = False
 
     def scores(self, name: str, weight: Tensor, start: int = 0) -> Tensor:
-        """Give 1 / |weight|; a zero weight scores highest."""
+        """Return 1 / |weight|; a zero weight scores highest."""
         largest = torch.finfo(torch.float32).max
         return (1 / weight.detach().float().abs()).clamp(max=largest)
 
@@ -58,7 +58,7 @@ class Random:
     seed: int
 
     def scores(self, name: str, weight: Tensor, start: int = 0) -> Tensor:
-        """Give numbers uniform in (0, 1]."""
+        """Return numbers uniform in (0, 1]."""
         digest = hashlib.sha256(f"{self.seed}:{name}:{start}".encode()).digest()
         rng = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
         return 1 - torch.rand(weight.shape, generator=rng)
@@ -72,7 +72,7 @@ class Gradient:
     sums: Saliencies
 
     def scores(self, name: str, weight: Tensor, start: int = 0) -> Tensor:
-        """Give the sums of these weights."""
+        """Return the sums of these weights."""
         return _piece(self.sums[name], weight, start)
 
 
@@ -88,7 +88,7 @@ class Movement:
     sums: Saliencies
 
     def scores(self, name: str, weight: Tensor, start: int = 0) -> Tensor:
-        """Give the sums of these weights, of either sign."""
+        """Return the sums of these weights, of either sign."""
         return _piece(self.sums[name], weight, start)
 
 
@@ -97,7 +97,7 @@ def _piece(sums: Tensor, weight: Tensor, start: int) -> Tensor:
 
 
 def saliency_of(text: str) -> Literal["gradient", "movement"] | None:
-    """Give which sums a training must keep up for a criterion; None where it needs none."""
+    """Return which sums a training must keep up for a criterion; None where it needs none."""
     return "gradient" if text == "gradient" else "movement" if text == "movement" else None
 
 

@@ -19,7 +19,7 @@ from vlcompress.pruning.pattern import Block, Pattern, Unstructured, of_weights
 
 
 def grown(growth: str, pattern: Pattern | Mixture, rounds: int) -> tuple[Pattern | Mixture, ...]:
-    """Give the pattern of every round, fine to coarse, each size for an equal share of the rounds.
+    """Return the pattern of every round, fine to coarse, each size for an equal share of the rounds.
 
     Args:
         growth: "" for none, or the sizes before the recipe's as RxC[,RxC], for example "16x1,64x16".

@@ -41,7 +41,7 @@ class Masks(Mapping[str, Tensor]):
 
     @classmethod
     def keep_all(cls, weights: Mapping[str, Tensor]) -> "Masks":
-        """Give the mask that prunes nothing, for weights of any shape."""
+        """Return the mask that prunes nothing, for weights of any shape."""
         return cls({name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in weights.items()})
 
     @property
@@ -60,11 +60,11 @@ class Masks(Mapping[str, Tensor]):
         return 1 - self.kept / self.total
 
     def layer_sparsity(self) -> dict[str, float]:
-        """Give the fraction pruned of each weight."""
+        """Return the fraction pruned of each weight."""
         return {name: 1 - int(mask.sum()) / mask.numel() for name, mask in self.items()}
 
     def sha256(self) -> str:
-        """Give a hash of names, shapes and bits."""
+        """Return a hash of names, shapes and bits."""
         digest = hashlib.sha256()
         for name, mask in self.items():
             digest.update(f"{name}{tuple(mask.shape)}".encode())

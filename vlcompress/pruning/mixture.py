@@ -98,7 +98,7 @@ def _covered(mixture: Mixture, sizes: Mapping[str, int], couplings: Sequence[Cou
 
 
 def share_of(mixture: Mixture, sparsity: float, sizes: Mapping[str, int], couplings: Sequence[Coupling]) -> float:
-    """Give the share of the covered weights that must go, so that `sparsity` of all prunable weights goes.
+    """Return the share of the covered weights that must go, so that `sparsity` of all prunable weights goes.
 
     Raises:
         VlcompressError: that is more of them than can go, or the mixture covers nothing.
@@ -143,7 +143,7 @@ class CoupledUnits:
         return Source(self.coupling.consumer, self.coupling.units, lambda a, b: scores[a:b], lambda a, b: kept[a:b])
 
     def spread(self, kept: Tensor, masks: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Give the mask of each weight from a bool for each unit [units]."""
+        """Return the mask of each weight from a bool for each unit [units]."""
         rows = kept.repeat_interleave(self.coupling.unit_size)
         for name in self.names:
             along = rows[None, :] if name == self.coupling.consumer else rows[:, None]

@@ -32,13 +32,13 @@ class Pattern(Protocol):
         """Raise VlcompressError if a weight of this shape does not divide into units."""
 
     def unit_scores(self, scores: Tensor) -> Tensor:
-        """Give the score of each unit as float32 [units] in row-major order, from scores of the weights [out, in]."""
+        """Return the score of each unit as float32 [units] in row-major order, from scores of the weights [out, in]."""
 
     def unit_means(self, scores: Tensor) -> Tensor:
-        """Give the mean score of each unit as float32 [units], from scores of either sign."""
+        """Return the mean score of each unit as float32 [units], from scores of either sign."""
 
     def spread(self, kept_units: Tensor, shape: torch.Size) -> Tensor:
-        """Give the weight mask [out, in] from a bool for each unit [units]."""
+        """Return the weight mask [out, in] from a bool for each unit [units]."""
 
 
 class _Single:
@@ -47,15 +47,15 @@ class _Single:
     unit: ClassVar[int] = 1
 
     def unit_scores(self, scores: Tensor) -> Tensor:
-        """Give the scores flat."""
+        """Return the scores flat."""
         return scores.reshape(-1)
 
     def unit_means(self, scores: Tensor) -> Tensor:
-        """Give the scores flat."""
+        """Return the scores flat."""
         return scores.reshape(-1)
 
     def spread(self, kept_units: Tensor, shape: torch.Size) -> Tensor:
-        """Give the bools in the weight's shape."""
+        """Return the bools in the weight's shape."""
         return kept_units.reshape(shape)
 
 
@@ -136,13 +136,13 @@ class Block:
             )
 
     def unit_scores(self, scores: Tensor) -> Tensor:
-        """Give the L2 norm of each block over the root of its size, so that blocks of all sizes compare."""
+        """Return the L2 norm of each block over the root of its size, so that blocks of all sizes compare."""
         out, width = scores.shape
         blocks = scores.reshape(out // self.rows, self.rows, width // self.cols, self.cols)
         return (blocks.float().square().sum(dim=(1, 3)) / self.unit).sqrt().reshape(-1)
 
     def unit_means(self, scores: Tensor) -> Tensor:
-        """Give the mean of each block."""
+        """Return the mean of each block."""
         out, width = scores.shape
         blocks = scores.reshape(out // self.rows, self.rows, width // self.cols, self.cols)
         return blocks.float().mean(dim=(1, 3)).reshape(-1)

@@ -66,13 +66,13 @@ class Permutation:
     columns: Mapping[str, Tensor]
 
     def apply(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Give the tensors in the new order; what is not among them is passed over."""
+        """Return the tensors in the new order; what is not among them is passed over."""
         rows = {name: tensors[name][order] for name, order in self.rows.items() if name in tensors}
         columns = {name: tensors[name][:, order] for name, order in self.columns.items() if name in tensors}
         return {**tensors, **rows, **columns}
 
     def sha256(self) -> str:
-        """Give a hash of names and orders."""
+        """Return a hash of names and orders."""
         digest = hashlib.sha256()
         for name, order in sorted(self._tensors().items()):
             digest.update(name.encode() + order.numpy().tobytes())
@@ -95,7 +95,7 @@ class Permutation:
 
 
 def blocks_of(pattern: Pattern | Mixture) -> dict[LayerKind, Block]:
-    """Give the block that is cut from each kind of layer; kinds without blocks are left out."""
+    """Return the block that is cut from each kind of layer; kinds without blocks are left out."""
     kinds: tuple[LayerKind, ...] = ("attention", "ffn")
     parts = pattern.parts if isinstance(pattern, Mixture) else [(kind, pattern) for kind in kinds]
     return {kind: part for kind, part in parts if isinstance(part, Block)}
@@ -157,7 +157,7 @@ def find_permutation(
 
 
 def _mass(name: str, weight: Tensor, criterion: Criterion) -> Tensor:
-    """Give what adds up to a block's score: squares for a root mean square, the scores themselves for a mean."""
+    """Return what adds up to a block's score: squares for a root mean square, the scores themselves for a mean."""
     scores = criterion.scores(name, weight).double()
     return scores if criterion.signed else scores.square()
 
@@ -178,11 +178,11 @@ class Profile:
         return len(self.parts[0][1]) if self.parts else 0
 
     def blocks(self, order: Tensor) -> list[Tensor]:
-        """Give the mass of every block [U / size, K] of each part."""
+        """Return the mass of every block [U / size, K] of each part."""
         return [mass[order].view(-1, size, mass.shape[1]).sum(dim=1) for size, mass in self.parts]
 
     def best(self, order: Tensor, keep: float) -> tuple[float, list[Tensor]]:
-        """Give the mass of the best share `keep` of the blocks, and which they are, as float64 [U / size, K]."""
+        """Return the mass of the best share `keep` of the blocks, and which they are, as float64 [U / size, K]."""
         blocks = self.blocks(order)
         flat = torch.cat([one.flatten() for one in blocks])
         top = flat.topk(round(keep * len(flat)))
@@ -211,7 +211,7 @@ def _summed(mass: Tensor, width: int) -> Tensor:
 
 
 def search(profile: Profile, span: int, keep: float) -> Tensor:
-    """Give the best order that the search finds, int64 [U].
+    """Return the best order that the search finds, int64 [U].
 
     Args:
         profile: of the units.
@@ -225,13 +225,13 @@ def search(profile: Profile, span: int, keep: float) -> Tensor:
 
 
 def _sorted(key_U: Tensor, span: int) -> Tensor:
-    """Give the order in which each run of `span` units has falling keys."""
+    """Return the order in which each run of `span` units has falling keys."""
     within = key_U.view(-1, span).argsort(dim=1, descending=True, stable=True)
     return (within + span * torch.arange(len(within))[:, None]).flatten()
 
 
 def _principal(mass_UK: Tensor) -> Tensor:
-    """Give each unit's place [U] along the direction in which units differ most."""
+    """Return each unit's place [U] along the direction in which units differ most."""
     left_UU: Tensor = torch.linalg.svd(mass_UK - mass_UK.mean(dim=0), full_matrices=False)[0]
     return left_UU[:, 0]
 

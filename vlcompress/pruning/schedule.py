@@ -14,10 +14,10 @@ class Schedule(Protocol):
     """Sparsity after each round."""
 
     def level(self, round_: int) -> float:
-        """Give the fraction pruned after round `round_` (from 1)."""
+        """Return the fraction pruned after round `round_` (from 1)."""
 
     def rounds_to(self, sparsity: float) -> int:
-        """Give how many rounds reach `sparsity`."""
+        """Return how many rounds reach `sparsity`."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Linear:
         return f"linear:{100 * self.step:g}"
 
     def level(self, round_: int) -> float:
-        """Give round x step."""
+        """Return round x step."""
         return round(round_ * self.step, _DIGITS)
 
     def rounds_to(self, sparsity: float) -> int:
-        """Give the ceiling of sparsity / step."""
+        """Return the ceiling of sparsity / step."""
         return math.ceil(round(sparsity / self.step, _DIGITS))
 
 
@@ -48,11 +48,11 @@ class Geometric:
         return f"geometric:{self.fraction:g}"
 
     def level(self, round_: int) -> float:
-        """Give 1 - (1 - fraction)^round."""
+        """Return 1 - (1 - fraction)^round."""
         return round(1 - (1 - self.fraction) ** round_, _DIGITS)
 
     def rounds_to(self, sparsity: float) -> int:
-        """Give the first round at or above `sparsity`."""
+        """Return the first round at or above `sparsity`."""
         return math.ceil(round(math.log1p(-sparsity) / math.log1p(-self.fraction), _DIGITS))
 
 
@@ -64,11 +64,11 @@ class OneShot:
         return "oneshot"
 
     def level(self, round_: int) -> float:
-        """Give 1: the target alone decides."""
+        """Return 1: the target alone decides."""
         return 1.0
 
     def rounds_to(self, sparsity: float) -> int:
-        """Give 1 (0 if nothing is to be pruned)."""
+        """Return 1 (0 if nothing is to be pruned)."""
         return int(sparsity > 0)
 
 
@@ -82,11 +82,11 @@ class Steps:
         return f"levels:{','.join(f'{100 * fraction:g}' for fraction in self.fractions)}"
 
     def level(self, round_: int) -> float:
-        """Give the round's level; 1 after the last: the target alone decides."""
+        """Return the round's level; 1 after the last: the target alone decides."""
         return self.fractions[round_ - 1] if round_ <= len(self.fractions) else 1.0
 
     def rounds_to(self, sparsity: float) -> int:
-        """Give the first round at or above `sparsity` (0 if nothing is to be pruned)."""
+        """Return the first round at or above `sparsity` (0 if nothing is to be pruned)."""
         return int(sparsity > 0) + sum(fraction < sparsity for fraction in self.fractions)
 
 
@@ -127,7 +127,7 @@ def _steps(text: str) -> Steps:
 
 
 def levels(schedule: Schedule, sparsity: float, rounds: int | None = None) -> tuple[float, ...]:
-    """Give the sparsity after each round, ending exactly at `sparsity`, or after `rounds` rounds of the schedule.
+    """Return the sparsity after each round, ending exactly at `sparsity`, or after `rounds` rounds of the schedule.
 
     Args:
         schedule: how it grows.

@@ -62,7 +62,7 @@ def report_facts(run: Run) -> Json:
 
 
 def toml_text(facts: Mapping[str, Any]) -> str:
-    """Give the recipe of a report as TOML, every field spelt out."""
+    """Return the recipe of a report as TOML, every field spelt out."""
     import tomli_w
 
     return tomli_w.dumps(parse_recipe(facts["recipe"]).document())
@@ -98,7 +98,7 @@ def _cost(ticket: Json, plain: Json) -> Json:
 
 
 def _arm(cell: Json) -> Json:
-    """Give one arm at one level; its interval is the spread over seeds, or the bootstrap's where there is one seed."""
+    """Return one arm at one level; its interval is the spread over seeds, or the bootstrap's where there is one seed."""
     scores = [100 * score for score in cell["scores"]]
     verdict = cell["verdict"]
     low, high = _interval(scores, verdict)
@@ -155,7 +155,7 @@ def _batches(batches: Json, references: Sequence[str]) -> Json:
 
 
 def _curve(entries: Sequence[Json] | None) -> list[Json] | None:
-    """Give latency against sparsity, each entry's "speedup" (against dense) with the same names as the variants'."""
+    """Return latency against sparsity, each entry's "speedup" (against dense) with the same names as the variants'."""
     return [{**entry, "speedup": _ratio(entry.get("speedup"))} for entry in entries] if entries else None
 
 

@@ -45,7 +45,7 @@ def by_block(names: Mapping[str, float]) -> dict[str, list[str]]:
 
 
 def cell_label(name: str) -> tuple[str, str]:
-    """Give the two lines that say which weight of its block it is ("attention", "query")."""
+    """Return the two lines that say which weight of its block it is ("attention", "query")."""
     found = _NUMBERED.match(name)
     inside = found[2] if found else name.removesuffix(".weight").rpartition(".")[2]
     parts = [part for part in inside.split(".") if part not in ("weight", "dense")] or ["dense"]

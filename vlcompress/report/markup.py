@@ -9,7 +9,7 @@ from vlcompress.report.style import CSS
 
 
 def whole_page(title: str, parts: Iterable[str]) -> str:
-    """Give an HTML document of ready-made parts that refers to nothing outside itself."""
+    """Return an HTML document of ready-made parts that refers to nothing outside itself."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -20,7 +20,7 @@ def whole_page(title: str, parts: Iterable[str]) -> str:
 
 
 def paragraph(text: str, kind: str = "") -> str:
-    """Give a paragraph; `kind` is its CSS class."""
+    """Return a paragraph; `kind` is its CSS class."""
     return f'<p class="{escape(kind)}">{_prose(text)}</p>' if kind else f"<p>{_prose(text)}</p>"
 
 
@@ -36,12 +36,12 @@ def figure(drawing: str, caption: str) -> str:
 
 
 def listing(lines: Sequence[str]) -> str:
-    """Give a list of sentences."""
+    """Return a list of sentences."""
     return "<ul>" + "".join(f"<li>{_prose(line)}</li>" for line in lines) + "</ul>"
 
 
 def code(text: str) -> str:
-    """Give text as it stands, in a fixed-width font."""
+    """Return text as it stands, in a fixed-width font."""
     return f"<pre>{escape(text)}</pre>"
 
 
@@ -51,7 +51,7 @@ def folded(summary: str, content: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: Sequence[int] = (0,)) -> str:
-    """Give a table that scrolls sideways where the window is too narrow.
+    """Return a table that scrolls sideways where the window is too narrow.
 
     Args:
         header: one title a column.
@@ -65,7 +65,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns:
 
 
 def facts_table(facts: Mapping[str, Any]) -> str:
-    """Give names and values, a row each; nested values are joined, missing ones left out."""
+    """Return names and values, a row each; nested values are joined, missing ones left out."""
     rows = [(name.replace("_", " "), _plain(value)) for name, value in facts.items() if value is not None]
     return table(("what", "value"), rows, text_columns=(0, 1))
 

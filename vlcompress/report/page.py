@@ -33,7 +33,7 @@ def write_report(run: Run, more: str = "") -> Path:
 
 
 def render(facts: Json, more: str = "") -> str:
-    """Give the page: a whole HTML document that refers to nothing outside itself; `more` goes before the recipe."""
+    """Return the page: a whole HTML document that refers to nothing outside itself; `more` goes before the recipe."""
     model, data = facts["recipe"]["model"], facts["recipe"]["data"]
     title = f"{model['family']} {model['size']} on {data['task']}: a lottery ticket"
     parts = (
@@ -54,7 +54,7 @@ def render(facts: Json, more: str = "") -> str:
 
 
 def repeat_commands(facts: Json) -> str:
-    """Give the commands that make this report again, from the recipe that it shows."""
+    """Return the commands that make this report again, from the recipe that it shows."""
     versions = facts["versions"] or {}
     packages = " ".join(f"'{name}=={version}'" for name, version in sorted(versions.items()) if name != "vlcompress")
     return "\n".join(

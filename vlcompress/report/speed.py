@@ -147,7 +147,7 @@ def _curve_point(entry: Json) -> Point:
 
 
 def _onnx_series(facts: Json, batch: int) -> Iterator[Series]:
-    """Give ONNX Runtime's two points; they are not joined, since no round between them has been exported."""
+    """Return ONNX Runtime's two points; they are not joined, since no round between them has been exported."""
     at = {"onnx dense": 0.0, "onnx compiled": 100 * facts["ticket"]["sparsity"]}
     times = {name: _p50(facts, name, batch) for name in at}
     points = tuple(Point(at[name], p50) for name, p50 in times.items() if p50 is not None)

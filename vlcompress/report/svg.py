@@ -78,12 +78,12 @@ class Frame:
     y_ticks: tuple[float, ...]
 
     def x(self, value: float) -> float:
-        """Give the pixel column of a value."""
+        """Return the pixel column of a value."""
         low, high = self.x_ticks[0], self.x_ticks[-1]
         return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
-        """Give the pixel row of a value."""
+        """Return the pixel row of a value."""
         low, high = self.y_ticks[0], self.y_ticks[-1]
         return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
@@ -131,7 +131,7 @@ def text(x: float, y: float, content: str, *, anchor: str = "start", fill: str =
 
 
 def ticks(low: float, high: float, count: int = 6) -> tuple[float, ...]:
-    """Give round numbers, evenly spaced, that cover [low, high]: about `count` of them, at least two."""
+    """Return round numbers, evenly spaced, that cover [low, high]: about `count` of them, at least two."""
     if high <= low:
         low, high = low - (abs(low) or 1.0) / 20, high + (abs(high) or 1.0) / 20
     step = _round_step((high - low) / count)
@@ -184,7 +184,7 @@ def _axes(chart: Chart, frame: Frame) -> list[str]:
 
 
 def _x_names(chart: Chart, frame: Frame) -> list[tuple[float, str]]:
-    """Give what stands under the x axis, and where."""
+    """Return what stands under the x axis, and where."""
     if chart.x_names:
         return [(float(place), name) for place, name in enumerate(chart.x_names, start=1)]
     return [(tick, f"{tick:g}") for tick in frame.x_ticks]
@@ -232,7 +232,7 @@ def marker(index: int, x: float, y: float) -> str:
 
 
 def _width(chart: Chart) -> float:
-    """Give the drawing's width: WIDTH, or more where a name at the right is long."""
+    """Return the drawing's width: WIDTH, or more where a name at the right is long."""
     names = [one.name for one in chart.series] + [one.name for one in chart.references]
     return max(WIDTH, WIDTH - RIGHT + NAME_AT + LETTER * max(map(len, names), default=0))
 

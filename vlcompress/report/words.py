@@ -41,7 +41,7 @@ def own_reference(name: str, references: Sequence[str]) -> str:
 
 
 def first_batch(variant: Facts | None) -> tuple[str, Facts] | None:
-    """Give the smallest batch size that was measured, and its row."""
+    """Return the smallest batch size that was measured, and its row."""
     batches = (variant or {}).get("batches") or {}
     if not batches:
         return None
@@ -148,7 +148,7 @@ def _speed_caveats(facts: Facts) -> Iterator[str]:
 
 
 def _measured(speed: Facts) -> Iterator[tuple[str, str, Facts]]:
-    """Give every variant's name, batch size and row."""
+    """Return every variant's name, batch size and row."""
     for name, variant in speed["variants"].items():
         for batch, row in variant["batches"].items():
             yield name, batch, row

@@ -31,7 +31,7 @@ class Budget:
 
     @contextmanager
     def hold(self) -> "Iterator[Held]":
-        """Give a share that is returned when the block ends."""
+        """Return a share that is returned when the block ends."""
         held = Held(self)
         try:
             yield held

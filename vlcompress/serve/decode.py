@@ -165,7 +165,7 @@ def _from_json(name: str, datatype: str, shape: tuple[int, ...], row: Json) -> A
 
 
 def _flatten(data: list[Any], shape: tuple[int, ...]) -> list[Any] | None:
-    """Give the elements of a list nested exactly as `shape` says; None if it is not."""
+    """Return the elements of a list nested exactly as `shape` says; None if it is not."""
     level = [data]
     for size in shape:
         if not all(isinstance(part, list) and len(part) == size for part in level):

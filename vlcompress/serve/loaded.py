@@ -67,7 +67,7 @@ class LoadedModel:
             self.metrics.queue.observe(wait)
 
     def info(self) -> tuple[str, ...]:
-        """Give the labels of the metric that says what is loaded."""
+        """Return the labels of the metric that says what is loaded."""
         facts = (self.facts.get("sparsity", ""), self.facts.get("block", ""))
         return (self.name, str(self.version), *facts, self.engine.backend, self.engine.provider)
 
@@ -133,7 +133,7 @@ def open_engine(source: Source, settings: Settings, parallel: Parallel, document
 
 
 def usual_sizes(engine: Engine, document: Mapping[str, Any]) -> dict[str, int]:
-    """Give the sizes of axes that a model is usually run at: the largest that its manifest names, or its own example's.
+    """Return the sizes of axes that a model is usually run at: the largest that its manifest names, or its own example's.
 
     A model need not run at any size: one that reads pixels wants whole patches.
     """
@@ -205,7 +205,7 @@ def _vocabulary(source: Source) -> WordPiece | None:
 
 
 def _origin(source: Source) -> dict[str, str]:
-    """Give family and task from the run that the model belongs to, or from its own documents as far as they say."""
+    """Return family and task from the run that the model belongs to, or from its own documents as far as they say."""
     recipe = source.document("run.json").get("recipe")
     if recipe is not None:
         return {"family": recipe["model"]["family"], "task": recipe["data"]["task"]}
@@ -215,7 +215,7 @@ def _origin(source: Source) -> dict[str, str]:
 
 
 def _facts(source: Source) -> dict[str, str]:
-    """Give the sparsity (of the prunable weights) and the block of the ticket, where a document says so."""
+    """Return the sparsity (of the prunable weights) and the block of the ticket, where a document says so."""
     places = (source.folder, source.folder.parent / "compiled")
     path = next((place / "plan.json" for place in places if (place / "plan.json").is_file()), None)
     if path is None:

@@ -64,7 +64,7 @@ class Metrics:
         self.registry.register(_Loaded(depths, infos))
 
     def text(self) -> bytes:
-        """Give all metrics in Prometheus's text form."""
+        """Return all metrics in Prometheus's text form."""
         return generate_latest(self.registry)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
@@ -83,7 +83,7 @@ class _Loaded(Collector):
         self._depths, self._infos = depths, infos
 
     def collect(self) -> list[GaugeMetricFamily]:
-        """Give the gauges."""
+        """Return the gauges."""
         depth = GaugeMetricFamily("vlcompress_queue_depth", "Rows that wait for a session.", labels=INFO_LABELS[:2])
         for labels, rows in self._depths().items():
             depth.add_metric(labels, rows)

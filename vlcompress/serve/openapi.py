@@ -23,7 +23,7 @@ _BODY_STATUSES = (400, 408, 413, 415, 503)
 
 
 def openapi_document(models: Sequence[str], *, authenticated: bool, page: bool) -> Json:
-    """Give the document.
+    """Return the document.
 
     Args:
         models: names of the models that are served.

@@ -14,7 +14,7 @@ NAMES = tuple(_PART.image_name(_PART.first_number + index) for index in range(CO
 
 
 def picture_named(name: object) -> Picture:
-    """Give a built-in picture with its boxes and questions.
+    """Return a built-in picture with its boxes and questions.
 
     Raises:
         Refusal: 404: there is none of that name.

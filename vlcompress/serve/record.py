@@ -33,7 +33,7 @@ class Record:
     metrics: ModelMetrics | None = None
 
     def fields(self) -> dict[str, Any]:
-        """Give what is known, for a log line."""
+        """Return what is known, for a log line."""
         return {name: value for name, value in vars(self).items() if value and name != "metrics"}
 
 
@@ -43,6 +43,6 @@ def attach(scope: Scope, record: Record) -> None:
 
 
 def record_of(scope: Scope) -> Record:
-    """Give a request's record."""
+    """Return a request's record."""
     record: Record = scope[_KEY]
     return record

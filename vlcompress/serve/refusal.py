@@ -20,12 +20,12 @@ class Refusal(Exception):
         self.status, self.reason, self.headers = status, reason, dict(headers or {})
 
     def body(self) -> bytes:
-        """Give the JSON body."""
+        """Return the JSON body."""
         return error_body(str(self))
 
 
 def error_body(text: str) -> bytes:
-    """Give the protocol's JSON for an error; lone surrogates from the request are kept escaped."""
+    """Return the protocol's JSON for an error; lone surrogates from the request are kept escaped."""
     return json.dumps({"error": text}).encode()
 
 
@@ -40,6 +40,6 @@ def busy(text: str, reason: str, retry_after_s: int = 1) -> Refusal:
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """Give a value from a request for an error message, cut to a length that is safe to send back."""
+    """Return a value from a request for an error message, cut to a length that is safe to send back."""
     text = str(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

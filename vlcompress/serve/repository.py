@@ -51,7 +51,7 @@ class Repository:
         return [model for versions in list(self._models.values()) for _, model in sorted(versions.items())]
 
     def get(self, name: str, version: str | None = None) -> LoadedModel:
-        """Give a version of a model; the newest one without a version.
+        """Return a version of a model; the newest one without a version.
 
         Raises:
             Refusal: 404: no such model or version.

@@ -84,7 +84,7 @@ def _endpoint(task: str) -> TaskEndpoint:
 
 
 def _chosen(request: Request, endpoint: TaskEndpoint, asked: Json) -> LoadedModel:
-    """Give the model that the request names, or the first one that does the task."""
+    """Return the model that the request names, or the first one that does the task."""
     repository = server_of(request).repository
     name, version = asked.get("model"), asked.get("version")
     if name is None:

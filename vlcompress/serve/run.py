@@ -74,7 +74,7 @@ def described(server: Server, port: int) -> dict[str, Any]:
 
 
 def config(app: object, settings: Settings) -> uvicorn.Config:
-    """Give uvicorn's configuration: no log of its own for requests, no header that tells what serves."""
+    """Return uvicorn's configuration: no log of its own for requests, no header that tells what serves."""
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
         log_config=None,

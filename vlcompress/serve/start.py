@@ -102,7 +102,7 @@ def _compute(backend: Backend, device: str, dtype: str, say: Say) -> Compute:
 
 
 def newest_model(home: Path, backend: Backend) -> ModelSpec:
-    """Give the run whose artefact for this backend was written last.
+    """Return the run whose artefact for this backend was written last.
 
     Raises:
         VlcompressError: there is none.

@@ -63,7 +63,7 @@ class Stats:
             batch.setdefault(name, _Sum()).add(seconds)
 
     def json(self) -> dict[str, Any]:
-        """Give the statistics as the extension has them, name and version aside."""
+        """Return the statistics as the extension has them, name and version aside."""
         names = (
             "success",
             "fail",

@@ -74,7 +74,7 @@ class TensorSpec:
 
 
 def onnx_datatype(kind: str) -> str:
-    """Give the protocol's name of an ONNX Runtime type ("tensor(float)").
+    """Return the protocol's name of an ONNX Runtime type ("tensor(float)").
 
     Raises:
         VlcompressError: a type that the protocol cannot carry.
@@ -86,5 +86,5 @@ def onnx_datatype(kind: str) -> str:
 
 
 def numpy_datatype(dtype: np.dtype[np.generic]) -> str:
-    """Give the protocol's name of a numpy type."""
+    """Return the protocol's name of a numpy type."""
     return next(name for name, known in DATATYPES.items() if known == dtype)

@@ -20,7 +20,7 @@ from vlcompress.tickets.ticket import load_ticket
 
 
 def block_of(pattern: str) -> Block:
-    """Give rows and columns that every block of a pattern divides: (1, 1) where there are no blocks."""
+    """Return rows and columns that every block of a pattern divides: (1, 1) where there are no blocks."""
     parsed = parse_pattern(pattern)
     parts = [part for _, part in parsed.parts] if isinstance(parsed, Mixture) else [parsed]
     blocks = [part for part in parts if isinstance(part, BlockPattern)]

@@ -38,11 +38,11 @@ class AdversarialStudy:
     title = "tickets found and trained adversarially, as VILLA trains (Gan et al. 2022, figure 5, Table 5)"
 
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
-        """Give one cell for each task."""
+        """Return one cell for each task."""
         return [_cell(choices, task) for task in choices.tasks]
 
     def show(self, results: Mapping[str, Json]) -> Shown:
-        """Give the clean and the attacked scores of every arm, then each task's verdicts."""
+        """Return the clean and the attacked scores of every arm, then each task's verdicts."""
         return Shown(
             findings=tuple(sentence for task, curve in results.items() for sentence in _findings(task, curve)),
             tables=(
@@ -55,7 +55,7 @@ class AdversarialStudy:
 
 
 def strength_of(family: str, task: str) -> str:
-    """Give VILLA's perturbation for a task, as `training.adversarial` of a recipe."""
+    """Return VILLA's perturbation for a task, as `training.adversarial` of a recipe."""
     return STRENGTHS.get((family, task), USUAL)
 
 
@@ -115,7 +115,7 @@ def _among(row: Row, levels: Sequence[float]) -> bool:
 
 
 def _attacked(bench: Workbench, trained: Sequence[Trained], times: int) -> list[float] | None:
-    """Give the score of each training under attack, once measured; None for a task that no attack is defined for."""
+    """Return the score of each training under attack, once measured; None for a task that no attack is defined for."""
     task = bench.score_task
     if not isinstance(task, Attackable):
         return None
@@ -164,7 +164,7 @@ def _findings(task: str, curve: Json) -> list[str]:
 
 
 def _gain(curve: Json, before: str, after: str, level: float) -> str:
-    """Give the difference of clean scores, and under the strongest attack where there is one."""
+    """Return the difference of clean scores, and under the strongest attack where there is one."""
     pair = [at(curve, name, level) for name in (before, after)]
     assert pair[0] is not None
     assert pair[1] is not None

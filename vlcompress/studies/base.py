@@ -144,7 +144,7 @@ class Study(Protocol):
         """What is asked, in a line, with the paper's table or figure."""
 
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
-        """Give the cells to run.
+        """Return the cells to run.
 
         Raises:
             VlcompressError: an impossible cell; the message says which exist.

@@ -35,7 +35,7 @@ def curve_cells(bench: Workbench, controls: Sequence[str] = (), levels: Sequence
 
 
 def curve_of(bench: Workbench, cells: Sequence[Cell]) -> Json:
-    """Give judged cells as plain JSON, with what they were scored on."""
+    """Return judged cells as plain JSON, with what they were scored on."""
     return {
         "metric": bench.score_task.metric,
         "examples": len(bench.score_task),
@@ -78,34 +78,34 @@ def _column(bench: Workbench, seed: int, controls: Sequence[str], levels: Sequen
 
 
 def percent(cell: Json) -> float:
-    """Give a cell's mean score over seeds, in per cent."""
+    """Return a cell's mean score over seeds, in per cent."""
     return float(100 * mean(cell["scores"]))
 
 
 def deviation(cell: Json) -> float | None:
-    """Give the standard deviation over seeds, in per cent; None for a single seed."""
+    """Return the standard deviation over seeds, in per cent; None for a single seed."""
     scores = cell["scores"]
     return 100 * stdev(scores) if len(scores) > 1 else None
 
 
 def arm(curve: Json, name: str) -> list[Json]:
-    """Give the cells of an arm, by sparsity."""
+    """Return the cells of an arm, by sparsity."""
     return sorted((cell for cell in curve["cells"] if cell["arm"] == name), key=lambda cell: cell["sparsity"])
 
 
 def dense_of(curve: Json) -> Json:
-    """Give the dense cell."""
+    """Return the dense cell."""
     return arm(curve, "dense")[0]
 
 
 def at(curve: Json, name: str, sparsity: float) -> Json | None:
-    """Give an arm's cell at a sparsity (within half a point); None where there is none."""
+    """Return an arm's cell at a sparsity (within half a point); None where there is none."""
     near = [cell for cell in arm(curve, name) if abs(cell["sparsity"] - sparsity) < 5e-3]
     return near[0] if near else None
 
 
 def sparsest(curve: Json, level: str, name: str = "ticket") -> tuple[float, str] | None:
-    """Give the highest sparsity whose verdict at a level is a pass (or within noise), and which it is."""
+    """Return the highest sparsity whose verdict at a level is a pass (or within noise), and which it is."""
     passing = [
         (cell["sparsity"], cell["verdict"]["levels"][level]["outcome"])
         for cell in arm(curve, name)
@@ -115,7 +115,7 @@ def sparsest(curve: Json, level: str, name: str = "ticket") -> tuple[float, str]
 
 
 def score_text(cell: Json | None) -> str:
-    """Give "59.02 ± 0.12", or a dash."""
+    """Return "59.02 ± 0.12", or a dash."""
     if cell is None:
         return "–"
     spread = deviation(cell)
@@ -150,7 +150,7 @@ def _row(cell: Json) -> tuple[str, ...]:
 
 
 def margin_text(level: Json) -> str:
-    """Give "-0.31 (-1.20 to +0.55)": a margin in points with its paired bootstrap interval."""
+    """Return "-0.31 (-1.20 to +0.55)": a margin in points with its paired bootstrap interval."""
     margin, low, high = (100 * level[name] for name in ("margin", "low", "high"))
     return f"{margin:+.2f} ({low:+.2f} to {high:+.2f})"
 

@@ -35,7 +35,7 @@ class Families:
     title = "tickets of UNITER, LXMERT and ViLT side by side (Gan et al. 2022, Tables 3 and 4)"
 
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
-        """Give one cell for each family and task that exist together (ViLT answers no GQA).
+        """Return one cell for each family and task that exist together (ViLT answers no GQA).
 
         Raises:
             VlcompressError: a task that none of the three families has.
@@ -51,7 +51,7 @@ class Families:
         ]
 
     def show(self, results: Mapping[str, Json]) -> Shown:
-        """Give each family's sparsest relaxed ticket, and its scores at the paper's sparsity."""
+        """Return each family's sparsest relaxed ticket, and its scores at the paper's sparsity."""
         header = ("cell", "without looking", "dense", "at %", "ticket", "random mask", "sparsest relaxed %")
         rows = tuple(_row(name, curve) for name, curve in results.items())
         findings = tuple(_finding(name, curve) for name, curve in results.items())

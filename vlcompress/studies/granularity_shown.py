@@ -28,7 +28,7 @@ def row_name(pattern: str, level: str) -> str:
 
 
 def tables(results: Results) -> Iterator[Table]:
-    """Give for each task score and speed by pattern, the verdicts, and the levers."""
+    """Return for each task score and speed by pattern, the verdicts, and the levers."""
     for task in _tasks(results):
         patterns, levers, speed = _of(results, task, "pattern"), _of(results, task, "lever"), _speed_of(results, task)
         if patterns:
@@ -64,7 +64,7 @@ def _tasks(results: Results) -> list[str]:
 
 
 def _of(results: Results, task: str, kind: str) -> dict[str, Json]:
-    """Give the results of a task by pattern, or by lever."""
+    """Return the results of a task by pattern, or by lever."""
     return {result[kind]: result for result in results.values() if result["task"] == task and kind in result}
 
 
@@ -73,7 +73,7 @@ def _speed_of(results: Results, task: str) -> Json | None:
 
 
 def _cell(result: Json, level: str) -> Json:
-    """Give the cell of a level, by its round."""
+    """Return the cell of a level, by its round."""
     return next(cell for cell in arm(result, "ticket") if cell["round"] == result["rounds"][level])
 
 
@@ -113,7 +113,7 @@ def _row(pattern: str, result: Json, level: str, speed: Json | None) -> tuple[st
 
 
 def _measured(speed: Json | None, pattern: str, level: str) -> Json | None:
-    """Give the speeds of a ticket; None where it was not measured, or could not be exported."""
+    """Return the speeds of a ticket; None where it was not measured, or could not be exported."""
     found = (speed or {}).get("tickets", {}).get(row_name(pattern, level))
     return found if found and "batches" in found else None
 

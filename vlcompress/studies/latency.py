@@ -117,7 +117,7 @@ def _inputs(bench: Workbench) -> dict[int, Inputs]:
 
 
 def _task(bench: Workbench) -> Task:
-    """Give the examples to score as batches; every task but pre-training has them."""
+    """Return the examples to score as batches; every task but pre-training has them."""
     return cast(Task, bench.score_task)
 
 
@@ -148,7 +148,7 @@ def _open(file: Path, *, skip: bool) -> Any:
 
 
 def _batch(sessions: Mapping[str, Sequence[Any]], inputs: Inputs, batch: int, effort: Effort) -> dict[str, Json]:
-    """Give each file's latency and its ratio to dense, each by the fastest of its sessions."""
+    """Return each file's latency and its ratio to dense, each by the fastest of its sessions."""
     calls = {name: [partial(one.run, None, feed(one, inputs)) for one in opened] for name, opened in sessions.items()}
     bursts = measure_openings(calls, effort)
     return {

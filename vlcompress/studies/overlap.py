@@ -29,7 +29,7 @@ class Overlap:
     title = "what masks have in common, by layer and modality, beside chance (Gan et al. 2022, figure 8)"
 
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
-        """Give one cell: masks of all tasks and seeds are compared with each other."""
+        """Return one cell: masks of all tasks and seeds are compared with each other."""
         level = max(choices.levels or (LEVEL,))
         recipes = {task: ticket_recipe(choices, task, (level,)) for task in choices.tasks}
 
@@ -45,7 +45,7 @@ class Overlap:
         return [StudyCell("masks", next(iter(recipes.values())), count, work)]
 
     def show(self, results: Mapping[str, Json]) -> Shown:
-        """Give every pair's overlap beside chance, whole and by part of the model."""
+        """Return every pair's overlap beside chance, whole and by part of the model."""
         pairs = results["masks"]["pairs"] if "masks" in results else []
         parts = list(pairs[0]["parts"]) if pairs else []
         header = ("pair", "overlap", "chance", *(f"{part} (chance)" for part in parts))
@@ -77,14 +77,14 @@ def _pair(one: str, other: str, masks: Mapping[str, Masks]) -> Json:
 
 
 def jaccard(one: Masks, other: Masks, names: Sequence[str]) -> float:
-    """Give |A and B| / |A or B| over the kept weights of the named tensors, in 0..1."""
+    """Return |A and B| / |A or B| over the kept weights of the named tensors, in 0..1."""
     both = sum(_count(one[name] & other[name]) for name in names)
     either = sum(_count(one[name] | other[name]) for name in names)
     return both / either if either else 1.0
 
 
 def chance(one: Masks, other: Masks, names: Sequence[str]) -> float:
-    """Give the Jaccard overlap expected of independent masks with these tensors' densities."""
+    """Return the Jaccard overlap expected of independent masks with these tensors' densities."""
     total = sum(one[name].numel() for name in names)
     a, b = (sum(_count(masks[name]) for name in names) / total for masks in (one, other))
     both = a * b

@@ -18,14 +18,14 @@ DOCUMENT = "study.json"
 
 
 def page(document: Json) -> str:
-    """Give a study as one HTML page that refers to nothing outside itself."""
+    """Return a study as one HTML page that refers to nothing outside itself."""
     title = f"Study: {document['study']}"
     parts = (f"<h1>{escape(title)}</h1>", paragraph(document["title"], "headline"), body(document))
     return whole_page(title, parts)
 
 
 def body(document: Json, level: int = 2) -> str:
-    """Give the sections of a study: findings, our charts and tables, failures, what the papers report, the command."""
+    """Return the sections of a study: findings, our charts and tables, failures, what the papers report, the command."""
     shown = shown_of(document)
     ours = [figure(draw(chart), chart.title) for chart in shown.charts]
     ours += [paragraph(one.title) + table(one.header, one.rows, text_columns=one.text_columns) for one in shown.tables]
@@ -57,7 +57,7 @@ def write_studies(home: Path) -> Path:
 
 
 def report_sections(home: Path) -> str:
-    """Give the section of a report for every study of a home: findings open, the rest folded; "" where there are none.
+    """Return the section of a report for every study of a home: findings open, the rest folded; "" where there are none.
 
     Raises:
         VlcompressError: a damaged study.json.
@@ -106,7 +106,7 @@ def shown_of(document: Json) -> Shown:
 
 
 def shown_document(shown: Shown) -> Json:
-    """Give what is shown of a study as plain JSON."""
+    """Return what is shown of a study as plain JSON."""
     return {
         "findings": list(shown.findings),
         "tables": [dataclasses.asdict(one) for one in shown.tables],

@@ -46,7 +46,7 @@ class PaperB:
     title = "low, high and random magnitude on LXMERT VQA, as the text says and as released (Hashemi et al. 2023)"
 
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
-        """Give the two readings.
+        """Return the two readings.
 
         Raises:
             VlcompressError: another family, task or criterion than the paper's.
@@ -60,7 +60,7 @@ class PaperB:
         return [_text(choices), _released(choices)]
 
     def show(self, results: Mapping[str, Json]) -> Shown:
-        """Give both curves, and what differs between them."""
+        """Return both curves, and what differs between them."""
         return Shown(
             findings=tuple(sentence for name, curve in results.items() for sentence in _findings(name, curve)),
             tables=tuple(curve_table(f"as {name}", curve) for name, curve in results.items()),
@@ -133,7 +133,7 @@ def _oneshot(bench: Workbench, dense: Trained, level: float, criterion: Criterio
 
 
 def _arms(curve: Json) -> dict[str, list[Json]]:
-    """Give the cells of the three arms, level by level: low, high, random."""
+    """Return the cells of the three arms, level by level: low, high, random."""
     names = dict.fromkeys(cell["arm"] for cell in curve["cells"] if cell["arm"] != "dense")
     return {name: [cell for cell in curve["cells"] if cell["arm"] == name] for name in names}
 

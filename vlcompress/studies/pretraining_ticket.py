@@ -35,7 +35,7 @@ class PretrainingTicket:
     title = "one ticket found by pre-training, on every task (Gan et al. 2022, Table 2)"
 
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
-        """Give one cell for each task.
+        """Return one cell for each task.
 
         Raises:
             VlcompressError: pre-training is asked for as a task to be served.
@@ -47,7 +47,7 @@ class PretrainingTicket:
         return [_cell(choices, task) for task in choices.tasks]
 
     def show(self, results: Mapping[str, Json]) -> Shown:
-        """Give Table 2: scores by level and arm, and the mean relative drop."""
+        """Return Table 2: scores by level and arm, and the mean relative drop."""
         levels = sorted({level for curve in results.values() for level in curve["levels"]})
         return Shown(
             findings=tuple(sentence for level in levels if (sentence := _finding(results, level))),
@@ -58,7 +58,7 @@ class PretrainingTicket:
 
 
 def source_recipe(choices: Choices, task: str, levels: Sequence[float]) -> Recipe:
-    """Give the recipe that a ticket is found with: a task's, or pre-training's with a tenth of its steps."""
+    """Return the recipe that a ticket is found with: a task's, or pre-training's with a tenth of its steps."""
     recipe = ticket_recipe(choices, task, levels)
     if task == PRETRAINING and choices.size == "small":
         return recipe.override(training={"steps": SMALL_STEPS})
@@ -106,7 +106,7 @@ def _among(sparsity: float, levels: Sequence[float]) -> bool:
 
 
 def _drop(curve: Json, name: str, level: float) -> float:
-    """Give the relative drop from dense in per cent."""
+    """Return the relative drop from dense in per cent."""
     dense, cell = percent(dense_of(curve)), at(curve, name, level)
     assert cell is not None
     return 100 * (dense - percent(cell)) / dense

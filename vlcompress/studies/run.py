@@ -152,7 +152,7 @@ def plan(cells: Sequence[StudyCell], seconds_each: Mapping[str, float]) -> Table
 
 
 def document(study: Study, choices: Choices, done: Done, shown: Shown, home: Path) -> Json:
-    """Give everything about a study as plain JSON."""
+    """Return everything about a study as plain JSON."""
     return {
         "study": study.name,
         "title": study.title,
@@ -197,7 +197,7 @@ def folder_name(study: Study, choices: Choices, compute: Compute = CPU) -> str:
 
 
 def command_of(study: Study, choices: Choices) -> str:
-    """Give the command that runs a study with these choices."""
+    """Return the command that runs a study with these choices."""
     options = {"family": "--model", "tasks": "--task", "size": "--size", "source": "--data", "criterion": "--criterion"}
     said = [f"vlcompress study {study.name}"]
     for name, option in options.items():
@@ -211,7 +211,7 @@ def command_of(study: Study, choices: Choices) -> str:
 
 
 def _differing(choices: Choices) -> Iterator[str]:
-    """Give the words of a folder's name for every choice that is not the default."""
+    """Return the words of a folder's name for every choice that is not the default."""
     usual = Choices()
     if choices.family != usual.family:
         yield choices.family

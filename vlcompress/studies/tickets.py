@@ -40,11 +40,11 @@ class Tickets:
     title = "tickets by task and sparsity, with their controls (Gan et al. 2022, Table 1, figures 2 and 3)"
 
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
-        """Give one cell for each task."""
+        """Return one cell for each task."""
         return [_cell(choices, task) for task in choices.tasks]
 
     def show(self, results: Mapping[str, Json]) -> Shown:
-        """Give the table over tasks, then each task's curve."""
+        """Return the table over tasks, then each task's curve."""
         return Shown(
             findings=tuple(sentence for task, curve in results.items() for sentence in findings(task, curve)),
             tables=(_overview(results), *(curve_table(task, curve) for task, curve in results.items())),
@@ -55,7 +55,7 @@ class Tickets:
 
 
 def ticket_recipe(choices: Choices, task: str, levels: Sequence[float]) -> Recipe:
-    """Give the published recipe of a task with unstructured pruning by tenths up to the highest level."""
+    """Return the published recipe of a task with unstructured pruning by tenths up to the highest level."""
     data = {"source": choices.source} if choices.source else {}
     return default_recipe(choices.family, task, choices.size).override(
         data=data,

@@ -40,7 +40,7 @@ class Vision:
     title = "tickets of pre-trained ResNets, supervised and self-supervised (Chen et al. 2021, sections 3 to 5)"
 
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
-        """Give the tickets of each pre-training, their use on each task, other starts, changed masks, similarity.
+        """Return the tickets of each pre-training, their use on each task, other starts, changed masks, similarity.
 
         Raises:
             VlcompressError: another family or criterion, or a task that there is not.
@@ -58,7 +58,7 @@ class Vision:
         ]
 
     def show(self, results: Mapping[str, Json]) -> Shown:
-        """Give the highest matching sparsities beside the paper's, masks in common, kernels, controls and curves."""
+        """Return the highest matching sparsities beside the paper's, masks in common, kernels, controls and curves."""
         return shown(results)
 
 

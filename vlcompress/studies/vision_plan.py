@@ -91,29 +91,29 @@ class Plan:
         return sorted({max(1, round(self.rounds * part / 3)) for part in (1, 2, 3)})
 
     def pretraining(self, kind: str) -> Recipe:
-        """Give the recipe of pre-training from random weights."""
+        """Return the recipe of pre-training from random weights."""
         task = KINDS[kind]
         return self._recipe(task, f"{self.data}:concepts", "none", _RATE[task], "pretraining")
 
     def ticket(self, kind: str, checkpoint: str = "none") -> Recipe:
-        """Give the recipe of pruning on the pre-training's own task, from its weights."""
+        """Return the recipe of pruning on the pre-training's own task, from its weights."""
         return self._recipe(KINDS[kind], f"{self.data}:concepts", checkpoint, _TICKET_RATE, "ticket")
 
     def task(self, name: str, checkpoint: str = "none", *, rewound: bool = False) -> Recipe:
-        """Give the recipe of a task from some weights, or from random ones; `rewound` goes back to 5 % of training."""
+        """Return the recipe of a task from some weights, or from random ones; `rewound` goes back to 5 % of training."""
         recipe = self._recipe("classification", self.tasks[name], checkpoint, _TASK_RATE, "task")
         step = max(1, round(REWIND * recipe.training.steps)) if rewound else 0
         return recipe.override(pruning={"rewind_step": step})
 
     def scenes(self, checkpoint: str) -> Recipe:
-        """Give the recipe of detection and segmentation: an eighth of the batch of a task."""
+        """Return the recipe of detection and segmentation: an eighth of the batch of a task."""
         source = next(iter(self.tasks.values()))
         recipe = self._recipe("classification", source, checkpoint, _TASK_RATE, "scenes")
         batch = max(1, recipe.training.batch // 8)
         return recipe.override(training={"batch": batch})
 
     def like_scenes(self) -> Recipe:
-        """Give a recipe on a task's pictures whose trainings take as long as those of `scenes`, to estimate by."""
+        """Return a recipe on a task's pictures whose trainings take as long as those of `scenes`, to estimate by."""
         recipe = self.scenes("none")
         return recipe.override(training={"batch": SCENE_PIXELS * recipe.training.batch})
 
@@ -160,7 +160,7 @@ def plan_of(choices: Choices) -> Plan:
 
 
 def weights_of(lab: Lab, plan: Plan, kind: str) -> str:
-    """Give the pre-trained weights of a kind: the user's file, or what is trained here once."""
+    """Return the pre-trained weights of a kind: the user's file, or what is trained here once."""
     for suffix in (".pth", ".safetensors"):
         own = lab.home / "pretrained" / f"resnet-{plan.network}-{kind}{suffix}"
         if own.is_file():

@@ -32,12 +32,12 @@ def findings(results: Mapping[str, Json]) -> Iterator[str]:
 
 
 def tasks_in(results: Mapping[str, Json]) -> list[str]:
-    """Give the tasks that any pre-training was used on."""
+    """Return the tasks that any pre-training was used on."""
     return list(dict.fromkeys(name.split(" on ")[1] for name in results if name.split(" on ")[0] in KINDS))
 
 
 def matching(curve: Json, name: str) -> set[float]:
-    """Give the sparsities of an arm that are within one standard deviation of dense, or within noise of that."""
+    """Return the sparsities of an arm that are within one standard deviation of dense, or within noise of that."""
     outcomes = {cell["sparsity"]: cell["verdict"]["levels"]["matching"]["outcome"] for cell in arm(curve, name)}
     return {sparsity for sparsity, outcome in outcomes.items() if outcome != "fail"}
 

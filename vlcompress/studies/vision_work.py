@@ -104,18 +104,18 @@ def similarity_work(plan: Plan) -> Callable[[Lab], Json]:
 
 
 def found(bench: Workbench, seed: int, arm: str) -> list[Row]:
-    """Give the dense row and one for each round of pruning."""
+    """Return the dense row and one for each round of pruning."""
     dense = bench.train(Trial(seed), f"seed {seed} dense")
     return [("dense", 0, 0.0, dense), *rounds(bench, seed, dense, Unstructured(), arm)]
 
 
 def random_masks(bench: Workbench, ticket: Row, seed: int) -> Masks:
-    """Give masks of a ticket's sparsity that are drawn by chance, over the whole network."""
+    """Return masks of a ticket's sparsity that are drawn by chance, over the whole network."""
     return pruned(bench, ticket[3], bench.keep_all(), ticket[2], Unstructured(), Random(seed))
 
 
 def curve_of(bench: Workbench, columns: Sequence[Sequence[Row]]) -> Json:
-    """Give what came as plain JSON, as `vlcompress.studies.curves` reads it."""
+    """Return what came as plain JSON, as `vlcompress.studies.curves` reads it."""
     return {
         "metric": bench.score_task.metric,
         "examples": len(bench.score_task),

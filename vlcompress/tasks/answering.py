@@ -72,11 +72,11 @@ class ClosedAnswers(EachJudged):
         return Batch(self._reader.batch(samples), {"answers": answers_BA})
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give `loss_of` what the model answers."""
+        """Return `loss_of` what the model answers."""
         return self.loss_of(self.family.logits(model, batch.inputs), batch.targets)
 
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        """Give binary cross entropy with the soft scores, summed over A and averaged over B.
+        """Return binary cross entropy with the soft scores, summed over A and averaged over B.
 
         That of airsplay/lxmert, ChenRocks/UNITER and dandelin/ViLT alike.
         """
@@ -84,7 +84,7 @@ class ClosedAnswers(EachJudged):
         return binary_cross_entropy_with_logits(logits, answers_BA) * answers_BA.shape[1]
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Give the score of each example's best answer, and that answer's index."""
+        """Return the score of each example's best answer, and that answer's index."""
         best_B = logits.argmax(dim=1)
         return targets["answers"].gather(1, best_B[:, None])[:, 0], best_B
 
@@ -96,5 +96,5 @@ class ClosedAnswers(EachJudged):
         return max(sums.values(), default=0.0) / len(self)
 
     def best(self, answer: Answer, *, batch: int) -> list[str]:
-        """Give the best answer to every example."""
+        """Return the best answer to every example."""
         return [self.head.labels[index] for index in self.measure(answer, batch=batch).predictions.tolist()]

@@ -30,7 +30,7 @@ class Batch:
     targets: dict[str, Tensor]
 
     def to(self, device: torch.device) -> "Batch":
-        """Give the same batch on another device; copies to a GPU are queued, from page-locked memory."""
+        """Return the same batch on another device; copies to a GPU are queued, from page-locked memory."""
         return Batch(moved(self.inputs, device), moved(self.targets, device))
 
 
@@ -66,13 +66,13 @@ class Objective(Protocol):
     """Examples and a loss: all that the training loop sees of a task."""
 
     def __len__(self) -> int:
-        """Give the number of examples."""
+        """Return the number of examples."""
 
     def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
         """Make a batch of the examples at `indices`; `rng` is the only source of chance (masking, negatives)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give the training loss of the batch, a scalar."""
+        """Return the training loss of the batch, a scalar."""
 
 
 class Learned(Objective, Protocol):
@@ -92,7 +92,7 @@ class Answered(Learned, Protocol):
     """An objective whose loss sees nothing of the model but its logits."""
 
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        """Give the training loss, a scalar, of a batch's logits (`Family.logits`) and targets."""
+        """Return the training loss, a scalar, of a batch's logits (`Family.logits`) and targets."""
 
 
 class Scored(Protocol):
@@ -103,7 +103,7 @@ class Scored(Protocol):
         """Name of the score."""
 
     def __len__(self) -> int:
-        """Give the number of examples."""
+        """Return the number of examples."""
 
     def evaluate(self, model: nn.Module, *, batch: int) -> Scores:
         """Score every example, `batch` at a time."""
@@ -127,7 +127,7 @@ class Task(Scored, Protocol):
         """Score every example as `answer` answers it, `batch` at a time."""
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:
-        """Give the file that the benchmark wants handed in, with the prediction for every example."""
+        """Return the file that the benchmark wants handed in, with the prediction for every example."""
 
 
 class EachJudged(ABC):
@@ -160,7 +160,7 @@ class EachJudged(ABC):
 
     @abstractmethod
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Give each example's score in [0, 1], float32 [B], and its prediction, int64 [B]."""
+        """Return each example's score in [0, 1], float32 [B], and its prediction, int64 [B]."""
 
     def constant(self) -> float | None:
         """Return the score, in [0, 1], of the best single answer given to every example; None where there is none."""
@@ -218,6 +218,6 @@ def commonest(answers: Iterable[Hashable]) -> float:
 
 
 def asking(family: Family, model: nn.Module) -> Answer:
-    """Give a PyTorch model as an `Answer`, where it is and in its dtype."""
+    """Return a PyTorch model as an `Answer`, where it is and in its dtype."""
     model.eval()
     return lambda inputs: scores_of(family, model, inputs)

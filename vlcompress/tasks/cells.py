@@ -49,7 +49,7 @@ _NONE = "–"
 
 
 def marks(family: str, task: str) -> list[str]:
-    """Give what of a cell has been compared: "parity", "format", "metric"."""
+    """Return what of a cell has been compared: "parity", "format", "metric"."""
     held = {
         "parity": (family, task) in PARITY,
         "format": (family, task) in FORMAT,
@@ -64,7 +64,7 @@ def read_record(path: Path = RECORD) -> dict[str, Any]:
 
 
 def cells(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Give every cell there is: family, task, marks, and what was recorded of it (score None where nothing was)."""
+    """Return every cell there is: family, task, marks, and what was recorded of it (score None where nothing was)."""
     return [
         {"family": family, "task": task, "marks": marks(family, task), "score": None}
         | record["cells"].get(f"{family}-{task}", {})
@@ -104,13 +104,13 @@ CHANCE = {"vcr": "Q->AR", "retrieval": "R@1", "classification": "fine"}
 
 
 def blind(cell: Mapping[str, Any]) -> str:
-    """Give " against 34.62", what the cell's data report says of words alone or of chance; "" where it says nothing."""
+    """Return " against 34.62", what the cell's data report says of words alone or of chance; "" where it says nothing."""
     found = blind_score(cell["task"], cell.get("without_looking"))
     return "" if found is None else f" against {100 * found:.2f}"
 
 
 def blind_score(task: str, report: Mapping[str, Any] | None) -> float | None:
-    """Give the score in [0, 1] of words alone or of chance, None where the data's report says nothing of it.
+    """Return the score in [0, 1] of words alone or of chance, None where the data's report says nothing of it.
 
     Args:
         task: a task.
@@ -125,7 +125,7 @@ def blind_score(task: str, report: Mapping[str, Any] | None) -> float | None:
 
 
 def read_blind(folder: Path, task: str) -> float | None:
-    """Give the same for a data folder; None for data of one's own, which has no report."""
+    """Return the same for a data folder; None for data of one's own, which has no report."""
     return blind_score(task, read_baselines(folder))
 
 
@@ -139,7 +139,7 @@ def blind_of(folder: Path, task: str, examples: Scored) -> float | None:
 
 
 def read_baselines(folder: Path) -> dict[str, Any] | None:
-    """Give what a data folder's report says of chance, or of answers from words alone; None without a report."""
+    """Return what a data folder's report says of chance, or of answers from words alone; None without a report."""
     file = folder / "data_report.json"
     if not file.is_file():
         return None

@@ -43,11 +43,11 @@ class ClassificationTask(EachJudged):
         return self._batch(indices, [self._pixels(index) for index in indices])
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give `loss_of` what the model answers."""
+        """Return `loss_of` what the model answers."""
         return self.loss_of(self.family.logits(model, batch.inputs), batch.targets)
 
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        """Give the mean cross entropy."""
+        """Return the mean cross entropy."""
         return cross_entropy(logits, targets["class"])
 
     def constant(self) -> float:
@@ -55,12 +55,12 @@ class ClassificationTask(EachJudged):
         return commonest(example.label for example in self._examples)
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Give 1 for each right class, and the class."""
+        """Return 1 for each right class, and the class."""
         best_B = logits.argmax(dim=1)
         return (best_B == targets["class"]).float(), best_B
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:
-        """Give predictions as [{"image", "class"}]; these data sets have no evaluation server."""
+        """Return predictions as [{"image", "class"}]; these data sets have no evaluation server."""
         best = self.measure(answer, batch=batch).predictions.tolist()
         rows = ((example.image, self.head.labels[row]) for example, row in zip(self._examples, best, strict=True))
         return json_rows(("image", "class"), rows)

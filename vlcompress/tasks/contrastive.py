@@ -56,7 +56,7 @@ class ContrastiveTask(EachJudged):
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give the loss of a batch, a scalar."""
+        """Return the loss of a batch, a scalar."""
 
     def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
         """Make two views of each of these pictures; inputs [E, ...], targets "other" int64 [E]: each view's partner."""
@@ -66,7 +66,7 @@ class ContrastiveTask(EachJudged):
         return Batch(self._reader.batch(samples), {"other": partners(len(views))})
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Give each picture's score in {0, 0.5, 1} [B], and the view that its first view is nearest to [B]."""
+        """Return each picture's score in {0, 0.5, 1} [B], and the view that its first view is nearest to [B]."""
         nearest_E = without_self(cosines(logits)).argmax(dim=1)
         hits_2B = (nearest_E == targets["other"]).float().reshape(2, -1)
         return hits_2B.mean(dim=0), nearest_E[: hits_2B.shape[1]]
@@ -82,13 +82,13 @@ def partners(views: int, device: torch.device | None = None) -> Tensor:
 
 
 def cosines(projected_ED: Tensor) -> Tensor:
-    """Give the cosine of each two rows, [E, E]."""
+    """Return the cosine of each two rows, [E, E]."""
     unit_ED = normalize(projected_ED, dim=1)
     return unit_ED @ unit_ED.T
 
 
 def without_self(scores_EE: Tensor) -> Tensor:
-    """Give scores [E, E] with minus infinity on the diagonal."""
+    """Return scores [E, E] with minus infinity on the diagonal."""
     return scores_EE.masked_fill(torch.eye(len(scores_EE), dtype=torch.bool, device=scores_EE.device), -torch.inf)
 
 

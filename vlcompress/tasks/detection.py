@@ -65,7 +65,7 @@ class DetectionTask:
         return batch_of(self.family, chosen, targets)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give the weighted sum of the losses of presence (all cells), class and box (cells with a centre)."""
+        """Return the weighted sum of the losses of presence (all cells), class and box (cells with a centre)."""
         cells = self.family.logits(model, batch.inputs)
         row, column, wanted_K4 = _placed(batch.targets["box"], cells.shape[1:3])
         own = cells[batch.targets["picture"], row, column]
@@ -76,7 +76,7 @@ class DetectionTask:
         return presence + kinds + BOX_WEIGHT * smooth_l1_loss(own[:, 1:BOX], wanted_K4)
 
     def evaluate(self, model: nn.Module, *, batch: int) -> Scores:
-        """Give the average precision of each class at an overlap of a half, and AP75 and AP as further figures."""
+        """Return the average precision of each class at an overlap of a half, and AP75 and AP as further figures."""
         found = [boxes for start in range(0, len(self), batch) for boxes in self._found(model, start, batch)]
         true = [_true(one) for one in self.pictures]
         at = {least: _precisions(found, true, least) for least in STRICTER}
@@ -93,7 +93,7 @@ class DetectionTask:
 
 
 def decoded(cells: Tensor) -> Boxes:
-    """Give what the cells [h, w, BOX + L] of a picture say: one box for each, in pixels, with its likeliest class."""
+    """Return what the cells [h, w, BOX + L] of a picture say: one box for each, in pixels, with its likeliest class."""
     flat = cells.reshape(-1, cells.shape[2])
     size = _cell_size(cells.shape[:2], cells.device)
     rows, columns = (part.reshape(-1) for part in torch.meshgrid(*map(torch.arange, cells.shape[:2]), indexing="ij"))
@@ -104,7 +104,7 @@ def decoded(cells: Tensor) -> Boxes:
 
 
 def _placed(boxes_K4: Tensor, cells: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Give row and column of the cell of each box's centre, and the four numbers that stand for the box there."""
+    """Return row and column of the cell of each box's centre, and the four numbers that stand for the box there."""
     size = _cell_size(cells, boxes_K4.device)
     middle, extent = (boxes_K4[:, :2] + boxes_K4[:, 2:]) / 2 / size, (boxes_K4[:, 2:] - boxes_K4[:, :2]) / size
     corner = middle.floor()

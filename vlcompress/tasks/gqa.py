@@ -18,6 +18,6 @@ class GqaTask(ClosedAnswers):
         self._ids_of_questions = [question.id for question in data.examples]
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:
-        """Give GQA's result file: [{"questionId", "prediction"}]."""
+        """Return GQA's result file: [{"questionId", "prediction"}]."""
         answers = self.best(answer, batch=batch)
         return json_rows(("questionId", "prediction"), zip(map(str, self._ids_of_questions), answers, strict=True))

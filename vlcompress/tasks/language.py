@@ -39,7 +39,7 @@ class WordsAlone:
     unknown_id: int
 
     def __len__(self) -> int:
-        """Give the number of examples."""
+        """Return the number of examples."""
         return len(self.task)
 
     def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
@@ -62,7 +62,7 @@ class WordsAlone:
         return Batch({"input_ids": shown_BT, "attention_mask": there_BT}, targets)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give the mean cross-entropy of the asked words, a scalar.
+        """Return the mean cross-entropy of the asked words, a scalar.
 
         Args:
             model: of the family, with the "pretraining" head.

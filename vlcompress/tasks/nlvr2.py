@@ -48,11 +48,11 @@ class Nlvr2Task(EachJudged):
         return Batch(self._reader.batch(samples), {"true": torch.tensor([example.label for example in examples])})
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give `loss_of` what the model answers."""
+        """Return `loss_of` what the model answers."""
         return self.loss_of(self.family.logits(model, batch.inputs), batch.targets)
 
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        """Give the mean cross entropy (airsplay/lxmert, ChenRocks/UNITER and dandelin/ViLT alike)."""
+        """Return the mean cross entropy (airsplay/lxmert, ChenRocks/UNITER and dandelin/ViLT alike)."""
         return cross_entropy(logits, targets["true"])
 
     def constant(self) -> float:
@@ -60,7 +60,7 @@ class Nlvr2Task(EachJudged):
         return commonest(example.label for example in self._examples)
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Give 1 for each right example, and 1 for each statement that is said to be true."""
+        """Return 1 for each right example, and 1 for each statement that is said to be true."""
         said_B = logits.argmax(dim=1)
         return (said_B == targets["true"]).float(), said_B
 
@@ -72,6 +72,6 @@ class Nlvr2Task(EachJudged):
         return dataclasses.replace(scores, figures={"consistency": consistency(right, groups)})
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:
-        """Give NLVR2's result file: a line "identifier,True" or "identifier,False" each."""
+        """Return NLVR2's result file: a line "identifier,True" or "identifier,False" each."""
         said = super().measure(answer, batch=batch).predictions.tolist()
         return csv_rows((example.id, bool(one)) for example, one in zip(self._examples, said, strict=True))

@@ -67,7 +67,7 @@ def _opened(folder: Path, task: str, splits: Sequence[str], width: int | None) -
 
 
 def data_of(task: str) -> str:
-    """Give the task whose built-in data a task uses: its own, but for pre-training (captions, labelled pictures)."""
+    """Return the task whose built-in data a task uses: its own, but for pre-training (captions, labelled pictures)."""
     return _DATA_OF.get(task, task)
 
 

@@ -125,7 +125,7 @@ class PretrainingObjective:
     visual_weight: float = VISUAL_WEIGHT
 
     def __len__(self) -> int:
-        """Give the number of examples."""
+        """Return the number of examples."""
         return len(self.examples)
 
     def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
@@ -153,11 +153,11 @@ class PretrainingObjective:
         return Batch(inputs | regions, targets | {"answers": answers_B.where(matched_B, _NOTHING)} | asked)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give the sum of the six losses, a scalar."""
+        """Return the sum of the six losses, a scalar."""
         return torch.stack(list(self.losses(model, batch).values())).sum()
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Give each loss, a scalar, weighted as in the sum, by the names and in the order of `LOSSES`.
+        """Return each loss, a scalar, weighted as in the sum, by the names and in the order of `LOSSES`.
 
         Args:
             model: an LXMERT with the "pretraining" head.
@@ -237,13 +237,13 @@ def _stack(arrays: Sequence[NDArray[Any]]) -> Tensor:
 
 
 def _mean_of_labelled(scores: Tensor, labels: Tensor) -> Tensor:
-    """Give the mean cross-entropy of the rows that have a label, 0 where none has (torch's own mean is NaN there)."""
+    """Return the mean cross-entropy of the rows that have a label, 0 where none has (torch's own mean is NaN there)."""
     total = cross_entropy(scores, labels, ignore_index=_NOTHING, reduction="sum")
     return total / (labels != _NOTHING).sum().clamp(min=1)
 
 
 def _region_losses(scores: Mapping[str, Tensor], targets: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
-    """Give the three losses over regions; objects and attributes count by the detector's confidence in them."""
+    """Return the three losses over regions; objects and attributes count by the detector's confidence in them."""
     errors = {
         "objects": _each(scores["obj"], targets["objects"]) * targets["objects_conf"],
         "attributes": _each(scores["attr"], targets["attributes"]) * targets["attributes_conf"],

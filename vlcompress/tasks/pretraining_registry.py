@@ -41,7 +41,7 @@ PRETRAINING: Mapping[str, Pretrainer] = {
 
 
 def pretrainer_of(family: str) -> Pretrainer:
-    """Give how a family is pre-trained.
+    """Return how a family is pre-trained.
 
     Raises:
         VlcompressError: the family has no pre-training here.
@@ -52,7 +52,7 @@ def pretrainer_of(family: str) -> Pretrainer:
 
 
 def settings_of(family: str, given: Mapping[str, float | None]) -> dict[str, float]:
-    """Give every setting of a family's pre-training, those that are given over its own; None is not given.
+    """Return every setting of a family's pre-training, those that are given over its own; None is not given.
 
     Raises:
         VlcompressError: a setting that the family's pre-training does not have.

@@ -31,7 +31,7 @@ Ids = NDArray[np.int64]
 
 
 def max_words(family: Family, config: Config, most: int | None = None) -> int:
-    """Give the longest text, in word pieces, that a model of this family and configuration reads.
+    """Return the longest text, in word pieces, that a model of this family and configuration reads.
 
     Args:
         family: of the model.

@@ -64,7 +64,7 @@ class Expressions(EachJudged):
         return Batch(self._reader.batch(samples), targets)
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Give 1 for each best region that overlaps the box meant by more than half, and that region's row."""
+        """Return 1 for each best region that overlaps the box meant by more than half, and that region's row."""
         best_B = logits.argmax(dim=1)
         return (iou(_chosen(targets["boxes"], best_B), targets["box"]) > HIT).float(), best_B
 
@@ -81,11 +81,11 @@ class RefcocoTraining(Expressions):
         super().__init__(data, reader, ground_truth=True)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give `loss_of` what the model answers."""
+        """Return `loss_of` what the model answers."""
         return self.loss_of(self.family.logits(model, batch.inputs), batch.targets)
 
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        """Give the cross entropy over an image's regions, summed over B as officially."""
+        """Return the cross entropy over an image's regions, summed over B as officially."""
         return cross_entropy(logits, targets["region"], reduction="sum")
 
 
@@ -105,7 +105,7 @@ class RefcocoTask(Expressions):
         return dataclasses.replace(scores, figures={"ground-truth boxes": annotated.mean})
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:
-        """Give what UNITER's ``inf_re.py`` writes: [{"sent_id", "pred_box", "tgt_box"}], boxes x, y, width, height."""
+        """Return what UNITER's ``inf_re.py`` writes: [{"sent_id", "pred_box", "tgt_box"}], boxes x, y, width, height."""
         boxes = [
             box
             for logits, targets in self.answered(answer, batch=batch)

@@ -103,7 +103,7 @@ SELF_SUPERVISED: dict[str, TaskKind] = {
 
 
 def task_of(family: str, task: str) -> TaskKind:
-    """Give a task of a family.
+    """Return a task of a family.
 
     Raises:
         VlcompressError: no such task, or not one of this family's.

@@ -83,25 +83,25 @@ Pairs = list[tuple[int, int]]
 
 
 def triplet(captions: Captions, text: int, rng: torch.Generator) -> Pairs:
-    """Give UNITER's example: the pair, the text with another image, another text with the image."""
+    """Return UNITER's example: the pair, the text with another image, another text with the image."""
     image = captions.image_of[text]
     return [(text, image), (text, captions.other_image(image, rng)), (captions.other_text(image, rng), image)]
 
 
 def triplet_loss(scores_BP: Tensor) -> Tensor:
-    """Give the mean of max(0, margin + s(wrong) - s(right)) over the wrong pairs, s the sigmoid of the score."""
+    """Return the mean of max(0, margin + s(wrong) - s(right)) over the wrong pairs, s the sigmoid of the score."""
     belong = scores_BP.sigmoid()
     return (MARGIN + belong[:, 1:] - belong[:, :1]).clamp(min=0).mean()
 
 
 def right_and_false_texts(captions: Captions, text: int, rng: torch.Generator) -> Pairs:
-    """Give ViLT's example: the pair, and the image with 15 captions of other images."""
+    """Return ViLT's example: the pair, and the image with 15 captions of other images."""
     image = captions.image_of[text]
     return [(text, image), *((captions.other_text(image, rng), image) for _ in range(FALSE_TEXTS))]
 
 
 def first_of_all_loss(scores_BP: Tensor) -> Tensor:
-    """Give the mean cross entropy of choosing the first pair, the right one."""
+    """Return the mean cross entropy of choosing the first pair, the right one."""
     return cross_entropy(scores_BP, torch.zeros(len(scores_BP), dtype=torch.int64, device=scores_BP.device))
 
 
@@ -133,11 +133,11 @@ class RetrievalTraining:
         )
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give `loss_of` what the model answers."""
+        """Return `loss_of` what the model answers."""
         return self.loss_of(self._captions.reader.family.logits(model, batch.inputs), batch.targets)
 
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        """Give the family's official loss (see `OFFICIAL`)."""
+        """Return the family's official loss (see `OFFICIAL`)."""
         return self._loss(logits.reshape(len(targets["right"]), -1))
 
 
@@ -181,7 +181,7 @@ class RetrievalTask:
         return Scores(self._by_image(ranks), ranks.text_rank_I, ranks.recalls())
 
     def blocks(self, answer: Answer, *, batch: int) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Give the score matrix [T, I] block by block, at most `batch` pairs each."""
+        """Return the score matrix [T, I] block by block, at most `batch` pairs each."""
         high = min(batch, len(self))
         wide = max(1, batch // high)
         for first in range(0, len(self._captions.images), wide):
@@ -193,7 +193,7 @@ class RetrievalTask:
                 yield slice(rows.start, rows.stop), slice(columns.start, columns.stop), scores.view(len(rows), -1)
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:
-        """Give what UNITER's ``inf_itm.py`` writes (results.bin): a pickle of (float16 [T, I], text ids, image names).
+        """Return what UNITER's ``inf_itm.py`` writes (results.bin): a pickle of (float16 [T, I], text ids, image names).
 
         Unlike the scores, this file holds the whole matrix.
         """

@@ -81,7 +81,7 @@ class UniterPretrainingObjective:
     mix: Mapping[str, float] = field(default_factory=lambda: MIX)
 
     def __len__(self) -> int:
-        """Give the number of examples."""
+        """Return the number of examples."""
         return len(self.examples)
 
     def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
@@ -105,7 +105,7 @@ class UniterPretrainingObjective:
         return makers[name](examples, rng)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give the loss of the batch's objective, a scalar.
+        """Return the loss of the batch's objective, a scalar.
 
         Args:
             model: a UNITER with the "pretraining" head.
@@ -142,7 +142,7 @@ class UniterPretrainingObjective:
         return Batch(inputs, {"classes": classes, "asked": places(inputs["visual_masked"])})
 
     def _hidden_regions(self, examples: Sequence[Example], rng: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
-        """Give inputs with some regions hidden, at least one an image, and the features before that."""
+        """Return inputs with some regions hidden, at least one an image, and the features before that."""
         inputs = self._collate(examples, [example.regions for example in examples])
         there_BR = inputs["visual_attention_mask"].bool()
         draw_BR = torch.rand(there_BR.shape, generator=rng).masked_fill(~there_BR, 2.0)
@@ -218,5 +218,5 @@ def _labels(regions: Regions) -> Tensor:
 
 
 def _first_word(ids: Vocabulary) -> int:
-    """Give the first id after the special tokens, which come first in BERT's vocabularies."""
+    """Return the first id after the special tokens, which come first in BERT's vocabularies."""
     return max(ids.pad_id, ids.cls_id, ids.sep_id, ids.mask_id) + 1

@@ -56,7 +56,7 @@ class Sentences:
         reader.vocabulary.check_covers([_plain(one.question, one.objects) for one in data.examples])
 
     def answers(self, index: int) -> list[Sample]:
-        """Give the four samples of Q→A."""
+        """Return the four samples of Q→A."""
         example = self.examples[index]
         image, question = self._regions(example.image), self._pieces(example.question, example.objects)
         return [
@@ -65,7 +65,7 @@ class Sentences:
         ]
 
     def rationales(self, index: int, answer: int) -> list[Sample]:
-        """Give the four samples of QA→R, given an answer."""
+        """Return the four samples of QA→R, given an answer."""
         example = self.examples[index]
         image, question = self._regions(example.image), self._pieces(example.question, example.objects)
         given = self._pieces(example.answers[answer], example.objects)
@@ -88,7 +88,7 @@ class Sentences:
         return self.reader.sample(ids_T, image, types_T=types_T)
 
     def _pieces(self, words: Words, objects: Sequence[str]) -> list[int]:
-        """Give token ids: words in pieces, people as ids of their own, other objects by the name of their class."""
+        """Return token ids: words in pieces, people as ids of their own, other objects by the name of their class."""
         return [piece for run in _runs(words, objects) for piece in self._run(run)]
 
     def _run(self, run: str | int) -> list[int]:
@@ -135,11 +135,11 @@ class VcrTraining:
         return Batch(self._sentences.reader.batch(samples), {"right": right_BC.flatten()})
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give `loss_of` what the model answers."""
+        """Return `loss_of` what the model answers."""
         return self.loss_of(self._sentences.reader.family.logits(model, batch.inputs), batch.targets)
 
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        """Give the mean cross entropy of wrong and right over all choices (ChenRocks/UNITER)."""
+        """Return the mean cross entropy of wrong and right over all choices (ChenRocks/UNITER)."""
         return cross_entropy(logits, targets["right"])
 
 
@@ -178,7 +178,7 @@ class VcrTask(EachJudged):
         return commonest((example.answer, example.rationale) for example in self._examples)
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Give 1 where answer and rationale are right, and 4 x the answer + the rationale that were chosen."""
+        """Return 1 where answer and rationale are right, and 4 x the answer + the rationale that were chosen."""
         scores = logits[:, 1].reshape(-1, 2 * CHOICES)
         both = vcr_correct(scores, targets["answer"], targets["rationale"]).both
         return both.float(), CHOICES * scores[:, :CHOICES].argmax(dim=1) + scores[:, CHOICES:].argmax(dim=1)
@@ -192,7 +192,7 @@ class VcrTask(EachJudged):
         return dataclasses.replace(scores, figures={name: float(one.double().mean()) for name, one in right.items()})
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:
-        """Give the leaderboard's CSV: 20 scores a line, answers first, then rationales given each answer in turn."""
+        """Return the leaderboard's CSV: 20 scores a line, answers first, then rationales given each answer in turn."""
         return csv_rows(self._rows(answer, max(1, batch // 4)), header=HEADER)
 
     def _rows(self, answer: Answer, batch: int) -> Iterator[list[object]]:
@@ -214,7 +214,7 @@ def _given(rationales: Sequence[Words], answer: int) -> Sequence[Words]:
 
 
 def _runs(words: Words, objects: Sequence[str]) -> Iterator[str | int]:
-    """Give runs of plain words as text, and people as their rows among the objects."""
+    """Return runs of plain words as text, and people as their rows among the objects."""
     text: list[str] = []
     for word in words:
         for part in (word,) if isinstance(word, str) else word:

@@ -31,13 +31,13 @@ class VqaTask(ClosedAnswers):
         return dataclasses.replace(scores, figures={"official accuracy": official})
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:
-        """Give VQA's result file: [{"question_id", "answer"}]."""
+        """Return VQA's result file: [{"question_id", "answer"}]."""
         ids = (question.id for question in self._questions)
         return json_rows(("question_id", "answer"), zip(ids, self.best(answer, batch=batch), strict=True))
 
 
 def soft_targets(data: TaskData[AnswerExample]) -> list[dict[int, float]]:
-    """Give each question's soft scores by the answers' indices; answers outside the list count for nothing."""
+    """Return each question's soft scores by the answers' indices; answers outside the list count for nothing."""
     index = {label: row for row, label in enumerate(data.labels)}
     return [
         {index[answer]: score for answer, score in question.answers.items() if answer in index}

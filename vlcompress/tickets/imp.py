@@ -39,7 +39,7 @@ class Cell:
     verdict: Verdict | None = None
 
     def document(self) -> dict[str, Any]:
-        """Give the cell as plain JSON."""
+        """Return the cell as plain JSON."""
         return {
             "arm": self.arm,
             "round": self.round,
@@ -77,7 +77,7 @@ def judged(columns: Sequence[Sequence["Row"]], blind: float | None = None) -> li
 
 
 def ticket_of(cells: Sequence[Cell]) -> Cell:
-    """Give the cell of the ticket: the last round."""
+    """Return the cell of the ticket: the last round."""
     return [cell for cell in cells if cell.arm == "ticket"][-1]
 
 

@@ -65,12 +65,12 @@ def split_to_predict(run: Run, ticket: Ticket, split: str) -> Task:
 
 
 def vocabulary_of(ticket: Ticket) -> WordPiece:
-    """Give the vocabulary that the ticket was trained with."""
+    """Return the vocabulary that the ticket was trained with."""
     return WordPiece.parse(ticket.vocabulary)
 
 
 def samples(task: Task, batch: int, count: int = 1) -> list[dict[str, Tensor]]:
-    """Give the inputs of `count` batches of real examples, in the order of the split, repeated if it is short."""
+    """Return the inputs of `count` batches of real examples, in the order of the split, repeated if it is short."""
     rng = torch.Generator()
     total = len(task)
     rows = [[(start * batch + offset) % total for offset in range(batch)] for start in range(count)]

@@ -60,7 +60,7 @@ class Run:
         return read_json(self.folder / DOCUMENT)
 
     def training(self, arm: str, round_: int = 0) -> Path:
-        """Give the folder of the first seed's training of an arm ("dense", "ticket", ...) and round.
+        """Return the folder of the first seed's training of an arm ("dense", "ticket", ...) and round.
 
         Raises:
             VlcompressError: no such cell, or its training is no longer on the disk.
@@ -74,7 +74,7 @@ class Run:
         return folder
 
     def recipe(self) -> Recipe:
-        """Give the recipe that made it."""
+        """Return the recipe that made it."""
         return parse_recipe(self.document()["recipe"])
 
 
@@ -241,7 +241,7 @@ def _vocabulary(recipe: Recipe, folder: Path, *, reads_text: bool) -> WordPiece:
 
 
 def checkpoint_of(recipe: Recipe, family: Family) -> str | None:
-    """Give what the family is to load θ0 from; None for random weights.
+    """Return what the family is to load θ0 from; None for random weights.
 
     Raises:
         VlcompressError: no built-in weights of this family and size.
@@ -261,7 +261,7 @@ def checkpoint_of(recipe: Recipe, family: Family) -> str | None:
 
 
 def newest_run(home: Path) -> Run:
-    """Give the run that finished last.
+    """Return the run that finished last.
 
     Raises:
         VlcompressError: there is none.

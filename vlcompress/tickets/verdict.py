@@ -78,7 +78,7 @@ class Verdict:
         return next(level for level in self.levels if level.name == name)
 
     def document(self) -> dict[str, Any]:
-        """Give the verdict as plain JSON."""
+        """Return the verdict as plain JSON."""
         facts = {key: value for key, value in vars(self).items() if key != "levels"}
         return {**facts, "levels": {level.name: vars(level) for level in self.levels}}
 
@@ -169,7 +169,7 @@ def _level(name: str, ticket: float, threshold: float, margins_B: Tensor) -> Lev
 
 
 def _resample(dense_SN: Tensor, ticket_SN: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the mean scores of RESAMPLES paired bootstrap samples, drawn over examples and over seeds."""
+    """Return the mean scores of RESAMPLES paired bootstrap samples, drawn over examples and over seeds."""
     rng = torch.Generator().manual_seed(0)
     seeds, examples = dense_SN.shape
     means = torch.empty(2, RESAMPLES, dtype=torch.float64)

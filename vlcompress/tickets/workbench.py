@@ -243,7 +243,7 @@ class Workbench:
         return Hyperparameters(steps=steps, **said)
 
     def keep_all(self) -> Masks:
-        """Give the mask that prunes nothing."""
+        """Return the mask that prunes nothing."""
         return Masks.keep_all({name: self.theta0[name] for name in self.prunable.names})
 
     def permutation(self, dense: Trained, pattern: Pattern | Mixture, seed: int) -> Permutation | None:
@@ -335,14 +335,14 @@ class Workbench:
         }
 
     def _teaching(self, trial: Trial) -> dict[str, Any] | None:
-        """Give the dense model that teaches and its weight; None for the dense model itself, and without a teacher."""
+        """Return the dense model that teaches and its weight; None for the dense model itself, and without a teacher."""
         weight = self.recipe.training.distill
         if trial.masks is None or not weight:
             return None
         return {"weight": weight, "teacher": identity(self._document(Trial(trial.seed)))}
 
     def teachable(self) -> Answered:
-        """Give the task as one that a dense model can teach.
+        """Return the task as one that a dense model can teach.
 
         Raises:
             VlcompressError: it has no logits to compare.
@@ -355,7 +355,7 @@ class Workbench:
         return self.train_task
 
     def objective(self, trial: Trial) -> Objective:
-        """Give the task, the task under perturbation, or the task with the dense model as a teacher.
+        """Return the task, the task under perturbation, or the task with the dense model as a teacher.
 
         Raises:
             VlcompressError: adversarial training of a family or a task that it is not defined for.
@@ -371,7 +371,7 @@ class Workbench:
         return Distilled(task, self.family, teacher.to(self.compute.torch_device), self.recipe.training.distill)
 
     def _sums(self, trial: Trial) -> Kind | None:
-        """Give which sums the recipe's criterion needs of a training: of any that a round may prune, no control."""
+        """Return which sums the recipe's criterion needs of a training: of any that a round may prune, no control."""
         return saliency_of(self.recipe.pruning.criterion) if trial.start in ("theta0", "rewound") else None
 
     def _saliency(self, model: nn.Module, trial: Trial) -> Saliency | None:
@@ -437,7 +437,7 @@ class Workbench:
 
 
 def tensors_sha256(tensors: dict[str, Tensor]) -> str:
-    """Give a hash over names, shapes and bits."""
+    """Return a hash over names, shapes and bits."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())

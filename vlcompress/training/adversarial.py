@@ -102,7 +102,7 @@ class Adversarial:
         return self._task.batch(indices, rng)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give the mean loss over all passes, a scalar."""
+        """Return the mean loss over all passes, a scalar."""
         clean = self._family.logits(model, batch.inputs)
         losses = [self._passes(model, batch, clean, modality) for modality in self._perturbation.modalities]
         return torch.stack(losses).mean()
@@ -135,7 +135,7 @@ class Attackable(Answered, Protocol):
 def attacked_score(
     model: nn.Module, family: Family, task: Attackable, perturbation: Perturbation, *, batch: int = 256
 ) -> float:
-    """Give a task's score, in [0, 1], with every example perturbed against its right answer.
+    """Return a task's score, in [0, 1], with every example perturbed against its right answer.
 
     The perturbation is that of the last pass of a training step: `PASSES` - 1 steps up the task's loss from 0, of all
     modalities at once, without dropout.
@@ -165,7 +165,7 @@ def _attacked_logits(
 
 
 def no_shift(model: nn.Module, family: Family, inputs: Mapping[str, Tensor], modality: str) -> Tensor:
-    """Give a δ of zeros: [B, T, H] for "text", [B, R, F] for "image"."""
+    """Return a δ of zeros: [B, T, H] for "text", [B, R, F] for "image"."""
     if modality == "image":
         return torch.zeros_like(inputs["visual_feats"])
     table_VH = _word_embeddings(model, family).weight
@@ -181,7 +181,7 @@ def stepped(delta: Tensor, gradient: Tensor, rate: float) -> Tensor:
 def shifted_logits(
     model: nn.Module, family: Family, inputs: Mapping[str, Tensor], deltas: Mapping[str, Tensor]
 ) -> Tensor:
-    """Give the head's scores with δ added to the word embeddings ("text") and to the region features ("image")."""
+    """Return the head's scores with δ added to the word embeddings ("text") and to the region features ("image")."""
     shifted = dict(inputs)
     if "image" in deltas:
         shifted["visual_feats"] = inputs["visual_feats"] + deltas["image"]
@@ -202,7 +202,7 @@ def _words_shifted(words: nn.Module, delta: Tensor | None) -> Iterator[None]:
 
 
 def symmetric_divergence(kind: HeadKind, logits: Tensor, clean: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-    """Give KL(p || q) + KL(q || p) of the softmax over what is chosen from, a scalar reduced as officially.
+    """Return KL(p || q) + KL(q || p) of the softmax over what is chosen from, a scalar reduced as officially.
 
     Summed over K and averaged over rows; averaged over K too for VCR's choices. RefCOCO, which the official code has
     no such training for, sums over rows as its task loss does.

@@ -42,7 +42,7 @@ class Distilled:
         return self._task.batch(indices, rng)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Give the task's loss with the teacher's added."""
+        """Return the task's loss with the teacher's added."""
         with torch.no_grad(), head_inputs(self._teacher, self._family.backbone_prefix) as wanted:
             said = self._family.logits(self._teacher, batch.inputs)
         with head_inputs(model, self._family.backbone_prefix) as read:
@@ -54,7 +54,7 @@ class Distilled:
 
 
 def logits_loss(kind: HeadKind, logits: Tensor, said: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-    """Give the distance of `logits` to what the dense model `said`, a scalar reduced as the task's loss is.
+    """Return the distance of `logits` to what the dense model `said`, a scalar reduced as the task's loss is.
 
     Args:
         kind: of the head, see `HeadKind`.
@@ -72,7 +72,7 @@ def logits_loss(kind: HeadKind, logits: Tensor, said: Tensor, targets: Mapping[s
 
 @contextmanager
 def head_inputs(model: nn.Module, backbone_prefix: str) -> Iterator[list[Tensor]]:
-    """Give a list that fills, while the model runs in the block, with what the head's linear layers read, in order."""
+    """Return a list that fills, while the model runs in the block, with what the head's linear layers read, in order."""
     read: list[Tensor] = []
     layers = [
         module

@@ -123,7 +123,7 @@ DROPS = (91 / 182, 136 / 182)
 
 
 def _moments(optimizer: torch.optim.Optimizer, params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Give both moments of each parameter, zero before its first step."""
+    """Return both moments of each parameter, zero before its first step."""
     for param in params:
         if not optimizer.state[param]:
             optimizer.state[param] = {"exp_avg": torch.zeros_like(param), "exp_avg_sq": torch.zeros_like(param)}
@@ -138,7 +138,7 @@ def _clip_each(grads: list[Tensor], max_norm: float) -> list[Tensor]:
 
 
 def rate(optimizer: str, step: int, steps: int, warmup: float) -> float:
-    """Give the factor on the learning rate by which the papers that use an optimizer schedule it.
+    """Return the factor on the learning rate by which the papers that use an optimizer schedule it.
 
     Args:
         optimizer: a name in `OPTIMIZERS`.
@@ -150,13 +150,13 @@ def rate(optimizer: str, step: int, steps: int, warmup: float) -> float:
 
 
 def warmup_linear(step: int, steps: int, warmup: float) -> float:
-    """Give the factor on the learning rate: up from 0 over the share `warmup` of the steps, then straight down to 0."""
+    """Return the factor on the learning rate: up from 0 over the share `warmup` of the steps, then straight down to 0."""
     progress = step / steps
     return progress / warmup if progress < warmup else max(0.0, (1 - progress) / (1 - warmup))
 
 
 def warmup_steps(step: int, steps: int, warmup: float) -> float:
-    """Give the factor on the learning rate: up from 0, then 1, then a tenth at each of `DROPS`."""
+    """Return the factor on the learning rate: up from 0, then 1, then a tenth at each of `DROPS`."""
     progress = step / steps
     if progress < warmup:
         return progress / warmup

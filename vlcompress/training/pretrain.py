@@ -47,7 +47,7 @@ class PretrainingRecipe:
     seed: int = 0
 
     def document(self) -> dict[str, Any]:
-        """Give the recipe as plain JSON."""
+        """Return the recipe as plain JSON."""
         return {"size": self.size, "hyper": self.hyper.document(), "seed": self.seed, **self.settings}
 
 
@@ -245,7 +245,7 @@ class _Log:
             self.progress(step, loss)
 
     def entries(self) -> list[dict[str, float]]:
-        """Give what was logged, a step that was done twice once."""
+        """Return what was logged, a step that was done twice once."""
         if not self.path.is_file():
             return []
         lines = (json.loads(line) for line in self.path.read_text().splitlines())
@@ -253,7 +253,7 @@ class _Log:
 
 
 def _best_answer(label: Any, index: dict[str, int]) -> int:
-    """Give the row of the best-scored known answer, -1 where there is none."""
+    """Return the row of the best-scored known answer, -1 where there is none."""
     known = {answer: score for answer, score in (label or {}).items() if answer in index}
     return index[max(known, key=lambda answer: known[answer])] if known else -1
 

@@ -18,7 +18,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a small exported model."""
+    """Return a small exported model."""
     from tests.conftest import make_ticket
 
     ticket, folder = make_ticket((1, 1), 0.5), tmp_path_factory.mktemp("served") / "onnx"
@@ -30,7 +30,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def live_server(exported: Path) -> Iterator[Served]:
-    """Give a running server with the model "lxmert_vqa"."""
+    """Return a running server with the model "lxmert_vqa"."""
     options = ["--max-batch", "8", "--threads", "1", "--sessions", "1", "--log-level", "error"]
     with served({"lxmert_vqa": exported}, options) as server:
         yield server

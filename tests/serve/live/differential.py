@@ -188,7 +188,7 @@ def _lies(model: str, arrays: Arrays) -> dict[str, Request]:
 
 
 def document(arrays: Arrays, *, binary: bool = False) -> Json:
-    """Give the JSON of an inference request, with flat data or with the sizes of binary data."""
+    """Return the JSON of an inference request, with flat data or with the sizes of binary data."""
     inputs = []
     for name, value in arrays.items():
         tensor: Json = {"name": name, "shape": list(value.shape), "datatype": KSERVE[str(value.dtype)]}
@@ -201,7 +201,7 @@ def document(arrays: Arrays, *, binary: bool = False) -> Json:
 
 
 def raw(arrays: Arrays) -> bytes:
-    """Give the binary part of a request: little-endian tensors in the order of the inputs."""
+    """Return the binary part of a request: little-endian tensors in the order of the inputs."""
     return b"".join(value.tobytes() for value in arrays.values())
 
 

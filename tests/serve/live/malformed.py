@@ -109,7 +109,7 @@ async def _send(host: str, port: int, attempt: Attempt) -> str:
 
 
 async def _status(reader: asyncio.StreamReader) -> str:
-    """Give the status of the first answer that is not "continue"; "closed" where there is none."""
+    """Return the status of the first answer that is not "continue"; "closed" where there is none."""
     while line := await reader.readline():
         words = line.split()
         if words and words[0].startswith(b"HTTP/") and not words[1].startswith(b"1"):
@@ -334,7 +334,7 @@ def _bad_gzip(kind: str, rng: random.Random, path: str, valid: Json) -> Attempt:
 
 @functools.cache
 def _inflating() -> bytes:
-    """Give some 100 KB that inflate to 100 MB."""
+    """Return some 100 KB that inflate to 100 MB."""
     return gzip.compress(b"[" * (100 << 20), 6)
 
 

@@ -31,7 +31,7 @@ needs_ray = [
 
 @pytest.fixture(scope="module")
 def replicas(exported: Path) -> Iterator[Served]:
-    """Give a server of two replicas."""
+    """Return a server of two replicas."""
     options = ["--engine", "ray", "--replicas", "2", "--threads", "1", "--sessions", "1", "--max-batch", "8"]
     with served({MODEL: exported}, options, start_seconds=400, stop_seconds=60) as server:
         yield server

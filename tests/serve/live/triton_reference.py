@@ -49,13 +49,13 @@ def triton_server(venv: Path, repository: Path) -> Iterator[Served]:
 
 
 def _library_folders(venv: Path, packages: Path) -> str:
-    """Give where libpython and the wheel's own libraries are: the stub links to both."""
+    """Return where libpython and the wheel's own libraries are: the stub links to both."""
     code = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
     found = subprocess.run([venv / "bin" / "python", "-c", code], capture_output=True, text=True, check=True)
     return f"{found.stdout.strip()}:{packages / 'nvidia_pytriton.libs'}"
 
 
 def installed() -> Path | None:
-    """Give the environment that the variable names, None without it."""
+    """Return the environment that the variable names, None without it."""
     named = os.environ.get(VARIABLE)
     return Path(named) if named and sys.platform == "linux" else None

@@ -37,7 +37,7 @@ class FolderPictures:
         return (self.folder / image).is_file()
 
     def picture_bytes(self, image: str) -> bytes:
-        """Give the picture's file as it is; errors as of `pixels`."""
+        """Return the picture's file as it is; errors as of `pixels`."""
         path = self.folder / image
         try:
             if path.stat().st_size > MOST_BYTES:

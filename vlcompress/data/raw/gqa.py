@@ -17,13 +17,13 @@ _LABELLED = ("train", "val")
 
 
 def question_file(folder: Path, split: str) -> Path:
-    """Give the balanced question file of a split; those of train in ten parts are not read."""
+    """Return the balanced question file of a split; those of train in ten parts are not read."""
     whole = folder / f"{split}_balanced_questions.json"
     return whole if whole.is_file() or split in ("train", "val", "testdev") else folder / f"{split}_all_questions.json"
 
 
 def splits(folder: Path) -> tuple[str, ...]:
-    """Give the splits that the folder has."""
+    """Return the splits that the folder has."""
     return tuple(split for split in SPLITS if question_file(folder, split).is_file())
 
 

@@ -15,12 +15,12 @@ UNDECIDED = "-"
 
 
 def question_file(folder: Path, split: str) -> Path:
-    """Give the file of a split."""
+    """Return the file of a split."""
     return folder / f"snli_ve_{split}.jsonl"
 
 
 def splits(folder: Path) -> tuple[str, ...]:
-    """Give the splits that the folder has."""
+    """Return the splits that the folder has."""
     return tuple(split for split in SPLITS if question_file(folder, split).is_file())
 
 

@@ -9,12 +9,12 @@ _RELATIONS = ("to the left of", "to the right of", "above", "below")
 
 
 def captions(scene: Scene, rng: Random) -> list[str]:
-    """Give three sentences: two things in full, a number, and where two things are."""
+    """Return three sentences: two things in full, a number, and where two things are."""
     return [_list(scene, rng), _number(scene, rng), _place(scene, rng)]
 
 
 def five_captions(scene: Scene, rng: Random) -> list[str]:
-    """Give five different sentences that tell the scene from others: lists of things in full, a number and a place."""
+    """Return five different sentences that tell the scene from others: lists of things in full, a number and a place."""
     found: dict[str, None] = {}
     while len(found) < 5:
         found[rng.choice((_list, _list, _place, _number))(scene, rng)] = None

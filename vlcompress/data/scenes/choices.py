@@ -36,7 +36,7 @@ class Choice:
 
 
 def in_order(scene: Scene) -> Scene:
-    """Give the scene with its things from left to right, the order in which they are tagged."""
+    """Return the scene with its things from left to right, the order in which they are tagged."""
     return Scene(tuple(sorted(scene.things, key=lambda thing: thing.x)), scene.ground, scene.seed)
 
 
@@ -58,7 +58,7 @@ def _answer(index: int, value: str) -> Sentence:
 
 
 def _rationales(scene: Scene, index: int, rng: Random) -> list[Sentence]:
-    """Give the true description of the thing, then false ones that differ in one or two attributes or in the place."""
+    """Return the true description of the thing, then false ones that differ in one or two attributes or in the place."""
     thing = scene.things[index]
     other = rng.choice([place for place in range(len(scene.things)) if place != index])
     side = "left" if index < other else "right"

@@ -26,7 +26,7 @@ Float = NDArray[np.float64]
 
 
 def encode(picture: Image.Image, boxes_N4: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Give the features of the boxes of one picture.
+    """Return the features of the boxes of one picture.
 
     Args:
         picture: RGB.
@@ -81,7 +81,7 @@ def _edges(crops_NSSC: Float) -> Float:
 
 
 def _projection() -> Float:
-    """Give the fixed signs [K, D]."""
+    """Return the fixed signs [K, D]."""
     signs = np.random.default_rng(_PROJECTION_SEED).integers(0, 2, size=(_DESCRIPTION, FEATURE_DIM))
     return (2 * signs - 1).astype(np.float64)
 

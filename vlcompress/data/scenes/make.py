@@ -78,7 +78,7 @@ def make_picture(seed: int, part: Part, number: int) -> Picture:
 
 
 def detected_regions(name: str, jpeg: bytes, boxes: list[Box]) -> Regions:
-    """Give a detector's boxes with the features of their pixels."""
+    """Return a detector's boxes with the features of their pixels."""
     corners = np.array([(box.x1, box.y1, box.x2, box.y2) for box in boxes], dtype=np.float32)
     return Regions(
         name,
@@ -107,6 +107,6 @@ def _annotated(asked: Asked, number: int, place: int, rng: Random) -> Annotated:
 
 
 def _question_type(text: str) -> str:
-    """Give the words that the question begins with, as VQA does: "what color is", "how many", "is there"."""
+    """Return the words that the question begins with, as VQA does: "what color is", "how many", "is there"."""
     words = text.lower().split()
     return " ".join(words[: 3 if words[0] == "what" else 2])

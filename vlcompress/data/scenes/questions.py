@@ -71,12 +71,12 @@ PAIRS = (("color", "shape"), ("color", "shape"), ("color", "texture"), ("size", 
 
 
 def present(scene: Scene, names: tuple[str, str], rng: Random) -> Description:
-    """Give a pair of values that a thing has."""
+    """Return a pair of values that a thing has."""
     return describe(rng.choice(scene.things), *names)
 
 
 def absent(scene: Scene, names: tuple[str, str], rng: Random) -> Description | None:
-    """Give a pair of values that the scene has, but never on one thing; None where every pair is there."""
+    """Return a pair of values that the scene has, but never on one thing; None where every pair is there."""
     first, second = ([getattr(thing, name) for thing in scene.things] for name in names)
     mixed = [Description(**{names[0]: one, names[1]: other}) for one in first for other in second]
     missing = [description for description in mixed if not description.among(scene)]
@@ -246,7 +246,7 @@ def _not(scene: Scene, rng: Random) -> Asked | None:
 
 
 def _only_color(scene: Scene, shape: str) -> str:
-    """Give the colour of all things of a shape, or "" where they differ."""
+    """Return the colour of all things of a shape, or "" where they differ."""
     colors = {thing.color for thing in Description(shape=shape).among(scene)}
     return colors.pop() if len(colors) == 1 else ""
 

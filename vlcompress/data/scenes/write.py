@@ -136,7 +136,7 @@ def ensure_scenes(
     images: bool = True,
     processes: int | None = None,
 ) -> Path:
-    """Give the data set's folder inside `cache`, named by its recipe; make it where it is not there yet.
+    """Return the data set's folder inside `cache`, named by its recipe; make it where it is not there yet.
 
     Arguments and errors as of `make_scenes`.
     """
@@ -177,7 +177,7 @@ def _archive(path: Path) -> ZipFile:
 
 @contextmanager
 def _pictures(seed: int, part: Part, processes: int | None) -> Iterator[Iterator[Picture]]:
-    """Give the part's pictures in order, made by as many processes as pay."""
+    """Return the part's pictures in order, made by as many processes as pay."""
     numbers = range(part.first_number, part.first_number + part.pictures)
     with spread(partial(make_picture, seed, part), numbers, processes) as made:
         yield made

@@ -90,7 +90,7 @@ class AnsweringEndpoint:
         return Prepared({name: tensors[name].numpy() for name in _inputs(model)}, facts)
 
     def answers(self, model: LoadedModel, outputs: Arrays, top_k: int) -> list[Json]:
-        """Give the best answers; a score is the sigmoid of the answer's logit, as it was trained."""
+        """Return the best answers; a score is the sigmoid of the answer's logit, as it was trained."""
         (logits_1L,) = outputs.values()
         scores_L = 1 / (1 + np.exp(-logits_1L[0].astype(np.float64)))
         return best_labels(scores_L, model.labels, top_k)
@@ -145,7 +145,7 @@ def _pixels(request: Json, kind: str) -> Pixels:
 
 
 def _regions(model: LoadedModel, request: Json, kind: str) -> tuple[Regions, str]:
-    """Give the regions, and where their boxes came from."""
+    """Return the regions, and where their boxes came from."""
     if kind == "picture":
         return picture_named(request["picture"]).regions, "stored"
     if kind == "features":
@@ -177,7 +177,7 @@ def _boxes(request: Json) -> Boxes:
 
 
 def _ids(vocabulary: WordPiece, question: str, longest: int) -> tuple[NDArray[np.int64], bool]:
-    """Give the token ids of a question, and whether it had to be cut."""
+    """Return the token ids of a question, and whether it had to be cut."""
     (ids_T,) = vocabulary.encode([question], longest)
     return ids_T, vocabulary.encode([question], longest + 1).shape[1] > longest
 

@@ -43,7 +43,7 @@ class TaskEndpoint(Protocol):
         """
 
     def answers(self, model: LoadedModel, outputs: Arrays, top_k: int) -> list[Json]:
-        """Give the best answers, best first, as {"label", "score"}."""
+        """Return the best answers, best first, as {"label", "score"}."""
 
 
 def text(request: Json, name: str, longest: int = 2000) -> str:
@@ -80,7 +80,7 @@ def matrix(request: Json, name: str, width: int) -> NDArray[np.float32]:
 
 
 def best_labels(scores_L: NDArray[np.floating[Any]], labels: Sequence[str], top_k: int) -> list[Json]:
-    """Give the best labels with their scores, best first; a label that has no name is told by its number."""
+    """Return the best labels with their scores, best first; a label that has no name is told by its number."""
     best = np.argsort(-scores_L, kind="stable")[:top_k]
     names = [labels[i] if i < len(labels) else str(i) for i in best.tolist()]
     return [{"label": name, "score": round(float(scores_L[i]), 6)} for name, i in zip(names, best, strict=True)]
