@@ -145,7 +145,7 @@ class Writer:
         return self.constants[name]
 
     def ints(self, values: Iterable[int]) -> ir.Value:
-        """Return an int64 vector named by its content: equal shapes are then visibly equal, and runtimes merge nodes."""
+        """Give an int64 vector named by its content: equal shapes are then visibly equal, and runtimes merge nodes."""
         array = np.asarray(list(values), dtype=np.int64)
         text = "_".join(map(str, array)) if len(array) <= 4 else hashlib.sha256(array.tobytes()).hexdigest()[:16]
         return self.constant(f"ints.{text}", array)

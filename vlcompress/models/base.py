@@ -159,7 +159,7 @@ class Family(Protocol):
         """List the attention heads and feed-forward neurons of the model as it is now."""
 
     def pictures(self, config: Config, source: Pictures) -> Pictures:
-        """Return the pictures as a model of this configuration reads them (resized); families of regions change none."""
+        """Give the pictures as a model of this configuration reads them (resized); families of regions change none."""
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Pad samples to one batch with the model's own argument names, first axis batch (or a multiple of it)."""

@@ -108,7 +108,7 @@ def pooled(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 
 
 def _block(layer: Any, asking: Tensor, x_BSH: Tensor, mask: Tensor | None) -> Tensor:
-    """Return a block's output for the tokens `asking` [B, ?, H], the first ones of `x_BSH`, which look at all of them."""
+    """Give a block's output for the tokens `asking` [B, ?, H], the first ones of `x_BSH`, which look at all of them."""
     seen_BSH = layer.layernorm_before(x_BSH)
     (context,) = layer.attention.attention(seen_BSH[:, : asking.shape[1]], seen_BSH, mask)
     attended = asking + layer.attention.output(context, asking)
@@ -147,7 +147,7 @@ def _text(embeddings: Any, ids_BT: Tensor) -> Tensor:
 
 
 def _image_tokens(embeddings: Any, pixels: Tensor, pixel_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the image's tokens [B, 1 + P, H], its [CLS] first, and which of them are the picture's, bool [B, 1 + P]."""
+    """Give the image's tokens [B, 1 + P, H], its [CLS] first, and which of them are the picture's, bool [B, 1 + P]."""
     projection = embeddings.patch_embeddings.projection
     patches = conv2d(pixels, projection.weight, projection.bias, projection.stride)
     rows, columns = patches.shape[2:]

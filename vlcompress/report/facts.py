@@ -98,7 +98,7 @@ def _cost(ticket: Json, plain: Json) -> Json:
 
 
 def _arm(cell: Json) -> Json:
-    """Return one arm at one level; its interval is the spread over seeds, or the bootstrap's where there is one seed."""
+    """Give one arm at one level; its interval is the spread over seeds, or the bootstrap's where there is one seed."""
     scores = [100 * score for score in cell["scores"]]
     verdict = cell["verdict"]
     low, high = _interval(scores, verdict)

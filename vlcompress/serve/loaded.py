@@ -133,7 +133,7 @@ def open_engine(source: Source, settings: Settings, parallel: Parallel, document
 
 
 def usual_sizes(engine: Engine, document: Mapping[str, Any]) -> dict[str, int]:
-    """Return the sizes of axes that a model is usually run at: the largest that its manifest names, or its own example's.
+    """Give the sizes of axes that a model is usually run at: the largest that its manifest names, or its own example's.
 
     A model need not run at any size: one that reads pixels wants whole patches.
     """

@@ -25,7 +25,7 @@ def page(document: Json) -> str:
 
 
 def body(document: Json, level: int = 2) -> str:
-    """Return the sections of a study: findings, our charts and tables, failures, what the papers report, the command."""
+    """Give the sections of a study: findings, our charts and tables, failures, what the papers report, the command."""
     shown = shown_of(document)
     ours = [figure(draw(chart), chart.title) for chart in shown.charts]
     ours += [paragraph(one.title) + table(one.header, one.rows, text_columns=one.text_columns) for one in shown.tables]
@@ -57,7 +57,7 @@ def write_studies(home: Path) -> Path:
 
 
 def report_sections(home: Path) -> str:
-    """Return the section of a report for every study of a home: findings open, the rest folded; "" where there are none.
+    """Give the section of a report for every study of a home: findings open, the rest folded; "" where there are none.
 
     Raises:
         VlcompressError: a damaged study.json.

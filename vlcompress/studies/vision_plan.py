@@ -100,7 +100,7 @@ class Plan:
         return self._recipe(KINDS[kind], f"{self.data}:concepts", checkpoint, _TICKET_RATE, "ticket")
 
     def task(self, name: str, checkpoint: str = "none", *, rewound: bool = False) -> Recipe:
-        """Return the recipe of a task from some weights, or from random ones; `rewound` goes back to 5 % of training."""
+        """Give the recipe of a task from some weights, or from random ones; `rewound` goes back to 5 % of training."""
         recipe = self._recipe("classification", self.tasks[name], checkpoint, _TASK_RATE, "task")
         step = max(1, round(REWIND * recipe.training.steps)) if rewound else 0
         return recipe.override(pruning={"rewind_step": step})

@@ -105,7 +105,7 @@ class RefcocoTask(Expressions):
         return dataclasses.replace(scores, figures={"ground-truth boxes": annotated.mean})
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:
-        """Return what UNITER's ``inf_re.py`` writes: [{"sent_id", "pred_box", "tgt_box"}], boxes x, y, width, height."""
+        """Give what UNITER's ``inf_re.py`` writes: [{"sent_id", "pred_box", "tgt_box"}], boxes x, y, width, height."""
         boxes = [
             box
             for logits, targets in self.answered(answer, batch=batch)

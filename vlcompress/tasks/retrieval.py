@@ -193,7 +193,7 @@ class RetrievalTask:
                 yield slice(rows.start, rows.stop), slice(columns.start, columns.stop), scores.view(len(rows), -1)
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:
-        """Return what UNITER's ``inf_itm.py`` writes (results.bin): a pickle of (float16 [T, I], text ids, image names).
+        """Give what UNITER's ``inf_itm.py`` writes (results.bin): a pickle of (float16 [T, I], text ids, image names).
 
         Unlike the scores, this file holds the whole matrix.
         """

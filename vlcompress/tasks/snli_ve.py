@@ -21,5 +21,5 @@ class SnliVeTask(ClosedAnswers):
         self._pair_ids = [example.id for example in data.examples]
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:
-        """Return predictions as [{"pairID", "prediction"}]; SNLI-VE has no evaluation server and no format of its own."""
+        """Give predictions as [{"pairID", "prediction"}]; SNLI-VE has no evaluation server and no format of its own."""
         return json_rows(("pairID", "prediction"), zip(self._pair_ids, self.best(answer, batch=batch), strict=True))

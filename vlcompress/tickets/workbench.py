@@ -335,7 +335,7 @@ class Workbench:
         }
 
     def _teaching(self, trial: Trial) -> dict[str, Any] | None:
-        """Return the dense model that teaches and its weight; None for the dense model itself, and without a teacher."""
+        """Give the dense model that teaches and its weight; None for the dense model itself, and without a teacher."""
         weight = self.recipe.training.distill
         if trial.masks is None or not weight:
             return None

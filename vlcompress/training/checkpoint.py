@@ -89,7 +89,7 @@ def _taken(optimizer: torch.optim.Optimizer) -> int:
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimizer's moments, each keyed ``<kind>.<parameter>`` (kinds: exp_avg, exp_avg_sq; momentum_buffer)."""
+    """Give the optimizer's moments, each keyed ``<kind>.<parameter>`` (kinds: exp_avg, exp_avg_sq; momentum_buffer)."""
     return {
         f"{kind}.{name}": value
         for name, parameter in model.named_parameters()

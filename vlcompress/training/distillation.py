@@ -72,7 +72,7 @@ def logits_loss(kind: HeadKind, logits: Tensor, said: Tensor, targets: Mapping[s
 
 @contextmanager
 def head_inputs(model: nn.Module, backbone_prefix: str) -> Iterator[list[Tensor]]:
-    """Return a list that fills, while the model runs in the block, with what the head's linear layers read, in order."""
+    """Give a list that fills, while the model runs in the block, with what the head's linear layers read, in order."""
     read: list[Tensor] = []
     layers = [
         module

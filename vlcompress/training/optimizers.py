@@ -150,7 +150,7 @@ def rate(optimizer: str, step: int, steps: int, warmup: float) -> float:
 
 
 def warmup_linear(step: int, steps: int, warmup: float) -> float:
-    """Return the factor on the learning rate: up from 0 over the share `warmup` of the steps, then straight down to 0."""
+    """Give the factor on the learning rate: up from 0 over the share `warmup` of the steps, then straight down to 0."""
     progress = step / steps
     return progress / warmup if progress < warmup else max(0.0, (1 - progress) / (1 - warmup))
 

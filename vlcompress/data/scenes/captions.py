@@ -14,7 +14,7 @@ def captions(scene: Scene, rng: Random) -> list[str]:
 
 
 def five_captions(scene: Scene, rng: Random) -> list[str]:
-    """Return five different sentences that tell the scene from others: lists of things in full, a number and a place."""
+    """Give five different sentences that tell the scene from others: lists of things in full, a number and a place."""
     found: dict[str, None] = {}
     while len(found) < 5:
         found[rng.choice((_list, _list, _place, _number))(scene, rng)] = None

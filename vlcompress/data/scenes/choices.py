@@ -58,7 +58,7 @@ def _answer(index: int, value: str) -> Sentence:
 
 
 def _rationales(scene: Scene, index: int, rng: Random) -> list[Sentence]:
-    """Return the true description of the thing, then false ones that differ in one or two attributes or in the place."""
+    """Give the true description of the thing, then false ones that differ in one or two attributes or in the place."""
     thing = scene.things[index]
     other = rng.choice([place for place in range(len(scene.things)) if place != index])
     side = "left" if index < other else "right"

@@ -13,7 +13,7 @@ EXPRESSIONS = 2
 
 
 def true_boxes(scene: Scene) -> NDArray[np.float32]:
-    """Return the box of every thing: float32 [things, 4], corners in pixels inside the picture, in the scene's order."""
+    """Give the box of every thing: float32 [things, 4], corners in pixels inside the picture, in the scene's order."""
     return np.array([_corners(thing) for thing in scene.things], dtype=np.float32)
 
 
