@@ -34,6 +34,7 @@ TABLES_VARIABLE = "VLCOMPRESS_KERNEL_TABLES"
 
 SMALL_M = 64
 MEDIUM_M = 2048
+_writes = 0
 SHARED_BYTES = {"sm_80": 166_912, "sm_90": 232_448, "sm_100": 232_448}
 """Shared memory that one program may have, from the CUDA programming guide's table of compute capabilities."""
 
@@ -231,6 +232,11 @@ def read_table(path: Path) -> tuple[Entry, ...]:
         ) from error
 
 
+def tables_in_use() -> tuple[str | None, int]:
+    """Name what a lookup depends on beside its key: the user's folder, and how often a table was written since start."""
+    return os.environ.get(TABLES_VARIABLE), _writes
+
+
 def write_table(path: Path, table: str, entries: Iterable[Entry], origin: dict[str, Any]) -> None:
     """Write a table; `origin` says where its times come from (device, driver, versions, or the model)."""
     document = {"table": table, "origin": origin, "entries": [asdict(entry) for entry in entries]}
@@ -240,6 +246,8 @@ def write_table(path: Path, table: str, entries: Iterable[Entry], origin: dict[s
     temporary = path.with_suffix(".tmp")
     temporary.write_text(f'{head[:-2]},\n "entries": [\n{body}\n ]\n}}\n')
     temporary.replace(path)
+    global _writes
+    _writes += 1
     read_table.cache_clear()
     _table_path.cache_clear()
 

@@ -6,7 +6,6 @@ without Triton. Nothing here waits for the device or copies from it: a call can 
 Legend: M rows of X, N out features, K in features, R x C block, nnz stored blocks.
 """
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -149,7 +148,7 @@ def planned(product: Product) -> tuple[KernelConfig, Partition]:
     exact = x.dtype == torch.float32 and not allows_tf32()
     key = (
         x.shape, x.dtype, x.device, product.values.shape, product.longest, product.out_features, product.transposed,
-        exact, _tma_reads(product), os.environ.get(configs.TABLES_VARIABLE),
+        exact, _tma_reads(product), *configs.tables_in_use(),
     )  # fmt: skip
     plan = _plans.get(key)
     if plan is None:

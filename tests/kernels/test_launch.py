@@ -2,6 +2,7 @@
 
 import dataclasses
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,6 +45,18 @@ def test_a_plan_is_made_once_for_products_of_a_kind(
     assert plans[0] == plans[2]
     assert plans[1] == plans[3]
     assert plans[0] == interpreted.cheapest_cut(product, interpreted.fitted(interpreted.table_config(product), product))
+
+
+def test_a_table_that_is_written_reaches_products_that_have_a_plan(
+    interpreted: Any, product: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(configs.TABLES_VARIABLE, str(tmp_path))
+    before, _ = interpreted.planned(product)
+    tuned = configs.KernelConfig("pointer", 128, 8, 2)
+    entry = configs.Entry(64, 64, (16, 16), 5, 0.5, tuned, sparse_us=1.0, dense_us=2.0, measured=True)
+    configs.write_table(tmp_path / "sm_80.json", "sm_80", [entry], {"source": "a test"})
+    after, _ = interpreted.planned(product)
+    assert before != after == interpreted.fitted(tuned, product)
 
 
 @pytest.mark.parametrize("unfenced", [True, False])
