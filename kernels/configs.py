@@ -233,7 +233,7 @@ def read_table(path: Path) -> tuple[Entry, ...]:
 
 
 def tables_in_use() -> tuple[str | None, int]:
-    """Name what a lookup depends on beside its key: the user's folder, and how often a table was written since start."""
+    """Name what a lookup depends on beside its key: the user's folder, and how often a table has been written."""
     return os.environ.get(TABLES_VARIABLE), _writes
 
 
