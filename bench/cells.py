@@ -16,9 +16,9 @@ from vlcompress.artefacts import dumps, write_file
 from vlcompress.bench.environment import environment
 from vlcompress.data.sources import data_folder
 from vlcompress.recipe import PruningRecipe, Recipe, default_recipe
-from vlcompress.tasks.cells import RECORD, read_baselines, read_record
-from vlcompress.tasks.opening import data_of
+from vlcompress.tasks.build_task import data_of
 from vlcompress.tasks.registry import TASKS
+from vlcompress.tasks.support_matrix import RECORD, read_baselines, read_record
 from vlcompress.tickets.run import open_workbench
 from vlcompress.tickets.workbench import Trial
 

@@ -37,7 +37,7 @@ from vlcompress.recipe import Recipe, default_recipe
 from vlcompress.sparse.compile import compile_model
 from vlcompress.sparse.compile_run import block_of
 from vlcompress.sparse.timing import Effort
-from vlcompress.tasks.base import Answer, Task, asking
+from vlcompress.tasks.base import Answer, Task, torch_predictor
 from vlcompress.tickets.models import dense_model, samples, score_task
 from vlcompress.tickets.run import Run, find_ticket
 from vlcompress.tickets.ticket import Ticket, load_ticket
@@ -131,7 +131,7 @@ def _ticket(pattern: str, percent: int, found: Run, ticket: Ticket, task: Task, 
 
 def records(subject: Subject, folder: Path, wanted: Sequence[Precision]) -> Iterator[Json]:
     """Export in each wanted precision and score each file; what computes in bfloat16 comes with the float32 file."""
-    reference = subject.task.measure(asking(subject.family, subject.model), batch=SCORED_AT_ONCE).mean
+    reference = subject.task.measure(torch_predictor(subject.family, subject.model), batch=SCORED_AT_ONCE).mean
     about = {"pattern": subject.pattern, "percent": subject.percent, "sparsity": subject.sparsity}
     about |= {"pytorch": reference, "examples": len(subject.task)}
     for precision in wanted:
@@ -176,7 +176,7 @@ def _bfloat16(subject: Subject, file: Path) -> Json | None:
         answer = partial(_answer, session)
     else:
         return None
-    truth, batches = asking(subject.family, subject.model), subject.samples()
+    truth, batches = torch_predictor(subject.family, subject.model), subject.samples()
     parity = compare_scores([truth(one).numpy() for one in batches], [answer(one).numpy() for one in batches])
     if subject.pattern != "dense" and parity.max_rel_error < FLOAT32_ERROR:
         return None  # no layer of the file was packed, so none ran in bfloat16
@@ -240,7 +240,7 @@ def faults(subject: Subject, folder: Path) -> Iterator[Json]:
     check = Check(
         subject.family, subject.model, subject.samples(), subject.ticket.config, BOUNDS["int8"], folder / "faulty"
     )
-    reference = subject.task.measure(asking(subject.family, subject.model), batch=SCORED_AT_ONCE).mean
+    reference = subject.task.measure(torch_predictor(subject.family, subject.model), batch=SCORED_AT_ONCE).mean
     about = {"pattern": subject.pattern, "percent": subject.percent}
     for name, plant in FAULTS.items():
         session = open_session(_planted(folder / "int8" / "model.onnx", folder / "fault.onnx", plant), threads=1)

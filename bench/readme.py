@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vlcompress.artefacts import write_file
 from vlcompress.report.text import tasks_text
-from vlcompress.tasks.cells import read_record
+from vlcompress.tasks.support_matrix import read_record
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -11,7 +11,7 @@ from vlcompress.cli import options
 def command(markdown: bool, as_json: bool) -> None:
     """Print the table of families and tasks: built-in-data scores of the dense models, and what was checked."""
     from vlcompress.report.text import tasks_text
-    from vlcompress.tasks.cells import cells, read_record
+    from vlcompress.tasks.support_matrix import cells, read_record
 
     record = read_record()
     options.show({**record, "cells": cells(record)}, tasks_text(record, markdown=markdown), as_json)

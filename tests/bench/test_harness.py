@@ -14,7 +14,7 @@ from vlcompress.bench.variants import Variant, torch_variant
 from vlcompress.errors import VerificationError, VlcompressError
 from vlcompress.sparse.compile import compile_model
 from vlcompress.sparse.timing import Effort
-from vlcompress.tasks.base import asking
+from vlcompress.tasks.base import torch_predictor
 
 TicketOf = Callable[..., Any]
 QUICK = Effort(rounds=4, burst_s=0.0, warmup=0)
@@ -44,7 +44,9 @@ def variants(ticket_of: TicketOf) -> tuple[Any, list[Variant]]:
     )
     models = {"dense": other.model, "masked": ticket.model, "compiled": compiled}
     dense, masked, compiled_ = (
-        torch_variant(name, model, asking(ticket.family, model), truth="masked" if name == "compiled" else None)
+        torch_variant(
+            name, model, torch_predictor(ticket.family, model), truth="masked" if name == "compiled" else None
+        )
         for name, model in models.items()
     )
     return ticket, [slowed(dense, 0.02), masked, compiled_]

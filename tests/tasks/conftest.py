@@ -13,7 +13,7 @@ from vlcompress.data.examples import TaskData
 from vlcompress.data.regions import Regions
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.models.base import Sample
-from vlcompress.tasks.reading import Reader
+from vlcompress.tasks.preprocessing import Preprocessor
 
 WORDS = "what color is the red blue cube ball who why he she happy runs a left of two true".split()  # noqa: SIM905
 VOCABULARY = WordPiece(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS))
@@ -76,9 +76,9 @@ def make_data(task: str, examples: Sequence[Any], pictures: Any, labels: Sequenc
     return TaskData(task, ("val",), tuple(examples), pictures, tuple(labels), VOCABULARY, "0" * 64)
 
 
-def make_reader(family: Any, pictures: Any, most: int = 220) -> Reader:
-    """Return a reader over pictures in memory."""
-    return Reader(family, VOCABULARY, pictures, most)
+def make_reader(family: Any, pictures: Any, most: int = 220) -> Preprocessor:
+    """Return a preprocessor over pictures in memory."""
+    return Preprocessor(family, VOCABULARY, pictures, most)
 
 
 def text(sample: Sample) -> str:

@@ -23,8 +23,8 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.registry import family_named
 from vlcompress.models.resnet import ResnetFamily
 from vlcompress.tasks.detection import DetectionTask
+from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.pretraining_task import PretrainingTask
-from vlcompress.tasks.reading import Reader
 from vlcompress.tasks.registry import SELF_SUPERVISED, TASKS
 from vlcompress.tasks.segmentation import SegmentationTask
 
@@ -130,7 +130,7 @@ def test_a_pretraining_loss() -> None:
     family = family_named("uniter")
     config = family.config("tiny", vocab_size=VOCABULARY.vocab_size, feature_dim=PICTURES.feature_dim)
     captions = [CaptionExample(name, name, "the red cube") for name in "abc"]
-    task = PretrainingTask(make_data("pretraining", captions, PICTURES), Reader(family, VOCABULARY, PICTURES, 20))
+    task = PretrainingTask(make_data("pretraining", captions, PICTURES), Preprocessor(family, VOCABULARY, PICTURES, 20))
     model = family.build(config, task.head, seed=0).eval()
     for parameter in model.parameters():
         nn.init.constant_(parameter, float("nan"))

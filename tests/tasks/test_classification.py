@@ -11,7 +11,7 @@ from vlcompress.data.examples import ClassExample, Pictures, TaskData
 from vlcompress.data.tokenizer import SPECIAL_TOKENS, WordPiece
 from vlcompress.models.resnet import ResnetFamily
 from vlcompress.tasks.classification import ClassificationTask, ClassificationTraining, augmented
-from vlcompress.tasks.reading import Reader
+from vlcompress.tasks.preprocessing import Preprocessor
 
 FAMILY = ResnetFamily()
 
@@ -31,7 +31,7 @@ def _data(label: int = 1) -> TaskData[ClassExample]:
 
 
 def _task(kind: type[ClassificationTask]) -> ClassificationTask:
-    return kind(_data(), Reader(FAMILY, WordPiece(SPECIAL_TOKENS), cast(Pictures, Ramp()), 0))
+    return kind(_data(), Preprocessor(FAMILY, WordPiece(SPECIAL_TOKENS), cast(Pictures, Ramp()), 0))
 
 
 def _rng(seed: int) -> torch.Generator:
@@ -79,7 +79,9 @@ def test_augmentation_is_a_crop_of_the_padded_picture_or_its_mirror() -> None:
 @pytest.mark.parametrize("label", [0, 2])
 def test_hidden_labels_are_told(label: int) -> None:
     def hidden(data: TaskData[Any]) -> bool:
-        return ClassificationTask(data, Reader(FAMILY, WordPiece(SPECIAL_TOKENS), cast(Pictures, Ramp()), 0)).hidden
+        return ClassificationTask(
+            data, Preprocessor(FAMILY, WordPiece(SPECIAL_TOKENS), cast(Pictures, Ramp()), 0)
+        ).hidden
 
     assert not hidden(_data(label))
     examples = (*_data(label).examples, ClassExample(9, "9", -1))

@@ -13,7 +13,7 @@ from vlcompress.data.opening import open_task
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.models.lxmert import LxmertFamily
 from vlcompress.tasks.gqa import GqaTask
-from vlcompress.tasks.reading import Reader
+from vlcompress.tasks.preprocessing import Preprocessor
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 DATA = FIXTURES / "data" / "lxmert"
@@ -23,7 +23,7 @@ METRIC = FIXTURES / "metrics" / "gqa_official"
 def official(split: str) -> GqaTask:
     data = open_task(DATA / "data", "gqa", (split,), allow_missing=True)
     words = WordPiece.load(FIXTURES / "vocab" / "bert-tiny-uncased")
-    return GqaTask(data, Reader(LxmertFamily(), words, data.pictures, 20))
+    return GqaTask(data, Preprocessor(LxmertFamily(), words, data.pictures, 20))
 
 
 @pytest.mark.parametrize("split", ["train", "testdev"])

@@ -14,7 +14,7 @@ from vlcompress.data.opening import open_task
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.models.lxmert import LxmertFamily
 from vlcompress.tasks.nlvr2 import Nlvr2Task
-from vlcompress.tasks.reading import Reader
+from vlcompress.tasks.preprocessing import Preprocessor
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 DATA = FIXTURES / "data" / "lxmert"
@@ -41,7 +41,7 @@ def test_accuracy_and_consistency(model: nn.Module) -> None:
 def official() -> Nlvr2Task:
     data = open_task(DATA / "data", "nlvr2", ("valid",), allow_missing=True)
     words = WordPiece.load(FIXTURES / "vocab" / "bert-tiny-uncased")
-    return Nlvr2Task(data, Reader(LxmertFamily(), words, data.pictures, 20))
+    return Nlvr2Task(data, Preprocessor(LxmertFamily(), words, data.pictures, 20))
 
 
 def test_batches_of_the_official_loader() -> None:

@@ -7,8 +7,8 @@ from tests.tasks.conftest import VOCABULARY, MemoryPictures, make_data
 from vlcompress.data.examples import AnswerExample, CaptionExample
 from vlcompress.errors import VlcompressError
 from vlcompress.models.registry import family_named
+from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.pretraining_task import UNIT, PretrainingTask, sentences
-from vlcompress.tasks.reading import Reader
 
 PICTURES = MemoryPictures({str(image): [[image, 0, 50, 50], [0, 0, 60, 60]] for image in range(6)}, {})
 CAPTIONS = [CaptionExample(row, str(row % 6), "the red cube is left of a ball") for row in range(UNIT + 4)]
@@ -18,7 +18,7 @@ def made(name: str):
     family = family_named(name)
     config = family.config("tiny", vocab_size=VOCABULARY.vocab_size, feature_dim=PICTURES.feature_dim)
     pictures = family.pictures(config, PICTURES)
-    task = PretrainingTask(make_data("pretraining", CAPTIONS, PICTURES), Reader(family, VOCABULARY, pictures, 20))
+    task = PretrainingTask(make_data("pretraining", CAPTIONS, PICTURES), Preprocessor(family, VOCABULARY, pictures, 20))
     return task, family.build(config, task.head, seed=0).eval()
 
 
@@ -42,7 +42,7 @@ def test_a_question_comes_with_its_best_known_answer() -> None:
         CaptionExample(2, "2", "a red ball"),
     ]
     data = make_data("pretraining", examples, PICTURES, labels=("blue", "red"))
-    made = sentences(data, Reader(family_named("lxmert"), VOCABULARY, PICTURES, 20))
+    made = sentences(data, Preprocessor(family_named("lxmert"), VOCABULARY, PICTURES, 20))
     assert [one.answer for one in made] == [1, -1, -1]
     assert made[2].regions.img_id == "2"
 

@@ -12,7 +12,7 @@ from vlcompress.data.opening import open_task
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
 from vlcompress.models.lxmert import LxmertFamily
-from vlcompress.tasks.reading import Reader
+from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.vqa import VqaTask
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -33,7 +33,7 @@ class FixedScores(LxmertFamily):
 def task(split: str = "train", family: LxmertFamily | None = None, vocabulary: Path | None = None) -> VqaTask:
     data = open_task(DATA / "data", "vqa", (split,), allow_missing=True)
     words = WordPiece.load(vocabulary or FIXTURES / "vocab" / "bert-tiny-uncased")
-    return VqaTask(data, Reader(family or LxmertFamily(), words, data.pictures, 20))
+    return VqaTask(data, Preprocessor(family or LxmertFamily(), words, data.pictures, 20))
 
 
 @pytest.mark.parametrize("split", ["train", "minival", "nominival"])

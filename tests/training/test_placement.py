@@ -34,7 +34,7 @@ from vlcompress.pruning.mask import Masks
 from vlcompress.tasks.base import Batch, Objective
 from vlcompress.tasks.detection import DetectionTask
 from vlcompress.tasks.language import WordsAlone
-from vlcompress.tasks.reading import Reader
+from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.registry import SELF_SUPERVISED, TASKS
 from vlcompress.tasks.segmentation import SegmentationTask
 from vlcompress.tasks.uniter_pretraining import MIX, UniterPretrainingObjective
@@ -120,8 +120,8 @@ def model_of(family: Family, head: Head) -> nn.Module:
 def objective_of(family: Family, task: str) -> Objective:
     labels = LABELS.get(task, ("red", "blue"))
     config = family.config("tiny", vocab_size=50, feature_dim=3) if family.name != "resnet" else family.config("tiny")
-    reader = Reader(family, VOCABULARY, family.pictures(config, PICTURES), 20)
-    return KINDS[task].learn(make_data(task, EXAMPLES[task], PICTURES, labels), reader)
+    preprocessor = Preprocessor(family, VOCABULARY, family.pictures(config, PICTURES), 20)
+    return KINDS[task].learn(make_data(task, EXAMPLES[task], PICTURES, labels), preprocessor)
 
 
 def heads_of(family: str, head: Head) -> list[Head]:

@@ -13,7 +13,7 @@ from vlcompress.bench.memory import Make
 from vlcompress.export.runtime import open_session
 from vlcompress.export.verify import feed
 from vlcompress.models.base import Family, inputs_for
-from vlcompress.tasks.base import Answer, asking
+from vlcompress.tasks.base import Answer, torch_predictor
 
 Inputs = Mapping[str, Tensor]
 Scores = npt.NDArray[np.float32]
@@ -126,7 +126,7 @@ def make_torch(load: Callable[[], tuple[Family, nn.Module]], inputs: Inputs, thr
     """
     torch.set_num_threads(threads)
     family, model = load()
-    return bind_torch(model, asking(family, model), inputs)
+    return bind_torch(model, torch_predictor(family, model), inputs)
 
 
 def _size(file: Path | None) -> int | None:

@@ -18,7 +18,7 @@ from vlcompress.export.verify import run as run_session
 from vlcompress.models.registry import FAMILIES
 from vlcompress.sparse.compile import Compiled, load_compiled
 from vlcompress.sparse.timing import EFFORT, Effort
-from vlcompress.tasks.base import Answer, Task, asking
+from vlcompress.tasks.base import Answer, Task, torch_predictor
 from vlcompress.tickets.models import dense_model, samples, score_task
 from vlcompress.tickets.run import Run
 from vlcompress.tickets.ticket import load_ticket
@@ -202,7 +202,7 @@ def _score(task: Task, session: Any) -> float:
 
 def _reference(task: Task, compiled: Compiled) -> float:
     """Return the task's mean score of the compiled model."""
-    return task.measure(asking(compiled.family, compiled.model), batch=SCORED_AT_ONCE).mean
+    return task.measure(torch_predictor(compiled.family, compiled.model), batch=SCORED_AT_ONCE).mean
 
 
 def export_dense(run: Run, *, batch: int = 32, threads: int = 1) -> Path:

@@ -22,11 +22,11 @@ from transformers import LxmertConfig, LxmertForPreTraining, LxmertForQuestionAn
 from vlcompress.data.examples import Pictures
 from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError, unknown
-from vlcompress.models.anatomy import head_coupling, prunable_where
 from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport, Prunable, Sample
 from vlcompress.models.building import left_and_right, materialise, skeleton
 from vlcompress.models.checkpoints import load_strictly, read_checkpoint, renamed
 from vlcompress.models.language import knows_images
+from vlcompress.models.transformer_layout import head_coupling, prunable_where
 
 _SIZES: dict[str, Config] = {
     # tiny is for tests, small is the built-in default, base is the published model.

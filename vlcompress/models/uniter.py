@@ -17,12 +17,12 @@ from torch.nn.utils.rnn import pad_sequence
 from vlcompress.data.examples import Pictures
 from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError, unknown
-from vlcompress.models.anatomy import head_coupling, prunable_where
 from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport, Prunable, Sample
 from vlcompress.models.building import materialise, skeleton
 from vlcompress.models.checkpoints import Tensors, load_strictly, read_checkpoint, renamed
 from vlcompress.models.labels import SIDE_FILE, labels_of, permuted
 from vlcompress.models.language import knows_images
+from vlcompress.models.transformer_layout import head_coupling, prunable_where
 from vlcompress.models.uniter_heads import HEADS
 from vlcompress.models.uniter_model import BOX_WIDTH, Intermediate, SelfAttention, UniterConfig
 

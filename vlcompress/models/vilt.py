@@ -21,12 +21,12 @@ from transformers import (
 from vlcompress.data.examples import Pictures
 from vlcompress.data.pixels import Resized, normalized
 from vlcompress.errors import VlcompressError, unknown
-from vlcompress.models.anatomy import head_coupling, prunable_where
 from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport, Prunable, Sample
 from vlcompress.models.building import left_and_right, materialise, skeleton
 from vlcompress.models.checkpoints import Tensors, load_strictly, read_checkpoint, renamed
 from vlcompress.models.labels import SIDE_FILE, labels_of, permuted
 from vlcompress.models.lxmert import Attention
+from vlcompress.models.transformer_layout import head_coupling, prunable_where
 from vlcompress.models.vilt_model import ViltForPretraining, follow_the_original, pooled
 
 _SIZES: dict[str, Config] = {

@@ -9,7 +9,7 @@ from vlcompress.models.registry import FAMILIES
 from vlcompress.pruning.schedule import levels, parse_schedule
 from vlcompress.recipe import Recipe
 from vlcompress.sparse.plan import LayerPlan, Plan
-from vlcompress.tasks.cells import LEGEND, rows
+from vlcompress.tasks.support_matrix import LEGEND, rows
 from vlcompress.tickets.run import Run
 from vlcompress.tickets.verdict import nothing_learned
 

@@ -20,7 +20,7 @@ from vlcompress.devices import CPU, Compute, cast_inputs, placed, precision
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.base import Family, Head
 from vlcompress.models.padding import bucket, masked_axes
-from vlcompress.tasks.base import Answer, asking
+from vlcompress.tasks.base import Answer, torch_predictor
 
 Mode = Literal["eager", "graphs", "compiled"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -191,7 +191,7 @@ def fast_answer(family: Family, model: nn.Module, head: Head, compute: Compute) 
         compute: device and dtype.
     """
     if not compute.on_gpu:
-        return asking(family, placed(model, compute))
+        return torch_predictor(family, placed(model, compute))
     runner = Runner(family, model, head, compute)
     return lambda inputs: runner(inputs).cpu()
 

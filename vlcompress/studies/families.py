@@ -18,9 +18,9 @@ from vlcompress.studies.curves import (
     trainings_of,
 )
 from vlcompress.studies.tickets import NINE, ticket_recipe
-from vlcompress.tasks.cells import read_blind
-from vlcompress.tasks.opening import data_of
+from vlcompress.tasks.build_task import data_of
 from vlcompress.tasks.registry import TASKS
+from vlcompress.tasks.support_matrix import read_blind
 from vlcompress.tickets import verdict
 
 FAMILIES = ("uniter", "lxmert", "vilt")

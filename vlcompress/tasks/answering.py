@@ -13,8 +13,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from vlcompress.data.examples import TaskData
 from vlcompress.models.base import Head
-from vlcompress.tasks.base import Answer, Batch, EachJudged
-from vlcompress.tasks.reading import Reader
+from vlcompress.tasks.base import Answer, Batch, PerExampleTask
+from vlcompress.tasks.preprocessing import Preprocessor
 
 
 class Asked(Protocol):
@@ -29,12 +29,12 @@ class Asked(Protocol):
         """The sentence."""
 
 
-class ClosedAnswers(EachJudged):
+class ClosedAnswers(PerExampleTask):
     """Sentences about an image, each with soft scores for a closed list of answers.
 
     Args:
         data: sentences with their images.
-        reader: makes batches of them.
+        preprocessor: makes batches of them.
         labels: the answers in the order of the head's outputs.
         targets: for each example, answer's index to score in (0, 1]; empty where it is not published.
     """
@@ -42,16 +42,16 @@ class ClosedAnswers(EachJudged):
     def __init__(
         self,
         data: TaskData[Any],
-        reader: Reader,
+        preprocessor: Preprocessor,
         labels: Sequence[str],
         targets: Sequence[Mapping[int, float]],
     ) -> None:
-        super().__init__(reader.family, data)
+        super().__init__(preprocessor.family, data)
         self.head = Head("answers", tuple(labels))
         self._examples: Sequence[Asked] = data.examples
-        self._reader = reader
+        self._preprocessor = preprocessor
         self._targets = targets
-        self._ids = reader.ids([example.text for example in self._examples])
+        self._ids = preprocessor.ids([example.text for example in self._examples])
 
     @property
     def hidden(self) -> bool:
@@ -68,8 +68,10 @@ class ClosedAnswers(EachJudged):
         for row, index in enumerate(indices):
             for answer, score in self._targets[index].items():
                 answers_BA[row, answer] = score
-            samples.append(self._reader.sample(self._ids[index], self._reader.image(self._examples[index].image)))
-        return Batch(self._reader.batch(samples), {"answers": answers_BA})
+            samples.append(
+                self._preprocessor.sample(self._ids[index], self._preprocessor.image(self._examples[index].image))
+            )
+        return Batch(self._preprocessor.batch(samples), {"answers": answers_BA})
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return `loss_of` what the model answers."""

@@ -75,7 +75,7 @@ class Objective(Protocol):
         """Return the training loss of the batch, a scalar."""
 
 
-class Learned(Objective, Protocol):
+class TrainTask(Objective, Protocol):
     """An objective of a task: it says what head it trains."""
 
     @property
@@ -88,14 +88,14 @@ class Learned(Objective, Protocol):
 
 
 @runtime_checkable
-class Answered(Learned, Protocol):
+class LogitTask(TrainTask, Protocol):
     """An objective whose loss sees nothing of the model but its logits."""
 
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         """Return the training loss, a scalar, of a batch's logits (`Family.logits`) and targets."""
 
 
-class Scored(Protocol):
+class EvalTask(Protocol):
     """Examples that a model can be scored on."""
 
     @property
@@ -109,7 +109,7 @@ class Scored(Protocol):
         """Score every example, `batch` at a time."""
 
 
-class Task(Scored, Protocol):
+class Task(EvalTask, Protocol):
     """Scored examples that any form of the model can answer, PyTorch or not."""
 
     @property
@@ -130,7 +130,7 @@ class Task(Scored, Protocol):
         """Return the file that the benchmark wants handed in, with the prediction for every example."""
 
 
-class EachJudged(ABC):
+class PerExampleTask(ABC):
     """A task whose examples are scored one by one.
 
     Args:
@@ -168,7 +168,7 @@ class EachJudged(ABC):
 
     def evaluate(self, model: nn.Module, *, batch: int) -> Scores:
         """Score a PyTorch model on every example, `batch` at a time."""
-        return self.measure(asking(self.family, model), batch=batch)
+        return self.measure(torch_predictor(self.family, model), batch=batch)
 
     def measure(self, answer: Answer, *, batch: int) -> Scores:
         """Score every example as `answer` answers it, `batch` at a time."""
@@ -217,7 +217,7 @@ def commonest(answers: Iterable[Hashable]) -> float:
     return max(counts.values()) / counts.total()
 
 
-def asking(family: Family, model: nn.Module) -> Answer:
+def torch_predictor(family: Family, model: nn.Module) -> Answer:
     """Return a PyTorch model as an `Answer`, where it is and in its dtype."""
     model.eval()
     return lambda inputs: scores_of(family, model, inputs)

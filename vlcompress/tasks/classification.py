@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy
 
 from vlcompress.data.examples import HIDDEN, ClassExample, TaskData
 from vlcompress.models.base import Head
-from vlcompress.tasks.base import Answer, Batch, EachJudged, commonest
-from vlcompress.tasks.reading import Reader
+from vlcompress.tasks.base import Answer, Batch, PerExampleTask, commonest
+from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.submission import json_rows
 
 Pixels = NDArray[np.uint8]
@@ -22,16 +22,16 @@ Pixels = NDArray[np.uint8]
 _NO_TEXT = np.zeros(0, dtype=np.int64)
 
 
-class ClassificationTask(EachJudged):
+class ClassificationTask(PerExampleTask):
     """Pictures of some splits, as they are."""
 
     metric = "accuracy"
 
-    def __init__(self, data: TaskData[ClassExample], reader: Reader) -> None:
-        super().__init__(reader.family, data)
+    def __init__(self, data: TaskData[ClassExample], preprocessor: Preprocessor) -> None:
+        super().__init__(preprocessor.family, data)
         self.head = Head("classes", data.labels)
         self._examples = data.examples
-        self._reader = reader
+        self._preprocessor = preprocessor
 
     @property
     def hidden(self) -> bool:
@@ -66,14 +66,14 @@ class ClassificationTask(EachJudged):
         return json_rows(("image", "class"), rows)
 
     def _pixels(self, index: int) -> Pixels:
-        image = self._reader.image(self._examples[index].image)
+        image = self._preprocessor.image(self._examples[index].image)
         assert isinstance(image, np.ndarray)
         return image
 
     def _batch(self, indices: Sequence[int], images: Sequence[Pixels]) -> Batch:
-        samples = [self._reader.sample(_NO_TEXT, image) for image in images]
+        samples = [self._preprocessor.sample(_NO_TEXT, image) for image in images]
         labels = [self._examples[index].label for index in indices]
-        return Batch(self._reader.batch(samples), {"class": torch.tensor(labels)})
+        return Batch(self._preprocessor.batch(samples), {"class": torch.tensor(labels)})
 
 
 class ClassificationTraining(ClassificationTask):

@@ -18,9 +18,9 @@ from torch.nn.functional import affine_grid, grid_sample, normalize
 
 from vlcompress.data.examples import ClassExample, TaskData
 from vlcompress.models.base import Head
-from vlcompress.tasks.base import Answer, Batch, EachJudged
+from vlcompress.tasks.base import Answer, Batch, PerExampleTask
+from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.pretraining_task import nothing_to_answer
-from vlcompress.tasks.reading import Reader
 
 Pixels = NDArray[np.uint8]
 
@@ -36,7 +36,7 @@ _NO_TEXT = np.zeros(0, dtype=np.int64)
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
-class ContrastiveTask(EachJudged):
+class ContrastiveTask(PerExampleTask):
     """Pictures of some splits, two views of each; a subclass has the loss.
 
     The score of a picture is the share of its two views whose nearest neighbour by cosine, among all other views of
@@ -48,11 +48,11 @@ class ContrastiveTask(EachJudged):
     views = 2
     variant = ""
 
-    def __init__(self, data: TaskData[ClassExample], reader: Reader) -> None:
-        super().__init__(reader.family, data)
+    def __init__(self, data: TaskData[ClassExample], preprocessor: Preprocessor) -> None:
+        super().__init__(preprocessor.family, data)
         self.head = Head("classes", tuple(str(place) for place in range(WIDTH)), self.variant)
         self._examples = data.examples
-        self._reader = reader
+        self._preprocessor = preprocessor
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -60,10 +60,10 @@ class ContrastiveTask(EachJudged):
 
     def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
         """Make two views of each of these pictures; inputs [E, ...], targets "other" int64 [E]: each view's partner."""
-        images = np.stack([np.asarray(self._reader.image(self._examples[index].image)) for index in indices])
+        images = np.stack([np.asarray(self._preprocessor.image(self._examples[index].image)) for index in indices])
         views = np.concatenate([view(images, rng), view(images, rng)])
-        samples = [self._reader.sample(_NO_TEXT, image) for image in views]
-        return Batch(self._reader.batch(samples), {"other": partners(len(views))})
+        samples = [self._preprocessor.sample(_NO_TEXT, image) for image in views]
+        return Batch(self._preprocessor.batch(samples), {"other": partners(len(views))})
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return each picture's score in {0, 0.5, 1} [B], and the view that its first view is nearest to [B]."""

@@ -3,7 +3,7 @@
 from vlcompress.data.examples import AnswerExample, TaskData
 from vlcompress.tasks.answering import ClosedAnswers
 from vlcompress.tasks.base import Answer
-from vlcompress.tasks.reading import Reader
+from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.submission import json_rows
 from vlcompress.tasks.vqa import soft_targets
 
@@ -13,8 +13,8 @@ class GqaTask(ClosedAnswers):
 
     metric = "GQA accuracy"
 
-    def __init__(self, data: TaskData[AnswerExample], reader: Reader) -> None:
-        super().__init__(data, reader, data.labels, soft_targets(data))
+    def __init__(self, data: TaskData[AnswerExample], preprocessor: Preprocessor) -> None:
+        super().__init__(data, preprocessor, data.labels, soft_targets(data))
         self._ids_of_questions = [question.id for question in data.examples]
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:

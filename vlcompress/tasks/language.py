@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from vlcompress.models.language import StartsFromLanguage
 from vlcompress.tasks.base import Batch, Objective
-from vlcompress.tasks.masking import at, fates, places
+from vlcompress.tasks.masking import at, mlm_mask, places
 from vlcompress.tasks.pretraining import Vocabulary
 
 WORD_RATE = 0.15
@@ -53,7 +53,7 @@ class WordsAlone:
         tokens_BT, there_BT = inputs["input_ids"], inputs["attention_mask"]
         tokens_BT = tokens_BT.where(tokens_BT < ids.vocab_size, self.unknown_id)
         word_BT = there_BT.bool() & (tokens_BT != ids.cls_id) & (tokens_BT != ids.sep_id)
-        asked_BT, hidden_BT, random_BT = fates(word_BT, WORD_RATE, rng)
+        asked_BT, hidden_BT, random_BT = mlm_mask(word_BT, WORD_RATE, rng)
         first_BT = ~asked_BT.any(dim=1, keepdim=True) & word_BT & (word_BT.cumsum(dim=1) == 1)
         noise_BT = torch.randint(ids.vocab_size, tokens_BT.shape, generator=rng)
         shown_BT = tokens_BT.masked_fill(hidden_BT | first_BT, ids.mask_id).where(~random_BT, noise_BT)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def fates(candidates: Tensor, rate: float, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def mlm_mask(candidates: Tensor, rate: float, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Draw what is asked for (`rate` of the candidates), hidden (80 % of these) and replaced at random (10 %).
 
     Args:

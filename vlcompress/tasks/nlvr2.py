@@ -12,23 +12,23 @@ from torch.nn.functional import cross_entropy
 
 from vlcompress.data.examples import HIDDEN, PairExample, TaskData
 from vlcompress.models.base import Head
-from vlcompress.tasks.base import Answer, Batch, EachJudged, Scores, commonest
+from vlcompress.tasks.base import Answer, Batch, PerExampleTask, Scores, commonest
 from vlcompress.tasks.metrics.nlvr2 import consistency
-from vlcompress.tasks.reading import Reader
+from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.submission import csv_rows
 
 
-class Nlvr2Task(EachJudged):
+class Nlvr2Task(PerExampleTask):
     """Statements of some splits."""
 
     metric = "NLVR2 accuracy"
     head = Head("pair", ("False", "True"))
 
-    def __init__(self, data: TaskData[PairExample], reader: Reader) -> None:
-        super().__init__(reader.family, data)
+    def __init__(self, data: TaskData[PairExample], preprocessor: Preprocessor) -> None:
+        super().__init__(preprocessor.family, data)
         self._examples = data.examples
-        self._reader = reader
-        self._ids = reader.ids([example.text for example in data.examples])
+        self._preprocessor = preprocessor
+        self._ids = preprocessor.ids([example.text for example in data.examples])
 
     @property
     def hidden(self) -> bool:
@@ -42,10 +42,10 @@ class Nlvr2Task(EachJudged):
         """
         examples = [self._examples[index] for index in indices]
         samples = [
-            self._reader.sample(self._ids[index], *map(self._reader.image, example.images))
+            self._preprocessor.sample(self._ids[index], *map(self._preprocessor.image, example.images))
             for index, example in zip(indices, examples, strict=True)
         ]
-        return Batch(self._reader.batch(samples), {"true": torch.tensor([example.label for example in examples])})
+        return Batch(self._preprocessor.batch(samples), {"true": torch.tensor([example.label for example in examples])})
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return `loss_of` what the model answers."""

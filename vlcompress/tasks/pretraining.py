@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy, smooth_l1_loss
 from vlcompress.errors import VlcompressError
 from vlcompress.models.lxmert import encode
 from vlcompress.tasks.base import Batch
-from vlcompress.tasks.masking import at, fates, places
+from vlcompress.tasks.masking import at, mlm_mask, places
 
 LOSSES = ("words", "matched", "objects", "attributes", "features", "answers")
 """The losses in the order in which the official code reports them."""
@@ -193,7 +193,7 @@ class PretrainingObjective:
             padding_value=ids.pad_id,
         )
         word_BT = (tokens_BT != ids.pad_id) & (tokens_BT != ids.cls_id) & (tokens_BT != ids.sep_id)
-        asked_BT, hidden_BT, random_BT = fates(word_BT, self.word_rate, rng)
+        asked_BT, hidden_BT, random_BT = mlm_mask(word_BT, self.word_rate, rng)
         noise_BT = torch.randint(ids.vocab_size, tokens_BT.shape, generator=rng)
         shown_BT = tokens_BT.masked_fill(hidden_BT, ids.mask_id).where(~random_BT, noise_BT)
         inputs = {"input_ids": shown_BT, "attention_mask": (tokens_BT != ids.pad_id).long()}
@@ -202,7 +202,7 @@ class PretrainingObjective:
     def _regions(self, images: Sequence[Regions], rng: torch.Generator) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         features_BRF = _stack([image.features for image in images])
         every_BR = torch.ones(features_BRF.shape[:2], dtype=torch.bool)
-        asked_BR, hidden_BR, random_BR = fates(every_BR, self.region_rate, rng)
+        asked_BR, hidden_BR, random_BR = mlm_mask(every_BR, self.region_rate, rng)
         shown_BRF = features_BRF.masked_fill(hidden_BR[..., None], 0.0)
         shown_BRF[random_BR] = self._random_features(int(random_BR.sum()), features_BRF.shape[-1], rng)
         boxes_BR4 = _stack([image.normalized_boxes for image in images])

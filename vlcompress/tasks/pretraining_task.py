@@ -18,8 +18,8 @@ from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head
 from vlcompress.tasks.base import Answer, Batch, Objective, Scores, finite
+from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.pretraining_registry import pretrainer_of
-from vlcompress.tasks.reading import Reader
 
 UNIT = 8
 """Examples that one score is of: masks and mismatches are drawn for so many together."""
@@ -32,24 +32,28 @@ class Sentence:
     """One sentence about one image, as the families' objectives want it; the image is read when it is asked for."""
 
     def __init__(
-        self, example: AnswerExample | CaptionExample, tokens: NDArray[np.int64], answer: int, reader: Reader
+        self,
+        example: AnswerExample | CaptionExample,
+        tokens: NDArray[np.int64],
+        answer: int,
+        preprocessor: Preprocessor,
     ) -> None:
         self.img_id = example.image
         self.tokens = tokens
         self.answer = answer
-        self._reader = reader
+        self._preprocessor = preprocessor
 
     @property
     def regions(self) -> Regions:
         """The image's regions."""
-        image = self._reader.image(self.img_id)
+        image = self._preprocessor.image(self.img_id)
         assert isinstance(image, Regions)
         return image
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
         """The picture in the model's size, uint8 [height, width, 3]."""
-        image = self._reader.image(self.img_id)
+        image = self._preprocessor.image(self.img_id)
         assert isinstance(image, np.ndarray)
         return image
 
@@ -59,15 +63,15 @@ class PretrainingTask:
 
     Args:
         data: captions, or sentences with answers where they are questions.
-        reader: of the family.
+        preprocessor: of the family.
     """
 
     metric = "1 / (1 + pre-training loss)"
     hidden = False
 
-    def __init__(self, data: TaskData[Any], reader: Reader) -> None:
+    def __init__(self, data: TaskData[Any], preprocessor: Preprocessor) -> None:
         self.head = Head("pretraining", data.labels or _NO_ANSWERS)
-        self._objective = _objective(data, reader)
+        self._objective = _objective(data, preprocessor)
         self._called = data.called
 
     def __len__(self) -> int:
@@ -101,18 +105,18 @@ class PretrainingTask:
         raise nothing_to_answer()
 
 
-def _objective(data: TaskData[Any], reader: Reader) -> Objective:
+def _objective(data: TaskData[Any], preprocessor: Preprocessor) -> Objective:
     """Make the family's objectives."""
-    pretrainer = pretrainer_of(reader.family.name)
-    return pretrainer.objective(sentences(data, reader), reader.vocabulary, **pretrainer.settings)
+    pretrainer = pretrainer_of(preprocessor.family.name)
+    return pretrainer.objective(sentences(data, preprocessor), preprocessor.vocabulary, **pretrainer.settings)
 
 
-def sentences(data: TaskData[Any], reader: Reader) -> list[Sentence]:
+def sentences(data: TaskData[Any], preprocessor: Preprocessor) -> list[Sentence]:
     """Return the data's sentences with the rows of their best answers (-1: no question, or an unknown answer)."""
     index = {label: row for row, label in enumerate(data.labels)}
-    ids = reader.ids([example.text for example in data.examples])
+    ids = preprocessor.ids([example.text for example in data.examples])
     return [
-        Sentence(example, tokens, _best_answer(example, index), reader)
+        Sentence(example, tokens, _best_answer(example, index), preprocessor)
         for example, tokens in zip(data.examples, ids, strict=True)
     ]
 

@@ -17,29 +17,29 @@ from torch.nn.utils.rnn import pad_sequence
 from vlcompress.data.examples import HIDDEN, ReferringExample, TaskData
 from vlcompress.data.regions import Regions
 from vlcompress.models.base import Head
-from vlcompress.tasks.base import Answer, Batch, EachJudged, Scores
+from vlcompress.tasks.base import Answer, Batch, PerExampleTask, Scores
 from vlcompress.tasks.metrics.refcoco import HIT, iou
-from vlcompress.tasks.reading import Reader
+from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.submission import json_rows
 
 
-class Expressions(EachJudged):
+class Expressions(PerExampleTask):
     """Expressions of some splits with one kind of regions.
 
     Args:
         data: the expressions.
-        reader: makes batches of them.
+        preprocessor: makes batches of them.
         ground_truth: whether the regions are those of the annotated boxes, or the detector's.
     """
 
     metric = "IoU above 0.5"
     head = Head("region")
 
-    def __init__(self, data: TaskData[ReferringExample], reader: Reader, *, ground_truth: bool) -> None:
-        super().__init__(reader.family, data)
+    def __init__(self, data: TaskData[ReferringExample], preprocessor: Preprocessor, *, ground_truth: bool) -> None:
+        super().__init__(preprocessor.family, data)
         self._examples = data.examples
-        self._reader = reader
-        self._ids = reader.ids([example.text for example in data.examples])
+        self._preprocessor = preprocessor
+        self._ids = preprocessor.ids([example.text for example in data.examples])
         self._ground_truth = ground_truth
 
     @property
@@ -55,13 +55,15 @@ class Expressions(EachJudged):
         """
         examples = [self._examples[index] for index in indices]
         images = [self._regions(example.image) for example in examples]
-        samples = [self._reader.sample(self._ids[index], image) for index, image in zip(indices, images, strict=True)]
+        samples = [
+            self._preprocessor.sample(self._ids[index], image) for index, image in zip(indices, images, strict=True)
+        ]
         targets = {
             "boxes": pad_sequence([_xywh(image) for image in images], batch_first=True),
             "box": torch.tensor([example.box for example in examples], dtype=torch.float32),
             "region": torch.tensor([example.target for example in examples]),
         }
-        return Batch(self._reader.batch(samples), targets)
+        return Batch(self._preprocessor.batch(samples), targets)
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return 1 for each best region that overlaps the box meant by more than half, and that region's row."""
@@ -69,7 +71,7 @@ class Expressions(EachJudged):
         return (iou(_chosen(targets["boxes"], best_B), targets["box"]) > HIT).float(), best_B
 
     def _regions(self, name: str) -> Regions:
-        image = self._reader.image(name, ground_truth=self._ground_truth)
+        image = self._preprocessor.image(name, ground_truth=self._ground_truth)
         assert isinstance(image, Regions)
         return image
 
@@ -77,8 +79,8 @@ class Expressions(EachJudged):
 class RefcocoTraining(Expressions):
     """Expressions to learn from, on the annotated boxes."""
 
-    def __init__(self, data: TaskData[ReferringExample], reader: Reader) -> None:
-        super().__init__(data, reader, ground_truth=True)
+    def __init__(self, data: TaskData[ReferringExample], preprocessor: Preprocessor) -> None:
+        super().__init__(data, preprocessor, ground_truth=True)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return `loss_of` what the model answers."""
@@ -94,9 +96,9 @@ class RefcocoTask(Expressions):
 
     metric = "RefCOCO accuracy (detected boxes)"
 
-    def __init__(self, data: TaskData[ReferringExample], reader: Reader) -> None:
-        super().__init__(data, reader, ground_truth=False)
-        self._on_annotated = Expressions(data, reader, ground_truth=True)
+    def __init__(self, data: TaskData[ReferringExample], preprocessor: Preprocessor) -> None:
+        super().__init__(data, preprocessor, ground_truth=False)
+        self._on_annotated = Expressions(data, preprocessor, ground_truth=True)
 
     def measure(self, answer: Answer, *, batch: int) -> Scores:
         """Score every expression; predictions are rows of the detected regions."""

@@ -7,13 +7,13 @@ from typing import Any
 from vlcompress.data.examples import TaskData
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.tasks import vcr
-from vlcompress.tasks.base import Learned, Task
+from vlcompress.tasks.base import Task, TrainTask
 from vlcompress.tasks.classification import ClassificationTask, ClassificationTraining
 from vlcompress.tasks.gqa import GqaTask
 from vlcompress.tasks.moco import MocoTask
 from vlcompress.tasks.nlvr2 import Nlvr2Task
+from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.pretraining_task import PretrainingTask
-from vlcompress.tasks.reading import Reader
 from vlcompress.tasks.refcoco import RefcocoTask, RefcocoTraining
 from vlcompress.tasks.retrieval import RetrievalTask, RetrievalTraining
 from vlcompress.tasks.simclr import SimclrTask
@@ -43,8 +43,8 @@ class TaskKind:
     train: tuple[str, ...]
     score: str
     suffix: str
-    learn: Callable[[TaskData[Any], Reader], Learned]
-    judge: Callable[[TaskData[Any], Reader], Task]
+    learn: Callable[[TaskData[Any], Preprocessor], TrainTask]
+    judge: Callable[[TaskData[Any], Preprocessor], Task]
     words: int | None = None
 
 

@@ -18,9 +18,9 @@ from torch.nn.functional import cross_entropy
 from vlcompress.data.examples import CaptionExample, TaskData
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head, Sample
-from vlcompress.tasks.base import Answer, Batch, Scores, asking, finite
+from vlcompress.tasks.base import Answer, Batch, Scores, finite, torch_predictor
 from vlcompress.tasks.metrics.retrieval import Ranks
-from vlcompress.tasks.reading import Reader
+from vlcompress.tasks.preprocessing import Preprocessor
 
 HEAD = Head("match")
 MARGIN = 0.2
@@ -37,27 +37,27 @@ class Captions:
 
     Args:
         data: the captions.
-        reader: makes samples of them.
+        preprocessor: makes samples of them.
     """
 
-    def __init__(self, data: TaskData[CaptionExample], reader: Reader) -> None:
+    def __init__(self, data: TaskData[CaptionExample], preprocessor: Preprocessor) -> None:
         self.examples = data.examples
-        self.reader = reader
+        self.preprocessor = preprocessor
         self.images = tuple(dict.fromkeys(example.image for example in data.examples))
         row = {name: index for index, name in enumerate(self.images)}
         self.image_of = [row[example.image] for example in data.examples]
-        self._ids = reader.ids([example.text for example in data.examples])
+        self._ids = preprocessor.ids([example.text for example in data.examples])
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def sample(self, text: int, image: int) -> Sample:
         """Make the sample of a caption and an image, by their rows."""
-        return self.reader.sample(self._ids[text], self.reader.image(self.images[image]))
+        return self.preprocessor.sample(self._ids[text], self.preprocessor.image(self.images[image]))
 
     def inputs(self, pairs: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         """Make the batch of (caption, image) pairs."""
-        return self.reader.batch([self.sample(text, image) for text, image in pairs])
+        return self.preprocessor.batch([self.sample(text, image) for text, image in pairs])
 
     def other_text(self, image: int, rng: torch.Generator) -> int:
         """Draw a caption of another image.
@@ -118,9 +118,9 @@ class RetrievalTraining:
     head = HEAD
     hidden = False
 
-    def __init__(self, data: TaskData[CaptionExample], reader: Reader) -> None:
-        self._captions = Captions(data, reader)
-        self._pairs, self._loss = OFFICIAL[reader.family.name]
+    def __init__(self, data: TaskData[CaptionExample], preprocessor: Preprocessor) -> None:
+        self._captions = Captions(data, preprocessor)
+        self._pairs, self._loss = OFFICIAL[preprocessor.family.name]
 
     def __len__(self) -> int:
         return len(self._captions)
@@ -134,7 +134,7 @@ class RetrievalTraining:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return `loss_of` what the model answers."""
-        return self.loss_of(self._captions.reader.family.logits(model, batch.inputs), batch.targets)
+        return self.loss_of(self._captions.preprocessor.family.logits(model, batch.inputs), batch.targets)
 
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         """Return the family's official loss (see `OFFICIAL`)."""
@@ -148,10 +148,10 @@ class RetrievalTask:
     head = HEAD
     hidden = False
 
-    def __init__(self, data: TaskData[CaptionExample], reader: Reader) -> None:
-        self._captions = Captions(data, reader)
+    def __init__(self, data: TaskData[CaptionExample], preprocessor: Preprocessor) -> None:
+        self._captions = Captions(data, preprocessor)
         self._called = data.called
-        self.family = reader.family
+        self.family = preprocessor.family
 
     def __len__(self) -> int:
         return len(self._captions)
@@ -162,7 +162,7 @@ class RetrievalTask:
 
     def evaluate(self, model: nn.Module, *, batch: int) -> Scores:
         """Score a PyTorch model."""
-        return self.measure(asking(self.family, model), batch=batch)
+        return self.measure(torch_predictor(self.family, model), batch=batch)
 
     def measure(self, answer: Answer, *, batch: int) -> Scores:
         """Score every pair, `batch` of them at a time.

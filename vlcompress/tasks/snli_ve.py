@@ -6,7 +6,7 @@ UNITER treats the three labels as a closed list of answers, with VQA's head and 
 from vlcompress.data.examples import ENTAILMENT_LABELS, HIDDEN, EntailmentExample, TaskData
 from vlcompress.tasks.answering import ClosedAnswers
 from vlcompress.tasks.base import Answer
-from vlcompress.tasks.reading import Reader
+from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.submission import json_rows
 
 
@@ -15,9 +15,9 @@ class SnliVeTask(ClosedAnswers):
 
     metric = "SNLI-VE accuracy"
 
-    def __init__(self, data: TaskData[EntailmentExample], reader: Reader) -> None:
+    def __init__(self, data: TaskData[EntailmentExample], preprocessor: Preprocessor) -> None:
         targets = [{} if example.label == HIDDEN else {example.label: 1.0} for example in data.examples]
-        super().__init__(data, reader, ENTAILMENT_LABELS, targets)
+        super().__init__(data, preprocessor, ENTAILMENT_LABELS, targets)
         self._pair_ids = [example.id for example in data.examples]
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:

@@ -28,7 +28,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Sample
 from vlcompress.models.uniter import UniterFamily
 from vlcompress.tasks.base import Batch
-from vlcompress.tasks.masking import at, fates, places
+from vlcompress.tasks.masking import at, mlm_mask, places
 from vlcompress.tasks.pretraining import Vocabulary
 from vlcompress.tasks.transport import transport_distance
 
@@ -122,7 +122,7 @@ class UniterPretrainingObjective:
         ids, inputs = self.vocabulary, self._collate(examples, [example.regions for example in examples])
         tokens_BT = inputs["input_ids"]
         word_BT = inputs["attention_mask"].bool() & (tokens_BT != ids.cls_id) & (tokens_BT != ids.sep_id)
-        asked_BT, hidden_BT, random_BT = fates(word_BT, self.word_rate, rng)
+        asked_BT, hidden_BT, random_BT = mlm_mask(word_BT, self.word_rate, rng)
         none_B = ~asked_BT.any(dim=1)
         first_BT = none_B[:, None] & word_BT & (word_BT.cumsum(dim=1) == 1)  # officially the first word then
         noise_BT = torch.randint(_first_word(ids), ids.vocab_size, tokens_BT.shape, generator=rng)

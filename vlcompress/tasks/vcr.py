@@ -19,9 +19,9 @@ from torch.nn.functional import cross_entropy
 from vlcompress.data.examples import HIDDEN, ChoiceExample, TaskData, Words
 from vlcompress.data.regions import Regions
 from vlcompress.models.base import Head, Sample
-from vlcompress.tasks.base import Answer, Batch, EachJudged, Scores, commonest, finite
+from vlcompress.tasks.base import Answer, Batch, PerExampleTask, Scores, commonest, finite
 from vlcompress.tasks.metrics.vcr import CHOICES, vcr_correct
-from vlcompress.tasks.reading import Reader
+from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.submission import csv_rows
 
 MAX_WORDS = 220
@@ -46,14 +46,14 @@ class Sentences:
 
     Args:
         data: the examples.
-        reader: makes samples of them.
+        preprocessor: makes samples of them.
     """
 
-    def __init__(self, data: TaskData[ChoiceExample], reader: Reader) -> None:
+    def __init__(self, data: TaskData[ChoiceExample], preprocessor: Preprocessor) -> None:
         self.examples = data.examples
-        self.reader = reader
+        self.preprocessor = preprocessor
         self._known: dict[str, list[int]] = {}
-        reader.vocabulary.check_covers([_plain(one.question, one.objects) for one in data.examples])
+        preprocessor.vocabulary.check_covers([_plain(one.question, one.objects) for one in data.examples])
 
     def answers(self, index: int) -> list[Sample]:
         """Return the four samples of Q→A."""
@@ -76,16 +76,16 @@ class Sentences:
 
     def _sample(self, image: Regions, *parts: tuple[list[int], int]) -> Sample:
         """Join parts with [SEP]: one before each part but the first is of the segment of that part, as the last is."""
-        vocabulary = self.reader.vocabulary
+        vocabulary = self.preprocessor.vocabulary
         ids, types = [vocabulary.cls_id], [0]
         for number, (pieces, segment) in enumerate(parts):
             separator = [vocabulary.sep_id] if number else []
             ids += separator + pieces
             types += [segment] * (len(separator) + len(pieces))
-        ids, types = ids[: self.reader.most - 1], types[: self.reader.most - 1]
+        ids, types = ids[: self.preprocessor.most - 1], types[: self.preprocessor.most - 1]
         ids_T = np.array([*ids, vocabulary.sep_id], dtype=np.int64)
         types_T = np.array([*types, types[-1]], dtype=np.int64)
-        return self.reader.sample(ids_T, image, types_T=types_T)
+        return self.preprocessor.sample(ids_T, image, types_T=types_T)
 
     def _pieces(self, words: Words, objects: Sequence[str]) -> list[int]:
         """Return token ids: words in pieces, people as ids of their own, other objects by the name of their class."""
@@ -93,13 +93,13 @@ class Sentences:
 
     def _run(self, run: str | int) -> list[int]:
         if isinstance(run, int):
-            return [self.reader.vocabulary.vocab_size + run]
+            return [self.preprocessor.vocabulary.vocab_size + run]
         if run not in self._known:
-            self._known[run] = self.reader.vocabulary.encode([run], self.reader.most)[0, 1:-1].tolist()
+            self._known[run] = self.preprocessor.vocabulary.encode([run], self.preprocessor.most)[0, 1:-1].tolist()
         return self._known[run]
 
     def _regions(self, name: str) -> Regions:
-        annotated, detected = self.reader.image(name, ground_truth=True), self.reader.image(name)
+        annotated, detected = self.preprocessor.image(name, ground_truth=True), self.preprocessor.image(name)
         assert isinstance(annotated, Regions)
         assert isinstance(detected, Regions)
         return _joined(annotated, detected)
@@ -108,8 +108,8 @@ class Sentences:
 class VcrTraining:
     """Every example twice: its answers to choose from, then its rationales given the right answer."""
 
-    def __init__(self, data: TaskData[ChoiceExample], reader: Reader) -> None:
-        self._sentences = Sentences(data, reader)
+    def __init__(self, data: TaskData[ChoiceExample], preprocessor: Preprocessor) -> None:
+        self._sentences = Sentences(data, preprocessor)
         self._examples = data.examples
         self.head = HEAD
 
@@ -132,26 +132,26 @@ class VcrTraining:
             samples += chosen or self._sentences.answers(number)
             right.append(example.rationale if of_rationale else example.answer)
         right_BC = torch.nn.functional.one_hot(torch.tensor(right), CHOICES)
-        return Batch(self._sentences.reader.batch(samples), {"right": right_BC.flatten()})
+        return Batch(self._sentences.preprocessor.batch(samples), {"right": right_BC.flatten()})
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return `loss_of` what the model answers."""
-        return self.loss_of(self._sentences.reader.family.logits(model, batch.inputs), batch.targets)
+        return self.loss_of(self._sentences.preprocessor.family.logits(model, batch.inputs), batch.targets)
 
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         """Return the mean cross entropy of wrong and right over all choices (ChenRocks/UNITER)."""
         return cross_entropy(logits, targets["right"])
 
 
-class VcrTask(EachJudged):
+class VcrTask(PerExampleTask):
     """Examples to be scored: the answers, and the rationales given the right answer."""
 
     metric = "VCR Q→AR accuracy"
     head = HEAD
 
-    def __init__(self, data: TaskData[ChoiceExample], reader: Reader) -> None:
-        super().__init__(reader.family, data)
-        self._sentences = Sentences(data, reader)
+    def __init__(self, data: TaskData[ChoiceExample], preprocessor: Preprocessor) -> None:
+        super().__init__(preprocessor.family, data)
+        self._sentences = Sentences(data, preprocessor)
         self._examples = data.examples
 
     @property
@@ -171,7 +171,7 @@ class VcrTask(EachJudged):
             samples += self._sentences.answers(index)
             samples += self._sentences.rationales(index, max(example.answer, 0))
         targets = {name: torch.tensor([getattr(one, name) for one in chosen]) for name in ("answer", "rationale")}
-        return Batch(self._sentences.reader.batch(samples), targets)
+        return Batch(self._sentences.preprocessor.batch(samples), targets)
 
     def constant(self) -> float:
         """Return the share of the commonest right answer."""
@@ -203,7 +203,7 @@ class VcrTask(EachJudged):
                 samples += self._sentences.answers(index)
                 for given in range(CHOICES):
                     samples += self._sentences.rationales(index, given)
-            logits = finite(answer(self._sentences.reader.batch(samples)), indices, self.called)
+            logits = finite(answer(self._sentences.preprocessor.batch(samples)), indices, self.called)
             scores = logits[:, 1].reshape(len(indices), -1)
             for index, row in zip(indices, scores.tolist(), strict=True):
                 yield [self._examples[index].id, *row]

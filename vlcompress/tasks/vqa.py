@@ -7,7 +7,7 @@ from vlcompress.data.examples import AnswerExample, TaskData
 from vlcompress.tasks.answering import ClosedAnswers
 from vlcompress.tasks.base import Answer, Scores
 from vlcompress.tasks.metrics.vqa import vqa_accuracy
-from vlcompress.tasks.reading import Reader
+from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.submission import json_rows
 
 
@@ -16,8 +16,8 @@ class VqaTask(ClosedAnswers):
 
     metric = "VQA soft score"
 
-    def __init__(self, data: TaskData[AnswerExample], reader: Reader) -> None:
-        super().__init__(data, reader, data.labels, soft_targets(data))
+    def __init__(self, data: TaskData[AnswerExample], preprocessor: Preprocessor) -> None:
+        super().__init__(data, preprocessor, data.labels, soft_targets(data))
         self._questions = data.examples
 
     def measure(self, answer: Answer, *, batch: int) -> Scores:

@@ -14,7 +14,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family
 from vlcompress.models.registry import family_named
 from vlcompress.tasks.base import Task
-from vlcompress.tasks.opening import data_of, open_data, predicted, scored
+from vlcompress.tasks.build_task import build_eval_task, build_task, data_of, open_data
 from vlcompress.tasks.pretraining_task import nothing_to_answer
 from vlcompress.tasks.registry import task_of
 from vlcompress.tickets.run import Run
@@ -51,7 +51,7 @@ def score_task(run: Run, ticket: Ticket) -> Task:
             f"the data of '{recipe.data.source}' is not what the ticket was scored on: restore it, or prune again"
         )
     kind, family = task_of(ticket.family, recipe.data.task), family_named(ticket.family)
-    return scored(kind, data, family, ticket.config, vocabulary_of(ticket))
+    return build_eval_task(kind, data, family, ticket.config, vocabulary_of(ticket))
 
 
 def split_to_predict(run: Run, ticket: Ticket, split: str) -> Task:
@@ -61,7 +61,7 @@ def split_to_predict(run: Run, ticket: Ticket, split: str) -> Task:
         VlcompressError: no such split.
     """
     kind, family = task_of(ticket.family, run.recipe().data.task), family_named(ticket.family)
-    return predicted(kind, _opened(run, ticket, split), family, ticket.config, vocabulary_of(ticket))
+    return build_task(kind, _opened(run, ticket, split), family, ticket.config, vocabulary_of(ticket))
 
 
 def vocabulary_of(ticket: Ticket) -> WordPiece:

@@ -17,17 +17,17 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family
 from vlcompress.models.registry import family_named
 from vlcompress.recipe import Recipe, parse_recipe
-from vlcompress.tasks.cells import blind_of
-from vlcompress.tasks.opening import (
+from vlcompress.tasks.build_task import (
+    build_eval_task,
+    build_train_task,
     check_labels,
     data_of,
-    learned,
     open_data,
-    scored,
     tell_unlisted,
     without_long_texts,
 )
 from vlcompress.tasks.registry import task_of
+from vlcompress.tasks.support_matrix import blind_of
 from vlcompress.tickets.card import ticket_card
 from vlcompress.tickets.checks import check_length, check_run
 from vlcompress.tickets.imp import Cell, run_cells, ticket_of
@@ -198,11 +198,11 @@ def open_workbench(
     for data in (learn, score):
         tell_unlisted(data, say)
     config = family.config(recipe.model.size, vocab_size=vocabulary.vocab_size, feature_dim=width)
-    score_task = scored(kind, score, family, config, vocabulary)
+    score_task = build_eval_task(kind, score, family, config, vocabulary)
     return Workbench(
         recipe=recipe,
         family=family,
-        train_task=learned(kind, learn, family, config, vocabulary),
+        train_task=build_train_task(kind, learn, family, config, vocabulary),
         score_task=score_task,
         blind=blind_of(folder, recipe.data.task, score_task),
         data=(learn.identity, score.identity),

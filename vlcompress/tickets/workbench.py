@@ -41,7 +41,7 @@ from vlcompress.pruning.mixture import Mixture
 from vlcompress.pruning.pattern import Pattern
 from vlcompress.pruning.permutation import Permutation, find_permutation, free_orders
 from vlcompress.recipe import Recipe
-from vlcompress.tasks.base import Answered, Learned, Objective, Scored, Scores
+from vlcompress.tasks.base import EvalTask, LogitTask, Objective, Scores, TrainTask
 from vlcompress.tickets.controls import shuffled
 from vlcompress.training.adversarial import Adversarial, parse_perturbation
 from vlcompress.training.checkpoint import distinct, restore
@@ -151,8 +151,8 @@ class Workbench:
 
     recipe: Recipe
     family: Family
-    train_task: Learned
-    score_task: Scored
+    train_task: TrainTask
+    score_task: EvalTask
     data: tuple[str, str]
     config: Config
     vocabulary: str
@@ -341,13 +341,13 @@ class Workbench:
             return None
         return {"weight": weight, "teacher": identity(self._document(Trial(trial.seed)))}
 
-    def teachable(self) -> Answered:
+    def teachable(self) -> LogitTask:
         """Return the task as one that a dense model can teach.
 
         Raises:
             VlcompressError: it has no logits to compare.
         """
-        if not isinstance(self.train_task, Answered):
+        if not isinstance(self.train_task, LogitTask):
             raise VlcompressError(
                 f"training.distill {self.recipe.training.distill:g} on {self.recipe.data.task}: distillation compares "
                 "logits, which this task has none of; set it to 0, or choose another task"

@@ -24,7 +24,7 @@ from torch.nn.functional import kl_div
 
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family, HeadKind
-from vlcompress.tasks.base import Answered, Batch, finite
+from vlcompress.tasks.base import Batch, LogitTask, finite
 
 PASSES = 3
 """VILLA's ``adv_steps``."""
@@ -87,7 +87,7 @@ class Adversarial:
     """
 
     def __init__(self, task: object, family: Family, perturbation: Perturbation) -> None:
-        if family.name not in FAMILIES or not isinstance(task, Answered) or task.head.kind not in _HEADS:
+        if family.name not in FAMILIES or not isinstance(task, LogitTask) or task.head.kind not in _HEADS:
             raise VlcompressError(
                 f"adversarial training of {family.name} on this task is not defined: it is there for "
                 f"{', '.join(FAMILIES)}, on tasks that choose among answers (not pre-training, not retrieval)"
@@ -122,11 +122,11 @@ class Adversarial:
 
 
 @runtime_checkable
-class Attackable(Answered, Protocol):
+class Attackable(LogitTask, Protocol):
     """A task whose scored examples have a loss that an attack can raise."""
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """See `vlcompress.tasks.base.EachJudged`."""
+        """See `vlcompress.tasks.base.PerExampleTask`."""
 
     def called(self, index: int) -> str:
         """Name an example in a message."""

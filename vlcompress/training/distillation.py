@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, kl_div, mse_loss
 
 from vlcompress.models.base import Family, HeadKind
-from vlcompress.tasks.base import Answered, Batch
+from vlcompress.tasks.base import Batch, LogitTask
 
 
 class Distilled:
@@ -30,7 +30,7 @@ class Distilled:
         weight: of the teacher against the task, above 0.
     """
 
-    def __init__(self, task: Answered, family: Family, teacher: nn.Module, weight: float) -> None:
+    def __init__(self, task: LogitTask, family: Family, teacher: nn.Module, weight: float) -> None:
         self._task, self._family, self._weight = task, family, weight
         self._teacher = teacher.eval().requires_grad_(False)
 

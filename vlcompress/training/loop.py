@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vlcompress.devices import CPU, Compute, autocast, precision
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
-from vlcompress.tasks.base import Objective, Scored, Scores
+from vlcompress.tasks.base import EvalTask, Objective, Scores
 from vlcompress.training.checkpoint import load_checkpoint, save_checkpoint
 from vlcompress.training.optimizers import OPTIMIZERS, rate
 from vlcompress.training.saliency import Saliency
@@ -264,7 +264,7 @@ def _scaler(compute: Compute) -> torch.amp.GradScaler | None:
     return torch.amp.GradScaler(compute.torch_device.type) if compute.dtype == "fp16" else None
 
 
-def evaluate(model: nn.Module, scored: Scored, *, batch: int = 256, compute: Compute = CPU) -> Scores:
+def evaluate(model: nn.Module, scored: EvalTask, *, batch: int = 256, compute: Compute = CPU) -> Scores:
     """Score every example of a split, without dropout, computed as in training."""
     model.eval()
     with torch.inference_mode(), autocast(compute):

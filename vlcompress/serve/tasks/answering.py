@@ -26,7 +26,7 @@ from vlcompress.serve.pictures import picture_named
 from vlcompress.serve.refusal import Refusal, invalid
 from vlcompress.serve.tasks.base import Json, Prepared, best_labels, matrix, not_for_task, text
 from vlcompress.serve.tensors import Arrays
-from vlcompress.tasks.reading import max_words
+from vlcompress.tasks.preprocessing import max_words
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MOST_PIXELS = 25_000_000

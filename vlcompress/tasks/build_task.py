@@ -18,8 +18,8 @@ from vlcompress.data.vqa_folder import open_pretraining
 from vlcompress.data.vqa_v2 import soft_label
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Family
-from vlcompress.tasks.base import Learned, Task
-from vlcompress.tasks.reading import TRAINED_PIECES, Reader, max_words
+from vlcompress.tasks.base import Task, TrainTask
+from vlcompress.tasks.preprocessing import TRAINED_PIECES, Preprocessor, max_words
 from vlcompress.tasks.registry import SELF_SUPERVISED, TaskKind
 
 PIXELS_ONLY = 0
@@ -145,36 +145,40 @@ def check_labels(learn: TaskData[Any], score: TaskData[Any]) -> None:
         )
 
 
-def learned(kind: TaskKind, data: TaskData[Any], family: Family, config: Config, vocabulary: WordPiece) -> Learned:
+def build_train_task(
+    kind: TaskKind, data: TaskData[Any], family: Family, config: Config, vocabulary: WordPiece
+) -> TrainTask:
     """Make the examples to train on.
 
     Raises:
         VlcompressError: their answers are not published, or the vocabulary does not know their words.
     """
-    task = kind.learn(data, _reader(kind, data, family, config, vocabulary))
+    task = kind.learn(data, _preprocessor(kind, data, family, config, vocabulary))
     _check_labelled(task.hidden, data, "trained on")
     return task
 
 
-def scored(kind: TaskKind, data: TaskData[Any], family: Family, config: Config, vocabulary: WordPiece) -> Task:
+def build_eval_task(kind: TaskKind, data: TaskData[Any], family: Family, config: Config, vocabulary: WordPiece) -> Task:
     """Make the examples to score.
 
     Raises:
         VlcompressError: their answers are not published, or the vocabulary does not know their words.
     """
-    task = predicted(kind, data, family, config, vocabulary)
+    task = build_task(kind, data, family, config, vocabulary)
     _check_labelled(task.hidden, data, "scored on")
     return task
 
 
-def predicted(kind: TaskKind, data: TaskData[Any], family: Family, config: Config, vocabulary: WordPiece) -> Task:
+def build_task(kind: TaskKind, data: TaskData[Any], family: Family, config: Config, vocabulary: WordPiece) -> Task:
     """Make the examples to predict, whether their answers are published or not."""
-    return kind.judge(data, _reader(kind, data, family, config, vocabulary))
+    return kind.judge(data, _preprocessor(kind, data, family, config, vocabulary))
 
 
-def _reader(kind: TaskKind, data: TaskData[Any], family: Family, config: Config, vocabulary: WordPiece) -> Reader:
+def _preprocessor(
+    kind: TaskKind, data: TaskData[Any], family: Family, config: Config, vocabulary: WordPiece
+) -> Preprocessor:
     pictures = family.pictures(config, data.pictures)
-    return Reader(family, vocabulary, pictures, max_words(family, config, kind.words), data.encoded)
+    return Preprocessor(family, vocabulary, pictures, max_words(family, config, kind.words), data.encoded)
 
 
 def _check_labelled(hidden: bool, data: TaskData[Any], what: str) -> None:

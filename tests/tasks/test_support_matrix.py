@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from vlcompress.models.registry import FAMILIES
-from vlcompress.tasks.cells import FORMAT, PARITY, cells, read_blind, read_record, rows
 from vlcompress.tasks.registry import TASKS
+from vlcompress.tasks.support_matrix import FORMAT, PARITY, cells, read_blind, read_record, rows
 
 THERE = {(family, task) for task, kind in TASKS.items() for family in kind.families}
 

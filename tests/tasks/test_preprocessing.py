@@ -7,7 +7,7 @@ from tests.tasks.conftest import VOCABULARY, MemoryPictures, ShowingFamily, make
 from vlcompress.data.examples import encoded
 from vlcompress.errors import VlcompressError
 from vlcompress.models.registry import family_named
-from vlcompress.tasks.reading import Reader, max_words
+from vlcompress.tasks.preprocessing import Preprocessor, max_words
 
 PICTURES = MemoryPictures({"a": [[0, 0, 9, 9]]}, {"a": [[1, 1, 9, 9], [2, 2, 9, 9]]})
 
@@ -24,34 +24,34 @@ def test_text_is_cut_and_keeps_its_end() -> None:
 @pytest.mark.parametrize("vocabulary", ["", VOCABULARY.sha256])
 def test_ids_of_the_data_take_the_place_of_its_text(vocabulary: str) -> None:
     given = encoded([words("blue", "ball"), words("red", "red", "red")], vocabulary)
-    reader = Reader(ShowingFamily(), VOCABULARY, PICTURES, 4, given)
-    assert [row.tolist() for row in reader.ids(["blue ball", "red red red"])] == [
+    preprocessor = Preprocessor(ShowingFamily(), VOCABULARY, PICTURES, 4, given)
+    assert [row.tolist() for row in preprocessor.ids(["blue ball", "red red red"])] == [
         words("[CLS]", "blue", "ball", "[SEP]"),
         words("[CLS]", "red", "red", "[SEP]"),
     ]
 
 
 def test_ids_of_another_vocabulary_are_not_used() -> None:
-    reader = Reader(ShowingFamily(), VOCABULARY, PICTURES, 9, encoded([words("ball")], "f" * 64))
-    assert reader.ids(["the cube"])[0].tolist() == words("[CLS]", "the", "cube", "[SEP]")
+    preprocessor = Preprocessor(ShowingFamily(), VOCABULARY, PICTURES, 9, encoded([words("ball")], "f" * 64))
+    assert preprocessor.ids(["the cube"])[0].tolist() == words("[CLS]", "the", "cube", "[SEP]")
     with pytest.raises(VlcompressError, match="token ids go up to 999, the vocabulary has"):
-        Reader(ShowingFamily(), VOCABULARY, PICTURES, 9, encoded([[999]]))
+        Preprocessor(ShowingFamily(), VOCABULARY, PICTURES, 9, encoded([[999]]))
 
 
 def test_ids_that_say_something_else_than_the_sentences_are_refused() -> None:
     """They are all in the vocabulary, which is longer than the one that they were made with."""
     given = encoded([words("true"), words("is", "cube"), words("ball", "he", "a")])
-    reader = Reader(ShowingFamily(), VOCABULARY, PICTURES, 9, given)
+    preprocessor = Preprocessor(ShowingFamily(), VOCABULARY, PICTURES, 9, given)
     with pytest.raises(VlcompressError, match=r"'the cube' would be read as 'is cube'; give the vocab.txt"):
-        reader.ids(["true", "the cube", "is he happy"])
-    assert len(reader.ids(["true", "is cube", "a word that the official code cuts otherwise"])) == 3
+        preprocessor.ids(["true", "the cube", "is he happy"])
+    assert len(preprocessor.ids(["true", "is cube", "a word that the official code cuts otherwise"])) == 3
 
 
 def test_images_are_read_once_and_annotated_ones_apart() -> None:
-    reader = make_reader(ShowingFamily(), PICTURES)
-    assert reader.image("a") is reader.image("a")
-    assert len(reader.image("a", ground_truth=True).boxes) == 2
-    assert reader.sample(np.array([2, 3]), reader.image("a")).types.tolist() == [0, 0]
+    preprocessor = make_reader(ShowingFamily(), PICTURES)
+    assert preprocessor.image("a") is preprocessor.image("a")
+    assert len(preprocessor.image("a", ground_truth=True).boxes) == 2
+    assert preprocessor.sample(np.array([2, 3]), preprocessor.image("a")).types.tolist() == [0, 0]
 
 
 def test_no_text_is_longer_than_the_models_positions() -> None:

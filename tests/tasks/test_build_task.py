@@ -13,8 +13,8 @@ from vlcompress.data.examples import CaptionExample
 from vlcompress.data.regions import Regions, write_regions
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.models.registry import family_named
-from vlcompress.tasks.opening import open_data, tell_unlisted, without_long_texts
-from vlcompress.tasks.reading import TRAINED_PIECES, Reader, max_words
+from vlcompress.tasks.build_task import open_data, tell_unlisted, without_long_texts
+from vlcompress.tasks.preprocessing import TRAINED_PIECES, Preprocessor, max_words
 from vlcompress.tasks.vqa import soft_targets
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -78,8 +78,10 @@ def test_uniter_trains_on_texts_of_so_many_pieces_and_reads_longer_ones(monkeypa
     assert [str(one.id) for one in kept.examples] == [key for key, length in lengths.items() if length <= 5]
     assert told == ["2 of 5 texts are longer than 5 word pieces: left out of training"]
     assert kept.identity != data.identity
-    reader = Reader(uniter, cased, data.pictures, max_words(uniter, {}), data.encoded)
-    assert [len(ids) for ids in reader.ids([one.text for one in data.examples])] == [n + 2 for n in lengths.values()]
+    preprocessor = Preprocessor(uniter, cased, data.pictures, max_words(uniter, {}), data.encoded)
+    assert [len(ids) for ids in preprocessor.ids([one.text for one in data.examples])] == [
+        n + 2 for n in lengths.values()
+    ]
     assert without_long_texts(replace(data, encoded=None), uniter, cased, told.append).examples == kept.examples
     assert without_long_texts(data, family_named("lxmert"), cased, told.append) is data
 

@@ -41,7 +41,7 @@ def max_words(family: Family, config: Config, most: int | None = None) -> int:
     return min(most or MAX_WORDS.get(family.name, 0), int(config.get("max_position_embeddings", 1 << 30)))
 
 
-class Reader:
+class Preprocessor:
     """Makes samples and batches for one family; images are kept in memory as far as they fit.
 
     Args:

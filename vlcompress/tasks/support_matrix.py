@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlcompress.models.registry import FAMILIES
-from vlcompress.tasks.base import EachJudged, Scored
+from vlcompress.tasks.base import EvalTask, PerExampleTask
 from vlcompress.tasks.registry import TASKS
 
 RECORD = Path(__file__).parent / "cells.json"
@@ -100,7 +100,7 @@ def _text(cell: Mapping[str, Any] | None, markdown: bool) -> str:
 
 BLIND = {"gqa": "words_only", "nlvr2": "words_only", "snli_ve": "words_only", "vqa": "question_only"}
 CHANCE = {"vcr": "Q->AR", "retrieval": "R@1", "classification": "fine"}
-"""What of a data folder's report stands beside a task's score: per cent of a blind model, or a fraction by chance."""
+"""What of a data folder's report stands beside a task's score: per cent of a blind model, or a fraction at random."""
 
 
 def blind(cell: Mapping[str, Any]) -> str:
@@ -129,12 +129,12 @@ def read_blind(folder: Path, task: str) -> float | None:
     return blind_score(task, read_baselines(folder))
 
 
-def blind_of(folder: Path, task: str, examples: Scored) -> float | None:
+def blind_of(folder: Path, task: str, examples: EvalTask) -> float | None:
     """Return what a model that does not look scores on examples, in [0, 1], as far as it is known.
 
     That is what the folder's report says, or one answer given to all of them, whichever is more.
     """
-    constant = examples.constant() if isinstance(examples, EachJudged) else None
+    constant = examples.constant() if isinstance(examples, PerExampleTask) else None
     return max((one for one in (read_blind(folder, task), constant) if one is not None), default=None)
 
 
