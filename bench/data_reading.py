@@ -35,7 +35,7 @@ from vlcompress.data.examples import Pictures
 from vlcompress.data.opening import open_task
 from vlcompress.data.regions import Regions, write_regions
 from vlcompress.models.base import Head
-from vlcompress.models.lxmert import LxmertFamily
+from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.training.optimizers import BertAdam
 
 BOXES, WIDTH, CLASSES, BATCH, TEXT, LABELS = 36, 2048, 1601, 32, 20, 3129

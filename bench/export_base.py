@@ -27,7 +27,7 @@ from vlcompress.artefacts import dumps, write_file
 from vlcompress.bench.environment import environment
 from vlcompress.export.runtime import Native
 from vlcompress.models.base import Head
-from vlcompress.models.lxmert import LxmertFamily
+from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.pruning.pattern import Block
 from vlcompress.sparse.timing import Effort
 

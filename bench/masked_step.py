@@ -16,7 +16,7 @@ import torch
 
 from vlcompress.bench.environment import environment
 from vlcompress.models.base import Head
-from vlcompress.models.lxmert import LxmertFamily
+from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.pruning.mask import Masks
 from vlcompress.training.loop import MaskKeeper
 from vlcompress.training.optimizers import BertAdam

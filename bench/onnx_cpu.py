@@ -43,7 +43,7 @@ from vlcompress.export.storage import size as bytes_of
 from vlcompress.export.tidy import prune_unused
 from vlcompress.export.verify import compare_scores, feed, parity, require, run
 from vlcompress.models.base import Head
-from vlcompress.models.lxmert import LxmertFamily
+from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.sparse.compile import layer_rows
 from vlcompress.sparse.timing import Effort
 

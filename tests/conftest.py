@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vlcompress.data.scenes.write import make_scenes
 from vlcompress.models.base import Config, Head
-from vlcompress.models.lxmert import LxmertFamily
+from vlcompress.models.lxmert.adapter import LxmertFamily
 
 torch.set_num_threads(1)  # tiny sizes: a second thread only waits, and on a busy machine it waits long
 

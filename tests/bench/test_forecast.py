@@ -20,7 +20,7 @@ from vlcompress.export.runtime import open_session
 from vlcompress.export.verify import parity
 from vlcompress.kernels.formats import BlockSparseWeight, unpack
 from vlcompress.models.base import Head
-from vlcompress.models.lxmert import LxmertFamily
+from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.report.forecast import forecast_text
 from vlcompress.sparse.timing import Effort
 

@@ -4,7 +4,7 @@ import torch
 from vlcompress.bench.random_masks import POLICY, masked, random_masks, read_pattern
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head
-from vlcompress.models.lxmert import LxmertFamily
+from vlcompress.models.lxmert.adapter import LxmertFamily
 
 FAMILY = LxmertFamily()
 CONFIG = FAMILY.config("tiny", vocab_size=50, feature_dim=8)

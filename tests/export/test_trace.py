@@ -7,8 +7,8 @@ import torch
 from vlcompress.export.runtime import session_from_bytes
 from vlcompress.export.trace import trace
 from vlcompress.models.base import Head, HeadKind
-from vlcompress.models.uniter import UniterFamily
-from vlcompress.models.vilt import ViltFamily
+from vlcompress.models.uniter.adapter import UniterFamily
+from vlcompress.models.vilt.adapter import ViltFamily
 
 FAMILY = ViltFamily()
 CONFIG = FAMILY.config("tiny", vocab_size=50)

@@ -9,7 +9,7 @@ import torch
 
 from vlcompress.errors import VerificationError, VlcompressError
 from vlcompress.export.verify import BOUNDS, Check, Precision, check_graph, compare_scores, refuse_nan, require
-from vlcompress.models.lxmert import LxmertFamily
+from vlcompress.models.lxmert.adapter import LxmertFamily
 
 SCORES = np.array([[1.0, 5.0, 2.0], [4.0, 0.0, 1.0]], dtype=np.float32)
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vlcompress.models.base import Config, Head
-from vlcompress.models.lxmert import LxmertFamily
-from vlcompress.models.uniter import UniterFamily
+from vlcompress.models.lxmert.adapter import LxmertFamily
+from vlcompress.models.uniter.adapter import UniterFamily
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "lxmert_models"
 UNITER_FIXTURES = Path(__file__).parents[1] / "fixtures" / "uniter"

@@ -8,7 +8,7 @@ import torch
 import vlcompress
 from vlcompress.artefacts import file_sha256
 from vlcompress.models.base import Head
-from vlcompress.models.lxmert import LxmertFamily
+from vlcompress.models.lxmert.adapter import LxmertFamily
 
 FOLDER = Path(vlcompress.__file__).parent / "weights"
 

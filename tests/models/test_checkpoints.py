@@ -18,8 +18,8 @@ from transformers import LxmertConfig, LxmertForPreTraining
 
 from vlcompress.errors import VlcompressError
 from vlcompress.models.checkpoints import listing, renamed
-from vlcompress.models.lxmert import LxmertFamily
-from vlcompress.models.lxmert_answers import load_answer_head
+from vlcompress.models.lxmert.adapter import LxmertFamily
+from vlcompress.models.lxmert.answers import load_answer_head
 
 if TYPE_CHECKING:
     from tests.models.conftest import Case

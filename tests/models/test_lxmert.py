@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from transformers import LxmertConfig, LxmertForPreTraining, LxmertForQuestionAnswering
 
 from vlcompress.errors import VlcompressError
+from vlcompress.models.attention import Attention
 from vlcompress.models.base import Head
-from vlcompress.models.lxmert import Attention, LxmertFamily, encode, pooled
+from vlcompress.models.lxmert.adapter import LxmertFamily
+from vlcompress.models.lxmert.model import encode, pooled
 
 FAMILY = LxmertFamily()
 CONFIG = FAMILY.config("tiny", vocab_size=50, feature_dim=24, objects=7, attributes=5) | {"x_layers": 2}

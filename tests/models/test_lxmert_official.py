@@ -9,8 +9,9 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from vlcompress.models.base import Head
-from vlcompress.models.lxmert import LxmertFamily, encode
-from vlcompress.models.lxmert_answers import load_answer_head, table_answer
+from vlcompress.models.lxmert.adapter import LxmertFamily
+from vlcompress.models.lxmert.answers import load_answer_head, table_answer
+from vlcompress.models.lxmert.model import encode
 
 if TYPE_CHECKING:
     from tests.models.conftest import Case

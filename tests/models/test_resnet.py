@@ -16,7 +16,7 @@ from vlcompress.data.examples import Pictures
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Head, Sample
 from vlcompress.models.registry import family_named
-from vlcompress.models.resnet import MEAN, STD, ResnetFamily
+from vlcompress.models.resnet.adapter import MEAN, STD, ResnetFamily
 from vlcompress.pruning.allocation import Global, prune
 from vlcompress.pruning.criterion import Magnitude
 from vlcompress.pruning.mask import Masks

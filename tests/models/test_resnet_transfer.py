@@ -10,10 +10,10 @@ from torch.nn.functional import cross_entropy
 
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head
-from vlcompress.models.resnet import ResnetFamily
-from vlcompress.models.resnet_transfer import detection_model, put_backbone, segmentation_model
+from vlcompress.models.objective import Batch
+from vlcompress.models.resnet.adapter import ResnetFamily
+from vlcompress.models.resnet.transfer import detection_model, put_backbone, segmentation_model
 from vlcompress.pruning.mask import Masks
-from vlcompress.tasks.base import Batch
 from vlcompress.training.loop import Hyperparameters, train
 
 FAMILY = ResnetFamily()

@@ -15,9 +15,9 @@ from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError
 from vlcompress.export.trace import trace
 from vlcompress.models.base import Head, Sample
-from vlcompress.models.uniter import PEOPLE, UniterFamily
-from vlcompress.models.uniter_heads import PADDED
-from vlcompress.models.uniter_model import UniterModel
+from vlcompress.models.uniter.adapter import PEOPLE, UniterFamily
+from vlcompress.models.uniter.heads import PADDED
+from vlcompress.models.uniter.model import UniterModel
 from vlcompress.sparse.shrink import shrink
 
 FAMILY = UniterFamily()

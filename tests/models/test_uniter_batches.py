@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from vlcompress.data.opening import open_task
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.models.base import Sample
-from vlcompress.models.uniter import UniterFamily
+from vlcompress.models.uniter.adapter import UniterFamily
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 UNITER = FIXTURES / "data" / "uniter"

@@ -13,11 +13,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from vlcompress.models.base import Head
 from vlcompress.models.checkpoints import load_strictly
-from vlcompress.models.uniter import UniterFamily
-from vlcompress.tasks.base import Batch
-from vlcompress.tasks.masking import places
-from vlcompress.tasks.transport import transport_distance
-from vlcompress.tasks.uniter_pretraining import UniterPretrainingObjective
+from vlcompress.models.masking import places
+from vlcompress.models.objective import Batch
+from vlcompress.models.transport import transport_distance
+from vlcompress.models.uniter.adapter import UniterFamily
+from vlcompress.models.uniter.pretraining import UniterPretrainingObjective
 
 if TYPE_CHECKING:
     from tests.models.conftest import UniterCase

@@ -14,8 +14,8 @@ from vlcompress.data.pixels import normalized
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head, Sample
 from vlcompress.models.registry import family_named
-from vlcompress.models.vilt import ViltFamily
-from vlcompress.models.vilt_model import encode, pooled
+from vlcompress.models.vilt.adapter import ViltFamily
+from vlcompress.models.vilt.model import encode, pooled
 
 FAMILY = ViltFamily()
 CONFIG = FAMILY.config("tiny", vocab_size=50)
@@ -155,7 +155,7 @@ def test_dropout_reaches_the_inside_of_the_feed_forward(monkeypatch: pytest.Monk
         seen.append((x.shape, p, training))
         return x
 
-    monkeypatch.setattr("vlcompress.models.vilt_model.dropout", spy)
+    monkeypatch.setattr("vlcompress.models.vilt.model.dropout", spy)
     encode(_model().train(), _inputs())
     assert [(shape[-1], p, training) for shape, p, training in seen] == [(64, 0.1, True)] * 2
 

@@ -13,8 +13,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Head
 from vlcompress.models.checkpoints import read_checkpoint
-from vlcompress.models.vilt import ViltFamily, canonical, canonical_masks
-from vlcompress.models.vilt_model import encode
+from vlcompress.models.vilt.adapter import ViltFamily, canonical, canonical_masks
+from vlcompress.models.vilt.model import encode
 from vlcompress.pruning.allocation import Global, prune
 from vlcompress.pruning.criterion import Magnitude
 from vlcompress.pruning.mask import Masks

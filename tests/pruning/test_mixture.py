@@ -7,7 +7,7 @@ import torch
 
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head
-from vlcompress.models.lxmert import LxmertFamily
+from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.pruning.allocation import Allocation, Global, Uniform, prune
 from vlcompress.pruning.criterion import Magnitude, Random
 from vlcompress.pruning.mask import Masks

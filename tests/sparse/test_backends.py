@@ -15,9 +15,9 @@ from vlcompress.devices import Compute
 from vlcompress.errors import VlcompressError
 from vlcompress.kernels.linear import BlockSparseLinear
 from vlcompress.models.base import Family, Head
-from vlcompress.models.lxmert import LxmertFamily
-from vlcompress.models.uniter import UniterFamily
-from vlcompress.models.vilt import ViltFamily
+from vlcompress.models.lxmert.adapter import LxmertFamily
+from vlcompress.models.uniter.adapter import UniterFamily
+from vlcompress.models.vilt.adapter import ViltFamily
 from vlcompress.sparse.compile import compile_model, load_compiled, save_compiled, scores, sparse_layers
 from vlcompress.sparse.timing import Effort
 

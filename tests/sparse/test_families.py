@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from vlcompress.models.base import Head
-from vlcompress.models.resnet import ResnetFamily
-from vlcompress.models.vilt import ViltFamily
+from vlcompress.models.resnet.adapter import ResnetFamily
+from vlcompress.models.vilt.adapter import ViltFamily
 from vlcompress.sparse.compile import compile_model, scores
 from vlcompress.sparse.shrink import shrink
 from vlcompress.sparse.timing import Effort

@@ -8,7 +8,7 @@ from vlcompress.artefacts import load_tensors
 from vlcompress.devices import CPU
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head
-from vlcompress.models.lxmert import LxmertFamily
+from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.pruning.mask import Masks
 from vlcompress.studies.base import Choices, Lab
 from vlcompress.studies.paper_b import RELEASED, PaperB

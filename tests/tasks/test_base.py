@@ -21,7 +21,7 @@ from vlcompress.data.examples import (
 from vlcompress.data.scenes.located import located
 from vlcompress.errors import VlcompressError
 from vlcompress.models.registry import family_named
-from vlcompress.models.resnet import ResnetFamily
+from vlcompress.models.resnet.adapter import ResnetFamily
 from vlcompress.tasks.detection import DetectionTask
 from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.pretraining_task import PretrainingTask

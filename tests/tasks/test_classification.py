@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vlcompress.data.examples import ClassExample, Pictures, TaskData
 from vlcompress.data.tokenizer import SPECIAL_TOKENS, WordPiece
-from vlcompress.models.resnet import ResnetFamily
+from vlcompress.models.resnet.adapter import ResnetFamily
 from vlcompress.tasks.classification import ClassificationTask, ClassificationTraining, augmented
 from vlcompress.tasks.preprocessing import Preprocessor
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from vlcompress.data.scenes.located import BACKGROUND, CLASSES, HEIGHT, WIDTH, located
-from vlcompress.models.resnet import ResnetFamily
-from vlcompress.models.resnet_dense import BOX
+from vlcompress.models.resnet.adapter import ResnetFamily
+from vlcompress.models.resnet.dense import BOX
 from vlcompress.tasks.detection import DetectionTask, _placed, decoded
 from vlcompress.tasks.segmentation import SegmentationTask
 from vlcompress.training.loop import Hyperparameters, evaluate, train

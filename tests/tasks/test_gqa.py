@@ -11,7 +11,7 @@ from tests.tasks.conftest import MemoryPictures, ShowingFamily, make_data, make_
 from vlcompress.data.examples import AnswerExample
 from vlcompress.data.opening import open_task
 from vlcompress.data.tokenizer import WordPiece
-from vlcompress.models.lxmert import LxmertFamily
+from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.tasks.gqa import GqaTask
 from vlcompress.tasks.preprocessing import Preprocessor
 

@@ -11,8 +11,8 @@ from tests.tasks.conftest import MemoryPictures, make_data, make_reader
 from vlcompress.artefacts import save_tensors
 from vlcompress.data.examples import ClassExample
 from vlcompress.models.base import Head
-from vlcompress.models.momentum import MOMENTUM, QUEUE, follow, remember
-from vlcompress.models.resnet import ResnetFamily
+from vlcompress.models.resnet.adapter import ResnetFamily
+from vlcompress.models.resnet.momentum import MOMENTUM, QUEUE, follow, remember
 from vlcompress.pruning.mask import Masks
 from vlcompress.tasks.moco import MocoTask, info_nce
 from vlcompress.training.loop import Hyperparameters, train

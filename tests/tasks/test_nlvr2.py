@@ -12,7 +12,7 @@ from tests.tasks.conftest import MemoryPictures, ShowingFamily, make_data, make_
 from vlcompress.data.examples import PairExample
 from vlcompress.data.opening import open_task
 from vlcompress.data.tokenizer import WordPiece
-from vlcompress.models.lxmert import LxmertFamily
+from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.tasks.nlvr2 import Nlvr2Task
 from vlcompress.tasks.preprocessing import Preprocessor
 

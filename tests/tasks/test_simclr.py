@@ -10,7 +10,7 @@ from tests.tasks.conftest import MemoryPictures, make_data, make_reader
 from vlcompress.data.examples import ClassExample
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head
-from vlcompress.models.resnet import ResnetFamily
+from vlcompress.models.resnet.adapter import ResnetFamily
 from vlcompress.tasks.contrastive import LEAST_AREA, partners, view
 from vlcompress.tasks.simclr import SimclrTask, nt_xent
 

@@ -11,7 +11,7 @@ from torch import nn
 from vlcompress.data.opening import open_task
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
-from vlcompress.models.lxmert import LxmertFamily
+from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.vqa import VqaTask
 

@@ -11,9 +11,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head
+from vlcompress.models.objective import Batch
 from vlcompress.models.registry import family_named
 from vlcompress.recipe import default_recipe
-from vlcompress.tasks.base import Batch
 from vlcompress.tickets.run import open_workbench
 from vlcompress.tickets.workbench import Trial, Workbench
 from vlcompress.training import adversarial

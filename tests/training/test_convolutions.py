@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from vlcompress.models.base import Head
-from vlcompress.models.resnet import ResnetFamily
+from vlcompress.models.objective import Batch
+from vlcompress.models.resnet.adapter import ResnetFamily
 from vlcompress.pruning.mask import Masks
-from vlcompress.tasks.base import Batch
 from vlcompress.training.loop import Hyperparameters, MaskKeeper, train
 
 FAMILY = ResnetFamily()

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from vlcompress.models.base import Head, HeadKind
+from vlcompress.models.objective import Batch
 from vlcompress.models.registry import family_named
-from vlcompress.tasks.base import Batch
 from vlcompress.training.distillation import Distilled, head_inputs, logits_loss
 
 RNG = torch.Generator().manual_seed(5)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from vlcompress.devices import CPU, Compute
 from vlcompress.errors import VlcompressError
+from vlcompress.models.objective import Batch
 from vlcompress.pruning.mask import Masks
-from vlcompress.tasks.base import Batch, Scores
+from vlcompress.tasks.base import Scores
 from vlcompress.training.loop import Hyperparameters, Sampler, _Losses, evaluate, train
 from vlcompress.training.saliency import Saliency
 

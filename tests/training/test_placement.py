@@ -29,15 +29,15 @@ from vlcompress.data.examples import (
 from vlcompress.data.scenes.located import located
 from vlcompress.models.base import Family, Head
 from vlcompress.models.language import language_part
+from vlcompress.models.objective import Batch, Objective
 from vlcompress.models.registry import family_named
+from vlcompress.models.uniter.pretraining import MIX, UniterPretrainingObjective
 from vlcompress.pruning.mask import Masks
-from vlcompress.tasks.base import Batch, Objective
 from vlcompress.tasks.detection import DetectionTask
 from vlcompress.tasks.language import WordsAlone
 from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.registry import SELF_SUPERVISED, TASKS
 from vlcompress.tasks.segmentation import SegmentationTask
-from vlcompress.tasks.uniter_pretraining import MIX, UniterPretrainingObjective
 from vlcompress.training.adversarial import Adversarial, parse_perturbation
 from vlcompress.training.distillation import Distilled
 from vlcompress.training.loop import Hyperparameters, MaskKeeper, _optimizer

@@ -23,7 +23,7 @@ answers [B, labels]: a closed list of answers (VQA, GQA; SNLI-VE's three labels)
 statement about two images (NLVR2). choice [B, 2]: wrong, right of one choice, each choice a sample of its own (VCR).
 region [B, R]: one score a region, padded regions at -1e4 (RefCOCO). match [B]: how well text and image belong together
 (retrieval). classes [B, labels]: image classification. boxes [B, h, w, 5 + labels] and pixels [B, labels, H, W]: what
-is where in a picture (`vlcompress.models.resnet_dense`). pretraining: every objective at once; has no `logits`.
+is where in a picture (`vlcompress.models.resnet.dense`). pretraining: every objective at once; has no `logits`.
 """
 
 

@@ -2,10 +2,10 @@
 
 from vlcompress.errors import unknown
 from vlcompress.models.base import Family
-from vlcompress.models.lxmert import LxmertFamily
-from vlcompress.models.resnet import ResnetFamily
-from vlcompress.models.uniter import UniterFamily
-from vlcompress.models.vilt import ViltFamily
+from vlcompress.models.lxmert.adapter import LxmertFamily
+from vlcompress.models.resnet.adapter import ResnetFamily
+from vlcompress.models.uniter.adapter import UniterFamily
+from vlcompress.models.vilt.adapter import ViltFamily
 
 FAMILIES: dict[str, type[Family]] = {
     "lxmert": LxmertFamily,

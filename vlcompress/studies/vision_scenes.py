@@ -1,6 +1,6 @@
 """Detection and segmentation in the study of paper c: does the pre-training ticket serve pictures of whole scenes?
 
-The backbone starts from θp with the ticket's mask, the small head is fresh (`vlcompress.models.resnet_dense`).
+The backbone starts from θp with the ticket's mask, the small head is fresh (`vlcompress.models.resnet.dense`).
 """
 
 from collections.abc import Callable, Iterator

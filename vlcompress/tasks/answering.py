@@ -13,7 +13,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from vlcompress.data.examples import TaskData
 from vlcompress.models.base import Head
-from vlcompress.tasks.base import Answer, Batch, PerExampleTask
+from vlcompress.models.objective import Batch
+from vlcompress.tasks.base import Answer, PerExampleTask
 from vlcompress.tasks.preprocessing import Preprocessor
 
 

@@ -12,34 +12,10 @@ from torch import Tensor, nn
 from vlcompress.data.examples import TaskData
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family, Head, scores_of
+from vlcompress.models.objective import Batch, Objective
 
 Answer = Callable[[Mapping[str, Tensor]], Tensor]
 """A model in any form and runtime: takes a batch's inputs, gives its head's logits on the CPU."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One batch.
-
-    Attributes:
-        inputs: the model's keyword arguments, first axis batch (or a multiple of it).
-        targets: what the loss and the score need, first axis batch.
-    """
-
-    inputs: dict[str, Tensor]
-    targets: dict[str, Tensor]
-
-    def to(self, device: torch.device) -> "Batch":
-        """Return the same batch on another device; copies to a GPU are queued, from page-locked memory."""
-        return Batch(moved(self.inputs, device), moved(self.targets, device))
-
-
-def moved(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Return tensors on a device, copied to a GPU without waiting for it."""
-    if device.type != "cuda":
-        return {name: value.to(device) for name, value in tensors.items()}
-    pinned = {name: value if value.is_cuda else value.pin_memory() for name, value in tensors.items()}
-    return {name: value.to(device, non_blocking=True) for name, value in pinned.items()}
 
 
 @dataclass(frozen=True)
@@ -60,19 +36,6 @@ class Scores:
     def mean(self) -> float:
         """The task's metric, in [0, 1]."""
         return float(self.scores.double().mean())
-
-
-class Objective(Protocol):
-    """Examples and a loss: all that the training loop sees of a task."""
-
-    def __len__(self) -> int:
-        """Return the number of examples."""
-
-    def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
-        """Make a batch of the examples at `indices`; `rng` is the only source of chance (masking, negatives)."""
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the training loss of the batch, a scalar."""
 
 
 class TrainTask(Objective, Protocol):

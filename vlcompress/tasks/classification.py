@@ -13,7 +13,8 @@ from torch.nn.functional import cross_entropy
 
 from vlcompress.data.examples import HIDDEN, ClassExample, TaskData
 from vlcompress.models.base import Head
-from vlcompress.tasks.base import Answer, Batch, PerExampleTask, commonest
+from vlcompress.models.objective import Batch
+from vlcompress.tasks.base import Answer, PerExampleTask, commonest
 from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.submission import json_rows
 

@@ -18,7 +18,8 @@ from torch.nn.functional import affine_grid, grid_sample, normalize
 
 from vlcompress.data.examples import ClassExample, TaskData
 from vlcompress.models.base import Head
-from vlcompress.tasks.base import Answer, Batch, PerExampleTask
+from vlcompress.models.objective import Batch
+from vlcompress.tasks.base import Answer, PerExampleTask
 from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.pretraining_task import nothing_to_answer
 

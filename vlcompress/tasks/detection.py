@@ -16,8 +16,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from vlcompress.data.scenes.located import CLASSES, HEIGHT, WIDTH, Located
 from vlcompress.models.base import Family, Head, Sample
-from vlcompress.models.resnet_dense import BOX
-from vlcompress.tasks.base import Batch, Scores, finite
+from vlcompress.models.objective import Batch
+from vlcompress.models.resnet.dense import BOX
+from vlcompress.tasks.base import Scores, finite
 from vlcompress.tasks.metrics.detection import Boxes, average_precision
 
 STRICTER = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))

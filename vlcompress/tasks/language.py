@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from vlcompress.models.language import StartsFromLanguage
-from vlcompress.tasks.base import Batch, Objective
-from vlcompress.tasks.masking import at, mlm_mask, places
-from vlcompress.tasks.pretraining import Vocabulary
+from vlcompress.models.lxmert.pretraining import Vocabulary
+from vlcompress.models.masking import at, mlm_mask, places
+from vlcompress.models.objective import Batch, Objective
 
 WORD_RATE = 0.15
 """Chance that a word is to be predicted (BERT's)."""

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from vlcompress.models.momentum import MOMENTUM_VARIANT, follow, remember
-from vlcompress.tasks.base import Batch
+from vlcompress.models.objective import Batch
+from vlcompress.models.resnet.momentum import MOMENTUM_VARIANT, follow, remember
 from vlcompress.tasks.contrastive import ContrastiveTask
 
 TEMPERATURE = 0.2
@@ -16,7 +16,7 @@ TEMPERATURE = 0.2
 
 
 class MocoTask(ContrastiveTask):
-    """Pictures under MoCo's loss; the model has a key encoder and a queue (`vlcompress.models.momentum`)."""
+    """Pictures under MoCo's loss; the model has a key encoder and a queue (`vlcompress.models.resnet.momentum`)."""
 
     variant = MOMENTUM_VARIANT
 

@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy
 
 from vlcompress.data.examples import HIDDEN, PairExample, TaskData
 from vlcompress.models.base import Head
-from vlcompress.tasks.base import Answer, Batch, PerExampleTask, Scores, commonest
+from vlcompress.models.objective import Batch
+from vlcompress.tasks.base import Answer, PerExampleTask, Scores, commonest
 from vlcompress.tasks.metrics.nlvr2 import consistency
 from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.submission import csv_rows

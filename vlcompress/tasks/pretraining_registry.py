@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from vlcompress.errors import unknown
-from vlcompress.tasks.base import Objective
-from vlcompress.tasks.pretraining import VISUAL_WEIGHT, PretrainingObjective
-from vlcompress.tasks.uniter_pretraining import UniterPretrainingObjective
-from vlcompress.tasks.vilt_pretraining import ViltPretraining
+from vlcompress.models.lxmert.pretraining import VISUAL_WEIGHT, PretrainingObjective
+from vlcompress.models.objective import Objective
+from vlcompress.models.uniter.pretraining import UniterPretrainingObjective
+from vlcompress.models.vilt.pretraining import ViltPretraining
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from vlcompress.data.examples import AnswerExample, CaptionExample, TaskData
 from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head
-from vlcompress.tasks.base import Answer, Batch, Objective, Scores, finite
+from vlcompress.models.objective import Batch, Objective
+from vlcompress.tasks.base import Answer, Scores, finite
 from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.pretraining_registry import pretrainer_of
 

@@ -17,7 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from vlcompress.data.examples import HIDDEN, ReferringExample, TaskData
 from vlcompress.data.regions import Regions
 from vlcompress.models.base import Head
-from vlcompress.tasks.base import Answer, Batch, PerExampleTask, Scores
+from vlcompress.models.objective import Batch
+from vlcompress.tasks.base import Answer, PerExampleTask, Scores
 from vlcompress.tasks.metrics.refcoco import HIT, iou
 from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.submission import json_rows

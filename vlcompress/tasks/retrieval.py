@@ -18,7 +18,8 @@ from torch.nn.functional import cross_entropy
 from vlcompress.data.examples import CaptionExample, TaskData
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head, Sample
-from vlcompress.tasks.base import Answer, Batch, Scores, finite, torch_predictor
+from vlcompress.models.objective import Batch
+from vlcompress.tasks.base import Answer, Scores, finite, torch_predictor
 from vlcompress.tasks.metrics.retrieval import Ranks
 from vlcompress.tasks.preprocessing import Preprocessor
 

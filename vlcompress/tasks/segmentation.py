@@ -14,7 +14,8 @@ from torch.nn.functional import cross_entropy
 
 from vlcompress.data.scenes.located import CLASSES, Located
 from vlcompress.models.base import Family, Head
-from vlcompress.tasks.base import Batch, Scores, finite
+from vlcompress.models.objective import Batch
+from vlcompress.tasks.base import Scores, finite
 from vlcompress.tasks.detection import batch_of, called
 from vlcompress.tasks.metrics.segmentation import class_overlaps, confusion
 

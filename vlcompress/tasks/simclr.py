@@ -6,7 +6,7 @@ Shapes: E views, D width of the projection.
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from vlcompress.tasks.base import Batch
+from vlcompress.models.objective import Batch
 from vlcompress.tasks.contrastive import ContrastiveTask, cosines, partners, without_self
 
 TEMPERATURE = 0.5

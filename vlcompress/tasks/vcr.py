@@ -19,7 +19,8 @@ from torch.nn.functional import cross_entropy
 from vlcompress.data.examples import HIDDEN, ChoiceExample, TaskData, Words
 from vlcompress.data.regions import Regions
 from vlcompress.models.base import Head, Sample
-from vlcompress.tasks.base import Answer, Batch, PerExampleTask, Scores, commonest, finite
+from vlcompress.models.objective import Batch
+from vlcompress.tasks.base import Answer, PerExampleTask, Scores, commonest, finite
 from vlcompress.tasks.metrics.vcr import CHOICES, vcr_correct
 from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.submission import csv_rows

@@ -34,14 +34,15 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Coupling, Family, LoadReport, Prunable
 from vlcompress.models.checkpoints import read_checkpoint
 from vlcompress.models.language import BERT, language_part
-from vlcompress.models.lxmert_answers import load_answer_head
+from vlcompress.models.lxmert.answers import load_answer_head
+from vlcompress.models.objective import Objective
 from vlcompress.pruning.criterion import parse_criterion, saliency_of
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.mixture import Mixture
 from vlcompress.pruning.pattern import Pattern
 from vlcompress.pruning.permutation import Permutation, find_permutation, free_orders
 from vlcompress.recipe import Recipe
-from vlcompress.tasks.base import EvalTask, LogitTask, Objective, Scores, TrainTask
+from vlcompress.tasks.base import EvalTask, LogitTask, Scores, TrainTask
 from vlcompress.tickets.controls import shuffled
 from vlcompress.training.adversarial import Adversarial, parse_perturbation
 from vlcompress.training.checkpoint import distinct, restore

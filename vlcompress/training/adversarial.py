@@ -24,7 +24,8 @@ from torch.nn.functional import kl_div
 
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family, HeadKind
-from vlcompress.tasks.base import Batch, LogitTask, finite
+from vlcompress.models.objective import Batch
+from vlcompress.tasks.base import LogitTask, finite
 
 PASSES = 3
 """VILLA's ``adv_steps``."""

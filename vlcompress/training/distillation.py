@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, kl_div, mse_loss
 
 from vlcompress.models.base import Family, HeadKind
-from vlcompress.tasks.base import Batch, LogitTask
+from vlcompress.models.objective import Batch
+from vlcompress.tasks.base import LogitTask
 
 
 class Distilled:

@@ -15,7 +15,7 @@ from vlcompress.data.tokenizer import WordPiece
 from vlcompress.devices import CPU, Compute, computed_on
 from vlcompress.models.base import Config, Family, Head
 from vlcompress.models.language import language_part
-from vlcompress.tasks.base import Objective
+from vlcompress.models.objective import Objective
 from vlcompress.tasks.language import WORD_RATE, WordsAlone
 from vlcompress.training.checkpoint import distinct
 from vlcompress.training.loop import Hyperparameters, train

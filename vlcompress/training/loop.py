@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from vlcompress.devices import CPU, Compute, autocast, precision
 from vlcompress.errors import VlcompressError
+from vlcompress.models.objective import Objective
 from vlcompress.pruning.mask import Masks
-from vlcompress.tasks.base import EvalTask, Objective, Scores
+from vlcompress.tasks.base import EvalTask, Scores
 from vlcompress.training.checkpoint import load_checkpoint, save_checkpoint
 from vlcompress.training.optimizers import OPTIMIZERS, rate
 from vlcompress.training.saliency import Saliency

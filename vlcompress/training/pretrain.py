@@ -21,7 +21,7 @@ from vlcompress.data.tokenizer import WordPiece
 from vlcompress.data.vqa_folder import PretrainingFolder, open_pretraining
 from vlcompress.devices import CPU, Compute, computed_on
 from vlcompress.models.base import Family, Head
-from vlcompress.tasks.base import Objective
+from vlcompress.models.objective import Objective
 from vlcompress.tasks.pretraining_registry import pretrainer_of
 from vlcompress.training.checkpoint import distinct
 from vlcompress.training.loop import Hyperparameters, Progress, train

@@ -26,11 +26,11 @@ from torch.nn.utils.rnn import pad_sequence
 from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Sample
-from vlcompress.models.uniter import UniterFamily
-from vlcompress.tasks.base import Batch
-from vlcompress.tasks.masking import at, mlm_mask, places
-from vlcompress.tasks.pretraining import Vocabulary
-from vlcompress.tasks.transport import transport_distance
+from vlcompress.models.lxmert.pretraining import Vocabulary
+from vlcompress.models.masking import at, mlm_mask, places
+from vlcompress.models.objective import Batch
+from vlcompress.models.transport import transport_distance
+from vlcompress.models.uniter.adapter import UniterFamily
 
 MIX: Mapping[str, float] = {"itm": 2, "mlm": 2, "mrfr": 1, "mrc": 1}
 """How often each objective is drawn: the official in-domain mix (``config/pretrain-indomain-base-8gpu.json``)."""
@@ -60,7 +60,7 @@ class Example(Protocol):
 
 @dataclass(frozen=True)
 class UniterPretrainingObjective:
-    """UNITER's objectives over examples (see `vlcompress.tasks.base.Objective`).
+    """UNITER's objectives over examples (see `vlcompress.models.objective.Objective`).
 
     Attributes:
         examples: sentences with their images.

@@ -25,7 +25,7 @@ from transformers import (
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config
 from vlcompress.models.checkpoints import Tensors, listing
-from vlcompress.models.resnet import use_cifar_stem
+from vlcompress.models.resnet.adapter import use_cifar_stem
 
 _ANCHOR = "embedder.embedder.convolution.weight"
 _TICKET = "resnet."

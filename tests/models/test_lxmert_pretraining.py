@@ -11,9 +11,9 @@ from transformers import LxmertConfig, LxmertForPreTraining
 
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head
-from vlcompress.models.lxmert import LxmertFamily
-from vlcompress.tasks.base import Batch
-from vlcompress.tasks.pretraining import LOSSES, PretrainingObjective
+from vlcompress.models.lxmert.adapter import LxmertFamily
+from vlcompress.models.lxmert.pretraining import LOSSES, PretrainingObjective
+from vlcompress.models.objective import Batch
 
 OBJECTS, ATTRIBUTES, ANSWERS, REGIONS, WIDTH = 7, 5, 4, 6, 24
 CONFIG = LxmertFamily().config("tiny", vocab_size=50, feature_dim=WIDTH, objects=OBJECTS, attributes=ATTRIBUTES)

@@ -13,9 +13,9 @@ from torch.nn.functional import cross_entropy, kl_div
 from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head
-from vlcompress.models.uniter import UniterFamily
-from vlcompress.tasks.base import Batch
-from vlcompress.tasks.uniter_pretraining import MIX, UniterPretrainingObjective
+from vlcompress.models.objective import Batch
+from vlcompress.models.uniter.adapter import UniterFamily
+from vlcompress.models.uniter.pretraining import MIX, UniterPretrainingObjective
 
 OBJECTS, WIDTH = 7, 24
 CONFIG = UniterFamily().config("tiny", vocab_size=50, feature_dim=WIDTH, objects=OBJECTS)

@@ -16,9 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, scaled_dot_product_attention
+from torch.nn.functional import gelu
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from vlcompress.models.attention import MultiHeadAttention, additive
 
 LAYER_NORM_EPS = 1e-12
 BOX_WIDTH = 7
@@ -104,33 +106,18 @@ class ImageEmbeddings(nn.Module):
         return result
 
 
-class SelfAttention(nn.Module):
-    """Multi-head attention; its head count is read at every call, so heads can be removed (see `Coupling`)."""
+class SelfAttention(MultiHeadAttention):
+    """Attention over words and regions together."""
 
     def __init__(self, config: Any) -> None:
-        super().__init__()
-        self.num_attention_heads: int = config.num_attention_heads
-        self.attention_head_size: int = config.hidden_size // config.num_attention_heads
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
-        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+        width = config.hidden_size
+        query, key, value = (nn.Linear(width, width) for _ in range(3))
+        dropout = nn.Dropout(config.attention_probs_dropout_prob)
+        super().__init__(query, key, value, dropout, heads=config.num_attention_heads)
 
     def forward(self, asking_BQH: Tensor, hidden_BSH: Tensor, mask: Tensor | None) -> Tensor:
-        """Return [B, Q, N*D]; `mask` is added to the scores [B, N, Q, S]."""
-        if self.num_attention_heads == 0:
-            return asking_BQH.new_zeros(*asking_BQH.shape[:-1], 0)
-        context_BNQD = scaled_dot_product_attention(
-            self._heads(self.query(asking_BQH)),
-            self._heads(self.key(hidden_BSH)),
-            self._heads(self.value(hidden_BSH)),
-            mask,
-            dropout_p=self.dropout.p if self.training else 0.0,
-        )
-        return context_BNQD.transpose(1, 2).flatten(2)
-
-    def _heads(self, x_BSH: Tensor) -> Tensor:
-        return x_BSH.view(*x_BSH.shape[:-1], self.num_attention_heads, self.attention_head_size).transpose(1, 2)
+        """Attend: [B, Q, N*D]; `mask` is added to the scores [B, N, Q, S]."""
+        return self.attend(asking_BQH, hidden_BSH, mask)
 
 
 class Output(nn.Module):
@@ -271,7 +258,7 @@ class UniterModel(UniterPreTrainedModel):
         text = self.embeddings(input_ids, token_type_ids)
         image = self.img_embeddings(visual_feats, visual_pos, types_BRH, visual_masked)
         hidden = torch.cat([text, image], dim=1)
-        mask = _additive(visible(input_ids, visual_pos, attention_mask, visual_attention_mask), hidden)
+        mask = additive(visible(input_ids, visual_pos, attention_mask, visual_attention_mask), hidden)
         states = [hidden]
         *layers, last = self.encoder.layer
         for layer in layers:
@@ -291,11 +278,6 @@ def visible(
     words = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     regions = torch.ones_like(visual_pos[..., 0]) if visual_attention_mask is None else visual_attention_mask
     return torch.cat([words.bool(), regions.bool()], dim=1)
-
-
-def _additive(visible_BS: Tensor, like: Tensor) -> Tensor:
-    """Turn what is visible into what is added to the scores [B, 1, 1, S]: 0, or the lowest float."""
-    return (1.0 - visible_BS[:, None, None, :].to(like.dtype)) * torch.finfo(like.dtype).min
 
 
 AutoConfig.register("uniter", UniterConfig)

@@ -23,8 +23,8 @@ from vlcompress.models.checkpoints import Tensors, load_strictly, read_checkpoin
 from vlcompress.models.labels import SIDE_FILE, labels_of, permuted
 from vlcompress.models.language import knows_images
 from vlcompress.models.transformer_layout import head_coupling, prunable_where
-from vlcompress.models.uniter_heads import HEADS
-from vlcompress.models.uniter_model import BOX_WIDTH, Intermediate, SelfAttention, UniterConfig
+from vlcompress.models.uniter.heads import HEADS
+from vlcompress.models.uniter.model import BOX_WIDTH, Intermediate, SelfAttention, UniterConfig
 
 _SIZES: dict[str, Config] = {
     # tiny is for tests, small is of LXMERT small's scale, base and large are the published models.

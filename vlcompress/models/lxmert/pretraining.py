@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 
 from vlcompress.errors import VlcompressError
-from vlcompress.models.lxmert import encode
-from vlcompress.tasks.base import Batch
-from vlcompress.tasks.masking import at, mlm_mask, places
+from vlcompress.models.lxmert.model import encode
+from vlcompress.models.masking import at, mlm_mask, places
+from vlcompress.models.objective import Batch
 
 LOSSES = ("words", "matched", "objects", "attributes", "features", "answers")
 """The losses in the order in which the official code reports them."""
@@ -106,7 +106,7 @@ class Vocabulary(Protocol):
 
 @dataclass(frozen=True)
 class PretrainingObjective:
-    """LXMERT's six losses over examples (see `vlcompress.tasks.base.Objective`).
+    """LXMERT's six losses over examples (see `vlcompress.models.objective.Objective`).
 
     Attributes:
         examples: sentences with their images.

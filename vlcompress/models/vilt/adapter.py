@@ -1,4 +1,4 @@
-"""ViLT as a family: names, checkpoints, what is pruned, batches. See `vlcompress.models.vilt_model` for the numbers.
+"""ViLT as a family: names, checkpoints, what is pruned, batches. See `vlcompress.models.vilt.model` for the numbers.
 
 Shapes: B batch, T words.
 """
@@ -21,13 +21,13 @@ from transformers import (
 from vlcompress.data.examples import Pictures
 from vlcompress.data.pixels import Resized, normalized
 from vlcompress.errors import VlcompressError, unknown
+from vlcompress.models.attention import Attention
 from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport, Prunable, Sample
 from vlcompress.models.building import left_and_right, materialise, skeleton
 from vlcompress.models.checkpoints import Tensors, load_strictly, read_checkpoint, renamed
 from vlcompress.models.labels import SIDE_FILE, labels_of, permuted
-from vlcompress.models.lxmert import Attention
 from vlcompress.models.transformer_layout import head_coupling, prunable_where
-from vlcompress.models.vilt_model import ViltForPretraining, follow_the_original, pooled
+from vlcompress.models.vilt.model import ViltForPretraining, follow_the_original, pooled
 
 _SIZES: dict[str, Config] = {
     # tiny is for tests, small for the built-in pictures (128 x 96, taken as they are), base is the published model.
@@ -308,7 +308,7 @@ class ViltFamily:
         }
 
     def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return the head's scores, float32; for the inputs see `vilt_model.encode` (NLVR2's are two rows a statement).
+        """Return the head's scores, float32; for the inputs see `vlcompress.models.vilt.model.encode` (NLVR2's are two rows a statement).
 
         Returns:
             [B, labels] (answers), [B / 2, 2] (pair), [B] (match).

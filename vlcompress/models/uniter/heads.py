@@ -1,7 +1,7 @@
 """UNITER's task heads, one class each, with the parameter names of ChenRocks/UNITER (``model/*.py``).
 
 Every forward takes the inputs of `UniterModel` by name and gives the scores that `vlcompress.models.base.HeadKind`
-describes. Shapes: as in uniter_model.py; C classes.
+describes. Shapes: as in model.py; C classes.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from vlcompress.models.building import left_and_right
-from vlcompress.models.uniter_model import LAYER_NORM_EPS, UniterModel, UniterPreTrainedModel, visible
+from vlcompress.models.uniter.model import LAYER_NORM_EPS, UniterModel, UniterPreTrainedModel, visible
 
 PADDED = -1e4
 """Score of a region that is padding (ChenRocks/UNITER ``model/re.py``)."""
@@ -246,7 +246,7 @@ class RegionClassifier(nn.Module):
 
 
 class UniterForPretraining(UniterWithHead):
-    """All of pre-training's heads; see `vlcompress.tasks.uniter_pretraining` for what is done with them."""
+    """All of pre-training's heads; see `vlcompress.models.uniter.pretraining` for what is done with them."""
 
     _tied_weights_keys: ClassVar = {
         "cls.predictions.decoder.weight": "uniter.embeddings.word_embeddings.weight",

@@ -13,10 +13,10 @@ from torch.nn.functional import cross_entropy
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head
-from vlcompress.models.vilt import ViltFamily
-from vlcompress.models.vilt_model import encode
-from vlcompress.tasks.transport import transport_distance
-from vlcompress.tasks.vilt_pretraining import LOSSES, ViltPretraining
+from vlcompress.models.transport import transport_distance
+from vlcompress.models.vilt.adapter import ViltFamily
+from vlcompress.models.vilt.model import encode
+from vlcompress.models.vilt.pretraining import LOSSES, ViltPretraining
 
 WORDS = WordPiece(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "blue", "cat", "##s", "and", "dog"))
 TEXTS = (("one", "a red cat and a blue dog"), ("two", "cats"), ("three", "blue dogs and red cats"), ("one", "a cat"))

@@ -19,11 +19,11 @@ from torch.nn.functional import cross_entropy
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Sample
-from vlcompress.models.vilt import ViltFamily
-from vlcompress.models.vilt_model import encode
-from vlcompress.tasks.base import Batch
-from vlcompress.tasks.masking import at, places
-from vlcompress.tasks.transport import transport_distance
+from vlcompress.models.masking import at, places
+from vlcompress.models.objective import Batch
+from vlcompress.models.transport import transport_distance
+from vlcompress.models.vilt.adapter import ViltFamily
+from vlcompress.models.vilt.model import encode
 
 LOSSES = ("words", "matched", "alignment")
 """The losses in the order in which they are reported."""

@@ -25,8 +25,8 @@ from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport, Prunable, Sample
 from vlcompress.models.building import FRESH_STD, materialise, skeleton
 from vlcompress.models.checkpoints import Tensors, load_strictly, read_checkpoint, renamed
-from vlcompress.models.momentum import KEYS, MOMENTUM_VARIANT, add_key_side
-from vlcompress.models.resnet_dense import DENSE_HEADS
+from vlcompress.models.resnet.dense import DENSE_HEADS
+from vlcompress.models.resnet.momentum import KEYS, MOMENTUM_VARIANT, add_key_side
 
 _FIFTY: Config = {
     "embedding_size": 64,

@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from vlcompress.tasks.transport import transport_distance, transport_plan
+from vlcompress.models.transport import transport_distance, transport_plan
 
 
 def _all(rows: int, size: int) -> torch.Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, dropout, pad, relu
 from transformers import ViltConfig, ViltForMaskedLM
 
-from vlcompress.models.lxmert import Attention
+from vlcompress.models.attention import Attention
 
 _TEXT_EPS = 1e-12  # BERT's, in the text embeddings and the word head; the blocks have timm's 1e-6
 
@@ -46,7 +46,7 @@ def follow_the_original(model: nn.Module) -> None:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class ViltStates:
     """What the backbone makes of a batch.
 
     Attributes:
@@ -73,7 +73,7 @@ class _Tokens:
     words: int
 
 
-def encode(model: nn.Module, inputs: Mapping[str, Tensor]) -> Encoded:
+def encode(model: nn.Module, inputs: Mapping[str, Tensor]) -> ViltStates:
     """Run the whole backbone on one image for each text.
 
     Args:
@@ -88,7 +88,7 @@ def encode(model: nn.Module, inputs: Mapping[str, Tensor]) -> Encoded:
         values_BSH = _block(layer, values_BSH, values_BSH, tokens.mask)
     values_BSH = backbone.layernorm(values_BSH)
     text, image = values_BSH[:, : tokens.words], values_BSH[:, tokens.words :]
-    return Encoded(text, image, tokens.image_mask, backbone.pooler(values_BSH))
+    return ViltStates(text, image, tokens.image_mask, backbone.pooler(values_BSH))
 
 
 def pooled(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -9,23 +9,24 @@ Shapes: B batch, T words, R regions, S keys (T or R), H hidden width, N attentio
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import LxmertConfig, LxmertForPreTraining, LxmertForQuestionAnswering
 
 from vlcompress.data.examples import Pictures
 from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError, unknown
+from vlcompress.models.attention import Attention, additive
 from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport, Prunable, Sample
 from vlcompress.models.building import left_and_right, materialise, skeleton
 from vlcompress.models.checkpoints import load_strictly, read_checkpoint, renamed
 from vlcompress.models.language import knows_images
+from vlcompress.models.lxmert.model import LxmertForImagePairs, pooled, take_over_attention
 from vlcompress.models.transformer_layout import head_coupling, prunable_where
 
 _SIZES: dict[str, Config] = {
@@ -96,121 +97,6 @@ _REASONS = (
 )
 
 
-class Attention(nn.Module):
-    """Multi-head attention under transformers' parameter names (query, key, value), for self and cross attention.
-
-    The head count and width are read at every call, so removing heads is: drop rows of query, key and value, lower
-    `num_attention_heads`. With no head left the result has width 0, and the output projection adds its bias alone.
-    """
-
-    def __init__(self, source: nn.Module) -> None:
-        """Take over the projections of a transformers `LxmertAttention`."""
-        super().__init__()
-        parts: Any = source
-        self.query: nn.Linear = parts.query
-        self.key: nn.Linear = parts.key
-        self.value: nn.Linear = parts.value
-        self.dropout: nn.Dropout = parts.dropout
-        self.num_attention_heads: int = parts.num_attention_heads
-        self.attention_head_size: int = parts.attention_head_size
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        context: Tensor,
-        attention_mask: Tensor | None = None,
-        output_attentions: bool = False,
-    ) -> tuple[Tensor]:
-        """Attend from `hidden_states` [B, T, H] to `context` [B, S, H].
-
-        Args:
-            hidden_states: what asks.
-            context: what is looked at.
-            attention_mask: float, broadcastable to [B, N, T, S], added to the scores; None masks nothing.
-            output_attentions: only False is possible: the fused kernel never holds the attention weights.
-
-        Returns:
-            a tuple of one tensor [B, T, N*D].
-        """
-        if output_attentions:
-            raise NotImplementedError("attention weights are not kept by scaled_dot_product_attention")
-        if self.num_attention_heads == 0:
-            return (hidden_states.new_zeros(*hidden_states.shape[:-1], 0),)
-        context_BNTD = scaled_dot_product_attention(
-            self._heads(self.query(hidden_states)),
-            self._heads(self.key(context)),
-            self._heads(self.value(context)),
-            attention_mask,
-            dropout_p=self.dropout.p if self.training else 0.0,
-        )
-        return (context_BNTD.transpose(1, 2).flatten(2),)
-
-    def _heads(self, x_BSH: Tensor) -> Tensor:
-        return x_BSH.view(*x_BSH.shape[:-1], self.num_attention_heads, self.attention_head_size).transpose(1, 2)
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What the backbone makes of a batch: language [B, T, H], vision [B, R, H], pooled [B, H] from the first word."""
-
-    language: Tensor
-    vision: Tensor
-    pooled: Tensor
-
-
-@dataclass(frozen=True)
-class _Streams:
-    """Both modalities on their way through the layers, with their additive masks [B, 1, 1, S] (None: all visible)."""
-
-    language: Tensor
-    vision: Tensor
-    language_mask: Tensor | None
-    vision_mask: Tensor | None
-
-
-def encode(model: nn.Module, inputs: Mapping[str, Tensor]) -> Encoded:
-    """Run the whole backbone.
-
-    Args:
-        model: a model of this family.
-        inputs: input_ids int64 [B, T]; visual_feats float [B, R, F]; visual_pos float [B, R, 4] in 0..1; optionally
-            attention_mask [B, T] and visual_attention_mask [B, R] (int64 or bool, 1 = visible).
-    """
-    backbone: Any = model.lxmert
-    streams = _single_modality(backbone, inputs)
-    for layer in backbone.encoder.x_layers:
-        streams = _cross_modality(layer, streams)
-    return Encoded(streams.language, streams.vision, backbone.pooler(streams.language))
-
-
-def pooled(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return `encode(model, inputs).pooled` [B, H] without the work that it cannot depend on.
-
-    The pooler reads the first word alone, so in the last cross-modality layer the vision half and, from the
-    self-attention on, every other word are left out. Their weights get no gradient in either form.
-    """
-    backbone: Any = model.lxmert
-    streams = _single_modality(backbone, inputs)
-    *layers, last = backbone.encoder.x_layers
-    for layer in layers:
-        streams = _cross_modality(layer, streams)
-    result: Tensor = backbone.pooler(_first_word(last, streams))
-    return result
-
-
-class LxmertForImagePairs(LxmertForQuestionAnswering):  # type: ignore[misc]  # transformers has no types
-    """A statement about two images (NLVR2): both pooled outputs side by side through VQA's head, twice as wide.
-
-    Weights have the names of `LxmertForQuestionAnswering`, so official NLVR2 snapshots load like those of VQA.
-    """
-
-    def __init__(self, config: LxmertConfig) -> None:
-        """Make the model for a configuration."""
-        super().__init__(config)
-        width = 2 * config.hidden_size
-        self.answer_head.logit_fc[0] = nn.Linear(width, width)
-
-
 _MODELS = {"answers": LxmertForQuestionAnswering, "pair": LxmertForImagePairs, "pretraining": LxmertForPreTraining}
 
 
@@ -268,7 +154,7 @@ class LxmertFamily:
             model = skeleton(lambda: _MODELS[head.kind](LxmertConfig(**plain | {"num_qa_labels": len(head.labels)})))
         except ValueError as error:
             raise VlcompressError(f"this configuration makes no LXMERT model: {error}") from error
-        _take_over_attention(model)
+        take_over_attention(model)
         return model
 
     def load(self, model: nn.Module, checkpoint: str, *, fresh_head: bool = False) -> LoadReport:
@@ -312,7 +198,7 @@ class LxmertFamily:
         """Return the language encoder's output [B, T, H]."""
         backbone: Any = model.lxmert
         states_BTH: Tensor = backbone.embeddings(inputs["input_ids"], torch.zeros_like(inputs["input_ids"]))
-        mask = _additive(inputs["attention_mask"], states_BTH)
+        mask = additive(inputs["attention_mask"], states_BTH)
         for layer in backbone.encoder.layer:
             states_BTH = layer(states_BTH, mask)[0]
         return states_BTH
@@ -416,48 +302,6 @@ def _visual(images: Sequence[Regions]) -> dict[str, Tensor]:
     if len(set(counts)) > 1:
         visual["visual_attention_mask"] = (torch.arange(max(counts)) < torch.tensor(counts)[:, None]).long()
     return visual
-
-
-def _take_over_attention(model: nn.Module) -> None:
-    for layer in list(model.modules()):
-        for slot in ("self", "att"):  # transformers' names for the attention of self and of cross attention layers
-            if hasattr(getattr(layer, slot, None), "query"):
-                setattr(layer, slot, Attention(getattr(layer, slot)))
-
-
-def _additive(mask_BS: Tensor | None, like: Tensor) -> Tensor | None:
-    """Turn a visibility mask into what is added to the scores: 0, or the lowest float, as transformers does."""
-    if mask_BS is None:
-        return None
-    return (1.0 - mask_BS[:, None, None, :].to(like.dtype)) * torch.finfo(like.dtype).min
-
-
-def _single_modality(backbone: Any, inputs: Mapping[str, Tensor]) -> _Streams:
-    input_ids = inputs["input_ids"]
-    language = backbone.embeddings(input_ids, torch.zeros_like(input_ids))
-    vision = backbone.encoder.visn_fc(inputs["visual_feats"], inputs["visual_pos"])
-    language_mask = _additive(inputs.get("attention_mask"), language)
-    vision_mask = _additive(inputs.get("visual_attention_mask"), vision)
-    for layer in backbone.encoder.layer:
-        language = layer(language, language_mask)[0]
-    for layer in backbone.encoder.r_layers:
-        vision = layer(vision, vision_mask)[0]
-    return _Streams(language, vision, language_mask, vision_mask)
-
-
-def _cross_modality(layer: Any, streams: _Streams) -> _Streams:
-    language, vision = layer(streams.language, streams.language_mask, streams.vision, streams.vision_mask)
-    return _Streams(language, vision, streams.language_mask, streams.vision_mask)
-
-
-def _first_word(layer: Any, streams: _Streams) -> Tensor:
-    """Return the first word [B, 1, H] of a cross-modality layer's language output, computing nothing else."""
-    words = layer.visual_attention(streams.language, streams.vision, streams.vision_mask)[0]
-    first = words[:, :1]
-    (context,) = layer.lang_self_att.self(first, words, streams.language_mask)
-    attended = layer.lang_self_att.output(context, first)
-    result: Tensor = layer.lang_output(layer.lang_inter(attended), attended)
-    return result
 
 
 def _reason(name: str, policy: str) -> str:

@@ -1,0 +1,1 @@
+"""UNITER: words and regions in one transformer."""

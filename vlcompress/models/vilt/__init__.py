@@ -1,0 +1,1 @@
+"""ViLT: words and patches of the raw picture in one transformer."""
