@@ -308,7 +308,7 @@ class ViltFamily:
         }
 
     def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return the head's scores, float32; for the inputs see `vlcompress.models.vilt.model.encode` (NLVR2's are two rows a statement).
+        """Return the head's scores, float32; for the inputs see `encode` (NLVR2's are two rows a statement).
 
         Returns:
             [B, labels] (answers), [B / 2, 2] (pair), [B] (match).
