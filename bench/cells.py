@@ -15,6 +15,7 @@ from typing import Any
 from vlcompress.artefacts import dumps, write_file
 from vlcompress.bench.environment import environment
 from vlcompress.data.sources import data_folder
+from vlcompress.models.registry import families_of
 from vlcompress.recipe import PruningRecipe, Recipe, default_recipe
 from vlcompress.tasks.build_task import data_of
 from vlcompress.tasks.registry import TASKS
@@ -67,8 +68,8 @@ def main() -> None:
     parser.add_argument("--size", default="small")
     chosen = parser.parse_args()
     record = read_record()
-    for task, kind in TASKS.items():
-        for family in kind.families:
+    for task in TASKS:
+        for family in families_of(task):
             name = f"{family}-{task}"
             done = record["cells"].get(name, {})
             wanted = not chosen.cell or name in chosen.cell

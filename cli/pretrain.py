@@ -55,15 +55,16 @@ def command(
     """
     from vlcompress.data.sources import pretraining_folder
     from vlcompress.devices import parse_compute
+    from vlcompress.models.base import pretraining_of
     from vlcompress.models.registry import family_named
-    from vlcompress.tasks.pretraining_registry import pretrainer_of, settings_of
     from vlcompress.training.loop import Hyperparameters
     from vlcompress.training.pretrain import Pretraining, PretrainingRecipe, pretrain
 
     compute = parse_compute(device, dtype, training=True)
     family = family_named(model)
-    hyper = Hyperparameters(steps, batch, learning_rate, optimizer=pretrainer_of(model).optimizer)
-    recipe = PretrainingRecipe(size, hyper, settings_of(model, given), seed)
+    spec = pretraining_of(family)
+    hyper = Hyperparameters(steps, batch, learning_rate, optimizer=spec.optimizer)
+    recipe = PretrainingRecipe(size, hyper, spec.settings_with(given), seed)
     folder = data or pretraining_folder(pictures, home, options.say, captions=family.reads == "pixels")
     work = Pretraining(family, folder, recipe, splits)
     result = pretrain(

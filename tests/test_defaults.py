@@ -3,11 +3,11 @@
 import pytest
 
 from vlcompress.errors import VlcompressError
-from vlcompress.models.registry import FAMILIES
+from vlcompress.models.registry import FAMILIES, families_of
 from vlcompress.recipe import default_recipe
 from vlcompress.tasks.registry import TASKS
 
-CELLS = [(family, task) for task, kind in TASKS.items() for family in kind.families]
+CELLS = [(family, task) for task in TASKS for family in families_of(task)]
 
 
 @pytest.mark.parametrize(("family", "task"), CELLS)

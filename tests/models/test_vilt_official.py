@@ -54,7 +54,7 @@ def model(tmp_path: Path) -> nn.Module:
     model = FAMILY.build(_config(), ANSWERS, seed=0).eval()
     report = FAMILY.load(model, _saved(tmp_path, WEIGHTS, epoch=3, global_step=7))
     assert report.head == "loaded"
-    assert "order of this task's answers" in report.notes[-1]
+    assert "nothing says the order of its answers" in report.notes[-1]
     return model
 
 
@@ -170,7 +170,7 @@ def test_the_ranking_head_starts_from_the_matched_row(tmp_path: Path) -> None:
     model = FAMILY.build(_config(), Head("match"), seed=0).eval()
     report = FAMILY.load(model, _saved(tmp_path, _pretrained()))
     assert report.head == "loaded"
-    assert any("matched pairs" in note for note in report.notes)
+    assert any("row 1 of itm_score.fc" in note for note in report.notes)
     matching = _pretrained()
     expected = EXPECTED["cls_feats"] @ matching["itm_score.fc.weight"][1] + matching["itm_score.fc.bias"][1]
     with torch.no_grad():

@@ -13,6 +13,7 @@ from vlcompress.data.examples import TaskData
 from vlcompress.data.regions import Regions
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.models.base import Sample
+from vlcompress.models.registry import FAMILIES
 from vlcompress.tasks.preprocessing import Preprocessor
 
 WORDS = "what color is the red blue cube ball who why he she happy runs a left of two true".split()  # noqa: SIM905
@@ -57,6 +58,7 @@ class ShowingFamily:
 
     def __init__(self, name: str = "uniter", score: Callable[[Sample], Any] = lambda sample: 0.0) -> None:
         self.name, self.score = name, score
+        self.retrieval = FAMILIES[name].retrieval
         self.batches: list[list[Sample]] = []
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:

@@ -12,9 +12,9 @@ from tests.tasks.conftest import VOCABULARY, make_data
 from vlcompress.data.examples import CaptionExample
 from vlcompress.data.regions import Regions, write_regions
 from vlcompress.data.tokenizer import WordPiece
-from vlcompress.models.registry import family_named
+from vlcompress.models.registry import FAMILIES, family_named
 from vlcompress.tasks.build_task import open_data, tell_unlisted, without_long_texts
-from vlcompress.tasks.preprocessing import TRAINED_PIECES, Preprocessor, max_words
+from vlcompress.tasks.preprocessing import Preprocessor, max_words
 from vlcompress.tasks.vqa import soft_targets
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -70,7 +70,7 @@ def test_uniters_own_databases_hold_counted_answers_already() -> None:
 
 def test_uniter_trains_on_texts_of_so_many_pieces_and_reads_longer_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """The database counts 5, 6, 6, 5 and 5 pieces (id2len.json), [CLS] and [SEP] apart; inference has no limit."""
-    monkeypatch.setitem(TRAINED_PIECES, "uniter", 5)
+    monkeypatch.setattr(FAMILIES["uniter"], "longest_trained", 5)
     uniter, cased = family_named("uniter"), WordPiece.load(FIXTURES / "vocab/bert-tiny-cased")
     data, told = open_data(UNITER, "vqa", ("train",), uniter), []
     kept = without_long_texts(data, uniter, cased, told.append)

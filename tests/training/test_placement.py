@@ -30,7 +30,7 @@ from vlcompress.data.scenes.located import located
 from vlcompress.models.base import Family, Head
 from vlcompress.models.language import language_part
 from vlcompress.models.objective import Batch, Objective
-from vlcompress.models.registry import family_named
+from vlcompress.models.registry import families_of, family_named
 from vlcompress.models.uniter.pretraining import MIX, UniterPretrainingObjective
 from vlcompress.pruning.mask import Masks
 from vlcompress.tasks.detection import DetectionTask
@@ -65,7 +65,7 @@ EXAMPLES["pretraining"] = [
 EXAMPLES |= dict.fromkeys(SELF_SUPERVISED, EXAMPLES["classification"])
 KINDS = {**TASKS, **SELF_SUPERVISED}
 LABELS = {"snli_ve": ("no", "maybe", "yes")}
-CELLS = [(family, task) for task, kind in KINDS.items() for family in kind.families]
+CELLS = [(family, task) for task in KINDS for family in families_of(task)]
 OPTIMIZER = {"lxmert": "bertadam", "uniter": "adamw", "vilt": "adamw", "resnet": "sgd"}
 VARIANTS = {"pair": ("paired-attn", "paired", "triplet"), "region": ("", "mlp")}
 

@@ -12,12 +12,13 @@ from vlcompress.artefacts import load_tensors, read_json
 from vlcompress.data.scenes.benchmarks import make_benchmark
 from vlcompress.data.scenes.write import make_scenes
 from vlcompress.devices import CPU, Compute
-from vlcompress.models.base import Head
-from vlcompress.models.registry import family_named
-from vlcompress.tasks.pretraining_registry import PRETRAINING, pretrainer_of, settings_of
+from vlcompress.models.base import Head, pretraining_of
+from vlcompress.models.registry import FAMILIES, family_named
 from vlcompress.training import pretrain as training
 from vlcompress.training.loop import Hyperparameters
 from vlcompress.training.pretrain import Pretraining, PretrainingRecipe, pretrain
+
+PRETRAINED = [name for name, family in FAMILIES.items() if family.pretraining]
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +34,13 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def _work(name: str, folders: dict[str, Path]) -> Pretraining:
     folder = folders[family_named(name).reads]
-    hyper = Hyperparameters(6, 4, 1e-3, optimizer=pretrainer_of(name).optimizer)
-    return Pretraining(family_named(name), folder, PretrainingRecipe("tiny", hyper, settings_of(name, {})))
+    spec = pretraining_of(family_named(name))
+    hyper = Hyperparameters(6, 4, 1e-3, optimizer=spec.optimizer)
+    return Pretraining(family_named(name), folder, PretrainingRecipe("tiny", hyper, spec.settings_with({})))
 
 
 @pytest.mark.parametrize("half", [True, False])
-@pytest.mark.parametrize("name", sorted(PRETRAINING))
+@pytest.mark.parametrize("name", PRETRAINED)
 def test_result_loads_into_a_model_with_a_fresh_head(
     scenes: dict[str, Path], tmp_path: Path, name: str, half: bool
 ) -> None:
@@ -56,7 +58,7 @@ def test_result_loads_into_a_model_with_a_fresh_head(
     assert again == folder
 
 
-@pytest.mark.parametrize("name", sorted(PRETRAINING))
+@pytest.mark.parametrize("name", PRETRAINED)
 def test_another_dtype_is_a_pretraining_of_its_own(scenes: dict[str, Path], tmp_path: Path, name: str) -> None:
     def run(compute: Compute) -> Path:
         return pretrain(_work(name, scenes), tmp_path, compute=compute, say=lambda line: None)
@@ -93,5 +95,6 @@ def interrupted(folder: Path) -> None:
 
 def test_recipe_of_the_built_in_weights_keeps_its_identity() -> None:
     record = json.loads((Path(vlcompress.__file__).parent / "weights" / "lxmert-small-scenes.json").read_text())
-    recipe = PretrainingRecipe("small", Hyperparameters(4000, 128, 7e-4), settings_of("lxmert", {}))
+    settings = pretraining_of(family_named("lxmert")).settings_with({})
+    recipe = PretrainingRecipe("small", Hyperparameters(4000, 128, 7e-4), settings)
     assert recipe.document() == record["recipe"]

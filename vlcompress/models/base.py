@@ -1,16 +1,24 @@
-"""What a model family must tell the rest of the toolchain: a new family is one file here and one parity test."""
+"""What a model family must tell the rest of the toolchain: a new family is one folder here and one parity test."""
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vlcompress.data.examples import Pictures
 from vlcompress.data.regions import Regions
+from vlcompress.errors import VlcompressError, unknown
+from vlcompress.models.building import materialise, skeleton
+from vlcompress.models.objective import PretrainingSpec
+
+UNCUT = 1 << 30
+"""`Family.longest_text` of a family that cuts no text."""
 
 Config = dict[str, Any]
 """A model's plain JSON configuration: everything that `Family.build` needs, and nothing that is not JSON."""
@@ -104,6 +112,21 @@ class Prunable:
     weights: int
     backbone: int
 
+    @classmethod
+    def of(cls, model: nn.Module, kept_because: Callable[[str], str], backbone_prefix: str) -> "Prunable":
+        """Sort a model's parameters into those that are pruned and those that are not.
+
+        Args:
+            model: gives names and sizes; a parameter that modules share counts once.
+            kept_because: says why a parameter is not pruned, "" where it is.
+            backbone_prefix: start of the names of the backbone's parameters.
+        """
+        sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+        excluded = {name: reason for name in sizes if (reason := kept_because(name))}
+        names = tuple(name for name in sizes if name not in excluded)
+        backbone = sum(size for name, size in sizes.items() if name.startswith(backbone_prefix))
+        return cls(names, excluded, sum(sizes[name] for name in names), backbone)
+
 
 @dataclass(frozen=True)
 class LoadReport:
@@ -122,56 +145,183 @@ class LoadReport:
     notes: tuple[str, ...] = field(default=())
 
 
-class Family(Protocol):
-    """One model family (LXMERT, UNITER, ...)."""
+class Family(ABC):
+    """One model family (LXMERT, UNITER, ...): all that the toolchain knows of it.
 
-    name: str
-    sizes: tuple[str, ...]
-    heads: tuple[HeadKind, ...]
-    """The kinds of head that the family's official code has: with a task's kind they say which cells exist."""
-    reads: Literal["regions", "pixels"]
+    An adapter in ``models/<family>/adapter.py`` fills this in; `vlcompress.models.contract` holds it to it.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    """Its name among people."""
+    sizes: ClassVar[Mapping[str, Config]]
+    """Configurations by size; "tiny" is for tests."""
+    heads: ClassVar[tuple[HeadKind, ...]]
+    """Kinds of head that can be put on the backbone."""
+    tasks: ClassVar[tuple[str, ...]]
+    """Tasks that its official code has, by their names in `vlcompress.tasks.registry`."""
+    reads: ClassVar[Literal["regions", "pixels"]]
     """What the images of its samples are."""
-    backbone_prefix: str
+    backbone_prefix: ClassVar[str]
     """Start of the names of every backbone parameter; the others belong to the head."""
-    inherited: tuple[str, ...]
+    policies: ClassVar[tuple[str, ...]]
+    """Pruning policies that `prunable` knows, the usual one first."""
+    hub_name: ClassVar[str]
+    """The published checkpoint: a hub name, or the official file's name where no hub has it."""
+    longest_text: ClassVar[int]
+    """Longest text in word pieces, [CLS] and [SEP] included; longer text is cut. 0 reads no text, `UNCUT` cuts none."""
+    longest_trained: ClassVar[int] = 0
+    """Longest text to train on, in word pieces without [CLS] and [SEP]: longer ones are left out. 0 leaves out none."""
+    labelled_heads: ClassVar[tuple[HeadKind, ...]] = ("answers", "classes", "boxes", "pixels")
+    """Heads that make no model without labels."""
+    inherited: ClassVar[tuple[str, ...]] = ()
     """Starts of the names of head parameters that come with the backbone even where the head is made anew: retrieval's
     ranking head, which officially starts from the matching head of pre-training."""
+    normalises_answers: ClassVar[bool] = False
+    """Whether the official code normalises the annotators' answers of VQA before it counts them."""
+    retrieval: ClassVar[Literal["triplet", "false-texts", ""]] = ""
+    """Pairs and loss that retrieval is trained with (`vlcompress.tasks.retrieval`)."""
+    perturbed: ClassVar[Mapping[str, str]] = {}
+    """What adversarial training moves: "text" names the module of the word embeddings, "image" an input; {} is none."""
+    answers_file: ClassVar[str] = ""
+    """Where a data folder lists the answers of the pre-trained answer head that `load_answers` takes; "" has none."""
+    pretraining: ClassVar[PretrainingSpec | None] = None
+    """How it is pre-trained; None where there is no pre-training here."""
 
+    @abstractmethod
     def config(self, size: str, *, vocab_size: int, feature_dim: int) -> Config:
-        """Return the configuration of a named size for a vocabulary and a region-feature width."""
+        """Size a configuration to a vocabulary and a region-feature width, in the keys of a Hugging Face config.json.
 
-    def build(self, config: Config, head: Head, *, seed: int) -> nn.Module:
-        """Make the model with fresh weights, the same for the same seed, independent of the global random state."""
-
-    def load(self, model: nn.Module, checkpoint: str, *, fresh_head: bool = False) -> LoadReport:
-        """Load a checkpoint strictly: a folder, a file in the official layout, or a hub name.
-
-        With `fresh_head` the model keeps its own head even where the checkpoint's would fit.
+        Args:
+            size: one of `sizes`.
+            vocab_size: word pieces of the tokenizer; not used where no text is read.
+            feature_dim: width of one region's features; not used where pixels are read.
 
         Raises:
-            VlcompressError: missing or unexpected keys (all listed), shapes of another architecture.
+            VlcompressError: unknown size.
         """
 
-    def prunable(self, model: nn.Module, policy: str) -> Prunable:
-        """Name the weights that the policy ("bert-tickets") prunes, and why the others stay."""
+    @abstractmethod
+    def construct(self, config: Config, head: Head) -> nn.Module:
+        """Run the model's constructor; `config` is without "model_type".
 
+        Raises:
+            ValueError: a configuration that fits no model.
+        """
+
+    @abstractmethod
+    def load(self, model: nn.Module, checkpoint: str, *, fresh_head: bool = False) -> LoadReport:
+        """Load a checkpoint strictly; a head of another task is the one allowed difference, and is reported.
+
+        Args:
+            model: as made by `build`.
+            checkpoint: a Hugging Face folder or hub name, a .safetensors file with Hugging Face's names, or a file in
+                the layout of the official code.
+            fresh_head: leave the model's head alone even where the checkpoint's would fit (but see `inherited`).
+
+        Raises:
+            VlcompressError: an unreadable file; missing, unexpected or misshapen tensors, by name.
+        """
+
+    @abstractmethod
+    def prunable(self, model: nn.Module, policy: str) -> Prunable:
+        """Name the weights that a policy prunes, and why the others stay.
+
+        Raises:
+            VlcompressError: unknown policy.
+        """
+
+    @abstractmethod
     def couplings(self, model: nn.Module) -> Sequence[Coupling]:
         """List the attention heads and feed-forward neurons of the model as it is now."""
 
-    def pictures(self, config: Config, source: Pictures) -> Pictures:
-        """Give the pictures as a model of this configuration reads them (resized); families of regions change none."""
-
+    @abstractmethod
     def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Pad samples to one batch with the model's own argument names, first axis batch (or a multiple of it)."""
 
+    @abstractmethod
     def example_inputs(self, config: Config, *, batch: int, text: int, regions: int, seed: int) -> dict[str, Tensor]:
-        """Make random inputs [batch, text] and [batch, regions, ...] with the model's own argument names."""
+        """Make random inputs [batch, text] and [batch, regions, ...]; all rows but the first are padded at random."""
 
+    @abstractmethod
     def dynamic_axes(self) -> Mapping[str, Mapping[int, str]]:
         """Name the axes of each input that may vary: {"input_ids": {0: "batch", 1: "text"}, ...}."""
 
+    @abstractmethod
     def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Run the model and give its head's scores, float32, before any sigmoid or softmax; shapes at `HeadKind`."""
+        """Run the model: its head's scores, float32, before any sigmoid or softmax; shapes at `HeadKind`."""
+
+    def build(self, config: Config, head: Head, *, seed: int) -> nn.Module:
+        """Make a model with BERT's fresh weights (normal, 0.02), the same for the same seed, float32, on the CPU.
+
+        Raises:
+            VlcompressError: as `skeleton`.
+        """
+        model = self.skeleton(config, head)
+        materialise(model, seed=seed)
+        return model
+
+    def skeleton(self, config: Config, head: Head) -> nn.Module:
+        """Make the model of `build` on the meta device: names and shapes without weights.
+
+        Raises:
+            VlcompressError: an unknown kind of head, no labels, or a configuration that fits no model.
+        """
+        if head.kind not in self.heads:
+            raise unknown("kind of head", head.kind, self.heads)
+        if head.kind in self.labelled_heads and not head.labels:
+            raise VlcompressError(f"the head '{head.kind}' has no labels: give at least one answer or class")
+        plain = {name: value for name, value in config.items() if name != "model_type"}
+        try:
+            return skeleton(lambda: self.construct(plain, head))
+        except (ValueError, StrictDataclassError) as error:
+            reason = error.__cause__ or error
+            raise VlcompressError(f"this configuration makes no {self.title} model: {reason}") from error
+
+    def load_answers(
+        self, model: nn.Module, checkpoint: str, *, answers: Sequence[str], labels: Sequence[str]
+    ) -> LoadReport:
+        """Load a pre-trained answer head, giving each of the task's labels the row of the same answer.
+
+        Args:
+            model: with an answer head; its backbone is left alone.
+            checkpoint: as for `load`.
+            answers: the checkpoint's answers in the order of its rows.
+            labels: the model's answers in the order of its rows.
+
+        Raises:
+            VlcompressError: the family has no such head; another width, or lists as long as neither head.
+        """
+        raise VlcompressError(f"the pre-training of {self.name} has no answer head: use head 'fresh'")
+
+    def sized(self, size: str) -> Config:
+        """Look up the configuration of a named size.
+
+        Raises:
+            VlcompressError: unknown size.
+        """
+        if size not in self.sizes:
+            raise unknown(f"size of {self.name}", size, self.sizes)
+        return {"model_type": self.name, **self.sizes[size]}
+
+    def pictures(self, config: Config, source: Pictures) -> Pictures:
+        """Resize pictures as a model of this configuration reads them; region features were made beforehand."""
+        return source
+
+    def part_of(self, name: str) -> str:
+        """Tell the part of the model that a weight belongs to: "language", "vision", "cross", "joint" or "pooler"."""
+        return "pooler" if "pooler" in name else "joint"
+
+
+def pretraining_of(family: Family) -> PretrainingSpec:
+    """Look up how a family is pre-trained.
+
+    Raises:
+        VlcompressError: the family has no pre-training here.
+    """
+    if family.pretraining is None:
+        raise VlcompressError(f"{family.name} has no pre-training here: take a family that has the task 'pretraining'")
+    return family.pretraining
 
 
 def scores_of(family: Family, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:

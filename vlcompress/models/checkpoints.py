@@ -76,6 +76,26 @@ def renamed(tensors: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> 
     return result
 
 
+def without_heads(tensors: Mapping[str, Tensor], heads: tuple[str, ...], kept: tuple[str, ...] = ()) -> Tensors:
+    """Leave out tensors whose names start as `heads`, but for those that start as `kept`."""
+    return {name: one for name, one in tensors.items() if not name.startswith(heads) or name.startswith(kept)}
+
+
+def rank_from_matching(tensors: Tensors, model: nn.Module, matching: str) -> tuple[Tensors, tuple[str, ...]]:
+    """Start a ranking head that the checkpoint lacks from the "matched" row, row 1, of its matching head.
+
+    Args:
+        tensors: of the checkpoint.
+        model: nothing is done where it has no ranking head.
+        matching: start of the names of the matching head's tensors.
+    """
+    lacking = "rank_output.weight" in model.state_dict() and "rank_output.weight" not in tensors
+    if not lacking or f"{matching}weight" not in tensors:
+        return tensors, ()
+    rank = {f"rank_output.{part}": tensors[f"{matching}{part}"][1:] for part in ("weight", "bias")}
+    return tensors | rank, (f"rank_output.* starts from row 1 of {matching.removesuffix('.')}, as officially",)
+
+
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, source: str, heads: Sequence[str]) -> LoadReport:
     """Copy tensors into a model: all of them, or none and an error.
 
@@ -99,6 +119,13 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, source: st
             own[name].copy_(tensor)
     all_heads = own.keys() == wanted.keys()
     return LoadReport(source, len(given), "loaded" if all_heads else "fresh", tuple(notes))
+
+
+def knows_images(checkpoint: str) -> VlcompressError:
+    """Make the error for weights that are no language model's."""
+    return VlcompressError(
+        f"'{checkpoint}' has weights for images, so it is no language model: give a BERT (model.language)"
+    )
 
 
 def listing(names: Iterable[str]) -> str:

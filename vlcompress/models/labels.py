@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from vlcompress.artefacts import read_json
 from vlcompress.errors import VlcompressError
@@ -59,6 +60,32 @@ def permuted(tensors: Tensors, rows: str, *, theirs: Sequence[str], mine: Sequen
     row_of = {label: row for row, label in enumerate(theirs)}
     order = torch.tensor([row_of[label] for label in mine])
     return {name: tensor[order] if name.startswith(rows) else tensor for name, tensor in tensors.items()}
+
+
+def in_answer_order(
+    tensors: Tensors, model: nn.Module, rows: str, *, mine: Sequence[str], source: str
+) -> tuple[Tensors, tuple[str, ...]]:
+    """Put the rows of an answer head into the model's order where the checkpoint's is known; a note where it is not.
+
+    Args:
+        tensors: of the checkpoint.
+        model: to be loaded; where its head has another number of answers, nothing is done.
+        rows, mine, source: as for `permuted`.
+
+    Raises:
+        VlcompressError: the checkpoint answers with other labels.
+    """
+    own, bias = model.state_dict(), f"{rows}bias"
+    if bias not in own or bias not in tensors or own[bias].shape != tensors[bias].shape:
+        return tensors, ()
+    theirs = labels_of(source)
+    if theirs is None:
+        head = rows.partition(".")[0]
+        return tensors, (
+            f"{head}.* is loaded as it is: nothing says the order of its answers, which must be this task's; "
+            f"put its {SIDE_FILE} beside it",
+        )
+    return permuted(tensors, rows, theirs=theirs, mine=mine, source=source), ()
 
 
 def _ordered(path: Path, rows: Mapping[str, Any]) -> tuple[str, ...]:

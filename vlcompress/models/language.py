@@ -6,26 +6,22 @@ official code of LXMERT and UNITER does before its pre-training.
 
 import re
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family, LoadReport
-
-BERT = {
-    ("lxmert", "base"): "google-bert/bert-base-uncased",
-    ("uniter", "base"): "google-bert/bert-base-cased",
-    ("uniter", "large"): "google-bert/bert-large-cased",
-}
-"""The language model of each published size, by its hub name; the vocabularies are those of the family's own."""
+from vlcompress.models.registry import FAMILIES
 
 
 @runtime_checkable
 class StartsFromLanguage(Protocol):
     """A family with a part that a BERT fits."""
 
-    language_names: re.Pattern[str]
+    language_models: ClassVar[Mapping[str, str]]
+    """The language model of each published size, by its hub name; the vocabularies are those of the family's own."""
+    language_names: ClassVar[re.Pattern[str]]
     """Names of the weights that `load_language` fills."""
 
     def load_language(self, model: nn.Module, checkpoint: str) -> LoadReport:
@@ -48,21 +44,20 @@ class StartsFromLanguage(Protocol):
 
 
 def language_part(family: Family) -> StartsFromLanguage:
-    """Return the family as one that starts from a language model.
+    """Take the family as one that starts from a language model.
 
     Raises:
         VlcompressError: no language model fits it.
     """
     if not isinstance(family, StartsFromLanguage):
+        names = ", ".join(name for name, one in FAMILIES.items() if isinstance(one(), StartsFromLanguage))
         raise VlcompressError(
             f"control 'language' starts from a language model, and {family.name} has no part that one fits: "
-            "it is there for lxmert, uniter"
+            f"it is there for {names}"
         )
     return family
 
 
-def knows_images(checkpoint: str) -> VlcompressError:
-    """Return the error for weights that are no language model's."""
-    return VlcompressError(
-        f"'{checkpoint}' has weights for images, so it is no language model: give a BERT (model.language)"
-    )
+def published_language_model(family: Family, size: str) -> str:
+    """Name the language model that a size starts from; "" where there is none."""
+    return family.language_models.get(size, "") if isinstance(family, StartsFromLanguage) else ""

@@ -1,11 +1,13 @@
 """Batches and objectives: all that the training loop sees of a task or of a pre-training."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from vlcompress.errors import unknown
 
 
 @dataclass(frozen=True)
@@ -44,3 +46,32 @@ class Objective(Protocol):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Compute the training loss of the batch, a scalar."""
+
+
+@dataclass(frozen=True)
+class PretrainingSpec:
+    """How a family is pre-trained.
+
+    Attributes:
+        objective: made of examples, vocabulary and the settings by name.
+        settings: what can be set, at the values that the built-in weights are made with.
+        optimizer: see `vlcompress.training.loop.Hyperparameters`.
+        reads: what it reads of the data in a way of its own: data read otherwise is other data.
+    """
+
+    objective: Callable[..., Objective]
+    settings: Mapping[str, float]
+    optimizer: str
+    reads: Mapping[str, str] = field(default_factory=dict)
+
+    def settings_with(self, given: Mapping[str, float | None]) -> dict[str, float]:
+        """Put the settings that are given (not None) over its own.
+
+        Raises:
+            VlcompressError: a setting that this pre-training does not have.
+        """
+        changed = {name: value for name, value in given.items() if value is not None}
+        for name in changed:
+            if name not in self.settings:
+                raise unknown("setting of this family's pre-training", name, self.settings)
+        return {**self.settings, **changed}

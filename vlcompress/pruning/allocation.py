@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vlcompress.errors import unknown
 from vlcompress.models.base import Coupling
-from vlcompress.models.transformer_layout import part_of
+from vlcompress.models.registry import part_of
 from vlcompress.pruning.criterion import Criterion
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.mixture import CoupledUnits, Mixture, Units, coupled, members, share_of

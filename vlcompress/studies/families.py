@@ -6,6 +6,7 @@ from statistics import mean
 
 from vlcompress.data.sources import data_folder
 from vlcompress.errors import unknown
+from vlcompress.models.registry import families_of
 from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
 from vlcompress.studies.curves import (
     at,
@@ -41,13 +42,13 @@ class Families:
             VlcompressError: a task that none of the three families has.
         """
         for task in choices.tasks:
-            if not any(family in TASKS[task].families for family in FAMILIES if task in TASKS):
-                raise unknown("task", task, [name for name in TASKS if set(FAMILIES) & set(TASKS[name].families)])
+            if not set(FAMILIES) & set(families_of(task)):
+                raise unknown("task", task, [name for name in TASKS if set(FAMILIES) & set(families_of(name))])
         return [
             _cell(dataclasses.replace(choices, family=family), task)
             for family in FAMILIES
             for task in choices.tasks
-            if family in TASKS[task].families
+            if family in families_of(task)
         ]
 
     def show(self, results: Mapping[str, Json]) -> Shown:

@@ -9,7 +9,7 @@ from itertools import combinations
 
 from torch import Tensor
 
-from vlcompress.models.transformer_layout import part_of
+from vlcompress.models.registry import part_of
 from vlcompress.pruning.mask import Masks
 from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
 from vlcompress.studies.tickets import ticket_recipe

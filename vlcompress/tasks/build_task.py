@@ -19,15 +19,12 @@ from vlcompress.data.vqa_v2 import soft_label
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Family
 from vlcompress.tasks.base import Task, TrainTask
-from vlcompress.tasks.preprocessing import TRAINED_PIECES, Preprocessor, max_words
+from vlcompress.tasks.preprocessing import Preprocessor, max_words
 from vlcompress.tasks.registry import SELF_SUPERVISED, TaskKind
 
 PIXELS_ONLY = 0
 PRETRAINING, CAPTIONS = "pretraining", "retrieval"
 """Pre-training takes LXMERT's sentence files where a folder has them, and else the captions of retrieval."""
-NORMALISING = ("uniter",)
-"""Families whose official code normalises the annotators' answers of VQA before it counts them; LXMERT's and ViLT's
-label files were counted from the answers as they are."""
 _DATA_OF = {PRETRAINING: CAPTIONS, **dict.fromkeys(SELF_SUPERVISED, "classification")}
 
 
@@ -48,14 +45,14 @@ def open_data(
     """
     width = PIXELS_ONLY if family.reads == "pixels" else feature_dim
     data = _opened(folder, task, splits, width)
-    if family.name in NORMALISING:
+    if family.normalises_answers:
         data = _normalised(data)
-    if task == PRETRAINING and family.name == "uniter":
-        data = _read_as(data, classes="after the background")
+    if task == PRETRAINING and family.pretraining and family.pretraining.reads:
+        data = _read_as(data, **family.pretraining.reads)
     if family.reads == "regions" and not data.pictures.feature_dim:
         raise VlcompressError(
             f"'{folder}' has pictures and no region features of {task} {', '.join(splits)}: {family.name} reads "
-            "regions; extract them, or take a family that reads pixels (vilt)"
+            "regions; extract them, or take a family that reads pixels"
         )
     return data
 
@@ -91,11 +88,11 @@ def _read_as(data: TaskData[Any], **how: Any) -> TaskData[Any]:
 def without_long_texts(
     data: TaskData[Any], family: Family, vocabulary: WordPiece, say: Callable[[str], None]
 ) -> TaskData[Any]:
-    """Leave out what the family's official code does not train on: long texts (`TRAINED_PIECES`), of UNITER alone.
+    """Leave out what the family's official code does not train on: long texts (`Family.longest_trained`).
 
     VCR's are not: an example is many texts there, and they are cut.
     """
-    most = TRAINED_PIECES.get(family.name, 0) - (data.task == "refcoco")  # officially "<" there, "<=" elsewhere
+    most = family.longest_trained - (data.task == "refcoco")  # officially "<" there, "<=" elsewhere
     texts = [text_of(example) for example in data.examples]
     if most <= 0 or None in texts:
         return data

@@ -11,15 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from vlcompress.data.tokenizer import WordPiece
 from vlcompress.models.language import StartsFromLanguage
-from vlcompress.models.lxmert.pretraining import Vocabulary
-from vlcompress.models.masking import at, mlm_mask, places
+from vlcompress.models.masking import NOTHING, at, masked_words, places
 from vlcompress.models.objective import Batch, Objective
 
 WORD_RATE = 0.15
 """Chance that a word is to be predicted (BERT's)."""
-
-_NOTHING = -1  # the label of a word that is not asked for
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class WordsAlone:
 
     family: StartsFromLanguage
     task: Objective
-    vocabulary: Vocabulary
+    vocabulary: WordPiece
     unknown_id: int
 
     def __len__(self) -> int:
@@ -52,13 +50,8 @@ class WordsAlone:
         ids, inputs = self.vocabulary, self.task.batch(indices, rng).inputs
         tokens_BT, there_BT = inputs["input_ids"], inputs["attention_mask"]
         tokens_BT = tokens_BT.where(tokens_BT < ids.vocab_size, self.unknown_id)
-        word_BT = there_BT.bool() & (tokens_BT != ids.cls_id) & (tokens_BT != ids.sep_id)
-        asked_BT, hidden_BT, random_BT = mlm_mask(word_BT, WORD_RATE, rng)
-        first_BT = ~asked_BT.any(dim=1, keepdim=True) & word_BT & (word_BT.cumsum(dim=1) == 1)
-        noise_BT = torch.randint(ids.vocab_size, tokens_BT.shape, generator=rng)
-        shown_BT = tokens_BT.masked_fill(hidden_BT | first_BT, ids.mask_id).where(~random_BT, noise_BT)
-        words_BT = tokens_BT.where(asked_BT | first_BT, _NOTHING)
-        targets = {"words": words_BT, "asked": places(words_BT != _NOTHING)}
+        shown_BT, words_BT = masked_words(tokens_BT, there_BT.bool(), WORD_RATE, ids, rng, at_least_one=True)
+        targets = {"words": words_BT, "asked": places(words_BT != NOTHING)}
         return Batch({"input_ids": shown_BT, "attention_mask": there_BT}, targets)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:

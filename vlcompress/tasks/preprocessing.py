@@ -12,14 +12,6 @@ from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Family, Sample
 
-MAX_WORDS = {"lxmert": 20, "uniter": 1 << 30, "vilt": 40}
-"""Longest text in word pieces, [CLS] and [SEP] included, of each family's official code; longer text is cut. UNITER's
-cuts nothing: see `TRAINED_PIECES`."""
-
-TRAINED_PIECES = {"uniter": 60}
-"""Longest text that is trained on, in word pieces without [CLS] and [SEP]: longer ones are left out of training, and
-read whole by a trained model (ChenRocks/UNITER ``max_txt_len``, -1 in its inference)."""
-
 CACHED_BYTES = 1 << 30
 """Images kept in memory once read; a larger data set is read from the disk again."""
 
@@ -31,14 +23,14 @@ Ids = NDArray[np.int64]
 
 
 def max_words(family: Family, config: Config, most: int | None = None) -> int:
-    """Return the longest text, in word pieces, that a model of this family and configuration reads.
+    """Limit the text, in word pieces, that a model of this family and configuration reads.
 
     Args:
         family: of the model.
         config: of the model; its position embeddings are a limit too.
         most: the task's own limit (VCR's 220; 0 where no text is read); None takes the family's.
     """
-    return min(most or MAX_WORDS.get(family.name, 0), int(config.get("max_position_embeddings", 1 << 30)))
+    return min(family.longest_text if most is None else most, int(config.get("max_position_embeddings", 1 << 30)))
 
 
 class Preprocessor:

@@ -1,8 +1,8 @@
 """Pre-training as a task: a ticket found on it can be fine-tuned on every other one (Gan et al., AAAI 2022).
 
-Each family has its own objectives (see `vlcompress.tasks.pretraining_registry`). What they say of a model is a loss,
-and a low one does not promise good fine-tuning, as the paper warns: the score here is a stand-in that lets pre-training
-be pruned and judged like any task.
+Each family has its own objectives (see `Family.pretraining`). What they say of a model is a loss, and a low one does
+not promise good fine-tuning, as the paper warns: the score here is a stand-in that lets pre-training be pruned and
+judged like any task.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from vlcompress.data.examples import AnswerExample, CaptionExample, TaskData
 from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError
-from vlcompress.models.base import Head
+from vlcompress.models.base import Head, pretraining_of
 from vlcompress.models.objective import Batch, Objective
 from vlcompress.tasks.base import Answer, Scores, finite
 from vlcompress.tasks.preprocessing import Preprocessor
-from vlcompress.tasks.pretraining_registry import pretrainer_of
 
 UNIT = 8
 """Examples that one score is of: masks and mismatches are drawn for so many together."""
@@ -108,8 +107,8 @@ class PretrainingTask:
 
 def _objective(data: TaskData[Any], preprocessor: Preprocessor) -> Objective:
     """Make the family's objectives."""
-    pretrainer = pretrainer_of(preprocessor.family.name)
-    return pretrainer.objective(sentences(data, preprocessor), preprocessor.vocabulary, **pretrainer.settings)
+    spec = pretraining_of(preprocessor.family)
+    return spec.objective(sentences(data, preprocessor), preprocessor.vocabulary, **spec.settings)
 
 
 def sentences(data: TaskData[Any], preprocessor: Preprocessor) -> list[Sentence]:

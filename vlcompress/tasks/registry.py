@@ -6,6 +6,7 @@ from typing import Any
 
 from vlcompress.data.examples import TaskData
 from vlcompress.errors import VlcompressError, unknown
+from vlcompress.models.registry import families_of, family_named
 from vlcompress.tasks import vcr
 from vlcompress.tasks.base import Task, TrainTask
 from vlcompress.tasks.classification import ClassificationTask, ClassificationTraining
@@ -27,7 +28,6 @@ class TaskKind:
 
     Attributes:
         title: its name among people.
-        families: those whose official code has it.
         metric: name of the score.
         train: splits to train on, by their published names.
         score: the split to score on.
@@ -38,7 +38,6 @@ class TaskKind:
     """
 
     title: str
-    families: tuple[str, ...]
     metric: str
     train: tuple[str, ...]
     score: str
@@ -48,16 +47,13 @@ class TaskKind:
     words: int | None = None
 
 
-_EVERY = ("lxmert", "uniter", "vilt")
-
 TASKS: dict[str, TaskKind] = {
-    "vqa": TaskKind("VQA v2", _EVERY, VqaTask.metric, ("train",), "minival", ".json", VqaTask, VqaTask),
-    "gqa": TaskKind("GQA", ("lxmert", "uniter"), GqaTask.metric, ("train",), "testdev", ".json", GqaTask, GqaTask),
-    "nlvr2": TaskKind("NLVR2", _EVERY, Nlvr2Task.metric, ("train",), "dev", ".csv", Nlvr2Task, Nlvr2Task),
-    "snli_ve": TaskKind("SNLI-VE", ("uniter",), SnliVeTask.metric, ("train",), "dev", ".json", SnliVeTask, SnliVeTask),
+    "vqa": TaskKind("VQA v2", VqaTask.metric, ("train",), "minival", ".json", VqaTask, VqaTask),
+    "gqa": TaskKind("GQA", GqaTask.metric, ("train",), "testdev", ".json", GqaTask, GqaTask),
+    "nlvr2": TaskKind("NLVR2", Nlvr2Task.metric, ("train",), "dev", ".csv", Nlvr2Task, Nlvr2Task),
+    "snli_ve": TaskKind("SNLI-VE", SnliVeTask.metric, ("train",), "dev", ".json", SnliVeTask, SnliVeTask),
     "vcr": TaskKind(
         "VCR",
-        ("uniter",),
         vcr.VcrTask.metric,
         ("train",),
         "val",
@@ -66,12 +62,9 @@ TASKS: dict[str, TaskKind] = {
         vcr.VcrTask,
         words=vcr.MAX_WORDS,
     ),
-    "refcoco": TaskKind(
-        "RefCOCO+", ("uniter",), RefcocoTask.metric, ("train",), "val", ".json", RefcocoTraining, RefcocoTask
-    ),
+    "refcoco": TaskKind("RefCOCO+", RefcocoTask.metric, ("train",), "val", ".json", RefcocoTraining, RefcocoTask),
     "retrieval": TaskKind(
         "image-text retrieval",
-        ("uniter", "vilt"),
         RetrievalTask.metric,
         ("train",),
         "test",
@@ -81,7 +74,6 @@ TASKS: dict[str, TaskKind] = {
     ),
     "classification": TaskKind(
         "image classification",
-        ("resnet",),
         ClassificationTask.metric,
         ("train",),
         "test",
@@ -91,19 +83,19 @@ TASKS: dict[str, TaskKind] = {
         words=0,
     ),
     "pretraining": TaskKind(
-        "pre-training", _EVERY, PretrainingTask.metric, ("train",), "val", "", PretrainingTask, PretrainingTask
+        "pre-training", PretrainingTask.metric, ("train",), "val", "", PretrainingTask, PretrainingTask
     ),
 }
 
 SELF_SUPERVISED: dict[str, TaskKind] = {
-    name: TaskKind(title, ("resnet",), one.metric, ("train",), "test", "", one, one, words=0)
+    name: TaskKind(title, one.metric, ("train",), "test", "", one, one, words=0)
     for name, title, one in (("simclr", "simCLR", SimclrTask), ("moco", "MoCo", MocoTask))
 }
 """Pre-training on pictures of classification without their labels. They are run like tasks, but are no benchmarks."""
 
 
 def task_of(family: str, task: str) -> TaskKind:
-    """Return a task of a family.
+    """Look up a task of a family.
 
     Raises:
         VlcompressError: no such task, or not one of this family's.
@@ -111,10 +103,10 @@ def task_of(family: str, task: str) -> TaskKind:
     every = {**TASKS, **SELF_SUPERVISED}
     if task not in every:
         raise unknown("task", task, every)
-    kind = every[task]
-    if family not in kind.families:
-        own = ", ".join(name for name, one in TASKS.items() if family in one.families)
+    if task not in family_named(family).tasks:
+        own = ", ".join(family_named(family).tasks)
         raise VlcompressError(
-            f"{family} has no {task} in its official code: it has {own}; {task} is there for {', '.join(kind.families)}"
+            f"{family} has no {task} in its official code: it has {own}; {task} is there for "
+            f"{', '.join(families_of(task))}"
         )
-    return kind
+    return every[task]

@@ -107,10 +107,11 @@ def first_of_all_loss(scores_BP: Tensor) -> Tensor:
 
 
 OFFICIAL: dict[str, tuple[Callable[[Captions, int, torch.Generator], Pairs], Callable[[Tensor], Tensor]]] = {
-    "uniter": (triplet, triplet_loss),
-    "vilt": (right_and_false_texts, first_of_all_loss),
+    "triplet": (triplet, triplet_loss),
+    "false-texts": (right_and_false_texts, first_of_all_loss),
 }
-"""How each family's official code makes an example's pairs, the right one first, and the loss of their scores."""
+"""How an example's pairs are made, the right one first, and the loss of their scores, by `Family.retrieval`: UNITER's
+and ViLT's official code."""
 
 
 class RetrievalTraining:
@@ -121,7 +122,7 @@ class RetrievalTraining:
 
     def __init__(self, data: TaskData[CaptionExample], preprocessor: Preprocessor) -> None:
         self._captions = Captions(data, preprocessor)
-        self._pairs, self._loss = OFFICIAL[preprocessor.family.name]
+        self._pairs, self._loss = OFFICIAL[preprocessor.family.retrieval]
 
     def __len__(self) -> int:
         return len(self._captions)

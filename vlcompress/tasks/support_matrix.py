@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlcompress.models.registry import FAMILIES
+from vlcompress.models.registry import FAMILIES, families_of
 from vlcompress.tasks.base import EvalTask, PerExampleTask
 from vlcompress.tasks.registry import TASKS
 
@@ -31,7 +31,7 @@ PARITY = {
 """Cells whose logits, or losses, tests compare with the official code's at tiny size (LXMERT's pre-training:
 transformers'). SNLI-VE's and GQA's heads are VQA's."""
 
-FORMAT = {(family, task) for task, kind in TASKS.items() for family in kind.families} - {("uniter", "pretraining")}
+FORMAT = {(family, task) for task, kind in TASKS.items() for family in families_of(task)} - {("uniter", "pretraining")}
 """Cells whose published files are read. UNITER's pre-training databases are not: it takes captions, or LXMERT's."""
 
 METRIC = {"vqa", "gqa", "nlvr2", "snli_ve", "vcr", "refcoco", "retrieval"}
@@ -68,8 +68,8 @@ def cells(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {"family": family, "task": task, "marks": marks(family, task), "score": None}
         | record["cells"].get(f"{family}-{task}", {})
-        for task, kind in TASKS.items()
-        for family in kind.families
+        for task in TASKS
+        for family in families_of(task)
     ]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from vlcompress.errors import VlcompressError
 from vlcompress.models.checkpoints import on_hub
 from vlcompress.models.language import language_part
-from vlcompress.models.transformer_layout import part_of
+from vlcompress.models.registry import part_of
 from vlcompress.pruning.allocation import parse_allocation
 from vlcompress.pruning.criterion import parse_criterion
 from vlcompress.pruning.growth import grown

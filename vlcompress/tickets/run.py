@@ -225,12 +225,13 @@ def _pretrained_answers(recipe: Recipe, folder: Path, checkpoint: str | None) ->
     """
     if recipe.model.head == "fresh":
         return ()
-    if recipe.model.family != "lxmert" or recipe.data.task not in ("vqa", "gqa") or checkpoint is None:
+    listed = family_named(recipe.model.family).answers_file
+    if not listed or recipe.data.task not in ("vqa", "gqa") or checkpoint is None:
         raise VlcompressError(
-            "model.head 'answers' takes the answer head of a pre-trained LXMERT: it needs lxmert, vqa or gqa, and a "
-            "checkpoint; use head 'fresh' otherwise"
+            "model.head 'answers' takes the answer head of a pre-trained model: it needs a family whose pre-training "
+            "has one, vqa or gqa, and a checkpoint; use head 'fresh' otherwise"
         )
-    return read_all_answers(folder / "lxmert" / "all_ans.json").labels
+    return read_all_answers(folder / listed).labels
 
 
 def _vocabulary(recipe: Recipe, folder: Path, *, reads_text: bool) -> WordPiece:

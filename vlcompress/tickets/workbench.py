@@ -33,8 +33,7 @@ from vlcompress.devices import CPU, Compute, computed_on
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Coupling, Family, LoadReport, Prunable
 from vlcompress.models.checkpoints import read_checkpoint
-from vlcompress.models.language import BERT, language_part
-from vlcompress.models.lxmert.answers import load_answer_head
+from vlcompress.models.language import language_part, published_language_model
 from vlcompress.models.objective import Objective
 from vlcompress.pruning.criterion import parse_criterion, saliency_of
 from vlcompress.pruning.mask import Masks
@@ -203,7 +202,7 @@ class Workbench:
     @property
     def language_model(self) -> str:
         """Where the language model that θ'0 is of is read from; "" where it is made."""
-        return self.recipe.model.language or BERT.get((self.family.name, self.recipe.model.size), "")
+        return self.recipe.model.language or published_language_model(self.family, self.recipe.model.size)
 
     @cached_property
     def language(self) -> tuple[str, str]:
@@ -407,7 +406,7 @@ class Workbench:
         model = self.family.build(self.config, self.train_task.head, seed=trial.seed)
         if self.answers and self.checkpoint and trial.start not in ("fresh", "language"):
             labels = self.train_task.head.labels
-            self.load_report = load_answer_head(model, self.checkpoint, answers=self.answers, labels=labels)
+            self.load_report = self.family.load_answers(model, self.checkpoint, answers=self.answers, labels=labels)
         if trial.start == "rewound":
             dense = self.train(Trial(trial.seed), f"seed {trial.seed} dense")
             restore(model, load_tensors(dense.folder / REWIND))

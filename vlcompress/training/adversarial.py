@@ -16,7 +16,7 @@ Shapes: B rows of the inputs, T words, R regions, F feature width, H hidden widt
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from torch.nn.functional import kl_div
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family, HeadKind
 from vlcompress.models.objective import Batch
+from vlcompress.models.registry import FAMILIES
 from vlcompress.tasks.base import LogitTask, finite
 
 PASSES = 3
@@ -32,7 +33,6 @@ PASSES = 3
 DIVERGENCE = 1.5
 """VILLA's ``adv_kl_weight``."""
 MODALITIES = ("text", "image")
-FAMILIES = ("lxmert", "uniter")
 _RATE = 1e-3
 _LEAST_NORM = 1e-8
 _HEADS = ("answers", "pair", "choice", "region", "classes")
@@ -88,10 +88,11 @@ class Adversarial:
     """
 
     def __init__(self, task: object, family: Family, perturbation: Perturbation) -> None:
-        if family.name not in FAMILIES or not isinstance(task, LogitTask) or task.head.kind not in _HEADS:
+        if not family.perturbed or not isinstance(task, LogitTask) or task.head.kind not in _HEADS:
+            families = ", ".join(name for name, one in FAMILIES.items() if one.perturbed)
             raise VlcompressError(
-                f"adversarial training of {family.name} on this task is not defined: it is there for "
-                f"{', '.join(FAMILIES)}, on tasks that choose among answers (not pre-training, not retrieval)"
+                f"adversarial training of {family.name} on this task is not defined: it is there for {families}, on "
+                "tasks that choose among answers (not pre-training, not retrieval)"
             )
         self._task, self._family, self._perturbation = task, family, perturbation
 
@@ -168,7 +169,7 @@ def _attacked_logits(
 def no_shift(model: nn.Module, family: Family, inputs: Mapping[str, Tensor], modality: str) -> Tensor:
     """Return a δ of zeros: [B, T, H] for "text", [B, R, F] for "image"."""
     if modality == "image":
-        return torch.zeros_like(inputs["visual_feats"])
+        return torch.zeros_like(inputs[family.perturbed[modality]])
     table_VH = _word_embeddings(model, family).weight
     return table_VH.new_zeros(*inputs["input_ids"].shape, table_VH.shape[1])
 
@@ -185,7 +186,8 @@ def shifted_logits(
     """Return the head's scores with δ added to the word embeddings ("text") and to the region features ("image")."""
     shifted = dict(inputs)
     if "image" in deltas:
-        shifted["visual_feats"] = inputs["visual_feats"] + deltas["image"]
+        image = family.perturbed["image"]
+        shifted[image] = inputs[image] + deltas["image"]
     with _words_shifted(_word_embeddings(model, family), deltas.get("text")):
         return family.logits(model, shifted)
 
@@ -218,6 +220,6 @@ def symmetric_divergence(kind: HeadKind, logits: Tensor, clean: Tensor, targets:
 
 
 def _word_embeddings(model: nn.Module, family: Family) -> nn.Embedding:
-    backbone: Any = getattr(model, family.backbone_prefix.removesuffix("."))
-    words: nn.Embedding = backbone.embeddings.word_embeddings
+    words = model.get_submodule(family.perturbed["text"])
+    assert isinstance(words, nn.Embedding)
     return words

@@ -20,9 +20,8 @@ from vlcompress.data.regions import Regions
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.data.vqa_folder import PretrainingFolder, open_pretraining
 from vlcompress.devices import CPU, Compute, computed_on
-from vlcompress.models.base import Family, Head
+from vlcompress.models.base import Family, Head, pretraining_of
 from vlcompress.models.objective import Objective
-from vlcompress.tasks.pretraining_registry import pretrainer_of
 from vlcompress.training.checkpoint import distinct
 from vlcompress.training.loop import Hyperparameters, Progress, train
 
@@ -37,7 +36,7 @@ class PretrainingRecipe:
     Attributes:
         size: of the family.
         hyper: steps, batch, rates (LXMERT-base: batch 256, rate 1e-4, 20 epochs).
-        settings: of the family's objective, all of them (see `vlcompress.tasks.pretraining_registry.settings_of`).
+        settings: of the family's objective, all of them (see `vlcompress.models.objective.PretrainingSpec`).
         seed: of weights, order, masks and dropout.
     """
 
@@ -141,7 +140,7 @@ class Pretraining:
         examples = (
             self._captioned(self.data) if isinstance(self.data, TaskData) else Sentences(self.data, self.vocabulary)
         )
-        return pretrainer_of(self.family.name).objective(examples, self.vocabulary, **self.recipe.settings)
+        return pretraining_of(self.family).objective(examples, self.vocabulary, **self.recipe.settings)
 
     def _captioned(self, data: TaskData[CaptionExample]) -> list[CaptionedPicture]:
         sentences = [example.text for example in data.examples]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import LoadReport
 from vlcompress.models.checkpoints import Tensors, listing, read_checkpoint, renamed
-from vlcompress.models.lxmert.adapter import OFFICIAL_NAMES
+from vlcompress.models.lxmert.model import OFFICIAL_NAMES
 
 _ARTICLES = ("a ", "an ", "the ")  # removed in this order, each at most once
 _SAME = {"grey": "gray"} | {

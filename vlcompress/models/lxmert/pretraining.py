@@ -17,47 +17,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 
+from vlcompress.data.regions import Regions
+from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
 from vlcompress.models.lxmert.model import encode
-from vlcompress.models.masking import at, mlm_mask, places
-from vlcompress.models.objective import Batch
+from vlcompress.models.masking import NOTHING, at, masked_words, mlm_mask, other_image, places
+from vlcompress.models.objective import Batch, PretrainingSpec
 
 LOSSES = ("words", "matched", "objects", "attributes", "features", "answers")
 """The losses in the order in which the official code reports them."""
 
-_NOTHING = -1  # the label of a word that is not asked for, and of a sentence without an answer
 VISUAL_WEIGHT = 1 / 0.15
 """Of the official code: the region losses are means over all regions, of which features count in 15 % alone."""
-
-_TRIES = 1000  # draws of a sentence of another image before the data are taken to hold one image only
-
-
-class Regions(Protocol):
-    """What the detector found in one image; R is the same for every image."""
-
-    @property
-    def features(self) -> NDArray[np.float32]:
-        """Features [R, F]."""
-
-    @property
-    def normalized_boxes(self) -> NDArray[np.float32]:
-        """Boxes [R, 4] as (x1, y1, x2, y2) in 0..1."""
-
-    @property
-    def objects_id(self) -> NDArray[np.int64]:
-        """Object classes [R]."""
-
-    @property
-    def objects_conf(self) -> NDArray[np.float32]:
-        """Confidence in the object classes [R], 0..1."""
-
-    @property
-    def attrs_id(self) -> NDArray[np.int64]:
-        """Attribute classes [R]."""
-
-    @property
-    def attrs_conf(self) -> NDArray[np.float32]:
-        """Confidence in the attribute classes [R], 0..1."""
 
 
 class Example(Protocol):
@@ -80,30 +51,6 @@ class Example(Protocol):
         """The image's regions."""
 
 
-class Vocabulary(Protocol):
-    """The ids that masking must know."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids; a random word is drawn from all of them."""
-
-    @property
-    def pad_id(self) -> int:
-        """Id of [PAD]."""
-
-    @property
-    def cls_id(self) -> int:
-        """Id of [CLS]."""
-
-    @property
-    def sep_id(self) -> int:
-        """Id of [SEP]."""
-
-    @property
-    def mask_id(self) -> int:
-        """Id of [MASK]."""
-
-
 @dataclass(frozen=True)
 class PretrainingObjective:
     """LXMERT's six losses over examples (see `vlcompress.models.objective.Objective`).
@@ -118,7 +65,7 @@ class PretrainingObjective:
     """
 
     examples: Sequence[Example]
-    vocabulary: Vocabulary
+    vocabulary: WordPiece
     word_rate: float = 0.15
     region_rate: float = 0.15
     mismatch_rate: float = 0.5
@@ -143,14 +90,14 @@ class PretrainingObjective:
         """
         matched_B = torch.rand(len(indices), generator=rng) >= self.mismatch_rate
         spoken = [
-            index if matched else self._of_another_image(index, rng)
+            index if matched else other_image(self.examples, self.examples[index].img_id, rng)
             for index, matched in zip(indices, matched_B.tolist(), strict=True)
         ]
         inputs, words_BT = self._words([self.examples[index].tokens for index in spoken], rng)
         regions, asked = self._regions([self.examples[index].regions for index in indices], rng)
         answers_B = torch.tensor([self.examples[index].answer for index in indices])
-        targets = {"words": words_BT, "asked": places(words_BT != _NOTHING), "matched": matched_B.long()}
-        return Batch(inputs | regions, targets | {"answers": answers_B.where(matched_B, _NOTHING)} | asked)
+        targets = {"words": words_BT, "asked": places(words_BT != NOTHING), "matched": matched_B.long()}
+        return Batch(inputs | regions, targets | {"answers": answers_B.where(matched_B, NOTHING)} | asked)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the sum of the six losses, a scalar."""
@@ -175,29 +122,14 @@ class PretrainingObjective:
             "answers": _mean_of_labelled(parts.answer_head(encoded.pooled), targets["answers"]),
         }
 
-    def _of_another_image(self, index: int, rng: torch.Generator) -> int:
-        image = self.examples[index].img_id
-        for _ in range(_TRIES):
-            other = int(torch.randint(len(self.examples), (), generator=rng))
-            if self.examples[other].img_id != image:
-                return other
-        raise VlcompressError(
-            f"no sentence of another image than '{image}' found: image-text matching needs two images or more"
-        )
-
     def _words(self, sentences: Sequence[NDArray[np.int64]], rng: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
-        ids = self.vocabulary
+        pad = self.vocabulary.pad_id
         tokens_BT = torch.nn.utils.rnn.pad_sequence(
-            [torch.from_numpy(tokens[tokens != ids.pad_id]) for tokens in sentences],
-            batch_first=True,
-            padding_value=ids.pad_id,
+            [torch.from_numpy(tokens[tokens != pad]) for tokens in sentences], batch_first=True, padding_value=pad
         )
-        word_BT = (tokens_BT != ids.pad_id) & (tokens_BT != ids.cls_id) & (tokens_BT != ids.sep_id)
-        asked_BT, hidden_BT, random_BT = mlm_mask(word_BT, self.word_rate, rng)
-        noise_BT = torch.randint(ids.vocab_size, tokens_BT.shape, generator=rng)
-        shown_BT = tokens_BT.masked_fill(hidden_BT, ids.mask_id).where(~random_BT, noise_BT)
-        inputs = {"input_ids": shown_BT, "attention_mask": (tokens_BT != ids.pad_id).long()}
-        return inputs, tokens_BT.where(asked_BT, _NOTHING)
+        there_BT = tokens_BT != pad
+        shown_BT, words_BT = masked_words(tokens_BT, there_BT, self.word_rate, self.vocabulary, rng)
+        return {"input_ids": shown_BT, "attention_mask": there_BT.long()}, words_BT
 
     def _regions(self, images: Sequence[Regions], rng: torch.Generator) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         features_BRF = _stack([image.features for image in images])
@@ -238,8 +170,8 @@ def _stack(arrays: Sequence[NDArray[Any]]) -> Tensor:
 
 def _mean_of_labelled(scores: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cross-entropy of the rows that have a label, 0 where none has (torch's own mean is NaN there)."""
-    total = cross_entropy(scores, labels, ignore_index=_NOTHING, reduction="sum")
-    return total / (labels != _NOTHING).sum().clamp(min=1)
+    total = cross_entropy(scores, labels, ignore_index=NOTHING, reduction="sum")
+    return total / (labels != NOTHING).sum().clamp(min=1)
 
 
 def _region_losses(scores: Mapping[str, Tensor], targets: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
@@ -255,3 +187,10 @@ def _region_losses(scores: Mapping[str, Tensor], targets: Mapping[str, Tensor], 
 
 def _each(scores_BRC: Tensor, labels_BR: Tensor) -> Tensor:
     return cross_entropy(scores_BRC.flatten(0, 1), labels_BR.flatten(), reduction="none").view_as(labels_BR)
+
+
+PRETRAINING = PretrainingSpec(
+    PretrainingObjective,
+    {"word_rate": 0.15, "region_rate": 0.15, "mismatch_rate": 0.2, "visual_weight": VISUAL_WEIGHT},
+    "bertadam",
+)

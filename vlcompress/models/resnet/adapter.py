@@ -11,20 +11,19 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from vlcompress.data.examples import Pictures
 from vlcompress.data.pixels import Square
 from vlcompress.errors import VlcompressError, unknown
-from vlcompress.models.base import Config, Coupling, Head, HeadKind, LoadReport, Prunable, Sample
-from vlcompress.models.building import FRESH_STD, materialise, skeleton
-from vlcompress.models.checkpoints import Tensors, load_strictly, read_checkpoint, renamed
+from vlcompress.models.base import Config, Coupling, Family, Head, HeadKind, LoadReport, Prunable, Sample
+from vlcompress.models.building import FRESH_STD
+from vlcompress.models.checkpoints import Tensors, load_strictly, read_checkpoint, renamed, without_heads
 from vlcompress.models.resnet.dense import DENSE_HEADS
 from vlcompress.models.resnet.momentum import KEYS, MOMENTUM_VARIANT, add_key_side
 
@@ -105,41 +104,27 @@ _REASONS = (
 )
 
 
-class ResnetFamily:
-    """ResNet as the toolchain sees it (see `vlcompress.models.base.Family`)."""
+class ResnetFamily(Family):
+    """ResNet as the toolchain sees it."""
 
     name = "resnet"
-    sizes = tuple(_SIZES)
-    heads: tuple[HeadKind, ...] = ("classes", "boxes", "pixels")
-    reads: Literal["regions", "pixels"] = "pixels"
+    title = "ResNet"
+    sizes = _SIZES
+    heads: ClassVar[tuple[HeadKind, ...]] = ("classes", "boxes", "pixels")
+    tasks = ("classification", "simclr", "moco")
+    reads = "pixels"
     backbone_prefix = "resnet."
-    inherited: tuple[str, ...] = ()
+    policies = ("conv-except-conv1",)
+    hub_name = "resnet50.pth"  # torchvision's, or MoCo's and simCLR's files
+    longest_text = 0
 
     def config(self, size: str, *, vocab_size: int = 0, feature_dim: int = 0) -> Config:
-        """Return the configuration of a named size: keys of a Hugging Face config.json, "stem" and "image_size".
-
-        Args:
-            size: "tiny", "mini", "small", "50" (CIFAR stem, pictures of 32 pixels) or "50-imagenet" (224).
-            vocab_size: not used: ResNet reads no text.
-            feature_dim: not used: ResNet reads pixels.
-
-        Raises:
-            VlcompressError: unknown size.
-        """
-        if size not in _SIZES:
-            raise unknown("size of resnet", size, _SIZES)
-        return {"model_type": "resnet", **_SIZES[size]}
+        """See `Family.config`; "stem" and "image_size" say what pictures it takes: 32 pixels, or ImageNet's 224."""
+        return self.sized(size)
 
     def build(self, config: Config, head: Head, *, seed: int) -> nn.Module:
-        """Make a model with fresh weights, the same for the same seed, float32, on the CPU.
-
-        Convolutions are normal with He et al.'s deviation (fan out), the classifier normal with 0.02.
-
-        Raises:
-            VlcompressError: an unknown kind of head, no classes, or a configuration that fits no model.
-        """
-        model = self.skeleton(config, head)
-        materialise(model, seed=seed)
+        """See `Family.build`; convolutions have He et al.'s deviation (fan out), the classifier 0.02."""
+        model = super().build(config, head, seed=seed)
         with torch.no_grad():
             for module in model.modules():
                 if isinstance(module, nn.Conv2d):
@@ -147,21 +132,12 @@ class ResnetFamily:
                     module.weight.mul_(math.sqrt(2 / fan_out) / FRESH_STD)
         return model
 
-    def skeleton(self, config: Config, head: Head) -> nn.Module:
-        """Make the model of `build` on the meta device: names and shapes without weights."""
-        if head.kind not in self.heads:
-            raise unknown("kind of head", head.kind, self.heads)
-        if not head.labels:
-            raise VlcompressError("the classifier has no labels: give at least one class")
+    def construct(self, config: Config, head: Head) -> nn.Module:
+        """Make transformers' model with the stem and the head that are asked for."""
         if config.get("stem") not in STEMS:
             raise unknown("stem of resnet", str(config.get("stem")), STEMS)
-        plain = {name: value for name, value in config.items() if name not in ("model_type", "stem", "image_size")}
-        try:
-            model = skeleton(lambda: _model(plain, head, config["stem"]))
-        except (ValueError, StrictDataclassError) as error:
-            reason = error.__cause__ or error
-            raise VlcompressError(f"this configuration makes no ResNet model: {reason}") from error
-        return model
+        plain = {name: value for name, value in config.items() if name not in ("stem", "image_size")}
+        return _model(plain, head, config["stem"])
 
     def load(self, model: nn.Module, checkpoint: str, *, fresh_head: bool = False) -> LoadReport:
         """Load a checkpoint strictly; classifier, projection head and a stem of another shape may differ, and are told.
@@ -179,7 +155,7 @@ class ResnetFamily:
         tensors = renamed({name: value for name, value in read.items() if not _KEY_SIDE.match(name)}, OFFICIAL_NAMES)
         notes = ["left out MoCo's key encoder and queue"] if any(_KEY_SIDE.match(name) for name in read) else []
         if fresh_head:
-            tensors = {name: value for name, value in tensors.items() if not name.startswith(_HEADS)}
+            tensors = without_heads(tensors, _HEADS)
         tensors = _with_counts(tensors, model)
         report = load_strictly(model, tensors, source=checkpoint, heads=(*_HEADS, _STEM, *KEYS))
         loaded = not fresh_head and not any("classifier" in note for note in report.notes)
@@ -189,25 +165,21 @@ class ResnetFamily:
         return replace(report, head="loaded" if loaded else "fresh", notes=(*kept, *notes))
 
     def prunable(self, model: nn.Module, policy: str) -> Prunable:
-        """Name what IMP prunes: "conv-except-conv1" is every convolution but the first (paper c, section 3).
+        """Name every convolution but the first (paper c, section 3).
 
         Raises:
             VlcompressError: unknown policy.
         """
-        if policy != "conv-except-conv1":
-            raise unknown("pruning policy", policy, ["conv-except-conv1"])
-        sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-        excluded = {name: reason for name in sizes if (reason := _reason(name))}
-        names = tuple(name for name in sizes if name not in excluded)
-        backbone = sum(size for name, size in sizes.items() if name.startswith(self.backbone_prefix))
-        return Prunable(names, excluded, sum(sizes[name] for name in names), backbone)
+        if policy not in self.policies:
+            raise unknown("pruning policy", policy, self.policies)
+        return Prunable.of(model, _reason, self.backbone_prefix)
 
     def couplings(self, model: nn.Module) -> Sequence[Coupling]:
-        """Return none: batch normalisation stands between convolutions, and residual sums tie their channels."""
+        """List none: batch normalisation stands between convolutions, and residual sums tie their channels."""
         return ()
 
     def pictures(self, config: Config, source: Pictures) -> Pictures:
-        """Return the same pictures cut to their middle square and resized to the model's size."""
+        """Cut pictures to their middle square and resized to the model's size."""
         return Square(source, side=config["image_size"])
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
@@ -263,7 +235,7 @@ def _model(plain: Config, head: Head, stem: str) -> nn.Module:
 
 
 def use_cifar_stem(backbone: nn.Module) -> None:
-    """Return a transformers ResNet (model or backbone) the stem of paper c: 3x3, stride 1, no max-pooling."""
+    """Give a transformers ResNet (model or backbone) the stem of paper c: 3x3, stride 1, no max-pooling."""
     embedder: Any = backbone.embedder
     first = embedder.embedder.convolution
     embedder.embedder.convolution = nn.Conv2d(first.in_channels, first.out_channels, 3, 1, 1, bias=False)

@@ -24,22 +24,19 @@ from torch.nn.functional import cross_entropy, kl_div, mse_loss, one_hot
 from torch.nn.utils.rnn import pad_sequence
 
 from vlcompress.data.regions import Regions
+from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Sample
-from vlcompress.models.lxmert.pretraining import Vocabulary
-from vlcompress.models.masking import at, mlm_mask, places
-from vlcompress.models.objective import Batch
+from vlcompress.models.masking import NOTHING, at, masked_words, other_image, places
+from vlcompress.models.objective import Batch, PretrainingSpec
 from vlcompress.models.transport import transport_distance
-from vlcompress.models.uniter.adapter import UniterFamily
+from vlcompress.models.uniter.batches import collate
 
 MIX: Mapping[str, float] = {"itm": 2, "mlm": 2, "mrfr": 1, "mrc": 1}
 """How often each objective is drawn: the official in-domain mix (``config/pretrain-indomain-base-8gpu.json``)."""
 
 BACKGROUND = 1
 """Classes that come first in the head and in the detector's probabilities, and that no region's class counts."""
-
-_NOTHING = -1  # the label of a word that is not asked for
-_TRIES = 1000  # draws of another image before the data are taken to hold one image only
 
 
 class Example(Protocol):
@@ -73,7 +70,7 @@ class UniterPretrainingObjective:
     """
 
     examples: Sequence[Example]
-    vocabulary: Vocabulary
+    vocabulary: WordPiece
     word_rate: float = 0.15
     region_rate: float = 0.15
     mismatch_rate: float = 0.5
@@ -88,7 +85,7 @@ class UniterPretrainingObjective:
         """Make a batch for one objective; objective, masks and mismatches are drawn from `rng` alone.
 
         Returns:
-            inputs: those of `UniterFamily.collate`, with visual_masked bool [B, R] for mrfr and mrc.
+            inputs: those of `uniter.batches.collate`, with visual_masked bool [B, R] for mrfr and mrc.
             targets: one of words int64 [B, T] (-1: not asked for); features float32 [B, R, F] before masking; classes
                 float32 [B, R, C], or int64 [B, R] where the detector gave one class alone; matched int64 [B] (1 = the
                 image is the sentence's own). After the first three comes "asked" int64 [n, 2]: where the words
@@ -119,17 +116,17 @@ class UniterPretrainingObjective:
         return losses[name](model, batch.inputs, targets[name], targets["asked"])
 
     def _words(self, examples: Sequence[Example], rng: torch.Generator) -> Batch:
-        ids, inputs = self.vocabulary, self._collate(examples, [example.regions for example in examples])
-        tokens_BT = inputs["input_ids"]
-        word_BT = inputs["attention_mask"].bool() & (tokens_BT != ids.cls_id) & (tokens_BT != ids.sep_id)
-        asked_BT, hidden_BT, random_BT = mlm_mask(word_BT, self.word_rate, rng)
-        none_B = ~asked_BT.any(dim=1)
-        first_BT = none_B[:, None] & word_BT & (word_BT.cumsum(dim=1) == 1)  # officially the first word then
-        noise_BT = torch.randint(_first_word(ids), ids.vocab_size, tokens_BT.shape, generator=rng)
-        shown_BT = tokens_BT.masked_fill(hidden_BT | first_BT, ids.mask_id).where(~random_BT, noise_BT)
-        asked_BT |= first_BT
-        targets = {"words": tokens_BT.where(asked_BT, _NOTHING), "asked": places(asked_BT)}
-        return Batch(inputs | {"input_ids": shown_BT}, targets)
+        inputs = self._collate(examples, [example.regions for example in examples])
+        shown_BT, words_BT = masked_words(
+            inputs["input_ids"],
+            inputs["attention_mask"].bool(),
+            self.word_rate,
+            self.vocabulary,
+            rng,
+            at_least_one=True,
+            first_noise=_first_word(self.vocabulary),
+        )
+        return Batch(inputs | {"input_ids": shown_BT}, {"words": words_BT, "asked": places(words_BT != NOTHING)})
 
     def _features(self, examples: Sequence[Example], rng: torch.Generator) -> Batch:
         inputs, features_BRF = self._hidden_regions(examples, rng)
@@ -154,7 +151,7 @@ class UniterPretrainingObjective:
     def _matching(self, examples: Sequence[Example], rng: torch.Generator) -> Batch:
         matched_B = torch.rand(len(examples), generator=rng) >= self.mismatch_rate
         shown = [
-            example.regions if matched else self._other_image(example.img_id, rng)
+            example.regions if matched else self.examples[other_image(self.examples, example.img_id, rng)].regions
             for example, matched in zip(examples, matched_B.tolist(), strict=True)
         ]
         return Batch(self._collate(examples, shown), {"matched": matched_B.long()})
@@ -169,17 +166,10 @@ class UniterPretrainingObjective:
         distance_B = transport_distance(hidden[:, :words], hidden[:, words:], *masks)
         return loss + self.transport_weight * (distance_B * (2 * matched_B - 1)).mean()
 
-    def _other_image(self, image: str, rng: torch.Generator) -> Regions:
-        for _ in range(_TRIES):
-            other = self.examples[int(torch.randint(len(self.examples), (), generator=rng))]
-            if other.img_id != image:
-                return other.regions
-        raise VlcompressError(f"no other image than '{image}' found: image-text matching needs two images or more")
-
     def _collate(self, examples: Sequence[Example], images: Sequence[Regions]) -> dict[str, Tensor]:
         texts = [example.tokens[example.tokens != self.vocabulary.pad_id] for example in examples]
         samples = [Sample(text, np.zeros_like(text), (regions,)) for text, regions in zip(texts, images, strict=True)]
-        return UniterFamily().collate(samples)
+        return collate(samples)
 
 
 def _word_loss(model: nn.Module, inputs: Mapping[str, Tensor], labels_BT: Tensor, asked: Tensor) -> Tensor:
@@ -217,6 +207,14 @@ def _labels(regions: Regions) -> Tensor:
     return torch.tensor(regions.objects_id + BACKGROUND if regions.soft_labels is None else regions.soft_labels)
 
 
-def _first_word(ids: Vocabulary) -> int:
+def _first_word(ids: WordPiece) -> int:
     """Return the first id after the special tokens, which come first in BERT's vocabularies."""
     return max(ids.pad_id, ids.cls_id, ids.sep_id, ids.mask_id) + 1
+
+
+PRETRAINING = PretrainingSpec(
+    UniterPretrainingObjective,
+    {"word_rate": 0.15, "region_rate": 0.15, "mismatch_rate": 0.5, "transport_weight": 0.1},
+    "adamw",
+    reads={"classes": "after the background"},
+)

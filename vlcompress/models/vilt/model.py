@@ -24,6 +24,8 @@ from transformers import ViltConfig, ViltForMaskedLM
 
 from vlcompress.models.attention import Attention
 
+MAX_WORDS = 40
+"""Longest sentence in word pieces, [CLS] and [SEP] included; the official code pads every sentence to it."""
 _TEXT_EPS = 1e-12  # BERT's, in the text embeddings and the word head; the blocks have timm's 1e-6
 
 

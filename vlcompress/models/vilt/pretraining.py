@@ -17,25 +17,18 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from vlcompress.data.tokenizer import WordPiece
-from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Sample
-from vlcompress.models.masking import at, places
-from vlcompress.models.objective import Batch
+from vlcompress.models.masking import NOTHING, at, other_image, places
+from vlcompress.models.objective import Batch, PretrainingSpec
 from vlcompress.models.transport import transport_distance
-from vlcompress.models.vilt.adapter import ViltFamily
-from vlcompress.models.vilt.model import encode
+from vlcompress.models.vilt.batches import collate
+from vlcompress.models.vilt.model import MAX_WORDS, encode
 
 LOSSES = ("words", "matched", "alignment")
 """The losses in the order in which they are reported."""
 
-MAX_WORDS = 40
-"""Longest sentence in word pieces, [CLS] and [SEP] included; the official code pads every sentence to it."""
-
 ALIGNMENT_WEIGHT = 0.1
 """Weight of the alignment loss beside the two others."""
-
-_NOTHING = -1  # the label of a word that is not asked for
-_TRIES = 1000  # draws of another picture before the data are taken to hold one picture only
 
 Ids = NDArray[np.int64]
 
@@ -74,7 +67,6 @@ class ViltPretraining:
         transport_weight: float = ALIGNMENT_WEIGHT,
     ) -> None:
         self.examples, self.vocabulary, self.transport_weight = examples, vocabulary, transport_weight
-        self._family = ViltFamily()
         self._budget = max(1, round(MAX_WORDS * word_rate))
         self._continues = np.array([token.startswith("##") for token in vocabulary.tokens])
 
@@ -91,16 +83,19 @@ class ViltPretraining:
         matched_B = torch.zeros(len(indices), dtype=torch.int64)
         matched_B[torch.randperm(len(indices), generator=rng)[: len(indices) // 2]] = 1
         own = [self.examples[index] for index in indices]
-        beside = [one if same else self._other(one.img_id, rng) for one, same in zip(own, matched_B, strict=True)]
+        beside = [
+            one if same else self.examples[other_image(self.examples, one.img_id, rng)]
+            for one, same in zip(own, matched_B, strict=True)
+        ]
         whole = [one.tokens[one.tokens != self.vocabulary.pad_id] for one in own]
         hidden = [self._hidden(ids, rng) for ids in whole]
         texts = [*(shown for shown, _ in hidden), *whole]
         pictures = [one.pixels for one in (*own, *beside)]
         samples = [Sample(ids, np.zeros_like(ids), (picture,)) for ids, picture in zip(texts, pictures, strict=True)]
         asked = [torch.from_numpy(asked) for _, asked in hidden]
-        words_BT = torch.nn.utils.rnn.pad_sequence(asked, batch_first=True, padding_value=_NOTHING)
-        targets = {"words": words_BT, "asked": places(words_BT != _NOTHING), "matched": matched_B}
-        return Batch(self._family.collate(samples), targets)
+        words_BT = torch.nn.utils.rnn.pad_sequence(asked, batch_first=True, padding_value=NOTHING)
+        targets = {"words": words_BT, "asked": places(words_BT != NOTHING), "matched": matched_B}
+        return Batch(collate(samples), targets)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the sum of the three losses, a scalar."""
@@ -130,13 +125,6 @@ class ViltPretraining:
             "alignment": self.transport_weight * (distance_B * (2 * matched_B - 1)).mean(),
         }
 
-    def _other(self, image: str, rng: torch.Generator) -> Captioned:
-        for _ in range(_TRIES):
-            other = self.examples[int(torch.randint(len(self.examples), (), generator=rng))]
-            if other.img_id != image:
-                return other
-        raise VlcompressError(f"no other image than '{image}' found: image-text matching needs two images or more")
-
     def _hidden(self, ids_T: Ids, rng: torch.Generator) -> tuple[Ids, Ids]:
         """Return a sentence with some whole words hidden, and the pieces to predict there (-1 elsewhere)."""
         asked_T = self._drawn(ids_T, rng)
@@ -144,7 +132,7 @@ class ViltPretraining:
         noise_T = torch.randint(self.vocabulary.vocab_size, (len(ids_T),), generator=rng).numpy()
         shown_T = np.where(asked_T & (fate_T < 0.8), self.vocabulary.mask_id, ids_T)
         shown_T = np.where(asked_T & (fate_T >= 0.9), noise_T, shown_T)
-        return shown_T, np.where(asked_T, ids_T, _NOTHING)
+        return shown_T, np.where(asked_T, ids_T, NOTHING)
 
     def _drawn(self, ids_T: Ids, rng: torch.Generator) -> NDArray[np.bool_]:
         """Draw whole words until the budget of pieces is spent; a word that does not fit in is passed over.
@@ -167,3 +155,6 @@ def _inner_words(mask_BT: Tensor) -> Tensor:
     """Return which tokens are words: neither padding nor [CLS], the first, nor [SEP], the last."""
     places_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
     return (places_T > 0) & (places_T < mask_BT.sum(1, keepdim=True) - 1)
+
+
+PRETRAINING = PretrainingSpec(ViltPretraining, {"word_rate": 0.15, "transport_weight": ALIGNMENT_WEIGHT}, "adamw")
