@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +74,45 @@ def test_kserve_runs_that_image_without_root_and_waits_until_it_is_ready(context
     assert one["securityContext"]["readOnlyRootFilesystem"]
 
 
+def link_what_is_required(requirements: Path, folder: Path) -> None:
+    """Fill a folder with links to the packages of a requirements file, and to what those require."""
+    there: set[str] = set()
+    todo = [line.partition("==")[0] for line in requirements.read_text().split()]
+    while todo:
+        name = todo.pop()
+        try:
+            package = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue  # for another platform
+        if package.name in there:
+            continue
+        there.add(package.name)
+        todo += [re.split(r"[^\w.-]", line)[0] for line in package.requires or () if "extra ==" not in line]
+        for top in {file.parts[0] for file in package.files or ()} - {"..", "__pycache__"}:
+            if not (folder / top).exists():
+                (folder / top).symlink_to(package.locate_file(top))
+
+
 @pytest.mark.timeout(150)
-def test_entry_point_serves_the_model_from_the_copied_package(context: Path) -> None:
-    """What the image would run, in its working folder, with nothing of the project on the path."""
+def test_entry_point_serves_the_model_from_the_copied_package(context: Path, tmp_path: Path) -> None:
+    """What the image would run, in its working folder, with nothing of the project on the path and no package besides
+    those that it installs."""
+    link_what_is_required(context / "requirements.txt", tmp_path)
     arguments = json.loads(instruction(context, "ENTRYPOINT"))
     port = free_port()
-    command = [sys.executable, *arguments[1:-3], "127.0.0.1", "--port", str(port), "--threads", "1", "--sessions", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(context), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [
+        sys.executable,
+        "-S",
+        *arguments[1:-3],
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--threads",
+        "1",
+        "--sessions",
+        "1",
+    ]
+    environment = {**os.environ, "PYTHONPATH": f"{context}:{tmp_path}", "PYTHONDONTWRITEBYTECODE": "1"}
     with (
         tempfile.TemporaryFile() as log,
         subprocess.Popen(command, cwd=context, env=environment, stdout=log, stderr=log) as process,

@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from fastapi import FastAPI
 from onnx import TensorProto, helper, numpy_helper
+from starlette.applications import Starlette
 
 from vlcompress.cli.main import main
 from vlcompress.serve.app import create_app
@@ -103,7 +103,7 @@ def settings(models: Path) -> Callable[..., Settings]:
 
 
 @asynccontextmanager
-async def client_of(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+async def client_of(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
     app.state.server.load()
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
@@ -113,7 +113,7 @@ async def client_of(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 class Client:
     """Plain calls of an app, without a network."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: Starlette) -> None:
         self.app, self.server = app, app.state.server
 
     def call(self, method: str, path: str, **request: Any) -> httpx.Response:

@@ -28,8 +28,8 @@ PORT = 8080
 USER = 10001
 
 REQUIREMENTS = (
-    "click", "fastapi", "httptools", "numpy", "onnxruntime", "orjson", "pillow", "prometheus-client", "safetensors",
-    "tokenizers", "tomli-w", "torch", "transformers", "uvicorn", "uvloop",
+    "click", "httptools", "numpy", "onnx", "onnxruntime", "orjson", "pillow", "prometheus-client", "safetensors",
+    "starlette", "tokenizers", "tomli-w", "torch", "transformers", "uvicorn", "uvloop",
 )  # fmt: skip
 """What `vlcompress serve` imports. torch and transformers only because other parts of the package do."""
 

@@ -5,12 +5,13 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
-import vlcompress
 from vlcompress.serve import routes_v1, routes_v2
 from vlcompress.serve.metrics import CONTENT_TYPE
 from vlcompress.serve.middleware import Requests
@@ -23,7 +24,7 @@ from vlcompress.serve.settings import Settings
 logger = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings) -> Starlette:
     """Build the server's app; it reads nothing but the settings and the models on disk.
 
     Args:
@@ -37,51 +38,50 @@ def create_app(settings: Settings) -> FastAPI:
         VlcompressError: tracing asked for and not installed.
     """
     server = Server(settings)
-    app = FastAPI(
-        title="vlcompress",
-        version=vlcompress.__version__,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
+    app = Starlette(
+        routes=_routes(settings),
+        middleware=[Middleware(Requests, server=server)],
+        exception_handlers={HTTPException: _http_error},
         lifespan=_lifespan,
     )
+    app.router.redirect_slashes = False
     app.state.server = server
-    names = [model.name for model in settings.models]
-    document = openapi_document(names, authenticated=settings.token is not None, page=settings.page)
-    app.openapi = lambda: document  # type: ignore[method-assign]
-    app.add_middleware(Requests, server=server)
-    app.add_exception_handler(HTTPException, _http_error)
-    _add_routes(app, settings)
     return app
 
 
-def _add_routes(app: FastAPI, settings: Settings) -> None:
+def _routes(settings: Settings) -> list[Route]:
+    """List what is answered where; routes are tried in this order, so first comes what a server is asked all day."""
+    names = [model.name for model in settings.models]
+    document = openapi_document(names, authenticated=settings.token is not None, page=settings.page)
+
+    async def openapi(request: Request) -> Response:
+        return JSONResponse(document)
+
     prefixes = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
-    for prefix in prefixes:  # first: routes are tried in this order, and these are what a server is asked all day
-        app.add_route(f"{prefix}/infer", routes_v2.infer, ["POST"])
-    for path in ("/v2", "/v2/"):
-        app.add_route(path, routes_v2.server_metadata, ["GET"])
-    app.add_route("/v2/health/live", routes_v2.live, ["GET"])
-    app.add_route("/v2/health/ready", routes_v2.ready, ["GET"])
-    app.add_route("/v2/models/stats", routes_v2.model_stats, ["GET"])
-    for prefix in prefixes:
-        app.add_route(prefix, routes_v2.model_metadata, ["GET"])
-        app.add_route(f"{prefix}/ready", routes_v2.model_ready, ["GET"])
-        app.add_route(f"{prefix}/config", routes_v2.model_config, ["GET"])
-        app.add_route(f"{prefix}/stats", routes_v2.model_stats, ["GET"])
-    app.add_route("/v2/repository/index", routes_v2.repository_index, ["POST"])
-    for action in ("load", "unload"):
-        app.add_route(f"/v2/repository/models/{{model}}/{action}", routes_v2.no_control, ["POST"])
-    app.add_route("/metrics", _metrics, ["GET"])
-    app.add_route("/v1", routes_v1.overview, ["GET"])
-    app.add_route("/v1/pictures/{name}", routes_v1.picture, ["GET"])
-    app.add_route("/v1/{task}", routes_v1.ask, ["POST"])
-    if settings.page:
-        app.add_route("/", page, ["GET"])
+    return [
+        *(Route(f"{prefix}/infer", routes_v2.infer, methods=["POST"]) for prefix in prefixes),
+        *(Route(path, routes_v2.server_metadata) for path in ("/v2", "/v2/")),
+        Route("/v2/health/live", routes_v2.live),
+        Route("/v2/health/ready", routes_v2.ready),
+        Route("/v2/models/stats", routes_v2.model_stats),
+        *(Route(prefix, routes_v2.model_metadata) for prefix in prefixes),
+        *(Route(f"{prefix}/ready", routes_v2.model_ready) for prefix in prefixes),
+        *(Route(f"{prefix}/config", routes_v2.model_config) for prefix in prefixes),
+        *(Route(f"{prefix}/stats", routes_v2.model_stats) for prefix in prefixes),
+        Route("/v2/repository/index", routes_v2.repository_index, methods=["POST"]),
+        Route("/v2/repository/models/{model}/load", routes_v2.no_control, methods=["POST"]),
+        Route("/v2/repository/models/{model}/unload", routes_v2.no_control, methods=["POST"]),
+        Route("/metrics", _metrics),
+        Route("/openapi.json", openapi),
+        Route("/v1", routes_v1.overview),
+        Route("/v1/pictures/{name}", routes_v1.picture),
+        Route("/v1/{task}", routes_v1.ask, methods=["POST"]),
+        *([Route("/", page)] if settings.page else []),
+    ]
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     """Load the models, then watch the disk for new versions until the server ends."""
     server: Server = app.state.server
     await asyncio.to_thread(server.load)

@@ -177,8 +177,8 @@ def _count(option: str, text: str) -> int | None:
 
 def _require_packages() -> None:
     try:
-        import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
+        import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
         raise VlcompressError(

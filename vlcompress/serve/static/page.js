@@ -1,6 +1,3 @@
-"""The behaviour of the interactive page: plain JavaScript, which talks to ``/v1`` of its own server and nobody else."""
-
-SCRIPT = r"""
 "use strict";
 const $ = (id) => document.getElementById(id);
 const state = { picture: null, image: null, shown: null, pictures: [], models: [], token: "" };
@@ -209,4 +206,3 @@ $("unlock").addEventListener("submit", (event) => {
   start();
 });
 start();
-"""
