@@ -16,7 +16,7 @@ from typing import Any
 
 from vlcompress.artefacts import Json, read_json, write_file
 from vlcompress.errors import VlcompressError
-from vlcompress.report.svg import Chart, standalone
+from vlcompress.report.plots import Chart, standalone
 from vlcompress.studies.base import Choices
 from vlcompress.studies.page import outdated, read_studies, shown_of
 from vlcompress.studies.registry import STUDIES

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from vlcompress.artefacts import Json
 from vlcompress.report.facts import LEVELS
 from vlcompress.report.markup import figure, paragraph, section, table
-from vlcompress.report.svg import Chart, Point, Reference, Series, draw
+from vlcompress.report.plots import Chart, Point, Reference, Series, inline
 from vlcompress.report.words import seeds_words
 from vlcompress.tickets.verdict import RELAXED
 
@@ -14,7 +14,7 @@ def accuracy_section(facts: Json) -> str:
     """Show the score of every arm against its sparsity, and the verdicts."""
     return section(
         "Accuracy against sparsity",
-        figure(draw(accuracy_chart(facts)), _caption(facts)),
+        figure(inline(accuracy_chart(facts)), _caption(facts)),
         table(
             ("arm", "round", "sparsity %", "score", "± s.d.", "of dense %", *LEVELS),
             [_row(arm) for arm in facts["arms"]],

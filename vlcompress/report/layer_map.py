@@ -2,37 +2,26 @@
 
 import re
 from collections.abc import Mapping
-from html import escape
 
-from vlcompress.report.svg import canvas, text
-
-CELL_WIDTH, CELL_HEIGHT, PER_ROW, MARGIN = 92, 46, 8, 170
-PALE, DEEP = (222, 235, 247), (8, 48, 107)
-"""Ends of the colour scale: one hue from light to dark, which every reader can order."""
+from vlcompress.report.plots import Cell, HeatMap
 
 _NUMBERED = re.compile(r"^(.*?\.\d+)\.(.+)$")
 
 
-def layer_map(sparsity: Mapping[str, float]) -> str:
-    """Draw the sparsity of every layer.
+def layer_map(sparsity: Mapping[str, float]) -> HeatMap:
+    """Lay out the sparsity of every layer.
 
     Args:
         sparsity: fraction pruned, in [0, 1], by canonical weight name.
 
     Returns:
-        One ``<svg>`` element. The colours span the values that occur; every cell also shows its number.
+        A row for every block. The colours span the values that occur; every cell also shows its number, in percent.
     """
-    parts: list[str] = []
-    line = 0
-    low, high = min(sparsity.values()), max(sparsity.values())
-    for block, names in by_block(sparsity).items():
-        parts.append(text(MARGIN - 10, line * CELL_HEIGHT + 27, _tail(block, 24), anchor="end", size=12))
-        for index, name in enumerate(names):
-            row, column = line + index // PER_ROW, index % PER_ROW
-            share = (sparsity[name] - low) / (high - low) if high > low else 0.5
-            parts.append(_cell(MARGIN + column * CELL_WIDTH, row * CELL_HEIGHT, name, sparsity[name], share))
-        line += -(-len(names) // PER_ROW)
-    return canvas(MARGIN + PER_ROW * CELL_WIDTH, line * CELL_HEIGHT, "Sparsity of every layer", parts)
+    rows = (
+        (_tail(block, 24), tuple(_cell(name, sparsity[name]) for name in names))
+        for block, names in by_block(sparsity).items()
+    )
+    return HeatMap("Sparsity of every layer", tuple(rows))
 
 
 def by_block(names: Mapping[str, float]) -> dict[str, list[str]]:
@@ -45,26 +34,16 @@ def by_block(names: Mapping[str, float]) -> dict[str, list[str]]:
 
 
 def cell_label(name: str) -> tuple[str, str]:
-    """Return the two lines that say which weight of its block it is ("attention", "query")."""
+    """Name a weight within its block in two lines ("attention", "query")."""
     found = _NUMBERED.match(name)
     inside = found[2] if found else name.removesuffix(".weight").rpartition(".")[2]
     parts = [part for part in inside.split(".") if part not in ("weight", "dense")] or ["dense"]
     return parts[0], parts[-1] if len(parts) > 1 else ""
 
 
-def _cell(x: float, y: float, name: str, sparsity: float, share: float) -> str:
-    red, green, blue = (round(a + share * (b - a)) for a, b in zip(PALE, DEEP, strict=True))
-    ink = "#ffffff" if share > 0.5 else "#111111"
-    first, second = cell_label(name)
-    middle = x + CELL_WIDTH / 2 - 1
-    return (
-        f'<g><rect x="{x}" y="{y}" width="{CELL_WIDTH - 2}" height="{CELL_HEIGHT - 2}" rx="3" '
-        f'fill="rgb({red},{green},{blue})"/><title>{escape(name)}: {100 * sparsity:.1f} % pruned</title>'
-        + text(middle, y + 15, f"{100 * sparsity:.1f}", anchor="middle", fill=ink, size=12)
-        + text(middle, y + 28, _short(first, 16), anchor="middle", fill=ink, size=10)
-        + text(middle, y + 39, _short(second, 16), anchor="middle", fill=ink, size=10)
-        + "</g>"
-    )
+def _cell(name: str, sparsity: float) -> Cell:
+    lines = (f"{100 * sparsity:.1f}", *(_short(line, 16) for line in cell_label(name)))
+    return Cell(sparsity, lines, f"{name}: {100 * sparsity:.1f} % pruned")
 
 
 def _short(name: str, length: int) -> str:

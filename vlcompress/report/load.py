@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from vlcompress.artefacts import write_file
-from vlcompress.report.svg import Chart, Point, Reference, Series, draw
+from vlcompress.report.plots import Chart, Point, Reference, Series, save
 from vlcompress.report.text import table
 
 ACCEPTED = 0.99
@@ -33,7 +32,7 @@ def write_charts(record: dict[str, Any], folder: Path) -> list[Path]:
     """Draw latency over throughput, and throughput over load, into ``serve-latency.svg`` and ``serve-load.svg``."""
     files = {"serve-latency.svg": latency_chart(record), "serve-load.svg": goodput_chart(record)}
     for name, chart in files.items():
-        write_file(folder / name, _standalone(draw(chart)))
+        save(chart, folder / name)
     return [folder / name for name in files]
 
 
@@ -83,8 +82,3 @@ def _row(name: str, point: dict[str, Any]) -> tuple[str, ...]:
 
 def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
-
-
-def _standalone(svg: str) -> str:
-    """Make a chart a file of its own: a namespace, and a colour for what takes the page's."""
-    return svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" color="#222" ', 1) + "\n"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from vlcompress.artefacts import Json
 from vlcompress.report.layer_map import layer_map
 from vlcompress.report.markup import figure, folded, paragraph, section, table
-from vlcompress.report.svg import Chart, Point, Reference, Series, draw
+from vlcompress.report.plots import Chart, Point, Reference, Series, inline
 from vlcompress.report.words import place, speed_words, threads_words
 
 NOT_MEASURED = "not measured yet: run `vlcompress bench`"
@@ -54,7 +54,7 @@ def curve_section(facts: Json) -> str:
         )
         for entry in facts["curve"]
     ]
-    charts = (figure(draw(chart), caption) for chart in curve_charts(facts))
+    charts = (figure(inline(chart), caption) for chart in curve_charts(facts))
     return section(title, *charts, folded("The same as a table", table(header, rows)))
 
 
@@ -77,7 +77,8 @@ def curve_charts(facts: Json) -> Iterator[Chart]:
 def plan_section(facts: Json) -> str:
     """Show how sparse every layer is, how it runs, and why."""
     drawing = facts["layer_sparsity"] and figure(
-        layer_map(facts["layer_sparsity"]), "Pruned share of every layer's weights in percent; darker is sparser."
+        inline(layer_map(facts["layer_sparsity"])),
+        "Pruned share of every layer's weights in percent; darker is sparser.",
     )
     if facts["plan"] is None:
         missing = paragraph("How each layer runs is not decided yet: run `vlcompress compile`", "missing")

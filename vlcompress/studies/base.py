@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from vlcompress.devices import CPU, Compute
 from vlcompress.errors import VlcompressError
 from vlcompress.recipe import Recipe
-from vlcompress.report.svg import Chart
+from vlcompress.report.plots import Chart
 from vlcompress.tickets.run import checked_workbench
 from vlcompress.tickets.workbench import Say, Workbench
 from vlcompress.training.loop import Progress

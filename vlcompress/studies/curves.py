@@ -6,7 +6,7 @@ from typing import Any
 
 from vlcompress.pruning.pattern import parse_pattern
 from vlcompress.recipe import Recipe
-from vlcompress.report.svg import Chart, Point, Reference, Series
+from vlcompress.report.plots import Chart, Point, Reference, Series
 from vlcompress.studies.base import Json, Table
 from vlcompress.tickets.imp import Cell, Row, control, judged, rounds
 from vlcompress.tickets.verdict import RELAXED, judge

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean, stdev
 
-from vlcompress.report.svg import Chart, Point, Reference, Series
+from vlcompress.report.plots import Chart, Point, Reference, Series
 from vlcompress.studies.base import Json, Table
 from vlcompress.studies.curves import (
     arm,

@@ -9,7 +9,7 @@ from typing import Any
 from vlcompress.artefacts import read_json, write_file
 from vlcompress.errors import VlcompressError
 from vlcompress.report.markup import code, figure, folded, listing, paragraph, section, table, whole_page
-from vlcompress.report.svg import Chart, Point, Reference, Series, draw
+from vlcompress.report.plots import Chart, Point, Reference, Series, inline
 from vlcompress.studies.base import Json, Shown, Table
 from vlcompress.studies.published import PublishedTable, published_table
 
@@ -27,7 +27,7 @@ def page(document: Json) -> str:
 def body(document: Json, level: int = 2) -> str:
     """Give the sections of a study: findings, our charts and tables, failures, what the papers report, the command."""
     shown = shown_of(document)
-    ours = [figure(draw(chart), chart.title) for chart in shown.charts]
+    ours = [figure(inline(chart), chart.title) for chart in shown.charts]
     ours += [paragraph(one.title) + table(one.header, one.rows, text_columns=one.text_columns) for one in shown.tables]
     parts = {
         "What came out": [listing(shown.findings)] if shown.findings else [],

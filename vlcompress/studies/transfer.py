@@ -10,7 +10,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.pattern import parse_pattern
 from vlcompress.recipe import Recipe
-from vlcompress.report.svg import Chart, Point, Reference, Series
+from vlcompress.report.plots import Chart, Point, Reference, Series
 from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
 from vlcompress.studies.curves import deviation, percent, score_text, verdict_table
 from vlcompress.studies.pretraining_ticket import PRETRAINING, source_recipe

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from vlcompress.report.svg import Chart, Point, Reference, Series
+from vlcompress.report.plots import Chart, Point, Reference, Series
 from vlcompress.studies.base import Json, Shown, Table
 from vlcompress.studies.curves import arm, at, curve_chart, curve_table, dense_of, percent, score_text, sparsest
 from vlcompress.studies.vision_plan import KINDS
