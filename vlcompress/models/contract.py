@@ -135,9 +135,7 @@ class Tiny:
 
 def _attributes(kind: type[Family]) -> str:
     missing = missing_attributes(kind)
-    require(
-        not missing, f"it lacks {', '.join(missing)}", "say them as vlcompress/models/base.py (Family) asks"
-    )
+    require(not missing, f"it lacks {', '.join(missing)}", "say them as vlcompress/models/base.py (Family) asks")
     require("tiny" in kind.sizes, f"sizes are {', '.join(kind.sizes)}", "add 'tiny', seconds of training, for tests")
     odd = [head for head in kind.heads if head not in get_args(HeadKind)]
     require(kind.heads and not odd, f"heads {odd or 'are none'}", f"take some of {', '.join(get_args(HeadKind))}")
@@ -158,9 +156,7 @@ def _build(tiny: Tiny) -> str:
     require(not odd, f"{', '.join(odd[:3])} are not float32 on the CPU", "make them so in `construct`")
     inside = sum(name.startswith(tiny.family.backbone_prefix) for name in first)
     outside = len(first) - inside
-    require(
-        inside, f"no parameter starts with '{tiny.family.backbone_prefix}'", "mend `backbone_prefix`"
-    )
+    require(inside, f"no parameter starts with '{tiny.family.backbone_prefix}'", "mend `backbone_prefix`")
     require(outside, f"every parameter starts with '{tiny.family.backbone_prefix}'", "keep the head's names apart")
     return f"{inside} tensors in the backbone, {outside} in the head '{kind}', the same for the same seed"
 
@@ -175,9 +171,7 @@ def _load(tiny: Tiny) -> str:
         save_file(tensors, path)
         family.load(other, str(path))
         lost = [name for name, value in other.state_dict().items() if not torch.equal(value, tensors[name])]
-        require(
-            not lost, f"{', '.join(lost[:3])} came back changed", "load every tensor by the name it was saved by"
-        )
+        require(not lost, f"{', '.join(lost[:3])} came back changed", "load every tensor by the name it was saved by")
         for what, wrong in _damaged(tensors, victim, family.backbone_prefix):
             save_file(wrong, path)
             _refuses(family, tiny.build(kind, 1), str(path), what)
@@ -211,9 +205,7 @@ def _prunable(tiny: Tiny) -> str:
         silent = [name for name, reason in found.excluded.items() if not reason]
         require(not silent, f"policy '{policy}' keeps {silent[:3]} without a reason", "say why in its reasons")
         weights = sum(parameters[name].numel() for name in found.names)
-        require(
-            weights == found.weights, f"policy '{policy}' counts {found.weights} of {weights}", "use Prunable.of"
-        )
+        require(weights == found.weights, f"policy '{policy}' counts {found.weights} of {weights}", "use Prunable.of")
         counts.append(f"{policy}: {len(found.names)} tensors, {100 * weights / found.backbone:.0f} % of the backbone")
     return "; ".join(counts)
 
@@ -228,9 +220,7 @@ def _couplings(tiny: Tiny) -> str:
         width = one.units * one.unit_size
         odd = [name for name in one.producers if shapes[name][0] != width]
         odd += [one.consumer] if shapes[one.consumer][1] != width else []
-        require(
-            not odd, f"{odd} do not have {one.units} units of {one.unit_size}", "couple rows to columns"
-        )
+        require(not odd, f"{odd} do not have {one.units} units of {one.unit_size}", "couple rows to columns")
         require(one.constant_from in one.producers, f"{one.constant_from} produces no {one.kind}", "name a producer")
         require(not one.owner or one.owner in modules, f"no module '{one.owner}'", "name the one that counts its units")
     kinds = ", ".join(sorted({f"{one.kind}s" for one in couplings})) or "units (none can be removed)"
