@@ -190,5 +190,5 @@ def test_head_may_start_from_the_rows_of_the_same_answers(recipe: Recipe, tmp_pa
     assert not rows[:5].any()
     fresh = workbench(asked.override(model={"head": "fresh"}), tmp_path)
     assert "answers" not in fresh._document(Trial(0))
-    with pytest.raises(VlcompressError, match="a family whose pre-training has one, vqa or gqa, and a checkpoint"):
+    with pytest.raises(VlcompressError, match="it needs lxmert, vqa or gqa, and a checkpoint"):
         workbench(recipe.override(model={"head": "answers"}), tmp_path)
