@@ -15,7 +15,7 @@ from vlcompress.data.tokenizer import SPECIAL_TOKENS, WordPiece
 from vlcompress.devices import CPU, Compute, computed_on
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family
-from vlcompress.models.registry import family_named
+from vlcompress.models.registry import FAMILIES, family_named
 from vlcompress.recipe import Recipe, parse_recipe
 from vlcompress.tasks.build_task import (
     build_eval_task,
@@ -227,9 +227,10 @@ def _pretrained_answers(recipe: Recipe, folder: Path, checkpoint: str | None) ->
         return ()
     listed = family_named(recipe.model.family).answers_file
     if not listed or recipe.data.task not in ("vqa", "gqa") or checkpoint is None:
+        able = " or ".join(name for name, family in FAMILIES.items() if family.answers_file)
         raise VlcompressError(
-            "model.head 'answers' takes the answer head of a pre-trained model: it needs a family whose pre-training "
-            "has one, vqa or gqa, and a checkpoint; use head 'fresh' otherwise"
+            f"model.head 'answers' takes the answer head of a pre-trained model: it needs {able}, vqa or gqa, and a "
+            "checkpoint; use head 'fresh' otherwise"
         )
     return read_all_answers(folder / listed).labels
 
