@@ -21,6 +21,7 @@ COMMANDS = (
     "report",
     "serve",
     "tasks",
+    "check-family",
     "doctor",
     "tune",
     "speed",
@@ -42,7 +43,7 @@ class Commands(click.Group):
         """Import one command."""
         if name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"vlcompress.cli.{name}").command
+        command: click.Command = importlib.import_module(f"vlcompress.cli.{name.replace('-', '_')}").command
         return command
 
     def invoke(self, context: click.Context) -> object:

@@ -7,17 +7,14 @@ Gan et al. (AAAI 2022, Tables 1, 3 and 4) still find relaxed winning tickets.
 from pathlib import Path
 from typing import Any
 
+from vlcompress.models.registry import family_named
+
 Table = dict[str, dict[str, Any]]
 
 BUILT_IN = Path(__file__).parent / "weights"
 
-_HUB = {
-    "lxmert": "unc-nlp/lxmert-base-uncased",
-    "uniter": "uniter-base.pt",  # not on a hub: the file that the official server had
-    "vilt": "dandelin/vilt-b32-mlm",
-    "resnet": "resnet50.pth",
-}
-_SPARSITY = {"lxmert": 0.7, "uniter": 0.7, "vilt": 0.3, "resnet": 0.7}
+_SPARSITY = {"vilt": 0.3}
+_USUAL_SPARSITY = 0.7
 _SPARSITY_OF = {("uniter", task): 0.6 for task in ("nlvr2", "snli_ve", "retrieval")} | {("uniter", "vcr"): 0.5}
 
 _FAMILY: Table = {
@@ -35,8 +32,10 @@ _FAMILY: Table = {
     },
 }
 """What a family's tasks share (airsplay/lxmert run/, dandelin/ViLT config.py, Chen et al. CVPR 2021 Table 1)."""
+_UNPUBLISHED: dict[str, Any] = {"optimizer": "adamw", "epochs": 4.0, "clip": 5.0}
+"""What a family without a line above trains with."""
 
-_PRUNING: Table = {"resnet": {"prunable": "conv-except-conv1", "schedule": "geometric:0.2"}}
+_PRUNING: Table = {"resnet": {"schedule": "geometric:0.2"}}
 """A fifth of what is left goes each round, everywhere but in the first convolution (Chen et al., CVPR 2021)."""
 
 _CELL: dict[tuple[str, str], dict[str, Any]] = {
@@ -76,10 +75,11 @@ def default_document(family: str, task: str, size: str, *, train: tuple[str, ...
     data = {"task": task, "train": list(train), "score": score}
     document: Table = {"model": {"family": family, "size": size}, "data": data}
     if size == "tiny":
-        return document | _tiny(document, family)
-    return document | (
-        _small(document, family, task) if size in _BUILT_IN_SIZES else _published(document, family, task)
-    )
+        sections = _tiny(document, family)
+    else:
+        sections = (_small if size in _BUILT_IN_SIZES else _published)(document, family, task)
+    sections["pruning"] = {"prunable": family_named(family).policies[0], **sections["pruning"]}
+    return document | sections
 
 
 def _tiny(document: Table, family: str) -> Table:
@@ -103,15 +103,15 @@ def _small(document: Table, family: str, task: str) -> Table:
 
 def _published(document: Table, family: str, task: str) -> Table:
     return {
-        "model": {**document["model"], "checkpoint": _HUB[family]},
+        "model": {**document["model"], "checkpoint": family_named(family).hub_name},
         "data": {**document["data"], **_SPLITS.get(task, {}), "source": "data"},
         "pruning": {
-            "sparsity": _SPARSITY_OF.get((family, task), _SPARSITY[family]),
+            "sparsity": _SPARSITY_OF.get((family, task), _SPARSITY.get(family, _USUAL_SPARSITY)),
             "controls": ["random"],
             "seeds": [0, 1, 2],
             **_PRUNING.get(family, {}),
         },
-        "training": {**_FAMILY[family], **_CELL.get((family, task), {})},
+        "training": {**_FAMILY.get(family, _UNPUBLISHED), **_CELL.get((family, task), {})},
     }
 
 
@@ -134,4 +134,4 @@ _SMALL_PRUNING: Table = {"resnet": {**_PRUNING["resnet"], "sparsity": 0.5904, "c
 
 
 def _optimizer(family: str) -> dict[str, Any]:
-    return {name: _FAMILY[family][name] for name in ("optimizer", "clip") if name in _FAMILY[family]}
+    return {name: value for name, value in _FAMILY.get(family, _UNPUBLISHED).items() if name in ("optimizer", "clip")}

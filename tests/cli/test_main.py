@@ -22,6 +22,7 @@ FLAGS = {
     },
     "verify": {"run", "batch", "threads", "device", "dtype", "provider", "provider-option", "json"},
     "tasks": {"markdown", "json"},
+    "check-family": {"json"},
     "predict": {"split", "out", "batch", "form", "device", "dtype", "home", "json"},
     "bench models": {"batch", "threads", "device", "dtype", "provider", "provider-option", "home", "json"},
     "bench serve": {"url", "model", "rate", "seconds", "rows", "seed", "token", "home", "json"},

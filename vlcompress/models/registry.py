@@ -1,7 +1,8 @@
 """The families by name. Adding one is a folder beside this file and a line here."""
 
-from vlcompress.errors import unknown
+from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.base import Family
+from vlcompress.models.contract import missing_attributes
 from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.models.resnet.adapter import ResnetFamily
 from vlcompress.models.uniter.adapter import UniterFamily
@@ -16,13 +17,18 @@ FAMILIES: dict[str, type[Family]] = {
 
 
 def family_named(name: str) -> Family:
-    """Return a family.
+    """Make the adapter of a family.
 
     Raises:
-        VlcompressError: no such family.
+        VlcompressError: no such family, or one that does not say all that `Family` asks for.
     """
     if name not in FAMILIES:
         raise unknown("model", name, FAMILIES)
+    if missing := missing_attributes(FAMILIES[name]):
+        raise VlcompressError(
+            f"the family '{name}' lacks {', '.join(missing)}: say them in its adapter (vlcompress/models/base.py, "
+            f"Family), then run `vlcompress check-family {name}`"
+        )
     return FAMILIES[name]()
 
 
