@@ -33,9 +33,9 @@ from vlcompress.export.onnx import Style, export_onnx
 from vlcompress.export.runtime import Native, open_session
 from vlcompress.export.verify import BOUNDS, Bound, Check, Precision, compare_scores, run
 from vlcompress.models.base import Family
+from vlcompress.pruning.patterns import parse_pattern
 from vlcompress.recipe import Recipe, default_recipe
 from vlcompress.sparse.compile import compile_model
-from vlcompress.sparse.compile_run import block_of
 from vlcompress.sparse.timing import Effort
 from vlcompress.tasks.base import Answer, Task, torch_predictor
 from vlcompress.tickets.models import dense_model, samples, score_task
@@ -125,7 +125,7 @@ def _ticket(pattern: str, percent: int, found: Run, ticket: Ticket, task: Task, 
     family, model = dense_model(found, ticket)
     model.load_state_dict(trained.weights())
     masks, (inputs,) = trained.masks(), samples(task, BATCH)
-    compiled, _ = compile_model(family, model, dict(masks), block_of(pattern), inputs=inputs, effort=QUICK)
+    compiled, _ = compile_model(family, model, dict(masks), parse_pattern(pattern).storage, inputs=inputs, effort=QUICK)
     return Subject(pattern, percent, masks.sparsity, family, compiled, found, ticket, task)
 
 

@@ -100,11 +100,9 @@ def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
 
 def _sparsity_of(text: str) -> float | None:
     """Return the sparsity that a pattern sets by itself, and say so; None where the recipe's holds."""
-    from vlcompress.pruning.mixture import Mixture
-    from vlcompress.pruning.pattern import parse_pattern
+    from vlcompress.pruning.patterns import parse_pattern
 
     pattern = parse_pattern(text)
-    if isinstance(pattern, Mixture) or pattern.reach == 1:
-        return None
-    options.say(f"sparsity {pattern.reach:.6g}: pattern '{pattern}' sets it, as no --sparsity was given")
-    return pattern.reach
+    if pattern.own_sparsity is not None:
+        options.say(f"sparsity {pattern.own_sparsity:.6g}: pattern '{pattern}' sets it, as no --sparsity was given")
+    return pattern.own_sparsity

@@ -4,6 +4,10 @@ import os
 
 os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported, which torch may do before any kernel is
 
+import tempfile
+
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="vlcompress-tests-")  # nothing of the user's is read or written
+
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path

@@ -6,6 +6,7 @@ A recipe is what `vlcompress prune recipe.toml` reads and what `--save-recipe` w
 
 import dataclasses
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -13,12 +14,25 @@ from typing import Any, TypeVar, get_type_hints
 from vlcompress.artefacts import identity, write_file
 from vlcompress.defaults import default_document
 from vlcompress.errors import VlcompressError, unknown
+from vlcompress.pruning.allocation import Allocation, Global, parse_allocation
+from vlcompress.pruning.criterion import Ranking, parse_criterion
+from vlcompress.pruning.pattern import Pattern, Unstructured
+from vlcompress.pruning.patterns import parse_pattern
+from vlcompress.pruning.schedule import Linear, Schedule, parse_schedule
 
 RECIPES = Path(__file__).parent / "recipes"
 OPTIMIZERS = ("bertadam", "adamw", "sgd")
 HEADS = ("fresh", "answers")
 PERMUTATIONS = ("neurons", "neurons+channels")
 CONTROLS = ("random", "shuffle", "reinit", "language", "unstructured")
+
+PARSERS: dict[Any, Callable[[str], Any]] = {
+    Pattern: parse_pattern,
+    Ranking: parse_criterion,
+    Schedule: parse_schedule,
+    Allocation: parse_allocation,
+}
+"""Values that are strings in a file, and what reads them; `str` of a value writes it back."""
 
 S = TypeVar("S")
 
@@ -88,10 +102,10 @@ class PruningRecipe:
         seeds: each is a whole chain of its own: head, data order and dropout.
     """
 
-    pattern: str = "unstructured"
-    criterion: str = "magnitude"
-    schedule: str = "linear:10"
-    allocation: str = "global"
+    pattern: Pattern = field(default_factory=Unstructured)
+    criterion: Ranking = field(default_factory=lambda: Ranking("magnitude"))
+    schedule: Schedule = field(default_factory=lambda: Linear(0.1))
+    allocation: Allocation = field(default_factory=Global)
     sparsity: float = 0.7
     rounds: int = 0
     prunable: str = "bert-tickets"
@@ -147,10 +161,7 @@ class Recipe:
     def document(self) -> dict[str, dict[str, Any]]:
         """Return the recipe as plain JSON, a table for each section."""
         return {
-            section.name: {
-                name: list(value) if isinstance(value, tuple) else value
-                for name, value in dataclasses.asdict(getattr(self, section.name)).items()
-            }
+            section.name: {name: _plain(value) for name, value in vars(getattr(self, section.name)).items()}
             for section in dataclasses.fields(self)
         }
 
@@ -251,6 +262,8 @@ def _section(kind: type[S], section: str, table: Any) -> S:
 
 
 def _value(name: str, kind: Any, value: Any) -> Any:
+    if kind in PARSERS and type(value) is str:
+        return PARSERS[kind](value)
     if kind is float and type(value) is int:
         return float(value)
     if kind in (tuple[str, ...], tuple[int, ...]):
@@ -260,7 +273,15 @@ def _value(name: str, kind: Any, value: Any) -> Any:
     elif type(value) is kind:
         return value
     expected = {tuple[str, ...]: "a list of strings", tuple[int, ...]: "a list of whole numbers"}.get(kind)
-    raise VlcompressError(f"{name} is {value!r}: {expected or f'a value of type {kind.__name__}'} is expected")
+    named = "str" if kind in PARSERS else kind.__name__ if not expected else ""
+    raise VlcompressError(f"{name} is {value!r}: {expected or f'a value of type {named}'} is expected")
+
+
+def _plain(value: Any) -> Any:
+    """Make a field's value what TOML and JSON hold: lists for tuples, names for what has one."""
+    if isinstance(value, tuple):
+        return list(value)
+    return value if isinstance(value, str | int | float) else str(value)
 
 
 def _check(recipe: Recipe) -> None:

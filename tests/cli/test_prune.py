@@ -13,8 +13,9 @@ import torch
 from click.testing import CliRunner
 
 from vlcompress.cli.main import main
+from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
-from vlcompress.recipe import default_recipe
+from vlcompress.recipe import default_recipe, load_recipe
 from vlcompress.tickets.run import Run
 from vlcompress.tickets.ticket import load_ticket
 from vlcompress.tickets.workbench import TIME, Trained
@@ -84,7 +85,7 @@ LINES = [
     (["--pattern", "block:7x7"], "pattern 'block:7x7' does not divide weight"),
     (["--pattern", "1:3"], "pattern '1:3' does not divide weight"),
     (["--pattern", "2:4", "--sparsity", "0.7"], "sparsity 0.7 is out of reach of pattern '2:4'"),
-    (["--pattern", "head", "--sparsity", "0.9"], "pattern 'attention=head' covers"),
+    (["--pattern", "head", "--sparsity", "0.9"], "pattern 'head' covers"),
     (
         ["--pattern", "ffn=2:4", "--sparsity", "0.4"],
         "and prunes at most 50 % of them: sparsity 0.4 is out of its reach",
@@ -107,7 +108,6 @@ LINES = [
 """What cannot be run, given as options; EMPTY is a folder without files."""
 
 RECIPES = [
-    ("lxmert-vqa", {"pruning": {"criterion": "movment"}}, "unknown criterion 'movment'"),
     ("lxmert-vqa", {"pruning": {"prunable": "all"}}, "unknown pruning policy 'all'"),
     ("lxmert-vqa", {"pruning": {"pattern": "2:4", "growth": "4x1"}}, "only blocks grow"),
     ("lxmert-vqa", {"data": {"train": ["trian"]}}, "has no split 'trian' of vqa"),
@@ -155,6 +155,23 @@ def test_so_is_what_a_recipe_asks_for(
     default_recipe(*cell.split("-"), "tiny").override(**source).override(**changes).save(path)
     refused(run("prune", str(path), "--home", str(home), *dry), text)
     assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ('criterion = "movment"', "unknown criterion 'movment': allowed are .* did you mean 'movement'"),
+        ('pattern = "blok:4x4"', "unknown pattern 'blok:4x4': allowed are 'unstructured', 'block:RxC'"),
+        ('schedule = "linaer:10"', "unknown schedule 'linaer:10': allowed are 'linear:P'"),
+        ('allocation = "globl"', "unknown allocation 'globl': allowed are .* did you mean 'global'"),
+        ("pattern = 4", "pruning.pattern is 4: a value of type str is expected"),
+    ],
+)
+def test_a_recipe_is_read_once_and_names_no_value_that_is_not_there(tmp_path: Path, written: str, text: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(f"[pruning]\n{written}\n[training]\nsteps = 10\n")
+    with pytest.raises(VlcompressError, match=f"in recipe '{path}': {text}"):
+        load_recipe(path)
 
 
 def test_the_data_that_stands_in_is_not_named(tmp_path: Path) -> None:

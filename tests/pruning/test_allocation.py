@@ -58,7 +58,7 @@ def test_rounds_end_with_exactly_n_of_every_m(pattern: NofM, allocation: Allocat
     for level in (0.4 * pattern.reach, 0.8 * pattern.reach, pattern.reach):
         sums = {name: torch.randn(weight.shape, generator=rng) for name, weight in WEIGHTS.items()}
         sums = sums if by == "movement" else {name: one.abs() for name, one in sums.items()}
-        criterion, before = parse_criterion(by, 0, sums), masks
+        criterion, before = parse_criterion(by).of(0, sums), masks
         masks = prune(WEIGHTS, before, level, pattern=pattern, criterion=criterion, allocation=allocation)
         if isinstance(allocation, Global):
             assert masks.total - masks.kept == round(level * masks.total)

@@ -6,9 +6,10 @@ import torch
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Coupling
 from vlcompress.pruning.allocation import Global, prune
-from vlcompress.pruning.criterion import Gradient, Movement, parse_criterion, saliency_of
+from vlcompress.pruning.criterion import Gradient, Movement, parse_criterion
 from vlcompress.pruning.mask import Masks
-from vlcompress.pruning.pattern import Block, Unstructured, parse_pattern
+from vlcompress.pruning.pattern import Block, Unstructured
+from vlcompress.pruning.patterns import parse_pattern
 from vlcompress.pruning.select import ordered
 
 RNG = torch.Generator().manual_seed(2)
@@ -75,10 +76,7 @@ def test_movement_of_whole_neurons_is_the_mean_over_their_rows_and_columns() -> 
 
 
 def test_names() -> None:
-    assert (saliency_of("gradient"), saliency_of("movement"), saliency_of("magnitude")) == (
-        "gradient",
-        "movement",
-        None,
-    )
+    sums = [parse_criterion(name).saliency for name in ("gradient", "movement", "magnitude")]
+    assert sums == ["gradient", "movement", None]
     with pytest.raises(VlcompressError, match=r"unknown criterion 'moovement': .*did you mean 'movement'"):
-        parse_criterion("moovement", 0)
+        parse_criterion("moovement")

@@ -10,7 +10,8 @@ from vlcompress.pruning.allocation import Global, prune
 from vlcompress.pruning.criterion import Magnitude
 from vlcompress.pruning.growth import grown
 from vlcompress.pruning.mask import Masks
-from vlcompress.pruning.pattern import Block, Unstructured, parse_pattern
+from vlcompress.pruning.pattern import Block, Unstructured
+from vlcompress.pruning.patterns import parse_pattern
 
 WEIGHTS = {
     "a": torch.randn(64, 48, generator=torch.Generator().manual_seed(3)),
@@ -36,7 +37,7 @@ def test_rounds_go_from_fine_to_the_recipes_pattern(growth: str, pattern: str, r
 @pytest.mark.parametrize(
     ("growth", "pattern", "rounds", "text"),
     [
-        ("16x1", "head", 3, "growth '16x1' with pattern 'attention=head': only blocks grow"),
+        ("16x1", "head", 3, "growth '16x1' with pattern 'head': only blocks grow"),
         ("16x1,64x16", "block:64x64", 2, r"has 3 sizes and the schedule 2 round\(s\): give fewer sizes"),
         ("6x1", "block:16x16", 3, "block:16x16 is not made of whole block:6x1"),
         ("16x16,16x1", "block:16x16", 3, "block:16x1 is not made of whole block:16x16"),

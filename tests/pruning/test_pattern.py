@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from vlcompress.errors import VlcompressError
-from vlcompress.pruning.pattern import Block, NofM, Unstructured, parse_pattern, share_of_weights
+from vlcompress.pruning.pattern import Block, NofM, Unstructured
+from vlcompress.pruning.patterns import parse_pattern
 
 
 def test_names_are_read_and_written_back() -> None:
@@ -34,26 +35,26 @@ def test_block_bools_spread_over_their_weights() -> None:
 
 def test_block_that_does_not_divide_names_weight_and_fix() -> None:
     with pytest.raises(VlcompressError, match=r"'block:16x5' does not divide weight 'w' \(32, 48\).*block:16x1"):
-        Block(16, 5).check("w", torch.Size((32, 48)))
+        Block(16, 5).check_weight("w", torch.Size((32, 48)))
 
 
 def test_n_of_m_on_a_width_that_m_does_not_divide_names_weight_and_fix() -> None:
-    NofM(2, 4).check("w", torch.Size((3, 8)))
+    NofM(2, 4).check_weight("w", torch.Size((3, 8)))
     with pytest.raises(
         VlcompressError, match=r"'2:4' does not divide weight 'w' \(32, 6\): 4 must divide its 6 inputs"
     ):
-        NofM(2, 4).check("w", torch.Size((32, 6)))
+        NofM(2, 4).check_weight("w", torch.Size((32, 6)))
     with pytest.raises(
         VlcompressError, match=r"weight 'c' \(8, 4, 3, 3\) is none \(a convolution\): use 'unstructured'"
     ):
-        NofM(2, 4).check("c", torch.Size((8, 4, 3, 3)))
+        NofM(2, 4).check_weight("c", torch.Size((8, 4, 3, 3)))
 
 
 def test_what_a_pattern_reaches_may_be_given_rounded_and_no_more() -> None:
-    assert share_of_weights(NofM(1, 3), 0.666667) == 1 - 1 / 3
-    assert share_of_weights(NofM(2, 4), 0.3) == 0.3
-    assert share_of_weights(Block(2, 2), 0.9) == share_of_weights(Unstructured(), 0.9) == 0.9
+    assert NofM(1, 3).share(0.666667, {}) == 1 - 1 / 3
+    assert NofM(2, 4).share(0.3, {}) == 0.3
+    assert Block(2, 2).share(0.9, {}) == Unstructured().share(0.9, {}) == 0.9
     with pytest.raises(
         VlcompressError, match=r"sparsity 0.7 is out of reach of pattern '2:4'.*give sparsity 0.5 or less"
     ):
-        share_of_weights(NofM(2, 4), 0.7)
+        NofM(2, 4).share(0.7, {})

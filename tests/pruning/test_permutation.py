@@ -12,7 +12,8 @@ from vlcompress.models.registry import family_named
 from vlcompress.pruning.allocation import Uniform, prune
 from vlcompress.pruning.criterion import Magnitude, Movement
 from vlcompress.pruning.mask import Masks
-from vlcompress.pruning.pattern import Block, parse_pattern
+from vlcompress.pruning.pattern import Block
+from vlcompress.pruning.patterns import parse_pattern
 from vlcompress.pruning.permutation import Permutation, find_permutation, free_orders, search
 from vlcompress.pruning.permutation import Profile as UnitProfile
 

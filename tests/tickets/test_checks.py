@@ -61,7 +61,7 @@ def test_saliency_is_summed_for_its_criterion_alone_and_ranks(recipe: Recipe, tm
         bench.keep_all(),
         0.25,
         pattern=Block(8, 4),
-        criterion=parse_criterion(criterion, 0, dense.saliency()),
+        criterion=parse_criterion(criterion).of(0, dense.saliency()),
         allocation=Global(),
     )
     assert first.masks().sha256() == expected.sha256()
@@ -113,7 +113,7 @@ def test_reordered_rounds_prune_and_rewind_in_one_order(recipe: Recipe, tmp_path
         bench.keep_all(),
         0.25,
         pattern=Block(4, 4),
-        criterion=parse_criterion("magnitude", 0),
+        criterion=parse_criterion("magnitude").of(0),
         allocation=Global(),
     )
     assert first.masks().sha256() == expected.sha256()

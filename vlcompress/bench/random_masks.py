@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.base import Family
-from vlcompress.pruning.mixture import SAME, Units, coupled
-from vlcompress.pruning.pattern import Block, of_weights
+from vlcompress.pruning.mixture import Units, coupled
+from vlcompress.pruning.pattern import SAME
+from vlcompress.pruning.patterns import of_weights
 
 UNITS = {"head": ("head",), "neuron": ("neuron",), "neuron+head": ("neuron", "head")}
 """Patterns of whole units, and the kinds of couplings that each removes."""
@@ -93,7 +94,7 @@ def weight_mask(pattern: str, name: str, shape: torch.Size, sparsity: float, gen
         bool [out, in], True for what is kept.
     """
     units = of_weights(pattern)
-    units.check(name, shape)
+    units.check_weight(name, shape)
     if units.spares is None:
         return units.spread(_kept(shape.numel() // units.unit, sparsity, generator), shape).contiguous()
     kept, of = units.spares
@@ -115,8 +116,7 @@ def masked(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
 
 def side(pattern: str) -> tuple[int, int]:
     """Return rows and columns of a block pattern, (1, 1) for other patterns of weights."""
-    found = of_weights(pattern)
-    return (found.rows, found.cols) if isinstance(found, Block) else (1, 1)
+    return of_weights(pattern).block
 
 
 def _unit_masks(

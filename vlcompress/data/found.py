@@ -1,6 +1,6 @@
 """What the readers of the published layouts have in common: what they give, and what they are asked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +19,9 @@ class OpenedPictures(Pictures, Protocol):
 
     def picture_bytes(self, image: str) -> bytes:
         """Return the picture's file as it is, of an image that has one."""
+
+    def files_of(self, images: Iterable[str]) -> tuple[Path, ...]:
+        """Name the picture files that these images are read from; () where `Found.files` or its identity has them."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ where there are fewer than 50,000), the others "train"; "trainval" is all of the
 of class folders, FOLDER/SPLIT/CLASS/picture.jpg, the splits are the sub-folders.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,10 @@ class ArrayPictures:
         """Say whether the picture is there."""
         part, _, index = image.partition("/")
         return part in self.parts and index.isdecimal() and int(index) < len(self.parts[part])
+
+    def files_of(self, images: Iterable[str]) -> tuple[Path, ...]:
+        """Name none: they are in the files that labels are read from."""
+        return ()
 
     def picture_bytes(self, image: str) -> bytes:
         """Return a picture as a PNG file, which loses nothing."""

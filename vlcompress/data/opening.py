@@ -185,7 +185,8 @@ def _checked(folder: Path, task: str, splits: tuple[str, ...], found: Found, all
     examples: tuple[Example, ...] = tuple(found.examples[i] for i in kept)
     encoded = found.encoded.keep(kept) if found.encoded and missing else found.encoded
     check_listed_once(folder, found.labels)
-    identity = found.identity or files_identity(folder, found.files)
+    read = () if found.pictures.feature_dim else found.pictures.files_of(sorted(there))
+    identity = found.identity or files_identity(folder, (*found.files, *read))
     vocabulary = WordPiece.load(folder) if (folder / "vocab.txt").is_file() else None
     return TaskData(task, splits, examples, found.pictures, found.labels, vocabulary, identity, left_out, encoded)
 

@@ -106,6 +106,10 @@ class FilePictures:
             raise VlcompressError(f"image '{image}' is not among the {len(self._pictures)} pictures in {places}")
         return decode(self.picture_bytes(image), str(self._pictures[image][0]))
 
+    def files_of(self, images: Iterable[str]) -> tuple[Path, ...]:
+        """Name the picture files and zip files that these images are read from, those without a picture left out."""
+        return tuple(dict.fromkeys(file.path for image in images for file in self._pictures.get(image, ())))
+
     def picture_bytes(self, image: str) -> bytes:
         """Return the picture's file as it is.
 
@@ -128,11 +132,6 @@ class FilePictures:
     def names(self) -> tuple[str, ...]:
         """The names of the images that have a picture."""
         return tuple(self._pictures)
-
-    @property
-    def picture_files(self) -> tuple[Path, ...]:
-        """The picture files and zip files, in order."""
-        return tuple(dict.fromkeys(file.path for file, *_ in self._pictures.values()))
 
     @cached_property
     def _pictures(self) -> Mapping[str, list[PictureFile]]:

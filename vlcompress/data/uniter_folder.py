@@ -6,7 +6,7 @@ FOLDER/txt_db. An image's name is its npz file without the suffix; where an exam
 boxes (``vcr_gt_...``, ``visual_grounding_coco_gt_...``), the name is that of the detector's features of the same image.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,10 @@ class DatabasePictures:
     def has_pixels(self, image: str) -> bool:
         """Say whether there is a picture: UNITER's data has none."""
         return False
+
+    def files_of(self, images: Iterable[str]) -> tuple[Path, ...]:
+        """Name none: UNITER's data has no pictures."""
+        return ()
 
     def picture_bytes(self, image: str) -> bytes:
         """Refuse, as `pixels`."""

@@ -10,7 +10,7 @@ What the conversion loses cannot be had back: NLVR2's sentence numbers (an examp
 its consistency group is the sentence itself) and the captions' ids and order.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -84,6 +84,10 @@ class ArrowPictures:
     def has_pixels(self, image: str) -> bool:
         """Say whether there is a picture."""
         return image in self._places
+
+    def files_of(self, images: Iterable[str]) -> tuple[Path, ...]:
+        """Name none: they are in the Arrow files themselves."""
+        return ()
 
     def picture_bytes(self, image: str) -> bytes:
         """Return the picture's file as it is."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 from torch import Tensor
@@ -12,9 +11,8 @@ from vlcompress.models.base import Coupling
 from vlcompress.models.registry import part_of
 from vlcompress.pruning.criterion import Criterion
 from vlcompress.pruning.mask import Masks
-from vlcompress.pruning.mixture import CoupledUnits, Mixture, Units, coupled, members, share_of
-from vlcompress.pruning.pattern import Pattern, share_of_weights
-from vlcompress.pruning.select import Source, kept_units, ordered, smallest
+from vlcompress.pruning.pattern import Pattern
+from vlcompress.pruning.select import Source, kept_units, smallest
 
 Groups = list[list[Source]]
 
@@ -30,6 +28,9 @@ class Allocation(Protocol):
 class Global:
     """All weights compete ("globally throughout the network", Gan et al. 2022)."""
 
+    def __str__(self) -> str:
+        return "global"
+
     def groups(self, sources: list[Source]) -> Groups:
         """Return one group."""
         return [sources]
@@ -38,6 +39,9 @@ class Global:
 @dataclass(frozen=True)
 class Uniform:
     """Every weight matrix reaches the sparsity by itself."""
+
+    def __str__(self) -> str:
+        return "uniform"
 
     def groups(self, sources: list[Source]) -> Groups:
         """Return one group a weight."""
@@ -51,6 +55,9 @@ class Modality:
     Globally, the parts of LXMERT end far apart, since their weights differ in size for reasons of their own.
     """
 
+    def __str__(self) -> str:
+        return "modality"
+
     def groups(self, sources: list[Source]) -> Groups:
         """Return one group for each part that is there."""
         parts: dict[str, list[Source]] = {}
@@ -61,7 +68,7 @@ class Modality:
 
 def parse_allocation(text: str) -> Allocation:
     """Read ``global``, ``uniform`` or ``modality``."""
-    made: Mapping[str, Allocation] = {"global": Global(), "uniform": Uniform(), "modality": Modality()}
+    made: Mapping[str, Allocation] = {str(one): one for one in (Global(), Uniform(), Modality())}
     if text not in made:
         raise unknown("allocation", text, made)
     return made[text]
@@ -72,7 +79,7 @@ def prune(
     masks: Masks,
     sparsity: float,
     *,
-    pattern: Pattern | Mixture,
+    pattern: Pattern,
     criterion: Criterion,
     allocation: Allocation,
     couplings: Sequence[Coupling] = (),
@@ -94,54 +101,10 @@ def prune(
         VlcompressError: a weight that the pattern does not divide, one that is not finite, or a sparsity that the
             pattern cannot reach.
     """
-    if isinstance(pattern, Mixture):
-        return _prune_mixture(weights, masks, sparsity, pattern, criterion, allocation, couplings)
-    return Masks(_prune_weights(weights, masks, sparsity, pattern, criterion, allocation))
-
-
-def _prune_mixture(
-    weights: Mapping[str, Tensor],
-    masks: Masks,
-    sparsity: float,
-    mixture: Mixture,
-    criterion: Criterion,
-    allocation: Allocation,
-    couplings: Sequence[Coupling],
-) -> Masks:
     pruned = dict(masks)
-    share = share_of(mixture, sparsity, {name: mask.numel() for name, mask in masks.items()}, couplings)
-    for kind, part in mixture.parts:
-        if isinstance(part, Units):
-            pruned |= _prune_units(weights, masks, share, coupled(part, couplings, masks), criterion, allocation)
-        else:
-            of_kind = {name: masks[name] for name in members(kind, couplings, masks)}
-            pruned |= _prune_weights(weights, of_kind, share, part, criterion, allocation)
+    for contest in pattern.contests(weights, masks, sparsity, criterion, couplings):
+        pruned |= contest.spread(_kept(contest.sources, contest.share, allocation))
     return Masks(pruned)
-
-
-def _prune_units(
-    weights: Mapping[str, Tensor],
-    masks: Masks,
-    share: float,
-    units: Sequence[CoupledUnits],
-    criterion: Criterion,
-    allocation: Allocation,
-) -> dict[str, Tensor]:
-    kept = _kept([one.source(weights, masks, criterion) for one in units], share, allocation)
-    return {name: mask for one in units for name, mask in one.spread(kept[one.coupling.consumer], masks)}
-
-
-def _prune_weights(
-    weights: Mapping[str, Tensor],
-    masks: Mapping[str, Tensor],
-    sparsity: float,
-    pattern: Pattern,
-    criterion: Criterion,
-    allocation: Allocation,
-) -> dict[str, Tensor]:
-    sources = [_source(name, weights[name], mask, pattern, criterion) for name, mask in masks.items()]
-    kept = _kept(sources, share_of_weights(pattern, sparsity), allocation)
-    return {name: pattern.spread(kept[name], mask.shape) for name, mask in masks.items()}
 
 
 def _kept(sources: list[Source], sparsity: float, allocation: Allocation) -> dict[str, Tensor]:
@@ -151,20 +114,3 @@ def _kept(sources: list[Source], sparsity: float, allocation: Allocation) -> dic
         count = round(sparsity * sum(source.units for source in group))
         kept |= kept_units(group, smallest(group, count))
     return kept
-
-
-def _source(name: str, weight: Tensor, mask: Tensor, pattern: Pattern, criterion: Criterion) -> Source:
-    pattern.check(name, weight.shape)
-    if pattern.unit == 1:  # scored piece by piece, so that the scores never stand in memory as a whole
-        flat, alive = weight.detach().reshape(-1), mask.reshape(-1)
-        scores_of = partial(_piece, criterion, name, flat)
-        return Source(name, len(flat), scores_of, lambda a, b: alive[a:b], pattern.spares)
-    scores = criterion.scores(name, weight)
-    units = ordered(pattern.unit_means(scores)) if criterion.signed else pattern.unit_scores(scores)
-    alive_units = pattern.unit_scores(mask.float()) > 0
-    return Source(name, len(units), lambda a, b: units[a:b], lambda a, b: alive_units[a:b])
-
-
-def _piece(criterion: Criterion, name: str, flat: Tensor, start: int, stop: int) -> Tensor:
-    scores = criterion.scores(name, flat[start:stop], start)
-    return ordered(scores) if criterion.signed else scores

@@ -1,7 +1,7 @@
 """Criteria: what makes a weight worth keeping. A criterion scores each weight; low scores are pruned first."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
@@ -96,29 +96,46 @@ def _piece(sums: Tensor, weight: Tensor, start: int) -> Tensor:
     return sums.reshape(-1)[start : start + weight.numel()].view(weight.shape).float()
 
 
-def saliency_of(text: str) -> Literal["gradient", "movement"] | None:
-    """Return which sums a training must keep up for a criterion; None where it needs none."""
-    return "gradient" if text == "gradient" else "movement" if text == "movement" else None
+@dataclass(frozen=True)
+class Ranking:
+    """A criterion by name, as a recipe has it, before there is a training to rank the weights of.
+
+    Attributes:
+        name: of the criterion.
+        saliency: which sums a training must keep up for it; None where it needs none.
+    """
+
+    name: str
+    saliency: Literal["gradient", "movement"] | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+    def of(self, seed: int, sums: Saliencies | None = None) -> Criterion:
+        """Make the criterion.
+
+        Args:
+            seed: "random" draws from it.
+            sums: of the training that is pruned; "gradient" and "movement" rank by them.
+        """
+        return _MADE[self.name](seed, sums or {})
 
 
-def parse_criterion(text: str, seed: int, sums: Saliencies | None = None) -> Criterion:
+_MADE: Mapping[str, Callable[[int, Saliencies], Criterion]] = {
+    "magnitude": lambda seed, sums: Magnitude(),
+    "high-magnitude": lambda seed, sums: HighMagnitude(),
+    "random": lambda seed, sums: Random(seed),
+    "gradient": lambda seed, sums: Gradient(sums),
+    "movement": lambda seed, sums: Movement(sums),
+}
+
+
+def parse_criterion(text: str) -> Ranking:
     """Read ``magnitude``, ``high-magnitude``, ``random``, ``gradient`` or ``movement``.
-
-    Args:
-        text: the name.
-        seed: "random" draws from it.
-        sums: of the training that is pruned; "gradient" and "movement" rank by them.
 
     Raises:
         VlcompressError: no such criterion.
     """
-    made: Mapping[str, Criterion] = {
-        "magnitude": Magnitude(),
-        "high-magnitude": HighMagnitude(),
-        "random": Random(seed),
-        "gradient": Gradient(sums or {}),
-        "movement": Movement(sums or {}),
-    }
-    if text not in made:
-        raise unknown("criterion", text, made)
-    return made[text]
+    if text not in _MADE:
+        raise unknown("criterion", text, _MADE)
+    return Ranking(text, "gradient" if text == "gradient" else "movement" if text == "movement" else None)

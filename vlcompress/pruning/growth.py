@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from vlcompress.errors import VlcompressError
-from vlcompress.pruning.mixture import Mixture
-from vlcompress.pruning.pattern import Block, Pattern, Unstructured, of_weights
+from vlcompress.pruning.pattern import Block, Pattern, Unstructured
+from vlcompress.pruning.patterns import of_weights
 
 
-def grown(growth: str, pattern: Pattern | Mixture, rounds: int) -> tuple[Pattern | Mixture, ...]:
+def grown(growth: str, pattern: Pattern, rounds: int) -> tuple[Pattern, ...]:
     """Return the pattern of every round, fine to coarse, each size for an equal share of the rounds.
 
     Args:

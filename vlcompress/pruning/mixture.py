@@ -6,7 +6,7 @@ of the consumer. Removing units that were pruned like this is what `compile` doe
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,15 +14,8 @@ from torch import Tensor
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Coupling
 from vlcompress.pruning.criterion import Criterion
+from vlcompress.pruning.pattern import SAME, Contest, LayerKind, Pattern, WeightPattern
 from vlcompress.pruning.select import Source, ordered
-
-if TYPE_CHECKING:  # patterns of weights are parts of a mixture, and parsing a pattern may give a mixture
-    from vlcompress.pruning.pattern import Pattern
-
-LayerKind = Literal["attention", "ffn"]
-
-SAME = 1e-6
-"""Sparsities this close are the same: what a pattern reaches is often no short decimal, and is told with six."""
 
 COUPLED: Mapping[LayerKind, Literal["head", "neuron"]] = {"attention": "head", "ffn": "neuron"}
 """The kind of coupling that makes up each kind of layer."""
@@ -39,36 +32,77 @@ class Units:
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(Pattern):
     """A pattern for each kind of layer; kinds that are not named stay dense.
 
     Attributes:
         parts: kinds of layer, each once, with what is pruned in them: units, or a pattern of weights.
     """
 
-    parts: tuple[tuple[LayerKind, "Units | Pattern"], ...]
+    parts: tuple[tuple[LayerKind, Units | WeightPattern], ...]
 
     def __str__(self) -> str:
+        if all(isinstance(part, Units) for _, part in self.parts):
+            return "+".join(sorted((str(part) for _, part in self.parts), reverse=True))
         return ",".join(f"{kind}={part}" for kind, part in self.parts)
 
-    def check(self, shapes: Mapping[str, torch.Size], couplings: Sequence[Coupling], sparsity: float) -> None:
-        """Refuse what cannot work: patterns that do not divide, and a sparsity above what the mixture reaches.
-
-        Args:
-            shapes: of every prunable weight.
-            couplings: of the model.
-            sparsity: fraction of all prunable weights that is to go.
-        """
-        share_of(self, sparsity, {name: shape.numel() for name, shape in shapes.items()}, couplings)
-        for kind, part in self.parts:
-            if not isinstance(part, Units):
-                for name in members(kind, couplings, shapes):
-                    part.check(name, shapes[name])
+    @property
+    def by_kind(self) -> Mapping[LayerKind, WeightPattern]:
+        """The patterns of weights among the parts."""
+        return {kind: part for kind, part in self.parts if not isinstance(part, Units)}
 
     @property
     def limit(self) -> float:
         """The largest share of the covered weights that can go: the least of its parts'."""
-        return min(1.0 if isinstance(part, Units) else part.reach for _, part in self.parts)
+        return min((pattern.reach for pattern in self.by_kind.values()), default=1.0)
+
+    def check(self, shapes: Mapping[str, torch.Size], couplings: Sequence[Coupling], sparsity: float) -> None:
+        """Refuse patterns that do not divide, and a sparsity above what the mixture reaches."""
+        self.share(sparsity, {name: shape.numel() for name, shape in shapes.items()}, couplings)
+        for kind, part in self.by_kind.items():
+            for name in members(kind, couplings, shapes):
+                part.check_weight(name, shapes[name])
+
+    def reach_in(self, sizes: Mapping[str, int], couplings: Sequence[Coupling]) -> float:
+        """Find the largest sparsity: what is covered, less what its parts must keep."""
+        return self.limit * self._covered(sizes, couplings) / sum(sizes.values())
+
+    def _covered(self, sizes: Mapping[str, int], couplings: Sequence[Coupling]) -> int:
+        return sum(sizes[name] for kind, _ in self.parts for name in members(kind, couplings, sizes))
+
+    def share(self, sparsity: float, sizes: Mapping[str, int], couplings: Sequence[Coupling] = ()) -> float:
+        """Find the share of the covered weights that must go, so that `sparsity` of all prunable weights goes.
+
+        Raises:
+            VlcompressError: that is more of them than can go, or the mixture covers nothing.
+        """
+        covered, total = self._covered(sizes, couplings), sum(sizes.values())
+        reach = self.reach_in(sizes, couplings)
+        if sparsity > reach + SAME or not covered:
+            kept = "" if self.limit == 1 else f" and prunes at most {100 * self.limit:g} % of them"
+            raise VlcompressError(
+                f"pattern '{self}' covers {100 * covered / total:.1f} % of the prunable weights{kept}: sparsity "
+                f"{sparsity:g} is out of its reach; give sparsity {reach:.6f} or less, or a pattern for the other "
+                "layers as well (neuron+head)"
+            )
+        return self.limit if abs(sparsity - reach) <= SAME else sparsity * total / covered
+
+    def contests(
+        self,
+        weights: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
+        sparsity: float,
+        criterion: Criterion,
+        couplings: Sequence[Coupling],
+    ) -> Iterator[Contest]:
+        """Let each kind of layer lose the same share of what it has, by itself."""
+        share = self.share(sparsity, {name: mask.numel() for name, mask in masks.items()}, couplings)
+        for kind, part in self.parts:
+            if isinstance(part, Units):
+                yield _of_units(coupled(part, couplings, masks), weights, masks, share, criterion)
+            else:
+                of_kind = {name: masks[name] for name in members(kind, couplings, masks)}
+                yield from part.contests(weights, of_kind, share, criterion, couplings)
 
 
 def members(kind: LayerKind, couplings: Sequence[Coupling], names: Mapping[str, object]) -> list[str]:
@@ -80,39 +114,6 @@ def members(kind: LayerKind, couplings: Sequence[Coupling], names: Mapping[str, 
         for name in (*coupling.producers, coupling.consumer)
     }
     return [name for name in names if name in found]
-
-
-def reach_of(mixture: Mixture, sizes: Mapping[str, int], couplings: Sequence[Coupling]) -> float:
-    """Return the largest sparsity of all prunable weights that a mixture can give them, in [0, 1].
-
-    Args:
-        mixture: see `Mixture`.
-        sizes: number of weights of every prunable weight.
-        couplings: of the model.
-    """
-    return mixture.limit * _covered(mixture, sizes, couplings) / sum(sizes.values())
-
-
-def _covered(mixture: Mixture, sizes: Mapping[str, int], couplings: Sequence[Coupling]) -> int:
-    return sum(sizes[name] for kind, _ in mixture.parts for name in members(kind, couplings, sizes))
-
-
-def share_of(mixture: Mixture, sparsity: float, sizes: Mapping[str, int], couplings: Sequence[Coupling]) -> float:
-    """Return the share of the covered weights that must go, so that `sparsity` of all prunable weights goes.
-
-    Raises:
-        VlcompressError: that is more of them than can go, or the mixture covers nothing.
-    """
-    covered, total = _covered(mixture, sizes, couplings), sum(sizes.values())
-    reach = reach_of(mixture, sizes, couplings)
-    if sparsity > reach + SAME or not covered:
-        kept = "" if mixture.limit == 1 else f" and prunes at most {100 * mixture.limit:g} % of them"
-        raise VlcompressError(
-            f"pattern '{mixture}' covers {100 * covered / total:.1f} % of the prunable weights{kept}: sparsity "
-            f"{sparsity:g} is out of its reach; give sparsity {reach:.6f} or less, or a pattern for the other layers "
-            "as well (neuron+head)"
-        )
-    return mixture.limit if abs(sparsity - reach) <= SAME else sparsity * total / covered
 
 
 @dataclass(frozen=True)
@@ -163,3 +164,16 @@ def coupled(part: Units, couplings: Sequence[Coupling], masks: Mapping[str, Tens
         if coupling.kind == part.kind and names:
             found.append(CoupledUnits(coupling, names))
     return found
+
+
+def _of_units(
+    units: Sequence[CoupledUnits],
+    weights: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    share: float,
+    criterion: Criterion,
+) -> Contest:
+    def spread(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: mask for one in units for name, mask in one.spread(kept[one.coupling.consumer], masks)}
+
+    return Contest([one.source(weights, masks, criterion) for one in units], share, spread)

@@ -2,79 +2,215 @@
 
 import math
 import re
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from functools import partial
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
 from vlcompress.errors import VlcompressError
-from vlcompress.pruning.mixture import SAME, LayerKind, Mixture, Units
+from vlcompress.models.base import Coupling
+from vlcompress.pruning.criterion import Criterion
+from vlcompress.pruning.select import Source, ordered
 
+LayerKind = Literal["attention", "ffn"]
+LAYER_KINDS: tuple[LayerKind, ...] = ("attention", "ffn")
 
-class Pattern(Protocol):
-    """How the weights of a matrix group into units that are pruned together."""
-
-    @property
-    def unit(self) -> int:
-        """Number of weights in a unit."""
-
-    @property
-    def spares(self) -> tuple[int, int] | None:
-        """(n, m) where the n highest-scored of every m consecutive units always stay; None where any unit may go."""
-
-    @property
-    def reach(self) -> float:
-        """The largest share of a weight that can go, in (0, 1]."""
-
-    def check(self, name: str, shape: torch.Size) -> None:
-        """Raise VlcompressError if a weight of this shape does not divide into units."""
-
-    def unit_scores(self, scores: Tensor) -> Tensor:
-        """Return the score of each unit as float32 [units] in row-major order, from scores of the weights [out, in]."""
-
-    def unit_means(self, scores: Tensor) -> Tensor:
-        """Return the mean score of each unit as float32 [units], from scores of either sign."""
-
-    def spread(self, kept_units: Tensor, shape: torch.Size) -> Tensor:
-        """Return the weight mask [out, in] from a bool for each unit [units]."""
-
-
-class _Single:
-    """Every weight is a unit of its own."""
-
-    unit: ClassVar[int] = 1
-
-    def unit_scores(self, scores: Tensor) -> Tensor:
-        """Return the scores flat."""
-        return scores.reshape(-1)
-
-    def unit_means(self, scores: Tensor) -> Tensor:
-        """Return the scores flat."""
-        return scores.reshape(-1)
-
-    def spread(self, kept_units: Tensor, shape: torch.Size) -> Tensor:
-        """Return the bools in the weight's shape."""
-        return kept_units.reshape(shape)
+SAME = 1e-6
+"""Sparsities this close are the same: what a pattern reaches is often no short decimal, and is told with six."""
 
 
 @dataclass(frozen=True)
-class Unstructured(_Single):
+class Contest:
+    """Units that are pruned to one share, for an allocation to say which of them compete.
+
+    Attributes:
+        sources: scores of the units.
+        share: fraction of the units that goes, in [0, 1].
+        spread: turns bools [units], by the source's name, into weight masks [out, in], by the weight's name.
+    """
+
+    sources: list[Source]
+    share: float
+    spread: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+
+
+class Pattern(ABC):
+    """What goes together when a model is pruned. `str` gives the name that `parse_pattern` reads."""
+
+    own_sparsity: float | None = None
+    """The one sparsity that the pattern is for (1 - n/m of n:m); None where any will do."""
+
+    @property
+    @abstractmethod
+    def by_kind(self) -> Mapping[LayerKind, "WeightPattern"]:
+        """The pattern of weights in each kind of layer; kinds that lose whole units, or nothing, are left out."""
+
+    @property
+    def storage(self) -> tuple[int, int]:
+        """Rows and columns of the block that the compiler packs in: every block of the pattern divides it."""
+        blocks = [pattern.block for pattern in self.by_kind.values()]
+        return math.lcm(*(rows for rows, _ in blocks)), math.lcm(*(cols for _, cols in blocks))
+
+    @abstractmethod
+    def reach_in(self, sizes: Mapping[str, int], couplings: Sequence[Coupling]) -> float:
+        """Find the largest sparsity, in [0, 1], of all prunable weights together.
+
+        Args:
+            sizes: number of weights of every prunable weight.
+            couplings: of the model.
+        """
+
+    @abstractmethod
+    def share(self, sparsity: float, sizes: Mapping[str, int], couplings: Sequence[Coupling] = ()) -> float:
+        """Find the share of what the pattern covers that must go, so that `sparsity` of all prunable weights goes.
+
+        Raises:
+            VlcompressError: more than can go.
+        """
+
+    @abstractmethod
+    def check(self, shapes: Mapping[str, torch.Size], couplings: Sequence[Coupling], sparsity: float) -> None:
+        """Refuse what cannot work: weights that do not divide into units, and a sparsity out of reach.
+
+        Args:
+            shapes: of every prunable weight.
+            couplings: of the model.
+            sparsity: fraction of all prunable weights that is to go.
+        """
+
+    @abstractmethod
+    def contests(
+        self,
+        weights: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
+        sparsity: float,
+        criterion: Criterion,
+        couplings: Sequence[Coupling],
+    ) -> Iterator[Contest]:
+        """Score the units and say what share of them goes; see `vlcompress.pruning.allocation.prune`."""
+
+
+class WeightPattern(Pattern):
+    """A pattern that groups the weights of each matrix by itself.
+
+    A new one is a dataclass of this base with `read`, `__str__` and what differs from single weights, and a line in
+    `vlcompress.pruning.patterns.PATTERNS`.
+    """
+
+    form: ClassVar[str]
+    """How its name is written, for the error that lists what is allowed."""
+    unit: int = 1
+    """Number of weights in a unit."""
+    spares: tuple[int, int] | None = None
+    """(n, m) where the n highest-scored of every m consecutive units always stay; None where any unit may go."""
+    reach: float = 1.0
+    """The largest share of a weight that can go, in (0, 1]."""
+    block: tuple[int, int] = (1, 1)
+    """Rows and columns that the compiler may pack a weight in."""
+
+    @classmethod
+    @abstractmethod
+    def read(cls, text: str) -> Self | None:
+        """Read the pattern's name; None for what is the name of another."""
+
+    def check_weight(self, name: str, shape: torch.Size) -> None:
+        """Raise VlcompressError if a weight of this shape does not divide into units."""
+
+    def unit_scores(self, scores: Tensor) -> Tensor:
+        """Score each unit, float32 [units] in row-major order, from scores of the weights [out, in]."""
+        return scores.reshape(-1)
+
+    def unit_means(self, scores: Tensor) -> Tensor:
+        """Average the scores of each unit, float32 [units], from scores of either sign."""
+        return scores.reshape(-1)
+
+    def spread(self, kept_units: Tensor, shape: torch.Size) -> Tensor:
+        """Make the weight mask [out, in] from a bool for each unit [units]."""
+        return kept_units.reshape(shape)
+
+    @property
+    def by_kind(self) -> Mapping[LayerKind, "WeightPattern"]:
+        """The pattern itself, everywhere."""
+        return dict.fromkeys(LAYER_KINDS, self)
+
+    def reach_in(self, sizes: Mapping[str, int], couplings: Sequence[Coupling]) -> float:
+        """Give the share of a weight: every prunable weight is covered."""
+        return self.reach
+
+    def share(self, sparsity: float, sizes: Mapping[str, int], couplings: Sequence[Coupling] = ()) -> float:
+        """Give the sparsity itself; what is `SAME` as the pattern's reach is it.
+
+        Raises:
+            VlcompressError: the pattern keeps more than that.
+        """
+        if sparsity > self.reach + SAME:
+            raise VlcompressError(
+                f"sparsity {sparsity:g} is out of reach of pattern '{self}', which prunes {100 * self.reach:g} %: "
+                f"give sparsity {self.reach:.6g} or less, or another pattern"
+            )
+        return self.reach if abs(sparsity - self.reach) <= SAME else sparsity
+
+    def check(self, shapes: Mapping[str, torch.Size], couplings: Sequence[Coupling], sparsity: float) -> None:
+        """Hold the pattern against every weight, and the sparsity against its reach."""
+        for name, shape in shapes.items():
+            self.check_weight(name, shape)
+        self.share(sparsity, {})
+
+    def contests(
+        self,
+        weights: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
+        sparsity: float,
+        criterion: Criterion,
+        couplings: Sequence[Coupling],
+    ) -> Iterator[Contest]:
+        """Let the units of all weights lose one share."""
+        sources = [self._source(name, weights[name], mask, criterion) for name, mask in masks.items()]
+        shapes = {name: mask.shape for name, mask in masks.items()}
+        yield Contest(
+            sources,
+            self.share(sparsity, {}),
+            lambda kept: {name: self.spread(kept[name], shape) for name, shape in shapes.items()},
+        )
+
+    def _source(self, name: str, weight: Tensor, mask: Tensor, criterion: Criterion) -> Source:
+        self.check_weight(name, weight.shape)
+        if self.unit == 1:  # scored piece by piece, so that the scores never stand in memory as a whole
+            flat, alive = weight.detach().reshape(-1), mask.reshape(-1)
+            scores_of = partial(_piece, criterion, name, flat)
+            return Source(name, len(flat), scores_of, lambda a, b: alive[a:b], self.spares)
+        scores = criterion.scores(name, weight)
+        units = ordered(self.unit_means(scores)) if criterion.signed else self.unit_scores(scores)
+        alive_units = self.unit_scores(mask.float()) > 0
+        return Source(name, len(units), lambda a, b: units[a:b], lambda a, b: alive_units[a:b], self.spares)
+
+
+def _piece(criterion: Criterion, name: str, flat: Tensor, start: int, stop: int) -> Tensor:
+    scores = criterion.scores(name, flat[start:stop], start)
+    return ordered(scores) if criterion.signed else scores
+
+
+@dataclass(frozen=True)
+class Unstructured(WeightPattern):
     """Any weight may go."""
 
-    spares: ClassVar[None] = None
-    reach: ClassVar[float] = 1.0
+    form: ClassVar[str] = "'unstructured'"
 
     def __str__(self) -> str:
         return "unstructured"
 
-    def check(self, name: str, shape: torch.Size) -> None:
-        """Accept every shape."""
+    @classmethod
+    def read(cls, text: str) -> Self | None:
+        """Read ``unstructured``."""
+        return cls() if text == "unstructured" else None
 
 
 @dataclass(frozen=True)
-class NofM(_Single):
+class NofM(WeightPattern):
     """`kept` of every `of` consecutive weights along the input dimension of a weight [out, in] stay.
 
     At sparsity `reach` exactly so many stay of each group. Below that, as in the rounds before, weights compete as
@@ -82,23 +218,35 @@ class NofM(_Single):
     n:m mask of the final sparsity.
     """
 
+    form: ClassVar[str] = "'n:m' (n < m kept of every m inputs, e.g. 2:4)"
     kept: int
     of: int
 
     def __str__(self) -> str:
         return f"{self.kept}:{self.of}"
 
+    @classmethod
+    def read(cls, text: str) -> Self | None:
+        """Read ``n:m`` with 1 <= n < m."""
+        match = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", text)
+        return cls(int(match[1]), int(match[2])) if match and int(match[1]) < int(match[2]) else None
+
     @property
-    def spares(self) -> tuple[int, int]:
+    def spares(self) -> tuple[int, int]:  # type: ignore[override]
         """The pattern itself."""
         return self.kept, self.of
 
     @property
-    def reach(self) -> float:
+    def reach(self) -> float:  # type: ignore[override]
         """1 - n/m."""
         return 1 - self.kept / self.of
 
-    def check(self, name: str, shape: torch.Size) -> None:
+    @property
+    def own_sparsity(self) -> float:  # type: ignore[override]
+        """1 - n/m: below it, groups keep more than n."""
+        return self.reach
+
+    def check_weight(self, name: str, shape: torch.Size) -> None:
         """Refuse a weight that is no matrix, or whose inputs do not divide into groups."""
         _check_matrix(self, name, shape)
         if shape[1] % self.of:
@@ -110,23 +258,33 @@ class NofM(_Single):
 
 
 @dataclass(frozen=True)
-class Block:
+class Block(WeightPattern):
     """Blocks of `rows` outputs by `cols` inputs on a weight [out, in]."""
 
+    form: ClassVar[str] = "'block:RxC' (rows x columns, e.g. block:16x16)"
     rows: int
     cols: int
-    spares: ClassVar[None] = None
-    reach: ClassVar[float] = 1.0
 
     def __str__(self) -> str:
         return f"block:{self.rows}x{self.cols}"
 
+    @classmethod
+    def read(cls, text: str) -> Self | None:
+        """Read ``block:RxC``."""
+        match = re.fullmatch(r"block:([1-9]\d*)x([1-9]\d*)", text)
+        return cls(int(match[1]), int(match[2])) if match else None
+
     @property
-    def unit(self) -> int:
+    def block(self) -> tuple[int, int]:  # type: ignore[override]
+        """Rows and columns."""
+        return self.rows, self.cols
+
+    @property
+    def unit(self) -> int:  # type: ignore[override]
         """Number of weights in a block."""
         return self.rows * self.cols
 
-    def check(self, name: str, shape: torch.Size) -> None:
+    def check_weight(self, name: str, shape: torch.Size) -> None:
         """Refuse a weight that is not a matrix of whole blocks."""
         _check_matrix(self, name, shape)
         if shape[0] % self.rows or shape[1] % self.cols:
@@ -159,86 +317,6 @@ def _check_matrix(pattern: Block | NofM, name: str, shape: torch.Size) -> None:
             f"pattern '{pattern}' is for matrices and weight '{name}' {tuple(shape)} is none (a convolution): use "
             "'unstructured'"
         )
-
-
-def share_of_weights(pattern: Pattern, sparsity: float) -> float:
-    """Return the share of each weight's units that goes at a sparsity; what is `SAME` as the pattern's reach is it.
-
-    Raises:
-        VlcompressError: the pattern keeps more than that.
-    """
-    if sparsity > pattern.reach + SAME:
-        raise VlcompressError(
-            f"sparsity {sparsity:g} is out of reach of pattern '{pattern}', which prunes {100 * pattern.reach:g} %: "
-            f"give sparsity {pattern.reach:.6g} or less, or another pattern"
-        )
-    return pattern.reach if abs(sparsity - pattern.reach) <= SAME else sparsity
-
-
-_KINDS: Mapping[LayerKind, Units] = {"attention": Units("head"), "ffn": Units("neuron")}
-"""The units that each kind of layer has."""
-
-_SHORT: Mapping[str, tuple[LayerKind, ...]] = {
-    "head": ("attention",),
-    "neuron": ("ffn",),
-    "neuron+head": ("attention", "ffn"),
-    "head+neuron": ("attention", "ffn"),
-}
-
-
-def parse_pattern(text: str) -> Pattern | Mixture:
-    """Read ``unstructured``, ``block:RxC``, ``n:m``, ``head``, ``neuron``, ``neuron+head``, or a mixture by layer.
-
-    A mixture is KIND=PATTERN[,KIND=PATTERN] with the kinds ``attention`` (a pattern of weights, or ``head``) and
-    ``ffn`` (a pattern of weights, or ``neuron``), for example ``attention=head,ffn=block:192x16``.
-
-    Raises:
-        VlcompressError: anything else.
-    """
-    if text in _SHORT:
-        return Mixture(tuple((kind, _KINDS[kind]) for kind in _SHORT[text]))
-    if "=" in text:
-        return _mixture(text)
-    return of_weights(text, text)
-
-
-def _mixture(text: str) -> Mixture:
-    parts: dict[LayerKind, Units | Pattern] = {}
-    for part in text.split(","):
-        name, _, pattern = part.partition("=")
-        kind = next((kind for kind in _KINDS if kind == name), None)
-        if kind is None or kind in parts:
-            raise _unknown(text)
-        parts[kind] = _KINDS[kind] if pattern == _KINDS[kind].kind else of_weights(pattern, text)
-    return Mixture(tuple(parts.items()))
-
-
-def of_weights(text: str, whole: str = "") -> Pattern:
-    """Read ``unstructured``, ``block:RxC`` or ``n:m`` (n of every m kept, 1 <= n < m), the patterns of a single weight.
-
-    Args:
-        text: what is read.
-        whole: what it is a part of, for the error; "" where it stands alone.
-
-    Raises:
-        VlcompressError: anything else.
-    """
-    if text == "unstructured":
-        return Unstructured()
-    if match := re.fullmatch(r"block:([1-9]\d*)x([1-9]\d*)", text):
-        return Block(int(match[1]), int(match[2]))
-    match = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", text)
-    if match is None or int(match[1]) >= int(match[2]):
-        raise _unknown(whole or text)
-    return NofM(int(match[1]), int(match[2]))
-
-
-def _unknown(text: str) -> VlcompressError:
-    return VlcompressError(
-        f"unknown pattern '{text}': allowed are 'unstructured', 'block:RxC' (rows x columns, e.g. block:16x16), "
-        "'n:m' (n < m kept of every m inputs, e.g. 2:4), 'head', 'neuron', 'neuron+head', and mixtures such as "
-        "'attention=head,ffn=block:192x16'"
-    )
 
 
 def _nearest(block: Block, shape: torch.Size) -> str:

@@ -27,8 +27,7 @@ from torch import Tensor
 from vlcompress.artefacts import load_tensors, save_tensors
 from vlcompress.models.base import Coupling
 from vlcompress.pruning.criterion import Criterion
-from vlcompress.pruning.mixture import LayerKind, Mixture
-from vlcompress.pruning.pattern import Block, Pattern
+from vlcompress.pruning.pattern import Block, LayerKind, Pattern
 
 TURNS = 20
 """At most so many turns of the search; it ends by itself after about five."""
@@ -94,14 +93,12 @@ class Permutation:
         return {f"{axis}.{name}": order for axis, orders in both.items() for name, order in orders.items()}
 
 
-def blocks_of(pattern: Pattern | Mixture) -> dict[LayerKind, Block]:
+def blocks_of(pattern: Pattern) -> dict[LayerKind, Block]:
     """Return the block that is cut from each kind of layer; kinds without blocks are left out."""
-    kinds: tuple[LayerKind, ...] = ("attention", "ffn")
-    parts = pattern.parts if isinstance(pattern, Mixture) else [(kind, pattern) for kind in kinds]
-    return {kind: part for kind, part in parts if isinstance(part, Block)}
+    return {kind: part for kind, part in pattern.by_kind.items() if isinstance(part, Block)}
 
 
-def free_orders(what: str, pattern: Pattern | Mixture, couplings: Sequence[Coupling]) -> list[Free]:
+def free_orders(what: str, pattern: Pattern, couplings: Sequence[Coupling]) -> list[Free]:
     """List whose order may change to some effect.
 
     Args:
@@ -125,7 +122,7 @@ def _free(coupling: Coupling) -> Iterator[Free]:
 
 def find_permutation(
     frees: Sequence[Free],
-    pattern: Pattern | Mixture,
+    pattern: Pattern,
     weights: Mapping[str, Tensor],
     names: set[str],
     *,

@@ -6,7 +6,7 @@ from typing import Any
 
 from vlcompress.artefacts import Json
 from vlcompress.models.registry import FAMILIES
-from vlcompress.pruning.schedule import levels, parse_schedule
+from vlcompress.pruning.schedule import levels
 from vlcompress.recipe import Recipe
 from vlcompress.sparse.plan import LayerPlan, Plan
 from vlcompress.tasks.support_matrix import LEGEND, rows
@@ -94,7 +94,7 @@ def _nothing_learned(ticket: dict[str, Any]) -> list[str]:
 def dry_run_text(recipe: Recipe, name: str) -> str:
     """Say what a recipe would train, for a run of this name."""
     pruning = recipe.pruning
-    plan = levels(parse_schedule(pruning.schedule), pruning.sparsity, pruning.rounds or None)
+    plan = levels(pruning.schedule, pruning.sparsity, pruning.rounds or None)
     chains = 1 + pruning.controls.count("unstructured")
     single = sum(control != "unstructured" for control in pruning.controls)
     trainings = len(pruning.seeds) * (1 + chains * len(plan) + single)

@@ -1,30 +1,18 @@
 """From a run's ticket to ``compiled/``."""
 
-import math
 from typing import Any
 
 import vlcompress
 from vlcompress.devices import CPU, Compute
 from vlcompress.errors import unknown
 from vlcompress.kernels.backends import BACKENDS
-from vlcompress.kernels.formats import Block
-from vlcompress.pruning.mixture import Mixture
-from vlcompress.pruning.pattern import Block as BlockPattern
-from vlcompress.pruning.pattern import parse_pattern
+from vlcompress.pruning.patterns import parse_pattern
 from vlcompress.sparse.compile import AUTO, pack_model, place, save_compiled
 from vlcompress.sparse.plan import Plan
 from vlcompress.sparse.timing import EFFORT, Effort
 from vlcompress.tickets.models import samples, score_task, ticket_model
 from vlcompress.tickets.run import Run
 from vlcompress.tickets.ticket import load_ticket
-
-
-def block_of(pattern: str) -> Block:
-    """Return rows and columns that every block of a pattern divides: (1, 1) where there are no blocks."""
-    parsed = parse_pattern(pattern)
-    parts = [part for _, part in parsed.parts] if isinstance(parsed, Mixture) else [parsed]
-    blocks = [part for part in parts if isinstance(part, BlockPattern)]
-    return math.lcm(*(block.rows for block in blocks)), math.lcm(*(block.cols for block in blocks))
 
 
 def compile_run(
@@ -56,7 +44,7 @@ def compile_run(
     family, model = ticket_model(ticket)
     (inputs,) = samples(score_task(run, ticket), batch)
     pattern = ticket.document["recipe"]["pruning"]["pattern"]
-    packed = pack_model(family, model, dict(ticket.masks), block_of(pattern), inputs)
+    packed = pack_model(family, model, dict(ticket.masks), parse_pattern(pattern).storage, inputs)
     tensors = packed.model.state_dict()  # before it is cast to what it will run in
     _, plan = place(packed, family, model, threads, compute, backend, effort)
     extra: dict[str, Any] = {

@@ -10,7 +10,6 @@ from statistics import fmean
 
 from vlcompress.artefacts import dumps, read_json, write_file
 from vlcompress.pruning.mask import Masks
-from vlcompress.pruning.pattern import parse_pattern
 from vlcompress.recipe import Recipe
 from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
 from vlcompress.studies.curves import at, curve_chart, curve_of, curve_table, dense_of, percent, score_text
@@ -88,7 +87,7 @@ def _run(lab: Lab, plain: Recipe, hard: Recipe, source: Recipe, levels: Sequence
 
 def _tickets(easy: Workbench, tough: Workbench, seed: int, levels: Sequence[float]) -> Iterator[Row]:
     """Train the dense model both ways, the plain ticket both ways, and the ticket that is found adversarially."""
-    pattern = parse_pattern(easy.recipe.pruning.pattern)
+    pattern = easy.recipe.pruning.pattern
     dense = easy.train(Trial(seed), f"seed {seed} dense")
     dense_hard = tough.train(Trial(seed), f"seed {seed} {DENSE_HARD}")
     yield "dense", 0, 0.0, dense

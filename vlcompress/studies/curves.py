@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from vlcompress.pruning.pattern import parse_pattern
 from vlcompress.recipe import Recipe
 from vlcompress.report.plots import Chart, Point, Reference, Series
 from vlcompress.studies.base import Json, Table
@@ -69,7 +68,7 @@ def trainings_of(recipe: Recipe, levels: Sequence[float], controls: Sequence[str
 def _column(bench: Workbench, seed: int, controls: Sequence[str], levels: Sequence[float]) -> Iterator[Row]:
     dense = bench.train(Trial(seed), f"seed {seed} dense")
     yield "dense", 0, 0.0, dense
-    tickets = list(rounds(bench, seed, dense, parse_pattern(bench.recipe.pruning.pattern), "ticket"))
+    tickets = list(rounds(bench, seed, dense, bench.recipe.pruning.pattern, "ticket"))
     yield from tickets
     for name in controls:
         for ticket in tickets:

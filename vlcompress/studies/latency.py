@@ -24,8 +24,8 @@ from vlcompress.errors import VlcompressError
 from vlcompress.export.onnx import export_onnx
 from vlcompress.export.runtime import SKIP_LAYER_NORM, open_session
 from vlcompress.export.verify import feed
+from vlcompress.pruning.patterns import parse_pattern
 from vlcompress.sparse.compile import compile_model
-from vlcompress.sparse.compile_run import block_of
 from vlcompress.sparse.timing import Effort
 from vlcompress.studies.base import Json
 from vlcompress.tasks.base import Task
@@ -106,7 +106,7 @@ def _export(bench: Workbench, trained: Trained, pattern: str | None, folder: Pat
     model.eval()
     if pattern is not None:
         bench.say(f"exporting {pattern} at {100 * trained.masks().sparsity:.0f} %")
-        block, masks = block_of(pattern), dict(trained.masks())
+        block, masks = parse_pattern(pattern).storage, dict(trained.masks())
         model, _ = compile_model(bench.family, model, masks, block, inputs=inputs[0], threads=THREADS, effort=QUICK)
     manifest = export_onnx(bench.family, model, folder, inputs, config=bench.config, head=head, threads=THREADS)
     return folder / "model.onnx", manifest

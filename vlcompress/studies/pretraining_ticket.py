@@ -11,7 +11,6 @@ from statistics import fmean
 
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
-from vlcompress.pruning.pattern import parse_pattern
 from vlcompress.recipe import Recipe
 from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
 from vlcompress.studies.curves import at, curve_chart, curve_of, curve_table, dense_of, percent, score_text
@@ -83,7 +82,7 @@ def found_masks(bench: Workbench, levels: Sequence[float]) -> list[Masks]:
     """Run a recipe's rounds with its first seed (or find them done) and give the masks at some levels."""
     seed = bench.recipe.pruning.seeds[0]
     dense = bench.train(Trial(seed), f"seed {seed} dense, {bench.recipe.data.task}")
-    pattern = parse_pattern(bench.recipe.pruning.pattern)
+    pattern = bench.recipe.pruning.pattern
     return [row[3].masks() for row in rounds(bench, seed, dense, pattern, "ticket") if _among(row[2], levels)]
 
 
@@ -91,7 +90,7 @@ def _column(bench: Workbench, seed: int, found: Sequence[Masks]) -> Iterator[Row
     dense = bench.train(Trial(seed), f"seed {seed} dense")
     yield "dense", 0, 0.0, dense
     levels = [masks.sparsity for masks in found]
-    pattern = parse_pattern(bench.recipe.pruning.pattern)
+    pattern = bench.recipe.pruning.pattern
     own = [row for row in rounds(bench, seed, dense, pattern, "ticket") if _among(row[2], levels)]
     yield from own
     for masks in found:

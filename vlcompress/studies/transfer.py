@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
-from vlcompress.pruning.pattern import parse_pattern
 from vlcompress.recipe import Recipe
 from vlcompress.report.plots import Chart, Point, Reference, Series
 from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
@@ -92,7 +91,7 @@ def _column(here: Workbench, there: Workbench, source: str, seed: int) -> list[R
 def found_mask(bench: Workbench, seed: int) -> Masks:
     """Find a recipe's ticket with one seed (or find it done), and give its mask."""
     dense = bench.train(Trial(seed), f"seed {seed} dense")
-    return list(rounds(bench, seed, dense, parse_pattern(bench.recipe.pruning.pattern), "ticket"))[-1][3].masks()
+    return list(rounds(bench, seed, dense, bench.recipe.pruning.pattern, "ticket"))[-1][3].masks()
 
 
 def _score(results: Mapping[str, Json], source: str, target: str) -> str:

@@ -1,18 +1,14 @@
 """What cannot work is refused, and what has no effect told, before anything is trained."""
 
-from collections.abc import Sequence
-
 from vlcompress.errors import VlcompressError
 from vlcompress.models.checkpoints import on_hub
 from vlcompress.models.language import language_part
 from vlcompress.models.registry import part_of
-from vlcompress.pruning.allocation import parse_allocation
-from vlcompress.pruning.criterion import parse_criterion
+from vlcompress.pruning.allocation import Modality
 from vlcompress.pruning.growth import grown
-from vlcompress.pruning.mixture import SAME, Mixture, share_of
-from vlcompress.pruning.pattern import NofM, Pattern, Unstructured, parse_pattern, share_of_weights
+from vlcompress.pruning.pattern import SAME, Unstructured
 from vlcompress.pruning.permutation import free_orders
-from vlcompress.pruning.schedule import levels, parse_schedule
+from vlcompress.pruning.schedule import levels
 from vlcompress.tickets.workbench import Trial, Workbench
 
 
@@ -25,21 +21,20 @@ def check_run(bench: Workbench) -> None:
             they are not defined; a checkpoint that is not there or does not fit.
     """
     pruning = bench.recipe.pruning
-    pattern = parse_pattern(pruning.pattern)
-    _check_pattern(bench, pattern)
-    parse_allocation(pruning.allocation)
-    parse_criterion(pruning.criterion, 0)
+    shapes = {name: bench.shapes[name] for name in bench.prunable.names}
+    pruning.pattern.check(shapes, bench.couplings, pruning.sparsity)
     _check_objective(bench)
-    plan = levels(parse_schedule(pruning.schedule), pruning.sparsity, pruning.rounds or None)
+    plan = levels(pruning.schedule, pruning.sparsity, pruning.rounds or None)
     if not plan:
         raise VlcompressError("sparsity 0 prunes nothing: give a fraction above 0, for example 0.5")
-    _check_growth(bench, pattern, len(plan))
-    if pruning.pattern == "unstructured" and "unstructured" in pruning.controls:
+    for pattern in dict.fromkeys(grown(pruning.growth, pruning.pattern, len(plan))):
+        pattern.check(shapes, bench.couplings, pruning.sparsity)
+    if pruning.pattern == Unstructured() and "unstructured" in pruning.controls:
         raise VlcompressError(
             "control 'unstructured' is the ticket itself here: leave it out, or choose a block pattern"
         )
     _check_starts(bench)
-    for line in [*_without_effect(bench, pattern), *_short_of(bench, pattern, plan[-1])]:
+    for line in [*_without_effect(bench), *_short_of(bench, plan[-1])]:
         bench.say(f"warning: {line}")
 
 
@@ -54,30 +49,11 @@ def check_length(bench: Workbench) -> None:
         raise VlcompressError(f"rewind_step {step} is outside the training of {steps} steps: give 0 to {steps - 1}")
 
 
-def _check_pattern(bench: Workbench, pattern: Pattern | Mixture) -> None:
-    """Hold the pattern against every weight and the sparsity."""
-    shapes, sparsity = {name: bench.shapes[name] for name in bench.prunable.names}, bench.recipe.pruning.sparsity
-    if isinstance(pattern, Mixture):
-        pattern.check(shapes, bench.couplings, sparsity)
-        return
-    for name, shape in shapes.items():
-        pattern.check(name, shape)
-    share_of_weights(pattern, sparsity)
-
-
 def _check_objective(bench: Workbench) -> None:
     if bench.recipe.training.distill:
         bench.teachable()
     if bench.recipe.training.adversarial:
         bench.objective(Trial(bench.recipe.pruning.seeds[0]))
-
-
-def _check_growth(bench: Workbench, pattern: Pattern | Mixture, rounds: int) -> None:
-    growth = bench.recipe.pruning.growth
-    for one in grown(growth, pattern, rounds) if growth else ():
-        if not isinstance(one, Mixture):
-            for name in bench.prunable.names:
-                one.check(name, bench.shapes[name])
 
 
 def _check_starts(bench: Workbench) -> None:
@@ -90,31 +66,30 @@ def _check_starts(bench: Workbench) -> None:
             bench.check_start("language")
 
 
-def _without_effect(bench: Workbench, pattern: Pattern | Mixture) -> list[str]:
-    pruning = bench.recipe.pruning
-    said = []
-    if pruning.growth and isinstance(pattern, Unstructured):
+def _without_effect(bench: Workbench) -> list[str]:
+    pruning, said = bench.recipe.pruning, []
+    pattern = pruning.pattern
+    if pruning.growth and pattern == Unstructured():
         said.append(f"pruning.growth '{pruning.growth}' has no effect with pattern '{pattern}': it has no blocks")
     if pruning.permutation and not free_orders(pruning.permutation, pattern, bench.couplings):
         said.append(
             f"pruning.permutation '{pruning.permutation}' has no effect with pattern '{pattern}': it cuts no blocks "
             "from what could be reordered"
         )
-    if pruning.allocation == "modality" and len({part_of(name) for name in bench.prunable.names}) == 1:
+    if pruning.allocation == Modality() and len({part_of(name) for name in bench.prunable.names}) == 1:
         said.append(f"pruning.allocation 'modality' has no effect on {bench.family.name}: it has one part")
     return said
 
 
-def _short_of(bench: Workbench, pattern: Pattern | Mixture, last: float) -> list[str]:
+def _short_of(bench: Workbench, last: float) -> list[str]:
     """Say where rounds end before each group of an n:m pattern has lost all that it takes from it."""
-    parts: Sequence[object] = [pattern]
-    share = last
-    if isinstance(pattern, Mixture):
-        sizes = {name: bench.shapes[name].numel() for name in bench.prunable.names}
-        share, parts = share_of(pattern, last, sizes, bench.couplings), [part for _, part in pattern.parts]
+    pattern = bench.recipe.pruning.pattern
+    sizes = {name: bench.shapes[name].numel() for name in bench.prunable.names}
+    share = pattern.share(last, sizes, bench.couplings)
     return [
-        f"at sparsity {last:g} some groups of {part.of} weights keep more than {part.kept}: pattern '{part}' holds "
-        f"throughout where {100 * part.reach:g} % of a weight is pruned, and here it is {100 * share:.4g} %"
-        for part in dict.fromkeys(parts)
-        if isinstance(part, NofM) and share < part.reach - SAME
+        f"at sparsity {last:g} some groups of {part.spares[1]} weights keep more than {part.spares[0]}: pattern "
+        f"'{part}' holds throughout where {100 * part.reach:g} % of a weight is pruned, and here it is "
+        f"{100 * share:.4g} %"
+        for part in dict.fromkeys(pattern.by_kind.values())
+        if part.spares is not None and share < part.reach - SAME
     ]

@@ -9,13 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlcompress.pruning.allocation import parse_allocation, prune
-from vlcompress.pruning.criterion import Criterion, Random, parse_criterion
+from vlcompress.pruning.allocation import prune
+from vlcompress.pruning.criterion import Criterion, Random
 from vlcompress.pruning.growth import grown
 from vlcompress.pruning.mask import Masks
-from vlcompress.pruning.mixture import Mixture, reach_of
-from vlcompress.pruning.pattern import Pattern, Unstructured, parse_pattern
-from vlcompress.pruning.schedule import levels, parse_schedule
+from vlcompress.pruning.pattern import Pattern, Unstructured
+from vlcompress.pruning.schedule import levels
 from vlcompress.tickets.verdict import Verdict, judge
 from vlcompress.tickets.workbench import Start, Trained, Trial, Workbench
 
@@ -90,10 +89,9 @@ Row = tuple[str, int, float, Trained]
 
 def _one_seed(bench: Workbench, seed: int) -> Iterator[Row]:
     pruning = bench.recipe.pruning
-    pattern = parse_pattern(pruning.pattern)
     dense = bench.train(Trial(seed), f"seed {seed} dense")
     yield "dense", 0, 0.0, dense
-    tickets = list(rounds(bench, seed, dense, pattern, "ticket"))
+    tickets = list(rounds(bench, seed, dense, pruning.pattern, "ticket"))
     yield from tickets
     for name in pruning.controls:
         if name == "unstructured":
@@ -102,16 +100,16 @@ def _one_seed(bench: Workbench, seed: int) -> Iterator[Row]:
             yield control(bench, seed, name, tickets[-1])
 
 
-def rounds(bench: Workbench, seed: int, dense: Trained, pattern: Pattern | Mixture, arm: str) -> Iterator[Row]:
+def rounds(bench: Workbench, seed: int, dense: Trained, pattern: Pattern, arm: str) -> Iterator[Row]:
     """Prune what the round before has trained, rewind, train; one row a level."""
     pruning = bench.recipe.pruning
     start: Start = "rewound" if pruning.rewind_step else "theta0"
     order = bench.permutation(dense, pattern, seed)
     masks, trained = bench.keep_all(), dataclasses.replace(dense, reading=order)
-    plan = levels(parse_schedule(pruning.schedule), pruning.sparsity, pruning.rounds or None)
+    plan = levels(pruning.schedule, pruning.sparsity, pruning.rounds or None)
     patterns = grown(pruning.growth, pattern, len(plan))
     for number, (level, shape) in enumerate(zip(plan, patterns, strict=True), start=1):
-        criterion = parse_criterion(pruning.criterion, seed, trained.saliency())
+        criterion = pruning.criterion.of(seed, trained.saliency())
         masks = pruned(bench, trained, masks, level, shape, criterion)
         label = f"seed {seed} {arm} round {number}/{len(plan)} at {100 * masks.sparsity:.1f} % ({shape})"
         trained = bench.train(Trial(seed, masks, start, order), label)
@@ -124,10 +122,9 @@ def control(bench: Workbench, seed: int, name: str, ticket: Row) -> Row:
     masks, order = trained.masks(), None
     start: Start = "rewound" if bench.recipe.pruning.rewind_step else "theta0"
     if name == "random":
-        pattern = parse_pattern(bench.recipe.pruning.pattern)
-        if isinstance(pattern, Mixture):  # whole units are rounded, maybe to more than its other weights can give
-            sizes = {name: mask.numel() for name, mask in masks.items()}
-            sparsity = min(sparsity, reach_of(pattern, sizes, bench.couplings))
+        pattern, sizes = bench.recipe.pruning.pattern, {name: mask.numel() for name, mask in masks.items()}
+        # whole units are rounded, maybe to more than a mixture's other weights can give
+        sparsity = min(sparsity, pattern.reach_in(sizes, bench.couplings))
         masks = pruned(bench, trained, bench.keep_all(), sparsity, pattern, Random(seed))
     else:
         start, order = STARTS[name], None if name == "reinit" else trained.permutation()
@@ -136,15 +133,14 @@ def control(bench: Workbench, seed: int, name: str, ticket: Row) -> Row:
 
 
 def pruned(
-    bench: Workbench, trained: Trained, masks: Masks, level: float, pattern: Pattern | Mixture, criterion: Criterion
+    bench: Workbench, trained: Trained, masks: Masks, level: float, pattern: Pattern, criterion: Criterion
 ) -> Masks:
-    allocation = parse_allocation(bench.recipe.pruning.allocation)
     return prune(
         trained.weights(),
         masks,
         level,
         pattern=pattern,
         criterion=criterion,
-        allocation=allocation,
+        allocation=bench.recipe.pruning.allocation,
         couplings=bench.couplings,
     )

@@ -1,5 +1,6 @@
 """A run from recipe to ticket: open what the recipe names, run every arm, write ``run.json`` and ``ticket/``."""
 
+import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 import vlcompress
 from vlcompress.artefacts import dumps, identity, read_json, write_file
 from vlcompress.data.pretraining import read_all_answers
-from vlcompress.data.sources import data_folder, is_there, place_of, smallest
+from vlcompress.data.sources import SCENES, data_folder, is_there, place_of, smallest
 from vlcompress.data.tokenizer import SPECIAL_TOKENS, WordPiece
 from vlcompress.devices import CPU, Compute, computed_on
 from vlcompress.errors import VlcompressError
@@ -49,6 +50,11 @@ class Run:
     def ticket(self) -> Path:
         """The ticket's folder."""
         return self.folder / "ticket"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has been run to its end."""
+        return (self.folder / DOCUMENT).is_file()
 
     @property
     def home(self) -> Path:
@@ -93,15 +99,52 @@ def find_ticket(
     Raises:
         VlcompressError: anything in the recipe or the data that does not fit, before the first training starts.
     """
-    run = Run(home / run_name(recipe, compute))
-    if (run.folder / DOCUMENT).is_file():
+    run, bench = Run(home / run_name(recipe, compute)), None
+    if run.is_finished and _reads_paths(recipe):
+        bench = checked_workbench(recipe, home, compute=compute, say=say, progress=progress)
+        run = _run_on(bench, run, say)
+    if run.is_finished:
         say(f"this recipe has been run: {run.folder}")
         return run
-    bench = checked_workbench(recipe, home, compute=compute, say=say, progress=progress)
+    bench = bench or checked_workbench(recipe, home, compute=compute, say=say, progress=progress)
     cells = run_cells(bench)
     _write_ticket(run, bench, cells)
     write_file(run.folder / DOCUMENT, dumps(_document(bench, cells)))
     return run
+
+
+def _run_on(bench: Workbench, run: Run, say: Say) -> Run:
+    """Return the finished run if it read what the recipe's paths hold now, else the run of the same recipe on that.
+
+    A recipe names data, checkpoint and vocabulary by paths, under which other things may lie by now, or in another
+    project.
+    """
+    now, then = _read_by(bench), run.document()
+    changed = [_WORDS[what] for what, content in now.items() if then.get(what, content) != content]
+    if not changed:
+        return run
+    say(
+        f"the {' and the '.join(changed)} of this recipe changed since {run.folder} was made: it is run anew, beside it"
+    )
+    return Run(run.folder.with_name(f"{run.folder.name}-{identity(now)[:6]}"))
+
+
+def _reads_paths(recipe: Recipe) -> bool:
+    """Say whether a recipe reads anything but what is built in, which no other content can take the place of."""
+    built_in = recipe.data.source.partition(":")[0] == SCENES and recipe.model.checkpoint in ("built-in", "none")
+    return not built_in or bool(recipe.data.vocabulary)
+
+
+_WORDS = {"data": "data", "theta0_sha256": "checkpoint", "vocabulary_sha256": "vocabulary"}
+
+
+def _read_by(bench: Workbench) -> dict[str, Any]:
+    """Name by their content what a run reads from paths of its recipe, as ``run.json`` does."""
+    return {
+        "data": {"train": bench.data[0], "score": bench.data[1], "examples": len(bench.score_task)},
+        "theta0_sha256": bench.theta0_sha256,
+        "vocabulary_sha256": hashlib.sha256(bench.vocabulary.encode()).hexdigest(),
+    }
 
 
 def run_name(recipe: Recipe, compute: Compute) -> str:
@@ -123,7 +166,9 @@ def rehearse(recipe: Recipe, home: Path, *, compute: Compute, say: Say = print) 
         VlcompressError: as `find_ticket`, with the same words.
     """
     run = Run(home / run_name(recipe, compute))
-    if (run.folder / DOCUMENT).is_file():
+    if run.is_finished and _reads_paths(recipe):
+        run = _run_on(checked_workbench(recipe, home, compute=compute, say=say), run, say)
+    if run.is_finished:
         say(f"this recipe has been run: {run.folder}")
         return
     with tempfile.TemporaryDirectory() as scratch:
@@ -298,12 +343,7 @@ def _document(bench: Workbench, cells: list[Cell]) -> dict[str, Any]:
     return {
         "recipe": bench.recipe.document(),
         "recipe_sha256": bench.recipe.sha256(),
-        "theta0_sha256": bench.theta0_sha256,
-        "data": {
-            "train": bench.data[0],
-            "score": bench.data[1],
-            "examples": len(bench.score_task),
-        },
+        **_read_by(bench),
         "metric": bench.score_task.metric,
         "prunable_weights": bench.prunable.weights,
         "backbone_weights": bench.prunable.backbone,

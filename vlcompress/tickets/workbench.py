@@ -35,9 +35,7 @@ from vlcompress.models.base import Config, Coupling, Family, LoadReport, Prunabl
 from vlcompress.models.checkpoints import read_checkpoint
 from vlcompress.models.language import language_part, published_language_model
 from vlcompress.models.objective import Objective
-from vlcompress.pruning.criterion import parse_criterion, saliency_of
 from vlcompress.pruning.mask import Masks
-from vlcompress.pruning.mixture import Mixture
 from vlcompress.pruning.pattern import Pattern
 from vlcompress.pruning.permutation import Permutation, find_permutation, free_orders
 from vlcompress.recipe import Recipe
@@ -246,7 +244,7 @@ class Workbench:
         """Return the mask that prunes nothing."""
         return Masks.keep_all({name: self.theta0[name] for name in self.prunable.names})
 
-    def permutation(self, dense: Trained, pattern: Pattern | Mixture, seed: int) -> Permutation | None:
+    def permutation(self, dense: Trained, pattern: Pattern, seed: int) -> Permutation | None:
         """Search the order in which a pattern is cut, as the recipe says; None where that is the checkpoint's.
 
         Args:
@@ -258,7 +256,7 @@ class Workbench:
         frees = free_orders(pruning.permutation, pattern, self.couplings) if pruning.permutation else []
         if not frees:
             return None
-        criterion = parse_criterion(pruning.criterion, seed, dense.saliency())
+        criterion = pruning.criterion.of(seed, dense.saliency())
         names = set(self.prunable.names)
         return find_permutation(frees, pattern, dense.weights(), names, criterion=criterion, sparsity=pruning.sparsity)
 
@@ -372,7 +370,7 @@ class Workbench:
 
     def _sums(self, trial: Trial) -> Kind | None:
         """Return which sums the recipe's criterion needs of a training: of any that a round may prune, no control."""
-        return saliency_of(self.recipe.pruning.criterion) if trial.start in ("theta0", "rewound") else None
+        return self.recipe.pruning.criterion.saliency if trial.start in ("theta0", "rewound") else None
 
     def _saliency(self, model: nn.Module, trial: Trial) -> Saliency | None:
         kind = self._sums(trial)

@@ -1,6 +1,6 @@
 """Any pictures sorted into folders, one a class: FOLDER/SPLIT/CLASS/**/picture.jpg (ImageNet's layout, VisDA's)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,10 @@ class FolderPictures:
     def has_pixels(self, image: str) -> bool:
         """Say whether the file is there."""
         return (self.folder / image).is_file()
+
+    def files_of(self, images: Iterable[str]) -> tuple[Path, ...]:
+        """Name none: each is a file of the data already."""
+        return ()
 
     def picture_bytes(self, image: str) -> bytes:
         """Return the picture's file as it is; errors as of `pixels`."""
