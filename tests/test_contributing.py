@@ -1,22 +1,36 @@
 """What CONTRIBUTING.md says is needed is what is needed: each test adds a toy by those steps and nothing else."""
 
+import json
 import re
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Self
 
 import pytest
 import torch
+from click.testing import CliRunner
 
+from tests.toys import layout
+from tests.toys.adapter import ToyFamily
+from tests.toys.counting import CountingTask
+from vlcompress.bench.check_family import check_family
+from vlcompress.cli.main import main
+from vlcompress.data import opening
+from vlcompress.data.regions import region_file
 from vlcompress.errors import VlcompressError
 from vlcompress.kernels.formats import BlockSparseWeight
 from vlcompress.models.base import Head
-from vlcompress.models.registry import family_named
+from vlcompress.models.lxmert.adapter import LxmertFamily
+from vlcompress.models.registry import FAMILIES, family_named
 from vlcompress.pruning.allocation import prune
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.pattern import WeightPattern
 from vlcompress.pruning.patterns import PATTERNS, parse_pattern
 from vlcompress.recipe import parse_recipe
 from vlcompress.sparse.compile import pack_model
+from vlcompress.tasks.registry import TASKS, TaskKind
+from vlcompress.tickets.run import newest_run
 
 
 @dataclass(frozen=True)
@@ -81,3 +95,55 @@ def test_a_toy_pattern_is_a_class_and_a_line_and_then_prunes_and_compiles(monkey
     packed = pack_model(family, model, dict(masks), pruning.pattern.storage, inputs)
     stored = [module.weight for module in packed.model.modules() if hasattr(module, "weight")]
     assert any(isinstance(weight, BlockSparseWeight) and weight.block == (1, 4) for weight in stored)
+
+
+def run(home: Path, *arguments: str) -> str:
+    result = CliRunner().invoke(main, [*arguments, "--home", str(home)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def pruned_compiled_exported(home: Path, *arguments: str) -> Path:
+    run(home, "prune", *arguments, "--size", "tiny", "--steps", "4", "--pattern", "block:8x4")
+    run(home, "compile", "--batch", "4")
+    run(home, "export", "--batch", "4")
+    folder = newest_run(home).folder
+    assert (folder / "onnx" / "model.onnx").is_file()
+    return folder
+
+
+def test_a_toy_family_is_a_folder_and_a_line_and_then_runs_end_to_end(
+    monkeypatch: pytest.MonkeyPatch, tiny_scenes: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(FAMILIES, "toy", ToyFamily)  # the line in models/registry.py
+    assert [check for check in check_family("toy") if check.fix] == []
+    pruned_compiled_exported(tmp_path, "--model", "toy", "--data", str(tiny_scenes))
+    table = CliRunner().invoke(main, ["tasks"]).output.splitlines()
+    assert table[0].split().index("toy") == table[0].split().index("resnet") + 1
+    assert "not run ..m" in next(line for line in table if line.startswith("VQA v2"))
+
+
+def counting_folder(folder: Path, scenes: Path) -> Path:
+    """Write the toy task's data beside region features of the built-in pictures."""
+    (folder / "counting").mkdir()
+    shutil.copy(scenes / "vocab.txt", folder)
+    for split, source in (("train", "train2014_obj36.tsv"), ("val", "val2014_obj36.tsv")):
+        features = Path(shutil.copy(scenes / "mscoco_imgfeat" / source, folder / "counting" / f"{split}.tsv"))
+        rows = [{"image": image, "many": sum(map(ord, image)) % 2} for image in region_file(features).ids[:16]]
+        (folder / "counting" / f"{split}.json").write_text(json.dumps(rows))
+    return folder
+
+
+def test_a_toy_task_is_a_file_a_reader_and_three_lines_and_then_runs_end_to_end(
+    monkeypatch: pytest.MonkeyPatch, tiny_scenes: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    data = counting_folder(tmp_path / "data", tiny_scenes)
+    kind = TaskKind("counting", CountingTask.metric, ("train",), "val", ".json", CountingTask, CountingTask)
+    monkeypatch.setitem(TASKS, "counting", kind)  # the entry in tasks/registry.py
+    monkeypatch.setattr(LxmertFamily, "tasks", (*LxmertFamily.tasks, "counting"))  # in the adapter
+    monkeypatch.setattr(opening, "TASKS", (*opening.TASKS, "counting"))  # the lines in data/opening.py
+    monkeypatch.setattr(opening, "LAYOUTS", (*opening.LAYOUTS, layout))
+    pruned_compiled_exported(tmp_path / "home", "--task", "counting", "--data", str(data))
+    run(tmp_path / "home", "predict", "--split", "val", "--out", str(tmp_path / "said.json"))
+    assert {row["answer"] for row in json.loads((tmp_path / "said.json").read_text())} <= set(layout.LABELS)
