@@ -8,7 +8,7 @@ import tempfile
 
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="vlcompress-tests-")  # nothing of the user's is read or written
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,18 @@ def make_blocky(rows: int, columns: int, block: tuple[int, int], keep: float, se
     scores = torch.rand(rows // block[0], columns // block[1], generator=torch.Generator().manual_seed(seed))
     kept = scores.flatten().argsort().argsort().view_as(scores) < round(keep * scores.numel())
     return kept.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test that is recorded as evidence and is skipped: it shows nothing."""
+    report = yield
+    if report.skipped and item.get_closest_marker("evidence"):
+        report.outcome, report.longrepr = (
+            "failed",
+            f"evidence may not be skipped or expected to fail: {report.longrepr}",
+        )
+    return report
 
 
 @dataclass(frozen=True)

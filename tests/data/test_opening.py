@@ -36,6 +36,7 @@ def raw(tmp_path: Path) -> Path:
     return Path(shutil.copytree(RAW, tmp_path / "raw"))
 
 
+@pytest.mark.evidence("format", "lxmert-vqa", "lxmert-gqa")
 @pytest.mark.parametrize(
     ("task", "split"), [("gqa", "train"), ("gqa", "testdev"), ("vqa", "minival"), ("vqa", "train")]
 )
@@ -55,6 +56,7 @@ def test_lxmerts_questions_give_the_official_batch(task: str, split: str) -> Non
         np.testing.assert_array_equal(regions.normalized_boxes, expected["boxes"][row])
 
 
+@pytest.mark.evidence("format", "lxmert-nlvr2")
 @pytest.mark.parametrize("split", ["valid", "dev"])
 def test_lxmerts_pairs_give_the_official_batch_by_either_name(split: str) -> None:
     expected = load_file(FIXTURES / "data/lxmert/expected_batches/nlvr2_valid.safetensors")

@@ -72,6 +72,7 @@ def official(name: str) -> Batch:
     return Batch(load_file(path.with_suffix(".safetensors")), json.loads(path.with_suffix(".json").read_text()))
 
 
+@pytest.mark.evidence("format", "uniter-vqa")
 def test_vqa_gives_the_official_batch() -> None:
     batch = official("vqa_train_collate")
     data: TaskData[AnswerExample] = open_task(UNITER, "vqa", ["devval"])
@@ -85,6 +86,7 @@ def test_vqa_gives_the_official_batch() -> None:
     assert data.examples[2].votes.count("black and white") == 5
 
 
+@pytest.mark.evidence("format", "uniter-nlvr2")
 @pytest.mark.parametrize(
     ("name", "split"),
     [
@@ -112,6 +114,7 @@ def test_nlvr2_triplets_give_the_official_batch() -> None:
         batch.check_regions(row, data.pictures, list(example.images))
 
 
+@pytest.mark.evidence("format", "uniter-retrieval")
 def test_retrieval_gives_the_official_batches() -> None:
     batch = official("itm_rank_explicit_pairs")
     data: TaskData[CaptionExample] = open_task(UNITER, "retrieval", ["train"])

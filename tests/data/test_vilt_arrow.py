@@ -41,6 +41,7 @@ def check_pixels(pixels: np.ndarray[Any, Any], view_CHW: np.ndarray[Any, Any], s
     np.testing.assert_array_equal(np.asarray(resized).transpose(2, 0, 1), view_CHW[:, :height, :width])
 
 
+@pytest.mark.evidence("format", "vilt-vqa")
 @pytest.mark.parametrize(
     ("name", "split"), [("vqa_train_first4", "train"), ("vqa_val", "rest_val"), ("vqa_test", "test")]
 )
@@ -58,6 +59,7 @@ def test_vqa_gives_the_official_batch(name: str, split: str) -> None:
         check_pixels(data.pictures.pixels(example.image), tensors["image/view0_u8"][row], facts["image/view0_hw"][row])
 
 
+@pytest.mark.evidence("format", "vilt-nlvr2")
 def test_nlvr2_gives_the_official_batch() -> None:
     tensors, facts = official("nlvr2_val_first2")
     data: TaskData[PairExample] = open_task(VILT, "nlvr2", ["dev", "test1"])
@@ -70,6 +72,7 @@ def test_nlvr2_gives_the_official_batch() -> None:
             check_pixels(data.pictures.pixels(image), tensors[f"{name}_u8"][row], facts[f"{name}_hw"][row])
 
 
+@pytest.mark.evidence("format", "vilt-retrieval", "vilt-pretraining")  # it takes the captions
 def test_captions_give_the_official_batch() -> None:
     tensors, facts = official("f30k_test_first3")
     data: TaskData[CaptionExample] = open_task(VILT, "retrieval", ["test"])

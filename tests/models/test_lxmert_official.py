@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -24,6 +25,7 @@ def _saved(case: Case, path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.evidence("parity", "lxmert-vqa", "lxmert-gqa")  # one head, one model
 def test_fine_tuned_snapshot_gives_the_official_outputs(vqa: Case, tmp_path: Path) -> None:
     model = vqa.model()
     report = FAMILY.load(model, _saved(vqa, tmp_path / "BEST.pth"))

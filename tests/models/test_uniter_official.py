@@ -58,6 +58,7 @@ def check_gradients(case: UniterCase, model: nn.Module, loss: Tensor, name: str 
         assert norm == pytest.approx(official[key], rel=1e-4, abs=1e-5), key
 
 
+@pytest.mark.evidence("parity", "uniter-vqa", "uniter-gqa", "uniter-snli_ve")  # one head, one model
 def test_hidden_states_and_answers(uniter_vqa: UniterCase) -> None:
     model = uniter_vqa.model(ANSWERS)
     check_hidden(uniter_vqa, model)
@@ -77,6 +78,7 @@ def test_answer_loss_and_gradients(uniter_vqa: UniterCase) -> None:
     check_gradients(uniter_vqa, model, loss)
 
 
+@pytest.mark.evidence("parity", "uniter-retrieval")
 def test_rank_scores_loss_and_gradients(uniter_rank: UniterCase) -> None:
     model = uniter_rank.model(Head("match"))
     check_hidden(uniter_rank, model)
@@ -108,6 +110,7 @@ def _pretraining_batch(case: UniterCase, part: str) -> Batch:
     return Batch(inputs, {"features": features, "asked": places(inputs["visual_masked"])})
 
 
+@pytest.mark.evidence("parity", "uniter-pretraining")
 @pytest.mark.parametrize("part", ["mlm/", "mrfr/", "itm/"])
 def test_pretraining_losses_and_gradients(uniter_pretrain: UniterCase, part: str) -> None:
     model = uniter_pretrain.model(Head("pretraining"))
@@ -152,6 +155,7 @@ def _head_case(name: str, head: Head) -> tuple[nn.Module, dict[str, Tensor], dic
     return model, parts["inputs"], parts["expected"]
 
 
+@pytest.mark.evidence("parity", "uniter-nlvr2", "uniter-vcr", "uniter-refcoco")
 @pytest.mark.parametrize(
     ("name", "head"),
     [

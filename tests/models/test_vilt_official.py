@@ -94,6 +94,7 @@ def test_hidden_states(model: nn.Module) -> None:
     torch.testing.assert_close(encoded.pooled, EXPECTED["cls_feats"], **close)
 
 
+@pytest.mark.evidence("parity", "vilt-vqa")
 def test_scores_loss_and_gradients(model: nn.Module) -> None:
     logits = FAMILY.logits(model, _batch())
     torch.testing.assert_close(logits, EXPECTED["logits"], atol=1e-5, rtol=0)

@@ -46,6 +46,7 @@ def test_results_of_the_official_evaluator_and_its_dump() -> None:
     assert task.submission(lambda inputs: logits, batch=3) == dump
 
 
+@pytest.mark.evidence("metric", "gqa")
 def test_accuracy_of_the_official_script() -> None:
     """Stanford's eval.py: an exact match over the balanced questions."""
     questions = json.loads((METRIC / "questions.json").read_text())

@@ -21,6 +21,7 @@ def task(labels: list[int], family: ShowingFamily | None = None) -> SnliVeTask:
     return SnliVeTask(make_data("snli_ve", examples, PICTURES), make_reader(family or ShowingFamily(), PICTURES))
 
 
+@pytest.mark.evidence("metric", "snli_ve")
 def test_score_and_loss_of_the_official_code(model: nn.Module) -> None:
     expected = json.loads((OFFICIAL / "expected.json").read_text())["ve"]
     case = load_file(OFFICIAL / "ve_vqa.safetensors")

@@ -128,7 +128,7 @@ def tasks_text(record: dict[str, Any], *, markdown: bool = False) -> str:
     if not markdown:
         return f"{table(header, body)}\n\n{LEGEND}"
     lines = [header, ["---"] * len(header), *body]
-    ticks = LEGEND.replace("with p: its", "ticks: its").replace("f: the", "the").replace("m: the", "the")
+    ticks = LEGEND.replace("with p: its", "ticks: its").replace("f: files", "files").replace("m: the", "the")
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{ticks}"
 
 

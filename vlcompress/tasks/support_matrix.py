@@ -1,6 +1,7 @@
 """The table of families and tasks: what each cell scores on built-in data, and what of it was compared with whom.
 
-The record ``cells.json`` beside this file is written by ``python -m bench.cells``.
+The records beside this file are made by running: ``cells.json`` by ``python -m bench.cells``, ``evidence.json`` by
+``python -m bench.evidence``.
 """
 
 import json
@@ -14,48 +15,32 @@ from vlcompress.tasks.registry import TASKS
 
 RECORD = Path(__file__).parent / "cells.json"
 
-PARITY = {
-    ("lxmert", "vqa"),
-    ("lxmert", "gqa"),
-    ("lxmert", "pretraining"),
-    ("uniter", "vqa"),
-    ("uniter", "gqa"),
-    ("uniter", "nlvr2"),
-    ("uniter", "snli_ve"),
-    ("uniter", "vcr"),
-    ("uniter", "refcoco"),
-    ("uniter", "retrieval"),
-    ("uniter", "pretraining"),
-    ("vilt", "vqa"),
-}
-"""Cells whose logits, or losses, tests compare with the official code's at tiny size (LXMERT's pre-training:
-transformers'). SNLI-VE's and GQA's heads are VQA's."""
+EVIDENCE = Path(__file__).parent / "evidence.json"
 
-FORMAT = {(family, task) for task, kind in TASKS.items() for family in families_of(task)} - {("uniter", "pretraining")}
-"""Cells whose published files are read. UNITER's pre-training databases are not: it takes captions, or LXMERT's."""
-
-METRIC = {"vqa", "gqa", "nlvr2", "snli_ve", "vcr", "refcoco", "retrieval"}
-"""Tasks whose metric tests compare with results of the official evaluator."""
+Evidence = dict[str, dict[str, list[str]]]
+"""{cell or task: {kind: [test]}}: the tests that show a kind of `MARKS`, by pytest's names."""
 
 MARKS = {"parity": "p", "format": "f", "metric": "m"}
 LEGEND = (
     "Score: the dense model on built-in data, one seed, beside what words alone or chance give "
-    "(with p: its outputs are compared with the official code's, f: the published files are read, "
-    "m: the metric is checked against the official evaluator). "
+    "(with p: its outputs are compared with the official code's, f: files of its official code are read, "
+    "m: the metric is checked against the official evaluator; tests show each). "
     "tiny: random weights and 40 pictures show that a cell runs, not how good it is."
 )
 _WAITING = "not run"
 _NONE = "–"
 
 
-def marks(family: str, task: str) -> list[str]:
-    """Return what of a cell has been compared: "parity", "format", "metric"."""
-    held = {
-        "parity": (family, task) in PARITY,
-        "format": (family, task) in FORMAT,
-        "metric": task in METRIC,
-    }
-    return [name for name, there in held.items() if there]
+def marks(family: str, task: str, evidence: Evidence) -> list[str]:
+    """List what tests show of a cell, or of its task in every family: "parity", "format", "metric"."""
+    shown = {**evidence.get(task, {}), **evidence.get(f"{family}-{task}", {})}
+    return [name for name in MARKS if name in shown]
+
+
+def read_evidence() -> Evidence:
+    """Read the record of tests that ``python -m bench.evidence`` writes once all of them have passed."""
+    found: Evidence = json.loads(EVIDENCE.read_text(encoding="utf-8"))
+    return found
 
 
 def read_record(path: Path = RECORD) -> dict[str, Any]:
@@ -65,8 +50,9 @@ def read_record(path: Path = RECORD) -> dict[str, Any]:
 
 def cells(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return every cell there is: family, task, marks, and what was recorded of it (score None where nothing was)."""
+    evidence = read_evidence()
     return [
-        {"family": family, "task": task, "marks": marks(family, task), "score": None}
+        {"family": family, "task": task, "marks": marks(family, task, evidence), "score": None}
         | record["cells"].get(f"{family}-{task}", {})
         for task in TASKS
         for family in families_of(task)

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from vlcompress.tasks.metrics.nlvr2 import consistency
 
 OFFICIAL = Path(__file__).parents[2] / "fixtures" / "metrics" / "nlvr2_official"
@@ -13,6 +15,7 @@ def group(identifier: str) -> str:
     return f"{split}-{number}-{sentence}"
 
 
+@pytest.mark.evidence("metric", "nlvr2")
 def test_accuracy_and_consistency_of_the_official_script() -> None:
     expected = json.loads((OFFICIAL / "expected.json").read_text())["lil-lab/nlvr nlvr2/eval/metrics.py"]
     rows = [line.split(",") for line in (OFFICIAL / "predictions.csv").read_text().split()]

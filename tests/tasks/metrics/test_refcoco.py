@@ -22,6 +22,7 @@ def test_iou_of_the_official_code() -> None:
     assert (ours > HIT).tolist() == [pair["hit"] for pair in pairs]
 
 
+@pytest.mark.evidence("metric", "refcoco")
 def test_accuracy_of_the_official_loop() -> None:
     case = json.loads((OFFICIAL / "argmax_accuracy.json").read_text())
     hits = []

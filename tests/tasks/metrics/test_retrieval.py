@@ -27,6 +27,7 @@ def ranks(scores_TI: torch.Tensor, image_of: list[int], block: tuple[int, int] =
     return result
 
 
+@pytest.mark.evidence("metric", "retrieval")
 @pytest.mark.parametrize("kind", ["float32", "float16"])
 def test_recalls_of_the_official_evaluators(kind: str) -> None:
     scores = load_file(METRICS / "itm_eval" / f"scores_{kind}.safetensors")["score_matrix"].float()

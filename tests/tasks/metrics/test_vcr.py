@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -11,6 +12,7 @@ from vlcompress.tasks.metrics.vcr import vcr_correct
 OFFICIAL = Path(__file__).parents[2] / "fixtures" / "metrics" / "vcr_ve_vqa"
 
 
+@pytest.mark.evidence("metric", "vcr")
 def test_accuracies_of_both_official_evaluators() -> None:
     expected = json.loads((OFFICIAL / "expected.json").read_text())["vcr"]
     case = load_file(OFFICIAL / "vcr.safetensors")

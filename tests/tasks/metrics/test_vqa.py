@@ -22,6 +22,7 @@ def rounded(value: float) -> float:
     return float(Decimal(repr(value)).quantize(Decimal("0.01"), ROUND_HALF_UP))
 
 
+@pytest.mark.evidence("metric", "vqa")
 def test_accuracy_of_the_official_evaluator() -> None:
     expected = read("expected")
     answers = {row["question_id"]: row["answer"] for row in read("results")}
