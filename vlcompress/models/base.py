@@ -148,7 +148,7 @@ class LoadReport:
 class Family(ABC):
     """One model family (LXMERT, UNITER, ...): all that the toolchain knows of it.
 
-    An adapter in ``models/<family>/adapter.py`` fills this in.
+    An adapter in ``models/<family>/adapter.py`` fills this in; `vlcompress.models.contract` holds it to it.
     """
 
     name: ClassVar[str]
