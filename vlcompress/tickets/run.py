@@ -21,9 +21,11 @@ from vlcompress.recipe import Recipe, parse_recipe
 from vlcompress.tasks.build_task import (
     build_eval_task,
     build_train_task,
+    check_apart,
     check_labels,
     data_of,
     open_data,
+    tell_stand_ins,
     tell_unlisted,
     without_long_texts,
 )
@@ -231,16 +233,16 @@ def open_workbench(
     family = family_named(recipe.model.family)
     kind = task_of(family.name, recipe.data.task)
     checkpoint = checkpoint_of(recipe, family)
-    if recipe.data.score in recipe.data.train:
-        raise VlcompressError(f"split '{recipe.data.score}' is trained on: score on another one")
     folder = data_folder(recipe.data.source, home, say, task=data_of(recipe.data.task))
     vocabulary = _vocabulary(recipe, folder, reads_text=kind.words != 0)
     learn = open_data(folder, recipe.data.task, recipe.data.train, family)
     learn = without_long_texts(learn, family, vocabulary, say)
     width = learn.pictures.feature_dim
     score = open_data(folder, recipe.data.task, (recipe.data.score,), family, width)
+    check_apart(learn, score)
     check_labels(learn, score)
-    for data in (learn, score):
+    for data, asked in ((learn, recipe.data.train), (score, (recipe.data.score,))):
+        tell_stand_ins(data, asked, say)
         tell_unlisted(data, say)
     config = family.config(recipe.model.size, vocab_size=vocabulary.vocab_size, feature_dim=width)
     score_task = build_eval_task(kind, score, family, config, vocabulary)
