@@ -29,8 +29,10 @@ from vlcompress.pruning.pattern import Unstructured
 from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, by_magnitude
 from vlcompress.studies.curves import curve_chart, curve_of, curve_table, percent
 from vlcompress.studies.tickets import NINE, ticket_recipe
+from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Row, control, judged, rounds
-from vlcompress.tickets.workbench import Trained, Trial, Workbench
+from vlcompress.tickets.spec import Trial
+from vlcompress.tickets.store import TrainingResult
 
 RELEASED_ROUNDS = (1, 3, 4, 5, 7, 9, 12, 16, 22)
 """Rounds of a tenth of what is left that the code runs for the labels 10 to 90 %."""
@@ -82,7 +84,7 @@ def _text(choices: Choices) -> StudyCell:
     return StudyCell("text", recipe, count, work)
 
 
-def _text_rows(bench: Workbench, seed: int, levels: Sequence[float]) -> Iterator[Row]:
+def _text_rows(bench: Experiment, seed: int, levels: Sequence[float]) -> Iterator[Row]:
     dense = bench.train(Trial(seed), f"seed {seed} dense")
     yield "dense", 0, 0.0, dense
     tickets = [row for row in rounds(bench, seed, dense, Unstructured(), "low magnitude") if _wanted(row[2], levels)]
@@ -106,7 +108,7 @@ def _released(choices: Choices) -> StudyCell:
     return StudyCell("released", recipe, len(choices.seeds) * (1 + 3 * len(wanted)), work)
 
 
-def _released_rows(bench: Workbench, seed: int, wanted: Sequence[int]) -> Iterator[Row]:
+def _released_rows(bench: Experiment, seed: int, wanted: Sequence[int]) -> Iterator[Row]:
     dense = bench.train(Trial(seed), f"seed {seed} dense")
     yield "dense", 0, 0.0, dense
     arms: dict[str, tuple[Criterion, Sequence[float]]] = {
@@ -126,7 +128,9 @@ def _wanted(level: float, levels: Sequence[float]) -> bool:
     return any(abs(level - one) < 5e-3 for one in levels)
 
 
-def _oneshot(bench: Workbench, dense: Trained, level: float, criterion: Criterion, allocation: Allocation) -> Masks:
+def _oneshot(
+    bench: Experiment, dense: TrainingResult, level: float, criterion: Criterion, allocation: Allocation
+) -> Masks:
     weights = dense.weights()
     everything = Masks.keep_all({name: weights[name] for name in bench.prunable.names})
     return prune(weights, everything, level, pattern=Unstructured(), criterion=criterion, allocation=allocation)

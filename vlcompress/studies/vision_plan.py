@@ -14,7 +14,7 @@ from vlcompress.errors import VlcompressError, unknown
 from vlcompress.pruning.schedule import Geometric
 from vlcompress.recipe import Recipe, default_recipe
 from vlcompress.studies.base import Choices, Lab
-from vlcompress.tickets.workbench import Trial
+from vlcompress.tickets.spec import Trial
 
 KINDS = {"supervised": "classification", "simclr": "simclr", "moco": "moco"}
 """The three pre-trainings, with the task that each is."""

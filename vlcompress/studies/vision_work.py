@@ -11,8 +11,9 @@ from vlcompress.studies.base import Json, Lab
 from vlcompress.studies.similarity import chance, overlap, zero_kernels
 from vlcompress.studies.vision_plan import KINDS, Plan, weights_of
 from vlcompress.tickets.controls import complement, perturbed
+from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Row, judged, pruned, rounds
-from vlcompress.tickets.workbench import Start, Trial, Workbench
+from vlcompress.tickets.spec import Start, Trial
 
 FLIPPED = 0.1
 """Share of the ones, and of the zeros, that a perturbed mask has otherwise (Chen et al., CVPR 2021, section 5.2)."""
@@ -103,18 +104,18 @@ def similarity_work(plan: Plan) -> Callable[[Lab], Json]:
     return work
 
 
-def found(bench: Workbench, seed: int, arm: str) -> list[Row]:
+def found(bench: Experiment, seed: int, arm: str) -> list[Row]:
     """Return the dense row and one for each round of pruning."""
     dense = bench.train(Trial(seed), f"seed {seed} dense")
     return [("dense", 0, 0.0, dense), *rounds(bench, seed, dense, Unstructured(), arm)]
 
 
-def random_masks(bench: Workbench, ticket: Row, seed: int) -> Masks:
+def random_masks(bench: Experiment, ticket: Row, seed: int) -> Masks:
     """Return masks of a ticket's sparsity that are drawn by chance, over the whole network."""
     return pruned(bench, ticket[3], bench.keep_all(), ticket[2], Unstructured(), Random(seed))
 
 
-def curve_of(bench: Workbench, columns: Sequence[Sequence[Row]]) -> Json:
+def curve_of(bench: Experiment, columns: Sequence[Sequence[Row]]) -> Json:
     """Return what came as plain JSON, as `vlcompress.studies.curves` reads it."""
     return {
         "metric": bench.score_task.metric,
@@ -124,7 +125,7 @@ def curve_of(bench: Workbench, columns: Sequence[Sequence[Row]]) -> Json:
     }
 
 
-def _transferred(plan: Plan, there: Workbench, here: Workbench, seed: int) -> Iterator[Row]:
+def _transferred(plan: Plan, there: Experiment, here: Experiment, seed: int) -> Iterator[Row]:
     yield from found(here, seed, "task ticket")
     tickets = found(there, seed, "pre-training ticket")
     for number in plan.some:
@@ -133,7 +134,7 @@ def _transferred(plan: Plan, there: Workbench, here: Workbench, seed: int) -> It
         yield "pre-training ticket", number, masks.sparsity, here.train(Trial(seed, masks), label)
 
 
-def _controlled(plan: Plan, bench: Workbench, seed: int) -> Iterator[Row]:
+def _controlled(plan: Plan, bench: Experiment, seed: int) -> Iterator[Row]:
     rows = found(bench, seed, "task ticket")
     start: Start = "rewound" if bench.recipe.pruning.rewind_step else "theta0"
     yield rows[0]
@@ -145,7 +146,7 @@ def _controlled(plan: Plan, bench: Workbench, seed: int) -> Iterator[Row]:
             yield name, number, masks.sparsity, bench.train(Trial(seed, masks, start), label)
 
 
-def _changed(bench: Workbench, ticket: Row, seed: int) -> dict[str, Masks]:
+def _changed(bench: Experiment, ticket: Row, seed: int) -> dict[str, Masks]:
     masks = ticket[3].masks()
     return {
         "random": random_masks(bench, ticket, seed),
