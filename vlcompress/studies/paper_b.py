@@ -10,16 +10,19 @@ As *released*: the authors' code does something else, found by reading it and re
 3. Biases, LayerNorms and the answer head are pruned as well.
 4. Each round takes a tenth of what is left, and stops past the label: the labels 10 to 90 stand for 10.0, 27.1, 34.4,
    41.0, 52.2, 61.3, 71.8, 81.5 and 90.2 %.
-5. "High magnitude" samples the *low* magnitudes: up to the label 50 everything that it prunes is small.
+5. "High magnitude" takes the mask of the opposite label and prunes, of each tensor, as many weights as that mask keeps:
+   a random sample of those that the mask prunes, or, where they are too few, all of them and a random sample of the
+   rest. So the smallest weights go first in this arm too.
 6. The mask is not held while training again.
 
-Two things differ from that code here: its random masks are drawn weight by weight where ours have an exact count, and
-its head starts from the pre-trained answers.
+Three things differ from that code here: its random masks are drawn weight by weight where ours have an exact count,
+its rounds prune ties and one weight more of each tensor, and its head starts from the pre-trained answers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
-from typing import Literal
+
+import torch
 
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.allocation import Allocation, Global, Uniform, prune
@@ -35,8 +38,6 @@ from vlcompress.tickets.workbench import Trained, Trial, Workbench
 RELEASED_ROUNDS = (1, 3, 4, 5, 7, 9, 12, 16, 22)
 """Rounds of a tenth of what is left that the code runs for the labels 10 to 90 %."""
 RELEASED = tuple(round(1 - 0.9**rounds, 3) for rounds in RELEASED_ROUNDS)
-
-Reading = Literal["text", "released"]
 
 
 class PaperB:
@@ -109,17 +110,42 @@ def _released(choices: Choices) -> StudyCell:
 def _released_rows(bench: Workbench, seed: int, wanted: Sequence[int]) -> Iterator[Row]:
     dense = bench.train(Trial(seed), f"seed {seed} dense")
     yield "dense", 0, 0.0, dense
-    arms: dict[str, tuple[Criterion, Sequence[float]]] = {
-        "low magnitude": (Magnitude(), RELEASED),
-        # Labelled high: it prunes, of the small weights, as many as the run of the opposite label would have left.
-        "high magnitude (as labelled)": (Magnitude(), tuple(round(1 - real, 3) for real in reversed(RELEASED))),
-        "random": (Random(seed), RELEASED),
-    }
-    for arm, (criterion, real) in arms.items():
+    for arm, masks_of in _RELEASED_ARMS.items():
         for place in wanted:
-            masks = _oneshot(bench, dense, real[place], criterion, Uniform())
+            masks = masks_of(bench, dense, seed, place)
             label = f"seed {seed} {arm}, label {100 * NINE[place]:.0f} %, not held"
             yield arm, place + 1, masks.sparsity, bench.train(Trial(seed, masks, held=False), label)
+
+
+def _low(bench: Workbench, dense: Trained, seed: int, place: int) -> Masks:
+    return _oneshot(bench, dense, RELEASED[place], Magnitude(), Uniform())
+
+
+def _high(bench: Workbench, dense: Trained, seed: int, place: int) -> Masks:
+    return labelled_high(_low(bench, dense, seed, len(NINE) - 1 - place), seed)
+
+
+def _random(bench: Workbench, dense: Trained, seed: int, place: int) -> Masks:
+    return _oneshot(bench, dense, RELEASED[place], Random(seed), Uniform())
+
+
+_RELEASED_ARMS = {"low magnitude": _low, "high magnitude (as labelled)": _high, "random": _random}
+"""The masks of a seed's dense model at the label of a place in `NINE`, by arm."""
+
+
+def labelled_high(low: Masks, seed: int) -> Masks:
+    """Prune of each tensor as many weights as `low` keeps: at random among those that it prunes, then among the rest.
+
+    This is ``high_magnitude_pruning`` of the released code, which takes the pruned weights for the good ones.
+    """
+    order = Random(seed)
+    pruned = {}
+    for name, kept in low.items():
+        turn = (order.scores(name, kept) + kept).flatten().argsort(stable=True)
+        mask = torch.ones(kept.numel(), dtype=torch.bool)
+        mask[turn[: int(kept.sum())]] = False
+        pruned[name] = mask.view(kept.shape)
+    return Masks(pruned)
 
 
 def _wanted(level: float, levels: Sequence[float]) -> bool:
