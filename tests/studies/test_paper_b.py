@@ -13,7 +13,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head
 from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.pruning.mask import Masks
-from vlcompress.studies.base import Choices, Lab
+from vlcompress.studies.base import Choices, StudyRunner
 from vlcompress.studies.paper_b import RELEASED, PaperB, labelled_high
 from vlcompress.studies.run import run_study
 
@@ -37,7 +37,7 @@ def test_its_labels_stand_for_other_sparsities() -> None:
 
 
 def test_both_readings_run_and_only_one_holds_its_masks(tmp_path: Path) -> None:
-    outcome = run_study(PaperB(), TINY, Lab(tmp_path, CPU, lambda line: None))
+    outcome = run_study(PaperB(), TINY, StudyRunner(tmp_path, CPU, lambda line: None))
     curves = outcome.document["results"]
     assert [cell["arm"] for cell in curves["text"]["cells"]] == ["dense", "low magnitude", "high magnitude", "random"]
     sparsities = [round(cell["sparsity"], 3) for cell in curves["released"]["cells"]]
@@ -53,7 +53,7 @@ def test_both_readings_run_and_only_one_holds_its_masks(tmp_path: Path) -> None:
 def test_high_magnitude_prunes_the_largest_as_text_and_a_sample_led_by_the_smallest_as_released(
     tmp_path: Path,
 ) -> None:
-    outcome = run_study(PaperB(), TINY, Lab(tmp_path, CPU, lambda line: None))
+    outcome = run_study(PaperB(), TINY, StudyRunner(tmp_path, CPU, lambda line: None))
     for name, sign in (("text", 1), ("released", -1)):
         cells = outcome.document["results"][name]["cells"]
         dense, low, high = (tmp_path / "trainings" / cell["trainings"][0] for cell in cells[:3])

@@ -29,7 +29,7 @@ from vlcompress.pruning.allocation import Allocation, Global, Uniform, prune
 from vlcompress.pruning.criterion import Criterion, HighMagnitude, Magnitude, Random
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.pattern import Unstructured
-from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, by_magnitude
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, by_magnitude
 from vlcompress.studies.curves import curve_chart, curve_of, curve_table, percent
 from vlcompress.studies.tickets import NINE, ticket_recipe
 from vlcompress.tickets.imp import Row, control, judged, rounds
@@ -60,9 +60,9 @@ class PaperB:
         by_magnitude(self.name, choices)
         return [_text(choices), _released(choices)]
 
-    def show(self, results: Mapping[str, Json]) -> Shown:
+    def report(self, results: Mapping[str, Json]) -> StudyReport:
         """Return both curves, and what differs between them."""
-        return Shown(
+        return StudyReport(
             findings=tuple(sentence for name, curve in results.items() for sentence in _findings(name, curve)),
             tables=tuple(curve_table(f"as {name}", curve) for name, curve in results.items()),
             charts=tuple(curve_chart(f"as {name}", curve) for name, curve in results.items()),
@@ -75,8 +75,8 @@ def _text(choices: Choices) -> StudyCell:
     levels = choices.levels or NINE
     recipe = ticket_recipe(choices, "vqa", levels)
 
-    def work(lab: Lab) -> Json:
-        bench = lab.bench(recipe)
+    def work(runner: StudyRunner) -> Json:
+        bench = runner.bench(recipe)
         return curve_of(bench, judged([list(_text_rows(bench, seed, levels)) for seed in choices.seeds]))
 
     count = len(choices.seeds) * (1 + round(10 * max(levels)) + 2 * len(levels))
@@ -99,8 +99,8 @@ def _released(choices: Choices) -> StudyCell:
     recipe = ticket_recipe(choices, "vqa", NINE).override(pruning={"prunable": "as-released", "allocation": "uniform"})
     wanted = [place for place, label in enumerate(NINE) if not choices.levels or _wanted(label, choices.levels)]
 
-    def work(lab: Lab) -> Json:
-        bench = lab.bench(recipe)
+    def work(runner: StudyRunner) -> Json:
+        bench = runner.bench(recipe)
         columns = [list(_released_rows(bench, seed, wanted)) for seed in choices.seeds]
         return {"labels": [NINE[place] for place in wanted], **curve_of(bench, judged(columns))}
 
@@ -167,25 +167,27 @@ def _arms(curve: Json) -> dict[str, list[Json]]:
 def _summary(name: str, curve: Json) -> str:
     """Say at how many levels each arm beats the next, and by how much on average."""
     low, high, random = ([percent(cell) for cell in cells] for cells in _arms(curve).values())
-    said = []
+    sentences = []
     for words, ours, theirs in (("low magnitude", low, high), ("high magnitude", high, random)):
         gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
         other = "high" if theirs is high else "random"
         above = sum(gap > 0 for gap in gaps)
-        said.append(f"{words} is above {other} at {above} of {len(gaps)} levels ({mean(gaps):+.2f} points on average)")
-    return f"As {name}: {', '.join(said)}."
+        sentences.append(
+            f"{words} is above {other} at {above} of {len(gaps)} levels ({mean(gaps):+.2f} points on average)"
+        )
+    return f"As {name}: {', '.join(sentences)}."
 
 
 def _findings(name: str, curve: Json) -> list[str]:
     """Compare the three arms level by level, and say what the paper found surprising."""
     arms = list(_arms(curve))
     low, high, random = _arms(curve).values()
-    said = []
+    sentences = []
     for one, other, third in zip(low, high, random, strict=True):
         order = percent(other) - percent(third)
         verb = "above" if order > 0 else "below"
-        said.append(
+        sentences.append(
             f"as {name}, {100 * one['sparsity']:.1f} %: low {percent(one):.2f}, {arms[1]} {percent(other):.2f} (at "
             f"{100 * other['sparsity']:.1f} %), random {percent(third):.2f}: high is {abs(order):.2f} {verb} random."
         )
-    return said
+    return sentences
