@@ -17,9 +17,9 @@ from vlcompress.models.base import Head
 from vlcompress.pruning.patterns import parse_pattern
 from vlcompress.recipe import default_recipe
 from vlcompress.sparse.timing import Effort
-from vlcompress.studies.base import Choices, Json, Lab
+from vlcompress.studies.base import Choices, Json, StudyRunner
 from vlcompress.studies.granularity import PATTERNS, Granularity
-from vlcompress.studies.granularity_shown import findings, summary
+from vlcompress.studies.granularity_report import findings, summary
 from vlcompress.studies.latency import BATCHES, Measured, measure_tickets
 from vlcompress.studies.registry import study_named
 from vlcompress.studies.run import Outcome, command_of, folder_name, run_study
@@ -49,12 +49,12 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
         assert all(one.trained.masks().sparsity == pytest.approx(0.5, abs=0.03) for one in tickets)
         return speeds([one.name for one in tickets])
 
-    lab = Lab(tmp_path_factory.mktemp("home"), CPU, lambda line: None)
+    runner = StudyRunner(tmp_path_factory.mktemp("home"), CPU, lambda line: None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(granularity, "measure_tickets", measured)
         patch.setattr(granularity, "LEVERS", LEVER)
         patch.setattr(granularity, "PATTERNS", ("unstructured", "block:16x16", "block:64x64", "neuron+head"))
-        return run_study(Granularity(), TINY, lab)
+        return run_study(Granularity(), TINY, runner)
 
 
 def test_a_pattern_that_does_not_divide_fails_alone_with_its_reason(outcome: Outcome) -> None:

@@ -11,7 +11,7 @@ from statistics import fmean
 from vlcompress.artefacts import dumps, read_json, write_file
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
-from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
 from vlcompress.studies.curves import at, curve_chart, curve_of, curve_table, dense_of, percent, score_text
 from vlcompress.studies.pretraining_ticket import PRETRAINING, found_masks, source_recipe
 from vlcompress.studies.tickets import ticket_recipe
@@ -42,9 +42,9 @@ class AdversarialStudy:
         """Return one cell for each task."""
         return [_cell(choices, task) for task in choices.tasks]
 
-    def show(self, results: Mapping[str, Json]) -> Shown:
+    def report(self, results: Mapping[str, Json]) -> StudyReport:
         """Return the clean and the attacked scores of every arm, then each task's verdicts."""
-        return Shown(
+        return StudyReport(
             findings=tuple(sentence for task, curve in results.items() for sentence in _findings(task, curve)),
             tables=(
                 *(_scores(task, curve) for task, curve in results.items()),
@@ -66,16 +66,16 @@ def _cell(choices: Choices, task: str) -> StudyCell:
     hard = plain.override(training={"adversarial": strength})
     source = source_recipe(choices, PRETRAINING, levels)
 
-    def work(lab: Lab) -> Json:
-        return {**_run(lab, plain, hard, source, levels), "strength": strength, "levels": list(levels)}
+    def work(runner: StudyRunner) -> Json:
+        return {**_run(runner, plain, hard, source, levels), "strength": strength, "levels": list(levels)}
 
     chain = 1 + round(10 * max(levels))
     return StudyCell(task, hard, chain + len(choices.seeds) * (2 * chain + 3 * len(levels)), work)
 
 
-def _run(lab: Lab, plain: Recipe, hard: Recipe, source: Recipe, levels: Sequence[float]) -> Json:
-    easy, tough = lab.bench(plain), lab.bench(hard)
-    universal = found_masks(lab.bench(source), levels)
+def _run(runner: StudyRunner, plain: Recipe, hard: Recipe, source: Recipe, levels: Sequence[float]) -> Json:
+    easy, tough = runner.bench(plain), runner.bench(hard)
+    universal = found_masks(runner.bench(source), levels)
     columns = [
         [*_tickets(easy, tough, seed, levels), *_universal(easy, tough, seed, universal)]
         for seed in plain.pruning.seeds
@@ -153,15 +153,15 @@ def _attacked_text(cell: Json, times: int) -> str:
 
 def _findings(task: str, curve: Json) -> list[str]:
     dense = percent(dense_of(curve))
-    said = [f"{task}: adversarial training changes the dense model by {_gain(curve, 'dense', DENSE_HARD, 0.0)}."]
+    sentences = [f"{task}: adversarial training changes the dense model by {_gain(curve, 'dense', DENSE_HARD, 0.0)}."]
     for level in curve["levels"]:
-        said.append(
+        sentences.append(
             f"{task} at {100 * level:.0f} % (dense {dense:.2f}): adversarial training changes the plain ticket by "
             f"{_gain(curve, 'ticket', TICKET_HARD, level)} and the pre-training ticket by "
             f"{_gain(curve, UNIVERSAL, UNIVERSAL_HARD, level)}; finding it adversarially too, by "
             f"{_gain(curve, 'ticket', HARD_TICKET, level)}."
         )
-    return said
+    return sentences
 
 
 def _gain(curve: Json, before: str, after: str, level: float) -> str:

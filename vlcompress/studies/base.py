@@ -22,13 +22,13 @@ Json = dict[str, Any]
 
 
 @dataclass
-class Lab:
+class StudyRunner:
     """Where cells are run: experiments are opened once for each recipe.
 
     Attributes:
         home: folder of runs, trainings and built-in data.
         compute: where to train, and in what.
-        say: told one line at each step of the work.
+        say: called with one line at each step of the work.
         progress: called after every training step.
     """
 
@@ -66,7 +66,7 @@ class StudyCell:
     name: str
     recipe: Recipe
     trainings: int
-    work: Callable[[Lab], Json]
+    work: Callable[[StudyRunner], Json]
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Shown:
+class StudyReport:
     """How a study's results are shown.
 
     Attributes:
-        findings: sentences, each with its figures; what does not hold is said as plainly as what does.
+        findings: sentences, each with its figures; what does not hold is reported as plainly as what does.
         tables, charts: of our own results.
         published: ids of the papers' tables to put beside them.
         claims: what a paper says without a table, each with where it says so.
@@ -150,7 +150,7 @@ class Study(Protocol):
             VlcompressError: an impossible cell; the message says which exist.
         """
 
-    def show(self, results: Mapping[str, Json]) -> Shown:
+    def report(self, results: Mapping[str, Json]) -> StudyReport:
         """Make tables, charts and findings of the results of the cells that succeeded, by cell name."""
 
 

@@ -12,7 +12,7 @@ from statistics import fmean
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
-from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
 from vlcompress.studies.curves import at, curve_chart, curve_of, curve_table, dense_of, percent, score_text
 from vlcompress.studies.tickets import ticket_recipe
 from vlcompress.tickets.experiment import Experiment
@@ -46,10 +46,10 @@ class PretrainingTicket:
             )
         return [_cell(choices, task) for task in choices.tasks]
 
-    def show(self, results: Mapping[str, Json]) -> Shown:
+    def report(self, results: Mapping[str, Json]) -> StudyReport:
         """Return Table 2: scores by level and arm, and the mean relative drop."""
         levels = sorted({level for curve in results.values() for level in curve["levels"]})
-        return Shown(
+        return StudyReport(
             findings=tuple(sentence for level in levels if (sentence := _finding(results, level))),
             tables=(_overview(results, levels), *(curve_table(task, curve) for task, curve in results.items())),
             charts=tuple(curve_chart(f"{task}: score against sparsity", curve) for task, curve in results.items()),
@@ -69,9 +69,9 @@ def _cell(choices: Choices, task: str) -> StudyCell:
     levels = choices.levels or LEVELS
     source, target = (source_recipe(choices, one, levels) for one in (PRETRAINING, task))
 
-    def work(lab: Lab) -> Json:
-        found = found_masks(lab.bench(source), levels)
-        bench = lab.bench(target)
+    def work(runner: StudyRunner) -> Json:
+        found = found_masks(runner.bench(source), levels)
+        bench = runner.bench(target)
         columns = [list(_column(bench, seed, found)) for seed in choices.seeds]
         return {**curve_of(bench, judged(columns)), "levels": list(levels)}
 

@@ -11,7 +11,7 @@ from vlcompress.models.base import Family
 from vlcompress.models.registry import family_named
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
-from vlcompress.studies.base import Json, Lab
+from vlcompress.studies.base import Json, StudyRunner
 from vlcompress.studies.vision_plan import Plan, weights_of
 from vlcompress.studies.vision_work import curve_of, found, random_masks
 from vlcompress.tasks.detection import DetectionTask
@@ -30,19 +30,19 @@ COUNTS = {"scenes:tiny": (16, 8)}
 _MANY = (1000, 200)
 
 
-def scene_work(plan: Plan, kind: str, task: str) -> Callable[[Lab], Json]:
+def scene_work(plan: Plan, kind: str, task: str) -> Callable[[StudyRunner], Json]:
     """Train dense, the pre-training ticket at two levels, and a random mask at the last, on whole scenes."""
 
-    def work(lab: Lab) -> Json:
-        checkpoint = weights_of(lab, plan, kind)
-        here = scene_bench(lab, plan, plan.scenes(checkpoint), task)
-        there = lab.bench(plan.ticket(kind, checkpoint))
+    def work(runner: StudyRunner) -> Json:
+        checkpoint = weights_of(runner, plan, kind)
+        here = scene_bench(runner, plan, plan.scenes(checkpoint), task)
+        there = runner.bench(plan.ticket(kind, checkpoint))
         return curve_of(here, [list(_rows(plan, there, here, seed)) for seed in plan.seeds])
 
     return work
 
 
-def scene_bench(lab: Lab, plan: Plan, recipe: Recipe, task: str) -> Experiment:
+def scene_bench(runner: StudyRunner, plan: Plan, recipe: Recipe, task: str) -> Experiment:
     """Open an experiment on pictures of whole scenes, which are made in memory."""
     recipe = recipe.override(data={"task": task})
     family = family_named("resnet")
@@ -56,10 +56,10 @@ def scene_bench(lab: Lab, plan: Plan, recipe: Recipe, task: str) -> Experiment:
         config=family.config(plan.network, vocab_size=0, feature_dim=0),
         vocabulary="",
         checkpoint=checkpoint_of(recipe, family),
-        home=lab.home,
-        compute=lab.compute,
-        say=lab.say,
-        progress=lab.progress,
+        home=runner.home,
+        compute=runner.compute,
+        say=runner.say,
+        progress=runner.progress,
     )
 
 
