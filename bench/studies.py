@@ -18,7 +18,7 @@ from vlcompress.artefacts import Json, read_json, write_file
 from vlcompress.errors import VlcompressError
 from vlcompress.report.plots import Chart, standalone
 from vlcompress.studies.base import Choices
-from vlcompress.studies.page import outdated, read_studies, shown_of
+from vlcompress.studies.page import outdated, read_report, read_studies
 from vlcompress.studies.registry import STUDIES
 
 ROOT = Path(__file__).parents[1]
@@ -83,7 +83,7 @@ def plots(records: Mapping[str, Json]) -> dict[str, str]:
     return {
         f"{name}-{number}.svg": standalone(chart)
         for name, document in records.items()
-        for number, chart in enumerate(shown_of(document).charts, start=1)
+        for number, chart in enumerate(read_report(document).charts, start=1)
     }
 
 
@@ -156,7 +156,7 @@ def _count(count: int, what: str) -> str:
 def _plotted(records: Mapping[str, Json]) -> Iterator[tuple[str, int, Chart]]:
     for name, document in records.items():
         if document["study"] in PLOTTED:
-            for number, chart in enumerate(shown_of(document).charts, start=1):
+            for number, chart in enumerate(read_report(document).charts, start=1):
                 yield name, number, chart
 
 
@@ -171,8 +171,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RECORDS)
     chosen = parser.parse_args()
     try:
-        for said in collect(chosen.home, chosen.out) if chosen.home else ():
-            print(f"left out: {said}")
+        for reason in collect(chosen.home, chosen.out) if chosen.home else ():
+            print(f"left out: {reason}")
     except VlcompressError as error:
         parser.error(str(error))
     records = read_records(chosen.out)

@@ -43,7 +43,7 @@ def command(
 ) -> None:
     """Run the study NAME (without NAME: list them). An interrupted study continues; studies share trainings."""
     from vlcompress.devices import parse_compute
-    from vlcompress.studies.base import Choices, Lab
+    from vlcompress.studies.base import Choices, StudyRunner
     from vlcompress.studies.registry import STUDIES, study_named
     from vlcompress.studies.run import describe, dry, run_study
 
@@ -51,9 +51,9 @@ def command(
         options.show({one.name: one.title for one in STUDIES.values()}, describe(STUDIES.values()), as_json)
         return
     study = study_named(name)
-    lab = Lab(home, parse_compute(device, dtype, training=True), options.say, options.step_line())
+    runner = StudyRunner(home, parse_compute(device, dtype, training=True), options.say, options.step_line())
     if dry_run:
-        options.show(*dry(study, Choices(**choices), lab), as_json=as_json)
+        options.show(*dry(study, Choices(**choices), runner), as_json=as_json)
         return
-    result = run_study(study, Choices(**choices), lab)
+    result = run_study(study, Choices(**choices), runner)
     options.show(result.document, result.text, as_json)

@@ -1,6 +1,8 @@
 """The promises that the layout makes: imports point downwards, and nothing shadows another package."""
 
 import ast
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     "errors", "devices", "artefacts", "kernels", "data", "models", "tasks", "pruning", "training", "defaults", "recipe",
-    "tickets", "sparse", "export", "bench", "report", "studies", "serve", "cli",
+    "tickets", "sparse", "export", "bench", "report", "serve", "studies", "cli",
 )  # fmt: skip
 """From the bottom up; a module may import from its own layer and from those before it."""
 
@@ -22,10 +24,24 @@ def layer(module: str) -> int | None:
     return LAYERS.index(parts[1]) if parts[0] == "vlcompress" and len(parts) > 1 and parts[1] in LAYERS else None
 
 
+@cache
 def imported(path: Path) -> set[str]:
+    """Read what a file imports anywhere, in its functions too."""
     tree = ast.parse(path.read_text())
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     return names | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+
+
+def reached(module: str) -> Iterator[str]:
+    """Walk all modules of the package that a module imports, directly or through others."""
+    waiting, seen = [module], set[str]()
+    while waiting:
+        name = waiting.pop()
+        path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+        if name not in seen and name.startswith("vlcompress.") and path.is_file():
+            seen.add(name)
+            waiting += imported(path)
+    yield from seen
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -35,6 +51,13 @@ def test_imports_point_downwards(path: Path) -> None:
     if here is not None:
         above = [name for name in imported(path) if (layer(name) or 0) > here]
         assert not above, f"imports from a layer above: {above}"
+
+
+def test_only_their_own_commands_reach_the_studies() -> None:
+    """The product stands without them; `report` shows those that lie in the same folder of runs."""
+    commands = [path.stem for path in (ROOT / "cli").glob("*.py") if path.stem != "main"]
+    reaching = {name for name in commands if any(".studies." in one for one in reached(f"vlcompress.cli.{name}"))}
+    assert reaching == {"study", "report"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -47,7 +47,7 @@ def test_resized_pictures_pass_the_rest_through() -> None:
     class Source:
         feature_dim = 4
 
-        def has_regions(self, image: str) -> bool:
+        def has_regions(self, image: str, *, ground_truth: bool | None = None) -> bool:
             return image == "a"
 
         def has_pixels(self, image: str) -> bool:

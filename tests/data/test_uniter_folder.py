@@ -3,7 +3,7 @@
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import lz4.frame
 import msgpack
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from vlcompress.data.examples import (
@@ -32,6 +33,12 @@ from vlcompress.data.tokenizer import WordPiece
 from vlcompress.data.uniter_db import ImageDatabase, NpzFolder, TextDatabase
 from vlcompress.data.uniter_folder import DatabasePictures
 from vlcompress.errors import VlcompressError
+from vlcompress.models.registry import FAMILIES
+from vlcompress.tasks.metrics.refcoco import iou
+from vlcompress.tasks.preprocessing import Preprocessor
+from vlcompress.tasks.refcoco import Expressions, RefcocoTraining
+from vlcompress.tasks.snli_ve import SnliVeTask
+from vlcompress.tasks.vcr import VcrTraining
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 UNITER = FIXTURES / "data/uniter"
@@ -413,3 +420,84 @@ def test_an_expression_is_read_with_its_place_among_the_annotations(tmp_path: Pa
     make_text(tmp_path, "refcoco+_testA.db", {"3": {**row, "ann_id": 13}}, images=images)
     with pytest.raises(VlcompressError, match=r"record '3': annotation 13 of image 7 is not in images.json"):
         open_task(tmp_path, "refcoco", ["testA"])
+
+
+def reader(data: TaskData[Any]) -> Preprocessor:
+    return Preprocessor(FAMILIES["uniter"], CASED, data.pictures, 220, data.encoded)
+
+
+def check_inputs(inputs: Mapping[str, torch.Tensor], batch: Batch) -> None:
+    """Compare a batch of ours with the official one, which calls its tensors otherwise."""
+    names = {
+        "input_ids": "input_ids",
+        "txt_type_ids": "token_type_ids",
+        "img_feat": "visual_feats",
+        "img_pos_feat": "visual_pos",
+    }
+    for theirs, ours in names.items():
+        if theirs in batch.tensors:
+            np.testing.assert_array_equal(inputs[ours].numpy(), batch.tensors[theirs], strict=True)
+    lengths = inputs["attention_mask"].sum(dim=1) + inputs["visual_attention_mask"].sum(dim=1)
+    assert lengths.tolist() == batch.tensors["attn_masks"].sum(axis=1).tolist()
+
+
+@pytest.mark.evidence("format", "uniter-vcr")
+@pytest.mark.parametrize(("name", "rows"), [("vcr_train_qa", [0, 1]), ("vcr_train_qar", [2, 3])])
+def test_vcr_gives_the_official_batches(name: str, rows: list[int]) -> None:
+    data: TaskData[ChoiceExample] = open_task(UNITER, "vcr", ["train"])
+    assert [example.id for example in data.examples] == official(name).facts["example_ids"]
+    ours = VcrTraining(data, reader(data)).batch(rows, torch.Generator())
+    check_inputs(ours.inputs, official(name))
+    assert ours.targets["right"].tolist() == official(name).tensors["targets"][:, 0].tolist()
+
+
+def test_vcr_on_annotated_boxes_alone_gives_the_official_batch(folder: Path) -> None:
+    shutil.rmtree(folder / "img_db/vcr_train")
+    data: TaskData[ChoiceExample] = open_task(folder, "vcr", ["train"])
+    check_inputs(
+        VcrTraining(data, reader(data)).batch([0, 1], torch.Generator()).inputs, official("vcr_train_qa_gtonly")
+    )
+
+
+@pytest.mark.evidence("format", "uniter-refcoco")
+def test_expressions_to_learn_from_give_the_official_batch() -> None:
+    data: TaskData[ReferringExample] = open_task(UNITER, "refcoco", ["refcoco+/train"])
+    batch = official("re_train_gt")
+    assert [str(example.id) for example in data.examples] == batch.facts["example_ids"]
+    ours = RefcocoTraining(data, reader(data)).batch([0, 1, 2], torch.Generator())
+    check_inputs(ours.inputs, batch)
+    assert ours.targets["region"].tolist() == batch.tensors["targets"][:, 0].tolist()
+
+
+@pytest.mark.parametrize(("name", "ground_truth"), [("re_eval_val_gt", True), ("re_eval_val_det", False)])
+def test_expressions_to_be_scored_give_the_official_batch_and_overlaps(name: str, ground_truth: bool) -> None:
+    data: TaskData[ReferringExample] = open_task(UNITER, "refcoco", ["val"])
+    batch = official(name)
+    assert [str(example.id) for example in data.examples] == batch.facts["sent_ids"]
+    task = Expressions(data, reader(data), ground_truth=ground_truth)
+    ours = task.batch(range(len(data.examples)), torch.Generator())
+    check_inputs(ours.inputs, batch)
+    overlaps = iou(ours.targets["boxes"], ours.targets["box"][:, None])
+    for row, expected in enumerate(batch.facts["computeIoU_of_every_box"]):
+        boxes = ours.targets["boxes"][row, : len(expected)].numpy()
+        np.testing.assert_array_equal(boxes, batch.tensors[f"obj_boxes/{row}"], strict=True)
+        np.testing.assert_allclose(ours.targets["box"][row], batch.tensors[f"tgt_box/{row}"], rtol=1e-6)
+        np.testing.assert_allclose(overlaps[row, : len(expected)], expected, atol=1e-5)
+
+
+@pytest.mark.evidence("format", "uniter-snli_ve")
+def test_entailment_gives_the_official_batch_with_a_row_that_has_no_gold_label() -> None:
+    data: TaskData[EntailmentExample] = open_task(UNITER, "snli_ve", ["dev"])
+    batch = official("ve_dev")
+    assert [example.id for example in data.examples] == batch.facts["example_ids"]
+    ours = SnliVeTask(data, reader(data)).batch([0, 1, 2], torch.Generator())
+    check_inputs(ours.inputs, batch)
+    np.testing.assert_array_equal(ours.targets["answers"].numpy(), batch.tensors["targets"], strict=True)
+    assert not batch.tensors["targets"][2].any()
+
+
+def test_databases_one_folder_deeper_are_found(folder: Path) -> None:
+    (folder / "txt_db/re").mkdir()
+    for split in ("train", "val"):
+        (folder / f"txt_db/refcoco+_{split}.db").rename(folder / f"txt_db/re/refcoco+_{split}.db")
+    assert len(open_task(folder, "refcoco", ["refcoco+/val"]).examples) == 6

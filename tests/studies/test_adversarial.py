@@ -8,20 +8,20 @@ from vlcompress.devices import CPU
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
 from vlcompress.studies.adversarial import AdversarialStudy, strength_of
-from vlcompress.studies.base import Choices, Lab
+from vlcompress.studies.base import Choices, StudyRunner
 from vlcompress.studies.run import run_study
 from vlcompress.studies.tickets import ticket_recipe
-from vlcompress.tickets.workbench import Trial
+from vlcompress.tickets.spec import Trial
 
 TINY = Choices(size="tiny", source="scenes:tiny", seeds=(0,), levels=(0.1,))
 
 
-def lab(home: Path) -> Lab:
-    return Lab(home, CPU, [].append)
+def runner(home: Path) -> StudyRunner:
+    return StudyRunner(home, CPU, [].append)
 
 
 def test_arms_share_masks_and_plain_trainings(tmp_path: Path) -> None:
-    document = run_study(AdversarialStudy(), TINY, lab(tmp_path)).document
+    document = run_study(AdversarialStudy(), TINY, runner(tmp_path)).document
     assert document["failed"] == {}
     cells = {cell["arm"]: cell for cell in document["results"]["vqa"]["cells"]}
     assert list(cells) == [
@@ -43,7 +43,7 @@ def test_arms_share_masks_and_plain_trainings(tmp_path: Path) -> None:
     assert all(0 <= cell["attacked"]["10"][0] <= 1 for cell in cells.values())
     assert cells["ticket"]["trainings"] != cells["ticket, trained adversarially"]["trainings"]
     trainings = set((tmp_path / "trainings").glob("*/training.json"))
-    lab(tmp_path).bench(ticket_recipe(TINY, "vqa", TINY.levels)).train(Trial(0), "of any other study")
+    runner(tmp_path).bench(ticket_recipe(TINY, "vqa", TINY.levels)).train(Trial(0), "of any other study")
     assert set((tmp_path / "trainings").glob("*/training.json")) == trainings
     (cell,) = AdversarialStudy().cells(TINY)
     assert cell.trainings == len(trainings) == len(cells) + 2  # and the two of pre-training
@@ -58,4 +58,4 @@ def test_strengths_are_the_published_ones() -> None:
 def test_a_family_that_it_is_not_defined_for_fails_with_the_reason(tmp_path: Path) -> None:
     vilt = Choices(family="vilt", size="tiny", source="scenes:tiny", seeds=(0,), levels=(0.1,))
     with pytest.raises(VlcompressError, match="adversarial training of vilt on this task is not defined"):
-        run_study(AdversarialStudy(), vilt, lab(tmp_path))
+        run_study(AdversarialStudy(), vilt, runner(tmp_path))

@@ -33,15 +33,15 @@ def test_a_model_that_learned_nothing_gets_no_verdict() -> None:
         "uniter vqa": curve("uniter", 0.59, None, "fail"),
         "vilt vqa": curve("vilt", 0.25, 0.37, "pass"),
     }
-    shown = Families().show(results)
-    assert shown.findings[0] == "lxmert vqa: a relaxed ticket up to 30 %."
-    assert shown.findings[1] == "uniter vqa: no relaxed ticket."
-    assert shown.findings[2].startswith("vilt vqa: dense scores 25.00, a model that does not look 37.00: nothing was")
-    assert [row[-1] for row in shown.tables[0].rows] == ["30", "none", "nothing learned"]
-    assert "shows nothing: vilt vqa." in shown.summary
-    assert "less sparse" not in shown.summary
+    report = Families().report(results)
+    assert report.findings[0] == "lxmert vqa: a relaxed ticket up to 30 %."
+    assert report.findings[1] == "uniter vqa: no relaxed ticket."
+    assert report.findings[2].startswith("vilt vqa: dense scores 25.00, a model that does not look 37.00: nothing was")
+    assert [row[-1] for row in report.tables[0].rows] == ["30", "none", "nothing learned"]
+    assert "shows nothing: vilt vqa." in report.summary
+    assert "less sparse" not in report.summary
     both = {name: one for name, one in results.items() if name != "vilt vqa"} | {"vilt a": results["lxmert vqa"]}
-    assert "That ViLT's tickets are less sparse than the others' does not hold here." in Families().show(both).summary
+    assert "That ViLT's tickets are less sparse than the others' does not hold here." in Families().report(both).summary
 
 
 def test_a_score_that_may_be_chance_is_not_learned() -> None:

@@ -7,7 +7,7 @@ import pytest
 from vlcompress.devices import CPU
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
-from vlcompress.studies.base import Choices, Lab
+from vlcompress.studies.base import Choices, StudyRunner
 from vlcompress.studies.pretraining_ticket import SMALL_STEPS, PretrainingTicket, source_recipe
 from vlcompress.studies.run import run_study
 from vlcompress.studies.transfer import Transfer
@@ -20,12 +20,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("pretraining-ticket")
 
 
-def lab(home: Path) -> Lab:
-    return Lab(home, CPU, [].append)
+def runner(home: Path) -> StudyRunner:
+    return StudyRunner(home, CPU, [].append)
 
 
 def test_the_mask_of_pre_training_is_trained_on_the_task_under_every_seed(home: Path) -> None:
-    document = run_study(PretrainingTicket(), TINY, lab(home)).document
+    document = run_study(PretrainingTicket(), TINY, runner(home)).document
     assert document["failed"] == {}
     cells = {cell["arm"]: cell for cell in document["results"]["vqa"]["cells"]}
     assert list(cells) == ["dense", "ticket", "pretraining", "random"]
@@ -42,7 +42,7 @@ def test_the_mask_of_pre_training_is_trained_on_the_task_under_every_seed(home: 
 
 
 def test_pre_training_is_a_source_and_no_target(home: Path) -> None:
-    document = run_study(Transfer(), Choices(**{**vars(TINY), "tasks": ("vqa", "pretraining")}), lab(home)).document
+    document = run_study(Transfer(), Choices(**{**vars(TINY), "tasks": ("vqa", "pretraining")}), runner(home)).document
     assert document["failed"] == {}
     assert list(document["results"]) == ["vqa to vqa", "pretraining to vqa"]
     with pytest.raises(VlcompressError, match="'pretraining' is where the ticket comes from"):

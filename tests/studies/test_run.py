@@ -11,9 +11,9 @@ import pytest
 from vlcompress.devices import CPU
 from vlcompress.errors import VlcompressError
 from vlcompress.recipe import default_recipe
-from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
 from vlcompress.studies.curves import LEVELS, at, sparsest
-from vlcompress.studies.page import page, shown_document, shown_of
+from vlcompress.studies.page import page, read_report, report_document
 from vlcompress.studies.registry import STUDIES, study_named
 from vlcompress.studies.run import command_of, dry, folder_name, run_study
 from vlcompress.studies.tickets import findings
@@ -24,9 +24,9 @@ TINY = Choices(size="tiny", source="scenes:tiny", seeds=(0,), levels=(0.2,))
 FOLDER = "studies/tickets-tiny-scenes-tiny-seeds-0-levels-20"
 
 
-def lab(home: Path) -> tuple[Lab, list[str]]:
+def runner(home: Path) -> tuple[StudyRunner, list[str]]:
     said: list[str] = []
-    return Lab(home, CPU, said.append), said
+    return StudyRunner(home, CPU, said.append), said
 
 
 def trainings(home: Path) -> int:
@@ -37,7 +37,7 @@ def trainings(home: Path) -> int:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home where the study `tickets` was run once, at the smallest size."""
     home = tmp_path_factory.mktemp("studies")
-    assert run_study(study_named("tickets"), TINY, lab(home)[0]).folder == home / FOLDER
+    assert run_study(study_named("tickets"), TINY, runner(home)[0]).folder == home / FOLDER
     return home
 
 
@@ -65,7 +65,7 @@ def test_it_writes_what_it_found(home: Path) -> None:
 def test_its_page_is_made_of_its_document(home: Path) -> None:
     document = json.loads((home / FOLDER / "study.json").read_text())
     assert page(document) == (home / FOLDER / "study.html").read_text()
-    again = json.loads(json.dumps(shown_document(shown_of(document))))
+    again = json.loads(json.dumps(report_document(read_report(document))))
     assert again == {name: document[name] for name in again}
 
 
@@ -94,7 +94,7 @@ def test_its_folder_and_command_say_what_is_not_the_default() -> None:
 
 
 def test_the_dry_run_counts_what_is_trained(home: Path) -> None:
-    document, text = dry(study_named("tickets"), TINY, lab(home)[0])
+    document, text = dry(study_named("tickets"), TINY, runner(home)[0])
     assert int(document["rows"][-1][2]) == trainings(home) == 7
     assert document["seconds_each"].keys() == {"vqa"}
     assert document["seconds_each"]["vqa"] > 0
@@ -103,19 +103,19 @@ def test_the_dry_run_counts_what_is_trained(home: Path) -> None:
 
 def test_the_dry_run_writes_nothing_and_refuses_what_a_run_refuses(tmp_path: Path) -> None:
     home, choices = tmp_path / "home", Choices(size="tiny", source="scenes:tiny", tasks=("vqa", "gqa"), seeds=(0,))
-    document, _ = dry(study_named("granularity"), choices, lab(home)[0])
+    document, _ = dry(study_named("granularity"), choices, runner(home)[0])
     assert "vqa block:128x16" not in document["seconds_each"]
     assert document["failed"]["gqa block:128x16"].startswith("pattern 'block:128x16' does not divide weight")
     assert document["seconds_each"]["gqa block:16x16"] > 0
     with pytest.raises(VlcompressError, match="unknown criterion 'movment': allowed are gradient,"):
-        dry(study_named("tickets"), dataclasses.replace(TINY, criterion="movment"), lab(home)[0])
+        dry(study_named("tickets"), dataclasses.replace(TINY, criterion="movment"), runner(home)[0])
     assert not home.exists()
 
 
 def test_the_same_study_trains_nothing_again_and_others_share(home: Path) -> None:
     before = trainings(home)
-    run_study(study_named("tickets"), TINY, lab(home)[0])
-    run_study(study_named("overlap"), TINY, lab(home)[0])
+    run_study(study_named("tickets"), TINY, runner(home)[0])
+    run_study(study_named("overlap"), TINY, runner(home)[0])
     assert trainings(home) == before
 
 
@@ -128,17 +128,17 @@ class Broken:
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
         recipe = default_recipe("lxmert", "vqa", "tiny")
 
-        def fail(lab: Lab) -> Json:
+        def fail(runner: StudyRunner) -> Json:
             raise VlcompressError("no such thing: give another")
 
-        return [StudyCell("good", recipe, 0, lambda lab: {"score": 1}), StudyCell("bad", recipe, 0, fail)]
+        return [StudyCell("good", recipe, 0, lambda runner: {"score": 1}), StudyCell("bad", recipe, 0, fail)]
 
-    def show(self, results: Mapping[str, Json]) -> Shown:
-        return Shown(("fine",), (Table("t", ("a", "b"), (("x", str(results["good"]["score"])),)),))
+    def report(self, results: Mapping[str, Json]) -> StudyReport:
+        return StudyReport(("fine",), (Table("t", ("a", "b"), (("x", str(results["good"]["score"])),)),))
 
 
 def test_a_failed_cell_is_shown_with_its_reason(tmp_path: Path) -> None:
-    outcome = run_study(Broken(), TINY, lab(tmp_path)[0])
+    outcome = run_study(Broken(), TINY, runner(tmp_path)[0])
     assert outcome.document["failed"] == {"bad": "no such thing: give another"}
     assert "bad: no such thing: give another" in outcome.text
     assert "Cells that failed" in (outcome.folder / "study.html").read_text()
@@ -152,7 +152,7 @@ def test_an_unknown_study_names_those_that_exist() -> None:
 
 def test_a_transfer_needs_two_tasks(tmp_path: Path) -> None:
     with pytest.raises(VlcompressError, match="second task"):
-        run_study(study_named("transfer"), TINY, lab(tmp_path)[0])
+        run_study(study_named("transfer"), TINY, runner(tmp_path)[0])
 
 
 def test_a_transfer_shows_the_drop_of_every_source_and_target() -> None:
@@ -170,12 +170,12 @@ def test_a_transfer_shows_the_drop_of_every_source_and_target() -> None:
         for (source, target), score in scores.items()
         for dense in ({"vqa": 0.6, "gqa": 0.5}[target],)
     }
-    shown = study_named("transfer").show(results)
-    assert shown.tables[1].rows == (("vqa", "0.00", "10.00", "5.00"), ("gqa", "failed", "0.00", "0.00"))
-    (chart,) = shown.charts
+    report = study_named("transfer").report(results)
+    assert report.tables[1].rows == (("vqa", "0.00", "10.00", "5.00"), ("gqa", "failed", "0.00", "0.00"))
+    (chart,) = report.charts
     assert chart.x_names == ("vqa", "gqa")
     assert [[round(point.y, 6) for point in series.points] for series in chart.series] == [[100, 90], [100]]
-    assert "the best ticket is its own" in shown.findings[1]
+    assert "the best ticket is its own" in report.findings[1]
 
 
 def curve(ticket: float, random: float, outcome: str) -> Json:

@@ -9,11 +9,11 @@ from vlcompress.artefacts import load_tensors
 from vlcompress.devices import CPU
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
-from vlcompress.studies.base import Choices, Json, Lab, StudyCell
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyRunner
 from vlcompress.studies.run import dry, run_study
 from vlcompress.studies.vision import Vision
 from vlcompress.studies.vision_plan import KINDS, plan_of, weights_of
-from vlcompress.studies.vision_show import findings
+from vlcompress.studies.vision_report import findings
 
 CELLS = (
     "supervised ticket",
@@ -35,8 +35,8 @@ class Some(Vision):
         return [cell for cell in super().cells(choices) if cell.name in CELLS]
 
 
-def lab(home: Path, said: list[str] | None = None) -> Lab:
-    return Lab(home, CPU, [].append if said is None else said.append)
+def runner(home: Path, said: list[str] | None = None) -> StudyRunner:
+    return StudyRunner(home, CPU, [].append if said is None else said.append)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def document(home: Path) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vlcompress.tickets.verdict.RESAMPLES", 20)
-        return run_study(Some(), TINY, lab(home)).document
+        return run_study(Some(), TINY, runner(home)).document
 
 
 def test_every_cell_runs_and_the_count_holds(home: Path, document: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ def test_every_cell_runs_and_the_count_holds(home: Path, document: dict[str, Any
     assert document["failed"].keys() <= {"supervised ticket"}
     assert len(document["results"]) + len(document["failed"]) == len(CELLS)
     trained = len(list((home / "trainings").glob("*/training.json")))
-    assert trained == int(dry(Some(), TINY, lab(home))[0]["rows"][-1][2])
+    assert trained == int(dry(Some(), TINY, runner(home))[0]["rows"][-1][2])
 
 
 def test_a_pre_training_ticket_is_found_once_and_trained_on_each_task(home: Path, document: dict[str, Any]) -> None:
@@ -106,11 +106,11 @@ def test_masks_are_compared_two_by_two_and_all_together(document: dict[str, Any]
 
 def test_own_weights_are_taken_in_place_of_pre_training(home: Path, tmp_path: Path) -> None:
     plan = plan_of(TINY)
-    made = Path(weights_of(lab(home), plan, "supervised"))
+    made = Path(weights_of(runner(home), plan, "supervised"))
     own = tmp_path / "pretrained" / "resnet-tiny-supervised.safetensors"
     own.parent.mkdir()
     own.write_bytes(made.read_bytes())
-    assert weights_of(lab(tmp_path), plan, "supervised") == str(own)
+    assert weights_of(runner(tmp_path), plan, "supervised") == str(own)
 
 
 @pytest.mark.parametrize(

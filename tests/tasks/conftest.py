@@ -38,8 +38,9 @@ class MemoryPictures:
     def __init__(self, detected: dict[str, Any], annotated: dict[str, Any]) -> None:
         self.detected, self.annotated = detected, annotated
 
-    def has_regions(self, image: str) -> bool:
-        return image in self.detected
+    def has_regions(self, image: str, *, ground_truth: bool | None = None) -> bool:
+        kinds = {None: {**self.detected, **self.annotated}, False: self.detected, True: self.annotated}
+        return image in kinds[ground_truth]
 
     def has_pixels(self, image: str) -> bool:
         return True

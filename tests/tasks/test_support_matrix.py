@@ -47,7 +47,7 @@ def test_what_is_not_recorded_is_not_made_up() -> None:
     assert all(cell["score"] is None for cell in cells({"cells": {}}))
     record = {"cells": {"uniter-vcr": {"score": 0.25, "size": "tiny"}}}
     table = {row[0]: row[1:] for row in rows(record)}
-    assert table["VCR"][list(FAMILIES).index("uniter")] == "25.00 (tiny) p.m"
+    assert table["VCR"][list(FAMILIES).index("uniter")] == "25.00 (tiny) pfm"
     assert table["VCR"][list(FAMILIES).index("lxmert")] == "–"
     assert table["GQA"][list(FAMILIES).index("lxmert")] == "not run pfm"
 

@@ -176,8 +176,8 @@ class Pictures(Protocol):
     def feature_dim(self) -> int:
         """Width of the region features; 0 where there are only pixels."""
 
-    def has_regions(self, image: str) -> bool:
-        """Say whether the image has region features."""
+    def has_regions(self, image: str, *, ground_truth: bool | None = None) -> bool:
+        """Say whether the image has region features: the detector's, of its annotated boxes, or (None) of either."""
 
     def regions(self, image: str, *, ground_truth: bool = False) -> Regions:
         """Read an image's regions: the detector's, or those of the annotated boxes (VCR, RefCOCO).

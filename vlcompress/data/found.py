@@ -14,9 +14,6 @@ PICTURES_ONLY = 0
 class OpenedPictures(Pictures, Protocol):
     """What a layout's reader says of its images, beyond what tasks ask."""
 
-    def has_regions(self, image: str, *, ground_truth: bool | None = None) -> bool:
-        """Say whether the image has region features: the detector's, of its annotated boxes, or (None) of either."""
-
     def picture_bytes(self, image: str) -> bytes:
         """Return the picture's file as it is, of an image that has one."""
 

@@ -67,9 +67,9 @@ class _Changed:
         """Width of the source's region features."""
         return self.source.feature_dim
 
-    def has_regions(self, image: str) -> bool:
+    def has_regions(self, image: str, *, ground_truth: bool | None = None) -> bool:
         """Say whether the source has region features of the image."""
-        return self.source.has_regions(image)
+        return self.source.has_regions(image, ground_truth=ground_truth)
 
     def regions(self, image: str, *, ground_truth: bool = False) -> Regions:
         """Read the source's regions."""

@@ -7,7 +7,7 @@ import base64
 import binascii
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -78,6 +78,22 @@ class Regions:
         boxes_N4 = self.normalized_boxes
         sizes_N2 = boxes_N4[:, 2:] - boxes_N4[:, :2] if self.sizes is None else self.sizes
         return np.hstack([boxes_N4, sizes_N2, sizes_N2[:, :1] * sizes_N2[:, 1:]])
+
+    @property
+    def pixel_boxes(self) -> NDArray[np.float32]:
+        """Boxes float32 [N, 4] as (x, y, width, height) in pixels, which is how RefCOCO compares them."""
+        corners_N2 = self.boxes[:, :2]
+        if self.sizes is None:
+            return np.hstack([corners_N2, self.boxes[:, 2:] - corners_N2])
+        return np.hstack([corners_N2, self.sizes * np.array([self.width, self.height], dtype=np.float32)])
+
+    def scaled(self, height: int, width: int) -> "Regions":
+        """Give the boxes in pixels of an image of this size; they are normalised (height and width 1).
+
+        Stored in float16, they come back from pixels (float32) to the bit.
+        """
+        scale_4 = np.array([width, height, width, height], dtype=np.float32)
+        return replace(self, height=height, width=width, boxes=self.boxes * scale_4)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,9 @@ official ``conf_th``, ``min_bb``, ``max_bb``)."""
 SLACK = 0.01
 """By how much a normalised box may leave 0 to 1: boxes are rounded to float16."""
 
+LENGTHS = ("id2len.json", "id2len_qar.json")
+"""The file of text lengths, which lists the examples; VCR has one for its answers and one with its rationales."""
+
 _ARRAYS = ("norm_bb", "features", "conf", "soft_labels")
 _KEYS = b"__keys__"
 
@@ -75,7 +78,8 @@ class TextDatabase:
 
     Attributes:
         folder: the ``.db`` folder.
-        lengths: pieces of each example's sentence without special tokens, by id (``id2len.json``).
+        lengths: pieces of each example's text without special tokens, by id: ``id2len.json``, or VCR's
+            ``id2len_qar.json``, the question with four answers and rationales.
         meta: what its maker recorded: ids of CLS, SEP, MASK, UNK, the vocabulary's range and name.
     """
 
@@ -86,7 +90,8 @@ class TextDatabase:
             VlcompressError: a missing side file, a database that is cut.
         """
         self.folder = folder
-        self.lengths: Mapping[str, int] = _mapping(folder / "id2len.json")
+        self._lengths = next((path for name in LENGTHS if (path := folder / name).is_file()), folder / LENGTHS[0])
+        self.lengths: Mapping[str, int] = _mapping(self._lengths)
         self.meta: Mapping[str, Any] = _mapping(folder / "meta.json")
         self._database = Database(folder)
 
@@ -98,7 +103,7 @@ class TextDatabase:
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that hold the content."""
-        return self.folder / "data.mdb", self.folder / "id2len.json", self.folder / "meta.json"
+        return self.folder / "data.mdb", self._lengths, self.folder / "meta.json"
 
     def __getitem__(self, key: str) -> Mapping[str, Any]:
         """Read an example.
@@ -109,7 +114,9 @@ class TextDatabase:
         where = f"'{self.folder}', record '{key}'"
         value = self._database.get(key)
         if value is None:
-            raise VlcompressError(f"{where} is in id2len.json and not in the database: take both from one source")
+            raise VlcompressError(
+                f"{where} is in {self._lengths.name} and not in the database: take both from one source"
+            )
         example = unpack(decompress(value, where), where)
         if not isinstance(example, dict):
             raise VlcompressError(f"{where} holds no example: it is not one of UNITER's text databases")

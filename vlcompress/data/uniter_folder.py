@@ -1,12 +1,13 @@
 """UNITER's layout of every task: FOLDER/txt_db/NAME_SPLIT.db, FOLDER/img_db/IMAGES/VARIANT or FOLDER/npz/IMAGES/*.npz.
 
+A text database may lie one folder deeper (FOLDER/txt_db/re/refcoco+_val.db), as the official configurations have them.
 NAME is vqa, gqa, nlvr2, ve, vcr, refcoco+, refcoco, refcocog, itm_flickr30k or itm_coco. Answer lists are
 ``ans2label.json`` or ``ans2label.pkl`` in a ``.db`` folder of the task, or ``ans2label.json`` in FOLDER or
 FOLDER/txt_db. An image's name is its npz file without the suffix; where an example names the features of annotated
 boxes (``vcr_gt_...``, ``visual_grounding_coco_gt_...``), the name is that of the detector's features of the same image.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,19 +52,33 @@ DATABASES = {
 GROUND_TRUTH = (("visual_grounding_coco_gt_", "visual_grounding_det_coco_"), ("vcr_gt_", "vcr_"))
 """How the names of features begin: of annotated boxes, of the detector."""
 
+IMAGES = "images.json"
+"""RefCOCO's images, beside its text databases: their sizes, and their annotations in the order of the features."""
+
 Row = Mapping[str, Any]
 
 
 class DatabasePictures:
     """Images of UNITER's image databases; see `vlcompress.data.examples.Pictures`. They have no pixels."""
 
-    def __init__(self, databases: Sequence[ImageSource], feature_dim: int | None = None) -> None:
+    def __init__(
+        self,
+        databases: Sequence[ImageSource],
+        feature_dim: int | None = None,
+        sizes: Mapping[str, tuple[int, int]] | None = None,
+    ) -> None:
         """Take databases that are open.
+
+        Args:
+            databases: are searched in this order.
+            feature_dim: the width of region features that is wanted; None takes that of the first image.
+            sizes: height and width in pixels by image, where they are known: the boxes are in pixels then.
 
         Raises:
             VlcompressError: features of another width than `feature_dim`.
         """
         self.databases = tuple(databases)
+        self._sizes = sizes or {}
         self._feature_dim: int | None = None
         if feature_dim is not None and self.feature_dim not in (0, feature_dim):
             raise VlcompressError(
@@ -98,7 +113,7 @@ class DatabasePictures:
                 f"'{database.folder}', record '{name}': feature size {regions.features.shape[1]} where "
                 f"{self.feature_dim} was expected: use features of one size"
             )
-        return regions
+        return regions.scaled(*self._sizes[image]) if image in self._sizes else regions
 
     def has_pixels(self, image: str) -> bool:
         """Say whether there is a picture: UNITER's data has none."""
@@ -122,7 +137,7 @@ def splits(folder: Path, task: str) -> tuple[str, ...]:
     found: dict[str, None] = {}
     prefixes = DATABASES.get(task, ())
     for prefix in prefixes:
-        names = sorted(path.name[len(prefix) + 1 : -3] for path in folder.glob(f"txt_db/{prefix}_*.db"))
+        names = sorted({path.name[len(prefix) + 1 : -3] for path in _text_folders(folder, f"{prefix}_*.db")})
         if names and not found:
             found.update(dict.fromkeys(names))
         if len(prefixes) > 1:
@@ -133,11 +148,12 @@ def splits(folder: Path, task: str) -> tuple[str, ...]:
 def open_splits(folder: Path, task: str, splits: Sequence[str], feature_dim: int | None) -> Found:
     """Open splits that `splits` named; see `vlcompress.data.found.Layout`."""
     databases = [TextDatabase(_text_folder(folder, task, split)) for split in splits]
+    sizes: dict[str, tuple[int, int]] = {}
     labels, label_files = _labels(folder, task)
     examples: list[Example] = []
     ids: list[Sequence[int]] = []
     for database in databases:
-        make = _maker(task, database, labels)
+        make = _maker(task, database, labels, sizes)
         for key in database.ids:
             row = database[key]
             try:
@@ -147,8 +163,8 @@ def open_splits(folder: Path, task: str, splits: Sequence[str], feature_dim: int
             ids.append(row.get("input_ids", ()))
     records = _records(task, examples)
     sources = _image_sources(folder, records) if feature_dim != PICTURES_ONLY else []
-    pictures = DatabasePictures(sources, feature_dim or None)
-    files = [path for database in databases for path in database.files]
+    pictures = DatabasePictures(sources, feature_dim or None, sizes)
+    files = [path for database in databases for path in (*database.files, *_beside(database))]
     files += [path for source in sources for path in source.files]
     has_ids = task != "vcr" and all(len(row) for row in ids)  # a VCR example has nine sentences
     return Found(tuple(examples), pictures, labels, (*files, *label_files), encoded=encoded(ids) if has_ids else None)
@@ -193,8 +209,18 @@ def _rank(variant: Path) -> int:
 def _text_folder(folder: Path, task: str, split: str) -> Path:
     named, _, name = split.rpartition("/")
     prefixes = [prefix for prefix in DATABASES[task] if named in ("", _data_set(prefix))]
-    paths = [folder / "txt_db" / f"{prefix}_{name}.db" for prefix in prefixes]
-    return next((path for path in paths if path.is_dir()), paths[0])
+    found = (path for prefix in prefixes for path in _text_folders(folder, f"{prefix}_{name}.db"))
+    return next(found, folder / "txt_db" / f"{prefixes[0]}_{name}.db")
+
+
+def _text_folders(folder: Path, pattern: str) -> Iterator[Path]:
+    return (path for depth in ("txt_db", "txt_db/*") for path in sorted(folder.glob(f"{depth}/{pattern}")))
+
+
+def _beside(database: TextDatabase) -> tuple[Path, ...]:
+    """Return RefCOCO's file of images, from which sizes and the order of annotations come."""
+    path = database.folder / IMAGES
+    return (path,) if path.is_file() else ()
 
 
 def _data_set(prefix: str) -> str:
@@ -233,9 +259,12 @@ def _labels(folder: Path, task: str) -> tuple[tuple[str, ...], tuple[Path, ...]]
     return numbered(path, document), (path,)
 
 
-def _maker(task: str, database: TextDatabase, labels: Sequence[str]) -> Callable[[str, Row], Example]:
+def _maker(
+    task: str, database: TextDatabase, labels: Sequence[str], sizes: dict[str, tuple[int, int]]
+) -> Callable[[str, Row], Example]:
+    """Say how a row of the database becomes an example; RefCOCO's images note their height and width in `sizes`."""
     if task == "refcoco":
-        return _referring(database)
+        return _referring(database, sizes)
     makers: Mapping[str, Callable[[Path, str, Row, Sequence[str]], Example]] = {
         "vqa": _answer,
         "gqa": _answer,
@@ -271,8 +300,11 @@ def _pair(folder: Path, key: str, row: Row, labels: Sequence[str]) -> PairExampl
 
 
 def _entailment(folder: Path, key: str, row: Row, labels: Sequence[str]) -> EntailmentExample:
+    """Turn a pair into an example; one without a gold label ("-") counts as wrong whatever is said, as officially."""
     image, text, target = _take(folder, key, row, "img_fname", "sentence2", "target")
     chosen = target["labels"]
+    if not chosen:
+        return EntailmentExample(key, _name(image), text, HIDDEN)
     if len(chosen) != 1 or not 0 <= chosen[0] < len(ENTAILMENT_LABELS):
         raise _bad(folder, key, f"labels {chosen} are not one of 0 to {len(ENTAILMENT_LABELS) - 1}")
     return EntailmentExample(key, _name(image), text, chosen[0])
@@ -290,19 +322,20 @@ def _choice(folder: Path, key: str, row: Row, labels: Sequence[str]) -> Example:
     return choice(folder, 1, {**row, "annot_id": row.get("annot_id", key), "img_fn": _name(detected)})
 
 
-def _referring(database: TextDatabase) -> Callable[[str, Row], ReferringExample]:
-    path = database.folder / "images.json"
+def _referring(database: TextDatabase, sizes: dict[str, tuple[int, int]]) -> Callable[[str, Row], ReferringExample]:
+    """Say how an expression becomes an example; rows name their image by COCO's number, some by a file too."""
+    path = database.folder / IMAGES
     rows = enumerate(read_rows(path), start=1)
-    order = dict(take(path, number, row, "id", "ann_ids") for number, row in rows)
+    images = {key: image for key, *image in (take(path, n, row, "id", "ann_ids", "height", "width") for n, row in rows)}
 
     def make(key: str, row: Row) -> ReferringExample:
-        names = ("img_fname", "sent", "bbox", "image_id", "ann_id")
-        image, text, box, image_id, annotation = _take(database.folder, key, row, *names)
-        if annotation not in order.get(image_id, ()):
-            raise _bad(database.folder, key, f"annotation {annotation} of image {image_id} is not in images.json")
-        return ReferringExample(
-            row.get("sent_id", key), _name(image), text, tuple(box), list(order[image_id]).index(annotation)
-        )
+        text, box, number, annotation = _take(database.folder, key, row, "sent", "bbox", "image_id", "ann_id")
+        order, *size = images.get(number, ((),))
+        if annotation not in order:
+            raise _bad(database.folder, key, f"annotation {annotation} of image {number} is not in {IMAGES}")
+        image = _name(row.get("img_fname", f"{GROUND_TRUTH[0][1]}{number:012}"))
+        sizes[image] = (size[0], size[1])
+        return ReferringExample(row.get("sent_id", key), image, text, tuple(box), list(order).index(annotation))
 
     return make
 

@@ -310,7 +310,7 @@ class _OneImage:
     def __init__(self, count: int) -> None:
         self.count = count
 
-    def has_regions(self, image: str) -> bool:
+    def has_regions(self, image: str, *, ground_truth: bool | None = None) -> bool:
         return True
 
     def has_pixels(self, image: str) -> bool:

@@ -11,12 +11,14 @@ from statistics import fmean
 from vlcompress.artefacts import dumps, read_json, write_file
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
-from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
 from vlcompress.studies.curves import at, curve_chart, curve_of, curve_table, dense_of, percent, score_text
 from vlcompress.studies.pretraining_ticket import PRETRAINING, found_masks, source_recipe
 from vlcompress.studies.tickets import ticket_recipe
+from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Row, judged, rounds
-from vlcompress.tickets.workbench import Trained, Trial, Workbench
+from vlcompress.tickets.spec import Trial
+from vlcompress.tickets.store import TrainingResult
 from vlcompress.training.adversarial import Attackable, Perturbation, attacked_score, parse_perturbation
 
 LEVELS = (0.5, 0.7)
@@ -40,9 +42,9 @@ class AdversarialStudy:
         """Return one cell for each task."""
         return [_cell(choices, task) for task in choices.tasks]
 
-    def show(self, results: Mapping[str, Json]) -> Shown:
+    def report(self, results: Mapping[str, Json]) -> StudyReport:
         """Return the clean and the attacked scores of every arm, then each task's verdicts."""
-        return Shown(
+        return StudyReport(
             findings=tuple(sentence for task, curve in results.items() for sentence in _findings(task, curve)),
             tables=(
                 *(_scores(task, curve) for task, curve in results.items()),
@@ -64,16 +66,16 @@ def _cell(choices: Choices, task: str) -> StudyCell:
     hard = plain.override(training={"adversarial": strength})
     source = source_recipe(choices, PRETRAINING, levels)
 
-    def work(lab: Lab) -> Json:
-        return {**_run(lab, plain, hard, source, levels), "strength": strength, "levels": list(levels)}
+    def work(runner: StudyRunner) -> Json:
+        return {**_run(runner, plain, hard, source, levels), "strength": strength, "levels": list(levels)}
 
     chain = 1 + round(10 * max(levels))
     return StudyCell(task, hard, chain + len(choices.seeds) * (2 * chain + 3 * len(levels)), work)
 
 
-def _run(lab: Lab, plain: Recipe, hard: Recipe, source: Recipe, levels: Sequence[float]) -> Json:
-    easy, tough = lab.bench(plain), lab.bench(hard)
-    universal = found_masks(lab.bench(source), levels)
+def _run(runner: StudyRunner, plain: Recipe, hard: Recipe, source: Recipe, levels: Sequence[float]) -> Json:
+    easy, tough = runner.bench(plain), runner.bench(hard)
+    universal = found_masks(runner.bench(source), levels)
     columns = [
         [*_tickets(easy, tough, seed, levels), *_universal(easy, tough, seed, universal)]
         for seed in plain.pruning.seeds
@@ -85,7 +87,7 @@ def _run(lab: Lab, plain: Recipe, hard: Recipe, source: Recipe, levels: Sequence
     return curve
 
 
-def _tickets(easy: Workbench, tough: Workbench, seed: int, levels: Sequence[float]) -> Iterator[Row]:
+def _tickets(easy: Experiment, tough: Experiment, seed: int, levels: Sequence[float]) -> Iterator[Row]:
     """Train the dense model both ways, the plain ticket both ways, and the ticket that is found adversarially."""
     pattern = easy.recipe.pruning.pattern
     dense = easy.train(Trial(seed), f"seed {seed} dense")
@@ -101,7 +103,7 @@ def _tickets(easy: Workbench, tough: Workbench, seed: int, levels: Sequence[floa
     yield from hard
 
 
-def _universal(easy: Workbench, tough: Workbench, seed: int, found: Sequence[Masks]) -> Iterator[Row]:
+def _universal(easy: Experiment, tough: Experiment, seed: int, found: Sequence[Masks]) -> Iterator[Row]:
     """Train the pre-training ticket both ways."""
     for arm, bench in ((UNIVERSAL, easy), (UNIVERSAL_HARD, tough)):
         for masks in found:
@@ -113,7 +115,7 @@ def _among(row: Row, levels: Sequence[float]) -> bool:
     return any(abs(row[2] - level) < 5e-3 for level in levels)
 
 
-def _attacked(bench: Workbench, trained: Sequence[Trained], times: int) -> list[float] | None:
+def _attacked(bench: Experiment, trained: Sequence[TrainingResult], times: int) -> list[float] | None:
     """Return the score of each training under attack, once measured; None for a task that no attack is defined for."""
     task = bench.score_task
     if not isinstance(task, Attackable):
@@ -122,7 +124,7 @@ def _attacked(bench: Workbench, trained: Sequence[Trained], times: int) -> list[
     return [_measured(bench, task, one, Perturbation(own.modalities, own.rate * times)) for one in trained]
 
 
-def _measured(bench: Workbench, task: Attackable, trained: Trained, perturbation: Perturbation) -> float:
+def _measured(bench: Experiment, task: Attackable, trained: TrainingResult, perturbation: Perturbation) -> float:
     path = trained.folder / f"attacked-{'+'.join(perturbation.modalities)}-{perturbation.rate:g}.json"
     if not path.is_file():
         score = attacked_score(bench.model_of(trained), bench.family, task, perturbation)
@@ -151,15 +153,15 @@ def _attacked_text(cell: Json, times: int) -> str:
 
 def _findings(task: str, curve: Json) -> list[str]:
     dense = percent(dense_of(curve))
-    said = [f"{task}: adversarial training changes the dense model by {_gain(curve, 'dense', DENSE_HARD, 0.0)}."]
+    sentences = [f"{task}: adversarial training changes the dense model by {_gain(curve, 'dense', DENSE_HARD, 0.0)}."]
     for level in curve["levels"]:
-        said.append(
+        sentences.append(
             f"{task} at {100 * level:.0f} % (dense {dense:.2f}): adversarial training changes the plain ticket by "
             f"{_gain(curve, 'ticket', TICKET_HARD, level)} and the pre-training ticket by "
             f"{_gain(curve, UNIVERSAL, UNIVERSAL_HARD, level)}; finding it adversarially too, by "
             f"{_gain(curve, 'ticket', HARD_TICKET, level)}."
         )
-    return said
+    return sentences
 
 
 def _gain(curve: Json, before: str, after: str, level: float) -> str:

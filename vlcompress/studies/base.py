@@ -1,6 +1,6 @@
 """What a study is: cells that are run one by one and shown together.
 
-A cell is a piece of work over workbenches; it costs some trainings, and trainings are content-addressed, so that
+A cell is a piece of work over experiments; it costs some trainings, and trainings are content-addressed, so that
 studies share what hashes equal and an interrupted one continues. A cell that fails is shown with its reason.
 """
 
@@ -14,21 +14,21 @@ from vlcompress.devices import CPU, Compute
 from vlcompress.errors import VlcompressError
 from vlcompress.recipe import Recipe
 from vlcompress.report.plots import Chart
-from vlcompress.tickets.run import checked_workbench
-from vlcompress.tickets.workbench import Say, Workbench
+from vlcompress.tickets.experiment import Experiment, Say
+from vlcompress.tickets.run import checked_experiment
 from vlcompress.training.loop import Progress
 
 Json = dict[str, Any]
 
 
 @dataclass
-class Lab:
-    """Where cells are run: workbenches are opened once for each recipe.
+class StudyRunner:
+    """Where cells are run: experiments are opened once for each recipe.
 
     Attributes:
         home: folder of runs, trainings and built-in data.
         compute: where to train, and in what.
-        say: told one line at each step of the work.
+        say: called with one line at each step of the work.
         progress: called after every training step.
     """
 
@@ -36,9 +36,9 @@ class Lab:
     compute: Compute = CPU
     say: Say = print
     progress: Progress | None = None
-    _open: dict[str, Workbench] = field(default_factory=dict, init=False)
+    _open: dict[str, Experiment] = field(default_factory=dict, init=False)
 
-    def bench(self, recipe: Recipe) -> Workbench:
+    def bench(self, recipe: Recipe) -> Experiment:
         """Open what a recipe names; patterns and schedule are checked before anything is trained.
 
         Raises:
@@ -46,7 +46,7 @@ class Lab:
         """
         name = recipe.sha256()
         if name not in self._open:
-            self._open[name] = checked_workbench(
+            self._open[name] = checked_experiment(
                 recipe, self.home, compute=self.compute, say=self.say, progress=self.progress
             )
         return self._open[name]
@@ -66,7 +66,7 @@ class StudyCell:
     name: str
     recipe: Recipe
     trainings: int
-    work: Callable[[Lab], Json]
+    work: Callable[[StudyRunner], Json]
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Shown:
+class StudyReport:
     """How a study's results are shown.
 
     Attributes:
-        findings: sentences, each with its figures; what does not hold is said as plainly as what does.
+        findings: sentences, each with its figures; what does not hold is reported as plainly as what does.
         tables, charts: of our own results.
         published: ids of the papers' tables to put beside them.
         claims: what a paper says without a table, each with where it says so.
@@ -150,7 +150,7 @@ class Study(Protocol):
             VlcompressError: an impossible cell; the message says which exist.
         """
 
-    def show(self, results: Mapping[str, Json]) -> Shown:
+    def report(self, results: Mapping[str, Json]) -> StudyReport:
         """Make tables, charts and findings of the results of the cells that succeeded, by cell name."""
 
 

@@ -7,7 +7,7 @@ from statistics import mean
 from vlcompress.data.sources import data_folder
 from vlcompress.errors import unknown
 from vlcompress.models.registry import families_of
-from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
 from vlcompress.studies.curves import (
     at,
     curve_chart,
@@ -51,14 +51,14 @@ class Families:
             if family in families_of(task)
         ]
 
-    def show(self, results: Mapping[str, Json]) -> Shown:
+    def report(self, results: Mapping[str, Json]) -> StudyReport:
         """Return each family's sparsest relaxed ticket, and its scores at the paper's sparsity."""
         header = ("cell", "without looking", "dense", "at %", "ticket", "random mask", "sparsest relaxed %")
         rows = tuple(_row(name, curve) for name, curve in results.items())
         findings = tuple(_finding(name, curve) for name, curve in results.items())
         curves = (curve_table(name, curve) for name, curve in results.items())
         charts = tuple(curve_chart(f"{name}: score against sparsity", curve) for name, curve in results.items())
-        return Shown(
+        return StudyReport(
             findings,
             (Table("Families", header, rows), *curves),
             charts,
@@ -72,9 +72,9 @@ def _cell(choices: Choices, task: str) -> StudyCell:
     recipe = ticket_recipe(choices, task, levels)
     level = LEVEL[choices.family]
 
-    def work(lab: Lab) -> Json:
-        curve = run_curve(lab.bench(recipe), ("random",), (level,))
-        folder = data_folder(recipe.data.source, lab.home, task=data_of(task))
+    def work(runner: StudyRunner) -> Json:
+        curve = run_curve(runner.bench(recipe), ("random",), (level,))
+        folder = data_folder(recipe.data.source, runner.home, task=data_of(task))
         return {"family": choices.family, "without_looking": read_blind(folder, task), **curve}
 
     count = trainings_of(recipe, range(round(10 * max(levels))), ("random",), 1)
@@ -120,8 +120,8 @@ def _summary(results: Mapping[str, Json]) -> str:
     """Say each cell's sparsest relaxed ticket, and whether ViLT's is the least sparse, as the paper finds."""
     there = {name: curve for name, curve in results.items() if learned(curve)}
     found = {name: (sparsest(curve, "relaxed") or (0.0, "none"))[0] for name, curve in there.items()}
-    said = ", ".join(f"{name} {f'{100 * level:.0f} %' if level else 'none'}" for name, level in found.items())
-    lines = [f"The sparsest relaxed ticket: {said or 'of no cell'}."]
+    listed = ", ".join(f"{name} {f'{100 * level:.0f} %' if level else 'none'}" for name, level in found.items())
+    lines = [f"The sparsest relaxed ticket: {listed or 'of no cell'}."]
     empty = [name for name in results if name not in there]
     if empty:
         lines.append(f"No better than a model that does not look, so that a ticket shows nothing: {', '.join(empty)}.")

@@ -15,13 +15,13 @@ from typing import Any
 
 from vlcompress.errors import VlcompressError
 from vlcompress.recipe import Recipe
-from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.curves import curve_cells, curve_of, paired
-from vlcompress.studies.granularity_shown import charts, findings, row_name, summary, tables
+from vlcompress.studies.granularity_report import charts, findings, row_name, summary, tables
 from vlcompress.studies.latency import Measured, measure_tickets
 from vlcompress.studies.tickets import ticket_recipe
+from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Cell
-from vlcompress.tickets.workbench import Workbench
 
 Plan = Mapping[float, int]
 """The wanted levels, and the round that reaches each."""
@@ -66,10 +66,10 @@ class Granularity:
         """Return for each task a cell for each pattern, one for each lever, and one for the speed of all patterns."""
         return [cell for task in choices.tasks for cell in _cells(choices, task)]
 
-    def show(self, results: Mapping[str, Json]) -> Shown:
+    def report(self, results: Mapping[str, Json]) -> StudyReport:
         """Return score, cost and speed by pattern and level, and what the levers change."""
-        shown = tuple(findings(results)), tuple(tables(results)), tuple(charts(results))
-        return Shown(*shown, summary=summary(results))
+        report = tuple(findings(results)), tuple(tables(results)), tuple(charts(results))
+        return StudyReport(*report, summary=summary(results))
 
 
 @dataclass
@@ -78,11 +78,11 @@ class Curves:
 
     _found: dict[str, list[Cell]] = field(default_factory=dict)
 
-    def of(self, lab: Lab, recipe: Recipe) -> list[Cell]:
+    def of(self, runner: StudyRunner, recipe: Recipe) -> list[Cell]:
         """Train a recipe's dense model and rounds with every seed, or give them again."""
         name = recipe.sha256()
         if name not in self._found:
-            self._found[name] = curve_cells(lab.bench(recipe))
+            self._found[name] = curve_cells(runner.bench(recipe))
         return self._found[name]
 
 
@@ -93,7 +93,7 @@ def _cells(choices: Choices, task: str) -> list[StudyCell]:
     return [
         *(_pattern_cell(task, recipes, pattern, plan, curves) for pattern in PATTERNS),
         *(_lever_cell(task, recipes[LEVER_PATTERN], name, plan, curves) for name in levers),
-        StudyCell(f"{task} speed", recipes[PLAIN], 0, lambda lab: _speed(lab, task, recipes, plan, curves)),
+        StudyCell(f"{task} speed", recipes[PLAIN], 0, lambda runner: _speed(runner, task, recipes, plan, curves)),
     ]
 
 
@@ -116,9 +116,9 @@ def _recipe(choices: Choices, task: str, pattern: str, plan: Plan) -> Recipe:
 def _pattern_cell(task: str, recipes: Mapping[str, Recipe], pattern: str, plan: Plan, curves: Curves) -> StudyCell:
     recipe = recipes[pattern]
 
-    def work(lab: Lab) -> Json:
-        bench = lab.bench(recipe)  # a pattern that does not divide the weights is refused before anything is trained
-        plain, ours = curves.of(lab, recipes[PLAIN]), curves.of(lab, recipe)
+    def work(runner: StudyRunner) -> Json:
+        bench = runner.bench(recipe)  # a pattern that does not divide the weights is refused before anything is trained
+        plain, ours = curves.of(runner, recipes[PLAIN]), curves.of(runner, recipe)
         return {"task": task, "pattern": pattern, **_compared(plain, ours, plan), **curve_of(bench, ours)}
 
     count = max(plan.values()) + (pattern == PLAIN)  # and the dense model, once
@@ -130,9 +130,9 @@ def _lever_cell(task: str, base: Recipe, name: str, plan: Plan, curves: Curves) 
     shorter = _levels_of(recipe, plan)
     without, recipe = (one.override(pruning={"sparsity": max(shorter)}) for one in (base, recipe))
 
-    def work(lab: Lab) -> Json:
-        bench = lab.bench(recipe)
-        theirs, ours = curves.of(lab, without), curves.of(lab, recipe)
+    def work(runner: StudyRunner) -> Json:
+        bench = runner.bench(recipe)
+        theirs, ours = curves.of(runner, without), curves.of(runner, recipe)
         return {"task": task, "lever": name, **_compared(theirs, ours, shorter), **curve_of(bench, ours)}
 
     count = len(recipe.pruning.seeds) * max(shorter.values())
@@ -167,19 +167,19 @@ def _text(level: float) -> str:
     return f"{100 * level:g}"
 
 
-def _speed(lab: Lab, task: str, recipes: Mapping[str, Recipe], plan: Plan, curves: Curves) -> Json:
+def _speed(runner: StudyRunner, task: str, recipes: Mapping[str, Recipe], plan: Plan, curves: Curves) -> Json:
     """Measure the first seed's tickets of every pattern and level; a pattern that failed has said why in its cell."""
     tickets: list[Measured] = []
     for pattern, recipe in recipes.items():
         try:
-            tickets += _tickets(lab.bench(recipe), curves.of(lab, recipe), pattern, plan)
+            tickets += _tickets(runner.bench(recipe), curves.of(runner, recipe), pattern, plan)
         except VlcompressError as error:
-            lab.say(f"not measured: {error}")
-    dense = curves.of(lab, recipes[PLAIN])[0].trained[0]
-    return {"task": task, "speed": measure_tickets(lab.bench(recipes[PLAIN]), dense, tickets)}
+            runner.say(f"not measured: {error}")
+    dense = curves.of(runner, recipes[PLAIN])[0].trained[0]
+    return {"task": task, "speed": measure_tickets(runner.bench(recipes[PLAIN]), dense, tickets)}
 
 
-def _tickets(bench: Workbench, cells: Sequence[Cell], pattern: str, plan: Plan) -> list[Measured]:
+def _tickets(bench: Experiment, cells: Sequence[Cell], pattern: str, plan: Plan) -> list[Measured]:
     return [
         Measured(row_name(pattern, _text(level)), bench, _ticket(cells, number).trained[0], pattern)
         for level, number in plan.items()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vlcompress.models.registry import part_of
 from vlcompress.pruning.mask import Masks
-from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
 from vlcompress.studies.tickets import ticket_recipe
 from vlcompress.studies.transfer import found_mask
 
@@ -33,9 +33,9 @@ class Overlap:
         level = max(choices.levels or (LEVEL,))
         recipes = {task: ticket_recipe(choices, task, (level,)) for task in choices.tasks}
 
-        def work(lab: Lab) -> Json:
+        def work(runner: StudyRunner) -> Json:
             masks = {
-                f"{task} seed {seed}": found_mask(lab.bench(recipes[task]), seed)
+                f"{task} seed {seed}": found_mask(runner.bench(recipes[task]), seed)
                 for task in recipes
                 for seed in choices.seeds
             }
@@ -44,7 +44,7 @@ class Overlap:
         count = len(recipes) * len(choices.seeds) * (1 + round(10 * level))
         return [StudyCell("masks", next(iter(recipes.values())), count, work)]
 
-    def show(self, results: Mapping[str, Json]) -> Shown:
+    def report(self, results: Mapping[str, Json]) -> StudyReport:
         """Return every pair's overlap beside chance, whole and by part of the model."""
         pairs = results["masks"]["pairs"] if "masks" in results else []
         parts = list(pairs[0]["parts"]) if pairs else []
@@ -60,7 +60,7 @@ class Overlap:
         )
         above = sum(pair["overlap"] > pair["chance"] for pair in pairs)
         findings = (f"{above} of {len(pairs)} pairs of masks have more in common than chance gives.",) if pairs else ()
-        return Shown(findings, (Table("Overlap of kept weights (Jaccard)", header, rows),), claims=CLAIMS)
+        return StudyReport(findings, (Table("Overlap of kept weights (Jaccard)", header, rows),), claims=CLAIMS)
 
 
 def _pair(one: str, other: str, masks: Mapping[str, Masks]) -> Json:

@@ -10,7 +10,7 @@ from vlcompress.artefacts import read_json, write_file
 from vlcompress.errors import VlcompressError
 from vlcompress.report.markup import code, figure, folded, listing, paragraph, section, table, whole_page
 from vlcompress.report.plots import Chart, Point, Reference, Series, inline
-from vlcompress.studies.base import Json, Shown, Table
+from vlcompress.studies.base import Json, StudyReport, Table
 from vlcompress.studies.published import PublishedTable, published_table
 
 FOLDER = "studies"
@@ -26,16 +26,16 @@ def page(document: Json) -> str:
 
 def body(document: Json, level: int = 2) -> str:
     """Give the sections of a study: findings, our charts and tables, failures, what the papers report, the command."""
-    shown = shown_of(document)
-    ours = [figure(inline(chart), chart.title) for chart in shown.charts]
-    ours += [paragraph(one.title) + table(one.header, one.rows, text_columns=one.text_columns) for one in shown.tables]
+    report = read_report(document)
+    ours = [figure(inline(chart), chart.title) for chart in report.charts]
+    ours += [paragraph(one.title) + table(one.header, one.rows, text_columns=one.text_columns) for one in report.tables]
     parts = {
-        "What came out": [listing(shown.findings)] if shown.findings else [],
+        "What came out": [listing(report.findings)] if report.findings else [],
         "Measured here, on built-in or own data": ours,
         "Cells that failed": [listing(failures(document["failed"]))] if document["failed"] else [],
         "Published, on other data": [
-            *([listing(shown.claims)] if shown.claims else []),
-            *(_published(published_table(name)) for name in shown.published),
+            *([listing(report.claims)] if report.claims else []),
+            *(_published(published_table(name)) for name in report.published),
         ],
         "How to repeat this": [code(document["command"])],
     }
@@ -93,9 +93,9 @@ def _summary(document: Json) -> list[str]:
     return [paragraph(document["title"]), listing(document["findings"]), folded(summary, rest)]
 
 
-def shown_of(document: Json) -> Shown:
-    """Read back what is shown of a study from its JSON."""
-    return Shown(
+def read_report(document: Json) -> StudyReport:
+    """Read back a study's report from its JSON."""
+    return StudyReport(
         findings=tuple(document["findings"]),
         tables=tuple(_table(one) for one in document["tables"]),
         charts=tuple(_chart(one) for one in document["charts"]),
@@ -105,15 +105,15 @@ def shown_of(document: Json) -> Shown:
     )
 
 
-def shown_document(shown: Shown) -> Json:
-    """Return what is shown of a study as plain JSON."""
+def report_document(report: StudyReport) -> Json:
+    """Return a study's report as plain JSON."""
     return {
-        "findings": list(shown.findings),
-        "tables": [dataclasses.asdict(one) for one in shown.tables],
-        "charts": [dataclasses.asdict(one) for one in shown.charts],
-        "published": list(shown.published),
-        "claims": list(shown.claims),
-        "summary": shown.summary or " ".join(shown.findings[:3]),
+        "findings": list(report.findings),
+        "tables": [dataclasses.asdict(one) for one in report.tables],
+        "charts": [dataclasses.asdict(one) for one in report.charts],
+        "published": list(report.published),
+        "claims": list(report.claims),
+        "summary": report.summary or " ".join(report.findings[:3]),
     }
 
 

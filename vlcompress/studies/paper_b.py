@@ -10,33 +10,36 @@ As *released*: the authors' code does something else, found by reading it and re
 3. Biases, LayerNorms and the answer head are pruned as well.
 4. Each round takes a tenth of what is left, and stops past the label: the labels 10 to 90 stand for 10.0, 27.1, 34.4,
    41.0, 52.2, 61.3, 71.8, 81.5 and 90.2 %.
-5. "High magnitude" samples the *low* magnitudes: up to the label 50 everything that it prunes is small.
+5. "High magnitude" takes the mask of the opposite label and prunes, of each tensor, as many weights as that mask keeps:
+   a random sample of those that the mask prunes, or, where they are too few, all of them and a random sample of the
+   rest. So the smallest weights go first in this arm too.
 6. The mask is not held while training again.
 
-Two things differ from that code here: its random masks are drawn weight by weight where ours have an exact count, and
-its head starts from the pre-trained answers.
+Three things differ from that code here: its random masks are drawn weight by weight where ours have an exact count,
+its rounds prune ties and one weight more of each tensor, and its head starts from the pre-trained answers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
-from typing import Literal
+
+import torch
 
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.allocation import Allocation, Global, Uniform, prune
 from vlcompress.pruning.criterion import Criterion, HighMagnitude, Magnitude, Random
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.pattern import Unstructured
-from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, by_magnitude
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, by_magnitude
 from vlcompress.studies.curves import curve_chart, curve_of, curve_table, percent
 from vlcompress.studies.tickets import NINE, ticket_recipe
+from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Row, control, judged, rounds
-from vlcompress.tickets.workbench import Trained, Trial, Workbench
+from vlcompress.tickets.spec import Trial
+from vlcompress.tickets.store import TrainingResult
 
 RELEASED_ROUNDS = (1, 3, 4, 5, 7, 9, 12, 16, 22)
 """Rounds of a tenth of what is left that the code runs for the labels 10 to 90 %."""
 RELEASED = tuple(round(1 - 0.9**rounds, 3) for rounds in RELEASED_ROUNDS)
-
-Reading = Literal["text", "released"]
 
 
 class PaperB:
@@ -59,9 +62,9 @@ class PaperB:
         by_magnitude(self.name, choices)
         return [_text(choices), _released(choices)]
 
-    def show(self, results: Mapping[str, Json]) -> Shown:
+    def report(self, results: Mapping[str, Json]) -> StudyReport:
         """Return both curves, and what differs between them."""
-        return Shown(
+        return StudyReport(
             findings=tuple(sentence for name, curve in results.items() for sentence in _findings(name, curve)),
             tables=tuple(curve_table(f"as {name}", curve) for name, curve in results.items()),
             charts=tuple(curve_chart(f"as {name}", curve) for name, curve in results.items()),
@@ -74,15 +77,15 @@ def _text(choices: Choices) -> StudyCell:
     levels = choices.levels or NINE
     recipe = ticket_recipe(choices, "vqa", levels)
 
-    def work(lab: Lab) -> Json:
-        bench = lab.bench(recipe)
+    def work(runner: StudyRunner) -> Json:
+        bench = runner.bench(recipe)
         return curve_of(bench, judged([list(_text_rows(bench, seed, levels)) for seed in choices.seeds]))
 
     count = len(choices.seeds) * (1 + round(10 * max(levels)) + 2 * len(levels))
     return StudyCell("text", recipe, count, work)
 
 
-def _text_rows(bench: Workbench, seed: int, levels: Sequence[float]) -> Iterator[Row]:
+def _text_rows(bench: Experiment, seed: int, levels: Sequence[float]) -> Iterator[Row]:
     dense = bench.train(Trial(seed), f"seed {seed} dense")
     yield "dense", 0, 0.0, dense
     tickets = [row for row in rounds(bench, seed, dense, Unstructured(), "low magnitude") if _wanted(row[2], levels)]
@@ -98,35 +101,62 @@ def _released(choices: Choices) -> StudyCell:
     recipe = ticket_recipe(choices, "vqa", NINE).override(pruning={"prunable": "as-released", "allocation": "uniform"})
     wanted = [place for place, label in enumerate(NINE) if not choices.levels or _wanted(label, choices.levels)]
 
-    def work(lab: Lab) -> Json:
-        bench = lab.bench(recipe)
+    def work(runner: StudyRunner) -> Json:
+        bench = runner.bench(recipe)
         columns = [list(_released_rows(bench, seed, wanted)) for seed in choices.seeds]
         return {"labels": [NINE[place] for place in wanted], **curve_of(bench, judged(columns))}
 
     return StudyCell("released", recipe, len(choices.seeds) * (1 + 3 * len(wanted)), work)
 
 
-def _released_rows(bench: Workbench, seed: int, wanted: Sequence[int]) -> Iterator[Row]:
+def _released_rows(bench: Experiment, seed: int, wanted: Sequence[int]) -> Iterator[Row]:
     dense = bench.train(Trial(seed), f"seed {seed} dense")
     yield "dense", 0, 0.0, dense
-    arms: dict[str, tuple[Criterion, Sequence[float]]] = {
-        "low magnitude": (Magnitude(), RELEASED),
-        # Labelled high: it prunes, of the small weights, as many as the run of the opposite label would have left.
-        "high magnitude (as labelled)": (Magnitude(), tuple(round(1 - real, 3) for real in reversed(RELEASED))),
-        "random": (Random(seed), RELEASED),
-    }
-    for arm, (criterion, real) in arms.items():
+    for arm, masks_of in _RELEASED_ARMS.items():
         for place in wanted:
-            masks = _oneshot(bench, dense, real[place], criterion, Uniform())
+            masks = masks_of(bench, dense, seed, place)
             label = f"seed {seed} {arm}, label {100 * NINE[place]:.0f} %, not held"
             yield arm, place + 1, masks.sparsity, bench.train(Trial(seed, masks, held=False), label)
+
+
+def _low(bench: Experiment, dense: TrainingResult, seed: int, place: int) -> Masks:
+    return _oneshot(bench, dense, RELEASED[place], Magnitude(), Uniform())
+
+
+def _high(bench: Experiment, dense: TrainingResult, seed: int, place: int) -> Masks:
+    return labelled_high(_low(bench, dense, seed, len(NINE) - 1 - place), seed)
+
+
+def _random(bench: Experiment, dense: TrainingResult, seed: int, place: int) -> Masks:
+    return _oneshot(bench, dense, RELEASED[place], Random(seed), Uniform())
+
+
+_RELEASED_ARMS = {"low magnitude": _low, "high magnitude (as labelled)": _high, "random": _random}
+"""The masks of a seed's dense model at the label of a place in `NINE`, by arm."""
+
+
+def labelled_high(low: Masks, seed: int) -> Masks:
+    """Prune of each tensor as many weights as `low` keeps: at random among those that it prunes, then among the rest.
+
+    This is ``high_magnitude_pruning`` of the released code, which takes the pruned weights for the good ones.
+    """
+    order = Random(seed)
+    pruned = {}
+    for name, kept in low.items():
+        turn = (order.scores(name, kept) + kept).flatten().argsort(stable=True)
+        mask = torch.ones(kept.numel(), dtype=torch.bool)
+        mask[turn[: int(kept.sum())]] = False
+        pruned[name] = mask.view(kept.shape)
+    return Masks(pruned)
 
 
 def _wanted(level: float, levels: Sequence[float]) -> bool:
     return any(abs(level - one) < 5e-3 for one in levels)
 
 
-def _oneshot(bench: Workbench, dense: Trained, level: float, criterion: Criterion, allocation: Allocation) -> Masks:
+def _oneshot(
+    bench: Experiment, dense: TrainingResult, level: float, criterion: Criterion, allocation: Allocation
+) -> Masks:
     weights = dense.weights()
     everything = Masks.keep_all({name: weights[name] for name in bench.prunable.names})
     return prune(weights, everything, level, pattern=Unstructured(), criterion=criterion, allocation=allocation)
@@ -141,25 +171,27 @@ def _arms(curve: Json) -> dict[str, list[Json]]:
 def _summary(name: str, curve: Json) -> str:
     """Say at how many levels each arm beats the next, and by how much on average."""
     low, high, random = ([percent(cell) for cell in cells] for cells in _arms(curve).values())
-    said = []
+    sentences = []
     for words, ours, theirs in (("low magnitude", low, high), ("high magnitude", high, random)):
         gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
         other = "high" if theirs is high else "random"
         above = sum(gap > 0 for gap in gaps)
-        said.append(f"{words} is above {other} at {above} of {len(gaps)} levels ({mean(gaps):+.2f} points on average)")
-    return f"As {name}: {', '.join(said)}."
+        sentences.append(
+            f"{words} is above {other} at {above} of {len(gaps)} levels ({mean(gaps):+.2f} points on average)"
+        )
+    return f"As {name}: {', '.join(sentences)}."
 
 
 def _findings(name: str, curve: Json) -> list[str]:
     """Compare the three arms level by level, and say what the paper found surprising."""
     arms = list(_arms(curve))
     low, high, random = _arms(curve).values()
-    said = []
+    sentences = []
     for one, other, third in zip(low, high, random, strict=True):
         order = percent(other) - percent(third)
         verb = "above" if order > 0 else "below"
-        said.append(
+        sentences.append(
             f"as {name}, {100 * one['sparsity']:.1f} %: low {percent(one):.2f}, {arms[1]} {percent(other):.2f} (at "
             f"{100 * other['sparsity']:.1f} %), random {percent(third):.2f}: high is {abs(order):.2f} {verb} random."
         )
-    return said
+    return sentences

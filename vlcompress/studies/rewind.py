@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
 from vlcompress.studies.curves import at, dense_of, percent, run_curve, score_text, trainings_of, verdict_table
 from vlcompress.studies.tickets import ticket_recipe
 
@@ -22,7 +22,7 @@ class Rewind:
         """Return one cell for each task and ratio."""
         return [_cell(choices, task, ratio) for task in choices.tasks for ratio in RATIOS]
 
-    def show(self, results: Mapping[str, Json]) -> Shown:
+    def report(self, results: Mapping[str, Json]) -> StudyReport:
         """Return score by ratio and level."""
         levels = sorted({cell["sparsity"] for curve in results.values() for cell in curve["cells"]} - {0.0})
         wanted = [level for level in levels if any(abs(level - one) < 5e-3 for one in THREE)] or levels
@@ -35,7 +35,7 @@ class Rewind:
             (name, cell) for name, curve in results.items() for level in wanted if (cell := at(curve, "ticket", level))
         ]
         tables = (Table("Score by rewinding ratio", header, rows), verdict_table("Against dense", header[0], cells))
-        return Shown(tuple(_findings(results, wanted)), tables, claims=CLAIMS)
+        return StudyReport(tuple(_findings(results, wanted)), tables, claims=CLAIMS)
 
 
 def _cell(choices: Choices, task: str, ratio: float) -> StudyCell:
@@ -44,8 +44,8 @@ def _cell(choices: Choices, task: str, ratio: float) -> StudyCell:
     steps = recipe.training.steps
     recipe = recipe.override(pruning={"rewind_step": round(ratio * steps)})
 
-    def work(lab: Lab) -> Json:
-        return run_curve(lab.bench(recipe), ())
+    def work(runner: StudyRunner) -> Json:
+        return run_curve(runner.bench(recipe), ())
 
     return StudyCell(
         f"{task} {100 * ratio:.0f} %", recipe, trainings_of(recipe, range(round(10 * max(levels))), (), 0), work
@@ -53,12 +53,14 @@ def _cell(choices: Choices, task: str, ratio: float) -> StudyCell:
 
 
 def _findings(results: Mapping[str, Json], levels: Sequence[float]) -> list[str]:
-    said = []
+    sentences = []
     for level in levels:
         cells = {name: cell for name, curve in results.items() if (cell := at(curve, "ticket", level)) is not None}
         if len(cells) > 1:
             scores = {name: percent(cell) for name, cell in cells.items()}
             best, worst = max(scores, key=scores.__getitem__), min(scores, key=scores.__getitem__)
             spread = scores[best] - scores[worst]
-            said.append(f"At {100 * level:.0f} %, ratios differ by {spread:.2f} points ({best} best, {worst} worst).")
-    return said
+            sentences.append(
+                f"At {100 * level:.0f} %, ratios differ by {spread:.2f} points ({best} best, {worst} worst)."
+            )
+    return sentences

@@ -13,11 +13,11 @@ from vlcompress.artefacts import dumps, read_json, write_file
 from vlcompress.bench.environment import environment
 from vlcompress.devices import CPU, Compute, computed_on
 from vlcompress.errors import VlcompressError
-from vlcompress.studies.base import Choices, Done, Json, Lab, Shown, Study, StudyCell, Table
+from vlcompress.studies.base import Choices, Done, Json, Study, StudyCell, StudyReport, StudyRunner, Table
 from vlcompress.studies.estimate import seconds_of_a_training
-from vlcompress.studies.page import DOCUMENT, FOLDER, failures, page, shown_document
-from vlcompress.tickets.run import rehearsed_workbench
-from vlcompress.tickets.workbench import TIME
+from vlcompress.studies.page import DOCUMENT, FOLDER, failures, page, report_document
+from vlcompress.tickets.run import rehearsed_experiment
+from vlcompress.tickets.store import TIME
 
 
 @dataclass(frozen=True)
@@ -35,22 +35,22 @@ class Outcome:
     text: str
 
 
-def run_study(study: Study, choices: Choices, lab: Lab) -> Outcome:
+def run_study(study: Study, choices: Choices, runner: StudyRunner) -> Outcome:
     """Run every cell and write what came under the home, in a folder named after the study and its choices.
 
     Raises:
         VlcompressError: no cell succeeded, or an impossible cell was asked for.
     """
-    done = _run(study.cells(choices), lab)
+    done = _run(study.cells(choices), runner)
     if not done.results:
         raise _nothing(study, done.failed)
-    shown = study.show(done.results)
-    folder = lab.home / FOLDER / folder_name(study, choices, lab.compute)
+    report = study.report(done.results)
+    folder = runner.home / FOLDER / folder_name(study, choices, runner.compute)
     folder.mkdir(parents=True, exist_ok=True)
-    facts = document(study, choices, done, shown, lab.home) | computed_on(lab.compute)
+    facts = document(study, choices, done, report, runner.home) | computed_on(runner.compute)
     write_file(folder / DOCUMENT, dumps(facts))
     write_file(folder / "study.html", page(facts))
-    return Outcome(folder, facts, _text(done, shown, folder))
+    return Outcome(folder, facts, _text(done, report, folder))
 
 
 def describe(studies: Iterable[Study]) -> str:
@@ -58,16 +58,16 @@ def describe(studies: Iterable[Study]) -> str:
     return "\n".join(f"{study.name:18} {study.title}" for study in studies)
 
 
-def dry(study: Study, choices: Choices, lab: Lab) -> tuple[Json, str]:
+def dry(study: Study, choices: Choices, runner: StudyRunner) -> tuple[Json, str]:
     """Say what a study would train and how long that takes at most on this machine, as JSON and for people.
 
-    Nothing is written. Cells that a run would refuse are told with their reason, as a run tells them.
+    Nothing is written. Cells that a run would refuse are reported with their reason, as in a run.
 
     Raises:
         VlcompressError: every cell would be refused, or an impossible cell was asked for.
     """
     cells = study.cells(choices)
-    each, failed = _seconds_of_a_training(cells, lab)
+    each, failed = _seconds_of_a_training(cells, runner)
     if not each:
         raise _nothing(study, failed)
     table_ = plan([cell for cell in cells if cell.name in each], each)
@@ -81,7 +81,7 @@ def _nothing(study: Study, failed: Mapping[str, str]) -> VlcompressError:
     return VlcompressError(f"no cell of study '{study.name}' succeeded: {reasons}")
 
 
-def _seconds_of_a_training(cells: Sequence[StudyCell], lab: Lab) -> tuple[dict[str, float], dict[str, str]]:
+def _seconds_of_a_training(cells: Sequence[StudyCell], runner: StudyRunner) -> tuple[dict[str, float], dict[str, str]]:
     """Time a training of each cell, and find the cells that are refused, by name.
 
     Cells of the same model, data and training are timed once.
@@ -91,7 +91,9 @@ def _seconds_of_a_training(cells: Sequence[StudyCell], lab: Lab) -> tuple[dict[s
     with tempfile.TemporaryDirectory() as scratch:
         for cell in cells:
             try:
-                bench = rehearsed_workbench(cell.recipe, lab.home, Path(scratch), compute=lab.compute, say=lab.say)
+                bench = rehearsed_experiment(
+                    cell.recipe, runner.home, Path(scratch), compute=runner.compute, say=runner.say
+                )
             except VlcompressError as error:
                 failed[cell.name] = str(error)
                 continue
@@ -102,8 +104,8 @@ def _seconds_of_a_training(cells: Sequence[StudyCell], lab: Lab) -> tuple[dict[s
     return seconds, failed
 
 
-def _text(done: Done, shown: Shown, folder: Path) -> str:
-    parts = [*shown.findings, *(plain(one) for one in shown.tables), *failures(done.failed)]
+def _text(done: Done, report: StudyReport, folder: Path) -> str:
+    parts = [*report.findings, *(plain(one) for one in report.tables), *failures(done.failed)]
     return "\n\n".join([*parts, f"report: {folder / 'study.html'}"])
 
 
@@ -121,18 +123,18 @@ def plain(one: Table) -> str:
     return "\n".join([one.title, *lines])
 
 
-def _run(cells: Sequence[StudyCell], lab: Lab) -> Done:
+def _run(cells: Sequence[StudyCell], runner: StudyRunner) -> Done:
     results: dict[str, Json] = {}
     failed: dict[str, str] = {}
     seconds: dict[str, float] = {}
     for number, cell in enumerate(cells, start=1):
-        lab.say(f"[{number}/{len(cells)}] {cell.name}")
+        runner.say(f"[{number}/{len(cells)}] {cell.name}")
         started = time.monotonic()
         try:
-            results[cell.name] = cell.work(lab)
+            results[cell.name] = cell.work(runner)
         except VlcompressError as error:
             failed[cell.name] = str(error)
-            lab.say(f"failed: {error}")
+            runner.say(f"failed: {error}")
         seconds[cell.name] = round(time.monotonic() - started, 1)
     return Done(results, failed, seconds)
 
@@ -151,7 +153,7 @@ def plan(cells: Sequence[StudyCell], seconds_each: Mapping[str, float]) -> Table
     return Table("What would be run", header, (*rows, ("all", "", total, f"{sum(minutes.values()):.1f}")))
 
 
-def document(study: Study, choices: Choices, done: Done, shown: Shown, home: Path) -> Json:
+def document(study: Study, choices: Choices, done: Done, report: StudyReport, home: Path) -> Json:
     """Return everything about a study as plain JSON."""
     return {
         "study": study.name,
@@ -162,7 +164,7 @@ def document(study: Study, choices: Choices, done: Done, shown: Shown, home: Pat
         "seconds": dict(done.seconds),
         "trainings": trained(done.results, home),
         "failed": dict(done.failed),
-        **shown_document(shown),
+        **report_document(report),
         "results": dict(done.results),
     }
 
@@ -191,23 +193,23 @@ def _training_names(found: Any) -> Iterator[str]:
 
 def folder_name(study: Study, choices: Choices, compute: Compute = CPU) -> str:
     """Name a study's folder after what differs from the default, so that studies of other choices sit beside it."""
-    said = [*_differing(choices), *compute.identity().values()]
-    parts = [study.name, *(re.sub(r"[^a-z0-9_.]+", "-", part.lower()).strip("-") for part in said)]
+    words = [*_differing(choices), *compute.identity().values()]
+    parts = [study.name, *(re.sub(r"[^a-z0-9_.]+", "-", part.lower()).strip("-") for part in words)]
     return "-".join(parts)[:120]
 
 
 def command_of(study: Study, choices: Choices) -> str:
     """Return the command that runs a study with these choices."""
     options = {"family": "--model", "tasks": "--task", "size": "--size", "source": "--data", "criterion": "--criterion"}
-    said = [f"vlcompress study {study.name}"]
+    words = [f"vlcompress study {study.name}"]
     for name, option in options.items():
         chosen, usual = getattr(choices, name), getattr(Choices(), name)
         values = chosen if isinstance(chosen, tuple) else (chosen,)
-        said += [f"{option} {value}" for value in values if chosen != usual]
+        words += [f"{option} {value}" for value in values if chosen != usual]
     for name in ("seeds", "levels"):
         if getattr(choices, name) != getattr(Choices(), name):
-            said.append(f"--{name} {','.join(f'{value:g}' for value in getattr(choices, name))}")
-    return " ".join(said)
+            words.append(f"--{name} {','.join(f'{value:g}' for value in getattr(choices, name))}")
+    return " ".join(words)
 
 
 def _differing(choices: Choices) -> Iterator[str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from vlcompress.models.language import StartsFromLanguage
 from vlcompress.models.registry import family_named
 from vlcompress.recipe import Recipe, default_recipe
-from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
 from vlcompress.studies.curves import (
     at,
     curve_chart,
@@ -43,9 +43,9 @@ class Tickets:
         """Return one cell for each task."""
         return [_cell(choices, task) for task in choices.tasks]
 
-    def show(self, results: Mapping[str, Json]) -> Shown:
+    def report(self, results: Mapping[str, Json]) -> StudyReport:
         """Return the table over tasks, then each task's curve."""
-        return Shown(
+        return StudyReport(
             findings=tuple(sentence for task, curve in results.items() for sentence in findings(task, curve)),
             tables=(_overview(results), *(curve_table(task, curve) for task, curve in results.items())),
             charts=tuple(curve_chart(f"{task}: score against sparsity", curve) for task, curve in results.items()),
@@ -77,8 +77,8 @@ def _cell(choices: Choices, task: str) -> StudyCell:
 
     controls = (*CONTROLS, LANGUAGE) if isinstance(family_named(choices.family), StartsFromLanguage) else CONTROLS
 
-    def work(lab: Lab) -> Json:
-        return run_curve(lab.bench(recipe), controls, levels)
+    def work(runner: StudyRunner) -> Json:
+        return run_curve(runner.bench(recipe), controls, levels)
 
     return StudyCell(task, recipe, trainings_of(recipe, range(rounds), controls, len(levels)), work)
 
@@ -117,7 +117,7 @@ def findings(task: str, curve: Json) -> list[str]:
         return [f"{task}: no level passes, not even within noise: there is no relaxed ticket here."]
     sparsity = relaxed[0]
     ticket = at(curve, "ticket", sparsity)
-    said = [
+    sentences = [
         f"{task}: the sparsest relaxed ticket is at {100 * sparsity:.0f} % ({relaxed[1]}); strict: "
         f"{f'{100 * strict[0]:.0f} % ({strict[1]})' if strict else 'none'}."
     ]
@@ -126,8 +126,8 @@ def findings(task: str, curve: Json) -> list[str]:
         if ticket and other:
             gap = percent(ticket) - percent(other)
             verb = "beats" if gap > 0 else "does not beat"
-            said.append(f"{task}: at {100 * sparsity:.0f} % the ticket {verb} {words} ({gap:+.2f} points).")
-    return said
+            sentences.append(f"{task}: at {100 * sparsity:.0f} % the ticket {verb} {words} ({gap:+.2f} points).")
+    return sentences
 
 
 def summary(results: Mapping[str, Json]) -> str:
@@ -135,9 +135,9 @@ def summary(results: Mapping[str, Json]) -> str:
     relaxed = {task: sparsest(curve, "relaxed") for task, curve in results.items()}
     holds = [task for task, found in relaxed.items() if found and found[0] >= 0.495]
     fails = [task for task in relaxed if task not in holds]
-    said = [_line(task, curve) for task, curve in results.items()]
+    sentences = [_line(task, curve) for task, curve in results.items()]
     verdict = [f"holds on {', '.join(holds)}"] * bool(holds) + [f"does not hold on {', '.join(fails)}"] * bool(fails)
-    return f"{' '.join(said)} That relaxed tickets exist at 50 % and above {' and '.join(verdict)}."
+    return f"{' '.join(sentences)} That relaxed tickets exist at 50 % and above {' and '.join(verdict)}."
 
 
 def _line(task: str, curve: Json) -> str:

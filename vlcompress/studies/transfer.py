@@ -10,12 +10,13 @@ from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
 from vlcompress.report.plots import Chart, Point, Reference, Series
-from vlcompress.studies.base import Choices, Json, Lab, Shown, StudyCell, Table
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
 from vlcompress.studies.curves import deviation, percent, score_text, verdict_table
 from vlcompress.studies.pretraining_ticket import PRETRAINING, source_recipe
+from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Row, judged, rounds
+from vlcompress.tickets.spec import Trial
 from vlcompress.tickets.verdict import RELAXED
-from vlcompress.tickets.workbench import Trial, Workbench
 
 LEVEL = 0.7
 CLAIMS = (
@@ -46,7 +47,7 @@ class Transfer:
         targets = [task for task in recipes if task != PRETRAINING]
         return [_cell(recipes, source, target, level) for source in recipes for target in targets]
 
-    def show(self, results: Mapping[str, Json]) -> Shown:
+    def report(self, results: Mapping[str, Json]) -> StudyReport:
         """Return score and relative drop by source and target."""
         sources = list(dict.fromkeys(result["source"] for result in results.values()))
         targets = list(dict.fromkeys(result["target"] for result in results.values()))
@@ -54,7 +55,7 @@ class Transfer:
         drops = tuple(_drops(results, source, targets) for source in sources)
         dense = ("dense", *(_dense(results, target) for target in targets))
         judged_cells = [(name, result["cells"][1]) for name, result in results.items()]
-        return Shown(
+        return StudyReport(
             findings=_findings(results, sources, targets),
             tables=(
                 Table("Score by source (rows) and target (columns)", ("source", *targets), (dense, *scores)),
@@ -69,8 +70,8 @@ class Transfer:
 
 
 def _cell(recipes: Mapping[str, Recipe], source: str, target: str, level: float) -> StudyCell:
-    def work(lab: Lab) -> Json:
-        here, there = lab.bench(recipes[source]), lab.bench(recipes[target])
+    def work(runner: StudyRunner) -> Json:
+        here, there = runner.bench(recipes[source]), runner.bench(recipes[target])
         columns = [_column(here, there, source, seed) for seed in recipes[source].pruning.seeds]
         cells = [cell.document() for cell in judged(columns)]
         return {"source": source, "target": target, "level": level, "cells": cells}
@@ -79,7 +80,7 @@ def _cell(recipes: Mapping[str, Recipe], source: str, target: str, level: float)
     return StudyCell(f"{source} to {target}", recipes[target], count, work)
 
 
-def _column(here: Workbench, there: Workbench, source: str, seed: int) -> list[Row]:
+def _column(here: Experiment, there: Experiment, source: str, seed: int) -> list[Row]:
     masks = found_mask(here, seed)
     label = f"seed {seed} ticket of {source} at {100 * masks.sparsity:.0f} %"
     return [
@@ -88,7 +89,7 @@ def _column(here: Workbench, there: Workbench, source: str, seed: int) -> list[R
     ]
 
 
-def found_mask(bench: Workbench, seed: int) -> Masks:
+def found_mask(bench: Experiment, seed: int) -> Masks:
     """Find a recipe's ticket with one seed (or find it done), and give its mask."""
     dense = bench.train(Trial(seed), f"seed {seed} dense")
     return list(rounds(bench, seed, dense, bench.recipe.pruning.pattern, "ticket"))[-1][3].masks()
@@ -144,14 +145,14 @@ def _points(
 
 
 def _findings(results: Mapping[str, Json], sources: Sequence[str], targets: Sequence[str]) -> tuple[str, ...]:
-    said = []
+    sentences = []
     for target in targets:
         drops = {source: _drop(one) for source in sources if (one := results.get(f"{source} to {target}"))}
         best = min(drops, key=drops.__getitem__)
         own = "its own" if best == target else f"{best}'s"
         its_own = f"{drops[target]:.2f} %" if target in drops else "failed"
-        said.append(f"{target}: the best ticket is {own} (drop {drops[best]:.2f} %, its own {its_own}).")
-    return tuple(said)
+        sentences.append(f"{target}: the best ticket is {own} (drop {drops[best]:.2f} %, its own {its_own}).")
+    return tuple(sentences)
 
 
 def _summary(results: Mapping[str, Json], sources: Sequence[str], targets: Sequence[str]) -> str:
@@ -164,7 +165,7 @@ def _summary(results: Mapping[str, Json], sources: Sequence[str], targets: Seque
     others = [one["cells"][1] for one in results.values() if one["source"] != one["target"]]
     passing = sum(cell["verdict"]["levels"]["relaxed"]["outcome"] != "fail" for cell in others)
     level = next(iter(results.values()))["level"]
-    own = sum(": the best ticket is its own " in said for said in _findings(results, sources, targets))
+    own = sum(": the best ticket is its own " in sentence for sentence in _findings(results, sources, targets))
     return (
         f"At {100 * level:.0f} %, mean drop from dense by the task that the ticket was found on: {means}. Of "
         f"{len(others)} tickets trained on another task {passing} do not fail relaxed; a task's own ticket is the best "

@@ -12,10 +12,10 @@ chosen by; nothing is pruned before it was trained; the projection head has one 
 
 from collections.abc import Mapping, Sequence
 
-from vlcompress.studies.base import Choices, Json, Shown, StudyCell, by_magnitude
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, by_magnitude
 from vlcompress.studies.vision_plan import KINDS, Plan, plan_of
+from vlcompress.studies.vision_report import report
 from vlcompress.studies.vision_scenes import SCENE_TASKS, scene_work
-from vlcompress.studies.vision_show import shown
 from vlcompress.studies.vision_work import (
     RecipeOf,
     control_work,
@@ -57,9 +57,9 @@ class Vision:
             _similarity(plan),
         ]
 
-    def show(self, results: Mapping[str, Json]) -> Shown:
+    def report(self, results: Mapping[str, Json]) -> StudyReport:
         """Return the highest matching sparsities beside the paper's, masks in common, kernels, controls and curves."""
-        return shown(results)
+        return report(results)
 
 
 def _recipe_of(plan: Plan, task: str, start: str) -> RecipeOf:

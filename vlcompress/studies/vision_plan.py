@@ -13,8 +13,8 @@ from vlcompress.data.scenes.classes import CLASS_SETS
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.pruning.schedule import Geometric
 from vlcompress.recipe import Recipe, default_recipe
-from vlcompress.studies.base import Choices, Lab
-from vlcompress.tickets.workbench import Trial
+from vlcompress.studies.base import Choices, StudyRunner
+from vlcompress.tickets.spec import Trial
 
 KINDS = {"supervised": "classification", "simclr": "simclr", "moco": "moco"}
 """The three pre-trainings, with the task that each is."""
@@ -159,11 +159,11 @@ def plan_of(choices: Choices) -> Plan:
     return Plan(NETWORK.get(choices.size, choices.size), data, tasks, max(1, rounds), choices.seeds)
 
 
-def weights_of(lab: Lab, plan: Plan, kind: str) -> str:
+def weights_of(runner: StudyRunner, plan: Plan, kind: str) -> str:
     """Return the pre-trained weights of a kind: the user's file, or what is trained here once."""
     for suffix in (".pth", ".safetensors"):
-        own = lab.home / "pretrained" / f"resnet-{plan.network}-{kind}{suffix}"
+        own = runner.home / "pretrained" / f"resnet-{plan.network}-{kind}{suffix}"
         if own.is_file():
             return str(own)
-    trained = lab.bench(plan.pretraining(kind)).train(Trial(0), f"pre-training {kind}")
+    trained = runner.bench(plan.pretraining(kind)).train(Trial(0), f"pre-training {kind}")
     return str(trained.folder / "weights.safetensors")

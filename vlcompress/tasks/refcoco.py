@@ -60,7 +60,7 @@ class Expressions(PerExampleTask):
             self._preprocessor.sample(self._ids[index], image) for index, image in zip(indices, images, strict=True)
         ]
         targets = {
-            "boxes": pad_sequence([_xywh(image) for image in images], batch_first=True),
+            "boxes": pad_sequence([torch.tensor(image.pixel_boxes) for image in images], batch_first=True),
             "box": torch.tensor([example.box for example in examples], dtype=torch.float32),
             "region": torch.tensor([example.target for example in examples]),
         }
@@ -120,8 +120,3 @@ class RefcocoTask(Expressions):
 
 def _chosen(boxes_BR4: Tensor, rows_B: Tensor) -> Tensor:
     return boxes_BR4[torch.arange(len(rows_B)), rows_B]
-
-
-def _xywh(image: Regions) -> Tensor:
-    boxes_R4 = torch.tensor(image.boxes)
-    return torch.cat([boxes_R4[:, :2], boxes_R4[:, 2:] - boxes_R4[:, :2]], dim=1)

@@ -2,7 +2,8 @@
 
 Each choice is a sample of its own that the head judges right or wrong; the choice judged rightest is taken. Sentences
 are built as in ChenRocks/UNITER ``data/vcr.py``: [CLS] question [SEP] choice [SEP], and for a rationale [CLS] question
-[SEP] answer [SEP] rationale [SEP], with segments 0, 2 and 3. Regions are the annotated boxes, then the detector's.
+[SEP] answer [SEP] rationale [SEP], with segments 0, 2 and 3. Regions are the annotated boxes, then the
+detector's, as far as the data has them.
 
 Shapes: B batch, C choices.
 """
@@ -48,10 +49,15 @@ class Sentences:
     Args:
         data: the examples.
         preprocessor: makes samples of them.
+
+    Regions are of the kinds that the data has: of annotated boxes, the detector's, or both, as officially.
     """
 
     def __init__(self, data: TaskData[ChoiceExample], preprocessor: Preprocessor) -> None:
         self.examples = data.examples
+        kinds = (True, False)
+        has = preprocessor.pictures.has_regions
+        self._kinds = [kind for kind in kinds if any(has(one.image, ground_truth=kind) for one in data.examples)]
         self.preprocessor = preprocessor
         self._known: dict[str, list[int]] = {}
         preprocessor.vocabulary.check_covers([_plain(one.question, one.objects) for one in data.examples])
@@ -100,10 +106,8 @@ class Sentences:
         return self._known[run]
 
     def _regions(self, name: str) -> Regions:
-        annotated, detected = self.preprocessor.image(name, ground_truth=True), self.preprocessor.image(name)
-        assert isinstance(annotated, Regions)
-        assert isinstance(detected, Regions)
-        return _joined(annotated, detected)
+        kinds = [self.preprocessor.image(name, ground_truth=kind) for kind in self._kinds]
+        return _joined([one for one in kinds if isinstance(one, Regions)])
 
 
 class VcrTraining:
@@ -234,7 +238,13 @@ def _plain(words: Words, objects: Sequence[str]) -> str:
     return " ".join(run for run in _runs(words, objects) if isinstance(run, str))
 
 
-def _joined(first: Regions, second: Regions) -> Regions:
-    names = ("boxes", "features", "objects_id", "objects_conf", "attrs_id", "attrs_conf")
-    arrays: dict[str, Any] = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in names}
-    return dataclasses.replace(first, soft_labels=None, **arrays)
+def _joined(kinds: Sequence[Regions]) -> Regions:
+    if len(kinds) == 1:
+        return kinds[0]
+    names = ("boxes", "features", "objects_id", "objects_conf", "attrs_id", "attrs_conf", "soft_labels", "sizes")
+    columns = {name: [getattr(one, name) for one in kinds] for name in names}
+    arrays: dict[str, Any] = {
+        name: None if any(array is None for array in column) else np.concatenate(column)
+        for name, column in columns.items()
+    }
+    return dataclasses.replace(kinds[0], **arrays)

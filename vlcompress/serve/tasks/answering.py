@@ -104,7 +104,7 @@ class _One:
     def __init__(self, picture: Pixels) -> None:
         self._picture = picture
 
-    def has_regions(self, image: str) -> bool:
+    def has_regions(self, image: str, *, ground_truth: bool | None = None) -> bool:
         return False
 
     def regions(self, image: str, *, ground_truth: bool = False) -> Regions:

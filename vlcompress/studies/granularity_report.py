@@ -52,11 +52,11 @@ def findings(results: Results) -> Iterator[str]:
     """Say what blocks cost, what is as good as dense, what is faster, and which levers help."""
     for task in _tasks(results):
         patterns, speed = _of(results, task, "pattern"), _speed_of(results, task)
-        yield from (f"{task}: {said}" for said in _costs(patterns))
-        yield from (f"{task}: {said}" for said in _cut(patterns))
-        yield from (f"{task}: {said}" for said in _passing(patterns))
-        yield from (f"{task}: {said}" for said in _fastest(patterns, speed))
-        yield from (f"{task}: {said}" for said in _helping(_of(results, task, "lever")))
+        yield from (f"{task}: {sentence}" for sentence in _costs(patterns))
+        yield from (f"{task}: {sentence}" for sentence in _cut(patterns))
+        yield from (f"{task}: {sentence}" for sentence in _passing(patterns))
+        yield from (f"{task}: {sentence}" for sentence in _fastest(patterns, speed))
+        yield from (f"{task}: {sentence}" for sentence in _helping(_of(results, task, "lever")))
 
 
 def _tasks(results: Results) -> list[str]:
@@ -198,16 +198,16 @@ def _cut(patterns: Results) -> Iterator[str]:
     for level in _levels(patterns) if patterns else ():
         gone = {name: len(one["gone"][level]) for name, one in patterns.items() if one["gone"][level]}
         if gone:
-            said = ", ".join(f"{name} {count}" for name, count in gone.items())
-            yield f"at {level} % the global ranking leaves nothing of some weight matrices (first seed): {said}."
+            listed = ", ".join(f"{name} {count}" for name, count in gone.items())
+            yield f"at {level} % the global ranking leaves nothing of some weight matrices (first seed): {listed}."
 
 
 def _passing(patterns: Results) -> Iterator[str]:
     """Say the sparsest relaxed ticket of every pattern."""
     found = {name: sparsest(one, "relaxed") for name, one in patterns.items()}
-    said = [f"{name} {f'{100 * one[0]:.0f} % ({one[1]})' if one else 'none'}" for name, one in found.items()]
-    if said:
-        yield f"the sparsest ticket that passes relaxed: {', '.join(said)}."
+    listed = [f"{name} {f'{100 * one[0]:.0f} % ({one[1]})' if one else 'none'}" for name, one in found.items()]
+    if listed:
+        yield f"the sparsest ticket that passes relaxed: {', '.join(listed)}."
 
 
 def _fastest(patterns: Results, speed: Json | None) -> Iterator[str]:
@@ -257,17 +257,17 @@ def _helping(levers: Results) -> Iterator[str]:
         groups["make no difference that can be told"] = [
             name for name in found if not any(name in group for group in groups.values())
         ]
-        said = [
+        listed = [
             f"{', '.join(f'{name} ({margin_text(found[name])})' for name in names)} {verb}"
             for verb, names in groups.items()
             if names
         ]
-        yield f"at {level} %, of the levers {'; '.join(said)}."
+        yield f"at {level} %, of the levers {'; '.join(listed)}."
 
 
 def summary(results: Results) -> str:
     """Say for each task what every pattern costs at the middle level, and what is the fastest without a loss."""
-    return " ".join(said for task in _tasks(results) for said in _summary(results, task))
+    return " ".join(sentence for task in _tasks(results) for sentence in _summary(results, task))
 
 
 def _summary(results: Results, task: str) -> Iterator[str]:
@@ -279,6 +279,10 @@ def _summary(results: Results, task: str) -> Iterator[str]:
         costs = [f"{name} {100 * found['margin']:+.2f}" for name, found in others.items()]
         score = score_text(_cell(patterns["unstructured"], level))
         yield f"{task}: at {level} % unstructured pruning keeps {score}; points from it: {', '.join(costs)}."
-        yield from (said[:1].upper() + said[1:] for said in _cut(patterns) if said.startswith(f"at {level} %"))
-    yield from (said[:1].upper() + said[1:] for said in list(_fastest(patterns, _speed_of(results, task)))[:2])
-    yield from (said[:1].upper() + said[1:] for said in _helping(_of(results, task, "lever")))
+        yield from (
+            sentence[:1].upper() + sentence[1:] for sentence in _cut(patterns) if sentence.startswith(f"at {level} %")
+        )
+    yield from (
+        sentence[:1].upper() + sentence[1:] for sentence in list(_fastest(patterns, _speed_of(results, task)))[:2]
+    )
+    yield from (sentence[:1].upper() + sentence[1:] for sentence in _helping(_of(results, task, "lever")))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from vlcompress.report.plots import Chart, Point, Reference, Series
-from vlcompress.studies.base import Json, Shown, Table
+from vlcompress.studies.base import Json, StudyReport, Table
 from vlcompress.studies.curves import arm, at, curve_chart, curve_table, dense_of, percent, score_text, sparsest
 from vlcompress.studies.vision_plan import KINDS
 
@@ -11,11 +11,11 @@ NONE = "none"
 _CHANGED = ("random", "perturbed", "complement")
 
 
-def shown(results: Mapping[str, Json]) -> Shown:
+def report(results: Mapping[str, Json]) -> StudyReport:
     """Lay out what the cells that succeeded gave."""
     curves = {name: one for name, one in results.items() if "cells" in one}
     tables = [_highest(results), *_similarity(results), *_kernels(results), *_changed(results), *_starts(results)]
-    return Shown(
+    return StudyReport(
         findings=tuple(findings(results)),
         tables=(*tables, *(curve_table(name, one) for name, one in curves.items() if "changed" not in name)),
         charts=tuple(_charts(results)),
