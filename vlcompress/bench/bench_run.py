@@ -26,8 +26,8 @@ from vlcompress.sparse.timing import Effort
 from vlcompress.tasks.base import Task
 from vlcompress.tickets.models import dense_model, samples, score_task, ticket_model
 from vlcompress.tickets.run import Run
+from vlcompress.tickets.store import TrainingResult
 from vlcompress.tickets.ticket import Ticket, load_ticket
-from vlcompress.tickets.workbench import Trained
 
 DOCUMENT = "bench.json"
 REFERENCES = ("dense", "onnx dense")
@@ -161,7 +161,7 @@ def _curve(run: Run, ticket: Ticket, task: Task, batch: int, threads: int, compu
     cells = [cell for cell in run.document()["cells"] if cell["arm"] == "ticket"]
     calls = {"dense": bind_torch(dense, fast_answer(family, dense, ticket.head, compute), inputs)}
     for cell in cells:
-        trained = Trained(run.training("ticket", cell["round"]))
+        trained = TrainingResult(run.training("ticket", cell["round"]))
         _, model = dense_model(run, ticket)
         model.load_state_dict(trained.weights())
         compiled, _ = compile_model(

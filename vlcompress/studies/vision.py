@@ -36,9 +36,10 @@ from vlcompress.studies.vision_report import KINDS, PRETRAINING_TICKET, TASK_TIC
 from vlcompress.tasks.detection import DetectionTask
 from vlcompress.tasks.segmentation import SegmentationTask
 from vlcompress.tickets.controls import complement, perturbed
+from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Row, judged, pruned, rounds
 from vlcompress.tickets.run import checkpoint_of
-from vlcompress.tickets.workbench import Start, Trial, Workbench
+from vlcompress.tickets.spec import Start, Trial
 
 TASKS = ("shapes", "colours")
 """Sets of classes that are learnt by default."""
@@ -176,7 +177,7 @@ class Vision:
         return vision_report(results)
 
 
-Column = Callable[[StudyRunner, int], tuple[Workbench, Iterable[Row]]]
+Column = Callable[[StudyRunner, int], tuple[Experiment, Iterable[Row]]]
 """What is trained with a seed, and where."""
 
 
@@ -189,7 +190,7 @@ def _curve(plan: Plan, column: Column, runner: StudyRunner) -> Json:
 def _ticket(plan: Plan, kind: str) -> StudyCell:
     """Prune on the pre-training's own task, and count the kernels that go."""
 
-    def column(runner: StudyRunner, seed: int) -> tuple[Workbench, Iterable[Row]]:
+    def column(runner: StudyRunner, seed: int) -> tuple[Experiment, Iterable[Row]]:
         bench = _pretrained(plan, kind, runner)
         return bench, _imp(bench, seed, PRETRAINING_TICKET)
 
@@ -206,7 +207,7 @@ def _task(plan: Plan, kind: str, task: str) -> StudyCell:
     """Prune on a task from θp, and train the pre-training ticket on it at every second round."""
     wanted = range(plan.rounds, 0, -2)[::-1]
 
-    def column(runner: StudyRunner, seed: int) -> tuple[Workbench, Iterable[Row]]:
+    def column(runner: StudyRunner, seed: int) -> tuple[Experiment, Iterable[Row]]:
         bench = runner.bench(plan.task(task, weights_of(runner, plan, kind)))
         return bench, [*_imp(bench, seed, TASK_TICKET), *_carried(plan, kind, runner, bench, seed, wanted)]
 
@@ -218,7 +219,7 @@ def _scene(plan: Plan, kind: str, task: str) -> StudyCell:
     """Train on whole scenes: dense, the pre-training ticket in the middle and at the end, a random mask at the end."""
     wanted = sorted({max(1, plan.rounds // 2), plan.rounds})
 
-    def column(runner: StudyRunner, seed: int) -> tuple[Workbench, Iterable[Row]]:
+    def column(runner: StudyRunner, seed: int) -> tuple[Experiment, Iterable[Row]]:
         bench = scene_bench(runner, plan, plan.scenes(weights_of(runner, plan, kind)), task)
         dense: Row = ("dense", 0, 0.0, bench.train(Trial(seed), f"seed {seed} dense"))
         tickets = _carried(plan, kind, runner, bench, seed, wanted)
@@ -234,7 +235,7 @@ def _scene(plan: Plan, kind: str, task: str) -> StudyCell:
 def _start(plan: Plan, task: str, start: str) -> StudyCell:
     """Prune on a task from another start."""
 
-    def column(runner: StudyRunner, seed: int) -> tuple[Workbench, Iterable[Row]]:
+    def column(runner: StudyRunner, seed: int) -> tuple[Experiment, Iterable[Row]]:
         bench = _started(plan, task, start, runner, seed)
         return bench, _imp(bench, seed, TASK_TICKET)
 
@@ -247,7 +248,7 @@ def _changed(plan: Plan, task: str, start: str) -> StudyCell:
     """Train changed masks from the start that the task ticket was found from."""
     wanted = sorted({max(1, round(plan.rounds * part / 3)) for part in (1, 2, 3)})
 
-    def column(runner: StudyRunner, seed: int) -> tuple[Workbench, Iterable[Row]]:
+    def column(runner: StudyRunner, seed: int) -> tuple[Experiment, Iterable[Row]]:
         bench = _started(plan, task, start, runner, seed)
         tickets = _imp(bench, seed, TASK_TICKET)
         return bench, [tickets[0], *(row for number in wanted for row in _controls(bench, seed, tickets[number]))]
@@ -257,7 +258,7 @@ def _changed(plan: Plan, task: str, start: str) -> StudyCell:
     return StudyCell(f"changed masks, {start} start", recipe, count, partial(_curve, plan, column))
 
 
-def _controls(bench: Workbench, seed: int, ticket: Row) -> list[Row]:
+def _controls(bench: Experiment, seed: int, ticket: Row) -> list[Row]:
     masks = ticket[3].masks()
     changed = {
         "random": _random(bench, ticket, seed),
@@ -294,12 +295,12 @@ def weights_of(runner: StudyRunner, plan: Plan, kind: str) -> str:
     return str(trained.folder / "weights.safetensors")
 
 
-def _pretrained(plan: Plan, kind: str, runner: StudyRunner) -> Workbench:
+def _pretrained(plan: Plan, kind: str, runner: StudyRunner) -> Experiment:
     """Open the pre-training's own task, from its weights."""
     return runner.bench(plan.ticket(kind, weights_of(runner, plan, kind)))
 
 
-def _started(plan: Plan, task: str, start: str, runner: StudyRunner, seed: int) -> Workbench:
+def _started(plan: Plan, task: str, start: str, runner: StudyRunner, seed: int) -> Experiment:
     """Open a task from one of `STARTS`, or from a pre-training's weights."""
     if start in ("random", "early"):
         return runner.bench(plan.task(task, early=start == "early"))
@@ -310,13 +311,13 @@ def _started(plan: Plan, task: str, start: str, runner: StudyRunner, seed: int) 
     return bench
 
 
-def scene_bench(runner: StudyRunner, plan: Plan, recipe: Recipe, task: str) -> Workbench:
+def scene_bench(runner: StudyRunner, plan: Plan, recipe: Recipe, task: str) -> Experiment:
     """Open a task on pictures of whole scenes, which are made in memory; its head is new."""
     recipe, family = recipe.override(data={"task": task}), family_named("resnet")
     counts = dict(zip(("train", "test"), SCENES.get(plan.data, MANY_SCENES), strict=True))
     train, score = (SCENE_TASKS[task](located(split, count), family) for split, count in counts.items())
     made = [{"pictures": "located", "version": VERSION, "split": split, "count": n} for split, n in counts.items()]
-    return Workbench(
+    return Experiment(
         recipe=recipe,
         family=family,
         train_task=train,
@@ -332,26 +333,26 @@ def scene_bench(runner: StudyRunner, plan: Plan, recipe: Recipe, task: str) -> W
     )
 
 
-def _imp(bench: Workbench, seed: int, arm: str) -> list[Row]:
+def _imp(bench: Experiment, seed: int, arm: str) -> list[Row]:
     """Train the dense model and every round of pruning; the place of a row is its round."""
     dense = bench.train(Trial(seed), f"seed {seed} dense")
     return [("dense", 0, 0.0, dense), *rounds(bench, seed, dense, Unstructured(), arm)]
 
 
 def _carried(
-    plan: Plan, kind: str, runner: StudyRunner, bench: Workbench, seed: int, wanted: Iterable[int]
+    plan: Plan, kind: str, runner: StudyRunner, bench: Experiment, seed: int, wanted: Iterable[int]
 ) -> list[Row]:
     """Train the pre-training ticket of some rounds on another task."""
     tickets = _imp(_pretrained(plan, kind, runner), seed, PRETRAINING_TICKET)
     return [_row(bench, seed, PRETRAINING_TICKET, number, tickets[number][3].masks()) for number in wanted]
 
 
-def _random(bench: Workbench, ticket: Row, seed: int) -> Masks:
+def _random(bench: Experiment, ticket: Row, seed: int) -> Masks:
     """Draw a mask of a ticket's sparsity over the whole network."""
     return pruned(bench, ticket[3], bench.keep_all(), ticket[2], Unstructured(), Random(seed))
 
 
-def _row(bench: Workbench, seed: int, arm: str, number: int, masks: Masks) -> Row:
+def _row(bench: Experiment, seed: int, arm: str, number: int, masks: Masks) -> Row:
     start: Start = "rewound" if bench.recipe.pruning.rewind_step else "theta0"
     label = f"seed {seed} {arm} on {bench.recipe.data.task} at {100 * masks.sparsity:.1f} %"
     return arm, number, masks.sparsity, bench.train(Trial(seed, masks, start), label)

@@ -9,10 +9,11 @@ from vlcompress.pruning.growth import grown
 from vlcompress.pruning.pattern import SAME, Unstructured
 from vlcompress.pruning.permutation import free_orders
 from vlcompress.pruning.schedule import levels
-from vlcompress.tickets.workbench import Trial, Workbench
+from vlcompress.tickets.experiment import Experiment, build_model, objective_of, teachable
+from vlcompress.tickets.spec import Trial
 
 
-def check_run(bench: Workbench) -> None:
+def check_run(bench: Experiment) -> None:
     """Refuse what cannot work before hours are spent on it, and say what has no effect.
 
     Raises:
@@ -38,7 +39,7 @@ def check_run(bench: Workbench) -> None:
         bench.say(f"warning: {line}")
 
 
-def check_length(bench: Workbench) -> None:
+def check_length(bench: Experiment) -> None:
     """Refuse to rewind to a step that trainings on this data never reach.
 
     Raises:
@@ -49,24 +50,25 @@ def check_length(bench: Workbench) -> None:
         raise VlcompressError(f"rewind_step {step} is outside the training of {steps} steps: give 0 to {steps - 1}")
 
 
-def _check_objective(bench: Workbench) -> None:
+def _check_objective(bench: Experiment) -> None:
     if bench.recipe.training.distill:
-        bench.teachable()
+        teachable(bench)
     if bench.recipe.training.adversarial:
-        bench.objective(Trial(bench.recipe.pruning.seeds[0]))
+        objective_of(bench, Trial(bench.recipe.pruning.seeds[0]))
 
 
-def _check_starts(bench: Workbench) -> None:
+def _check_starts(bench: Experiment) -> None:
     """Load what trainings start from, where it is on this machine; the hub is asked when the first one begins."""
+    seed = bench.recipe.pruning.seeds[0]
     if bench.checkpoint and not on_hub(bench.checkpoint):
-        bench.check_start("theta0")
+        build_model(bench, Trial(seed, start="theta0"))
     if "language" in bench.recipe.pruning.controls:
         language_part(bench.family)
         if bench.language_model and not on_hub(bench.language_model):
-            bench.check_start("language")
+            build_model(bench, Trial(seed, start="language"))
 
 
-def _without_effect(bench: Workbench) -> list[str]:
+def _without_effect(bench: Experiment) -> list[str]:
     pruning, said = bench.recipe.pruning, []
     pattern = pruning.pattern
     if pruning.growth and pattern == Unstructured():
@@ -81,7 +83,7 @@ def _without_effect(bench: Workbench) -> list[str]:
     return said
 
 
-def _short_of(bench: Workbench, last: float) -> list[str]:
+def _short_of(bench: Experiment, last: float) -> list[str]:
     """Say where rounds end before each group of an n:m pattern has lost all that it takes from it."""
     pattern = bench.recipe.pruning.pattern
     sizes = {name: bench.shapes[name].numel() for name in bench.prunable.names}
