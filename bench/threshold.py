@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from vlcompress.bench.environment import environment
-from vlcompress.pruning.allocation import Global, prune
+from vlcompress.pruning.allocation import Global
 from vlcompress.pruning.criterion import Magnitude
-from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import Unstructured
 
 SHAPES = [(768, 768)] * 116 + [(3072, 768)] * 24 + [(768, 3072)] * 24
