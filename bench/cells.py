@@ -20,8 +20,8 @@ from vlcompress.recipe import PruningRecipe, Recipe, default_recipe
 from vlcompress.tasks.build_task import data_of
 from vlcompress.tasks.registry import TASKS
 from vlcompress.tasks.support_matrix import RECORD, read_baselines, read_record
-from vlcompress.tickets.run import open_workbench
-from vlcompress.tickets.workbench import Trial
+from vlcompress.tickets.run import open_experiment
+from vlcompress.tickets.spec import Trial
 
 SIZE_OF = {"retrieval": "tiny"}
 """Where the small data would take too long: every caption is scored with every image."""
@@ -43,7 +43,7 @@ def run(family: str, task: str, size: str, home: Path) -> dict[str, Any]:
     """Train and score one cell, and give its record."""
     started = time.monotonic()
     recipe = recipe_of(family, task, size)
-    bench = open_workbench(recipe, home)
+    bench = open_experiment(recipe, home)
     trained = bench.train(Trial(recipe.pruning.seeds[0]), f"{family} {task} {size} dense")
     return {
         "size": size,

@@ -40,8 +40,8 @@ from vlcompress.sparse.timing import Effort
 from vlcompress.tasks.base import Answer, Task, torch_predictor
 from vlcompress.tickets.models import dense_model, samples, score_task
 from vlcompress.tickets.run import Run, find_ticket
+from vlcompress.tickets.store import TrainingResult
 from vlcompress.tickets.ticket import Ticket, load_ticket
-from vlcompress.tickets.workbench import Trained
 
 PATTERNS = ("block:16x1", "block:32x16", "neuron+head", "block:128x16")
 
@@ -117,10 +117,10 @@ def subjects(home: Path, size: str) -> Iterator[Subject]:
             yield Subject("dense", 0, 0.0, family, model, found, ticket, task)
             dense_given = True
         for number, percent in ROUNDS.items():
-            yield _ticket(pattern, percent, found, ticket, task, Trained(found.training("ticket", number)))
+            yield _ticket(pattern, percent, found, ticket, task, TrainingResult(found.training("ticket", number)))
 
 
-def _ticket(pattern: str, percent: int, found: Run, ticket: Ticket, task: Task, trained: Trained) -> Subject:
+def _ticket(pattern: str, percent: int, found: Run, ticket: Ticket, task: Task, trained: TrainingResult) -> Subject:
     """Compile the ticket of one round."""
     family, model = dense_model(found, ticket)
     model.load_state_dict(trained.weights())

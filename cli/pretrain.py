@@ -63,7 +63,16 @@ def command(
     compute = parse_compute(device, dtype, training=True)
     family = family_named(model)
     spec = pretraining_of(family)
-    hyper = Hyperparameters(steps, batch, learning_rate, optimizer=spec.optimizer)
+    hyper = Hyperparameters(
+        steps,
+        batch,
+        learning_rate,
+        warmup=0.1,
+        clip=5.0,
+        weight_decay=0.01,
+        head_rate=1.0,
+        optimizer=spec.optimizer,
+    )
     recipe = PretrainingRecipe(size, hyper, spec.settings_with(given), seed)
     folder = data or pretraining_folder(pictures, home, options.say, captions=family.reads == "pixels")
     work = Pretraining(family, folder, recipe, splits)

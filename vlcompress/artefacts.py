@@ -5,6 +5,7 @@ written under a temporary name, flushed to the disk and renamed, so a reader nev
 leaves the previous one as it was.
 """
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -112,6 +113,22 @@ def identity(document: Mapping[str, Any]) -> str:
     """Return the sha256 (64 hex digits) of a JSON document in canonical form: equal content, equal hash."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def distinguishing(value: Any) -> Json:
+    """Return a dataclass as the JSON document that `identity` hashes: without fields at their declared default.
+
+    So a field can be added, with a default that changes nothing, and what had a name keeps it. A field without a
+    default is always there. Dataclasses in it are treated alike.
+    """
+    document = {}
+    for field in dataclasses.fields(value):
+        held, default = getattr(value, field.name), field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if held != default:  # nothing equals the mark of a missing default
+            document[field.name] = distinguishing(held) if dataclasses.is_dataclass(held) else held
+    return document
 
 
 def file_sha256(path: Path) -> str:

@@ -17,8 +17,8 @@ from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import default_recipe, load_recipe
 from vlcompress.tickets.run import Run
+from vlcompress.tickets.store import TIME, TrainingResult
 from vlcompress.tickets.ticket import load_ticket
-from vlcompress.tickets.workbench import TIME, Trained
 
 TINY = ["--size", "tiny", "--control", "none"]
 
@@ -246,9 +246,9 @@ def test_an_n_of_m_ticket_keeps_n_of_every_m(tiny_scenes: Path, tmp_path: Path) 
     assert code == 0, err
     found = Run(next(tmp_path.glob("lxmert-*")))
     assert found.recipe().pruning.sparsity == 0.5
-    for masks in (Masks.load(found.ticket / "mask.safetensors"), Trained(found.training("random", 2)).masks()):
+    for masks in (Masks.load(found.ticket / "mask.safetensors"), TrainingResult(found.training("random", 2)).masks()):
         assert all((mask.view(-1, 4).sum(dim=1) == 2).all() for mask in masks.values())
-    between = Trained(found.training("ticket", 1)).masks()
+    between = TrainingResult(found.training("ticket", 1)).masks()
     assert all((mask.view(-1, 4).sum(dim=1) >= 2).all() for mask in between.values())
     assert between.sparsity == pytest.approx(0.25, abs=1e-4)
 
@@ -279,13 +279,13 @@ _KILLED = """
 import os, signal, torch
 torch.set_num_threads(1)
 from vlcompress.cli.main import main
-from vlcompress.tickets import workbench
-whole, done = workbench.seal, []
+from vlcompress.tickets import store
+whole, done = store.seal, []
 def seal(*arguments):
     if len(done) == {sealed}:  # everything of this training is written but the seal, in a folder that is not yet named
         os.kill(os.getpid(), signal.SIGKILL)
     done.append(whole(*arguments))
-workbench.seal = seal
+store.seal = seal
 main()
 """
 

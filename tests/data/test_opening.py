@@ -15,6 +15,7 @@ from vlcompress.data.questions import Answers, Question
 from vlcompress.data.regions import Regions, write_regions
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
+from vlcompress.tasks.build_task import check_apart, tell_stand_ins
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 LXMERT = FIXTURES / "data/lxmert/data"
@@ -153,6 +154,34 @@ def test_what_is_not_there_is_refused_with_what_is(raw: Path) -> None:
         open_task(raw, "ref", ["train"])
     with pytest.raises(VlcompressError, match="no data folder at"):
         open_task(raw / "none", "vqa", ["train"])
+
+
+@pytest.mark.parametrize(
+    ("folder", "asked", "opened"),
+    [
+        ("raw", ("minival",), ("val",)),
+        ("uniter", ("train", "minival"), ("train", "devval")),
+        ("vilt", ("minival",), ("rest_val",)),
+        ("lxmert/data", ("minival", "nominival"), ("minival", "nominival")),
+    ],
+)
+def test_the_usual_parts_of_validation_are_found_in_every_layout(
+    folder: str, asked: tuple[str, ...], opened: tuple[str, ...]
+) -> None:
+    data: TaskData[AnswerExample] = open_task(FIXTURES / "data" / folder, "vqa", asked, allow_missing=True)
+    assert data.splits == opened
+    said: list[str] = []
+    tell_stand_ins(data, asked, said.append)
+    assert len(said) == sum(name != other for name, other in zip(asked, opened, strict=True))
+    with pytest.raises(VlcompressError, match=f"split '{min(opened)}' is trained on"):
+        check_apart(data, open_task(FIXTURES / "data" / folder, "vqa", opened, allow_missing=True))
+
+
+def test_raw_files_have_no_part_of_validation_to_train_on() -> None:
+    with pytest.raises(
+        VlcompressError, match=r"no split 'train, nominival' .* raw train, val.*data.train and data.score"
+    ):
+        open_task(RAW, "vqa", ["train", "nominival"])
 
 
 def test_a_damaged_picture_is_named(raw: Path) -> None:

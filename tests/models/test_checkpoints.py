@@ -74,6 +74,14 @@ def test_folder_that_transformers_saved_loads_with_its_tied_weight(qa_load: Case
         assert torch.equal(model.state_dict()[name], tensor), name
 
 
+def test_two_different_tensors_for_one_tied_weight_are_refused(qa_load: Case, tmp_path: Path) -> None:
+    saved = dict(LxmertForPreTraining(LxmertConfig(**qa_load.config | {"num_qa_labels": 11})).state_dict())
+    saved = {name: tensor.clone() for name, tensor in saved.items()}
+    saved["cls.predictions.decoder.weight"] += 1
+    error = _error(qa_load.model("pretraining", 11), _file(saved, tmp_path / "x.safetensors"))
+    assert "two different tensors 'lxmert.embeddings.word_embeddings.weight' and 'cls.predictions.decoder" in error
+
+
 def test_missing_and_unexpected_tensors_are_listed(vqa: Case, weights: dict[str, Tensor], tmp_path: Path) -> None:
     del weights[WEIGHT]
     weights["lxmert.encoder.layer.9.extra.weight"] = torch.zeros(2)

@@ -94,7 +94,13 @@ def test_features_are_the_tickets_and_training_holds_its_mask(make: Any, kind: s
         expected = ticket.resnet(pixels).last_hidden_state
     torch.testing.assert_close(features, expected)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    train(model, Scenes(kind), Hyperparameters(4, 4, 1e-2, optimizer="adamw"), seed=0, masks=held)
+    train(
+        model,
+        Scenes(kind),
+        Hyperparameters(4, 4, 1e-2, warmup=0.1, clip=5.0, weight_decay=0.01, head_rate=1.0, optimizer="adamw"),
+        seed=0,
+        masks=held,
+    )
     state = model.state_dict()
     for name, mask in held.items():
         assert not state[name][~mask].view(torch.int32).any(), name

@@ -11,7 +11,7 @@ from vlcompress.studies.adversarial import AdversarialStudy, strength_of
 from vlcompress.studies.base import Choices, StudyRunner
 from vlcompress.studies.run import run_study
 from vlcompress.studies.tickets import ticket_recipe
-from vlcompress.tickets.workbench import Trial
+from vlcompress.tickets.spec import Trial
 
 TINY = Choices(size="tiny", source="scenes:tiny", seeds=(0,), levels=(0.1,))
 

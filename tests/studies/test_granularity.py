@@ -23,9 +23,11 @@ from vlcompress.studies.granularity_report import findings, summary
 from vlcompress.studies.latency import BATCHES, Measured, measure_tickets
 from vlcompress.studies.registry import study_named
 from vlcompress.studies.run import Outcome, command_of, folder_name, run_study
+from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import rounds
-from vlcompress.tickets.run import open_workbench
-from vlcompress.tickets.workbench import Trained, Trial, Workbench
+from vlcompress.tickets.run import open_experiment
+from vlcompress.tickets.spec import Trial
+from vlcompress.tickets.store import TrainingResult
 
 TINY = Choices(size="tiny", source="scenes:tiny", seeds=(0, 1), levels=(0.5,))
 LEVER = {"faster": {"training": {"learning_rate": 2e-3}}, "growth": {"pruning": {"growth": "4x4"}}}
@@ -43,7 +45,7 @@ def speeds(names: Sequence[str], value: float = 1.5) -> Json:
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """The study at the smallest size with one lever; speeds are made up."""
 
-    def measured(bench: Workbench, dense: Any, tickets: Sequence[Measured]) -> Json:
+    def measured(bench: Experiment, dense: Any, tickets: Sequence[Measured]) -> Json:
         assert all(one.trained.masks().sparsity == pytest.approx(0.5, abs=0.03) for one in tickets)
         return speeds([one.name for one in tickets])
 
@@ -192,11 +194,12 @@ def test_tickets_are_compiled_exported_and_measured_beside_dense(
 ) -> None:
     monkeypatch.setattr(latency, "export_onnx", exported)
     recipe = default_recipe("lxmert", "vqa", "tiny").override(pruning={"pattern": "neuron+head", "schedule": "oneshot"})
-    bench = open_workbench(recipe, tmp_path, say=lambda line: None)
+    bench = open_experiment(recipe, tmp_path, say=lambda line: None)
     dense = bench.train(Trial(0), "dense")
     ticket = next(rounds(bench, 0, dense, parse_pattern("neuron+head"), "ticket"))[3]
-    damaged = Trained(tmp_path / "nothing")
-    tickets = [Measured("good", bench, ticket, "neuron+head"), Measured("bad", bench, damaged, "neuron+head")]
+    damaged = TrainingResult(tmp_path / "nothing")
+    pattern = parse_pattern("neuron+head")
+    tickets = [Measured("good", bench, ticket, pattern), Measured("bad", bench, damaged, pattern)]
     found = measure_tickets(bench, dense, tickets, effort=Effort(rounds=2, burst_s=0.001, warmup=1))
     assert set(found["tickets"]["bad"]) == {"failed"}
     row = found["tickets"]["good"]
@@ -210,7 +213,7 @@ def test_tickets_are_compiled_exported_and_measured_beside_dense(
 
 def test_pretraining_is_no_task_to_export(tmp_path: Path) -> None:
     recipe = default_recipe("lxmert", "pretraining", "tiny")
-    bench = open_workbench(recipe, tmp_path, say=lambda line: None)
+    bench = open_experiment(recipe, tmp_path, say=lambda line: None)
     with pytest.raises(VlcompressError, match="pre-training"):
         measure_tickets(bench, bench.train(Trial(0), "dense"), [])
 

@@ -11,9 +11,8 @@ from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
 from vlcompress.studies.base import Choices, Json, StudyCell, StudyRunner
 from vlcompress.studies.run import dry, run_study
-from vlcompress.studies.vision import Vision
-from vlcompress.studies.vision_plan import KINDS, plan_of, weights_of
-from vlcompress.studies.vision_report import findings
+from vlcompress.studies.vision import SCHEDULE, Vision, plan_of, weights_of
+from vlcompress.studies.vision_report import KINDS, findings
 
 CELLS = (
     "supervised ticket",
@@ -132,7 +131,7 @@ def test_there_is_a_cell_for_each_use_of_each_pre_training() -> None:
 
 
 def test_levels_are_rounds_of_a_fifth_and_a_folder_is_a_task() -> None:
-    assert [round(100 * level, 2) for level in plan_of(Choices(levels=(0.6723,))).levels][-1] == 67.23
+    assert round(100 * SCHEDULE.level(plan_of(Choices(levels=(0.6723,))).rounds), 2) == 67.23
     assert plan_of(Choices(levels=(0.982,))).rounds == 18
     assert plan_of(Choices(source="some/cifar10")).tasks == {"cifar10": "some/cifar10"}
     assert set(KINDS) == {"supervised", "simclr", "moco"}

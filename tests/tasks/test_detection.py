@@ -14,7 +14,9 @@ from vlcompress.training.loop import Hyperparameters, evaluate, train
 FAMILY = ResnetFamily()
 CONFIG = FAMILY.config("mini")
 PICTURES = located("test", 3)
-HYPER = Hyperparameters(steps=30, batch=3, learning_rate=1e-2, optimizer="adamw")
+HYPER = Hyperparameters(
+    steps=30, batch=3, learning_rate=1e-2, warmup=0.1, clip=5.0, weight_decay=0.01, head_rate=1.0, optimizer="adamw"
+)
 
 
 def test_boxes_are_around_the_pixels_of_things() -> None:

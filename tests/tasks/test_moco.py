@@ -19,7 +19,9 @@ from vlcompress.training.loop import Hyperparameters, train
 
 FAMILY = ResnetFamily()
 CONFIG = FAMILY.config("tiny")
-HYPER = Hyperparameters(steps=3, batch=4, learning_rate=0.1, optimizer="sgd")
+HYPER = Hyperparameters(
+    steps=3, batch=4, learning_rate=0.1, warmup=0.1, clip=5.0, weight_decay=0.01, head_rate=1.0, optimizer="sgd"
+)
 
 
 def rows(count: int, seed: int) -> torch.Tensor:

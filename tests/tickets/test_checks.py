@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vlcompress.artefacts import load_tensors, read_json
+from vlcompress.artefacts import distinguishing, load_tensors, read_json
 from vlcompress.data.scenes.benchmarks import make_benchmark
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.allocation import Global, prune
@@ -15,18 +15,20 @@ from vlcompress.pruning.pattern import Block
 from vlcompress.pruning.permutation import Permutation
 from vlcompress.recipe import Recipe, default_recipe
 from vlcompress.tickets.checks import check_run
+from vlcompress.tickets.experiment import Experiment, build_model
 from vlcompress.tickets.imp import run_cells
 from vlcompress.tickets.models import samples, score_task, ticket_model
-from vlcompress.tickets.run import find_ticket, open_workbench
+from vlcompress.tickets.run import find_ticket, open_experiment
+from vlcompress.tickets.spec import Trial
+from vlcompress.tickets.store import TrainingResult
 from vlcompress.tickets.ticket import load_ticket
-from vlcompress.tickets.workbench import Trained, Trial, Workbench
 
 
-def workbench(recipe: Recipe, home: Path) -> Workbench:
-    return open_workbench(recipe, home, say=lambda line: None)
+def experiment(recipe: Recipe, home: Path) -> Experiment:
+    return open_experiment(recipe, home, say=lambda line: None)
 
 
-def weights(trained: Trained) -> dict[str, torch.Tensor]:
+def weights(trained: TrainingResult) -> dict[str, torch.Tensor]:
     return load_tensors(trained.folder / "weights.safetensors")
 
 
@@ -35,21 +37,21 @@ def test_at_their_defaults_no_identity_changes(recipe: Recipe, tmp_path: Path) -
     block = {"pattern": "block:128x1", "criterion": "magnitude", "schedule": "linear:10", "sparsity": 0.5}
     plain = default_recipe("lxmert", "vqa", "small").override(pruning=block)
     assert plain.sha256().startswith("a65e69895b907cc5")
-    bench = workbench(recipe, tmp_path)
+    bench = experiment(recipe, tmp_path)
     for trial in (Trial(0), Trial(0, bench.keep_all())):
-        assert list(bench._document(trial)) == [
+        assert list(bench.spec(trial).document()) == [
             *("generation", "family", "config", "theta0", "task", "data", "vocabulary", "hyper", "seed", "mask"),
             *("start", "rewind_step"),
         ]
-    assert list(bench.hyper.document()) == [
+    assert list(distinguishing(bench.hyper)) == [
         *("steps", "batch", "learning_rate", "warmup", "clip", "weight_decay", "head_rate"),
     ]
 
 
 @pytest.mark.parametrize("criterion", ["gradient", "movement"])
 def test_saliency_is_summed_for_its_criterion_alone_and_ranks(recipe: Recipe, tmp_path: Path, criterion: str) -> None:
-    plain = workbench(recipe, tmp_path).train(Trial(0), "dense")
-    bench = workbench(recipe.override(pruning={"criterion": criterion, "pattern": "block:8x4"}), tmp_path)
+    plain = experiment(recipe, tmp_path).train(Trial(0), "dense")
+    bench = experiment(recipe.override(pruning={"criterion": criterion, "pattern": "block:8x4"}), tmp_path)
     dense, first, _ = (cell.trained[0] for cell in run_cells(bench))
     assert plain.saliency() == {}
     assert dense.folder != plain.folder
@@ -65,13 +67,13 @@ def test_saliency_is_summed_for_its_criterion_alone_and_ranks(recipe: Recipe, tm
         allocation=Global(),
     )
     assert first.masks().sha256() == expected.sha256()
-    control = bench._document(Trial(0, first.masks(), "shuffled"))
+    control = bench.spec(Trial(0, first.masks(), "shuffled")).document()
     assert "saliency" not in control
 
 
 def test_the_dense_model_teaches_every_sparse_one_and_is_shared(recipe: Recipe, tmp_path: Path) -> None:
-    plain = [cell.trained[0] for cell in run_cells(workbench(recipe, tmp_path))]
-    taught = [cell.trained[0] for cell in run_cells(workbench(recipe.override(training={"distill": 1.0}), tmp_path))]
+    plain = [cell.trained[0] for cell in run_cells(experiment(recipe, tmp_path))]
+    taught = [cell.trained[0] for cell in run_cells(experiment(recipe.override(training={"distill": 1.0}), tmp_path))]
     assert taught[0].folder == plain[0].folder
     assert taught[1].masks().sha256() == plain[1].masks().sha256()
     for one, other in zip(taught[1:], plain[1:], strict=True):
@@ -102,7 +104,7 @@ BLOCKS = {"pattern": "block:4x4", "permutation": "neurons+channels"}
 
 @pytest.mark.parametrize("rewind_step", [0, 2])
 def test_reordered_rounds_prune_and_rewind_in_one_order(recipe: Recipe, tmp_path: Path, rewind_step: int) -> None:
-    bench = workbench(recipe.override(pruning={**BLOCKS, "rewind_step": rewind_step}), tmp_path)
+    bench = experiment(recipe.override(pruning={**BLOCKS, "rewind_step": rewind_step}), tmp_path)
     dense, first, second = (cell.trained[0] for cell in run_cells(bench))
     order = second.permutation()
     assert dense.permutation() is None
@@ -117,8 +119,8 @@ def test_reordered_rounds_prune_and_rewind_in_one_order(recipe: Recipe, tmp_path
         allocation=Global(),
     )
     assert first.masks().sha256() == expected.sha256()
-    start = bench._initial(Trial(0, second.masks(), "rewound" if rewind_step else "theta0", order)).state_dict()
-    plain = bench._initial(Trial(0, second.masks(), "rewound" if rewind_step else "theta0")).state_dict()
+    start = build_model(bench, Trial(0, second.masks(), "rewound" if rewind_step else "theta0", order)).state_dict()
+    plain = build_model(bench, Trial(0, second.masks(), "rewound" if rewind_step else "theta0")).state_dict()
     assert all(torch.equal(start[name], value) for name, value in order.apply(plain).items())
     moved = [name for name in bench.prunable.names if not torch.equal(start[name], plain[name])]
     assert any(".query." in name for name in moved)
@@ -126,7 +128,7 @@ def test_reordered_rounds_prune_and_rewind_in_one_order(recipe: Recipe, tmp_path
 
 def test_kept_blocks_hold_more_of_the_dense_model_once_it_is_reordered(recipe: Recipe, tmp_path: Path) -> None:
     def kept(permutation: str) -> float:
-        bench = workbench(recipe.override(pruning={**BLOCKS, "rounds": 1, "permutation": permutation}), tmp_path)
+        bench = experiment(recipe.override(pruning={**BLOCKS, "rounds": 1, "permutation": permutation}), tmp_path)
         cells = run_cells(bench)
         dense = dataclasses.replace(cells[0].trained[0], reading=cells[1].trained[0].permutation()).weights()
         return float(sum(dense[name][mask].square().sum() for name, mask in cells[1].trained[0].masks().items()))
@@ -147,11 +149,11 @@ def test_a_reordered_ticket_is_a_plain_model_and_keeps_the_order(recipe: Recipe,
     assert not (run.training("random", 2) / "permutation.safetensors").exists()
     family, model = ticket_model(ticket)
     scores = family.logits(model, samples(score_task(run, ticket), 8)[0]).argmax(dim=1)
-    assert scores.tolist() == Trained(run.training("ticket", 2)).scores.predictions[:8].tolist()
+    assert scores.tolist() == TrainingResult(run.training("ticket", 2)).scores.predictions[:8].tolist()
 
 
 def test_rounds_grow_their_blocks(recipe: Recipe, tmp_path: Path) -> None:
-    bench = workbench(recipe.override(pruning={"pattern": "block:8x8", "growth": "4x1"}), tmp_path)
+    bench = experiment(recipe.override(pruning={"pattern": "block:8x8", "growth": "4x1"}), tmp_path)
     fine, coarse = (cell.trained[0].masks() for cell in run_cells(bench)[1:])
     assert (fine.sparsity, coarse.sparsity) == (pytest.approx(0.25, abs=2e-3), pytest.approx(0.5, abs=2e-3))
     whole = [Block(8, 8).unit_means(mask.float()) for mask in coarse.values()]
@@ -179,7 +181,7 @@ def test_levers_that_cannot_be(recipe: Recipe, tmp_path: Path, pruning: dict, te
 def test_levers_without_effect_are_told(recipe: Recipe, tmp_path: Path) -> None:
     lines: list[str] = []
     idle = recipe.override(pruning={"permutation": "neurons", "growth": "16x1"})
-    bench = workbench(idle, tmp_path)
+    bench = experiment(idle, tmp_path)
     bench.say = lines.append
     check_run(bench)
     assert lines == [
@@ -188,7 +190,7 @@ def test_levers_without_effect_are_told(recipe: Recipe, tmp_path: Path) -> None:
         "could be reordered",
     ]
     folders = [cell.trained[0].folder.name for cell in run_cells(bench)]
-    assert folders == [cell.trained[0].folder.name for cell in run_cells(workbench(recipe, tmp_path))]
+    assert folders == [cell.trained[0].folder.name for cell in run_cells(experiment(recipe, tmp_path))]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +201,7 @@ def test_rounds_that_end_before_a_pattern_holds_are_told(
 ) -> None:
     lines: list[str] = []
     sparsity = 0.5 if pattern == "2:4" else 0.4
-    bench = workbench(recipe.override(pruning={"pattern": pattern, "rounds": rounds, "sparsity": sparsity}), tmp_path)
+    bench = experiment(recipe.override(pruning={"pattern": pattern, "rounds": rounds, "sparsity": sparsity}), tmp_path)
     bench.say = lines.append
     check_run(bench)
     assert [
@@ -226,7 +228,7 @@ def test_rounds_that_end_before_a_pattern_holds_are_told(
     ],
 )
 def test_n_of_m_goes_with_controls_levers_and_mixtures(recipe: Recipe, tmp_path: Path, changes: dict) -> None:
-    bench = workbench(recipe.override(**changes), tmp_path)
+    bench = experiment(recipe.override(**changes), tmp_path)
     check_run(bench)
     cells = {(cell.arm, cell.round): cell.trained[0].masks() for cell in run_cells(bench)[1:]}
     for (arm, number), masks in cells.items():

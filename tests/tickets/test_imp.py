@@ -15,15 +15,16 @@ from vlcompress.pruning.allocation import Global, prune
 from vlcompress.pruning.criterion import Magnitude
 from vlcompress.pruning.pattern import Unstructured
 from vlcompress.recipe import Recipe
+from vlcompress.tickets.experiment import Experiment, build_model
 from vlcompress.tickets.imp import Cell, run_cells, ticket_of
-from vlcompress.tickets.run import find_ticket, newest_run, open_workbench
+from vlcompress.tickets.run import find_ticket, newest_run, open_experiment
+from vlcompress.tickets.spec import Trial
 from vlcompress.tickets.ticket import load_ticket
-from vlcompress.tickets.workbench import Trial, Workbench
 from vlcompress.training.checkpoint import distinct
 
 
-def workbench(recipe: Recipe, home: Path) -> Workbench:
-    return open_workbench(recipe, home, say=lambda line: None)
+def experiment(recipe: Recipe, home: Path) -> Experiment:
+    return open_experiment(recipe, home, say=lambda line: None)
 
 
 def by_arm(cells: list[Cell]) -> dict[str, list[Cell]]:
@@ -31,7 +32,7 @@ def by_arm(cells: list[Cell]) -> dict[str, list[Cell]]:
 
 
 def test_rounds_prune_trained_weights_and_rewind_to_theta0(recipe: Recipe, tmp_path: Path) -> None:
-    bench = workbench(recipe, tmp_path)
+    bench = experiment(recipe, tmp_path)
     cells = run_cells(bench)
     assert [(cell.arm, cell.round, cell.sparsity) for cell in cells] == [
         ("dense", 0, 0.0),
@@ -45,14 +46,15 @@ def test_rounds_prune_trained_weights_and_rewind_to_theta0(recipe: Recipe, tmp_p
             trained.weights(), expected, level, pattern=Unstructured(), criterion=Magnitude(), allocation=Global()
         )
     assert second.masks().sha256() == expected.sha256()
-    start = bench._initial(Trial(0, second.masks())).state_dict()
+    start = build_model(bench, Trial(0, second.masks())).state_dict()
     assert all(torch.equal(start[name], value) for name, value in bench.theta0.items())
 
 
 def test_every_round_has_the_same_fresh_head_and_another_seed_another(recipe: Recipe, tmp_path: Path) -> None:
-    bench = workbench(recipe, tmp_path)
+    bench = experiment(recipe, tmp_path)
     heads = [
-        bench._initial(Trial(seed, masks)).state_dict() for seed, masks in ((0, None), (0, bench.keep_all()), (1, None))
+        build_model(bench, Trial(seed, masks)).state_dict()
+        for seed, masks in ((0, None), (0, bench.keep_all()), (1, None))
     ]
     name = next(name for name in heads[0] if name.startswith("answer_head.") and name.endswith("0.weight"))
     assert torch.equal(heads[0][name], heads[1][name])
@@ -60,7 +62,7 @@ def test_every_round_has_the_same_fresh_head_and_another_seed_another(recipe: Re
 
 
 def test_pruned_weights_are_bit_zero_in_every_saved_file(recipe: Recipe, tmp_path: Path) -> None:
-    ticket = ticket_of(run_cells(workbench(recipe, tmp_path))).trained[0]
+    ticket = ticket_of(run_cells(experiment(recipe, tmp_path))).trained[0]
     weights = ticket.weights()
     for name, mask in ticket.masks().items():
         assert (weights[name][~mask].view(torch.int32) == 0).all()
@@ -71,7 +73,7 @@ def test_controls_change_one_thing_each(recipe: Recipe, tmp_path: Path) -> None:
     recipe = recipe.override(
         pruning={"pattern": "block:8x4", "controls": ["random", "shuffle", "reinit", "unstructured"]}
     )
-    bench = workbench(recipe, tmp_path)
+    bench = experiment(recipe, tmp_path)
     arms = by_arm(run_cells(bench))
     ticket = arms["ticket"][-1].trained[0].masks()
     assert arms["shuffle"][0].trained[0].masks().sha256() == ticket.sha256()
@@ -85,9 +87,9 @@ def test_controls_change_one_thing_each(recipe: Recipe, tmp_path: Path) -> None:
 
 
 def test_shuffled_start_permutes_within_each_weight(recipe: Recipe, tmp_path: Path) -> None:
-    bench = workbench(recipe, tmp_path)
+    bench = experiment(recipe, tmp_path)
     name = bench.prunable.names[0]
-    start = bench._initial(Trial(0, bench.keep_all(), "shuffled")).state_dict()
+    start = build_model(bench, Trial(0, bench.keep_all(), "shuffled")).state_dict()
     assert not torch.equal(start[name], bench.theta0[name])
     assert torch.equal(start[name].flatten().sort().values, bench.theta0[name].flatten().sort().values)
     untouched = next(name for name in bench.theta0 if name not in bench.prunable.names)
@@ -95,9 +97,9 @@ def test_shuffled_start_permutes_within_each_weight(recipe: Recipe, tmp_path: Pa
 
 
 def test_rewinding_starts_from_the_dense_training_at_that_step(recipe: Recipe, tmp_path: Path) -> None:
-    bench = workbench(recipe.override(pruning={"rewind_step": 2}), tmp_path)
+    bench = experiment(recipe.override(pruning={"rewind_step": 2}), tmp_path)
     cells = run_cells(bench)
-    rewound = bench._initial(Trial(0, cells[-1].trained[0].masks(), "rewound")).state_dict()
+    rewound = build_model(bench, Trial(0, cells[-1].trained[0].masks(), "rewound")).state_dict()
     dense = cells[0].trained[0].weights()
     name = bench.prunable.names[0]
     assert not torch.equal(rewound[name], bench.theta0[name])
@@ -109,7 +111,7 @@ def test_rewinding_starts_from_the_dense_training_at_that_step(recipe: Recipe, t
 
 
 def test_several_seeds_are_whole_chains_and_give_one_verdict(recipe: Recipe, tmp_path: Path) -> None:
-    cells = run_cells(workbench(recipe.override(pruning={"seeds": (0, 1)}), tmp_path))
+    cells = run_cells(experiment(recipe.override(pruning={"seeds": (0, 1)}), tmp_path))
     first, second = ticket_of(cells).trained
     assert first.masks().sha256() != second.masks().sha256()
     verdict = ticket_of(cells).verdict
@@ -119,12 +121,12 @@ def test_several_seeds_are_whole_chains_and_give_one_verdict(recipe: Recipe, tmp
 
 def test_nothing_is_trained_twice(recipe: Recipe, tmp_path: Path) -> None:
     lines: list[str] = []
-    bench = workbench(recipe, tmp_path)
+    bench = experiment(recipe, tmp_path)
     bench.say = lines.append
     run_cells(bench)
     assert not any("done before" in line for line in lines)
     lines.clear()
-    longer = workbench(recipe.override(pruning={"sparsity": 0.75}), tmp_path)
+    longer = experiment(recipe.override(pruning={"sparsity": 0.75}), tmp_path)
     longer.say = lines.append
     run_cells(longer)
     assert ["done before" in line for line in lines] == [True, True, True, False]
@@ -175,20 +177,20 @@ def test_bad_input_is_refused_before_anything_is_trained(
 def test_head_may_start_from_the_rows_of_the_same_answers(recipe: Recipe, tmp_path: Path) -> None:
     """LXMERT's --loadLXMERTQA: known answers take the checkpoint's rows, the others start at zero, in every round."""
     data = shutil.copytree(recipe.data.source, tmp_path / "data")
-    labels = workbench(recipe, tmp_path).train_task.head.labels
+    labels = experiment(recipe, tmp_path).train_task.head.labels
     answers = [*labels[5:], "something else"]
     (data / "lxmert").mkdir(exist_ok=True)
     (data / "lxmert" / "all_ans.json").write_text(json.dumps([{"ans": answer, "dsets": []} for answer in answers]))
-    config = workbench(recipe, tmp_path).config
+    config = experiment(recipe, tmp_path).config
     checkpoint = tmp_path / "model_LXRT.safetensors"
     pretrained = family_named("lxmert").build(config, Head("pretraining", tuple(answers)), seed=3).state_dict()
     save_tensors(checkpoint, distinct(pretrained))
     asked = recipe.override(data={"source": str(data)}, model={"checkpoint": str(checkpoint), "head": "answers"})
-    bench = workbench(asked, tmp_path)
-    rows = bench._initial(Trial(1, bench.keep_all())).state_dict()["answer_head.logit_fc.3.weight"]
+    bench = experiment(asked, tmp_path)
+    rows = build_model(bench, Trial(1, bench.keep_all())).state_dict()["answer_head.logit_fc.3.weight"]
     assert torch.equal(rows[5:], pretrained["answer_head.logit_fc.3.weight"][: len(labels) - 5])
     assert not rows[:5].any()
-    fresh = workbench(asked.override(model={"head": "fresh"}), tmp_path)
-    assert "answers" not in fresh._document(Trial(0))
+    fresh = experiment(asked.override(model={"head": "fresh"}), tmp_path)
+    assert "answers" not in fresh.spec(Trial(0)).document()
     with pytest.raises(VlcompressError, match="it needs lxmert, vqa or gqa, and a checkpoint"):
-        workbench(recipe.override(model={"head": "answers"}), tmp_path)
+        experiment(recipe.override(model={"head": "answers"}), tmp_path)

@@ -8,9 +8,11 @@ import torch
 from vlcompress.artefacts import load_tensors
 from vlcompress.data.scenes.benchmarks import make_benchmark
 from vlcompress.recipe import Recipe, parse_recipe
+from vlcompress.tickets.experiment import Experiment, build_model
 from vlcompress.tickets.imp import run_cells
-from vlcompress.tickets.run import open_workbench
-from vlcompress.tickets.workbench import REWIND, Trial, Workbench
+from vlcompress.tickets.run import open_experiment
+from vlcompress.tickets.spec import Trial
+from vlcompress.tickets.store import REWIND
 
 MEAN = "resnet.embedder.embedder.normalization.running_mean"
 COUNT = "resnet.embedder.embedder.normalization.num_batches_tracked"
@@ -23,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _bench(folder: Path, home: Path, rewind_step: int = 0) -> Workbench:
+def _bench(folder: Path, home: Path, rewind_step: int = 0) -> Experiment:
     recipe: Recipe = parse_recipe(
         {
             "model": {"family": "resnet", "size": "tiny", "checkpoint": "none"},
@@ -37,7 +39,7 @@ def _bench(folder: Path, home: Path, rewind_step: int = 0) -> Workbench:
             "training": {"steps": 4, "batch": 16, "learning_rate": 0.1, "optimizer": "sgd"},
         }
     )
-    return open_workbench(recipe, home, say=lambda line: None)
+    return open_experiment(recipe, home, say=lambda line: None)
 
 
 def test_statistics_are_rewound_and_saved(folder: Path, tmp_path: Path) -> None:
@@ -50,7 +52,7 @@ def test_statistics_are_rewound_and_saved(folder: Path, tmp_path: Path) -> None:
     assert masks.sparsity == pytest.approx(0.36, abs=1e-3)
     for name, mask in masks.items():
         assert not saved[name][~mask].view(torch.int32).any(), name
-    start = bench._initial(Trial(0, masks)).state_dict()
+    start = build_model(bench, Trial(0, masks)).state_dict()
     assert int(start[COUNT]) == 0
     assert all(torch.equal(start[name], value) for name, value in bench.theta0.items())
 
@@ -60,5 +62,5 @@ def test_rewinding_to_a_step_takes_that_steps_statistics(folder: Path, tmp_path:
     dense = bench.train(Trial(0), "dense")
     snapshot = load_tensors(dense.folder / REWIND)
     assert int(snapshot[COUNT]) == 2
-    start = bench._initial(Trial(0, bench.keep_all(), "rewound")).state_dict()
+    start = build_model(bench, Trial(0, bench.keep_all(), "rewound")).state_dict()
     assert all(torch.equal(start[name], value) for name, value in snapshot.items())

@@ -14,8 +14,9 @@ from vlcompress.models.base import Head
 from vlcompress.models.objective import Batch
 from vlcompress.models.registry import family_named
 from vlcompress.recipe import default_recipe
-from vlcompress.tickets.run import open_workbench
-from vlcompress.tickets.workbench import Trial, Workbench
+from vlcompress.tickets.experiment import Experiment, build_model, objective_of
+from vlcompress.tickets.run import open_experiment
+from vlcompress.tickets.spec import Trial
 from vlcompress.training import adversarial
 from vlcompress.training.adversarial import Adversarial, attacked_score, parse_perturbation, symmetric_divergence
 from vlcompress.training.loop import train
@@ -149,21 +150,27 @@ def test_a_perturbation_that_makes_no_sense_is_refused(text: str) -> None:
         parse_perturbation(text)
 
 
-def workbench(home: Path, data: Path, perturbed: str, family: str = "lxmert", task: str = "vqa") -> Workbench:
+@pytest.mark.parametrize("text", ["", "text", "image:0.01", "text+image:0.1"])
+def test_a_perturbation_is_written_as_it_is_read(text: str) -> None:
+    assert str(parse_perturbation(text)) == text
+    assert bool(parse_perturbation(text)) == bool(text)
+
+
+def experiment(home: Path, data: Path, perturbed: str, family: str = "lxmert", task: str = "vqa") -> Experiment:
     recipe = default_recipe(family, task, "tiny").override(
         data={"source": str(data)}, training={"steps": 12, "adversarial": perturbed}
     )
-    return open_workbench(recipe, home, say=[].append)
+    return open_experiment(recipe, home, say=[].append)
 
 
 def test_a_plain_trainings_identity_is_what_it_was(tiny_scenes: Path, tmp_path: Path) -> None:
-    plain, hard = (workbench(tmp_path, tiny_scenes, one) for one in ("", "text:0.01"))
-    assert "adversarial" not in plain._document(Trial(0)) | plain._document(Trial(0))["hyper"]
-    assert hard._document(Trial(0)) == plain._document(Trial(0)) | {"adversarial": "text:0.01"}
+    plain, hard = (experiment(tmp_path, tiny_scenes, one) for one in ("", "text:0.01"))
+    assert "adversarial" not in plain.spec(Trial(0)).document() | plain.spec(Trial(0)).document()["hyper"]
+    assert hard.spec(Trial(0)).document() == plain.spec(Trial(0)).document() | {"adversarial": "text:0.01"}
 
 
 def test_an_attack_lowers_the_score_the_more_the_stronger_it_is(tiny_scenes: Path, tmp_path: Path) -> None:
-    bench = workbench(tmp_path, tiny_scenes, "")
+    bench = experiment(tmp_path, tiny_scenes, "")
     trained = bench.train(Trial(0), "dense")
     model, task = bench.model_of(trained), bench.score_task
     scores = [
@@ -183,8 +190,8 @@ def test_cells_without_it_are_refused(family: str, task: str) -> None:
 
 
 def test_training_learns_under_perturbation(tiny_scenes: Path, tmp_path: Path) -> None:
-    bench = workbench(tmp_path, tiny_scenes, "text+image:0.1")
+    bench = experiment(tmp_path, tiny_scenes, "text+image:0.1")
     losses: list[float] = []
-    model = bench._initial(Trial(0))
-    train(model, bench.objective(Trial(0)), bench.hyper, seed=0, progress=lambda step, loss: losses.append(loss))
+    model = build_model(bench, Trial(0))
+    train(model, objective_of(bench, Trial(0)), bench.hyper, seed=0, progress=lambda step, loss: losses.append(loss))
     assert sum(losses[-3:]) < sum(losses[:3])

@@ -16,7 +16,7 @@ from vlcompress.pruning.mask import Masks
 from vlcompress.training.loop import Hyperparameters, MaskKeeper, train
 
 FAMILY = ResnetFamily()
-HYPER = Hyperparameters(6, 4, 0.1, warmup=0.2, weight_decay=2e-4, optimizer="sgd")
+HYPER = Hyperparameters(6, 4, 0.1, warmup=0.2, clip=5.0, weight_decay=2e-4, head_rate=1.0, optimizer="sgd")
 
 
 class Pictures:

@@ -151,7 +151,9 @@ def check_step(family: Family, model: nn.Module, objective: Objective, batch: Ba
     with FAKE:
         move(model.train())
         batch, masks = fake(batch), masks_of(family, model)
-        hyper = Hyperparameters(4, 2, 1e-3, optimizer=OPTIMIZER[family.name])
+        hyper = Hyperparameters(
+            4, 2, 1e-3, warmup=0.1, clip=5.0, weight_decay=0.01, head_rate=1.0, optimizer=OPTIMIZER[family.name]
+        )
         optimizer = _optimizer(model, hyper, family.backbone_prefix)
         for group in optimizer.param_groups:
             group["taken"] = 0

@@ -35,7 +35,9 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def _work(name: str, folders: dict[str, Path]) -> Pretraining:
     folder = folders[family_named(name).reads]
     spec = pretraining_of(family_named(name))
-    hyper = Hyperparameters(6, 4, 1e-3, optimizer=spec.optimizer)
+    hyper = Hyperparameters(
+        6, 4, 1e-3, warmup=0.1, clip=5.0, weight_decay=0.01, head_rate=1.0, optimizer=spec.optimizer
+    )
     return Pretraining(family_named(name), folder, PretrainingRecipe("tiny", hyper, spec.settings_with({})))
 
 
@@ -96,5 +98,7 @@ def interrupted(folder: Path) -> None:
 def test_recipe_of_the_built_in_weights_keeps_its_identity() -> None:
     record = json.loads((Path(vlcompress.__file__).parent / "weights" / "lxmert-small-scenes.json").read_text())
     settings = pretraining_of(family_named("lxmert")).settings_with({})
-    recipe = PretrainingRecipe("small", Hyperparameters(4000, 128, 7e-4), settings)
+    recipe = PretrainingRecipe(
+        "small", Hyperparameters(4000, 128, 7e-4, warmup=0.1, clip=5.0, weight_decay=0.01, head_rate=1.0), settings
+    )
     assert recipe.document() == record["recipe"]

@@ -84,6 +84,12 @@ SAME_SPLITS: Mapping[str, tuple[tuple[str, ...], ...]] = {
 }
 """Names that publications give the same split."""
 
+STAND_INS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "vqa": {"minival": ("devval", "rest_val", "val"), "nominival": ("trainval", "trainable_val")}
+}
+"""What is opened for LXMERT's two parts of a validation set, to be scored on and to be trained on, where a folder has
+none of that name: UNITER's and ViLT's parts of it, and the whole of it for the first one."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -106,7 +112,7 @@ def open_task(
     Args:
         folder: the data folder; see this module's text for what may be in it.
         task: one of `TASKS`.
-        splits: by their published names.
+        splits: by their published names; `TaskData.splits` says which were opened (`SAME_SPLITS`, `STAND_INS`).
         feature_dim: the width of region features that is wanted; 0 asks for pictures alone (families that take pixels);
             None takes the features that the folder has, or pictures where it has none.
         allow_missing: leave out examples whose image has no region features (or no picture), as the official code does
@@ -121,7 +127,7 @@ def open_task(
         raise VlcompressError(f"no data folder at '{root}': give a folder that exists")
     choice = choose_layout(root, task, splits)
     found = choice.layout.open_splits(root, task, choice.splits, feature_dim)
-    return _checked(root, task, tuple(splits), found, allow_missing)
+    return _checked(root, task, choice.splits, found, allow_missing)
 
 
 def choose_layout(folder: Path, task: str, splits: Sequence[str]) -> Choice:
@@ -142,7 +148,10 @@ def choose_layout(folder: Path, task: str, splits: Sequence[str]) -> Choice:
     has = "; ".join(f"{name} {', '.join(distinct(splits))}" for name, splits in there.items() if splits)
     if not has:
         raise VlcompressError(f"'{folder}' has no data of {task} in a known layout: `vlcompress data check` tells more")
-    raise VlcompressError(f"'{folder}' has no split '{', '.join(splits)}' of {task} in one layout: it has {has}")
+    raise VlcompressError(
+        f"'{folder}' has no split '{', '.join(splits)}' of {task} in one layout: it has {has} (a recipe names "
+        "splits in data.train and data.score)"
+    )
 
 
 def splits_of(folder: Path, task: str) -> tuple[str, ...]:
@@ -159,8 +168,9 @@ def distinct(splits: Sequence[str]) -> tuple[str, ...]:
 
 def _named(task: str, split: str, there: Sequence[str]) -> str | None:
     """Return the name by which a layout knows a split; None where it has none such."""
-    same = next((names for names in SAME_SPLITS.get(task, ()) if split in names), (split,))
-    return next((name for name in (split, *same) if name in there), None)
+    same = next((names for names in SAME_SPLITS.get(task, ()) if split in names), ())
+    stand_ins = STAND_INS.get(task, {}).get(split, ())
+    return next((name for name in (split, *same, *stand_ins) if name in there), None)
 
 
 def _checked(folder: Path, task: str, splits: tuple[str, ...], found: Found, allow_missing: bool) -> TaskData[Any]:

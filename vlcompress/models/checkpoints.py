@@ -107,13 +107,14 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, source: st
             then left as it was, or left out, and a note says so. A head of which only a part is there is an error.
 
     Raises:
-        VlcompressError: missing, unexpected or misshapen tensors.
+        VlcompressError: missing, unexpected or misshapen tensors, or two different ones of a weight that is tied.
     """
     own = dict(model.state_dict())
     fresh, notes = _differing_heads(own, tensors, heads)
     wanted = {name: tensor for name, tensor in own.items() if not name.startswith(fresh)}
     given = {name: tensor for name, tensor in tensors.items() if not name.startswith(fresh)}
     _check(wanted, given, optional=_tied(model), source=source)
+    _check_ties(model, given, source)
     with torch.no_grad():
         for name, tensor in given.items():
             own[name].copy_(tensor)
@@ -248,6 +249,17 @@ def _tied(model: nn.Module) -> set[str]:
     """Return the names under which a parameter appears a second time."""
     first = {name for name, _ in model.named_parameters()}
     return {name for name, _ in model.named_parameters(remove_duplicate=False)} - first
+
+
+def _check_ties(model: nn.Module, given: Mapping[str, Tensor], source: str) -> None:
+    first: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        other = first.setdefault(id(parameter), name)
+        if name in given and other in given and not torch.equal(given[name], given[other]):
+            raise VlcompressError(
+                f"'{source}' holds two different tensors '{other}' and '{name}' where the model has one: "
+                "give a checkpoint of a model that ties them"
+            )
 
 
 def _shape(tensor: Tensor) -> str:

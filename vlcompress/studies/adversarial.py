@@ -15,9 +15,11 @@ from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, Study
 from vlcompress.studies.curves import at, curve_chart, curve_of, curve_table, dense_of, percent, score_text
 from vlcompress.studies.pretraining_ticket import PRETRAINING, found_masks, source_recipe
 from vlcompress.studies.tickets import ticket_recipe
+from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Row, judged, rounds
-from vlcompress.tickets.workbench import Trained, Trial, Workbench
-from vlcompress.training.adversarial import Attackable, Perturbation, attacked_score, parse_perturbation
+from vlcompress.tickets.spec import Trial
+from vlcompress.tickets.store import TrainingResult
+from vlcompress.training.adversarial import Attackable, Perturbation, attacked_score
 
 LEVELS = (0.5, 0.7)
 STRENGTHS = {("uniter", "vcr"): "text+image:0.01", ("lxmert", "gqa"): "text:0.01"}
@@ -85,7 +87,7 @@ def _run(runner: StudyRunner, plain: Recipe, hard: Recipe, source: Recipe, level
     return curve
 
 
-def _tickets(easy: Workbench, tough: Workbench, seed: int, levels: Sequence[float]) -> Iterator[Row]:
+def _tickets(easy: Experiment, tough: Experiment, seed: int, levels: Sequence[float]) -> Iterator[Row]:
     """Train the dense model both ways, the plain ticket both ways, and the ticket that is found adversarially."""
     pattern = easy.recipe.pruning.pattern
     dense = easy.train(Trial(seed), f"seed {seed} dense")
@@ -101,7 +103,7 @@ def _tickets(easy: Workbench, tough: Workbench, seed: int, levels: Sequence[floa
     yield from hard
 
 
-def _universal(easy: Workbench, tough: Workbench, seed: int, found: Sequence[Masks]) -> Iterator[Row]:
+def _universal(easy: Experiment, tough: Experiment, seed: int, found: Sequence[Masks]) -> Iterator[Row]:
     """Train the pre-training ticket both ways."""
     for arm, bench in ((UNIVERSAL, easy), (UNIVERSAL_HARD, tough)):
         for masks in found:
@@ -113,16 +115,16 @@ def _among(row: Row, levels: Sequence[float]) -> bool:
     return any(abs(row[2] - level) < 5e-3 for level in levels)
 
 
-def _attacked(bench: Workbench, trained: Sequence[Trained], times: int) -> list[float] | None:
+def _attacked(bench: Experiment, trained: Sequence[TrainingResult], times: int) -> list[float] | None:
     """Return the score of each training under attack, once measured; None for a task that no attack is defined for."""
     task = bench.score_task
     if not isinstance(task, Attackable):
         return None
-    own = parse_perturbation(bench.recipe.training.adversarial)
+    own = bench.recipe.training.adversarial
     return [_measured(bench, task, one, Perturbation(own.modalities, own.rate * times)) for one in trained]
 
 
-def _measured(bench: Workbench, task: Attackable, trained: Trained, perturbation: Perturbation) -> float:
+def _measured(bench: Experiment, task: Attackable, trained: TrainingResult, perturbation: Perturbation) -> float:
     path = trained.folder / f"attacked-{'+'.join(perturbation.modalities)}-{perturbation.rate:g}.json"
     if not path.is_file():
         score = attacked_score(bench.model_of(trained), bench.family, task, perturbation)

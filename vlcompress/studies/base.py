@@ -1,6 +1,6 @@
 """What a study is: cells that are run one by one and shown together.
 
-A cell is a piece of work over workbenches; it costs some trainings, and trainings are content-addressed, so that
+A cell is a piece of work over experiments; it costs some trainings, and trainings are content-addressed, so that
 studies share what hashes equal and an interrupted one continues. A cell that fails is shown with its reason.
 """
 
@@ -14,8 +14,8 @@ from vlcompress.devices import CPU, Compute
 from vlcompress.errors import VlcompressError
 from vlcompress.recipe import Recipe
 from vlcompress.report.plots import Chart
-from vlcompress.tickets.run import checked_workbench
-from vlcompress.tickets.workbench import Say, Workbench
+from vlcompress.tickets.experiment import Experiment, Say
+from vlcompress.tickets.run import checked_experiment
 from vlcompress.training.loop import Progress
 
 Json = dict[str, Any]
@@ -23,7 +23,7 @@ Json = dict[str, Any]
 
 @dataclass
 class StudyRunner:
-    """Where cells are run: workbenches are opened once for each recipe.
+    """Where cells are run: experiments are opened once for each recipe.
 
     Attributes:
         home: folder of runs, trainings and built-in data.
@@ -36,9 +36,9 @@ class StudyRunner:
     compute: Compute = CPU
     say: Say = print
     progress: Progress | None = None
-    _open: dict[str, Workbench] = field(default_factory=dict, init=False)
+    _open: dict[str, Experiment] = field(default_factory=dict, init=False)
 
-    def bench(self, recipe: Recipe) -> Workbench:
+    def bench(self, recipe: Recipe) -> Experiment:
         """Open what a recipe names; patterns and schedule are checked before anything is trained.
 
         Raises:
@@ -46,7 +46,7 @@ class StudyRunner:
         """
         name = recipe.sha256()
         if name not in self._open:
-            self._open[name] = checked_workbench(
+            self._open[name] = checked_experiment(
                 recipe, self.home, compute=self.compute, say=self.say, progress=self.progress
             )
         return self._open[name]

@@ -7,14 +7,15 @@ from typing import Any
 from vlcompress.recipe import Recipe
 from vlcompress.report.plots import Chart, Point, Reference, Series
 from vlcompress.studies.base import Json, Table
+from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Cell, Row, control, judged, rounds
+from vlcompress.tickets.spec import Trial
 from vlcompress.tickets.verdict import RELAXED, judge
-from vlcompress.tickets.workbench import Trial, Workbench
 
 LEVELS = ("strict", "matching", "relaxed")
 
 
-def run_curve(bench: Workbench, controls: Sequence[str], levels: Sequence[float] = ()) -> Json:
+def run_curve(bench: Experiment, controls: Sequence[str], levels: Sequence[float] = ()) -> Json:
     """Train the dense model, the ticket at every level of the schedule, and the controls at chosen levels.
 
     Args:
@@ -28,12 +29,12 @@ def run_curve(bench: Workbench, controls: Sequence[str], levels: Sequence[float]
     return curve_of(bench, curve_cells(bench, controls, levels))
 
 
-def curve_cells(bench: Workbench, controls: Sequence[str] = (), levels: Sequence[float] = ()) -> list[Cell]:
+def curve_cells(bench: Experiment, controls: Sequence[str] = (), levels: Sequence[float] = ()) -> list[Cell]:
     """Do the trainings of `run_curve`, which see, and judge them."""
     return judged([list(_column(bench, seed, controls, levels)) for seed in bench.recipe.pruning.seeds])
 
 
-def curve_of(bench: Workbench, cells: Sequence[Cell]) -> Json:
+def curve_of(bench: Experiment, cells: Sequence[Cell]) -> Json:
     """Return judged cells as plain JSON, with what they were scored on."""
     return {
         "metric": bench.score_task.metric,
@@ -65,7 +66,7 @@ def trainings_of(recipe: Recipe, levels: Sequence[float], controls: Sequence[str
     return len(recipe.pruning.seeds) * (1 + len(levels) + len(controls) * controlled)
 
 
-def _column(bench: Workbench, seed: int, controls: Sequence[str], levels: Sequence[float]) -> Iterator[Row]:
+def _column(bench: Experiment, seed: int, controls: Sequence[str], levels: Sequence[float]) -> Iterator[Row]:
     dense = bench.train(Trial(seed), f"seed {seed} dense")
     yield "dense", 0, 0.0, dense
     tickets = list(rounds(bench, seed, dense, bench.recipe.pruning.pattern, "ticket"))

@@ -3,20 +3,21 @@
 import dataclasses
 import time
 
-from vlcompress.tickets.workbench import Trial, Workbench
+from vlcompress.tickets.experiment import Experiment, objective_of
+from vlcompress.tickets.spec import Trial
 from vlcompress.training.loop import train
 
 STEPS = 4
 """Timed steps, after one that is not."""
 
 
-def seconds_of_a_training(bench: Workbench) -> float:
+def seconds_of_a_training(bench: Experiment) -> float:
     """Time some steps of a recipe's training and extend them to all; scoring is not counted.
 
     The weights are fresh: how long a step takes does not depend on what they are.
     """
     model = bench.family.build(bench.config, bench.train_task.head, seed=0).to(bench.compute.torch_device)
-    objective = bench.objective(Trial(0))
+    objective = objective_of(bench, Trial(0))
     train(model, objective, dataclasses.replace(bench.hyper, steps=1), seed=0, compute=bench.compute)
     started = time.perf_counter()
     train(model, objective, dataclasses.replace(bench.hyper, steps=STEPS), seed=0, compute=bench.compute)

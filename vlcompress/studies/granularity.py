@@ -20,8 +20,8 @@ from vlcompress.studies.curves import curve_cells, curve_of, paired
 from vlcompress.studies.granularity_report import charts, findings, row_name, summary, tables
 from vlcompress.studies.latency import Measured, measure_tickets
 from vlcompress.studies.tickets import ticket_recipe
+from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Cell
-from vlcompress.tickets.workbench import Workbench
 
 Plan = Mapping[float, int]
 """The wanted levels, and the round that reaches each."""
@@ -179,8 +179,10 @@ def _speed(runner: StudyRunner, task: str, recipes: Mapping[str, Recipe], plan: 
     return {"task": task, "speed": measure_tickets(runner.bench(recipes[PLAIN]), dense, tickets)}
 
 
-def _tickets(bench: Workbench, cells: Sequence[Cell], pattern: str, plan: Plan) -> list[Measured]:
+def _tickets(bench: Experiment, cells: Sequence[Cell], pattern: str, plan: Plan) -> list[Measured]:
     return [
-        Measured(row_name(pattern, _text(level)), bench, _ticket(cells, number).trained[0], pattern)
+        Measured(
+            row_name(pattern, _text(level)), bench, _ticket(cells, number).trained[0], bench.recipe.pruning.pattern
+        )
         for level, number in plan.items()
     ]

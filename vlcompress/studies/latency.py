@@ -24,14 +24,15 @@ from vlcompress.errors import VlcompressError
 from vlcompress.export.onnx import export_onnx
 from vlcompress.export.runtime import SKIP_LAYER_NORM, open_session
 from vlcompress.export.verify import feed
-from vlcompress.pruning.patterns import parse_pattern
+from vlcompress.pruning.pattern import Pattern
 from vlcompress.sparse.compile import compile_model
 from vlcompress.sparse.timing import Effort
 from vlcompress.studies.base import Json
 from vlcompress.tasks.base import Task
 from vlcompress.tasks.pretraining_task import nothing_to_answer
+from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.models import samples
-from vlcompress.tickets.workbench import Trained, Workbench
+from vlcompress.tickets.store import TrainingResult
 from vlcompress.training.checkpoint import restore
 
 BATCHES = (1, 32)
@@ -57,12 +58,14 @@ class Measured:
     """
 
     name: str
-    bench: Workbench
-    trained: Trained
-    pattern: str
+    bench: Experiment
+    trained: TrainingResult
+    pattern: Pattern
 
 
-def measure_tickets(bench: Workbench, dense: Trained, tickets: Sequence[Measured], *, effort: Effort = EFFORT) -> Json:
+def measure_tickets(
+    bench: Experiment, dense: TrainingResult, tickets: Sequence[Measured], *, effort: Effort = EFFORT
+) -> Json:
     """Export the dense model and every ticket (checked before anything is timed), and measure them side by side.
 
     Args:
@@ -98,7 +101,7 @@ def measure_tickets(bench: Workbench, dense: Trained, tickets: Sequence[Measured
     }
 
 
-def _export(bench: Workbench, trained: Trained, pattern: str | None, folder: Path) -> tuple[Path, Json]:
+def _export(bench: Experiment, trained: TrainingResult, pattern: Pattern | None, folder: Path) -> tuple[Path, Json]:
     """Write a training as ONNX, compiled where it has a pattern; give the file and its manifest."""
     head, inputs = bench.train_task.head, samples(_task(bench), TUNED_FOR, 2)
     model: nn.Module = bench.family.build(bench.config, head, seed=0)
@@ -106,17 +109,17 @@ def _export(bench: Workbench, trained: Trained, pattern: str | None, folder: Pat
     model.eval()
     if pattern is not None:
         bench.say(f"exporting {pattern} at {100 * trained.masks().sparsity:.0f} %")
-        block, masks = parse_pattern(pattern).storage, dict(trained.masks())
+        block, masks = pattern.storage, dict(trained.masks())
         model, _ = compile_model(bench.family, model, masks, block, inputs=inputs[0], threads=THREADS, effort=QUICK)
     manifest = export_onnx(bench.family, model, folder, inputs, config=bench.config, head=head, threads=THREADS)
     return folder / "model.onnx", manifest
 
 
-def _inputs(bench: Workbench) -> dict[int, Inputs]:
+def _inputs(bench: Experiment) -> dict[int, Inputs]:
     return {batch: samples(_task(bench), batch)[0] for batch in BATCHES}
 
 
-def _task(bench: Workbench) -> Task:
+def _task(bench: Experiment) -> Task:
     """Return the examples to score as batches; every task but pre-training has them."""
     return cast(Task, bench.score_task)
 

@@ -32,8 +32,10 @@ from vlcompress.pruning.pattern import Unstructured
 from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, by_magnitude
 from vlcompress.studies.curves import curve_chart, curve_of, curve_table, percent
 from vlcompress.studies.tickets import NINE, ticket_recipe
+from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Row, control, judged, rounds
-from vlcompress.tickets.workbench import Trained, Trial, Workbench
+from vlcompress.tickets.spec import Trial
+from vlcompress.tickets.store import TrainingResult
 
 RELEASED_ROUNDS = (1, 3, 4, 5, 7, 9, 12, 16, 22)
 """Rounds of a tenth of what is left that the code runs for the labels 10 to 90 %."""
@@ -83,7 +85,7 @@ def _text(choices: Choices) -> StudyCell:
     return StudyCell("text", recipe, count, work)
 
 
-def _text_rows(bench: Workbench, seed: int, levels: Sequence[float]) -> Iterator[Row]:
+def _text_rows(bench: Experiment, seed: int, levels: Sequence[float]) -> Iterator[Row]:
     dense = bench.train(Trial(seed), f"seed {seed} dense")
     yield "dense", 0, 0.0, dense
     tickets = [row for row in rounds(bench, seed, dense, Unstructured(), "low magnitude") if _wanted(row[2], levels)]
@@ -107,7 +109,7 @@ def _released(choices: Choices) -> StudyCell:
     return StudyCell("released", recipe, len(choices.seeds) * (1 + 3 * len(wanted)), work)
 
 
-def _released_rows(bench: Workbench, seed: int, wanted: Sequence[int]) -> Iterator[Row]:
+def _released_rows(bench: Experiment, seed: int, wanted: Sequence[int]) -> Iterator[Row]:
     dense = bench.train(Trial(seed), f"seed {seed} dense")
     yield "dense", 0, 0.0, dense
     for arm, masks_of in _RELEASED_ARMS.items():
@@ -117,15 +119,15 @@ def _released_rows(bench: Workbench, seed: int, wanted: Sequence[int]) -> Iterat
             yield arm, place + 1, masks.sparsity, bench.train(Trial(seed, masks, held=False), label)
 
 
-def _low(bench: Workbench, dense: Trained, seed: int, place: int) -> Masks:
+def _low(bench: Experiment, dense: TrainingResult, seed: int, place: int) -> Masks:
     return _oneshot(bench, dense, RELEASED[place], Magnitude(), Uniform())
 
 
-def _high(bench: Workbench, dense: Trained, seed: int, place: int) -> Masks:
+def _high(bench: Experiment, dense: TrainingResult, seed: int, place: int) -> Masks:
     return labelled_high(_low(bench, dense, seed, len(NINE) - 1 - place), seed)
 
 
-def _random(bench: Workbench, dense: Trained, seed: int, place: int) -> Masks:
+def _random(bench: Experiment, dense: TrainingResult, seed: int, place: int) -> Masks:
     return _oneshot(bench, dense, RELEASED[place], Random(seed), Uniform())
 
 
@@ -152,7 +154,9 @@ def _wanted(level: float, levels: Sequence[float]) -> bool:
     return any(abs(level - one) < 5e-3 for one in levels)
 
 
-def _oneshot(bench: Workbench, dense: Trained, level: float, criterion: Criterion, allocation: Allocation) -> Masks:
+def _oneshot(
+    bench: Experiment, dense: TrainingResult, level: float, criterion: Criterion, allocation: Allocation
+) -> Masks:
     weights = dense.weights()
     everything = Masks.keep_all({name: weights[name] for name in bench.prunable.names})
     return prune(weights, everything, level, pattern=Unstructured(), criterion=criterion, allocation=allocation)

@@ -15,8 +15,9 @@ from vlcompress.recipe import Recipe
 from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
 from vlcompress.studies.curves import at, curve_chart, curve_of, curve_table, dense_of, percent, score_text
 from vlcompress.studies.tickets import ticket_recipe
+from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Row, control, judged, rounds
-from vlcompress.tickets.workbench import Trial, Workbench
+from vlcompress.tickets.spec import Trial
 
 PRETRAINING = "pretraining"
 LEVELS = (0.5, 0.6, 0.7, 0.8)
@@ -78,7 +79,7 @@ def _cell(choices: Choices, task: str) -> StudyCell:
     return StudyCell(task, target, chain + len(choices.seeds) * (chain + 2 * len(levels)), work)
 
 
-def found_masks(bench: Workbench, levels: Sequence[float]) -> list[Masks]:
+def found_masks(bench: Experiment, levels: Sequence[float]) -> list[Masks]:
     """Run a recipe's rounds with its first seed (or find them done) and give the masks at some levels."""
     seed = bench.recipe.pruning.seeds[0]
     dense = bench.train(Trial(seed), f"seed {seed} dense, {bench.recipe.data.task}")
@@ -86,7 +87,7 @@ def found_masks(bench: Workbench, levels: Sequence[float]) -> list[Masks]:
     return [row[3].masks() for row in rounds(bench, seed, dense, pattern, "ticket") if _among(row[2], levels)]
 
 
-def _column(bench: Workbench, seed: int, found: Sequence[Masks]) -> Iterator[Row]:
+def _column(bench: Experiment, seed: int, found: Sequence[Masks]) -> Iterator[Row]:
     dense = bench.train(Trial(seed), f"seed {seed} dense")
     yield "dense", 0, 0.0, dense
     levels = [masks.sparsity for masks in found]

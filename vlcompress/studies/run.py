@@ -16,8 +16,8 @@ from vlcompress.errors import VlcompressError
 from vlcompress.studies.base import Choices, Done, Json, Study, StudyCell, StudyReport, StudyRunner, Table
 from vlcompress.studies.estimate import seconds_of_a_training
 from vlcompress.studies.page import DOCUMENT, FOLDER, failures, page, report_document
-from vlcompress.tickets.run import rehearsed_workbench
-from vlcompress.tickets.workbench import TIME
+from vlcompress.tickets.run import rehearsed_experiment
+from vlcompress.tickets.store import TIME
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _seconds_of_a_training(cells: Sequence[StudyCell], runner: StudyRunner) -> t
     with tempfile.TemporaryDirectory() as scratch:
         for cell in cells:
             try:
-                bench = rehearsed_workbench(
+                bench = rehearsed_experiment(
                     cell.recipe, runner.home, Path(scratch), compute=runner.compute, say=runner.say
                 )
             except VlcompressError as error:

@@ -13,9 +13,10 @@ from vlcompress.report.plots import Chart, Point, Reference, Series
 from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
 from vlcompress.studies.curves import deviation, percent, score_text, verdict_table
 from vlcompress.studies.pretraining_ticket import PRETRAINING, source_recipe
+from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Row, judged, rounds
+from vlcompress.tickets.spec import Trial
 from vlcompress.tickets.verdict import RELAXED
-from vlcompress.tickets.workbench import Trial, Workbench
 
 LEVEL = 0.7
 CLAIMS = (
@@ -79,7 +80,7 @@ def _cell(recipes: Mapping[str, Recipe], source: str, target: str, level: float)
     return StudyCell(f"{source} to {target}", recipes[target], count, work)
 
 
-def _column(here: Workbench, there: Workbench, source: str, seed: int) -> list[Row]:
+def _column(here: Experiment, there: Experiment, source: str, seed: int) -> list[Row]:
     masks = found_mask(here, seed)
     label = f"seed {seed} ticket of {source} at {100 * masks.sparsity:.0f} %"
     return [
@@ -88,7 +89,7 @@ def _column(here: Workbench, there: Workbench, source: str, seed: int) -> list[R
     ]
 
 
-def found_mask(bench: Workbench, seed: int) -> Masks:
+def found_mask(bench: Experiment, seed: int) -> Masks:
     """Find a recipe's ticket with one seed (or find it done), and give its mask."""
     dense = bench.train(Trial(seed), f"seed {seed} dense")
     return list(rounds(bench, seed, dense, bench.recipe.pruning.pattern, "ticket"))[-1][3].masks()

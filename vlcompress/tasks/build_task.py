@@ -10,7 +10,7 @@ import numpy as np
 from vlcompress.artefacts import identity
 from vlcompress.data.answer_text import normalised
 from vlcompress.data.examples import AnswerExample, TaskData, text_of
-from vlcompress.data.opening import open_task
+from vlcompress.data.opening import STAND_INS, open_task
 from vlcompress.data.pictures import FilePictures
 from vlcompress.data.questions import Answers, unlisted
 from vlcompress.data.tokenizer import WordPiece
@@ -127,6 +127,23 @@ def _sentences(folder: Path, splits: Sequence[str], feature_dim: int | None) -> 
     pictures = FilePictures((), opened.region_files.files)
     vocabulary = WordPiece.load(folder) if (folder / "vocab.txt").is_file() else None
     return TaskData(PRETRAINING, tuple(splits), examples, pictures, opened.answers.labels, vocabulary, opened.identity)
+
+
+def tell_stand_ins(data: TaskData[Any], asked: Sequence[str], say: Callable[[str], None]) -> None:
+    """Say which splits stand in for those that were asked for (`STAND_INS`), if there are any."""
+    for name, opened in zip(asked, data.splits, strict=True):
+        if opened in STAND_INS.get(data.task, {}).get(name, ()):
+            say(f"{data.task}: there is no split '{name}' in these data, '{opened}' is taken for it")
+
+
+def check_apart(learn: TaskData[Any], score: TaskData[Any]) -> None:
+    """Refuse to score on a split that is trained on.
+
+    Raises:
+        VlcompressError: names the split.
+    """
+    if both := sorted({*learn.splits} & {*score.splits}):
+        raise VlcompressError(f"split '{both[0]}' is trained on: score on another one (data.train, data.score)")
 
 
 def check_labels(learn: TaskData[Any], score: TaskData[Any]) -> None:

@@ -5,14 +5,13 @@ from vlcompress.models.checkpoints import on_hub
 from vlcompress.models.language import language_part
 from vlcompress.models.registry import part_of
 from vlcompress.pruning.allocation import Modality
-from vlcompress.pruning.growth import grown
 from vlcompress.pruning.pattern import SAME, Unstructured
-from vlcompress.pruning.permutation import free_orders
 from vlcompress.pruning.schedule import levels
-from vlcompress.tickets.workbench import Trial, Workbench
+from vlcompress.tickets.experiment import Experiment, build_model, objective_of, teachable
+from vlcompress.tickets.spec import Trial
 
 
-def check_run(bench: Workbench) -> None:
+def check_run(bench: Experiment) -> None:
     """Refuse what cannot work before hours are spent on it, and say what has no effect.
 
     Raises:
@@ -27,7 +26,7 @@ def check_run(bench: Workbench) -> None:
     plan = levels(pruning.schedule, pruning.sparsity, pruning.rounds or None)
     if not plan:
         raise VlcompressError("sparsity 0 prunes nothing: give a fraction above 0, for example 0.5")
-    for pattern in dict.fromkeys(grown(pruning.growth, pruning.pattern, len(plan))):
+    for pattern in dict.fromkeys(pruning.growth.patterns(pruning.pattern, len(plan))):
         pattern.check(shapes, bench.couplings, pruning.sparsity)
     if pruning.pattern == Unstructured() and "unstructured" in pruning.controls:
         raise VlcompressError(
@@ -38,7 +37,7 @@ def check_run(bench: Workbench) -> None:
         bench.say(f"warning: {line}")
 
 
-def check_length(bench: Workbench) -> None:
+def check_length(bench: Experiment) -> None:
     """Refuse to rewind to a step that trainings on this data never reach.
 
     Raises:
@@ -49,29 +48,30 @@ def check_length(bench: Workbench) -> None:
         raise VlcompressError(f"rewind_step {step} is outside the training of {steps} steps: give 0 to {steps - 1}")
 
 
-def _check_objective(bench: Workbench) -> None:
+def _check_objective(bench: Experiment) -> None:
     if bench.recipe.training.distill:
-        bench.teachable()
+        teachable(bench)
     if bench.recipe.training.adversarial:
-        bench.objective(Trial(bench.recipe.pruning.seeds[0]))
+        objective_of(bench, Trial(bench.recipe.pruning.seeds[0]))
 
 
-def _check_starts(bench: Workbench) -> None:
+def _check_starts(bench: Experiment) -> None:
     """Load what trainings start from, where it is on this machine; the hub is asked when the first one begins."""
+    seed = bench.recipe.pruning.seeds[0]
     if bench.checkpoint and not on_hub(bench.checkpoint):
-        bench.check_start("theta0")
+        build_model(bench, Trial(seed, start="theta0"))
     if "language" in bench.recipe.pruning.controls:
         language_part(bench.family)
         if bench.language_model and not on_hub(bench.language_model):
-            bench.check_start("language")
+            build_model(bench, Trial(seed, start="language"))
 
 
-def _without_effect(bench: Workbench) -> list[str]:
+def _without_effect(bench: Experiment) -> list[str]:
     pruning, said = bench.recipe.pruning, []
     pattern = pruning.pattern
     if pruning.growth and pattern == Unstructured():
         said.append(f"pruning.growth '{pruning.growth}' has no effect with pattern '{pattern}': it has no blocks")
-    if pruning.permutation and not free_orders(pruning.permutation, pattern, bench.couplings):
+    if pruning.permutation and not pruning.permutation.free(pattern, bench.couplings):
         said.append(
             f"pruning.permutation '{pruning.permutation}' has no effect with pattern '{pattern}': it cuts no blocks "
             "from what could be reordered"
@@ -81,7 +81,7 @@ def _without_effect(bench: Workbench) -> list[str]:
     return said
 
 
-def _short_of(bench: Workbench, last: float) -> list[str]:
+def _short_of(bench: Experiment, last: float) -> list[str]:
     """Say where rounds end before each group of an n:m pattern has lost all that it takes from it."""
     pattern = bench.recipe.pruning.pattern
     sizes = {name: bench.shapes[name].numel() for name in bench.prunable.names}

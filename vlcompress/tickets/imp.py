@@ -11,12 +11,13 @@ from typing import Any
 
 from vlcompress.pruning.allocation import prune
 from vlcompress.pruning.criterion import Criterion, Random
-from vlcompress.pruning.growth import grown
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.pattern import Pattern, Unstructured
 from vlcompress.pruning.schedule import levels
+from vlcompress.tickets.experiment import Experiment, search_permutation
+from vlcompress.tickets.spec import Start, Trial
+from vlcompress.tickets.store import TrainingResult
 from vlcompress.tickets.verdict import Verdict, judge
-from vlcompress.tickets.workbench import Start, Trained, Trial, Workbench
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Cell:
     arm: str
     round: int
     sparsity: float
-    trained: tuple[Trained, ...]
+    trained: tuple[TrainingResult, ...]
     verdict: Verdict | None = None
 
     def document(self) -> dict[str, Any]:
@@ -53,7 +54,7 @@ class Cell:
         }
 
 
-def run_cells(bench: Workbench) -> list[Cell]:
+def run_cells(bench: Experiment) -> list[Cell]:
     """Train the dense model, every round of the ticket, and the controls, with every seed; judge each against dense."""
     return judged([list(_one_seed(bench, seed)) for seed in bench.recipe.pruning.seeds], bench.blind)
 
@@ -83,11 +84,11 @@ def ticket_of(cells: Sequence[Cell]) -> Cell:
 STARTS: dict[str, Start] = {"shuffle": "shuffled", "reinit": "fresh", "language": "language"}
 """Controls that keep the mask and start elsewhere."""
 
-Row = tuple[str, int, float, Trained]
+Row = tuple[str, int, float, TrainingResult]
 """Arm, round, sparsity, and what was trained, of one seed."""
 
 
-def _one_seed(bench: Workbench, seed: int) -> Iterator[Row]:
+def _one_seed(bench: Experiment, seed: int) -> Iterator[Row]:
     pruning = bench.recipe.pruning
     dense = bench.train(Trial(seed), f"seed {seed} dense")
     yield "dense", 0, 0.0, dense
@@ -100,14 +101,14 @@ def _one_seed(bench: Workbench, seed: int) -> Iterator[Row]:
             yield control(bench, seed, name, tickets[-1])
 
 
-def rounds(bench: Workbench, seed: int, dense: Trained, pattern: Pattern, arm: str) -> Iterator[Row]:
+def rounds(bench: Experiment, seed: int, dense: TrainingResult, pattern: Pattern, arm: str) -> Iterator[Row]:
     """Prune what the round before has trained, rewind, train; one row a level."""
     pruning = bench.recipe.pruning
     start: Start = "rewound" if pruning.rewind_step else "theta0"
-    order = bench.permutation(dense, pattern, seed)
+    order = search_permutation(bench, dense, pattern, seed)
     masks, trained = bench.keep_all(), dataclasses.replace(dense, reading=order)
     plan = levels(pruning.schedule, pruning.sparsity, pruning.rounds or None)
-    patterns = grown(pruning.growth, pattern, len(plan))
+    patterns = pruning.growth.patterns(pattern, len(plan))
     for number, (level, shape) in enumerate(zip(plan, patterns, strict=True), start=1):
         criterion = pruning.criterion.of(seed, trained.saliency())
         masks = pruned(bench, trained, masks, level, shape, criterion)
@@ -116,7 +117,7 @@ def rounds(bench: Workbench, seed: int, dense: Trained, pattern: Pattern, arm: s
         yield arm, number, masks.sparsity, trained
 
 
-def control(bench: Workbench, seed: int, name: str, ticket: Row) -> Row:
+def control(bench: Experiment, seed: int, name: str, ticket: Row) -> Row:
     """Train a control ("random", "shuffle", "reinit" or "language") of one round of the ticket."""
     _, number, sparsity, trained = ticket
     masks, order = trained.masks(), None
@@ -133,7 +134,7 @@ def control(bench: Workbench, seed: int, name: str, ticket: Row) -> Row:
 
 
 def pruned(
-    bench: Workbench, trained: Trained, masks: Masks, level: float, pattern: Pattern, criterion: Criterion
+    bench: Experiment, trained: TrainingResult, masks: Masks, level: float, pattern: Pattern, criterion: Criterion
 ) -> Masks:
     return prune(
         trained.weights(),

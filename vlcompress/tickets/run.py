@@ -1,6 +1,5 @@
 """A run from recipe to ticket: open what the recipe names, run every arm, write ``run.json`` and ``ticket/``."""
 
-import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,11 @@ from vlcompress.recipe import Recipe, parse_recipe
 from vlcompress.tasks.build_task import (
     build_eval_task,
     build_train_task,
+    check_apart,
     check_labels,
     data_of,
     open_data,
+    tell_stand_ins,
     tell_unlisted,
     without_long_texts,
 )
@@ -31,9 +32,9 @@ from vlcompress.tasks.registry import task_of
 from vlcompress.tasks.support_matrix import blind_of
 from vlcompress.tickets.card import ticket_card
 from vlcompress.tickets.checks import check_length, check_run
+from vlcompress.tickets.experiment import Experiment, Say
 from vlcompress.tickets.imp import Cell, run_cells, ticket_of
 from vlcompress.tickets.ticket import Ticket, save_ticket
-from vlcompress.tickets.workbench import Say, Workbench
 from vlcompress.training.loop import Progress
 
 DOCUMENT = "run.json"
@@ -101,19 +102,19 @@ def find_ticket(
     """
     run, bench = Run(home / run_name(recipe, compute)), None
     if run.is_finished and _reads_paths(recipe):
-        bench = checked_workbench(recipe, home, compute=compute, say=say, progress=progress)
+        bench = checked_experiment(recipe, home, compute=compute, say=say, progress=progress)
         run = _run_on(bench, run, say)
     if run.is_finished:
         say(f"this recipe has been run: {run.folder}")
         return run
-    bench = bench or checked_workbench(recipe, home, compute=compute, say=say, progress=progress)
+    bench = bench or checked_experiment(recipe, home, compute=compute, say=say, progress=progress)
     cells = run_cells(bench)
     _write_ticket(run, bench, cells)
     write_file(run.folder / DOCUMENT, dumps(_document(bench, cells)))
     return run
 
 
-def _run_on(bench: Workbench, run: Run, say: Say) -> Run:
+def _run_on(bench: Experiment, run: Run, say: Say) -> Run:
     """Return the finished run if it read what the recipe's paths hold now, else the run of the same recipe on that.
 
     A recipe names data, checkpoint and vocabulary by paths, under which other things may lie by now, or in another
@@ -138,12 +139,12 @@ def _reads_paths(recipe: Recipe) -> bool:
 _WORDS = {"data": "data", "theta0_sha256": "checkpoint", "vocabulary_sha256": "vocabulary"}
 
 
-def _read_by(bench: Workbench) -> dict[str, Any]:
+def _read_by(bench: Experiment) -> dict[str, Any]:
     """Name by their content what a run reads from paths of its recipe, as ``run.json`` does."""
     return {
         "data": {"train": bench.data[0], "score": bench.data[1], "examples": len(bench.score_task)},
         "theta0_sha256": bench.theta0_sha256,
-        "vocabulary_sha256": hashlib.sha256(bench.vocabulary.encode()).hexdigest(),
+        "vocabulary_sha256": bench.vocabulary_sha256,
     }
 
 
@@ -167,17 +168,17 @@ def rehearse(recipe: Recipe, home: Path, *, compute: Compute, say: Say = print) 
     """
     run = Run(home / run_name(recipe, compute))
     if run.is_finished and _reads_paths(recipe):
-        run = _run_on(checked_workbench(recipe, home, compute=compute, say=say), run, say)
+        run = _run_on(checked_experiment(recipe, home, compute=compute, say=say), run, say)
     if run.is_finished:
         say(f"this recipe has been run: {run.folder}")
         return
     with tempfile.TemporaryDirectory() as scratch:
-        rehearsed_workbench(recipe, home, Path(scratch), compute=compute, say=say)
+        rehearsed_experiment(recipe, home, Path(scratch), compute=compute, say=say)
 
 
-def checked_workbench(
+def checked_experiment(
     recipe: Recipe, home: Path, *, compute: Compute, say: Say = print, progress: Progress | None = None
-) -> Workbench:
+) -> Experiment:
     """Open what a recipe names to train on, and refuse what cannot work: before built-in data is made for it.
 
     Raises:
@@ -186,14 +187,16 @@ def checked_workbench(
     source = recipe.data.source
     if not is_there(place_of(source, home, task=data_of(recipe.data.task)), source):
         with tempfile.TemporaryDirectory() as scratch:
-            rehearsed_workbench(recipe, home, Path(scratch), compute=compute, say=lambda line: None)
-    bench = open_workbench(recipe, home, compute=compute, say=say, progress=progress)
+            rehearsed_experiment(recipe, home, Path(scratch), compute=compute, say=lambda line: None)
+    bench = open_experiment(recipe, home, compute=compute, say=say, progress=progress)
     check_run(bench)
     check_length(bench)
     return bench
 
 
-def rehearsed_workbench(recipe: Recipe, home: Path, scratch: Path, *, compute: Compute, say: Say = print) -> Workbench:
+def rehearsed_experiment(
+    recipe: Recipe, home: Path, scratch: Path, *, compute: Compute, say: Say = print
+) -> Experiment:
     """Open what a recipe names, and refuse what cannot work, without writing under `home`.
 
     Built-in data that has not been made yet is stood in for by the least of its kind, which has the same splits, labels
@@ -202,21 +205,21 @@ def rehearsed_workbench(recipe: Recipe, home: Path, scratch: Path, *, compute: C
     Args:
         recipe: what is to be run.
         home: folder for runs, trainings and built-in data.
-        scratch: folder for the data that stands in; the workbench is of use for as long as it is there.
+        scratch: folder for the data that stands in; the experiment is of use for as long as it is there.
         compute: where to train and in what.
         say: told what has no effect.
 
     Raises:
-        VlcompressError: as `checked_workbench`; only a rewinding step beyond data that has not been made is not seen.
+        VlcompressError: as `checked_experiment`; only a rewinding step beyond data that has not been made is not seen.
     """
     source, task = recipe.data.source, data_of(recipe.data.task)
     place = place_of(source, home, task=task)
     if is_there(place, source):
-        return checked_workbench(recipe, home, compute=compute, say=say)
+        return checked_experiment(recipe, home, compute=compute, say=say)
     small = recipe.override(data={"source": smallest(source)})
     try:
         data_folder(small.data.source, scratch, lambda line: None, task=task)
-        bench = open_workbench(small, scratch, compute=compute, say=say)
+        bench = open_experiment(small, scratch, compute=compute, say=say)
         check_run(bench)
     except VlcompressError as error:
         stand_in = place_of(small.data.source, scratch, task=task)
@@ -224,27 +227,27 @@ def rehearsed_workbench(recipe: Recipe, home: Path, scratch: Path, *, compute: C
     return bench
 
 
-def open_workbench(
+def open_experiment(
     recipe: Recipe, home: Path, *, compute: Compute = CPU, say: Say = print, progress: Progress | None = None
-) -> Workbench:
+) -> Experiment:
     """Open the data and the vocabulary that a recipe names, and size the model to them."""
     family = family_named(recipe.model.family)
     kind = task_of(family.name, recipe.data.task)
     checkpoint = checkpoint_of(recipe, family)
-    if recipe.data.score in recipe.data.train:
-        raise VlcompressError(f"split '{recipe.data.score}' is trained on: score on another one")
     folder = data_folder(recipe.data.source, home, say, task=data_of(recipe.data.task))
     vocabulary = _vocabulary(recipe, folder, reads_text=kind.words != 0)
     learn = open_data(folder, recipe.data.task, recipe.data.train, family)
     learn = without_long_texts(learn, family, vocabulary, say)
     width = learn.pictures.feature_dim
     score = open_data(folder, recipe.data.task, (recipe.data.score,), family, width)
+    check_apart(learn, score)
     check_labels(learn, score)
-    for data in (learn, score):
+    for data, asked in ((learn, recipe.data.train), (score, (recipe.data.score,))):
+        tell_stand_ins(data, asked, say)
         tell_unlisted(data, say)
     config = family.config(recipe.model.size, vocab_size=vocabulary.vocab_size, feature_dim=width)
     score_task = build_eval_task(kind, score, family, config, vocabulary)
-    return Workbench(
+    return Experiment(
         recipe=recipe,
         family=family,
         train_task=build_train_task(kind, learn, family, config, vocabulary),
@@ -319,7 +322,7 @@ def newest_run(home: Path) -> Run:
     return Run(finished[-1].parent)
 
 
-def _write_ticket(run: Run, bench: Workbench, cells: list[Cell]) -> None:
+def _write_ticket(run: Run, bench: Experiment, cells: list[Cell]) -> None:
     first = ticket_of(cells).trained[0]
     masks = first.masks()
     ticket = Ticket(
@@ -337,7 +340,7 @@ def _write_ticket(run: Run, bench: Workbench, cells: list[Cell]) -> None:
     save_ticket(run.ticket, ticket, card)
 
 
-def _document(bench: Workbench, cells: list[Cell]) -> dict[str, Any]:
+def _document(bench: Experiment, cells: list[Cell]) -> dict[str, Any]:
     """Everything about the run that is the same each time it is run: no times, no paths."""
     masks = ticket_of(cells).trained[0].masks()
     return {

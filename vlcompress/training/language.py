@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from vlcompress.artefacts import identity, save_tensors, seal, unseal, writing
+from vlcompress.artefacts import distinguishing, identity, save_tensors, seal, unseal, writing
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.devices import CPU, Compute, computed_on
 from vlcompress.models.base import Config, Family, Head
@@ -64,7 +64,7 @@ def words_alone(
     own = language_part(family)
     hyper = dataclasses.replace(hyper, steps=LENGTH * hyper.steps, learning_rate=RATE, head_rate=1.0)
     document: dict[str, Any] = {"family": family.name, "config": config, "data": data, "vocabulary": vocabulary.sha256}
-    document |= {"hyper": hyper.document(), "word_rate": WORD_RATE, "seed": 0} | computed_on(compute)
+    document |= {"hyper": distinguishing(hyper), "word_rate": WORD_RATE, "seed": 0} | computed_on(compute)
     name = identity(document)
     folder = home / "pretrained" / f"{family.name}-words-{name[:10]}"
     if (folder / DOCUMENT).is_file():

@@ -4,7 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ LOOK_EVERY = 16
 class Hyperparameters:
     """How long and how fast to train.
 
+    They are part of a training's identity (`vlcompress.artefacts.distinguishing`): give a new field a default.
+
     Attributes:
         steps: optimizer steps.
         batch: examples a step.
@@ -48,16 +50,11 @@ class Hyperparameters:
     steps: int
     batch: int
     learning_rate: float
-    warmup: float = 0.1
-    clip: float = 5.0
-    weight_decay: float = 0.01
-    head_rate: float = 1.0
+    warmup: float
+    clip: float
+    weight_decay: float
+    head_rate: float
     optimizer: str = "bertadam"
-
-    def document(self) -> dict[str, Any]:
-        """Return them for a training's identity: the optimizer only where it is not the first one there was."""
-        said = asdict(self)
-        return said if self.optimizer != "bertadam" else {key: said[key] for key in said if key != "optimizer"}
 
 
 @dataclass(frozen=True)

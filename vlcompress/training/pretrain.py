@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 import vlcompress
-from vlcompress.artefacts import identity, save_tensors, seal, unseal, write_file, writing
+from vlcompress.artefacts import distinguishing, identity, save_tensors, seal, unseal, write_file, writing
 from vlcompress.data.examples import CaptionExample, Pictures, TaskData
 from vlcompress.data.opening import open_task
 from vlcompress.data.regions import Regions
@@ -47,7 +47,7 @@ class PretrainingRecipe:
 
     def document(self) -> dict[str, Any]:
         """Return the recipe as plain JSON."""
-        return {"size": self.size, "hyper": self.hyper.document(), "seed": self.seed, **self.settings}
+        return {"size": self.size, "hyper": distinguishing(self.hyper), "seed": self.seed, **self.settings}
 
 
 @dataclass(frozen=True)

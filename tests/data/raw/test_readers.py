@@ -61,6 +61,9 @@ def test_nlvr2_names_its_images_and_its_sentences() -> None:
 
 def test_snli_ve_takes_the_hypothesis_and_passes_over_undecided_pairs(raw: Path) -> None:
     examples, undecided = snli_ve.read_split(RAW / "snli_ve", "dev")
+    newer = raw / "snli_ve/snli_ve_test.jsonl"
+    newer.write_text((RAW / "snli_ve/snli_ve_dev.jsonl").read_text().replace('"Flikr30kID"', '"Flickr30K_ID"'))
+    assert snli_ve.read_split(raw / "snli_ve", "test") == (examples, undecided)
     assert [(one.image, one.text, one.label) for one in examples] == [
         ("40095", "There are two people.", 0),
         ("40095", "A dog is near a tree", 1),

@@ -1,6 +1,7 @@
 """SNLI-VE's JSONL files (github necla-ml/SNLI-VE, ``snli_ve_{train,dev,test}.jsonl``).
 
-The premise is the Flickr30k picture ``Flikr30kID`` (spelt so), the hypothesis ``sentence2``.
+The premise is the Flickr30k picture ``Flikr30kID`` (spelt so; newer files say ``Flickr30K_ID``), the hypothesis
+``sentence2``.
 """
 
 from pathlib import Path
@@ -10,6 +11,7 @@ from vlcompress.data.examples import ENTAILMENT_LABELS, EntailmentExample
 from vlcompress.data.pictures import image_name
 
 SPLITS = ("train", "dev", "test")
+_PICTURE = ("Flikr30kID", "Flickr30K_ID")
 UNDECIDED = "-"
 """SNLI's mark of a pair that its annotators did not agree on."""
 
@@ -41,7 +43,8 @@ def read_split(folder: Path, split: str) -> tuple[list[EntailmentExample], int]:
 
 
 def _example(path: Path, number: int, row: Row) -> EntailmentExample | None:
-    pair, image, text, gold = take(path, number, row, "pairID", "Flikr30kID", "sentence2", "gold_label")
+    picture = next((key for key in _PICTURE if key in row), _PICTURE[0])
+    pair, image, text, gold = take(path, number, row, "pairID", picture, "sentence2", "gold_label")
     if gold == UNDECIDED:
         return None
     if gold not in ENTAILMENT_LABELS:

@@ -10,8 +10,9 @@ from vlcompress.data.scenes.benchmarks import make_benchmark
 from vlcompress.models.base import Head
 from vlcompress.models.registry import family_named
 from vlcompress.recipe import default_recipe
-from vlcompress.tickets.run import open_workbench
-from vlcompress.tickets.workbench import Trial, Workbench
+from vlcompress.tickets.experiment import Experiment, build_model
+from vlcompress.tickets.run import open_experiment
+from vlcompress.tickets.spec import Trial
 
 
 @pytest.fixture(scope="module")
@@ -20,27 +21,27 @@ def captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_benchmark(tmp_path_factory.mktemp("data") / "captions", "retrieval", size="tiny", processes=1)
 
 
-def _workbench(data: Path, home: Path, checkpoint: str) -> Workbench:
+def _experiment(data: Path, home: Path, checkpoint: str) -> Experiment:
     recipe = default_recipe("uniter", "retrieval", "tiny").override(
         model={"checkpoint": checkpoint}, data={"source": str(data)}, pruning={"seeds": [0, 1]}
     )
-    return open_workbench(recipe, home, say=lambda line: None)
+    return open_experiment(recipe, home, say=lambda line: None)
 
 
 def test_ranking_head_starts_from_pre_training_under_every_seed(captions: Path, tmp_path: Path) -> None:
     family = family_named("uniter")
-    pretrained = family.build(_workbench(captions, tmp_path, "none").config, Head("pretraining"), seed=9)
+    pretrained = family.build(_experiment(captions, tmp_path, "none").config, Head("pretraining"), seed=9)
     tensors = {name: value.clone() for name, value in pretrained.state_dict().items()}
     save_file(tensors, tmp_path / "x.safetensors")
-    bench = _workbench(captions, tmp_path, str(tmp_path / "x.safetensors"))
+    bench = _experiment(captions, tmp_path, str(tmp_path / "x.safetensors"))
     for seed in (0, 1):
-        start = bench._initial(Trial(seed)).state_dict()
+        start = build_model(bench, Trial(seed)).state_dict()
         assert torch.equal(start["rank_output.weight"], tensors["itm_output.weight"][1:])
-    fresh = bench._initial(Trial(0, start="fresh")).state_dict()
+    fresh = build_model(bench, Trial(0, start="fresh")).state_dict()
     assert not torch.equal(fresh["rank_output.weight"], tensors["itm_output.weight"][1:])
 
 
 def test_without_a_checkpoint_every_seed_has_a_ranking_head_of_its_own(captions: Path, tmp_path: Path) -> None:
-    bench = _workbench(captions, tmp_path, "none")
-    first, second = (bench._initial(Trial(seed)).state_dict()["rank_output.weight"] for seed in (0, 1))
+    bench = _experiment(captions, tmp_path, "none")
+    first, second = (build_model(bench, Trial(seed)).state_dict()["rank_output.weight"] for seed in (0, 1))
     assert not torch.equal(first, second)

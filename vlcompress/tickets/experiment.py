@@ -1,0 +1,337 @@
+"""An experiment: the data, the model and the pre-trained weights of a recipe, opened once, and trainings on them."""
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vlcompress.artefacts import save_tensors
+from vlcompress.data.tokenizer import WordPiece
+from vlcompress.devices import CPU, Compute
+from vlcompress.errors import VlcompressError
+from vlcompress.models.base import Config, Coupling, Family, LoadReport, Prunable
+from vlcompress.models.checkpoints import read_checkpoint
+from vlcompress.models.language import language_part, published_language_model
+from vlcompress.models.objective import Objective
+from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.pattern import Pattern
+from vlcompress.pruning.permutation import Permutation, find_permutation
+from vlcompress.recipe import Recipe
+from vlcompress.tasks.base import EvalTask, LogitTask, TrainTask
+from vlcompress.tickets.controls import shuffled
+from vlcompress.tickets.spec import GENERATION, Start, Teacher, TrainingSpec, Trial
+from vlcompress.tickets.store import TrainingResult, TrainingStore
+from vlcompress.training.adversarial import Adversarial
+from vlcompress.training.checkpoint import distinct, restore
+from vlcompress.training.distillation import Distilled
+from vlcompress.training.language import WEIGHTS as LANGUAGE_WEIGHTS
+from vlcompress.training.language import words_alone
+from vlcompress.training.loop import Hyperparameters, Progress, evaluate, train
+from vlcompress.training.saliency import Saliency
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Experiment:
+    """Everything a recipe needs, opened once.
+
+    Attributes:
+        recipe: what is to be run.
+        family: of the model.
+        train_task, score_task: examples to learn from, and to be scored on.
+        data: identity of the data of each.
+        config: of the model.
+        vocabulary: text of the vocabulary file.
+        checkpoint: where θ0 is loaded from; None for random weights.
+        home: folder under which trainings are kept.
+        compute: where to train, and in what.
+        say: told one line at each step of the work.
+        progress: called after every training step.
+        blind: score of the question-only baseline, in [0, 1]; None where it is not known.
+        answers: of the checkpoint's answer head, in the order of its rows, where φ0 takes that head; () is a new head.
+        load_report: how the weights that were loaded last fitted.
+    """
+
+    recipe: Recipe
+    family: Family
+    train_task: TrainTask
+    score_task: EvalTask
+    data: tuple[str, str]
+    config: Config
+    vocabulary: str
+    checkpoint: str | None
+    home: Path
+    compute: Compute = CPU
+    say: Say = print
+    progress: Progress | None = None
+    blind: float | None = None
+    answers: tuple[str, ...] = ()
+    load_report: LoadReport | None = field(default=None, init=False)
+
+    @cached_property
+    def theta0(self) -> dict[str, Tensor]:
+        """The pre-trained backbone: every parameter but the head's, and what the head has of pre-training."""
+        model = self.family.build(self.config, self.train_task.head, seed=self.recipe.pruning.seeds[0])
+        if self.checkpoint is not None:
+            self.load_report = self.family.load(model, self.checkpoint, fresh_head=True)
+        prefixes = (self.family.backbone_prefix, *(self.family.inherited if self.checkpoint is not None else ()))
+        state = model.state_dict()
+        return {name: state[name].detach().cpu().clone() for name in state if name.startswith(prefixes)}
+
+    @cached_property
+    def theta0_sha256(self) -> str:
+        """Hash over names and bits of θ0."""
+        return tensors_sha256(self.theta0)
+
+    @property
+    def vocabulary_sha256(self) -> str:
+        """Hash of the vocabulary file."""
+        return hashlib.sha256(self.vocabulary.encode()).hexdigest()
+
+    @property
+    def prunable(self) -> Prunable:
+        """Which weights the recipe's policy prunes."""
+        return self._anatomy[0]
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """The shape of every parameter, the head's included."""
+        return self._anatomy[1]
+
+    @property
+    def couplings(self) -> Sequence[Coupling]:
+        """The attention heads and feed-forward neurons of the full model."""
+        return self._anatomy[2]
+
+    @cached_property
+    def _anatomy(self) -> tuple[Prunable, dict[str, torch.Size], Sequence[Coupling]]:
+        model = self.family.build(self.config, self.train_task.head, seed=0)
+        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        return self.family.prunable(model, self.recipe.pruning.prunable), shapes, self.family.couplings(model)
+
+    @cached_property
+    def hyper(self) -> Hyperparameters:
+        """Steps and rates of every training; epochs are turned into steps of the training splits."""
+        said = dataclasses.asdict(self.recipe.training)
+        epochs = said.pop("epochs")
+        for name in ("distill", "adversarial"):  # what the objective is, see `objective_of`
+            said.pop(name)
+        steps = said.pop("steps") or round(epochs * max(1, len(self.train_task) // said["batch"]))
+        return Hyperparameters(steps=steps, **said)
+
+    @property
+    def language_model(self) -> str:
+        """Where the language model that θ'0 is of is read from; "" where it is made."""
+        return self.recipe.model.language or published_language_model(self.family, self.recipe.model.size)
+
+    @cached_property
+    def language(self) -> tuple[str, str]:
+        """The language model that θ'0 is of, and its identity; made of the words of the training splits if need be."""
+        if self.language_model:
+            return self.language_model, tensors_sha256(read_checkpoint(self.language_model))
+        made = words_alone(
+            self.family,
+            self.config,
+            self.train_task,
+            WordPiece.parse(self.vocabulary),
+            self.hyper,
+            data=self.data[0],
+            home=self.home,
+            compute=self.compute,
+            say=self.say,
+        )
+        return str(made / LANGUAGE_WEIGHTS), made.name
+
+    @property
+    def store(self) -> TrainingStore:
+        """Where trainings are found and kept."""
+        return TrainingStore(self.home / "trainings")
+
+    def keep_all(self) -> Masks:
+        """Return the mask that prunes nothing."""
+        return Masks.keep_all({name: self.theta0[name] for name in self.prunable.names})
+
+    def spec(self, trial: Trial) -> TrainingSpec:
+        """Everything that decides a training's result."""
+        recipe = self.recipe
+        teacher = (
+            Teacher(recipe.training.distill, self.spec(Trial(trial.seed)).sha256) if _taught(self, trial) else None
+        )
+        return TrainingSpec(
+            generation=GENERATION,
+            family=self.family.name,
+            config=self.config,
+            theta0=self.theta0_sha256,
+            task=recipe.data.task,
+            data=self.data,
+            vocabulary=self.vocabulary_sha256,
+            hyper=self.hyper,
+            seed=trial.seed,
+            mask="dense" if trial.masks is None else trial.masks.sha256(),
+            start=trial.start,
+            rewind_step=recipe.pruning.rewind_step,
+            held=trial.held,
+            answers=self.answers,
+            language=self.language[1] if trial.start == "language" else "",
+            permutation="" if trial.permutation is None else trial.permutation.sha256(),
+            # of any training that a round may prune, no control's
+            saliency=recipe.pruning.criterion.saliency if trial.start in ("theta0", "rewound") else None,
+            distill=teacher,
+            adversarial=str(recipe.training.adversarial),
+            computed_on=self.compute.identity(),
+        )
+
+    def train(self, trial: Trial, label: str) -> TrainingResult:
+        """Do a training, or find it done.
+
+        Args:
+            trial: what to train.
+            label: how to call it in what is reported.
+        """
+        spec = self.spec(trial)
+        done = self.store.find(spec)
+        if done is not None:
+            self.say(f"{label}: {100 * done.scores.mean:.2f} (done before)")
+            return done
+        started = time.monotonic()
+        result = _train_and_save(self, trial, spec, started)
+        self.say(f"{label}: {100 * result.scores.mean:.2f} ({time.monotonic() - started:.1f} s)")
+        return result
+
+    def model_of(self, result: TrainingResult) -> nn.Module:
+        """Build a finished training's model on the device, in eval mode."""
+        model = self.family.build(self.config, self.train_task.head, seed=0)
+        restore(model, result.weights())
+        return model.to(self.compute.torch_device).eval()
+
+
+def build_model(experiment: Experiment, trial: Trial) -> nn.Module:
+    """Build what a training starts from: the seed's head φ0 on the backbone that the trial names.
+
+    Raises:
+        VlcompressError: weights that are not there, are damaged or do not fit the model.
+    """
+    head = experiment.train_task.head
+    model = experiment.family.build(experiment.config, head, seed=trial.seed)
+    if experiment.answers and experiment.checkpoint and trial.start not in ("fresh", "language"):
+        experiment.load_report = experiment.family.load_answers(
+            model, experiment.checkpoint, answers=experiment.answers, labels=head.labels
+        )
+    _load_start(experiment, model, trial.start, trial.seed)
+    if trial.permutation is not None:
+        model.load_state_dict(trial.permutation.apply(model.state_dict()))
+    if trial.masks is not None and not trial.held:
+        trial.masks.apply(model)
+    return model
+
+
+def _load_start(experiment: Experiment, model: nn.Module, start: Start, seed: int) -> None:
+    match start:
+        case "theta0":
+            model.load_state_dict(experiment.theta0, strict=False)
+        case "shuffled":
+            model.load_state_dict(shuffled(experiment.theta0, experiment.prunable.names, seed), strict=False)
+        case "rewound":
+            restore(model, experiment.train(Trial(seed), f"seed {seed} dense").rewind())
+        case "language":
+            part = language_part(experiment.family)
+            experiment.load_report = part.load_language(model, experiment.language[0])
+        case "fresh":
+            pass
+
+
+def objective_of(experiment: Experiment, trial: Trial) -> Objective:
+    """Return the task, the task under perturbation, or the task with the dense model as a teacher.
+
+    Raises:
+        VlcompressError: adversarial training or distillation of a family or a task that it is not defined for.
+    """
+    if experiment.recipe.training.adversarial:
+        return Adversarial(experiment.train_task, experiment.family, experiment.recipe.training.adversarial)
+    if not _taught(experiment, trial):
+        return experiment.train_task
+    task = teachable(experiment)
+    dense = experiment.train(Trial(trial.seed), f"seed {trial.seed} dense, the teacher")
+    return Distilled(task, experiment.family, experiment.model_of(dense), experiment.recipe.training.distill)
+
+
+def teachable(experiment: Experiment) -> LogitTask:
+    """Return the task as one that a dense model can teach.
+
+    Raises:
+        VlcompressError: it has no logits to compare.
+    """
+    if not isinstance(experiment.train_task, LogitTask):
+        raise VlcompressError(
+            f"training.distill {experiment.recipe.training.distill:g} on {experiment.recipe.data.task}: distillation "
+            "compares logits, which this task has none of; set it to 0, or choose another task"
+        )
+    return experiment.train_task
+
+
+def search_permutation(
+    experiment: Experiment, dense: TrainingResult, pattern: Pattern, seed: int
+) -> Permutation | None:
+    """Search the order in which a pattern is cut, as the recipe says; None where that is the checkpoint's.
+
+    Args:
+        experiment: whose recipe, couplings and prunable weights.
+        dense: the trained model of the seed, whose weights are looked at.
+        pattern: whose blocks are to gather what is important.
+        seed: of the criterion, where chance plays a part in it.
+    """
+    pruning = experiment.recipe.pruning
+    frees = pruning.permutation.free(pattern, experiment.couplings)
+    if not frees:
+        return None
+    criterion, names = pruning.criterion.of(seed, dense.saliency()), set(experiment.prunable.names)
+    return find_permutation(frees, pattern, dense.weights(), names, criterion=criterion, sparsity=pruning.sparsity)
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Return a hash over names, shapes and bits."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _taught(experiment: Experiment, trial: Trial) -> bool:
+    """Whether the dense model teaches: every training but its own."""
+    return trial.masks is not None and experiment.recipe.training.distill > 0
+
+
+def _train_and_save(experiment: Experiment, trial: Trial, spec: TrainingSpec, started: float) -> TrainingResult:
+    compute, store = experiment.compute, experiment.store
+    model = build_model(experiment, trial).to(compute.torch_device)
+    names = experiment.prunable.names
+    saliency = Saliency(spec.saliency, model, names, experiment.hyper.steps) if spec.saliency else None
+    snapshot = {}
+    if spec.rewind_step and trial.masks is None:  # on the disk at once: a resumed training does not pass it again
+        snapshot = {spec.rewind_step: lambda now: save_tensors(store.rewind(spec), distinct(now.state_dict()))}
+    train(
+        model,
+        objective_of(experiment, trial),
+        experiment.hyper,
+        seed=trial.seed,
+        first_step=spec.rewind_step if trial.start == "rewound" else 0,
+        masks=trial.masks if trial.held else None,
+        saliency=saliency,
+        backbone_prefix=experiment.family.backbone_prefix,
+        checkpoint=store.under_way(spec),
+        identity=spec.sha256,
+        at_step=snapshot,
+        compute=compute,
+        progress=experiment.progress,
+    )
+    scores = evaluate(model, experiment.score_task, compute=compute)
+    sums = saliency.sums if saliency is not None else None
+    return store.keep(spec, trial, distinct(model.state_dict()), scores, sums, time.monotonic() - started)

@@ -1,0 +1,142 @@
+"""Finished trainings on disk, named by the hash of their spec: a training that was done is found, never done twice.
+
+A folder is either whole or absent. So a run that was killed, or another run that needs the same dense model, finds what
+is there and continues with the rest.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from vlcompress.artefacts import dumps, load_tensors, read_json, save_tensors, seal, unseal, write_file, writing
+from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.permutation import Permutation
+from vlcompress.tasks.base import Scores
+from vlcompress.tickets.spec import TrainingSpec, Trial
+
+DOCUMENT = "training.json"
+TIME = "time.json"
+"""How long a training took; apart from its document, which is the same each time it is done."""
+WEIGHTS = "weights.safetensors"
+SCORES = "scores.safetensors"
+MASK = "mask.safetensors"
+REWIND = "rewind.safetensors"
+SALIENCY = "saliency.safetensors"
+PERMUTATION = "permutation.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished training on disk.
+
+    Attributes:
+        folder: of the training.
+        reading: an order that weights and sums are read in; None is that of the training.
+    """
+
+    folder: Path
+    reading: Permutation | None = None
+
+    @cached_property
+    def scores(self) -> Scores:
+        """Score and prediction of every example of the scoring split."""
+        tensors = load_tensors(self.folder / SCORES)
+        figures = read_json(self.folder / DOCUMENT).get("figures", {})
+        return Scores(tensors["scores"], tensors["predictions"], figures)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Read the whole trained state dict."""
+        return self._read(WEIGHTS)
+
+    def rewind(self) -> dict[str, Tensor]:
+        """Read the state dict at the rewinding step θ_i (of a dense training whose recipe rewinds to one)."""
+        return load_tensors(self.folder / REWIND)
+
+    def saliency(self) -> dict[str, Tensor]:
+        """Read what was summed up for each prunable weight; empty where the recipe's criterion needs no sums."""
+        return self._read(SALIENCY) if (self.folder / SALIENCY).is_file() else {}
+
+    def permutation(self) -> Permutation | None:
+        """Read the order that it was trained in; None where that is the checkpoint's."""
+        path = self.folder / PERMUTATION
+        return Permutation.load(path) if path.is_file() else None
+
+    def masks(self) -> Masks:
+        """Read what was kept (not of a dense training)."""
+        return Masks.load(self.folder / MASK)
+
+    def _read(self, name: str) -> dict[str, Tensor]:
+        tensors = load_tensors(self.folder / name)
+        return tensors if self.reading is None else self.reading.apply(tensors)
+
+
+@dataclass(frozen=True)
+class TrainingStore:
+    """The folder that finished trainings are found and kept in."""
+
+    folder: Path
+
+    def find(self, spec: TrainingSpec) -> TrainingResult | None:
+        """Find a finished training, and check its files' hashes.
+
+        Raises:
+            VlcompressError: it is damaged.
+        """
+        folder = self._of(spec)
+        if not (folder / DOCUMENT).is_file():
+            return None
+        unseal(folder, DOCUMENT)
+        return TrainingResult(folder)
+
+    def under_way(self, spec: TrainingSpec) -> Path:
+        """The folder for checkpoints of a training that is not finished."""
+        return self.folder / f"{self._of(spec).name}.under-way"
+
+    def rewind(self, spec: TrainingSpec) -> Path:
+        """The file for θ_i of a training that is not finished."""
+        return self.folder / f"{self.under_way(spec).name}.{REWIND}"
+
+    def keep(
+        self,
+        spec: TrainingSpec,
+        trial: Trial,
+        weights: Mapping[str, Tensor],
+        scores: Scores,
+        saliency: Mapping[str, Tensor] | None,
+        seconds: float,
+    ) -> TrainingResult:
+        """Write a finished training as a whole, and remove what was kept while it was under way.
+
+        Args:
+            spec: that names it.
+            trial: whose mask and permutation are kept with it.
+            weights: the trained state dict, tied weights once.
+            scores: of the scoring split.
+            saliency: the sums, where the criterion needs any.
+            seconds: that it took.
+        """
+        folder, rewind = self._of(spec), self.rewind(spec)
+        with writing(folder) as temporary:
+            save_tensors(temporary / WEIGHTS, weights)
+            save_tensors(temporary / SCORES, {"scores": scores.scores, "predictions": scores.predictions})
+            if trial.masks is not None:
+                trial.masks.save(temporary / MASK)
+            if trial.permutation is not None:
+                trial.permutation.save(temporary / PERMUTATION)
+            if saliency is not None:
+                save_tensors(temporary / SALIENCY, saliency)
+            if rewind.is_file():
+                shutil.copyfile(rewind, temporary / REWIND)
+            found = {"score": scores.mean, "figures": dict(scores.figures)}
+            seal(temporary, DOCUMENT, {"identity": spec.sha256, **spec.document(), **found})
+        write_file(folder / TIME, dumps({"seconds": round(seconds, 1)}))
+        shutil.rmtree(self.under_way(spec), ignore_errors=True)
+        rewind.unlink(missing_ok=True)
+        return TrainingResult(folder)
+
+    def _of(self, spec: TrainingSpec) -> Path:
+        return self.folder / spec.sha256[:16]
