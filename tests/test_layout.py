@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from vlcompress import recipe
+
 ROOT = Path(__file__).parents[1]
 
 LAYERS = (
@@ -78,3 +80,24 @@ def test_kernels_import_torch_and_triton_only() -> None:
     for path in (ROOT / "kernels").glob("*.py"):
         ours = {name for name in imported(path) if name.startswith("vlcompress") and ".kernels" not in name}
         assert not ours, f"{path.name} imports {ours}"
+
+
+PARSERS = {"of_weights", *(parser.__name__ for parser in recipe.PARSERS.values())}
+READERS = {
+    "recipe.py": "a recipe's file or table is read",
+    "pruning/patterns.py": "a mixture's parts are read",
+    "pruning/growth.py": "the sizes of `growth` are read",
+    "bench/random_masks.py": "`speed --pattern` is read, where there is no recipe",
+    "cli/prune.py": "`--pattern` is read for the sparsity that goes with it, before there is a recipe",
+}
+"""Where text of a recipe becomes a value, and why there: everywhere else the value is passed on."""
+
+
+def test_what_a_recipe_says_is_read_once() -> None:
+    calls = {
+        str(path.relative_to(ROOT)).removeprefix("vlcompress/")
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Name | ast.Attribute) and getattr(node, "id", getattr(node, "attr", "")) in PARSERS
+    }
+    assert calls == READERS.keys()

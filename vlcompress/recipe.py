@@ -16,14 +16,16 @@ from vlcompress.defaults import default_document
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.pruning.allocation import Allocation, Global, parse_allocation
 from vlcompress.pruning.criterion import Ranking, parse_criterion
+from vlcompress.pruning.growth import Growth, parse_growth
 from vlcompress.pruning.pattern import Pattern, Unstructured
 from vlcompress.pruning.patterns import parse_pattern
+from vlcompress.pruning.permutation import Reordering, parse_reordering
 from vlcompress.pruning.schedule import Linear, Schedule, parse_schedule
+from vlcompress.training.adversarial import Perturbation, parse_perturbation
 
 RECIPES = Path(__file__).parent / "recipes"
 OPTIMIZERS = ("bertadam", "adamw", "sgd")
 HEADS = ("fresh", "answers")
-PERMUTATIONS = ("neurons", "neurons+channels")
 CONTROLS = ("random", "shuffle", "reinit", "language", "unstructured")
 
 PARSERS: dict[Any, Callable[[str], Any]] = {
@@ -31,6 +33,9 @@ PARSERS: dict[Any, Callable[[str], Any]] = {
     Ranking: parse_criterion,
     Schedule: parse_schedule,
     Allocation: parse_allocation,
+    Growth: parse_growth,
+    Reordering: parse_reordering,
+    Perturbation: parse_perturbation,
 }
 """Values that are strings in a file, and what reads them; `str` of a value writes it back."""
 
@@ -110,8 +115,8 @@ class PruningRecipe:
     rounds: int = 0
     prunable: str = "bert-tickets"
     rewind_step: int = 0
-    growth: str = ""
-    permutation: str = ""
+    growth: Growth = field(default_factory=Growth)
+    permutation: Reordering = field(default_factory=Reordering)
     controls: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
 
@@ -146,7 +151,7 @@ class TrainingRecipe:
     head_rate: float = 1.0
     optimizer: str = "bertadam"
     distill: float = 0.0
-    adversarial: str = ""
+    adversarial: Perturbation = field(default_factory=Perturbation)
 
 
 @dataclass(frozen=True)
@@ -289,8 +294,6 @@ def _check(recipe: Recipe) -> None:
     for control in pruning.controls:
         if control not in CONTROLS:
             raise unknown("control", control, CONTROLS)
-    if pruning.permutation and pruning.permutation not in PERMUTATIONS:
-        raise unknown("permutation", pruning.permutation, PERMUTATIONS)
     if recipe.model.head not in HEADS:
         raise unknown("head", recipe.model.head, HEADS)
     if training.optimizer not in OPTIMIZERS:

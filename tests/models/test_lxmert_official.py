@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits
+from safetensors.torch import load_file
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from tests.models.conftest import FIXTURES
+from vlcompress.data.tokenizer import WordPiece
 from vlcompress.models.base import Head
 from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.models.lxmert.answers import load_answer_head, table_answer
 from vlcompress.models.lxmert.model import encode
+from vlcompress.models.lxmert.pretraining import LOSSES, PretrainingObjective
+from vlcompress.models.masking import NOTHING, places
+from vlcompress.models.objective import Batch
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
     from tests.models.conftest import Case
 
 FAMILY = LxmertFamily()
@@ -89,29 +100,47 @@ def test_answers_are_converted_as_officially(qa_load: Case) -> None:
     assert {answer: table_answer(answer) for answer in official} == official
 
 
-def test_image_pairs_go_side_by_side_through_a_wider_head(vqa: Case, tmp_path: Path) -> None:
-    """NLVR2Model: rows in turn left and right, pooled outputs joined, Linear(2H, 2H), GELU, LayerNorm, Linear."""
-    width = 2 * vqa.meta["bert_config"]["hidden_size"]
-    shapes = {"0.weight": (width, width), "0.bias": (width,), "2.weight": (width,), "2.bias": (width,)}
-    shapes |= {"3.weight": (2, width), "3.bias": (2,)}
-    rng = torch.Generator().manual_seed(0)
-    head = {f"logit_fc.{name}": torch.randn(shape, generator=rng) for name, shape in shapes.items()}
-    snapshot = {name: value for name, value in vqa.weights.items() if not name.startswith("logit_fc.")} | head
-    torch.save(snapshot, tmp_path / "BEST.pth")
-    model = FAMILY.build(vqa.config, Head("pair", ("False", "True")), seed=0).eval()
-    assert FAMILY.load(model, str(tmp_path / "BEST.pth")).head == "loaded"
-    with torch.no_grad():
-        logits = FAMILY.logits(model, vqa.batch)
-        pooled_BH = vqa.expected["pooled"]
-        x = torch.cat([pooled_BH[0::2], pooled_BH[1::2]], dim=1)
-        x = torch.nn.functional.gelu(x @ head["logit_fc.0.weight"].T + head["logit_fc.0.bias"])
-        x = torch.nn.functional.layer_norm(x, (width,), head["logit_fc.2.weight"], head["logit_fc.2.bias"], 1e-12)
-    expected = x @ head["logit_fc.3.weight"].T + head["logit_fc.3.bias"]
-    torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-4)
-
-
 def test_a_vqa_head_is_no_head_for_image_pairs(vqa: Case, tmp_path: Path) -> None:
     model = FAMILY.build(vqa.config, Head("pair", ("False", "True")), seed=0)
     report = FAMILY.load(model, _saved(vqa, tmp_path / "BEST.pth"))
     assert report.head == "fresh"
     assert any("answer_head.*" in note for note in report.notes)
+
+
+def _gradients(norms: Mapping[str, float], model: nn.Module, loss: Tensor) -> None:
+    loss.backward()
+    own = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    for name, norm in norms.items():
+        ours = name.removeprefix("lxrt_encoder.model.").replace("bert.", "lxmert.", 1)
+        ours = f"answer_head.{ours}" if ours.startswith("logit_fc.") else ours
+        torch.testing.assert_close(own[ours].norm().item(), norm, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.evidence("parity", "lxmert-nlvr2")
+def test_image_pairs_give_the_official_outputs(vqa: Case, tmp_path: Path) -> None:
+    case = FIXTURES / "nlvr2"
+    expected, meta = load_file(case / "expected.safetensors"), json.loads((case / "meta.json").read_text())
+    backbone = {name: value for name, value in vqa.weights.items() if not name.startswith("logit_fc.")}
+    torch.save(backbone | load_file(case / "weights.safetensors"), tmp_path / "BEST.pth")
+    model = FAMILY.build(vqa.config, Head("pair", ("False", "True")), seed=0).eval()
+    assert FAMILY.load(model, str(tmp_path / "BEST.pth")).head == "loaded"
+    texts = {name: vqa.batch[name][[0, 0, 1, 1]] for name in ("input_ids", "attention_mask")}
+    logits = FAMILY.logits(model, vqa.batch | texts)
+    torch.testing.assert_close(logits, expected["logits"], atol=1e-5, rtol=0)
+    _gradients(meta["grad_norms"], model, cross_entropy(logits, expected["labels"]))
+
+
+@pytest.mark.evidence("parity", "lxmert-pretraining")
+def test_pretraining_losses_are_the_official_ones(qa_load: Case, tmp_path: Path) -> None:
+    case = FIXTURES / "pretraining"
+    drawn, expected = (load_file(case / f"{part}.safetensors") for part in ("inputs", "expected"))
+    model = qa_load.model("pretraining", qa_load.meta["pretrain_num_answers"])
+    FAMILY.load(model, _saved(qa_load, tmp_path / "model_LXRT.pth"))
+    features, asked = qa_load.batch["visual_feats"], drawn["features_asked"]
+    inputs = qa_load.batch | {"input_ids": drawn["hidden_ids"], "visual_feats": features * (1 - asked)[..., None]}
+    targets = {**drawn, "asked": places(drawn["words"] != NOTHING), "features": features}
+    losses = PretrainingObjective((), WordPiece(())).losses(model, Batch(inputs, targets))
+    assert tuple(losses) == LOSSES
+    torch.testing.assert_close(torch.stack(list(losses.values())), expected["losses"], atol=1e-5, rtol=1e-6)
+    meta = json.loads((case / "meta.json").read_text())
+    _gradients(meta["grad_norms"], model, sum(losses.values(), torch.zeros(())))

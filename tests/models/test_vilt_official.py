@@ -162,9 +162,18 @@ def test_a_pretrained_file_loads_whole_into_the_pretraining_model(tmp_path: Path
     report = FAMILY.load(model, _saved(tmp_path, _pretrained()))
     assert report.head == "loaded"
     assert report.notes == ()
-    assert model.mlm_score.decoder.weight is model.vilt.embeddings.text_embeddings.word_embeddings.weight
+    words = model.vilt.embeddings.text_embeddings.word_embeddings.weight
+    assert model.mlm_score.decoder.weight is not words
     assert model.mlm_score.transform.LayerNorm.eps == 1e-12
     assert torch.equal(model.mlm_score.decoder.bias, _pretrained()["mlm_score.bias"])
+
+
+def test_a_file_that_ties_the_word_head_gives_both(tmp_path: Path) -> None:
+    tied = {name: tensor for name, tensor in _pretrained().items() if name != "mlm_score.decoder.weight"}
+    model = FAMILY.build(_config(), Head("pretraining"), seed=0)
+    report = FAMILY.load(model, _saved(tmp_path, tied))
+    assert "mlm_score.decoder.weight starts from the word embeddings, to which the file ties it" in report.notes
+    assert torch.equal(model.mlm_score.decoder.weight, WEIGHTS["text_embeddings.word_embeddings.weight"])
 
 
 def test_the_ranking_head_starts_from_the_matched_row(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.allocation import Global, prune
 from vlcompress.pruning.criterion import Magnitude
-from vlcompress.pruning.growth import grown
+from vlcompress.pruning.growth import parse_growth
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.pattern import Block, Unstructured
 from vlcompress.pruning.patterns import parse_pattern
@@ -31,7 +31,7 @@ LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
     ],
 )
 def test_rounds_go_from_fine_to_the_recipes_pattern(growth: str, pattern: str, rounds: int, expected: list) -> None:
-    assert [str(one) for one in grown(growth, parse_pattern(pattern), rounds)] == expected
+    assert [str(one) for one in parse_growth(growth).patterns(parse_pattern(pattern), rounds)] == expected
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_rounds_go_from_fine_to_the_recipes_pattern(growth: str, pattern: str, r
 )
 def test_growth_that_cannot_be(growth: str, pattern: str, rounds: int, text: str) -> None:
     with pytest.raises(VlcompressError, match=text):
-        grown(growth, parse_pattern(pattern), rounds)
+        parse_growth(growth).patterns(parse_pattern(pattern), rounds)
 
 
 def _gone(mask: torch.Tensor, block: Block) -> torch.Tensor:
@@ -57,7 +57,7 @@ def _gone(mask: torch.Tensor, block: Block) -> torch.Tensor:
 
 
 def test_sparsity_follows_the_schedule_and_a_block_that_is_gone_never_comes_back() -> None:
-    patterns = grown("4x1,4x4", Block(16, 8), len(LEVELS))
+    patterns = parse_growth("4x1,4x4").patterns(Block(16, 8), len(LEVELS))
     history = [Masks.keep_all(WEIGHTS)]
     for level, pattern in zip(LEVELS, patterns, strict=True):
         masks = prune(WEIGHTS, history[-1], level, pattern=pattern, criterion=Magnitude(), allocation=Global())
@@ -83,4 +83,10 @@ def test_a_large_block_is_scored_by_its_survivors() -> None:
     after = prune(trained, before, 0.5, pattern=Block(4, 4), criterion=Magnitude(), allocation=Global())
     assert not after["a"][:, :4].any()
     assert after["a"][:, 4:].all()
-    assert isinstance(grown("4x1", Unstructured(), 2)[0], Unstructured)
+    assert isinstance(parse_growth("4x1").patterns(Unstructured(), 2)[0], Unstructured)
+
+
+@pytest.mark.parametrize("text", ["", "16x1", "4x4,8x8"])
+def test_sizes_are_written_as_they_are_read(text: str) -> None:
+    assert str(parse_growth(text)) == text
+    assert bool(parse_growth(text)) == bool(text)

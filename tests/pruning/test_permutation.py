@@ -14,7 +14,7 @@ from vlcompress.pruning.criterion import Magnitude, Movement
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.pattern import Block
 from vlcompress.pruning.patterns import parse_pattern
-from vlcompress.pruning.permutation import Permutation, find_permutation, free_orders, search
+from vlcompress.pruning.permutation import Permutation, find_permutation, parse_reordering, search
 from vlcompress.pruning.permutation import Profile as UnitProfile
 
 NEURONS = Coupling("neuron", ("up.weight",), "down.weight", units=32, unit_size=1, constant_from="up.weight")
@@ -48,7 +48,7 @@ def kept_mass(weights: dict[str, Tensor], pattern: Block, sparsity: float) -> fl
 
 
 def permutation(weights: dict[str, Tensor], pattern: Block, what: str = "neurons+channels") -> Permutation:
-    frees = free_orders(what, pattern, [HEADS, NEURONS])
+    frees = parse_reordering(what).free(pattern, [HEADS, NEURONS])
     names = {name for name in weights if name.endswith("weight")}
     return find_permutation(frees, pattern, weights, names, criterion=Magnitude(), sparsity=0.75)
 
@@ -108,7 +108,7 @@ def test_models_of_every_family_compute_the_same(name: str, kind: HeadKind) -> N
     inputs = family.example_inputs(config, batch=4, text=5, regions=3, seed=0)
     state = {key: value.clone() for key, value in model.state_dict().items()}
     prunable = set(family.prunable(model, "bert-tickets").names)
-    frees = free_orders("neurons+channels", Block(4, 4), family.couplings(model))
+    frees = parse_reordering("neurons+channels").free(Block(4, 4), family.couplings(model))
     order = find_permutation(frees, Block(4, 4), state, prunable, criterion=Magnitude(), sparsity=0.5)
     with torch.no_grad():
         before = family.logits(model, inputs)
@@ -123,7 +123,7 @@ def test_scores_of_either_sign_gather_too() -> None:
     weights = {name: one for name, one in scattered().items() if name.startswith(("up", "down"))}
     sums = {name: one - 0.3 for name, one in weights.items()}
     names = {"up.weight", "down.weight"}
-    frees = free_orders("neurons", Block(8, 8), [NEURONS])
+    frees = parse_reordering("neurons").free(Block(8, 8), [NEURONS])
     order = find_permutation(frees, Block(8, 8), weights, names, criterion=Movement(sums), sparsity=0.5)
     before, after = (
         torch.cat([Block(8, 8).unit_means(one[name]) for name in names]).topk(8).values.sum()
@@ -134,11 +134,11 @@ def test_scores_of_either_sign_gather_too() -> None:
 
 def test_only_what_is_cut_into_blocks_is_reordered() -> None:
     couplings = [HEADS, NEURONS]
-    assert free_orders("neurons+channels", parse_pattern("unstructured"), couplings) == []
-    assert free_orders("neurons+channels", parse_pattern("neuron+head"), couplings) == []
+    assert parse_reordering("neurons+channels").free(parse_pattern("unstructured"), couplings) == []
+    assert parse_reordering("neurons+channels").free(parse_pattern("neuron+head"), couplings) == []
     mixed = parse_pattern("attention=block:8x8,ffn=neuron")
-    assert free_orders("neurons", mixed, couplings) == []
-    assert {free.rows for free in free_orders("neurons+channels", mixed, couplings)} == {
+    assert parse_reordering("neurons").free(mixed, couplings) == []
+    assert {free.rows for free in parse_reordering("neurons+channels").free(mixed, couplings)} == {
         ("v.weight",),
         ("q.weight", "k.weight"),
     }
@@ -151,3 +151,9 @@ def test_written_and_read_it_is_the_same(tmp_path: Path) -> None:
     assert again.sha256() == order.sha256()
     weights = scattered(1)
     assert all(torch.equal(again.apply(weights)[name], value) for name, value in order.apply(weights).items())
+
+
+@pytest.mark.parametrize("text", ["", "neurons", "neurons+channels"])
+def test_what_may_be_reordered_is_written_as_it_is_read(text: str) -> None:
+    assert str(parse_reordering(text)) == text
+    assert bool(parse_reordering(text)) == bool(text)

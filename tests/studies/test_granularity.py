@@ -198,7 +198,8 @@ def test_tickets_are_compiled_exported_and_measured_beside_dense(
     dense = bench.train(Trial(0), "dense")
     ticket = next(rounds(bench, 0, dense, parse_pattern("neuron+head"), "ticket"))[3]
     damaged = TrainingResult(tmp_path / "nothing")
-    tickets = [Measured("good", bench, ticket, "neuron+head"), Measured("bad", bench, damaged, "neuron+head")]
+    pattern = parse_pattern("neuron+head")
+    tickets = [Measured("good", bench, ticket, pattern), Measured("bad", bench, damaged, pattern)]
     found = measure_tickets(bench, dense, tickets, effort=Effort(rounds=2, burst_s=0.001, warmup=1))
     assert set(found["tickets"]["bad"]) == {"failed"}
     row = found["tickets"]["good"]

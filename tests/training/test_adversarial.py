@@ -150,6 +150,12 @@ def test_a_perturbation_that_makes_no_sense_is_refused(text: str) -> None:
         parse_perturbation(text)
 
 
+@pytest.mark.parametrize("text", ["", "text", "image:0.01", "text+image:0.1"])
+def test_a_perturbation_is_written_as_it_is_read(text: str) -> None:
+    assert str(parse_perturbation(text)) == text
+    assert bool(parse_perturbation(text)) == bool(text)
+
+
 def experiment(home: Path, data: Path, perturbed: str, family: str = "lxmert", task: str = "vqa") -> Experiment:
     recipe = default_recipe(family, task, "tiny").override(
         data={"source": str(data)}, training={"steps": 12, "adversarial": perturbed}

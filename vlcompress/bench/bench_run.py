@@ -19,7 +19,6 @@ from vlcompress.export.export_run import compiled_of, export_dense
 from vlcompress.export.runtime import provider_for
 from vlcompress.export.verify import bound_in
 from vlcompress.models.base import Family
-from vlcompress.pruning.patterns import parse_pattern
 from vlcompress.sparse.compile import compile_model, thread_count
 from vlcompress.sparse.runner import fast_answer
 from vlcompress.sparse.timing import Effort
@@ -156,7 +155,7 @@ def _accuracy(variant: Variant, task: Task, batch: int = 256) -> dict[str, Any]:
 def _curve(run: Run, ticket: Ticket, task: Task, batch: int, threads: int, compute: Compute) -> list[dict[str, Any]]:
     """Compile the ticket of every round and measure it against dense, all side by side."""
     (inputs,) = samples(task, batch)
-    block = parse_pattern(ticket.document["recipe"]["pruning"]["pattern"]).storage
+    block = ticket.recipe.pruning.pattern.storage
     family, dense = dense_model(run, ticket)
     cells = [cell for cell in run.document()["cells"] if cell["arm"] == "ticket"]
     calls = {"dense": bind_torch(dense, fast_answer(family, dense, ticket.head, compute), inputs)}

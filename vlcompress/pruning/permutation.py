@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from vlcompress.artefacts import load_tensors, save_tensors
+from vlcompress.errors import unknown
 from vlcompress.models.base import Coupling
 from vlcompress.pruning.criterion import Criterion
 from vlcompress.pruning.pattern import Block, LayerKind, Pattern
@@ -98,16 +99,50 @@ def blocks_of(pattern: Pattern) -> dict[LayerKind, Block]:
     return {kind: part for kind, part in pattern.by_kind.items() if isinstance(part, Block)}
 
 
-def free_orders(what: str, pattern: Pattern, couplings: Sequence[Coupling]) -> list[Free]:
-    """List whose order may change to some effect.
+@dataclass(frozen=True)
+class Reordering:
+    """What the search may reorder; `str` gives what `parse_reordering` reads.
 
-    Args:
-        what: "neurons" or "neurons+channels".
-        pattern: only layers that it cuts into blocks count.
-        couplings: of the model.
+    Attributes:
+        kinds: of layers: the neurons of "ffn", the channels within heads of "attention"; none keeps the checkpoint's
+            order.
     """
-    kinds: set[LayerKind] = {"ffn", "attention"} if what == "neurons+channels" else {"ffn"}
-    return [free for one in couplings for free in _free(one) if free.kind in kinds & blocks_of(pattern).keys()]
+
+    kinds: tuple[LayerKind, ...] = ()
+
+    def __str__(self) -> str:
+        return next(name for name, one in REORDERINGS.items() if one == self)
+
+    def __bool__(self) -> bool:
+        return bool(self.kinds)
+
+    def free(self, pattern: Pattern, couplings: Sequence[Coupling]) -> list[Free]:
+        """List whose order may change to some effect.
+
+        Args:
+            pattern: only layers that it cuts into blocks count.
+            couplings: of the model.
+        """
+        kinds = {*self.kinds} & blocks_of(pattern).keys()
+        return [free for one in couplings for free in _free(one) if free.kind in kinds]
+
+
+REORDERINGS = {
+    "": Reordering(),
+    "neurons": Reordering(("ffn",)),
+    "neurons+channels": Reordering(("ffn", "attention")),
+}
+
+
+def parse_reordering(text: str) -> Reordering:
+    """Read "neurons", "neurons+channels", or "" for the checkpoint's order.
+
+    Raises:
+        VlcompressError: anything else.
+    """
+    if text not in REORDERINGS:
+        raise unknown("permutation", text, [name for name in REORDERINGS if name])
+    return REORDERINGS[text]
 
 
 def _free(coupling: Coupling) -> Iterator[Free]:
@@ -132,7 +167,7 @@ def find_permutation(
     """Search an order for each of `frees`.
 
     Args:
-        frees: see `free_orders`.
+        frees: see `Reordering.free`.
         pattern: whose blocks are cut.
         weights: of the dense trained model.
         names: of the weights that are pruned; the others follow and count nothing.

@@ -6,7 +6,6 @@ import vlcompress
 from vlcompress.devices import CPU, Compute
 from vlcompress.errors import unknown
 from vlcompress.kernels.backends import BACKENDS
-from vlcompress.pruning.patterns import parse_pattern
 from vlcompress.sparse.compile import AUTO, pack_model, place, save_compiled
 from vlcompress.sparse.plan import Plan
 from vlcompress.sparse.timing import EFFORT, Effort
@@ -43,13 +42,13 @@ def compile_run(
     ticket = load_ticket(run.ticket)
     family, model = ticket_model(ticket)
     (inputs,) = samples(score_task(run, ticket), batch)
-    pattern = ticket.document["recipe"]["pruning"]["pattern"]
-    packed = pack_model(family, model, dict(ticket.masks), parse_pattern(pattern).storage, inputs)
+    pattern = ticket.recipe.pruning.pattern
+    packed = pack_model(family, model, dict(ticket.masks), pattern.storage, inputs)
     tensors = packed.model.state_dict()  # before it is cast to what it will run in
     _, plan = place(packed, family, model, threads, compute, backend, effort)
     extra: dict[str, Any] = {
         "recipe_sha256": ticket.document["recipe_sha256"],
-        "pattern": pattern,
+        "pattern": str(pattern),
         "sparsity": ticket.masks.sparsity,
         "vlcompress": vlcompress.__version__,
     }

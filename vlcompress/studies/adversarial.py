@@ -19,7 +19,7 @@ from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Row, judged, rounds
 from vlcompress.tickets.spec import Trial
 from vlcompress.tickets.store import TrainingResult
-from vlcompress.training.adversarial import Attackable, Perturbation, attacked_score, parse_perturbation
+from vlcompress.training.adversarial import Attackable, Perturbation, attacked_score
 
 LEVELS = (0.5, 0.7)
 STRENGTHS = {("uniter", "vcr"): "text+image:0.01", ("lxmert", "gqa"): "text:0.01"}
@@ -120,7 +120,7 @@ def _attacked(bench: Experiment, trained: Sequence[TrainingResult], times: int) 
     task = bench.score_task
     if not isinstance(task, Attackable):
         return None
-    own = parse_perturbation(bench.recipe.training.adversarial)
+    own = bench.recipe.training.adversarial
     return [_measured(bench, task, one, Perturbation(own.modalities, own.rate * times)) for one in trained]
 
 

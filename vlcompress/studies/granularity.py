@@ -181,6 +181,8 @@ def _speed(runner: StudyRunner, task: str, recipes: Mapping[str, Recipe], plan: 
 
 def _tickets(bench: Experiment, cells: Sequence[Cell], pattern: str, plan: Plan) -> list[Measured]:
     return [
-        Measured(row_name(pattern, _text(level)), bench, _ticket(cells, number).trained[0], pattern)
+        Measured(
+            row_name(pattern, _text(level)), bench, _ticket(cells, number).trained[0], bench.recipe.pruning.pattern
+        )
         for level, number in plan.items()
     ]

@@ -24,7 +24,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.export.onnx import export_onnx
 from vlcompress.export.runtime import SKIP_LAYER_NORM, open_session
 from vlcompress.export.verify import feed
-from vlcompress.pruning.patterns import parse_pattern
+from vlcompress.pruning.pattern import Pattern
 from vlcompress.sparse.compile import compile_model
 from vlcompress.sparse.timing import Effort
 from vlcompress.studies.base import Json
@@ -60,7 +60,7 @@ class Measured:
     name: str
     bench: Experiment
     trained: TrainingResult
-    pattern: str
+    pattern: Pattern
 
 
 def measure_tickets(
@@ -101,7 +101,7 @@ def measure_tickets(
     }
 
 
-def _export(bench: Experiment, trained: TrainingResult, pattern: str | None, folder: Path) -> tuple[Path, Json]:
+def _export(bench: Experiment, trained: TrainingResult, pattern: Pattern | None, folder: Path) -> tuple[Path, Json]:
     """Write a training as ONNX, compiled where it has a pattern; give the file and its manifest."""
     head, inputs = bench.train_task.head, samples(_task(bench), TUNED_FOR, 2)
     model: nn.Module = bench.family.build(bench.config, head, seed=0)
@@ -109,7 +109,7 @@ def _export(bench: Experiment, trained: TrainingResult, pattern: str | None, fol
     model.eval()
     if pattern is not None:
         bench.say(f"exporting {pattern} at {100 * trained.masks().sparsity:.0f} %")
-        block, masks = parse_pattern(pattern).storage, dict(trained.masks())
+        block, masks = pattern.storage, dict(trained.masks())
         model, _ = compile_model(bench.family, model, masks, block, inputs=inputs[0], threads=THREADS, effort=QUICK)
     manifest = export_onnx(bench.family, model, folder, inputs, config=bench.config, head=head, threads=THREADS)
     return folder / "model.onnx", manifest

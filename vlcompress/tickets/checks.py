@@ -5,9 +5,7 @@ from vlcompress.models.checkpoints import on_hub
 from vlcompress.models.language import language_part
 from vlcompress.models.registry import part_of
 from vlcompress.pruning.allocation import Modality
-from vlcompress.pruning.growth import grown
 from vlcompress.pruning.pattern import SAME, Unstructured
-from vlcompress.pruning.permutation import free_orders
 from vlcompress.pruning.schedule import levels
 from vlcompress.tickets.experiment import Experiment, build_model, objective_of, teachable
 from vlcompress.tickets.spec import Trial
@@ -28,7 +26,7 @@ def check_run(bench: Experiment) -> None:
     plan = levels(pruning.schedule, pruning.sparsity, pruning.rounds or None)
     if not plan:
         raise VlcompressError("sparsity 0 prunes nothing: give a fraction above 0, for example 0.5")
-    for pattern in dict.fromkeys(grown(pruning.growth, pruning.pattern, len(plan))):
+    for pattern in dict.fromkeys(pruning.growth.patterns(pruning.pattern, len(plan))):
         pattern.check(shapes, bench.couplings, pruning.sparsity)
     if pruning.pattern == Unstructured() and "unstructured" in pruning.controls:
         raise VlcompressError(
@@ -73,7 +71,7 @@ def _without_effect(bench: Experiment) -> list[str]:
     pattern = pruning.pattern
     if pruning.growth and pattern == Unstructured():
         said.append(f"pruning.growth '{pruning.growth}' has no effect with pattern '{pattern}': it has no blocks")
-    if pruning.permutation and not free_orders(pruning.permutation, pattern, bench.couplings):
+    if pruning.permutation and not pruning.permutation.free(pattern, bench.couplings):
         said.append(
             f"pruning.permutation '{pruning.permutation}' has no effect with pattern '{pattern}': it cuts no blocks "
             "from what could be reordered"

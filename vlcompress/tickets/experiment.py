@@ -21,13 +21,13 @@ from vlcompress.models.language import language_part, published_language_model
 from vlcompress.models.objective import Objective
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.pattern import Pattern
-from vlcompress.pruning.permutation import Permutation, find_permutation, free_orders
+from vlcompress.pruning.permutation import Permutation, find_permutation
 from vlcompress.recipe import Recipe
 from vlcompress.tasks.base import EvalTask, LogitTask, TrainTask
 from vlcompress.tickets.controls import shuffled
 from vlcompress.tickets.spec import GENERATION, Start, Teacher, TrainingSpec, Trial
 from vlcompress.tickets.store import TrainingResult, TrainingStore
-from vlcompress.training.adversarial import Adversarial, parse_perturbation
+from vlcompress.training.adversarial import Adversarial
 from vlcompress.training.checkpoint import distinct, restore
 from vlcompress.training.distillation import Distilled
 from vlcompress.training.language import WEIGHTS as LANGUAGE_WEIGHTS
@@ -184,7 +184,7 @@ class Experiment:
             # of any training that a round may prune, no control's
             saliency=recipe.pruning.criterion.saliency if trial.start in ("theta0", "rewound") else None,
             distill=teacher,
-            adversarial=recipe.training.adversarial,
+            adversarial=str(recipe.training.adversarial),
             computed_on=self.compute.identity(),
         )
 
@@ -254,8 +254,7 @@ def objective_of(experiment: Experiment, trial: Trial) -> Objective:
         VlcompressError: adversarial training or distillation of a family or a task that it is not defined for.
     """
     if experiment.recipe.training.adversarial:
-        perturbation = parse_perturbation(experiment.recipe.training.adversarial)
-        return Adversarial(experiment.train_task, experiment.family, perturbation)
+        return Adversarial(experiment.train_task, experiment.family, experiment.recipe.training.adversarial)
     if not _taught(experiment, trial):
         return experiment.train_task
     task = teachable(experiment)
@@ -289,7 +288,7 @@ def search_permutation(
         seed: of the criterion, where chance plays a part in it.
     """
     pruning = experiment.recipe.pruning
-    frees = free_orders(pruning.permutation, pattern, experiment.couplings) if pruning.permutation else []
+    frees = pruning.permutation.free(pattern, experiment.couplings)
     if not frees:
         return None
     criterion, names = pruning.criterion.of(seed, dense.saliency()), set(experiment.prunable.names)

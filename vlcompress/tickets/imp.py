@@ -11,7 +11,6 @@ from typing import Any
 
 from vlcompress.pruning.allocation import prune
 from vlcompress.pruning.criterion import Criterion, Random
-from vlcompress.pruning.growth import grown
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.pattern import Pattern, Unstructured
 from vlcompress.pruning.schedule import levels
@@ -109,7 +108,7 @@ def rounds(bench: Experiment, seed: int, dense: TrainingResult, pattern: Pattern
     order = search_permutation(bench, dense, pattern, seed)
     masks, trained = bench.keep_all(), dataclasses.replace(dense, reading=order)
     plan = levels(pruning.schedule, pruning.sparsity, pruning.rounds or None)
-    patterns = grown(pruning.growth, pattern, len(plan))
+    patterns = pruning.growth.patterns(pattern, len(plan))
     for number, (level, shape) in enumerate(zip(plan, patterns, strict=True), start=1):
         criterion = pruning.criterion.of(seed, trained.saliency())
         masks = pruned(bench, trained, masks, level, shape, criterion)

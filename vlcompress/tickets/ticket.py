@@ -17,6 +17,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Head
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.permutation import Permutation
+from vlcompress.recipe import Recipe, parse_recipe
 
 DOCUMENT = "ticket.json"
 PERMUTATION = "permutation.safetensors"
@@ -45,6 +46,11 @@ class Ticket:
     head: Head
     vocabulary: str
     permutation: Permutation | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that found it."""
+        return parse_recipe(self.document["recipe"])
 
 
 def save_ticket(folder: Path, ticket: Ticket, card: str) -> None:

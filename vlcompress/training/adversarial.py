@@ -40,23 +40,31 @@ _HEADS = ("answers", "pair", "choice", "region", "classes")
 
 @dataclass(frozen=True)
 class Perturbation:
-    """What is perturbed and how far.
+    """What is perturbed and how far; `str` gives what `parse_perturbation` reads.
 
     Attributes:
-        modalities: "text", "image", or both.
+        modalities: "text", "image", or both; none trains plainly.
         rate: length (l2) of a step of each row's δ.
     """
 
-    modalities: tuple[str, ...]
+    modalities: tuple[str, ...] = ()
     rate: float = _RATE
+
+    def __str__(self) -> str:
+        return "+".join(self.modalities) + (f":{self.rate:g}" if self.rate != _RATE else "")
+
+    def __bool__(self) -> bool:
+        return bool(self.modalities)
 
 
 def parse_perturbation(text: str) -> Perturbation:
-    """Read "text", "image" or "text+image", with ":RATE" for another step than 1e-3 ("text+image:0.01").
+    """Read "text", "image" or "text+image", with ":RATE" for another step than 1e-3 ("text+image:0.01"); "" is none.
 
     Raises:
         VlcompressError: anything else.
     """
+    if not text:
+        return Perturbation()
     names, _, rate = text.partition(":")
     modalities = tuple(names.split("+"))
     try:

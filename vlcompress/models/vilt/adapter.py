@@ -76,7 +76,6 @@ _SIZES: dict[str, Config] = {
 }
 OFFICIAL_NAMES = (
     # dandelin/ViLT to transformers, for regular-expression substitution in this order; see `canonical` for q, k, v.
-    (r"^module\.", ""),  # saved from DataParallel
     (r"^transformer\.blocks\.(\d+)\.", r"vilt.encoder.layer.\1."),
     (r"^(vilt\.encoder\.layer\.\d+\.)norm1\.", r"\1layernorm_before."),
     (r"^(vilt\.encoder\.layer\.\d+\.)norm2\.", r"\1layernorm_after."),
@@ -96,6 +95,8 @@ OFFICIAL_NAMES = (
 _FUSED = re.compile(r"(.*\.attn\.)qkv(\..*)")
 _POSITION_IDS = "text_embeddings.position_ids"  # 0, 1, 2, ...: stored by old transformers, no weight
 _MODALITIES = "vilt.embeddings.token_type_embeddings.weight"
+_WORDS = "vilt.embeddings.text_embeddings.word_embeddings.weight"
+_DECODER = "mlm_score.decoder.weight"
 _MATCH = "itm_score.fc."
 _HEADS = ("classifier.", "rank_output.", "mlm_score.", "itm_score.")
 _LABELS = "classifier.3."
@@ -189,15 +190,17 @@ class ViltFamily(TransformerFamily):
         if fresh_head:
             kept = (_MATCH,) if isinstance(model, ViltForImageAndTextRetrieval) else ()
             tensors = without_heads(tensors, _HEADS, kept)
-        tensors, rank = rank_from_matching(tensors, model, _MATCH)
+        tensors, started = rank_from_matching(tensors, model, _MATCH)
+        tensors, untied = _untied(tensors, model)
+        started += untied
         order: tuple[str, ...] = ()
         if isinstance(model, ViltForQuestionAnswering):
             mine = tuple(model.config.id2label.values())
             tensors, order = in_answer_order(tensors, model, _LABELS, mine=mine, source=checkpoint)
         report = load_strictly(model, tensors, source=checkpoint, heads=_HEADS)
         if fresh_head:
-            return replace(report, head="fresh", notes=("the task head stays fresh, as asked", *rank))
-        return replace(report, notes=(*report.notes, *rank, *order))
+            return replace(report, head="fresh", notes=("the task head stays fresh, as asked", *started))
+        return replace(report, notes=(*report.notes, *started, *order))
 
     def pictures(self, config: Config, source: Pictures) -> Pictures:
         """Resize as the official code does for a model of this size."""
@@ -248,6 +251,14 @@ class ViltFamily(TransformerFamily):
         else:
             scores = parts.classifier(pooled(model, inputs))
         return scores
+
+
+def _untied(tensors: Tensors, model: nn.Module) -> tuple[Tensors, tuple[str, ...]]:
+    """Give the word head its own weights where transformers saved a model that ties them to the word embeddings."""
+    if not isinstance(model, ViltForPretraining) or _DECODER in tensors or "mlm_score.decoder.bias" not in tensors:
+        return tensors, ()
+    note = f"{_DECODER} starts from the word embeddings, to which the file ties it"
+    return tensors | {_DECODER: tensors[_WORDS]}, (note,)
 
 
 def _grown(tensors: Tensors, model: nn.Module) -> Tensors:

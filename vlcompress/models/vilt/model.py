@@ -30,9 +30,13 @@ _TEXT_EPS = 1e-12  # BERT's, in the text embeddings and the word head; the block
 
 
 class ViltForPretraining(ViltForMaskedLM):  # type: ignore[misc]
-    """The masked-word head of transformers and, beside it, ViLT's image-text matching head."""
+    """The masked-word head of transformers and, beside it, ViLT's image-text matching head.
+
+    As in the original the word head has weights of its own: transformers would tie them to the word embeddings.
+    """
 
     def __init__(self, config: ViltConfig) -> None:
+        config.tie_word_embeddings = False
         super().__init__(config)
         self.itm_score = nn.ModuleDict({"fc": nn.Linear(config.hidden_size, 2)})
 

@@ -157,4 +157,9 @@ def _inner_words(mask_BT: Tensor) -> Tensor:
     return (places_T > 0) & (places_T < mask_BT.sum(1, keepdim=True) - 1)
 
 
-PRETRAINING = PretrainingSpec(ViltPretraining, {"word_rate": 0.15, "transport_weight": ALIGNMENT_WEIGHT}, "adamw")
+PRETRAINING = PretrainingSpec(
+    ViltPretraining,
+    {"word_rate": 0.15, "transport_weight": ALIGNMENT_WEIGHT},
+    "adamw",
+    reads={"word head": "untied"},  # it was tied once: such trainings are others
+)
