@@ -8,7 +8,17 @@ import pytest
 import torch
 
 from vlcompress.errors import VerificationError, VlcompressError
-from vlcompress.export.verify import BOUNDS, Check, Precision, check_graph, compare_scores, refuse_nan, require
+from vlcompress.export.verify import (
+    BOUNDS,
+    Check,
+    Floats,
+    Parity,
+    Precision,
+    check_graph,
+    compare_scores,
+    refuse_nan,
+    require,
+)
 from vlcompress.models.lxmert.adapter import LxmertFamily
 
 SCORES = np.array([[1.0, 5.0, 2.0], [4.0, 0.0, 1.0]], dtype=np.float32)
@@ -67,3 +77,34 @@ def test_in_lower_precision_answers_count_on_real_samples_only(precision: Precis
     check = Check(LxmertFamily(), torch.nn.Identity(), [], {}, BOUNDS[precision], Path("onnx"))
     assert check.bound_of("random shapes") == replace(BOUNDS[precision], agreement=agreement)
     assert check.bound_of("samples") == BOUNDS[precision]
+
+
+ALLOWED: list[tuple[Precision, float, int]] = [("fp32", 1e-4, 0), ("fp16", 0.02, 4), ("int8", 0.1, 20)]
+"""Of each precision the largest error, relative to the largest score, and how many of 200 answers may change."""
+
+
+def turned(count: int, gap: float) -> Parity:
+    """Compare 200 examples, whose best score of 1 leads by `gap`, with the same of which `count` are reversed."""
+    expected: Floats = np.tile(np.array([[1.0, 1 - gap]], dtype=np.float32), (200, 1))
+    got = expected.copy()
+    got[:count] = (1 - gap / 2 - gap / 100, 1 - gap / 2 + gap / 100)
+    return compare_scores([expected], [got])
+
+
+@pytest.mark.parametrize(("precision", "relative", "changed"), ALLOWED)
+def test_each_precision_lets_pass_what_it_promises_and_nothing_beyond(
+    precision: Precision, relative: float, changed: int
+) -> None:
+    bound = BOUNDS[precision]
+    assert compare_scores([SCORES], [SCORES + np.float32(0.98 * relative * 5)]).within(bound)
+    assert not compare_scores([SCORES], [SCORES + np.float32(1.02 * relative * 5)]).within(bound)
+    assert turned(changed, 1.5 * relative).within(bound)
+    assert not turned(changed + 1, 1.5 * relative).within(bound)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_file_of_lower_precision_keeps_99_percent_of_the_score(precision: Precision) -> None:
+    check = Check(LxmertFamily(), torch.nn.Identity(), [], {}, BOUNDS[precision], Path("onnx"))
+    assert check.task_score(None, lambda session: 0.496, 0.5) == {"file": 0.496, "fp32": 0.5, "drop": 0.5 - 0.496}
+    with pytest.raises(VerificationError, match=r"scores 49\.40 on the task, the float32 model 50\.00: at least 99%"):
+        check.task_score(None, lambda session: 0.494, 0.5)

@@ -6,7 +6,7 @@ import torch
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Coupling
 from vlcompress.pruning.allocation import Global
-from vlcompress.pruning.criterion import Gradient, Movement, parse_criterion
+from vlcompress.pruning.criterion import Gradient, Movement, Random, parse_criterion
 from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import Block, Unstructured
 from vlcompress.pruning.patterns import parse_pattern
@@ -80,3 +80,15 @@ def test_names() -> None:
     assert sums == ["gradient", "movement", None]
     with pytest.raises(VlcompressError, match=r"unknown criterion 'moovement': .*did you mean 'movement'"):
         parse_criterion("moovement")
+
+
+def test_chance_depends_on_seed_weight_and_place() -> None:
+    """A large weight is scored in pieces: no two pieces may be ranked alike."""
+    piece = torch.ones(64)
+    drawn = [
+        Random(seed).scores(name, piece, start)
+        for seed, name, start in ((0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 64))
+    ]
+    assert len({tuple(one.tolist()) for one in drawn}) == 4
+    assert torch.equal(Random(0).scores("a", piece, 64), drawn[3])
+    assert all(bool(((one > 0) & (one <= 1)).all()) for one in drawn)

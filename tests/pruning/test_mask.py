@@ -51,3 +51,12 @@ def test_bad_masks_are_refused(tmp_path: Path) -> None:
     (tmp_path / "cut.safetensors").write_bytes(content[:-9])
     with pytest.raises(VlcompressError, match="damaged or cut"):
         Masks.load(tmp_path / "cut.safetensors")
+
+
+def test_the_hash_sees_names_shapes_and_bits() -> None:
+    bits = torch.arange(16) % 3 == 0
+    changed = bits.clone()
+    changed[-1] ^= True
+    others = ({"v": bits.view(4, 4)}, {"w": bits.view(2, 8)}, {"w": changed.view(4, 4)})
+    hashes = {Masks(one).sha256() for one in ({"w": bits.view(4, 4)}, *others)}
+    assert len(hashes) == 4

@@ -68,6 +68,10 @@ def test_a_few_interrupted_calls_do_not_count() -> None:
     assert timing.timing(rounds).us == 1000.0
 
 
+def test_a_round_counts_by_its_lower_quartile() -> None:
+    assert timing.timing([[0.009, 0.002, 0.004, 0.001, 0.003, 0.007, 0.006, 0.008, 0.005]]).us == 3000.0
+
+
 def test_slow_forms_drop_out_after_one_round_and_stay_on_record(clock: Clock) -> None:
     seconds = {"dense": 0.003, "a": 0.001, "b": 0.002, "c": 0.006}
     calls = {name: clock.call(name, value) for name, value in seconds.items()}

@@ -96,3 +96,22 @@ def test_scores_that_do_not_pair_are_refused() -> None:
         judge([], [])
     with pytest.raises(VlcompressError, match="the dense model scores 0"):
         judge([torch.zeros(5)], [torch.zeros(5)])
+
+
+@pytest.mark.parametrize("examples", [300, 700, 1100, 1500])
+def test_the_interval_is_the_95_percent_one_of_a_share(examples: int) -> None:
+    """Of 30 % right answers a third is lost: the loss is a share whose normal interval is known."""
+    dense = (torch.arange(examples) < 0.3 * examples).float()
+    strict = judge([dense], [worse(dense, 0.1)])["strict"]
+    error = (0.1 * 0.9 / examples) ** 0.5
+    assert strict.low == pytest.approx(-0.1 - 1.96 * error, abs=0.25 * error)
+    assert strict.high == pytest.approx(-0.1 + 1.96 * error, abs=0.25 * error)
+
+
+def test_matching_moves_the_whole_interval_by_one_standard_deviation() -> None:
+    dense = [scores(mean, seed=seed) for seed, mean in enumerate((0.69, 0.70, 0.71))]
+    verdict = judge(dense, [worse(one, 0.01) for one in dense])
+    strict, matching = verdict["strict"], verdict["matching"]
+    assert verdict.dense_sd is not None
+    assert matching.low - strict.low == pytest.approx(verdict.dense_sd)
+    assert matching.high - strict.high == pytest.approx(verdict.dense_sd)

@@ -13,6 +13,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.objective import Batch
 from vlcompress.pruning.mask import Masks
 from vlcompress.tasks.base import Scores
+from vlcompress.training.checkpoint import load_checkpoint, save_checkpoint
 from vlcompress.training.loop import Hyperparameters, Sampler, _Losses, evaluate, train
 from vlcompress.training.saliency import Saliency
 
@@ -160,6 +161,18 @@ def test_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     train(net(), Regression(), HYPER, seed=0, identity="x", **where)
     with pytest.raises(VlcompressError, match="is the checkpoint of another training"):
         train(net(), Regression(), HYPER, seed=0, identity="y", **where)
+
+
+def test_a_checkpoint_brings_the_random_generator_back(tmp_path: Path) -> None:
+    """The loop seeds every step itself; a loss that draws outside of it goes on from where it was."""
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    torch.manual_seed(3)
+    save_checkpoint(tmp_path / "under-way", identity="x", step=1, model=model, optimizer=optimizer)
+    drawn = torch.rand(4)
+    torch.manual_seed(4)
+    assert load_checkpoint(tmp_path / "under-way", identity="x", model=model, optimizer=optimizer) == 1
+    assert torch.equal(torch.rand(4), drawn)
 
 
 class Steep(Regression):
