@@ -47,7 +47,7 @@ def measure(size: str, steps: int, batch: int) -> dict[str, object]:
             loss.backward()
             optimizer.step()
             if kind == "masked":
-                keeper.hold(optimizer)
+                keeper.enforce(optimizer)
             if step >= 3:  # the first steps allocate
                 times[kind].append(1e3 * (time.perf_counter() - start))
     return {"size": size, "batch": batch, "prunable_weights": masks.total, "ms": times, **summary(times)}
