@@ -23,8 +23,7 @@ from vlcompress.kernels.formats import BlockSparseWeight
 from vlcompress.models.base import Head
 from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.models.registry import FAMILIES, family_named
-from vlcompress.pruning.allocation import prune
-from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import WeightPattern
 from vlcompress.pruning.patterns import PATTERNS, parse_pattern
 from vlcompress.recipe import parse_recipe

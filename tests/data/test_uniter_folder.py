@@ -504,6 +504,23 @@ def test_entailment_gives_the_official_batch_with_a_row_that_has_no_gold_label()
     assert not batch.tensors["targets"][2].any()
 
 
+@pytest.mark.parametrize("labels", [True, False])
+def test_gqa_databases_need_no_answer_list_where_they_name_their_answers(tmp_path: Path, labels: bool) -> None:
+    answers = ["red", "no", "red", "left"]
+    rows = {
+        str(number): {"question": "?", "img_fname": "gqa_7.npz", "input_ids": [5], "answer": answer}
+        | ({"target": {"labels": [["left", "no", "red"].index(answer)], "scores": [1.0]}} if labels else {})
+        for number, answer in enumerate(answers)
+    }
+    make_text(tmp_path, "gqa_train.db", rows)
+    make_text(tmp_path, "gqa_testdev.db", {"9": {**rows["0"], "answer": "yes", "target": None}})
+    make_images(tmp_path, "gqa", "gqa_7.npz")
+    data: TaskData[AnswerExample] = open_task(tmp_path, "gqa", ["train"])
+    assert data.labels == (("left", "no", "red") if labels else ("red", "no", "left"))
+    assert [example.answers for example in data.examples] == [{answer: 1.0} for answer in answers]
+    assert open_task(tmp_path, "gqa", ["testdev"]).labels == data.labels
+
+
 def test_databases_one_folder_deeper_are_found(folder: Path) -> None:
     (folder / "txt_db/re").mkdir()
     for split in ("train", "val"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,6 +174,74 @@ def test_state_dict_inside_a_training_checkpoint_is_found(
     assert FAMILY.load(vqa.model(), str(tmp_path / "x.ckpt")).loaded == len(weights)
 
 
+Changed = Callable[[dict[str, Tensor]], object]
+
+
+def _renamed(change: Callable[[str], str]) -> Changed:
+    return lambda weights: {change(name): tensor for name, tensor in weights.items()}
+
+
+WRAPPED: dict[str, Changed] = {
+    "DataParallel": _renamed(lambda name: f"module.{name}"),
+    "compiled": _renamed(lambda name: f"_orig_mod.{name}"),
+    "compiled, then parallel": _renamed(lambda name: f"module._orig_mod.{name}"),
+    "layers compiled": _renamed(lambda name: name.replace("layer.0.", "layer.0._orig_mod.")),
+    "MoCo": lambda weights: {"state_dict": weights, "epoch": 800, "arch": "resnet50"},
+    "DeiT": lambda weights: {"model": weights, "epoch": 3},
+    "PyTorch's tutorial": lambda weights: {"model_state_dict": weights, "loss": 0.5},
+    "DeepSpeed": lambda weights: {"module": weights},
+}
+"""State dicts as they are saved in the wild."""
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_what_others_wrap_around_a_state_dict_is_taken_off(
+    vqa: Case, weights: dict[str, Tensor], tmp_path: Path, kind: str
+) -> None:
+    torch.save(WRAPPED[kind](weights), tmp_path / "moco_v2_800ep_pretrain.pth.tar")
+    model = vqa.model()
+    report = FAMILY.load(model, str(tmp_path / "moco_v2_800ep_pretrain.pth.tar"))
+    assert (report.loaded, report.head) == (len(weights), "loaded")
+    assert torch.equal(model.state_dict()[WEIGHT], weights[WEIGHT])
+
+
+def test_a_base_model_saved_alone_leaves_the_head_fresh(vqa: Case, weights: dict[str, Tensor], tmp_path: Path) -> None:
+    alone = {name.removeprefix("lxmert."): one for name, one in weights.items() if name.startswith("lxmert.")}
+    model = vqa.model()
+    report = FAMILY.load(model, _file(alone, tmp_path / "x.safetensors"))
+    assert (report.loaded, report.head) == (len(alone), "fresh")
+    assert torch.equal(model.state_dict()[WEIGHT], weights[WEIGHT])
+
+
+def test_weights_that_pytorch_pruned_are_masked(vqa: Case, weights: dict[str, Tensor], tmp_path: Path) -> None:
+    mask = (torch.arange(weights[WEIGHT].numel()).reshape(weights[WEIGHT].shape) % 2).float()
+    dense = weights.pop(WEIGHT)
+    torch.save(weights | {f"{WEIGHT}_orig": dense, f"{WEIGHT}_mask": mask}, tmp_path / "x.pth")
+    model = vqa.model()
+    FAMILY.load(model, str(tmp_path / "x.pth"))
+    assert torch.equal(model.state_dict()[WEIGHT], dense * mask)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda one: (one * 127).to(torch.int8), "holds int8 where weights are floating-point: .*It is quantised"),
+        (lambda one: one.to(torch.float8_e4m3fn), "holds float8_e4m3fn where weights are floating-point"),
+        (lambda one: one.to_sparse(), "holds sparse or quantised tensors, which are not read: .*save them dense"),
+        (lambda one: torch.quantize_per_tensor(one, 0.1, 0, torch.qint8), "holds sparse or quantised tensors"),
+        (lambda one: one * float("nan"), "holds NaN or infinity in "),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_tensors_that_are_no_weights_are_refused_by_name(
+    vqa: Case, weights: dict[str, Tensor], tmp_path: Path, change: Callable[[Tensor], Tensor], message: str
+) -> None:
+    torch.save(weights | {WEIGHT: change(weights[WEIGHT])}, tmp_path / "x.pth")
+    error = _error(vqa.model(), str(tmp_path / "x.pth"))
+    assert re.search(message, error)
+    assert WEIGHT in error
+
+
 def test_places_without_a_checkpoint(vqa: Case, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     assert "holds no weights" in _error(vqa.model(), str(tmp_path))
@@ -210,7 +279,11 @@ def test_answer_head_needs_lists_of_its_own_length(qa_load: Case, tmp_path: Path
 
 def test_two_tensors_with_one_name_are_an_error() -> None:
     with pytest.raises(VlcompressError, match=r"'a\.weight' twice"):
-        renamed({"a.weight": torch.zeros(1), "module.a.weight": torch.ones(1)}, ((r"^module\.", ""),))
+        renamed({"a.weight": torch.zeros(1), "module.a.weight": torch.ones(1)}, ())
+
+
+def test_a_tied_weight_may_be_there_under_both_names() -> None:
+    assert list(renamed({"a.bias": torch.ones(1), "b.bias": torch.ones(1)}, ((r"^a\.", "b."),))) == ["b.bias"]
 
 
 def test_listing_spells_out_ten_names() -> None:

@@ -9,8 +9,9 @@ import torch
 from vlcompress.artefacts import distinguishing, load_tensors, read_json
 from vlcompress.data.scenes.benchmarks import make_benchmark
 from vlcompress.errors import VlcompressError
-from vlcompress.pruning.allocation import Global, prune
+from vlcompress.pruning.allocation import Global
 from vlcompress.pruning.criterion import parse_criterion
+from vlcompress.pruning.mask import prune
 from vlcompress.pruning.pattern import Block
 from vlcompress.pruning.permutation import Permutation
 from vlcompress.recipe import Recipe, default_recipe

@@ -11,8 +11,9 @@ from vlcompress.artefacts import read_json, save_tensors
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head
 from vlcompress.models.registry import family_named
-from vlcompress.pruning.allocation import Global, prune
+from vlcompress.pruning.allocation import Global
 from vlcompress.pruning.criterion import Magnitude
+from vlcompress.pruning.mask import prune
 from vlcompress.pruning.pattern import Unstructured
 from vlcompress.recipe import Recipe
 from vlcompress.tickets.experiment import Experiment, build_model

@@ -24,20 +24,36 @@ Tensors = dict[str, Tensor]
 
 _LISTED = 10  # names spelled out in an error; the rest are counted
 _FOLDER_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-_PICKLES = (".pth", ".pt", ".bin", ".ckpt")
+_PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
+_KEYS = ("state_dict", "model_state_dict", "model", "module")
+"""Where training scripts keep the state dict among what else they save: Lightning and MoCo, PyTorch's tutorials, DeiT
+and MAE, DeepSpeed."""
+_WRAPPERS = re.compile(r"^module\.|(?<![^.])_orig_mod\.")
+"""What DataParallel and torch.compile put into names, in any order."""
+_PRUNED, _MASK = "_orig", "_mask"
+"""Suffixes under which torch.nn.utils.prune keeps a weight and its mask."""
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def read_checkpoint(checkpoint: str) -> Tensors:
-    """Read every tensor of a checkpoint onto the CPU under the names that its file has.
+    """Read every tensor of a checkpoint onto the CPU under the names that its file has, freed of wrappers.
+
+    Weights that ``torch.nn.utils.prune`` masks are multiplied by their masks.
 
     Args:
-        checkpoint: a Hugging Face folder, a .safetensors file, a PyTorch state dict (.pth, .pt, .bin, .ckpt; read with
-            ``weights_only``, so no code in it runs), or a hub name ("owner/model").
+        checkpoint: a Hugging Face folder, a .safetensors file, a PyTorch state dict, alone or in a training checkpoint
+            (.pth, .pt, .bin, .ckpt, .pth.tar; read with ``weights_only``, so no code in it runs), or a hub name
+            ("owner/model").
 
     Raises:
-        VlcompressError: nothing there, a damaged file, a file of another kind, an unreachable hub.
+        VlcompressError: nothing there, a damaged file, a file of another kind, an unreachable hub; sparse or quantised
+            tensors.
     """
+    return _masked(renamed(_read(checkpoint), ()))
+
+
+def _read(checkpoint: str) -> Tensors:
     path = Path(checkpoint)
     if path.is_dir():
         return _read_folder(path)
@@ -56,21 +72,21 @@ def on_hub(checkpoint: str) -> bool:
 
 
 def renamed(tensors: Mapping[str, Tensor], rules: Sequence[tuple[str, str]]) -> Tensors:
-    """Return the tensors under canonical names.
+    """Name tensors canonically: what wraps a name goes (DataParallel, torch.compile), then the rules apply.
 
     Args:
         tensors: tensors by their names in the file.
         rules: (regular expression, replacement), each applied in turn to every name.
 
     Raises:
-        VlcompressError: two names become one.
+        VlcompressError: two names become one, of tensors that differ (a tied weight may be there twice).
     """
     result: Tensors = {}
     for name, tensor in tensors.items():
-        canonical = name
+        canonical = _unwrapped(name)
         for pattern, replacement in rules:
             canonical = re.sub(pattern, replacement, canonical)
-        if canonical in result:
+        if canonical in result and not torch.equal(result[canonical], tensor):
             raise VlcompressError(f"the checkpoint holds '{canonical}' twice, once as '{name}': remove one of them")
         result[canonical] = tensor
     return result
@@ -107,13 +123,16 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, source: st
             then left as it was, or left out, and a note says so. A head of which only a part is there is an error.
 
     Raises:
-        VlcompressError: missing, unexpected or misshapen tensors, or two different ones of a weight that is tied.
+        VlcompressError: missing, unexpected or misshapen tensors, two different ones of a weight that is tied, integers
+            for weights (a quantised model), NaN.
     """
     own = dict(model.state_dict())
+    tensors = _under_base(tensors, own, str(getattr(model, "base_model_prefix", "")))
     fresh, notes = _differing_heads(own, tensors, heads)
     wanted = {name: tensor for name, tensor in own.items() if not name.startswith(fresh)}
     given = {name: tensor for name, tensor in tensors.items() if not name.startswith(fresh)}
     _check(wanted, given, optional=_tied(model), source=source)
+    _check_numbers(wanted, given, source)
     _check_ties(model, given, source)
     with torch.no_grad():
         for name, tensor in given.items():
@@ -154,7 +173,7 @@ def _read_shards(index: Path) -> Tensors:
 def _read_file(path: Path) -> Tensors:
     if path.suffix == ".safetensors":
         return load_tensors(path)
-    if path.suffix not in _PICKLES:
+    if not path.name.endswith(_PICKLES):
         allowed = ", ".join((".safetensors", *_PICKLES))
         raise VlcompressError(f"'{path}' is no kind of checkpoint that can be read: its name must end in {allowed}")
     try:
@@ -185,11 +204,54 @@ def _inert_classes(path: Path) -> contextlib.AbstractContextManager[Any]:
 
 
 def _state_dict(content: object, path: Path) -> Tensors:
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    inner = (content.get(key) for key in _KEYS) if isinstance(content, dict) else ()
+    content = next((one for one in inner if isinstance(one, dict)), content)
     if not isinstance(content, dict) or not content or not all(isinstance(item, Tensor) for item in content.values()):
         raise VlcompressError(f"'{path}' holds no state dict: save one with torch.save(model.state_dict(), path)")
+    other = [name for name, one in content.items() if one.layout is not torch.strided or one.is_quantized]
+    if other:
+        raise VlcompressError(
+            f"'{path}' holds sparse or quantised tensors, which are not read: {listing(other)}; save them dense "
+            "(tensor.to_dense() or tensor.dequantize())"
+        )
     return dict(content)
+
+
+def _unwrapped(name: str) -> str:
+    """Take off what wraps a name, however often."""
+    while (inner := _WRAPPERS.sub("", name)) != name:
+        name = inner
+    return name
+
+
+def _masked(tensors: Tensors) -> Tensors:
+    """Apply the masks that ``torch.nn.utils.prune`` keeps beside its weights."""
+    pruned = [name.removesuffix(_PRUNED) for name in tensors if name.endswith(_PRUNED)]
+    pruned = [name for name in pruned if f"{name}{_MASK}" in tensors]
+    parts = {f"{name}{suffix}" for name in pruned for suffix in (_PRUNED, _MASK)}
+    plain = {name: one for name, one in tensors.items() if name not in parts}
+    return plain | {name: tensors[f"{name}{_PRUNED}"] * tensors[f"{name}{_MASK}"] for name in pruned}
+
+
+def _under_base(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], base: str) -> Tensors:
+    """Name the tensors of a base model that was saved alone as the model with a head does."""
+    within = {name: f"{base}.{name}" for name in tensors if name not in own}
+    moved = {name: inner for name, inner in within.items() if inner in own and inner not in tensors}
+    return {moved.get(name, name): tensor for name, tensor in tensors.items()}
+
+
+def _check_numbers(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:
+    """Refuse tensors that have the right shapes and are no weights."""
+    floating = {name: tensor for name, tensor in given.items() if wanted[name].is_floating_point()}
+    other = {name: tensor for name, tensor in floating.items() if tensor.dtype not in _FLOATS}
+    if other:
+        kinds = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in other.values()}))
+        raise VlcompressError(
+            f"'{source}' holds {kinds} where weights are floating-point: {listing(other)}. It is quantised; give the "
+            "checkpoint that it was made from"
+        )
+    if broken := [name for name, tensor in floating.items() if not torch.isfinite(tensor).all()]:
+        raise VlcompressError(f"'{source}' holds NaN or infinity in {listing(broken)}: give another checkpoint")
 
 
 def _download(name: str) -> Path:

@@ -9,9 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlcompress.pruning.allocation import prune
 from vlcompress.pruning.criterion import Criterion, Random
-from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import Pattern, Unstructured
 from vlcompress.pruning.schedule import levels
 from vlcompress.tickets.experiment import Experiment, search_permutation

@@ -34,7 +34,7 @@ from vlcompress.tickets.card import ticket_card
 from vlcompress.tickets.checks import check_length, check_run
 from vlcompress.tickets.experiment import Experiment, Say
 from vlcompress.tickets.imp import Cell, run_cells, ticket_of
-from vlcompress.tickets.ticket import Ticket, save_ticket
+from vlcompress.tickets.ticket import save_ticket
 from vlcompress.training.loop import Progress
 
 DOCUMENT = "run.json"
@@ -324,25 +324,13 @@ def newest_run(home: Path) -> Run:
 
 def _write_ticket(run: Run, bench: Experiment, cells: list[Cell]) -> None:
     first = ticket_of(cells).trained[0]
-    masks = first.masks()
-    ticket = Ticket(
-        document=_document(bench, cells),
-        masks=masks,
-        weights=first.weights(),
-        family=bench.family.name,
-        config=bench.config,
-        head=bench.train_task.head,
-        vocabulary=bench.vocabulary,
-        permutation=first.permutation(),
-    )
-    metric = bench.score_task.metric
-    card = ticket_card(bench.recipe, metric, cells, masks.kept, masks.total, bench.compute)
-    save_ticket(run.ticket, ticket, card)
+    document, head = _document(bench, cells), bench.train_task.head
+    ticket = first.ticket(document, bench.family.name, bench.config, head, bench.vocabulary)
+    save_ticket(run.ticket, ticket, ticket_card(ticket, cells, bench.compute))
 
 
 def _document(bench: Experiment, cells: list[Cell]) -> dict[str, Any]:
     """Everything about the run that is the same each time it is run: no times, no paths."""
-    masks = ticket_of(cells).trained[0].masks()
     return {
         "recipe": bench.recipe.document(),
         "recipe_sha256": bench.recipe.sha256(),
@@ -350,7 +338,7 @@ def _document(bench: Experiment, cells: list[Cell]) -> dict[str, Any]:
         "metric": bench.score_task.metric,
         "prunable_weights": bench.prunable.weights,
         "backbone_weights": bench.prunable.backbone,
-        "layer_sparsity": masks.layer_sparsity(),
+        "layer_sparsity": ticket_of(cells).trained[0].layer_sparsity(),
         "cells": [cell.document() for cell in cells],
         **computed_on(bench.compute),
         "versions": {"vlcompress": vlcompress.__version__, "torch": torch.__version__},

@@ -77,7 +77,7 @@ class MaskKeeper:
     """Keep pruned weights, and their optimizer state, at zero: bit-zero after every step.
 
     The numbers' bits are and-ed with all ones (keep) or all zeros (pruned): one fast pass, where a product with a mask
-    would leave negative zeros and `masked_fill_` takes fourteen times as long on a CPU (bench/masked_step.py).
+    would leave negative zeros and `masked_fill_` takes fourteen times as long on a CPU (bench/results/pruning).
     """
 
     def __init__(self, model: nn.Module, masks: Masks) -> None:

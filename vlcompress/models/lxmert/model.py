@@ -19,7 +19,6 @@ from vlcompress.models.attention import Attention, additive
 
 OFFICIAL_NAMES = (
     # airsplay/lxmert to transformers, for regular-expression substitution in this order; others are the same in both.
-    (r"^module\.", ""),  # saved from DataParallel
     (r"^lxrt_encoder\.model\.", ""),  # a fine-tuned snapshot
     (r"^bert\.", "lxmert."),
     (r"^logit_fc\.", "answer_head.logit_fc."),

@@ -70,7 +70,6 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 OFFICIAL_NAMES = (
     # torchvision, MoCo v2 and simCLR to transformers, for regular-expression substitution in this order.
-    (r"^module\.", ""),  # saved from DataParallel
     (r"^(?=embedder\.|encoder\.stages\.)", "resnet."),  # a Hugging Face backbone saved alone
     (r"^(encoder_q|convnet|encoder|backbone)\.(?!stages)", ""),  # MoCo v2; simCLR by paper c, and by others
     (r"^(projection|projector|projection_head|fc(?=\.\d))\.", "projection."),
@@ -90,7 +89,7 @@ OFFICIAL_NAMES = (
     (r"\.downsample\.1\.", ".shortcut.normalization."),
     (r"^fc\.(weight|bias)$", r"classifier.1.\1"),
 )
-_KEY_SIDE = re.compile(r"(module\.)?(encoder_k\.|queue)")  # MoCo's second encoder and its queue
+_KEY_SIDE = re.compile(r"(encoder_k\.|queue)")  # MoCo's second encoder and its queue
 _STEM = "resnet.embedder.embedder.convolution."
 _HEADS = ("classifier.", "projection.")
 _COUNT = "num_batches_tracked"

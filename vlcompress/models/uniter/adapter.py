@@ -71,7 +71,6 @@ _SIZES: dict[str, Config] = {
 
 OFFICIAL_NAMES = (
     # ChenRocks/UNITER, BERT and a saved encoder to the names here, for substitution in this order.
-    (r"^module\.", ""),  # saved from DataParallel
     (r"^bert\.", "uniter."),
     (r"^(embeddings|img_embeddings|encoder|pooler)\.", r"uniter.\1."),  # an encoder saved alone
     (r"\.gamma$", ".weight"),  # LayerNorm in files of 2018 and 2019

@@ -76,7 +76,6 @@ _SIZES: dict[str, Config] = {
 }
 OFFICIAL_NAMES = (
     # dandelin/ViLT to transformers, for regular-expression substitution in this order; see `canonical` for q, k, v.
-    (r"^module\.", ""),  # saved from DataParallel
     (r"^transformer\.blocks\.(\d+)\.", r"vilt.encoder.layer.\1."),
     (r"^(vilt\.encoder\.layer\.\d+\.)norm1\.", r"\1layernorm_before."),
     (r"^(vilt\.encoder\.layer\.\d+\.)norm2\.", r"\1layernorm_after."),
