@@ -112,9 +112,10 @@ def test_rewinding_starts_from_the_dense_training_at_that_step(recipe: Recipe, t
 
 
 def test_several_seeds_are_whole_chains_and_give_one_verdict(recipe: Recipe, tmp_path: Path) -> None:
-    cells = run_cells(opened(recipe.override(pruning={"seeds": (0, 1)}), tmp_path))
-    first, second = ticket_of(cells).trained
-    assert first.masks().sha256() != second.masks().sha256()
+    cells = run_cells(opened(recipe.override(pruning={"seeds": (0, 1), "controls": ["random"]}), tmp_path))
+    for cell in (ticket_of(cells), by_arm(cells)["random"][0]):
+        first, second = cell.trained
+        assert first.masks().sha256() != second.masks().sha256()
     verdict = ticket_of(cells).verdict
     assert verdict is not None
     assert verdict.seeds == 2
