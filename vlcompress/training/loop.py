@@ -86,7 +86,7 @@ class MaskKeeper:
         self._kept_bits = {parameters[name]: _bits(mask, parameters[name]) for name, mask in masks.items()}
 
     @torch.no_grad()
-    def hold(self, optimizer: torch.optim.Optimizer) -> None:
+    def enforce(self, optimizer: torch.optim.Optimizer) -> None:
         """Zero what is pruned in the weights and in both moments (a weight that the task never uses has none)."""
         for weight, bits in self._kept_bits.items():
             for tensor in (weight, *optimizer.state.get(weight, {}).values()):
@@ -154,7 +154,7 @@ def train(
             losses.add(step, loss)
             stepper.step(loss, step)
             if keeper is not None:
-                keeper.hold(optimizer)
+                keeper.enforce(optimizer)
             snapshot, last = (at_step or {}).get(step + 1), step + 1 == hyper.steps
             due = checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds and not last
             losses.tell(now=bool(snapshot) or due or last)
