@@ -257,7 +257,7 @@ class _Losses:
 
 
 def _scaler(compute: Compute) -> torch.amp.GradScaler | None:
-    return torch.amp.GradScaler(compute.torch_device.type) if compute.dtype == "fp16" else None
+    return torch.amp.GradScaler(compute.torch_device.type) if compute.facts.scaled else None
 
 
 def evaluate(model: nn.Module, scored: EvalTask, *, batch: int = 256, compute: Compute = CPU) -> Scores:
