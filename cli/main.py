@@ -53,6 +53,9 @@ class Commands(click.Group):
         except (VlcompressError, KernelInputError) as error:
             click.echo(f"error: {' '.join(str(error).split())}", err=True)
             context.exit(3 if isinstance(error, VerificationError) else 2)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            context.exit(130)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -95,3 +95,12 @@ def test_unknown_command() -> None:
     result = CliRunner().invoke(main, ["prun"])
     assert result.exit_code == 2
     assert "No such command 'prun'" in result.output
+
+
+def test_an_interrupt_ends_with_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vlcompress.report.text.tasks_text", interrupted)
+    result = CliRunner().invoke(main, ["tasks"])
+    assert (result.exit_code, result.stderr) == (130, "interrupted\n")
