@@ -80,7 +80,7 @@ def passes(tests: Path) -> bool | None:
         os.dup2(quiet, 2)
         import pytest
 
-        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(tests)]))
+        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-n", "0", str(tests)]))
     deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
         done, status = os.waitpid(child, os.WNOHANG)
