@@ -1,6 +1,7 @@
 """The GPU script without a GPU: its dry run walks every step, and what goes wrong costs only what it concerns."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -13,8 +14,16 @@ from bench import gpu
 
 ROOT = Path(gpu.__file__).parents[1]
 
-IN_ONE_PROCESS = """
-import os, sys
+MISSING = """
+import sys
+for name in ("pydantic", "pydantic_core", "rich", "jinja2", "tomli_w"):
+    sys.modules[name] = None
+"""
+"""Packages that the machines with a GPU lack: whatever imports one ends with an ImportError."""
+
+IN_ONE_PROCESS = f"""
+{MISSING}
+import os
 os.environ["TRITON_INTERPRET"] = "1"
 from bench import gpu, gpu_linears
 from vlcompress.kernels import launch
@@ -57,11 +66,14 @@ def test_without_a_gpu_it_says_so_in_one_line(
 
 def test_the_dry_run_walks_every_step_and_claims_nothing(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
+    (tmp_path / "sitecustomize.py").write_text(MISSING)  # read by the process of every step
     command = [sys.executable, str(ROOT / "bench" / "gpu.py"), "--dry-run", "--out", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads(path.read_text())
     assert record["measured"] is False
+    assert gpu.DRY.dtype == gpu.Scale().dtype, "what runs in bf16 alone would not be walked"
     assert list(record["steps"]) == list(gpu.STEPS)
     for step in record["steps"].values():
         assert step["ended"] == ["done"]

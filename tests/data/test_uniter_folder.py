@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from vlcompress.data import packed as packed_values
 from vlcompress.data.examples import (
     AnswerExample,
     CaptionExample,
@@ -271,6 +272,13 @@ def test_a_broken_npz_is_named(folder: Path, change: Callable[[bytes], bytes], m
         ImageDatabase(folder / f"{IMAGES}_compressed").read(ONE)
 
 
+def test_an_array_of_an_npz_that_unpacks_to_too_much_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rewrite(folder / f"{IMAGES}_compressed", ONE, lambda value: npz(np.zeros((10, 32), np.float16)))
+    monkeypatch.setattr(packed_values, "MOST_BYTES", 767)  # the header takes 128 of the 768 bytes
+    with pytest.raises(VlcompressError, match=r"is refused: array 'features' has 768 bytes, 767 are allowed"):
+        ImageDatabase(folder / f"{IMAGES}_compressed").read(ONE)
+
+
 @pytest.mark.parametrize("size", [12288, 4096, 100, 0])
 def test_a_cut_database_is_refused_before_it_is_mapped(folder: Path, size: int) -> None:
     with (folder / IMAGES / "data.mdb").open("r+b") as file:
@@ -494,6 +502,23 @@ def test_entailment_gives_the_official_batch_with_a_row_that_has_no_gold_label()
     check_inputs(ours.inputs, batch)
     np.testing.assert_array_equal(ours.targets["answers"].numpy(), batch.tensors["targets"], strict=True)
     assert not batch.tensors["targets"][2].any()
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_gqa_databases_need_no_answer_list_where_they_name_their_answers(tmp_path: Path, labels: bool) -> None:
+    answers = ["red", "no", "red", "left"]
+    rows = {
+        str(number): {"question": "?", "img_fname": "gqa_7.npz", "input_ids": [5], "answer": answer}
+        | ({"target": {"labels": [["left", "no", "red"].index(answer)], "scores": [1.0]}} if labels else {})
+        for number, answer in enumerate(answers)
+    }
+    make_text(tmp_path, "gqa_train.db", rows)
+    make_text(tmp_path, "gqa_testdev.db", {"9": {**rows["0"], "answer": "yes", "target": None}})
+    make_images(tmp_path, "gqa", "gqa_7.npz")
+    data: TaskData[AnswerExample] = open_task(tmp_path, "gqa", ["train"])
+    assert data.labels == (("left", "no", "red") if labels else ("red", "no", "left"))
+    assert [example.answers for example in data.examples] == [{answer: 1.0} for answer in answers]
+    assert open_task(tmp_path, "gqa", ["testdev"]).labels == data.labels
 
 
 def test_databases_one_folder_deeper_are_found(folder: Path) -> None:

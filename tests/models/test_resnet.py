@@ -17,9 +17,9 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Head, Sample
 from vlcompress.models.registry import family_named
 from vlcompress.models.resnet.adapter import MEAN, STD, ResnetFamily
-from vlcompress.pruning.allocation import Global, prune
+from vlcompress.pruning.allocation import Global
 from vlcompress.pruning.criterion import Magnitude
-from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import Block, Unstructured
 
 FAMILY = ResnetFamily()

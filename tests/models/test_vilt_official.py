@@ -15,9 +15,9 @@ from vlcompress.models.base import Config, Head
 from vlcompress.models.checkpoints import read_checkpoint
 from vlcompress.models.vilt.adapter import ViltFamily, canonical, canonical_masks
 from vlcompress.models.vilt.model import encode
-from vlcompress.pruning.allocation import Global, prune
+from vlcompress.pruning.allocation import Global
 from vlcompress.pruning.criterion import Magnitude
-from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import Unstructured
 
 CASE = Path(__file__).parents[1] / "fixtures" / "vilt_models" / "vqa"

@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from vlcompress.errors import VlcompressError
-from vlcompress.pruning.allocation import Allocation, Global, Modality, Uniform, parse_allocation, prune
+from vlcompress.pruning.allocation import Allocation, Global, Modality, Uniform, parse_allocation
 from vlcompress.pruning.criterion import Magnitude, Random, parse_criterion
-from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import Block, NofM, Pattern, Unstructured
 from vlcompress.pruning.schedule import Geometric, Linear, levels
 

@@ -5,9 +5,9 @@ import torch
 
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Coupling
-from vlcompress.pruning.allocation import Global, prune
+from vlcompress.pruning.allocation import Global
 from vlcompress.pruning.criterion import Gradient, Movement, Random, parse_criterion
-from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import Block, Unstructured
 from vlcompress.pruning.patterns import parse_pattern
 from vlcompress.pruning.select import ordered

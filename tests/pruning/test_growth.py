@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from vlcompress.errors import VlcompressError
-from vlcompress.pruning.allocation import Global, prune
+from vlcompress.pruning.allocation import Global
 from vlcompress.pruning.criterion import Magnitude
 from vlcompress.pruning.growth import parse_growth
-from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import Block, Unstructured
 from vlcompress.pruning.patterns import parse_pattern
 

@@ -8,9 +8,9 @@ import torch
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head
 from vlcompress.models.lxmert.adapter import LxmertFamily
-from vlcompress.pruning.allocation import Allocation, Global, Uniform, prune
+from vlcompress.pruning.allocation import Allocation, Global, Uniform
 from vlcompress.pruning.criterion import Magnitude, Random
-from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.mixture import Mixture, Units, members
 from vlcompress.pruning.pattern import Block, Unstructured
 from vlcompress.pruning.patterns import parse_pattern

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from vlcompress.models.base import Coupling, Head, HeadKind
 from vlcompress.models.registry import family_named
-from vlcompress.pruning.allocation import Uniform, prune
+from vlcompress.pruning.allocation import Uniform
 from vlcompress.pruning.criterion import Magnitude, Movement
-from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import Block
 from vlcompress.pruning.patterns import parse_pattern
 from vlcompress.pruning.permutation import Permutation, find_permutation, parse_reordering, search

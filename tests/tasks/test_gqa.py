@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.tasks.conftest import MemoryPictures, ShowingFamily, make_data, make_reader
-from vlcompress.data.examples import AnswerExample
+from vlcompress.data.examples import AnswerExample, GqaFacts
 from vlcompress.data.opening import open_task
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.models.lxmert.adapter import LxmertFamily
@@ -44,6 +44,26 @@ def test_results_of_the_official_evaluator_and_its_dump() -> None:
     assert task.measure(lambda inputs: logits, batch=3).mean == pytest.approx(expected["score"])
     dump = (DATA / "expected_batches" / "gqa_dump_result.json").read_bytes()
     assert task.submission(lambda inputs: logits, batch=3) == dump
+
+
+def test_questions_outside_the_balanced_set_are_answered_and_not_scored() -> None:
+    facts = [GqaFacts(entailed=("b",)), GqaFacts(balanced=False), GqaFacts()]
+    examples = [
+        AnswerExample(key, "a", "the red cube", {"yes": 1.0}, "query", gqa=one)
+        for key, one in zip("abc", facts, strict=True)
+    ]
+    pictures = MemoryPictures({"a": [[0, 0, 9, 9]]}, {})
+    task = GqaTask(make_data("gqa", examples, pictures, ["yes", "no"]), make_reader(ShowingFamily(), pictures))
+    said = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    scores = task.measure(lambda inputs: said, batch=3)
+    assert (scores.scores.tolist(), scores.predictions.tolist()) == ([1, 0], [0, 1])
+    assert scores.figures == {"open": 0.5, "consistency": 0}
+    assert [row["prediction"] for row in json.loads(task.submission(lambda inputs: said, batch=3))] == [
+        "yes",
+        "no",
+        "no",
+    ]
+    assert task.constant() == 1
 
 
 @pytest.mark.evidence("metric", "gqa")

@@ -23,6 +23,26 @@ ENTAILMENT_LABELS = ("contradiction", "entailment", "neutral")
 
 
 @dataclass(frozen=True)
+class GqaFacts:
+    """What GQA's own files say of a question, for its figures beside accuracy.
+
+    Attributes:
+        balanced: whether it is of the balanced set, which accuracy is counted over.
+        detailed: its detailed type ("relChooser", "sameCommon").
+        group: the group of answers that it belongs to ("color"), "" where it has none.
+        entailed: ids of the questions whose answers follow from its own, itself perhaps among them.
+        valid, plausible: answers of the right kind, and those that make sense, where they are published.
+    """
+
+    balanced: bool = True
+    detailed: str = ""
+    group: str = ""
+    entailed: tuple[str, ...] = ()
+    valid: tuple[str, ...] = ()
+    plausible: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class AnswerExample:
     """A question about an image (VQA v2, GQA).
 
@@ -33,6 +53,7 @@ class AnswerExample:
         answers: answer to soft score in (0, 1]; empty where hidden.
         kind: the benchmark's answer type, "" where it has none.
         votes: the ten annotators' answers as given, where published (the official VQA metric needs them).
+        gqa: what GQA's own files say besides; None elsewhere.
     """
 
     id: int | str
@@ -41,6 +62,7 @@ class AnswerExample:
     answers: Mapping[str, float]
     kind: str = ""
     votes: tuple[str, ...] = ()
+    gqa: GqaFacts | None = None
 
 
 @dataclass(frozen=True)

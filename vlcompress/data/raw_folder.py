@@ -59,7 +59,8 @@ def _vqa(folder: Path, split: str, labels: tuple[str, ...], prefix: str) -> Read
 
 
 def _gqa(folder: Path, split: str, labels: tuple[str, ...], prefix: str) -> Read:
-    return Read(gqa.read_split(folder, split), (gqa.question_file(folder, split),), {})
+    files = (gqa.question_file(folder, split), gqa.choices_file(folder, split))
+    return Read(gqa.read_split(folder, split), tuple(path for path in files if path.is_file()), {})
 
 
 def _gqa_labels(folder: Path) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from vlcompress.data.examples import (
     Encoded,
     EntailmentExample,
     Example,
+    GqaFacts,
     PairExample,
     ReferringExample,
     encoded,
@@ -154,7 +155,8 @@ def check_content(folder: Path) -> None:
 
 def example_line(example: Example) -> str:
     """Return an example's line in ``examples/SPLIT.jsonl``."""
-    return json.dumps(asdict(example), ensure_ascii=False) + "\n"
+    row = {name: value for name, value in asdict(example).items() if value is not None}
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _document(folder: Path) -> dict[str, Any]:
@@ -197,7 +199,10 @@ def _read_examples(folder: Path, task: str, split: str) -> Iterator[Example]:
     path = folder / _own(split)[0]
     for number, row in enumerate(read_lines(path), start=1):
         try:
-            yield EXAMPLES[task](**{name: _tuples(value) for name, value in row.items()})
+            values = {name: _tuples(value) for name, value in row.items()}
+            if "gqa" in values:
+                values["gqa"] = GqaFacts(**{name: _tuples(value) for name, value in values["gqa"].items()})
+            yield EXAMPLES[task](**values)
         except TypeError as error:
             raise VlcompressError(f"'{path}', row {number} is no example of {task} ({error}): import again") from error
 

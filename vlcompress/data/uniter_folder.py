@@ -253,10 +253,32 @@ def _labels(folder: Path, task: str) -> tuple[tuple[str, ...], tuple[Path, ...]]
     beside = [folder / "txt_db" / f"{task}_ans2label.json", folder / f"{task}_ans2label.json"]
     beside += [folder / "txt_db" / "ans2label.json", folder / "ans2label.json"] if task == "vqa" else []
     path = next((path for path in (*beside, *own) if path.is_file()), None)
+    if path is None and task == "gqa" and (named := _named_answers(folder)):
+        return named, ()
     if path is None:
         raise VlcompressError(f"'{folder}/txt_db' has no answer list of {task}: put the official ans2label.json there")
     document = read_pickle(path) if path.suffix == ".pkl" else read_document(path)
     return numbered(path, document), (path,)
+
+
+def _named_answers(folder: Path) -> tuple[str, ...]:
+    """Make GQA's answer list of what its databases say themselves: the answers of labels, or else by first appearance.
+
+    The test splits count for nothing, as in the raw files.
+    """
+    names: dict[int, str] = {}
+    plain: dict[str, None] = {}
+    for place in _text_folders(folder, "gqa_*.db"):
+        database = TextDatabase(place) if "test" not in place.name else None
+        for row in map(database.__getitem__, database.ids) if database else ():
+            labels = (row.get("target") or {}).get("labels", ())
+            if "answer" in row and len(labels) == 1:
+                names[labels[0]] = row["answer"]
+            elif "answer" in row:
+                plain[row["answer"]] = None
+    if sorted(names) == list(range(len(names))) and names:
+        return tuple(names[label] for label in range(len(names)))
+    return tuple(plain) if not names else ()
 
 
 def _maker(

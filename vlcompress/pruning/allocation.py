@@ -1,18 +1,12 @@
-"""Allocations: how a sparsity is shared out between the weights. Exactly k units go, ties broken by index."""
+"""Allocations: how a sparsity is shared out between the weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
-
 from vlcompress.errors import unknown
-from vlcompress.models.base import Coupling
 from vlcompress.models.registry import part_of
-from vlcompress.pruning.criterion import Criterion
-from vlcompress.pruning.mask import Masks
-from vlcompress.pruning.pattern import Pattern
-from vlcompress.pruning.select import Source, kept_units, smallest
+from vlcompress.pruning.select import Source
 
 Groups = list[list[Source]]
 
@@ -72,45 +66,3 @@ def parse_allocation(text: str) -> Allocation:
     if text not in made:
         raise unknown("allocation", text, made)
     return made[text]
-
-
-def prune(
-    weights: Mapping[str, Tensor],
-    masks: Masks,
-    sparsity: float,
-    *,
-    pattern: Pattern,
-    criterion: Criterion,
-    allocation: Allocation,
-    couplings: Sequence[Coupling] = (),
-) -> Masks:
-    """Prune further until a fraction `sparsity` of all units is gone; what is gone stays gone.
-
-    Args:
-        weights: the trained weights [out, in] of every name in `masks`.
-        masks: what the rounds before have kept.
-        sparsity: fraction of the original units pruned afterwards, in [0, 1]; the number is rounded to the nearest
-            unit (Python's rounding), and is exact: ties at the threshold go by index, first weight first.
-        pattern: what goes together. Every kind of layer that a mixture names loses the same share, so that all of them
-            reach the sparsity; the others stay as they are.
-        criterion: scores the weights.
-        allocation: which units compete, within a kind.
-        couplings: of the model; mixtures need them.
-
-    Raises:
-        VlcompressError: a weight that the pattern does not divide, one that is not finite, or a sparsity that the
-            pattern cannot reach.
-    """
-    pruned = dict(masks)
-    for contest in pattern.contests(weights, masks, sparsity, criterion, couplings):
-        pruned |= contest.spread(_kept(contest.sources, contest.share, allocation))
-    return Masks(pruned)
-
-
-def _kept(sources: list[Source], sparsity: float, allocation: Allocation) -> dict[str, Tensor]:
-    """Return for each source the bool [units] of what stays: in each group exactly the rounded number goes."""
-    kept: dict[str, Tensor] = {}
-    for group in allocation.groups(sources):
-        count = round(sparsity * sum(source.units for source in group))
-        kept |= kept_units(group, smallest(group, count))
-    return kept

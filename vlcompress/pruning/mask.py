@@ -1,9 +1,12 @@
-"""Masks: which weights a ticket keeps. In memory one bool a weight, on disk one bit a weight; 1 means keep."""
+"""Masks: which weights a ticket keeps, and pruning further: exactly k units go, ties broken by index.
+
+In memory a mask is one bool a weight, on disk one bit a weight; 1 means keep.
+"""
 
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,11 @@ from torch import Tensor, nn
 
 from vlcompress.artefacts import disk_errors, load_tensors
 from vlcompress.errors import VlcompressError
+from vlcompress.models.base import Coupling
+from vlcompress.pruning.allocation import Allocation
+from vlcompress.pruning.criterion import Criterion
+from vlcompress.pruning.pattern import Pattern
+from vlcompress.pruning.select import Source, kept_units, smallest
 
 
 class Masks(Mapping[str, Tensor]):
@@ -113,6 +121,39 @@ class Masks(Mapping[str, Tensor]):
         return cls({name: _unpack(packed[name], shape) for name, shape in json.loads(metadata["shapes"]).items()})
 
 
+def prune(
+    weights: Mapping[str, Tensor],
+    masks: Masks,
+    sparsity: float,
+    *,
+    pattern: Pattern,
+    criterion: Criterion,
+    allocation: Allocation,
+    couplings: Sequence[Coupling] = (),
+) -> Masks:
+    """Prune further until a fraction `sparsity` of all units is gone; what is gone stays gone.
+
+    Args:
+        weights: the trained weights [out, in] of every name in `masks`.
+        masks: what the rounds before have kept.
+        sparsity: fraction of the original units pruned afterwards, in [0, 1]; the number is rounded to the nearest
+            unit (Python's rounding), and is exact: ties at the threshold go by index, first weight first.
+        pattern: what goes together. Every kind of layer that a mixture names loses the same share, so that all of them
+            reach the sparsity; the others stay as they are.
+        criterion: scores the weights.
+        allocation: which units compete, within a kind.
+        couplings: of the model; mixtures need them.
+
+    Raises:
+        VlcompressError: a weight that the pattern does not divide, one that is not finite, or a sparsity that the
+            pattern cannot reach.
+    """
+    pruned = dict(masks)
+    for contest in pattern.contests(weights, masks, sparsity, criterion, couplings):
+        pruned |= contest.spread(_kept(contest.sources, contest.share, allocation))
+    return Masks(pruned)
+
+
 def _pack(mask: Tensor) -> Tensor:
     return torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1)))
 
@@ -120,3 +161,12 @@ def _pack(mask: Tensor) -> Tensor:
 def _unpack(packed: Tensor, shape: list[int]) -> Tensor:
     bits = np.unpackbits(packed.numpy(), count=math.prod(shape))
     return torch.from_numpy(bits.astype(np.bool_)).reshape(shape)
+
+
+def _kept(sources: list[Source], sparsity: float, allocation: Allocation) -> dict[str, Tensor]:
+    """Return for each source the bool [units] of what stays: in each group exactly the rounded number goes."""
+    kept: dict[str, Tensor] = {}
+    for group in allocation.groups(sources):
+        count = round(sparsity * sum(source.units for source in group))
+        kept |= kept_units(group, smallest(group, count))
+    return kept

@@ -91,7 +91,7 @@ class Pattern(ABC):
         criterion: Criterion,
         couplings: Sequence[Coupling],
     ) -> Iterator[Contest]:
-        """Score the units and say what share of them goes; see `vlcompress.pruning.allocation.prune`."""
+        """Score the units and say what share of them goes; see `vlcompress.pruning.mask.prune`."""
 
 
 class WeightPattern(Pattern):

@@ -25,9 +25,9 @@ from statistics import mean
 import torch
 
 from vlcompress.errors import VlcompressError
-from vlcompress.pruning.allocation import Allocation, Global, Uniform, prune
+from vlcompress.pruning.allocation import Allocation, Global, Uniform
 from vlcompress.pruning.criterion import Criterion, HighMagnitude, Magnitude, Random
-from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import Unstructured
 from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, by_magnitude
 from vlcompress.studies.curves import curve_chart, curve_of, curve_table, percent

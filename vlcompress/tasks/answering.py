@@ -92,12 +92,18 @@ class ClosedAnswers(PerExampleTask):
         return targets["answers"].gather(1, best_B[:, None])[:, 0], best_B
 
     def constant(self) -> float:
-        """Return the mean soft score of the answer that is best for all examples together."""
-        sums = Counter[int]()
-        for target in self._targets:
-            sums.update(target)
-        return max(sums.values(), default=0.0) / len(self)
+        """Score the answer that is best for all examples together."""
+        return constant_score(self._targets)
 
     def best(self, answer: Answer, *, batch: int) -> list[str]:
         """Return the best answer to every example."""
-        return [self.head.labels[index] for index in self.measure(answer, batch=batch).predictions.tolist()]
+        judged = (self.judge(logits, targets) for logits, targets in self.answered(answer, batch=batch))
+        return [self.head.labels[index] for _, predictions in judged for index in predictions.tolist()]
+
+
+def constant_score(targets: Sequence[Mapping[int, float]]) -> float:
+    """Compute the mean soft score, in [0, 1], of the single answer that is best for all targets together."""
+    sums = Counter[int]()
+    for target in targets:
+        sums.update(target)
+    return max(sums.values(), default=0.0) / len(targets)

@@ -3,35 +3,32 @@
 from collections.abc import Sequence
 
 from vlcompress.devices import CPU, Compute
-from vlcompress.recipe import Recipe
 from vlcompress.tickets.imp import Cell, ticket_of
+from vlcompress.tickets.ticket import Ticket
 
 
-def ticket_card(
-    recipe: Recipe, metric: str, cells: Sequence[Cell], kept: int, total: int, compute: Compute = CPU
-) -> str:
+def ticket_card(ticket: Ticket, cells: Sequence[Cell], compute: Compute = CPU) -> str:
     """Write the README of a ticket, in Markdown.
 
     Args:
-        recipe: how it was found.
-        metric: name of the score.
+        ticket: that it is of.
         cells: every arm of the run.
-        kept: prunable weights that the ticket keeps.
-        total: prunable weights.
         compute: where it was trained, and in what.
     """
-    ticket = ticket_of(cells)
-    assert ticket.verdict is not None
+    last, recipe = ticket_of(cells), ticket.recipe
+    assert last.verdict is not None
+    kept = f"{ticket.kept:,} of {ticket.document['prunable_weights']:,}"
     rows = "\n".join(_row(cell) for cell in cells)
+    scored = f"{ticket.document['metric']} on `{recipe.data.score}` of `{recipe.data.source}`"
     name = f"{recipe.model.family} {recipe.model.size}, {recipe.data.task}"
-    return f"""# {name}: a ticket at {100 * ticket.sparsity:.1f} %
+    return f"""# {name}: a ticket at {100 * last.sparsity:.1f} %
 
-{ticket.verdict.sentence()}.
+{last.verdict.sentence()}.
 
-Kept: {kept:,} of {total:,} prunable weights (policy `{recipe.pruning.prunable}`, pattern `{recipe.pruning.pattern}`).
+Kept: {kept} prunable weights (policy `{recipe.pruning.prunable}`, pattern `{recipe.pruning.pattern}`).
 Sparsity by itself makes nothing smaller or faster: `vlcompress compile` and `vlcompress bench` measure what it does.
 
-Score: {metric} on `{recipe.data.score}` of `{recipe.data.source}`, mean over the seeds {list(recipe.pruning.seeds)}.
+Score: {scored}, mean over the seeds {list(recipe.pruning.seeds)}.
 The weights in this folder are those of seed {recipe.pruning.seeds[0]}{_computed(compute)}.
 
 | arm | sparsity % | score | relaxed (99 %) |
@@ -39,7 +36,7 @@ The weights in this folder are those of seed {recipe.pruning.seeds[0]}{_computed
 {rows}
 
 `weights.safetensors` is a plain dense state dict with exact zeros; `mask.safetensors` has one bit a weight (1 = keep).
-{_ORDER if ticket.trained[0].permutation() else ""}"""
+{_ORDER if ticket.permutation else ""}"""
 
 
 _ORDER = """

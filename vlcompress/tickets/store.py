@@ -9,14 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from vlcompress.artefacts import dumps, load_tensors, read_json, save_tensors, seal, unseal, write_file, writing
+from vlcompress.models.base import Config, Head
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.permutation import Permutation
 from vlcompress.tasks.base import Scores
 from vlcompress.tickets.spec import TrainingSpec, Trial
+from vlcompress.tickets.ticket import PERMUTATION, Ticket
 
 DOCUMENT = "training.json"
 TIME = "time.json"
@@ -26,7 +29,6 @@ SCORES = "scores.safetensors"
 MASK = "mask.safetensors"
 REWIND = "rewind.safetensors"
 SALIENCY = "saliency.safetensors"
-PERMUTATION = "permutation.safetensors"
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,14 @@ class TrainingResult:
     def masks(self) -> Masks:
         """Read what was kept (not of a dense training)."""
         return Masks.load(self.folder / MASK)
+
+    def layer_sparsity(self) -> dict[str, float]:
+        """Measure the fraction of each weight that its mask prunes."""
+        return self.masks().layer_sparsity()
+
+    def ticket(self, document: Mapping[str, Any], family: str, config: Config, head: Head, vocabulary: str) -> Ticket:
+        """Make it a ticket (arguments as in `Ticket`)."""
+        return Ticket(document, self.masks(), self.weights(), family, config, head, vocabulary, self.permutation())
 
     def _read(self, name: str) -> dict[str, Tensor]:
         tensors = load_tensors(self.folder / name)

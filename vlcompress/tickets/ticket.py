@@ -48,6 +48,11 @@ class Ticket:
     permutation: Permutation | None = None
 
     @property
+    def kept(self) -> int:
+        """How many of the prunable weights it keeps."""
+        return self.masks.kept
+
+    @property
     def recipe(self) -> Recipe:
         """The recipe that found it."""
         return parse_recipe(self.document["recipe"])

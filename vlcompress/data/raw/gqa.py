@@ -1,5 +1,8 @@
 """GQA's question files: ``{train,val,testdev}_balanced_questions.json``, an object of questions by id.
 
+Splits ``testdev_all`` and ``val_all`` are ``{testdev,val}_all_questions.json``: accuracy counts the balanced questions
+among them, the others tell how consistent the answers are. ``{split}_choices.json`` gives valid and plausible answers.
+
 The image's name is its ``imageId`` ("2375429", "n250821"); the label is the one answer, with score 1. Label lists are
 LXMERT's ``trainval_label2ans.json`` where the folder has it, or else made of the train and val files.
 """
@@ -9,17 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from vlcompress.data.documents import Row, parsed, read_document, take
-from vlcompress.data.examples import AnswerExample
+from vlcompress.data.examples import AnswerExample, GqaFacts
 from vlcompress.errors import VlcompressError
 
-SPLITS = ("train", "val", "testdev", "test", "challenge", "submission")
+SPLITS = ("train", "val", "testdev", "val_all", "testdev_all", "test", "challenge", "submission")
 _LABELLED = ("train", "val")
 
 
 def question_file(folder: Path, split: str) -> Path:
     """Return the balanced question file of a split; those of train in ten parts are not read."""
     whole = folder / f"{split}_balanced_questions.json"
-    return whole if whole.is_file() or split in ("train", "val", "testdev") else folder / f"{split}_all_questions.json"
+    known = whole.is_file() or split in ("train", "val", "testdev")
+    return whole if known else folder / f"{split.removesuffix('_all')}_all_questions.json"
+
+
+def choices_file(folder: Path, split: str) -> Path:
+    """Return the file of valid and plausible answers; it need not be there."""
+    return folder / f"{split.removesuffix('_all')}_choices.json"
 
 
 def splits(folder: Path) -> tuple[str, ...]:
@@ -33,8 +42,9 @@ def read_split(folder: Path, split: str) -> list[AnswerExample]:
     Raises:
         VlcompressError: no such file, not in the format.
     """
-    path = question_file(folder, split)
-    rows = ({**row, "question_id": key} for key, row in _rows(path))
+    path, choices = question_file(folder, split), choices_file(folder, split)
+    known = dict(_rows(choices)) if choices.is_file() else {}
+    rows = ({**row, **known.get(key, {}), "question_id": key} for key, row in _rows(path))
     return parsed(path, rows, _example)
 
 
@@ -53,5 +63,16 @@ def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _example(path: Path, number: int, row: Row) -> AnswerExample:
     key, question, image = take(path, number, row, "question_id", "question", "imageId")
+    answers = {row["answer"]: 1.0} if "answer" in row else {}
     kind = row.get("types", {}).get("structural", "")
-    return AnswerExample(key, str(image), question, {row["answer"]: 1.0} if "answer" in row else {}, kind)
+    return AnswerExample(key, str(image), question, answers, kind, gqa=_facts(row))
+
+
+def _facts(row: Row) -> GqaFacts:
+    lists = {name: tuple(map(str, row.get(name) or ())) for name in ("entailed", "valid", "plausible")}
+    return GqaFacts(
+        balanced=row.get("isBalanced", True) is True,
+        detailed=str(row.get("types", {}).get("detailed") or ""),
+        group=str(row.get("groups", {}).get("global") or ""),
+        **lists,
+    )
