@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from bench.records import RESULTS, Json
 from vlcompress.artefacts import dumps, write_file
 from vlcompress.bench.environment import environment
 from vlcompress.export.runtime import Native
@@ -31,10 +32,8 @@ from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.pruning.pattern import Block
 from vlcompress.sparse.timing import Effort
 
-RESULTS = Path(__file__).parent / "results" / "export"
 ANSWERS, WORDS, FEATURES = 3129, 30522, 2048
 QUICK = Effort(rounds=1, burst_s=0.0, warmup=0)
-Json = dict[str, Any]
 
 
 def main() -> None:
@@ -46,24 +45,27 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--expand", action="store_true")
     parser.add_argument("--quantize", choices=["int8"])
-    said = parser.parse_args()
-    rows, columns = (int(side) for side in said.block.split("x"))
+    options = parser.parse_args()
+    rows, columns = (int(side) for side in options.block.split("x"))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        prepared = _apart(prepare, folder, Block(rows, columns), said.sparsity, said.batch)
-        exported = _apart(export, folder, said.batch, said.threads, said.expand, said.quantize)
-        loads = {"load": loaded(folder, said.threads, "off"), "load_as_advised": loaded(folder, said.threads, None)}
+        prepared = _apart(prepare, folder, Block(rows, columns), options.sparsity, options.batch)
+        exported = _apart(export, folder, options.batch, options.threads, options.expand, options.quantize)
+        loads = {
+            "load": loaded(folder, options.threads, "off"),
+            "load_as_advised": loaded(folder, options.threads, None),
+        }
     record = {
-        "command": f"python -m bench.export_base {' '.join(f'--{k} {v}' for k, v in vars(said).items() if v)}",
+        "command": f"python -m bench.export_base {' '.join(f'--{k} {v}' for k, v in vars(options).items() if v)}",
         "environment": environment(),
         "model": prepared,
         "export": exported,
         **loads,
         "times_model_memory": round(exported["memory"]["anonymous_mb"] / prepared["dense_mb"], 2),
     }
-    suffix = ("-expanded" if said.expand else "") + (f"-{said.quantize}" if said.quantize else "")
-    name = f"base-{said.block}-{100 * said.sparsity:.0f}{suffix}.json"
-    write_file(RESULTS / name, dumps(record))
+    suffix = ("-expanded" if options.expand else "") + (f"-{options.quantize}" if options.quantize else "")
+    name = f"base-{options.block}-{100 * options.sparsity:.0f}{suffix}.json"
+    write_file(RESULTS / "export" / name, dumps(record))
     print(json.dumps({**record, "environment": None}, indent=1))
 
 

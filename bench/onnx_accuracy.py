@@ -24,7 +24,7 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from bench.onnx_tables import RESULTS, accuracy_table
+from bench.records import RESULTS, Json, markdown, where
 from vlcompress.artefacts import dumps, write_file
 from vlcompress.bench.environment import environment
 from vlcompress.errors import VerificationError
@@ -62,8 +62,13 @@ FLOAT32_ERROR = 1e-5
 
 BATCH = 32
 
-Json = dict[str, Any]
+RECORD = RESULTS / "onnx" / "accuracy.json"
+STANDS_FOR = {"block:32x16": "block:192x16", "block:128x16": "block:768x16"}
+"""Patterns of the small model and those of the published one: a quarter of the 128, or 768, rows, or all of them."""
+
 Array = np.ndarray[Any, Any]
+Key = tuple[str, int, str]
+"""Pattern at the published size, per cent, precision."""
 
 
 @dataclass(frozen=True)
@@ -290,18 +295,97 @@ def measure_all(home: Path, size: str, out: Path) -> None:
                 print(*name, one["precision"], one["score"] or one["refused"], flush=True)
 
 
+def accuracy_table(record: Json) -> str:
+    """Lay out scores by precision, and what the gate saw of planted faults."""
+    examples = record["records"][0]["examples"]
+    dense = next(one["score"] for one in record["records"] if one["pattern"] == "dense" and one["precision"] == "fp32")
+    scored = (
+        "pattern",
+        "%",
+        "precision",
+        "score",
+        "of dense",
+        "PyTorch",
+        "error",
+        "agreement",
+        "refused",
+    )
+    planted = ("pattern", "%", "fault", "score", "PyTorch", "error", "agreement", "refused by")
+    return (
+        f"{record['task']}, built-in data, {examples} examples, one seed. "
+        f"{where([record['environment']])}\n\n"
+        "PyTorch is the score of the same ticket in float32. error and agreement are those of the export's gate, the "
+        "worse of real samples and random shapes: the largest difference of a score as a share of the largest, and the "
+        "share of examples with the same best answer.\n\n"
+        + markdown(scored, [_scored(one, dense) for one in sorted(record["records"], key=_order)])
+        + "\nWhat the gate sees of faults planted in int8 files:\n\n"
+        + markdown(planted, [_fault(one) for one in record["faults"]])
+    )
+
+
+def _order(one: Json) -> tuple[str, int, str]:
+    return one["pattern"].replace("dense", ""), one["percent"], one["precision"]
+
+
+def _scored(one: Json, dense: float) -> Sequence[str]:
+    error, agreement = _worst(one.get("parity") or {})
+    score = one["score"]
+    return (
+        one["pattern"],
+        str(one["percent"] or "-"),
+        one["precision"],
+        "-" if score is None else f"{100 * score:.2f}",
+        "-" if score is None else f"{100 * score / dense:.1f} %",
+        f"{100 * one['pytorch']:.2f}",
+        error,
+        agreement,
+        one["refused"] or "no",
+    )
+
+
+def _fault(one: Json) -> Sequence[str]:
+    error, agreement = _worst(one["parity"])
+    scores = f"{100 * one['score']:.2f}", f"{100 * one['pytorch']:.2f}"
+    refused = ", ".join(one["refused_by"]) or "nothing"
+    return (one["pattern"], str(one["percent"] or "-"), one["fault"], *scores, error, agreement, refused)
+
+
+def _worst(parities: Mapping[str, Json]) -> tuple[str, str]:
+    if not parities:
+        return "-", "-"
+    error = max(found["max_rel_error"] for found in parities.values())
+    return f"{error:.1e}", f"{min(found['answer_agreement'] for found in parities.values()):.3f}"
+
+
+def read_scores(file: Path = RECORD) -> dict[Key, float]:
+    """Read the scores on the built-in task; none if they were not recorded."""
+    records = json.loads(file.read_text())["records"] if file.is_file() else []
+    return {
+        (STANDS_FOR.get(one["pattern"], one["pattern"]), one["percent"], one["precision"]): one["score"]
+        for one in records
+        if one["score"] is not None
+    }
+
+
+def score_cell(scores: Mapping[Key, float], pattern: str, percent: int, precision: str) -> str:
+    """Return the score in points beside that of the dense float32 model; "not measured" where there is none."""
+    got = scores.get((pattern, 0 if pattern == "dense" else percent, precision))
+    dense = scores.get(("dense", 0, "fp32"))
+    return "not measured" if got is None or dense is None else f"{100 * got:.1f} of {100 * dense:.1f}"
+
+
 def main() -> None:
     """Measure, or lay out what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--home", type=Path, default=Path("runs"))
     parser.add_argument("--size", default="small")
-    parser.add_argument("--out", type=Path, default=RESULTS / "accuracy.json")
+    parser.add_argument("--out", type=Path, default=RECORD)
     parser.add_argument("--table", action="store_true", help="only lay out what is recorded")
-    said = parser.parse_args()
-    if not said.table:
-        measure_all(said.home, said.size, said.out)
-    text = accuracy_table(json.loads(said.out.read_text()))
-    write_file(said.out.with_suffix(".md"), text)
+    options = parser.parse_args()
+    if not options.table:
+        measure_all(options.home, options.size, options.out)
+    text = accuracy_table(json.loads(options.out.read_text()))
+    write_file(options.out.with_suffix(".md"), text)
     print(text)
 
 

@@ -9,18 +9,18 @@ and the native kernel, which adds biases and residuals and computes GELU on the 
 all activations as wide as they were).
 """
 
+import argparse
 import json
 import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import onnxruntime
 
 from bench.onnx_cpu import BATCHES, VARIANTS, bound, inputs_of
-from bench.onnx_record import record
-from bench.onnx_tables import lines_of, where
+from bench.records import RESULTS, Json, markdown, where
+from vlcompress.artefacts import dumps, write_file
 from vlcompress.bench.environment import environment
 from vlcompress.export.native.build import built
 from vlcompress.export.runtime import SKIP_LAYER_NORM
@@ -50,8 +50,6 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "quantising": ("DynamicQuantizeLinear",),
 }
 """Operators by what they are for; all others are "else"."""
-
-Json = dict[str, Any]
 
 
 def profile(file: Path, native: bool, batch: int, size: str = "base") -> dict[str, float]:
@@ -143,13 +141,20 @@ def table(found: Json) -> str:
         f"Share of a call by kind of operator, over the faster half of {found['runs']} calls. *at best* is how many "
         "times faster than dense the form could be on this machine if its products ran as fast as the dense ones for "
         "each multiplication that is left and gathers and joins were free. Accuracy is in accuracy.md, speeds are in "
-        "cpu.md.\n\n" + lines_of(("form", "%", "batch", "ms", *kinds, "at best"), rows)
+        "cpu.md.\n\n" + markdown(("form", "%", "batch", "ms", *kinds, "at best"), rows)
     )
 
 
 def main() -> None:
     """Profile and write the table."""
-    record(__doc__, "profile", measure_all, table)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--work", type=Path, default=Path("runs/onnx-cpu"))
+    parser.add_argument("--size", default="base", help="of LXMERT; others than base are for trying the script out")
+    options = parser.parse_args()
+    found = measure_all(options.work, options.size)
+    write_file(RESULTS / "onnx" / "profile.json", dumps(found))
+    write_file(RESULTS / "onnx" / "profile.md", table(found))
+    print(table(found))
 
 
 if __name__ == "__main__":

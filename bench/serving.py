@@ -1,4 +1,4 @@
-"""What the measurements of the server share: a run's model with its requests, and how a record is written."""
+"""What the measurements of the server share: a run's model, its requests, and a client."""
 
 import asyncio
 import http.client
@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from vlcompress.artefacts import read_json
-from vlcompress.bench.environment import environment
 from vlcompress.export.runtime import SKIP_LAYER_NORM, open_session
 
 TYPES = {"tensor(int64)": "INT64", "tensor(float)": "FP32"}
@@ -88,15 +87,6 @@ def resident_mb(pid: int) -> float:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
     return 0.0
-
-
-def write_record(command: str, found: dict[str, Any], out: Path | None) -> None:
-    """Print a record, and write it where asked."""
-    text = json.dumps({"command": command, "environment": environment(), **found}, indent=2)
-    print(text)
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text + "\n")
 
 
 class RawClient:

@@ -14,7 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.serving import RunModel, write_record
+from bench.records import write_record
+from bench.serving import RunModel
 from tests.serve.live.differential import DELIBERATE, ask, cases, differences
 from tests.serve.live.triton_reference import VARIABLE, installed, triton_server
 from vlcompress.bench.served import served

@@ -12,7 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.serving import RawClient, RunModel, binary_request, resident_mb, write_record
+from bench.records import write_record
+from bench.serving import RawClient, RunModel, binary_request, resident_mb
 from vlcompress.bench.load import Send, arrivals, offer, saturate, summarise
 from vlcompress.bench.served import served
 

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.serving import RunModel, ask_json, resident_mb, write_record
+from bench.records import write_record
+from bench.serving import RunModel, ask_json, resident_mb
 from tests.serve.live.malformed import Outcome, attempts, send_all, wrong
 from vlcompress.bench.served import served
 

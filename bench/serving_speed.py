@@ -29,7 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.serving import RawClient, RunModel, ask_json, binary_request, json_request, write_record
+from bench.records import write_record
+from bench.serving import RawClient, RunModel, ask_json, binary_request, json_request
 from vlcompress.bench.load import saturate
 from vlcompress.bench.served import free_port, served, wait_ready
 

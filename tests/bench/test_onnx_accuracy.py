@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bench import onnx_accuracy
-from bench.onnx_accuracy import recipe_of
-from bench.onnx_tables import accuracy_table
+from bench.onnx_accuracy import accuracy_table, read_scores, recipe_of, score_cell
+from vlcompress.bench.environment import environment
 from vlcompress.recipe import Recipe
 
 
@@ -87,3 +87,37 @@ def test_what_the_gate_refuses_is_recorded_without_a_score(tmp_path: Path, monke
     monkeypatch.setattr(onnx_accuracy, "export_onnx", refuse)
     found = onnx_accuracy._exported(Bare(), onnx_accuracy.Style("int8"), tmp_path, 0.5)  # type: ignore[arg-type]
     assert found == {"score": None, "refused": "too far from PyTorch"}
+
+
+def cells(text: str, name: str) -> list[str]:
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_scores_of_the_small_model_stand_for_those_of_the_published_one(tmp_path: Path) -> None:
+    one = {"percent": 50, "precision": "fp32", "score": 0.5}
+    refused = {**one, "percent": 70, "score": None}
+    records = [{**one, "pattern": "block:32x16"}, {**refused, "pattern": "block:32x16"}]
+    (tmp_path / "accuracy.json").write_text(json.dumps({"records": records}))
+    assert read_scores(tmp_path / "accuracy.json") == {("block:192x16", 50, "fp32"): 0.5}
+    assert read_scores(tmp_path / "none.json") == {}
+    assert score_cell({("dense", 0, "fp32"): 0.6}, "dense", 70, "fp32") == "60.0 of 60.0", "dense has no sparsity"
+
+
+def test_accuracy_shows_what_was_refused_and_what_saw_a_fault() -> None:
+    parity = {"max_rel_error": 0.03, "answer_agreement": 0.99}
+    one = {"pattern": "dense", "percent": 0, "precision": "fp32", "score": 0.6, "pytorch": 0.6, "examples": 10}
+    worse = {"samples": {**parity, "answer_agreement": 0.5}, "random shapes": {**parity, "max_rel_error": 0.5}}
+    refused = {**one, "pattern": "neuron", "precision": "int8", "score": None, "refused": "too far"}
+    fault = {**one, "fault": "a mistake", "parity": worse, "refused_by": ["score"], "pattern": "head"}
+    record = {
+        "task": "lxmert vqa tiny",
+        "records": [{**one, "refused": None, "parity": {"samples": parity}}, refused],
+        "faults": [fault, {**fault, "pattern": "ffn", "refused_by": []}],
+        "environment": environment(),
+    }
+    text = accuracy_table(record)
+    assert cells(text, "dense") == ["dense", "-", "fp32", "60.00", "100.0 %", "60.00", "3.0e-02", "0.990", "no"]
+    assert cells(text, "neuron")[3:] == ["-", "-", "60.00", "-", "-", "too far"]
+    assert cells(text, "head")[5:] == ["5.0e-01", "0.500", "score"]
+    assert cells(text, "ffn")[-1] == "nothing"

@@ -1,16 +1,15 @@
 """The script that measures forms of a whole model: graphs that were checked, and checked again where they are timed."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from bench import onnx_cpu, onnx_parallel, onnx_rivals
-from bench.onnx_tables import cpu_table, parallel_table, rivals_table
+from bench import onnx_cpu
+from bench.onnx_cpu import cpu_table
+from vlcompress.bench.environment import environment
 from vlcompress.errors import VerificationError
 from vlcompress.sparse.timing import Effort
 
@@ -31,10 +30,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_cpu, "GROUPS", ((50, 1),))
     monkeypatch.setattr(onnx_cpu, "EFFORT", {1: Effort(2, 0.0, 0), 8: Effort(2, 0.0, 0)})
-    monkeypatch.setattr(onnx_rivals, "GROUPS", ((50, 1),))
-    monkeypatch.setattr(onnx_rivals, "ROUNDS", 2)
-    monkeypatch.setattr(onnx_parallel, "SPARSITY", 50)
-    monkeypatch.setattr(onnx_parallel, "SECONDS", {1: 0.02, 8: 0.02})
 
 
 def test_every_form_is_measured_beside_dense_and_not_twice(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,51 +66,52 @@ def test_a_graph_that_changed_since_it_was_checked_is_not_timed(work: Path, monk
         np.save(work / "shrunk-50.npy", right)
 
 
-def test_rivals_take_turns_and_one_that_errs_is_left_out(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Only our own environment is there, so only ONNX Runtime is compared with itself."""
-    (work / "standard-50.onnx").write_bytes((work / "dense.onnx").read_bytes())  # the wrong weights
-    np.save(work / "standard-50.npy", np.load(work / "dense.npy") + 1.0)
-    found = onnx_rivals.measure(work, 50, 1, "tiny", only="ours")
-    assert [record["batch"] for record in found] == [1, 8]
-    assert set(found[0]["runtimes"]) == {*onnx_rivals.REFERENCES, "ours, heads and neurons"}
-    assert found[1]["runtimes"]["ours, heads and neurons"]["rel_error"] < 1e-4
-    assert "ours, 192x16 at batch 8 is left out: its scores differ" in capsys.readouterr().out
-    assert "| ours, heads and neurons |" in rivals_table(found, {})
+SCORES = {("dense", 0, "fp32"): 0.6, ("neuron+head", 70, "fp32"): 0.45}
 
 
-def test_a_runtime_that_ends_is_reported() -> None:
-    with pytest.raises(ChildProcessError, match="ended"):
-        onnx_rivals.Rival([sys.executable, "-c", "print('no answer')"])
+def ratio(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.1, "high": value + 0.1}
 
 
-def test_folded_shapes_are_fixed_and_compute_the_same(work: Path, tmp_path: Path) -> None:
-    import onnx
-    import onnxruntime
-
-    inputs = onnx_cpu.inputs_of(1, "tiny")
-    onnx_rivals.fold_shapes(work / "dense.onnx", tmp_path / "folded.onnx", inputs)
-    graph = onnx.load(tmp_path / "folded.onnx")
-    assert [used.domain for used in graph.opset_import] == [""]
-    assert not {node.op_type for node in graph.graph.node} & {"Shape", "Expand", "Range"}
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # they were run already
-    session = onnxruntime.InferenceSession(tmp_path / "folded.onnx", options, providers=["CPUExecutionProvider"])
-    scores = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})[0]
-    np.testing.assert_allclose(scores, np.load(work / "dense.npy")[:1], rtol=0, atol=1e-5)
+def row(pattern: str, precision: str, value: float) -> dict[str, Any]:
+    return {
+        "pattern": pattern,
+        "precision": precision,
+        "latency": {"p50_ms": 12.34},
+        "speedup": {"dense": ratio(value), "stock dense": ratio(value + 1)},
+        "load_s": 0.5,
+        "bytes": 3e6,
+        "rel_error": 1e-6,
+    }
 
 
-def test_sessions_against_threads(work: Path) -> None:
-    record = onnx_parallel.measure_all(work, "tiny")
-    assert {(one["form"], one["batch"]) for one in record["records"]} >= {("dense", 1), ("heads and neurons, int8", 8)}
-    assert all(one["rows_per_s"]["a session a core"] > 0 for one in record["records"])
-    assert "| dense | - | 1 |" in parallel_table(record, {})
+def part(variants: dict[str, Any]) -> dict[str, Any]:
+    about = {"sparsity": 70, "threads": 1, "batch": 8, "rounds": 9, "environment": environment()}
+    return {**about, "variants": variants}
 
 
-def test_a_call_of_two_threads_counts_both() -> None:
-    done: list[int] = []
+def cells(text: str, name: str) -> list[str]:
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
-    def call(index: int) -> Any:
-        return lambda: (torch.zeros(1), done.append(index))
 
-    onnx_parallel.seconds_of_a_call([call(0), call(1)], 0.02)
-    assert set(done) == {0, 1}
+def test_a_speed_has_its_goal_and_its_score_beside_it() -> None:
+    found = part(
+        {
+            "dense": row("dense", "fp32", 1.0),
+            "heads and neurons": row("neuron+head", "fp32", 3.4),
+            "192x16": row("block:192x16", "fp32", 2.9),
+        }
+    )
+    text = cpu_table([found], SCORES)
+    assert f"{environment()['cores']} cores" in text
+    assert "9 at batch 8" in text
+    assert "| dense |" not in text
+    reached = ["heads and neurons", "70", "8", "1", "3.40 (3.30-3.50)", "3.3", "yes", "4.40 (4.30-4.50)", "12.3"]
+    assert cells(text, "heads and neurons") == [*reached, "1e-06", "0.5", "3", "45.0 of 60.0"]
+    assert cells(text, "192x16")[5:7] == ["3", "no"]
+    assert cells(text, "192x16")[-1] == "not measured"
+
+
+def test_nothing_measured() -> None:
+    assert cpu_table([], SCORES) == "Nothing was measured yet.\n"
