@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vlcompress.data import pickles
 from vlcompress.data.pickles import read_pickle
 from vlcompress.errors import VlcompressError
 
@@ -100,12 +101,31 @@ def test_arrays_of_objects_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"]", b"\x80\x02X\xff\xff\xff\x7fabc.", b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.", b"ja.", b"0.", b"(."],
+    [
+        b"",
+        b"]",
+        b"\x80\x02X\xff\xff\xff\x7fabc.",
+        b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.",
+        b"ja.",
+        b"0.",
+        b"(.",
+        b"K\x01K\x02.",
+        b"(K\x01.",
+    ],
 )
 def test_a_cut_file_or_a_claimed_length_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "cut.p"
     path.write_bytes(data)
     with pytest.raises(VlcompressError, match=r"cut.p' is not a whole pickle"):
+        read_pickle(path)
+
+
+def test_a_large_file_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "large.p", PLAIN, 4)
+    monkeypatch.setattr(pickles, "MOST_BYTES", path.stat().st_size)
+    assert read_pickle(path) == PLAIN
+    monkeypatch.setattr(pickles, "MOST_BYTES", path.stat().st_size - 1)
+    with pytest.raises(VlcompressError, match=r"large.p' has \d+ bytes, \d+ are allowed"):
         read_pickle(path)
 
 
