@@ -202,7 +202,7 @@ def read_json(path: Path) -> Json:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise VlcompressError(f"no file at '{path}': give a file that exists") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, numbers or nesting beyond reason
         raise VlcompressError(f"'{path}' is not valid JSON ({error}): it is damaged or cut") from error
     if not isinstance(document, dict):
         raise VlcompressError(f"'{path}' holds a JSON {type(document).__name__}: an object was expected")

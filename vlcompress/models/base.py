@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -185,6 +186,8 @@ class Family(ABC):
     """What adversarial training moves: "text" names the module of the word embeddings, "image" an input; {} is none."""
     answers_file: ClassVar[str] = ""
     """Where a data folder lists the answers of the pre-trained answer head that `load_answers` takes; "" has none."""
+    recipes: ClassVar[Path | None] = None
+    """Folder of a recipe for each of its tasks and sizes, TASK-SIZE.toml; None is vlcompress/recipes/NAME."""
     pretraining: ClassVar[PretrainingSpec | None] = None
     """How it is pre-trained; None where there is no pre-training here."""
 
