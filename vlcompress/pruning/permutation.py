@@ -9,8 +9,8 @@ The search raises the saliency (sum of scores) that the best blocks of a layer k
 with the order as it is, take the best blocks; with these blocks fixed, each unit has a gain at each place, and units go
 where they gain most, the largest gains first. It ends when the saliency no longer rises. It starts from the order as it
 is, from the units sorted by saliency, and from the units sorted along the direction in which their saliencies differ
-most; the best end counts, so the saliency is never below what it was. (Channel permutations for N:M sparsity, Pool & Yu,
-NeurIPS 2021, have the same purpose; the search here is our own.)
+most; the best end counts, so the saliency is never below what it was. (Channel permutations for N:M sparsity,
+Pool & Yu, NeurIPS 2021, have the same purpose; the search here is our own.)
 
 Shapes: U units, K blocks across a unit, S places (runs of units that all blocks treat alike).
 """
