@@ -92,14 +92,14 @@ def _tickets(easy: Experiment, tough: Experiment, seed: int, levels: Sequence[fl
     pattern = easy.recipe.pruning.pattern
     dense = easy.train(Trial(seed), f"seed {seed} dense")
     dense_hard = tough.train(Trial(seed), f"seed {seed} {DENSE_HARD}")
-    yield "dense", 0, 0.0, dense
-    yield DENSE_HARD, 0, 0.0, dense_hard
+    yield Row("dense", 0, 0.0, dense)
+    yield Row(DENSE_HARD, 0, 0.0, dense_hard)
     plain = [row for row in rounds(easy, seed, dense, pattern, "ticket") if _among(row, levels)]
     hard = [row for row in rounds(tough, seed, dense_hard, pattern, HARD_TICKET) if _among(row, levels)]
     yield from plain
     for _, number, sparsity, trained in plain:
         label = f"seed {seed} {TICKET_HARD}, at {100 * sparsity:.0f} %"
-        yield TICKET_HARD, number, sparsity, tough.train(Trial(seed, trained.masks()), label)
+        yield Row(TICKET_HARD, number, sparsity, tough.train(Trial(seed, trained.masks()), label))
     yield from hard
 
 
@@ -108,11 +108,11 @@ def _universal(easy: Experiment, tough: Experiment, seed: int, found: Sequence[M
     for arm, bench in ((UNIVERSAL, easy), (UNIVERSAL_HARD, tough)):
         for masks in found:
             label = f"seed {seed} {arm} at {100 * masks.sparsity:.0f} %"
-            yield arm, 1, masks.sparsity, bench.train(Trial(seed, masks), label)
+            yield Row(arm, 1, masks.sparsity, bench.train(Trial(seed, masks), label))
 
 
 def _among(row: Row, levels: Sequence[float]) -> bool:
-    return any(abs(row[2] - level) < 5e-3 for level in levels)
+    return any(abs(row.sparsity - level) < 5e-3 for level in levels)
 
 
 def _attacked(bench: Experiment, trained: Sequence[TrainingResult], times: int) -> list[float] | None:

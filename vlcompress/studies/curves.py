@@ -8,7 +8,7 @@ from vlcompress.recipe import Recipe
 from vlcompress.report.plots import Chart, Point, Reference, Series
 from vlcompress.studies.base import Json, Table
 from vlcompress.tickets.experiment import Experiment
-from vlcompress.tickets.imp import Cell, Row, control, judged, rounds
+from vlcompress.tickets.imp import ArmResult, Row, control, judged, rounds
 from vlcompress.tickets.spec import Trial
 from vlcompress.tickets.verdict import RELAXED, judge
 
@@ -29,12 +29,12 @@ def run_curve(bench: Experiment, controls: Sequence[str], levels: Sequence[float
     return curve_of(bench, curve_cells(bench, controls, levels))
 
 
-def curve_cells(bench: Experiment, controls: Sequence[str] = (), levels: Sequence[float] = ()) -> list[Cell]:
+def curve_cells(bench: Experiment, controls: Sequence[str] = (), levels: Sequence[float] = ()) -> list[ArmResult]:
     """Do the trainings of `run_curve`, which see, and judge them."""
     return judged([list(_column(bench, seed, controls, levels)) for seed in bench.recipe.pruning.seeds])
 
 
-def curve_of(bench: Experiment, cells: Sequence[Cell]) -> Json:
+def curve_of(bench: Experiment, cells: Sequence[ArmResult]) -> Json:
     """Return judged cells as plain JSON, with what they were scored on."""
     return {
         "metric": bench.score_task.metric,
@@ -45,7 +45,7 @@ def curve_of(bench: Experiment, cells: Sequence[Cell]) -> Json:
     }
 
 
-def paired(reference: Cell, ours: Cell) -> Json:
+def paired(reference: ArmResult, ours: ArmResult) -> Json:
     """Compare two cells of the same seeds and examples, as plain JSON.
 
     Returns:
@@ -68,12 +68,12 @@ def trainings_of(recipe: Recipe, levels: Sequence[float], controls: Sequence[str
 
 def _column(bench: Experiment, seed: int, controls: Sequence[str], levels: Sequence[float]) -> Iterator[Row]:
     dense = bench.train(Trial(seed), f"seed {seed} dense")
-    yield "dense", 0, 0.0, dense
+    yield Row("dense", 0, 0.0, dense)
     tickets = list(rounds(bench, seed, dense, bench.recipe.pruning.pattern, "ticket"))
     yield from tickets
     for name in controls:
         for ticket in tickets:
-            if not levels or any(abs(ticket[2] - level) < 5e-3 for level in levels):
+            if not levels or any(abs(ticket.sparsity - level) < 5e-3 for level in levels):
                 yield control(bench, seed, name, ticket)
 
 

@@ -87,13 +87,14 @@ def _text(choices: Choices) -> StudyCell:
 
 def _text_rows(bench: Experiment, seed: int, levels: Sequence[float]) -> Iterator[Row]:
     dense = bench.train(Trial(seed), f"seed {seed} dense")
-    yield "dense", 0, 0.0, dense
-    tickets = [row for row in rounds(bench, seed, dense, Unstructured(), "low magnitude") if _wanted(row[2], levels)]
+    yield Row("dense", 0, 0.0, dense)
+    low = rounds(bench, seed, dense, Unstructured(), "low magnitude")
+    tickets = [row for row in low if _wanted(row.sparsity, levels)]
     yield from tickets
     for row in tickets:
-        masks = _oneshot(bench, dense, row[2], HighMagnitude(), Global())
+        masks = _oneshot(bench, dense, row.sparsity, HighMagnitude(), Global())
         label = f"seed {seed} high magnitude at {100 * masks.sparsity:.1f} %"
-        yield "high magnitude", row[1], masks.sparsity, bench.train(Trial(seed, masks), label)
+        yield Row("high magnitude", row.round, masks.sparsity, bench.train(Trial(seed, masks), label))
     yield from (control(bench, seed, "random", row) for row in tickets)
 
 
@@ -111,12 +112,12 @@ def _released(choices: Choices) -> StudyCell:
 
 def _released_rows(bench: Experiment, seed: int, wanted: Sequence[int]) -> Iterator[Row]:
     dense = bench.train(Trial(seed), f"seed {seed} dense")
-    yield "dense", 0, 0.0, dense
+    yield Row("dense", 0, 0.0, dense)
     for arm, masks_of in _RELEASED_ARMS.items():
         for place in wanted:
             masks = masks_of(bench, dense, seed, place)
             label = f"seed {seed} {arm}, label {100 * NINE[place]:.0f} %, not held"
-            yield arm, place + 1, masks.sparsity, bench.train(Trial(seed, masks, held=False), label)
+            yield Row(arm, place + 1, masks.sparsity, bench.train(Trial(seed, masks, held=False), label))
 
 
 def _low(bench: Experiment, dense: TrainingResult, seed: int, place: int) -> Masks:

@@ -84,19 +84,19 @@ def found_masks(bench: Experiment, levels: Sequence[float]) -> list[Masks]:
     seed = bench.recipe.pruning.seeds[0]
     dense = bench.train(Trial(seed), f"seed {seed} dense, {bench.recipe.data.task}")
     pattern = bench.recipe.pruning.pattern
-    return [row[3].masks() for row in rounds(bench, seed, dense, pattern, "ticket") if _among(row[2], levels)]
+    return [row.result.masks() for row in rounds(bench, seed, dense, pattern, "ticket") if _among(row.sparsity, levels)]
 
 
 def _column(bench: Experiment, seed: int, found: Sequence[Masks]) -> Iterator[Row]:
     dense = bench.train(Trial(seed), f"seed {seed} dense")
-    yield "dense", 0, 0.0, dense
+    yield Row("dense", 0, 0.0, dense)
     levels = [masks.sparsity for masks in found]
     pattern = bench.recipe.pruning.pattern
-    own = [row for row in rounds(bench, seed, dense, pattern, "ticket") if _among(row[2], levels)]
+    own = [row for row in rounds(bench, seed, dense, pattern, "ticket") if _among(row.sparsity, levels)]
     yield from own
     for masks in found:
         label = f"seed {seed} ticket of pre-training at {100 * masks.sparsity:.0f} %"
-        yield PRETRAINING, 1, masks.sparsity, bench.train(Trial(seed, masks), label)
+        yield Row(PRETRAINING, 1, masks.sparsity, bench.train(Trial(seed, masks), label))
     for row in own:
         yield control(bench, seed, "random", row)
 

@@ -84,8 +84,8 @@ def _column(here: Experiment, there: Experiment, source: str, seed: int) -> list
     masks = found_mask(here, seed)
     label = f"seed {seed} ticket of {source} at {100 * masks.sparsity:.0f} %"
     return [
-        ("dense", 0, 0.0, there.train(Trial(seed), f"seed {seed} dense")),
-        ("ticket", 1, masks.sparsity, there.train(Trial(seed, masks), label)),
+        Row("dense", 0, 0.0, there.train(Trial(seed), f"seed {seed} dense")),
+        Row("ticket", 1, masks.sparsity, there.train(Trial(seed, masks), label)),
     ]
 
 

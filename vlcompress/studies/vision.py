@@ -196,7 +196,7 @@ def _ticket(plan: Plan, kind: str) -> StudyCell:
 
     def work(runner: StudyRunner) -> Json:
         _, rows = column(runner, plan.seeds[0])
-        kernels = [zero_kernels(row[3].masks()) for row in list(rows)[1:]]
+        kernels = [zero_kernels(row.result.masks()) for row in list(rows)[1:]]
         shares = [gone / count if count else 0.0 for gone, count in kernels]
         return {**_curve(plan, column, runner), "zero_kernels": shares}
 
@@ -221,7 +221,7 @@ def _scene(plan: Plan, kind: str, task: str) -> StudyCell:
 
     def column(runner: StudyRunner, seed: int) -> tuple[Experiment, Iterable[Row]]:
         bench = scene_bench(runner, plan, plan.scenes(weights_of(runner, plan, kind)), task)
-        dense: Row = ("dense", 0, 0.0, bench.train(Trial(seed), f"seed {seed} dense"))
+        dense = Row("dense", 0, 0.0, bench.train(Trial(seed), f"seed {seed} dense"))
         tickets = _carried(plan, kind, runner, bench, seed, wanted)
         there = _pretrained(plan, kind, runner)
         random = _random(there, _imp(there, seed, PRETRAINING_TICKET)[-1], seed)
@@ -259,19 +259,21 @@ def _changed(plan: Plan, task: str, start: str) -> StudyCell:
 
 
 def _controls(bench: Experiment, seed: int, ticket: Row) -> list[Row]:
-    masks = ticket[3].masks()
+    masks = ticket.result.masks()
     changed = {
         "random": _random(bench, ticket, seed),
         "perturbed": perturbed(masks, FLIPPED, seed),
         "complement": complement(masks),
     }
-    return [ticket, *(_row(bench, seed, name, ticket[1], one) for name, one in changed.items())]
+    return [ticket, *(_row(bench, seed, name, ticket.round, one) for name, one in changed.items())]
 
 
 def _similarity(plan: Plan, runner: StudyRunner) -> Json:
     """Compare the first seed's masks of the three pre-trainings, two by two and all together, beside chance."""
     masks = {
-        kind: [row[3].masks() for row in _imp(_pretrained(plan, kind, runner), plan.seeds[0], PRETRAINING_TICKET)[1:]]
+        kind: [
+            row.result.masks() for row in _imp(_pretrained(plan, kind, runner), plan.seeds[0], PRETRAINING_TICKET)[1:]
+        ]
         for kind in KINDS
     }
     groups = []
@@ -336,7 +338,7 @@ def scene_bench(runner: StudyRunner, plan: Plan, recipe: Recipe, task: str) -> E
 def _imp(bench: Experiment, seed: int, arm: str) -> list[Row]:
     """Train the dense model and every round of pruning; the place of a row is its round."""
     dense = bench.train(Trial(seed), f"seed {seed} dense")
-    return [("dense", 0, 0.0, dense), *rounds(bench, seed, dense, Unstructured(), arm)]
+    return [Row("dense", 0, 0.0, dense), *rounds(bench, seed, dense, Unstructured(), arm)]
 
 
 def _carried(
@@ -349,10 +351,10 @@ def _carried(
 
 def _random(bench: Experiment, ticket: Row, seed: int) -> Masks:
     """Draw a mask of a ticket's sparsity over the whole network."""
-    return pruned(bench, ticket[3], bench.keep_all(), ticket[2], Unstructured(), Random(seed))
+    return pruned(bench, ticket.result, bench.keep_all(), ticket.sparsity, Unstructured(), Random(seed))
 
 
 def _row(bench: Experiment, seed: int, arm: str, number: int, masks: Masks) -> Row:
     start: Start = "rewound" if bench.recipe.pruning.rewind_step else "theta0"
     label = f"seed {seed} {arm} on {bench.recipe.data.task} at {100 * masks.sparsity:.1f} %"
-    return arm, number, masks.sparsity, bench.train(Trial(seed, masks, start), label)
+    return Row(arm, number, masks.sparsity, bench.train(Trial(seed, masks, start), label))

@@ -33,7 +33,7 @@ from vlcompress.tasks.support_matrix import blind_of
 from vlcompress.tickets.card import ticket_card
 from vlcompress.tickets.checks import check_length, check_run
 from vlcompress.tickets.experiment import Experiment, Say
-from vlcompress.tickets.imp import Cell, run_cells, ticket_of
+from vlcompress.tickets.imp import ArmResult, run_cells, ticket_of
 from vlcompress.tickets.ticket import save_ticket
 from vlcompress.training.loop import Progress
 
@@ -322,14 +322,14 @@ def newest_run(home: Path) -> Run:
     return Run(finished[-1].parent)
 
 
-def _write_ticket(run: Run, experiment: Experiment, cells: list[Cell]) -> None:
+def _write_ticket(run: Run, experiment: Experiment, cells: list[ArmResult]) -> None:
     first = ticket_of(cells).trained[0]
     document, head = _document(experiment, cells), experiment.train_task.head
     ticket = first.ticket(document, experiment.family.name, experiment.config, head, experiment.vocabulary)
     save_ticket(run.ticket, ticket, ticket_card(ticket, cells, experiment.compute))
 
 
-def _document(experiment: Experiment, cells: list[Cell]) -> dict[str, Any]:
+def _document(experiment: Experiment, cells: list[ArmResult]) -> dict[str, Any]:
     """Everything about the run that is the same each time it is run: no times, no paths."""
     return {
         "recipe": experiment.recipe.document(),
