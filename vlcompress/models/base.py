@@ -311,6 +311,18 @@ class Family(ABC):
         """Resize pictures as a model of this configuration reads them; region features were made beforehand."""
         return source
 
+    def preprocessing(self, config: Config) -> Config:
+        """Say as JSON how a question and an image become inputs, for whoever runs an exported file without torch.
+
+        Returns:
+            "reads", "longest_text" (in word pieces), and for pixels how a picture is resized: "shorter" and "multiple"
+            as of `vlcompress.data.pixels.target_size`, or "square".
+        """
+        return {
+            "reads": self.reads,
+            "longest_text": min(self.longest_text, config.get("max_position_embeddings", UNCUT)),
+        }
+
     def part_of(self, name: str) -> str:
         """Tell the part of the model that a weight belongs to: "language", "vision", "cross", "joint" or "pooler"."""
         return "pooler" if "pooler" in name else "joint"
