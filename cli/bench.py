@@ -44,6 +44,7 @@ def models(run: Path | None, batches: tuple[int, ...], threads: int, home: Path,
     from vlcompress.bench.bench_run import bench_run
     from vlcompress.devices import parse_compute
     from vlcompress.report.text import bench_text
+    from vlcompress.results import to_json
 
     compute = parse_compute(where["device"], where["dtype"])
     provider = options.provider_word(where["provider"], where["provider_options"], compute=compute)
@@ -51,7 +52,7 @@ def models(run: Path | None, batches: tuple[int, ...], threads: int, home: Path,
     record = bench_run(
         chosen, batches=batches or (1, 32), threads=threads, compute=compute, provider=provider, say=options.say
     )
-    options.show(record, bench_text(record), as_json)
+    options.show(to_json(record), bench_text(record), as_json)
 
 
 @command.command()

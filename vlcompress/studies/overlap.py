@@ -11,7 +11,8 @@ from torch import Tensor
 
 from vlcompress.models.registry import part_of
 from vlcompress.pruning.mask import Masks
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
+from vlcompress.report.table import Table
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.tickets import ticket_recipe
 from vlcompress.studies.transfer import found_mask
 

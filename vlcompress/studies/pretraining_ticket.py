@@ -12,7 +12,8 @@ from statistics import fmean
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
+from vlcompress.report.table import Table
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.curves import at, curve_chart, curve_of, curve_table, dense_of, percent, score_text
 from vlcompress.studies.tickets import ticket_recipe
 from vlcompress.tickets.experiment import Experiment

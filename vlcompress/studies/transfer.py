@@ -10,7 +10,9 @@ from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
 from vlcompress.report.plots import Chart, Point, Reference, Series
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
+from vlcompress.report.table import Table
+from vlcompress.results import to_json
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.curves import deviation, percent, score_text, verdict_table
 from vlcompress.studies.pretraining_ticket import PRETRAINING, source_recipe
 from vlcompress.tickets.experiment import Experiment
@@ -73,7 +75,7 @@ def _cell(recipes: Mapping[str, Recipe], source: str, target: str, level: float)
     def work(runner: StudyRunner) -> Json:
         here, there = runner.bench(recipes[source]), runner.bench(recipes[target])
         columns = [_column(here, there, source, seed) for seed in recipes[source].pruning.seeds]
-        cells = [cell.document() for cell in judged(columns)]
+        cells = [to_json(cell.result()) for cell in judged(columns)]
         return {"source": source, "target": target, "level": level, "cells": cells}
 
     count = len(recipes[source].pruning.seeds) * (3 + round(10 * level))
