@@ -287,7 +287,7 @@ def _step(
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     if keeper is not None:
-        keeper.hold(optimizer)
+        keeper.enforce(optimizer)
 
 
 def _replace(model: nn.Module, masks: Masks, block: tuple[int, int]) -> dict[str, TrainedBlocks]:

@@ -26,6 +26,7 @@ from triton.compiler import ASTSource
 from vlcompress.kernels import configs, triton_gradient, triton_pieces, triton_pointer, triton_tma
 from vlcompress.kernels.configs import KernelConfig
 from vlcompress.kernels.errors import KernelInputError
+from vlcompress.kernels.formats import TRITON_DTYPES
 from vlcompress.kernels.launch import UNFENCED
 from vlcompress.kernels.machine_code import (
     MachineCode,
@@ -40,7 +41,6 @@ from vlcompress.kernels.triton_epilogue import activation_code
 README = Path(__file__).parent / "README.md"
 MARKERS = ("<!-- facts: begin -->", "<!-- facts: end -->")
 CUTS = "cuts_ptr"
-TRITON_TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def stream_tma(
     splits: bool = False,
 ) -> Build:
     """The TMA stream kernel over (R, C) blocks."""
-    (height, width), name = block, TRITON_TYPES[dtype]
+    (height, width), name = block, TRITON_DTYPES[dtype]
     out, red = (width, height) if transposed else (height, width)
     signature = {
         "x_desc": f"tensordesc<{name}[{block_m},{red}]>",
@@ -104,7 +104,7 @@ def stream_pointer(
     splits: bool = False,
 ) -> Build:
     """The pointer stream kernel over (R, C) blocks; swapped for few rows."""
-    name = TRITON_TYPES[dtype]
+    name = TRITON_DTYPES[dtype]
     pointers = {"x": name, "values": name, "walk": "i64", "cuts": "i32", "bias": name, "residual": name, "y": name}
     signature = {f"{what}_ptr": f"*{kind}" for what, kind in pointers.items()}
     signature |= {"partial_ptr": "*fp32"}
@@ -118,7 +118,7 @@ def stream_pointer(
 
 def add_pieces(out: int, block_m: int, activation: str = "none", dtype: torch.dtype = torch.bfloat16) -> Build:
     """The kernel that adds the pieces of split outputs, `out` wide."""
-    name = TRITON_TYPES[dtype]
+    name = TRITON_DTYPES[dtype]
     pointers = {"walk": "i64", "partial": "fp32", "bias": name, "residual": name, "y": name}
     signature = {f"{what}_ptr": f"*{kind}" for what, kind in pointers.items()}
     signature |= dict.fromkeys(("entries", "parts", "M", "N", "stride_rm"), "i32")
@@ -128,7 +128,7 @@ def add_pieces(out: int, block_m: int, activation: str = "none", dtype: torch.dt
 
 def values_gradient(block: tuple[int, int], split: int = 2, dtype: torch.dtype = torch.bfloat16) -> Build:
     """The kernel of dW."""
-    name = TRITON_TYPES[dtype]
+    name = TRITON_DTYPES[dtype]
     signature: dict[str, str] = {
         "dy_ptr": f"*{name}",
         "x_ptr": f"*{name}",
@@ -241,7 +241,7 @@ def configurations(arch: str) -> dict[str, Build]:
             continue
         builds = dict(_products(arch, block, dtype, exact)) | {"dW": values_gradient(block, dtype=dtype)}
         for what, build in builds.items():
-            name = f"{arch} {block[0]}x{block[1]}, {'exact' if exact else TRITON_TYPES[dtype]}, {what}"
+            name = f"{arch} {block[0]}x{block[1]}, {'exact' if exact else TRITON_DTYPES[dtype]}, {what}"
             found[name] = as_launched(number, exactly(number, build) if exact else build)
     return found
 

@@ -24,11 +24,10 @@ from torch.nn import functional
 
 from vlcompress.kernels import grouped, naive
 from vlcompress.kernels.errors import KernelInputError
-from vlcompress.kernels.formats import DTYPES, BlockSparseWeight, dense_from_blocks
+from vlcompress.kernels.formats import DTYPES, TRITON_DTYPES, BlockSparseWeight, dense_from_blocks
 from vlcompress.kernels.streams import no_stream_because
 
 BACKENDS = ("auto", "triton", "grouped", "dense")
-TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 # Calls go through the registry, not through the Python functions below, so that torch.compile sees the operators.

@@ -26,8 +26,10 @@ from vlcompress.kernels.streams import Stream, forward_stream, transposed_stream
 Block = tuple[int, int]
 """Rows and columns (R, C) of a block."""
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-"""What a weight may hold; float64 is for checking gradients and has no Triton kernel."""
+TRITON_DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+"""What the Triton kernels compute in, with Triton's names."""
+DTYPES = (*TRITON_DTYPES, torch.float64)
+"""What a weight may hold; float64 is for checking gradients."""
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from torch import Tensor
 from vlcompress.kernels import configs, cost_model, launch, naive, timing
 from vlcompress.kernels.configs import Entry, KernelConfig
 from vlcompress.kernels.errors import KernelInputError
-from vlcompress.kernels.formats import BlockSparseWeight, unpack
+from vlcompress.kernels.formats import TRITON_DTYPES, BlockSparseWeight, unpack
 from vlcompress.kernels.synthetic import random_weight
 from vlcompress.kernels.timing import Timing
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32}
+DTYPES = {"tf32" if name == "fp32" else name: dtype for dtype, name in TRITON_DTYPES.items()}
 TOLERANCE = 1e-2
 """Relative error that an output may have against float64 in any of them."""
 

@@ -44,6 +44,22 @@ def test_failure_inside_leaves_the_old_one_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thing"]
 
 
+def test_every_file_is_on_the_disk_before_the_artefact_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    rename = os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: events.append(os.path.basename(os.readlink(f"/proc/self/fd/{file}"))))
+    monkeypatch.setattr(
+        os, "replace", lambda old, new: (events.append(f"rename to {Path(new).name}"), rename(old, new))
+    )
+    with writing(tmp_path / "thing") as temporary:
+        (temporary / "folder").mkdir()
+        (temporary / "folder" / "file").write_text("…")
+    assert sorted(events[:3]) == sorted([temporary.name, "folder", "file"])
+    assert events[3:] == ["rename to thing", tmp_path.name]
+
+
 def test_one_changed_bit_is_found(tmp_path: Path) -> None:
     make(tmp_path / "thing")
     path = tmp_path / "thing" / "weights.safetensors"

@@ -14,10 +14,12 @@ from click.testing import CliRunner
 from tests.toys import layout
 from tests.toys.adapter import ToyFamily
 from tests.toys.counting import CountingTask
+from vlcompress.artefacts import read_json
 from vlcompress.bench.check_family import check_family
 from vlcompress.cli.main import main
 from vlcompress.data import opening
 from vlcompress.data.regions import region_file
+from vlcompress.devices import DTYPES, Compute
 from vlcompress.errors import VlcompressError
 from vlcompress.kernels.formats import BlockSparseWeight
 from vlcompress.models.base import Head
@@ -111,6 +113,24 @@ def pruned_compiled_exported(home: Path, *arguments: str) -> Path:
     return folder
 
 
+def test_a_toy_dtype_is_an_entry_and_then_trains_compiles_and_predicts(
+    monkeypatch: pytest.MonkeyPatch, tiny_scenes: Path, tmp_path: Path
+) -> None:
+    pruning = ["prune", "--size", "tiny", "--steps", "4", "--pattern", "block:8x4", "--data", str(tiny_scenes)]
+    unknown = CliRunner().invoke(main, [*pruning, "--dtype", "twin"])
+    assert (unknown.exit_code, "unknown dtype 'twin'" in unknown.output) == (2, True)
+    monkeypatch.setitem(DTYPES, "twin", DTYPES["bf16"])  # the entry in devices.py
+    run(tmp_path, *pruning, "--dtype", "twin")
+    run(tmp_path, "compile", "--batch", "4", "--dtype", "twin")
+    assert Compute("cpu", "twin").torch_dtype == torch.bfloat16
+    folder = newest_run(tmp_path).folder
+    assert read_json(folder / "run.json")["computed_on"]["dtype"] == "twin"
+    said = [tmp_path / f"{dtype}.json" for dtype in ("twin", "bf16")]
+    for path in said:
+        run(tmp_path, "predict", "--split", "minival", "--dtype", path.stem, "--out", str(path))
+    assert said[0].read_text() == said[1].read_text()
+
+
 def test_a_toy_family_is_a_folder_and_a_line_and_then_runs_end_to_end(
     monkeypatch: pytest.MonkeyPatch, tiny_scenes: Path, tmp_path: Path
 ) -> None:
@@ -138,9 +158,10 @@ def test_a_toy_task_is_a_file_a_reader_and_three_lines_and_then_runs_end_to_end(
 ) -> None:
     (tmp_path / "data").mkdir()
     data = counting_folder(tmp_path / "data", tiny_scenes)
-    kind = TaskKind("counting", CountingTask.metric, ("train",), "val", ".json", CountingTask, CountingTask)
+    kind = TaskKind("counting", CountingTask.metric, ".json", CountingTask, CountingTask)
     monkeypatch.setitem(TASKS, "counting", kind)  # the entry in tasks/registry.py
     monkeypatch.setattr(LxmertFamily, "tasks", (*LxmertFamily.tasks, "counting"))  # in the adapter
+    monkeypatch.setattr(LxmertFamily, "recipes", Path(layout.__file__).parent / "recipes")  # where its file is added
     monkeypatch.setattr(opening, "TASKS", (*opening.TASKS, "counting"))  # the lines in data/opening.py
     monkeypatch.setattr(opening, "LAYOUTS", (*opening.LAYOUTS, layout))
     pruned_compiled_exported(tmp_path / "home", "--task", "counting", "--data", str(data))

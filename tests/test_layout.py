@@ -12,8 +12,8 @@ from vlcompress import recipe
 ROOT = Path(__file__).parents[1]
 
 LAYERS = (
-    "errors", "devices", "artefacts", "results", "kernels", "data", "models", "tasks", "pruning", "training",
-    "defaults", "recipe", "tickets", "sparse", "export", "bench", "report", "serve", "studies", "cli",
+    "errors", "devices", "artefacts", "results", "kernels", "data", "models", "tasks", "pruning", "training", "recipe",
+    "tickets", "sparse", "export", "bench", "report", "serve", "studies", "cli",
 )  # fmt: skip
 """From the bottom up; a module may import from its own layer and from those before it."""
 

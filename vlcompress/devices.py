@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from vlcompress.errors import VlcompressError, unknown
 
@@ -21,13 +21,63 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-Dtype = Literal["fp32", "tf32", "bf16", "fp16"]
-DTYPES: tuple[Dtype, ...] = get_args(Dtype)
-HALVES = ("bf16", "fp16")
-"""Dtypes of two bytes."""
+
+@dataclass(frozen=True)
+class Dtype:
+    """What is known of a dtype.
+
+    Attributes:
+        torch_name: torch's name for the type of weights and float inputs at inference.
+        compiled: largest difference of a compiled model's scores from the masked model's, relative to the largest score
+            or 1.
+        forms: largest difference of any two forms of a model, relative to the largest score, on the samples of a
+            benchmark.
+        agreement: least share of those samples on which two forms give the same best answer; one of a few that turns is
+            a few per cent.
+        autocast: whether training computes in it by autocast over float32 weights.
+        scaled: whether losses are scaled in training, because small gradients would become zero.
+        since: compute capability of the first GPUs that have it.
+        not_on_cpu: why the CPU does not compute in it.
+        not_trained_on_cpu: why the CPU does not train in it.
+    """
+
+    torch_name: str
+    compiled: float
+    forms: float
+    agreement: float
+    autocast: bool = False
+    scaled: bool = False
+    since: tuple[int, int] = (0, 0)
+    not_on_cpu: str = ""
+    not_trained_on_cpu: str = ""
+
 
 AMPERE = (8, 0)
 """Compute capability of the first GPUs with TF32 and bfloat16 tensor cores."""
+
+DTYPES: dict[str, Dtype] = {
+    "fp32": Dtype("float32", compiled=1e-4, forms=1e-4, agreement=1.0),
+    "tf32": Dtype(
+        "float32",
+        compiled=5e-3,
+        forms=0.02,
+        agreement=0.95,
+        since=AMPERE,
+        not_on_cpu="is a mode of NVIDIA tensor cores: use fp32 or bf16 on the CPU",
+    ),
+    "bf16": Dtype("bfloat16", compiled=5e-2, forms=0.1, agreement=0.9, autocast=True, since=AMPERE),
+    "fp16": Dtype(
+        "float16",
+        compiled=1e-2,
+        forms=0.02,
+        agreement=0.95,
+        autocast=True,
+        scaled=True,
+        not_trained_on_cpu="does not train on the CPU: use bf16 or fp32, or a GPU",
+    ),
+}
+"""Everything that this project asks of a dtype, in one place (bfloat16 has 8 bits, whose roundings add up over the
+layers)."""
 
 _TF32: dict[bool, tuple[str, bool]] = {True: ("high", True), False: ("highest", False)}
 """torch's name for how matrices are multiplied, and whether convolutions take TF32."""
@@ -41,11 +91,16 @@ class Compute:
 
     Attributes:
         device: "cpu", "cuda" (the first one) or "cuda:N".
-        dtype: see the module.
+        dtype: one of `DTYPES`.
     """
 
     device: str = "cpu"
-    dtype: Dtype = "fp32"
+    dtype: str = "fp32"
+
+    @property
+    def facts(self) -> Dtype:
+        """What is known of the dtype."""
+        return DTYPES[self.dtype]
 
     @property
     def on_gpu(self) -> bool:
@@ -64,7 +119,8 @@ class Compute:
         """The dtype of weights and float inputs at inference; TF32 is a way to multiply float32."""
         import torch
 
-        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.dtype, torch.float32)
+        found: torch.dtype = getattr(torch, self.facts.torch_name)
+        return found
 
     def describe(self) -> dict[str, str]:
         """Return "device", "dtype" and "name" (of the GPU, or the CPU's model) as JSON."""
@@ -115,7 +171,7 @@ def parse_compute(device: str, dtype: str, *, training: bool = False) -> Compute
         _check_gpu(device, dtype, count)
     else:
         _check_cpu(dtype, training)
-    return Compute(device, dtype)  # type: ignore[arg-type]
+    return Compute(device, dtype)
 
 
 def check_device(device: str) -> None:
@@ -146,19 +202,24 @@ def _check_gpu(device: str, dtype: str, count: int) -> None:
     index = int(device.partition(":")[2] or 0)
     if index >= count:
         raise VlcompressError(f"device '{device}' is not there: torch sees {count} GPU(s), give cuda:0 to {count - 1}")
-    major, minor = torch.cuda.get_device_capability(index)
-    if dtype in ("tf32", "bf16") and (major, minor) < AMPERE:
+    capability, since = torch.cuda.get_device_capability(index), DTYPES[dtype].since
+    if capability < since:
+        name, (major, minor) = torch.cuda.get_device_name(index), capability
+        have = " or ".join(_dtypes_since(capability))
         raise VlcompressError(
-            f"dtype {dtype} on {torch.cuda.get_device_name(index)} (sm_{major}{minor}): it takes sm_80 or newer; "
-            "use fp32 or fp16"
+            f"dtype {dtype} on {name} (sm_{major}{minor}): it takes sm_{since[0]}{since[1]} or newer; use {have}"
         )
 
 
+def _dtypes_since(capability: tuple[int, int]) -> list[str]:
+    """Name the dtypes of a GPU."""
+    return [name for name, facts in DTYPES.items() if facts.since <= capability]
+
+
 def _check_cpu(dtype: str, training: bool) -> None:
-    if dtype == "tf32":
-        raise VlcompressError("dtype tf32 is a mode of NVIDIA tensor cores: use fp32 or bf16 on the CPU")
-    if dtype == "fp16" and training:
-        raise VlcompressError("dtype fp16 does not train on the CPU: use bf16 or fp32, or a GPU")
+    why = DTYPES[dtype].not_on_cpu or (training and DTYPES[dtype].not_trained_on_cpu)
+    if why:
+        raise VlcompressError(f"dtype {dtype} {why}")
 
 
 @contextmanager
@@ -190,7 +251,7 @@ def autocast(compute: Compute) -> Iterator[None]:
     """Run forward passes of a training in the dtype; parameters, gradients and optimizer stay float32."""
     import torch
 
-    halved = compute.dtype in HALVES
+    halved = compute.facts.autocast
     cast = torch.autocast(compute.torch_device.type, compute.torch_dtype) if halved else nullcontext()
     with precision(compute), cast:
         yield
@@ -213,10 +274,10 @@ def usable() -> dict[str, list[str]]:
     """Return the dtypes of every device that is there, by the device's name."""
     import torch
 
-    found = {"cpu": ["fp32", "bf16", "fp16 (inference)"]}
+    on_cpu = {name: facts for name, facts in DTYPES.items() if not facts.not_on_cpu}
+    found = {"cpu": [f"{name} (inference)" if facts.not_trained_on_cpu else name for name, facts in on_cpu.items()]}
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        modern = torch.cuda.get_device_capability(index) >= AMPERE
-        found[f"cuda:{index}"] = [*DTYPES] if modern else ["fp32", "fp16"]
+        found[f"cuda:{index}"] = _dtypes_since(torch.cuda.get_device_capability(index))
     return found
 
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from vlcompress.artefacts import read_json
+from vlcompress.artefacts import read_json, seal, unseal
 from vlcompress.cli.main import main
 from vlcompress.tickets.run import newest_run
 
@@ -83,9 +83,15 @@ def test_verify_repeats_the_gate_and_notices_changes(file: Path, home: Path, tmp
     assert (code, "is corrupted" in err) == (2, True)
 
 
-def test_verify_exits_with_3_for_a_file_that_computes_something_else(file: Path, home: Path, tmp_path: Path) -> None:
-    from vlcompress.artefacts import seal, unseal
+def test_verify_refuses_a_file_of_another_recipe(file: Path, home: Path, tmp_path: Path) -> None:
+    shutil.copytree(file.parent, tmp_path / "other")
+    document = unseal(tmp_path / "other", "manifest.json") | {"recipe_sha256": "0" * 64}
+    seal(tmp_path / "other", "manifest.json", {key: value for key, value in document.items() if key != "files"})
+    code, _, err = run("verify", str(tmp_path / "other" / "model.onnx"), "--run", str(newest_run(home).folder))
+    assert (code, "was not exported from run" in err) == (2, True)
 
+
+def test_verify_exits_with_3_for_a_file_that_computes_something_else(file: Path, home: Path, tmp_path: Path) -> None:
     folder = tmp_path / "wrong"
     shutil.copytree(file.parent, folder)
     model = onnx.load(folder / "model.onnx")

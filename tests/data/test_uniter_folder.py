@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from vlcompress.data import packed as packed_values
 from vlcompress.data.examples import (
     AnswerExample,
     CaptionExample,
@@ -268,6 +269,13 @@ def npz(features: np.ndarray[Any, Any], rows: str = "") -> bytes:
 def test_a_broken_npz_is_named(folder: Path, change: Callable[[bytes], bytes], message: str) -> None:
     rewrite(folder / f"{IMAGES}_compressed", ONE, change)
     with pytest.raises(VlcompressError, match=rf"record '{ONE}'.*({message})"):
+        ImageDatabase(folder / f"{IMAGES}_compressed").read(ONE)
+
+
+def test_an_array_of_an_npz_that_unpacks_to_too_much_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rewrite(folder / f"{IMAGES}_compressed", ONE, lambda value: npz(np.zeros((10, 32), np.float16)))
+    monkeypatch.setattr(packed_values, "MOST_BYTES", 767)  # the header takes 128 of the 768 bytes
+    with pytest.raises(VlcompressError, match=r"is refused: array 'features' has 768 bytes, 767 are allowed"):
         ImageDatabase(folder / f"{IMAGES}_compressed").read(ONE)
 
 

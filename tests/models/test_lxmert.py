@@ -5,14 +5,16 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from transformers import LxmertConfig, LxmertForPreTraining, LxmertForQuestionAnswering
 
+from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError
 from vlcompress.models.attention import Attention
-from vlcompress.models.base import Head
+from vlcompress.models.base import Head, Sample
 from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.models.lxmert.model import encode, pooled
 
@@ -100,6 +102,20 @@ def test_dropout_reaches_the_attention_weights() -> None:
     attention.dropout.p = 0.5
     assert torch.equal(attention.eval()(x, x)[0], attention(x, x)[0])
     assert not torch.equal(attention.train()(x, x)[0], attention(x, x)[0])
+
+
+def test_regions_are_masked_where_images_differ_in_their_number() -> None:
+    def batch(*counts: int) -> dict[str, Tensor]:
+        regions = [
+            Regions(
+                "a", 10, 10, np.ones((count, 4), np.float32), np.ones((count, 24), np.float32), *[np.ones(count)] * 4
+            )
+            for count in counts
+        ]
+        return FAMILY.collate([Sample(np.array([5]), np.array([0]), (one,)) for one in regions])
+
+    assert "visual_attention_mask" not in batch(3, 3)
+    assert batch(3, 1)["visual_attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
 
 
 def test_build_is_seeded_and_leaves_the_global_generator_alone() -> None:

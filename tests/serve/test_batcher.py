@@ -112,6 +112,18 @@ def test_padding_buckets_merge_lengths_and_outputs_are_cut_back() -> None:
     run(scenario)
 
 
+def test_of_lengths_that_cannot_be_merged_the_oldest_goes_first() -> None:
+    async def scenario() -> None:
+        rig = Rig(buckets=(4, 8, 12))
+        first = await blocked(rig)
+        asked = [rig.ask([1] * length) for length in (6, 2, 10)]
+        rig.engine.gate.set()
+        await asyncio.gather(first, *asked)
+        assert rig.engine.shapes == [(1, 4), (1, 8), (1, 4), (1, 12)]
+
+    run(scenario)
+
+
 def test_an_axis_without_a_mask_is_never_padded() -> None:
     specs = (TensorSpec("x", "FP32", ("batch", "regions")),)
     assert padding_of(specs, {"regions": (8,)}).buckets == {}
@@ -173,6 +185,22 @@ def test_a_request_that_could_not_be_answered_in_time_is_refused_at_once() -> No
         assert (caught.value.status, caught.value.reason) == (503, "overload")
         assert caught.value.headers["Retry-After"] == "2"
         rig.engine.gate.set()
+
+    run(scenario)
+
+
+def test_the_time_of_a_row_is_learned_a_fifth_from_each_execution() -> None:
+    """It starts at 1 s, and one execution takes next to nothing: 0.8 s are expected."""
+
+    async def scenario() -> None:
+        rig = Rig(row_s=1.0)
+        await rig.ask([1])
+        await blocked(rig)
+        with pytest.raises(Refusal, match="more than the request's deadline allows"):
+            rig.ask([1], within_s=0.75)
+        allowed = rig.ask([1], within_s=0.95)
+        rig.engine.gate.set()
+        assert (await allowed).outputs["y"].tolist() == [1]
 
     run(scenario)
 

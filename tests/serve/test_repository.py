@@ -82,6 +82,29 @@ def test_a_broken_version_is_reported_and_tried_again_when_its_files_change(fold
     assert all(row["state"] == "READY" for row in client.post("/v2/repository/index").json())
 
 
+def test_a_broken_version_is_not_tried_again_while_its_files_stay(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = Client(create_app(settings_of(folder)))
+    client.get("/v2")
+    broken = folder / "words" / "3" / "model.onnx"
+    broken.parent.mkdir()
+    broken.write_bytes(b"half a file")
+    for _ in range(3):
+        refreshed(client)
+    assert caplog.text.count("version 3 is not loaded") == 1
+
+
+def test_the_last_version_stays_where_its_successor_is_broken(folder: Path) -> None:
+    shutil.rmtree(folder / "words" / "1")
+    client = Client(create_app(settings_of(folder)))
+    client.get("/v2")
+    (folder / "words" / "2" / "model.onnx").write_bytes(b"half a file")
+    os.replace(folder / "words" / "2", folder / "words" / "3")
+    refreshed(client)
+    assert scale_of(client) == 2.0
+
+
 def test_an_artefact_that_is_written_anew_is_the_next_version(tmp_path: Path) -> None:
     path = write_words(tmp_path / "onnx" / "model.onnx")
     client = Client(create_app(Settings((ModelSpec("words", tmp_path / "onnx"),), threads=1, sessions=1)))

@@ -61,3 +61,10 @@ def test_hidden_boxes_are_known_to_be() -> None:
     data = make_data("refcoco", hidden, PICTURES)
     assert RefcocoTask(data, make_reader(ShowingFamily(), PICTURES)).hidden
     assert not task()[0].hidden
+
+
+@pytest.mark.parametrize(("height", "hit"), [(5, 0), (6, 1)])
+def test_a_region_hits_where_it_overlaps_by_more_than_half(height: int, hit: int) -> None:
+    targets = {"boxes": torch.tensor([[[0.0, 0, 10, height], [50, 50, 5, 5]]]), "box": torch.tensor([[0.0, 0, 10, 10]])}
+    right, chosen = task()[0].judge(torch.tensor([[1.0, 0.0]]), targets)
+    assert (right.tolist(), chosen.tolist()) == ([hit], [0])

@@ -74,12 +74,17 @@ def test_joint_score_and_both_parts(model: nn.Module) -> None:
 
 
 def test_submission_gives_rationales_for_every_answer(model: nn.Module) -> None:
-    ours, shown = task(lambda sample: [0.0, float(len(sample.ids) + sample.ids[-2])])
+    def score(sample: Sample) -> list[float]:
+        return [0.0, float(len(sample.ids) + sample.ids[-2])]
+
+    ours, shown = task(score)
     lines = ours.submission(lambda inputs: shown.logits(model, inputs), batch=8).decode().splitlines()
     assert lines[0].split(",") == list(HEADER)
     assert HEADER[5] == "rationale_conditioned_on_a0_0"
     assert [line.split(",")[0] for line in lines[1:]] == ["val-0", "val-1"]
     assert all(len(line.split(",")) == 21 for line in lines)
+    said = [score(sample)[1] for sample in shown.batches[0]]
+    assert [float(cell) for line in lines[1:] for cell in line.split(",")[1:]] == said
     given = [text(sample) for sample in shown.batches[0] if text(sample).count("[SEP]") == 3][:16]
     assert [sentence.split("[SEP]")[1].split()[-1] for sentence in given[::4]] == ["red", "blue", "cube", "ball"]
 

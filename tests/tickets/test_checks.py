@@ -1,4 +1,4 @@
-"""The levers of a recipe on whole runs: what they change, and that at their defaults they change nothing."""
+"""The options of a recipe on whole runs: what they change, and that at their defaults they change nothing."""
 
 import dataclasses
 from pathlib import Path
@@ -25,7 +25,7 @@ from vlcompress.tickets.store import TrainingResult
 from vlcompress.tickets.ticket import load_ticket
 
 
-def experiment(recipe: Recipe, home: Path) -> Experiment:
+def opened(recipe: Recipe, home: Path) -> Experiment:
     return open_experiment(recipe, home, say=lambda line: None)
 
 
@@ -34,47 +34,47 @@ def weights(trained: TrainingResult) -> dict[str, torch.Tensor]:
 
 
 def test_at_their_defaults_no_identity_changes(recipe: Recipe, tmp_path: Path) -> None:
-    """Names of runs and trainings that exist: the levers may add to a document only where they are used."""
+    """Names of runs and trainings that exist: the options may add to a document only where they are used."""
     block = {"pattern": "block:128x1", "criterion": "magnitude", "schedule": "linear:10", "sparsity": 0.5}
     plain = default_recipe("lxmert", "vqa", "small").override(pruning=block)
     assert plain.sha256().startswith("a65e69895b907cc5")
-    bench = experiment(recipe, tmp_path)
-    for trial in (Trial(0), Trial(0, bench.keep_all())):
-        assert list(bench.spec(trial).document()) == [
+    experiment = opened(recipe, tmp_path)
+    for trial in (Trial(0), Trial(0, experiment.keep_all())):
+        assert list(experiment.spec(trial).document()) == [
             *("generation", "family", "config", "theta0", "task", "data", "vocabulary", "hyper", "seed", "mask"),
             *("start", "rewind_step"),
         ]
-    assert list(distinguishing(bench.hyper)) == [
+    assert list(distinguishing(experiment.hyper)) == [
         *("steps", "batch", "learning_rate", "warmup", "clip", "weight_decay", "head_rate"),
     ]
 
 
 @pytest.mark.parametrize("criterion", ["gradient", "movement"])
 def test_saliency_is_summed_for_its_criterion_alone_and_ranks(recipe: Recipe, tmp_path: Path, criterion: str) -> None:
-    plain = experiment(recipe, tmp_path).train(Trial(0), "dense")
-    bench = experiment(recipe.override(pruning={"criterion": criterion, "pattern": "block:8x4"}), tmp_path)
-    dense, first, _ = (cell.trained[0] for cell in run_cells(bench))
+    plain = opened(recipe, tmp_path).train(Trial(0), "dense")
+    experiment = opened(recipe.override(pruning={"criterion": criterion, "pattern": "block:8x4"}), tmp_path)
+    dense, first, _ = (cell.trained[0] for cell in run_cells(experiment))
     assert plain.saliency() == {}
     assert dense.folder != plain.folder
     assert all(torch.equal(value, weights(plain)[name]) for name, value in weights(dense).items())
     assert read_json(dense.folder / "training.json")["saliency"] == criterion
-    assert set(dense.saliency()) == set(bench.prunable.names)
+    assert set(dense.saliency()) == set(experiment.prunable.names)
     expected = prune(
         dense.weights(),
-        bench.keep_all(),
+        experiment.keep_all(),
         0.25,
         pattern=Block(8, 4),
         criterion=parse_criterion(criterion).of(0, dense.saliency()),
         allocation=Global(),
     )
     assert first.masks().sha256() == expected.sha256()
-    control = bench.spec(Trial(0, first.masks(), "shuffled")).document()
+    control = experiment.spec(Trial(0, first.masks(), "shuffled")).document()
     assert "saliency" not in control
 
 
 def test_the_dense_model_teaches_every_sparse_one_and_is_shared(recipe: Recipe, tmp_path: Path) -> None:
-    plain = [cell.trained[0] for cell in run_cells(experiment(recipe, tmp_path))]
-    taught = [cell.trained[0] for cell in run_cells(experiment(recipe.override(training={"distill": 1.0}), tmp_path))]
+    plain = [cell.trained[0] for cell in run_cells(opened(recipe, tmp_path))]
+    taught = [cell.trained[0] for cell in run_cells(opened(recipe.override(training={"distill": 1.0}), tmp_path))]
     assert taught[0].folder == plain[0].folder
     assert taught[1].masks().sha256() == plain[1].masks().sha256()
     for one, other in zip(taught[1:], plain[1:], strict=True):
@@ -105,32 +105,34 @@ BLOCKS = {"pattern": "block:4x4", "permutation": "neurons+channels"}
 
 @pytest.mark.parametrize("rewind_step", [0, 2])
 def test_reordered_rounds_prune_and_rewind_in_one_order(recipe: Recipe, tmp_path: Path, rewind_step: int) -> None:
-    bench = experiment(recipe.override(pruning={**BLOCKS, "rewind_step": rewind_step}), tmp_path)
-    dense, first, second = (cell.trained[0] for cell in run_cells(bench))
+    experiment = opened(recipe.override(pruning={**BLOCKS, "rewind_step": rewind_step}), tmp_path)
+    dense, first, second = (cell.trained[0] for cell in run_cells(experiment))
     order = second.permutation()
     assert dense.permutation() is None
     assert order is not None
     in_order = order.apply(dense.weights())
     expected = prune(
-        {name: in_order[name] for name in bench.prunable.names},
-        bench.keep_all(),
+        {name: in_order[name] for name in experiment.prunable.names},
+        experiment.keep_all(),
         0.25,
         pattern=Block(4, 4),
         criterion=parse_criterion("magnitude").of(0),
         allocation=Global(),
     )
     assert first.masks().sha256() == expected.sha256()
-    start = build_model(bench, Trial(0, second.masks(), "rewound" if rewind_step else "theta0", order)).state_dict()
-    plain = build_model(bench, Trial(0, second.masks(), "rewound" if rewind_step else "theta0")).state_dict()
+    start = build_model(
+        experiment, Trial(0, second.masks(), "rewound" if rewind_step else "theta0", order)
+    ).state_dict()
+    plain = build_model(experiment, Trial(0, second.masks(), "rewound" if rewind_step else "theta0")).state_dict()
     assert all(torch.equal(start[name], value) for name, value in order.apply(plain).items())
-    moved = [name for name in bench.prunable.names if not torch.equal(start[name], plain[name])]
+    moved = [name for name in experiment.prunable.names if not torch.equal(start[name], plain[name])]
     assert any(".query." in name for name in moved)
 
 
 def test_kept_blocks_hold_more_of_the_dense_model_once_it_is_reordered(recipe: Recipe, tmp_path: Path) -> None:
     def kept(permutation: str) -> float:
-        bench = experiment(recipe.override(pruning={**BLOCKS, "rounds": 1, "permutation": permutation}), tmp_path)
-        cells = run_cells(bench)
+        experiment = opened(recipe.override(pruning={**BLOCKS, "rounds": 1, "permutation": permutation}), tmp_path)
+        cells = run_cells(experiment)
         dense = dataclasses.replace(cells[0].trained[0], reading=cells[1].trained[0].permutation()).weights()
         return float(sum(dense[name][mask].square().sum() for name, mask in cells[1].trained[0].masks().items()))
 
@@ -154,8 +156,8 @@ def test_a_reordered_ticket_is_a_plain_model_and_keeps_the_order(recipe: Recipe,
 
 
 def test_rounds_grow_their_blocks(recipe: Recipe, tmp_path: Path) -> None:
-    bench = experiment(recipe.override(pruning={"pattern": "block:8x8", "growth": "4x1"}), tmp_path)
-    fine, coarse = (cell.trained[0].masks() for cell in run_cells(bench)[1:])
+    experiment = opened(recipe.override(pruning={"pattern": "block:8x8", "growth": "4x1"}), tmp_path)
+    fine, coarse = (cell.trained[0].masks() for cell in run_cells(experiment)[1:])
     assert (fine.sparsity, coarse.sparsity) == (pytest.approx(0.25, abs=2e-3), pytest.approx(0.5, abs=2e-3))
     whole = [Block(8, 8).unit_means(mask.float()) for mask in coarse.values()]
     assert all(((one == 0) | (one == 1)).all() for one in whole)
@@ -173,25 +175,25 @@ def test_rounds_grow_their_blocks(recipe: Recipe, tmp_path: Path) -> None:
         ({"pattern": "block:8x8", "allocation": "modal"}, r"unknown allocation 'modal': .*did you mean 'modality'"),
     ],
 )
-def test_levers_that_cannot_be(recipe: Recipe, tmp_path: Path, pruning: dict, text: str) -> None:
+def test_options_that_cannot_be(recipe: Recipe, tmp_path: Path, pruning: dict, text: str) -> None:
     with pytest.raises(VlcompressError, match=text):
         find_ticket(recipe.override(pruning=pruning), tmp_path, say=lambda line: None)
     assert not list(tmp_path.rglob("trainings"))
 
 
-def test_levers_without_effect_are_told(recipe: Recipe, tmp_path: Path) -> None:
+def test_options_without_effect_are_told(recipe: Recipe, tmp_path: Path) -> None:
     lines: list[str] = []
     idle = recipe.override(pruning={"permutation": "neurons", "growth": "16x1"})
-    bench = experiment(idle, tmp_path)
-    bench.say = lines.append
-    check_run(bench)
+    experiment = opened(idle, tmp_path)
+    experiment.say = lines.append
+    check_run(experiment)
     assert lines == [
         "warning: pruning.growth '16x1' has no effect with pattern 'unstructured': it has no blocks",
         "warning: pruning.permutation 'neurons' has no effect with pattern 'unstructured': it cuts no blocks from what "
         "could be reordered",
     ]
-    folders = [cell.trained[0].folder.name for cell in run_cells(bench)]
-    assert folders == [cell.trained[0].folder.name for cell in run_cells(experiment(recipe, tmp_path))]
+    folders = [cell.trained[0].folder.name for cell in run_cells(experiment)]
+    assert folders == [cell.trained[0].folder.name for cell in run_cells(opened(recipe, tmp_path))]
 
 
 @pytest.mark.parametrize(
@@ -202,9 +204,9 @@ def test_rounds_that_end_before_a_pattern_holds_are_told(
 ) -> None:
     lines: list[str] = []
     sparsity = 0.5 if pattern == "2:4" else 0.4
-    bench = experiment(recipe.override(pruning={"pattern": pattern, "rounds": rounds, "sparsity": sparsity}), tmp_path)
-    bench.say = lines.append
-    check_run(bench)
+    experiment = opened(recipe.override(pruning={"pattern": pattern, "rounds": rounds, "sparsity": sparsity}), tmp_path)
+    experiment.say = lines.append
+    check_run(experiment)
     assert [
         line.startswith("warning: at sparsity 0.25 some groups of 4 weights keep more than 2") for line in lines
     ] == [True] * told
@@ -228,13 +230,13 @@ def test_rounds_that_end_before_a_pattern_holds_are_told(
         },
     ],
 )
-def test_n_of_m_goes_with_controls_levers_and_mixtures(recipe: Recipe, tmp_path: Path, changes: dict) -> None:
-    bench = experiment(recipe.override(**changes), tmp_path)
-    check_run(bench)
-    cells = {(cell.arm, cell.round): cell.trained[0].masks() for cell in run_cells(bench)[1:]}
+def test_n_of_m_goes_with_controls_options_and_mixtures(recipe: Recipe, tmp_path: Path, changes: dict) -> None:
+    experiment = opened(recipe.override(**changes), tmp_path)
+    check_run(experiment)
+    cells = {(cell.arm, cell.round): cell.trained[0].masks() for cell in run_cells(experiment)[1:]}
     for (arm, number), masks in cells.items():
         if number == 2 and arm != "unstructured":
-            for coupling in bench.couplings:
+            for coupling in experiment.couplings:
                 if coupling.kind == "neuron":
                     assert (masks[coupling.consumer].view(-1, 4).sum(dim=1) == 2).all(), arm
 

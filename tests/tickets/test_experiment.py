@@ -21,7 +21,7 @@ def captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_benchmark(tmp_path_factory.mktemp("data") / "captions", "retrieval", size="tiny", processes=1)
 
 
-def _experiment(data: Path, home: Path, checkpoint: str) -> Experiment:
+def opened(data: Path, home: Path, checkpoint: str) -> Experiment:
     recipe = default_recipe("uniter", "retrieval", "tiny").override(
         model={"checkpoint": checkpoint}, data={"source": str(data)}, pruning={"seeds": [0, 1]}
     )
@@ -30,18 +30,18 @@ def _experiment(data: Path, home: Path, checkpoint: str) -> Experiment:
 
 def test_ranking_head_starts_from_pre_training_under_every_seed(captions: Path, tmp_path: Path) -> None:
     family = family_named("uniter")
-    pretrained = family.build(_experiment(captions, tmp_path, "none").config, Head("pretraining"), seed=9)
+    pretrained = family.build(opened(captions, tmp_path, "none").config, Head("pretraining"), seed=9)
     tensors = {name: value.clone() for name, value in pretrained.state_dict().items()}
     save_file(tensors, tmp_path / "x.safetensors")
-    bench = _experiment(captions, tmp_path, str(tmp_path / "x.safetensors"))
+    experiment = opened(captions, tmp_path, str(tmp_path / "x.safetensors"))
     for seed in (0, 1):
-        start = build_model(bench, Trial(seed)).state_dict()
+        start = build_model(experiment, Trial(seed)).state_dict()
         assert torch.equal(start["rank_output.weight"], tensors["itm_output.weight"][1:])
-    fresh = build_model(bench, Trial(0, start="fresh")).state_dict()
+    fresh = build_model(experiment, Trial(0, start="fresh")).state_dict()
     assert not torch.equal(fresh["rank_output.weight"], tensors["itm_output.weight"][1:])
 
 
 def test_without_a_checkpoint_every_seed_has_a_ranking_head_of_its_own(captions: Path, tmp_path: Path) -> None:
-    bench = _experiment(captions, tmp_path, "none")
-    first, second = (build_model(bench, Trial(seed)).state_dict()["rank_output.weight"] for seed in (0, 1))
+    experiment = opened(captions, tmp_path, "none")
+    first, second = (build_model(experiment, Trial(seed)).state_dict()["rank_output.weight"] for seed in (0, 1))
     assert not torch.equal(first, second)

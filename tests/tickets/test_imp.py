@@ -24,7 +24,7 @@ from vlcompress.tickets.ticket import load_ticket
 from vlcompress.training.checkpoint import distinct
 
 
-def experiment(recipe: Recipe, home: Path) -> Experiment:
+def opened(recipe: Recipe, home: Path) -> Experiment:
     return open_experiment(recipe, home, say=lambda line: None)
 
 
@@ -33,29 +33,29 @@ def by_arm(cells: list[Cell]) -> dict[str, list[Cell]]:
 
 
 def test_rounds_prune_trained_weights_and_rewind_to_theta0(recipe: Recipe, tmp_path: Path) -> None:
-    bench = experiment(recipe, tmp_path)
-    cells = run_cells(bench)
+    experiment = opened(recipe, tmp_path)
+    cells = run_cells(experiment)
     assert [(cell.arm, cell.round, cell.sparsity) for cell in cells] == [
         ("dense", 0, 0.0),
         ("ticket", 1, pytest.approx(0.25, abs=1e-4)),
         ("ticket", 2, pytest.approx(0.5, abs=1e-4)),
     ]
     dense, first, second = (cell.trained[0] for cell in cells)
-    expected = bench.keep_all()
+    expected = experiment.keep_all()
     for trained, level in ((dense, 0.25), (first, 0.5)):
         expected = prune(
             trained.weights(), expected, level, pattern=Unstructured(), criterion=Magnitude(), allocation=Global()
         )
     assert second.masks().sha256() == expected.sha256()
-    start = build_model(bench, Trial(0, second.masks())).state_dict()
-    assert all(torch.equal(start[name], value) for name, value in bench.theta0.items())
+    start = build_model(experiment, Trial(0, second.masks())).state_dict()
+    assert all(torch.equal(start[name], value) for name, value in experiment.theta0.items())
 
 
 def test_every_round_has_the_same_fresh_head_and_another_seed_another(recipe: Recipe, tmp_path: Path) -> None:
-    bench = experiment(recipe, tmp_path)
+    experiment = opened(recipe, tmp_path)
     heads = [
-        build_model(bench, Trial(seed, masks)).state_dict()
-        for seed, masks in ((0, None), (0, bench.keep_all()), (1, None))
+        build_model(experiment, Trial(seed, masks)).state_dict()
+        for seed, masks in ((0, None), (0, experiment.keep_all()), (1, None))
     ]
     name = next(name for name in heads[0] if name.startswith("answer_head.") and name.endswith("0.weight"))
     assert torch.equal(heads[0][name], heads[1][name])
@@ -63,7 +63,7 @@ def test_every_round_has_the_same_fresh_head_and_another_seed_another(recipe: Re
 
 
 def test_pruned_weights_are_bit_zero_in_every_saved_file(recipe: Recipe, tmp_path: Path) -> None:
-    ticket = ticket_of(run_cells(experiment(recipe, tmp_path))).trained[0]
+    ticket = ticket_of(run_cells(opened(recipe, tmp_path))).trained[0]
     weights = ticket.weights()
     for name, mask in ticket.masks().items():
         assert (weights[name][~mask].view(torch.int32) == 0).all()
@@ -74,8 +74,8 @@ def test_controls_change_one_thing_each(recipe: Recipe, tmp_path: Path) -> None:
     recipe = recipe.override(
         pruning={"pattern": "block:8x4", "controls": ["random", "shuffle", "reinit", "unstructured"]}
     )
-    bench = experiment(recipe, tmp_path)
-    arms = by_arm(run_cells(bench))
+    experiment = opened(recipe, tmp_path)
+    arms = by_arm(run_cells(experiment))
     ticket = arms["ticket"][-1].trained[0].masks()
     assert arms["shuffle"][0].trained[0].masks().sha256() == ticket.sha256()
     assert arms["reinit"][0].trained[0].masks().sha256() == ticket.sha256()
@@ -88,33 +88,34 @@ def test_controls_change_one_thing_each(recipe: Recipe, tmp_path: Path) -> None:
 
 
 def test_shuffled_start_permutes_within_each_weight(recipe: Recipe, tmp_path: Path) -> None:
-    bench = experiment(recipe, tmp_path)
-    name = bench.prunable.names[0]
-    start = build_model(bench, Trial(0, bench.keep_all(), "shuffled")).state_dict()
-    assert not torch.equal(start[name], bench.theta0[name])
-    assert torch.equal(start[name].flatten().sort().values, bench.theta0[name].flatten().sort().values)
-    untouched = next(name for name in bench.theta0 if name not in bench.prunable.names)
-    assert torch.equal(start[untouched], bench.theta0[untouched])
+    experiment = opened(recipe, tmp_path)
+    name = experiment.prunable.names[0]
+    start = build_model(experiment, Trial(0, experiment.keep_all(), "shuffled")).state_dict()
+    assert not torch.equal(start[name], experiment.theta0[name])
+    assert torch.equal(start[name].flatten().sort().values, experiment.theta0[name].flatten().sort().values)
+    untouched = next(name for name in experiment.theta0 if name not in experiment.prunable.names)
+    assert torch.equal(start[untouched], experiment.theta0[untouched])
 
 
 def test_rewinding_starts_from_the_dense_training_at_that_step(recipe: Recipe, tmp_path: Path) -> None:
-    bench = experiment(recipe.override(pruning={"rewind_step": 2}), tmp_path)
-    cells = run_cells(bench)
-    rewound = build_model(bench, Trial(0, cells[-1].trained[0].masks(), "rewound")).state_dict()
+    experiment = opened(recipe.override(pruning={"rewind_step": 2}), tmp_path)
+    cells = run_cells(experiment)
+    rewound = build_model(experiment, Trial(0, cells[-1].trained[0].masks(), "rewound")).state_dict()
     dense = cells[0].trained[0].weights()
-    name = bench.prunable.names[0]
-    assert not torch.equal(rewound[name], bench.theta0[name])
+    name = experiment.prunable.names[0]
+    assert not torch.equal(rewound[name], experiment.theta0[name])
     assert not torch.equal(rewound[name], dense[name])
     steps: list[int] = []
-    bench.progress = lambda step, loss: steps.append(step)
-    bench.train(Trial(0, bench.keep_all(), "rewound"), "again")
+    experiment.progress = lambda step, loss: steps.append(step)
+    experiment.train(Trial(0, experiment.keep_all(), "rewound"), "again")
     assert steps == [3, 4]  # the schedule goes on where the rewinding point lies
 
 
 def test_several_seeds_are_whole_chains_and_give_one_verdict(recipe: Recipe, tmp_path: Path) -> None:
-    cells = run_cells(experiment(recipe.override(pruning={"seeds": (0, 1)}), tmp_path))
-    first, second = ticket_of(cells).trained
-    assert first.masks().sha256() != second.masks().sha256()
+    cells = run_cells(opened(recipe.override(pruning={"seeds": (0, 1), "controls": ["random"]}), tmp_path))
+    for cell in (ticket_of(cells), by_arm(cells)["random"][0]):
+        first, second = cell.trained
+        assert first.masks().sha256() != second.masks().sha256()
     verdict = ticket_of(cells).verdict
     assert verdict is not None
     assert verdict.seeds == 2
@@ -122,12 +123,12 @@ def test_several_seeds_are_whole_chains_and_give_one_verdict(recipe: Recipe, tmp
 
 def test_nothing_is_trained_twice(recipe: Recipe, tmp_path: Path) -> None:
     lines: list[str] = []
-    bench = experiment(recipe, tmp_path)
-    bench.say = lines.append
-    run_cells(bench)
+    experiment = opened(recipe, tmp_path)
+    experiment.say = lines.append
+    run_cells(experiment)
     assert not any("done before" in line for line in lines)
     lines.clear()
-    longer = experiment(recipe.override(pruning={"sparsity": 0.75}), tmp_path)
+    longer = opened(recipe.override(pruning={"sparsity": 0.75}), tmp_path)
     longer.say = lines.append
     run_cells(longer)
     assert ["done before" in line for line in lines] == [True, True, True, False]
@@ -178,20 +179,20 @@ def test_bad_input_is_refused_before_anything_is_trained(
 def test_head_may_start_from_the_rows_of_the_same_answers(recipe: Recipe, tmp_path: Path) -> None:
     """LXMERT's --loadLXMERTQA: known answers take the checkpoint's rows, the others start at zero, in every round."""
     data = shutil.copytree(recipe.data.source, tmp_path / "data")
-    labels = experiment(recipe, tmp_path).train_task.head.labels
+    labels = opened(recipe, tmp_path).train_task.head.labels
     answers = [*labels[5:], "something else"]
     (data / "lxmert").mkdir(exist_ok=True)
     (data / "lxmert" / "all_ans.json").write_text(json.dumps([{"ans": answer, "dsets": []} for answer in answers]))
-    config = experiment(recipe, tmp_path).config
+    config = opened(recipe, tmp_path).config
     checkpoint = tmp_path / "model_LXRT.safetensors"
     pretrained = family_named("lxmert").build(config, Head("pretraining", tuple(answers)), seed=3).state_dict()
     save_tensors(checkpoint, distinct(pretrained))
     asked = recipe.override(data={"source": str(data)}, model={"checkpoint": str(checkpoint), "head": "answers"})
-    bench = experiment(asked, tmp_path)
-    rows = build_model(bench, Trial(1, bench.keep_all())).state_dict()["answer_head.logit_fc.3.weight"]
+    experiment = opened(asked, tmp_path)
+    rows = build_model(experiment, Trial(1, experiment.keep_all())).state_dict()["answer_head.logit_fc.3.weight"]
     assert torch.equal(rows[5:], pretrained["answer_head.logit_fc.3.weight"][: len(labels) - 5])
     assert not rows[:5].any()
-    fresh = experiment(asked.override(model={"head": "fresh"}), tmp_path)
+    fresh = opened(asked.override(model={"head": "fresh"}), tmp_path)
     assert "answers" not in fresh.spec(Trial(0)).document()
     with pytest.raises(VlcompressError, match="it needs lxmert, vqa or gqa, and a checkpoint"):
-        experiment(recipe.override(model={"head": "answers"}), tmp_path)
+        opened(recipe.override(model={"head": "answers"}), tmp_path)

@@ -43,24 +43,24 @@ def _bench(folder: Path, home: Path, rewind_step: int = 0) -> Experiment:
 
 
 def test_statistics_are_rewound_and_saved(folder: Path, tmp_path: Path) -> None:
-    bench = _bench(folder, tmp_path)
-    *_, last = run_cells(bench)
+    experiment = _bench(folder, tmp_path)
+    *_, last = run_cells(experiment)
     saved = last.trained[0].weights()
     assert int(saved[COUNT]) == 4
-    assert not torch.equal(saved[MEAN], bench.theta0[MEAN])
+    assert not torch.equal(saved[MEAN], experiment.theta0[MEAN])
     masks = last.trained[0].masks()
     assert masks.sparsity == pytest.approx(0.36, abs=1e-3)
     for name, mask in masks.items():
         assert not saved[name][~mask].view(torch.int32).any(), name
-    start = build_model(bench, Trial(0, masks)).state_dict()
+    start = build_model(experiment, Trial(0, masks)).state_dict()
     assert int(start[COUNT]) == 0
-    assert all(torch.equal(start[name], value) for name, value in bench.theta0.items())
+    assert all(torch.equal(start[name], value) for name, value in experiment.theta0.items())
 
 
 def test_rewinding_to_a_step_takes_that_steps_statistics(folder: Path, tmp_path: Path) -> None:
-    bench = _bench(folder, tmp_path, rewind_step=2)
-    dense = bench.train(Trial(0), "dense")
+    experiment = _bench(folder, tmp_path, rewind_step=2)
+    dense = experiment.train(Trial(0), "dense")
     snapshot = load_tensors(dense.folder / REWIND)
     assert int(snapshot[COUNT]) == 2
-    start = build_model(bench, Trial(0, bench.keep_all(), "rewound")).state_dict()
+    start = build_model(experiment, Trial(0, experiment.keep_all(), "rewound")).state_dict()
     assert all(torch.equal(start[name], value) for name, value in snapshot.items())

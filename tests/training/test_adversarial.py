@@ -156,7 +156,7 @@ def test_a_perturbation_is_written_as_it_is_read(text: str) -> None:
     assert bool(parse_perturbation(text)) == bool(text)
 
 
-def experiment(home: Path, data: Path, perturbed: str, family: str = "lxmert", task: str = "vqa") -> Experiment:
+def opened(home: Path, data: Path, perturbed: str, family: str = "lxmert", task: str = "vqa") -> Experiment:
     recipe = default_recipe(family, task, "tiny").override(
         data={"source": str(data)}, training={"steps": 12, "adversarial": perturbed}
     )
@@ -164,17 +164,18 @@ def experiment(home: Path, data: Path, perturbed: str, family: str = "lxmert", t
 
 
 def test_a_plain_trainings_identity_is_what_it_was(tiny_scenes: Path, tmp_path: Path) -> None:
-    plain, hard = (experiment(tmp_path, tiny_scenes, one) for one in ("", "text:0.01"))
+    plain, hard = (opened(tmp_path, tiny_scenes, one) for one in ("", "text:0.01"))
     assert "adversarial" not in plain.spec(Trial(0)).document() | plain.spec(Trial(0)).document()["hyper"]
     assert hard.spec(Trial(0)).document() == plain.spec(Trial(0)).document() | {"adversarial": "text:0.01"}
 
 
 def test_an_attack_lowers_the_score_the_more_the_stronger_it_is(tiny_scenes: Path, tmp_path: Path) -> None:
-    bench = experiment(tmp_path, tiny_scenes, "")
-    trained = bench.train(Trial(0), "dense")
-    model, task = bench.model_of(trained), bench.score_task
+    experiment = opened(tmp_path, tiny_scenes, "")
+    trained = experiment.train(Trial(0), "dense")
+    model, task = experiment.model_of(trained), experiment.score_task
     scores = [
-        attacked_score(model, bench.family, task, parse_perturbation(f"text+image:{rate}")) for rate in ("1e-12", "50")
+        attacked_score(model, experiment.family, task, parse_perturbation(f"text+image:{rate}"))
+        for rate in ("1e-12", "50")
     ]
     assert scores[0] == pytest.approx(trained.scores.mean, abs=1e-6)
     assert scores[1] < scores[0]
@@ -190,8 +191,14 @@ def test_cells_without_it_are_refused(family: str, task: str) -> None:
 
 
 def test_training_learns_under_perturbation(tiny_scenes: Path, tmp_path: Path) -> None:
-    bench = experiment(tmp_path, tiny_scenes, "text+image:0.1")
+    experiment = opened(tmp_path, tiny_scenes, "text+image:0.1")
     losses: list[float] = []
-    model = build_model(bench, Trial(0))
-    train(model, objective_of(bench, Trial(0)), bench.hyper, seed=0, progress=lambda step, loss: losses.append(loss))
+    model = build_model(experiment, Trial(0))
+    train(
+        model,
+        objective_of(experiment, Trial(0)),
+        experiment.hyper,
+        seed=0,
+        progress=lambda step, loss: losses.append(loss),
+    )
     assert sum(losses[-3:]) < sum(losses[:3])

@@ -164,7 +164,7 @@ def check_step(family: Family, model: nn.Module, objective: Objective, batch: Ba
             saliency.add(0)
             torch.nn.utils.clip_grad_norm_(model.parameters(), hyper.clip)
             optimizer.step()
-            keeper.hold(optimizer)
+            keeper.enforce(optimizer)
         learnt = [parameter.grad.device for parameter in model.parameters() if parameter.grad is not None]
         assert learnt
         assert {loss.device, *learnt} == {ELSEWHERE}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vlcompress.artefacts import Json, save_tensors
-from vlcompress.devices import Compute, Dtype
+from vlcompress.devices import Compute
 from vlcompress.errors import VerificationError, VlcompressError
 from vlcompress.models.base import Config, Family, scores_of
 
@@ -52,19 +52,9 @@ must stay "relaxed", at least 99 % (the level of Gan et al. 2022 for a ticket). 
 differ by up to 0.017 (bench/onnx_accuracy.py)."""
 
 
-COMPUTED: Mapping[Dtype, Bound] = {
-    "fp32": BOUNDS["fp32"],
-    "tf32": Bound(0.02, 0.95),
-    "bf16": Bound(0.1, 0.9),
-    "fp16": Bound(0.02, 0.95),
-}
-"""What two forms of a model may differ by where PyTorch computes in a dtype: bfloat16 has 8 bits, and its roundings
-add up over the layers. On the few samples of a benchmark one answer that turns is a few per cent."""
-
-
 def bound_in(compute: Compute) -> Bound:
-    """Return what forms of a model may differ by in a dtype."""
-    return COMPUTED[compute.dtype]
+    """Say what two forms of a model may differ by where PyTorch computes in a dtype."""
+    return Bound(compute.facts.forms, compute.facts.agreement)
 
 
 def looser(one: Bound, other: Bound) -> Bound:

@@ -28,9 +28,6 @@ from vlcompress.sparse.plan import LayerPlan, Plan
 from vlcompress.sparse.shrink import Kept, linear, reshape, shrink
 from vlcompress.sparse.timing import EFFORT, Effort
 
-TOLERANCE = {"fp32": 1e-4, "tf32": 5e-3, "fp16": 1e-2, "bf16": 5e-2}
-"""Largest difference of scores from the masked float32 model's, relative to the largest score, by dtype."""
-
 AUTO = "auto"
 """Choose each layer's backend by measurement."""
 
@@ -332,8 +329,7 @@ def _use(layer: BlockSparseLinear, backend: str, name: str) -> None:
 
 
 def _verified(expected: Tensor, got: Tensor, compute: Compute) -> float:
-    tolerance = TOLERANCE[compute.dtype]
-    error, bound = float((got - expected).abs().max()), tolerance * max(1.0, float(expected.abs().max()))
+    error, bound = float((got - expected).abs().max()), compute.facts.compiled * max(1.0, float(expected.abs().max()))
     if not error <= bound:  # also catches NaN
         raise VerificationError(
             f"the compiled model's scores differ from the masked model's by {error:.3g}, allowed is {bound:.3g}: "

@@ -59,7 +59,7 @@ def open_data(
 
 def _opened(folder: Path, task: str, splits: Sequence[str], width: int | None) -> TaskData[Any]:
     if task == PRETRAINING and all((folder / "lxmert" / f"{split}.json").is_file() for split in splits):
-        return _sentences(folder, splits, width)
+        return open_sentences(folder, splits, width)
     return open_task(folder, data_of(task), splits, feature_dim=width)
 
 
@@ -118,7 +118,7 @@ def tell_unlisted(data: TaskData[Any], say: Callable[[str], None]) -> None:
         )
 
 
-def _sentences(folder: Path, splits: Sequence[str], feature_dim: int | None) -> TaskData[Any]:
+def open_sentences(folder: Path, splits: Sequence[str], feature_dim: int | None = None) -> TaskData[Any]:
     """Open LXMERT's pre-training files; a sentence that is a question comes with its answers."""
     opened = open_pretraining(folder, splits, feature_dim=feature_dim)
     examples = tuple(

@@ -2,8 +2,8 @@
 
 *random* keeps a random mask of the same pattern and sparsity on θ0 (uniform over all prunable units together; the paper
 does not say whether its random masks match the sparsity of each layer). *shuffle* keeps the ticket's mask on θ0 with
-the entries of each weight shuffled (θ''0 of Gan et al. 2022). *reinit* keeps the mask on fresh random weights.
-*language* keeps the mask on the weights of a language model (θ'0), which knows no pictures; what it lacks is fresh.
+the entries of each weight shuffled (θ''0 of Gan et al. 2022). *reinit* keeps the mask on random weights.
+*language* keeps the mask on the weights of a language model (θ'0), which knows no pictures; what it lacks is random.
 *unstructured* runs the same rounds without the block constraint: what the blocks cost.
 
 Chen et al. (CVPR 2021, section 5.2) change the mask itself: its *complement*, and one that is *perturbed*.

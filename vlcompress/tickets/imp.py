@@ -1,7 +1,7 @@
 """Iterative magnitude pruning as Gan et al. (AAAI 2022, Alg. 1) do it, its controls, and the verdict on the outcome.
 
 Each round trains the masked model to the end, prunes what has become smallest, globally, and rewinds: the next round
-starts again from θ0 (or θ_i) with a fresh head φ0. Only the mask survives a round.
+starts again from θ0 (or θ_i) with a new head φ0. Only the mask survives a round.
 """
 
 import dataclasses
@@ -51,9 +51,9 @@ class Cell:
         )
 
 
-def run_cells(bench: Experiment) -> list[Cell]:
+def run_cells(experiment: Experiment) -> list[Cell]:
     """Train the dense model, every round of the ticket, and the controls, with every seed; judge each against dense."""
-    return judged([list(_one_seed(bench, seed)) for seed in bench.recipe.pruning.seeds], bench.blind)
+    return judged([list(_one_seed(experiment, seed)) for seed in experiment.recipe.pruning.seeds], experiment.blind)
 
 
 def judged(columns: Sequence[Sequence["Row"]], blind: float | None = None) -> list[Cell]:
@@ -85,53 +85,53 @@ Row = tuple[str, int, float, TrainingResult]
 """Arm, round, sparsity, and what was trained, of one seed."""
 
 
-def _one_seed(bench: Experiment, seed: int) -> Iterator[Row]:
-    pruning = bench.recipe.pruning
-    dense = bench.train(Trial(seed), f"seed {seed} dense")
+def _one_seed(experiment: Experiment, seed: int) -> Iterator[Row]:
+    pruning = experiment.recipe.pruning
+    dense = experiment.train(Trial(seed), f"seed {seed} dense")
     yield "dense", 0, 0.0, dense
-    tickets = list(rounds(bench, seed, dense, pruning.pattern, "ticket"))
+    tickets = list(rounds(experiment, seed, dense, pruning.pattern, "ticket"))
     yield from tickets
     for name in pruning.controls:
         if name == "unstructured":
-            yield from rounds(bench, seed, dense, Unstructured(), name)
+            yield from rounds(experiment, seed, dense, Unstructured(), name)
         else:
-            yield control(bench, seed, name, tickets[-1])
+            yield control(experiment, seed, name, tickets[-1])
 
 
-def rounds(bench: Experiment, seed: int, dense: TrainingResult, pattern: Pattern, arm: str) -> Iterator[Row]:
+def rounds(experiment: Experiment, seed: int, dense: TrainingResult, pattern: Pattern, arm: str) -> Iterator[Row]:
     """Prune what the round before has trained, rewind, train; one row a level."""
-    pruning = bench.recipe.pruning
+    pruning = experiment.recipe.pruning
     start: Start = "rewound" if pruning.rewind_step else "theta0"
-    order = search_permutation(bench, dense, pattern, seed)
-    masks, trained = bench.keep_all(), dataclasses.replace(dense, reading=order)
+    order = search_permutation(experiment, dense, pattern, seed)
+    masks, trained = experiment.keep_all(), dataclasses.replace(dense, reading=order)
     plan = levels(pruning.schedule, pruning.sparsity, pruning.rounds or None)
     patterns = pruning.growth.patterns(pattern, len(plan))
     for number, (level, shape) in enumerate(zip(plan, patterns, strict=True), start=1):
         criterion = pruning.criterion.of(seed, trained.saliency())
-        masks = pruned(bench, trained, masks, level, shape, criterion)
+        masks = pruned(experiment, trained, masks, level, shape, criterion)
         label = f"seed {seed} {arm} round {number}/{len(plan)} at {100 * masks.sparsity:.1f} % ({shape})"
-        trained = bench.train(Trial(seed, masks, start, order), label)
+        trained = experiment.train(Trial(seed, masks, start, order), label)
         yield arm, number, masks.sparsity, trained
 
 
-def control(bench: Experiment, seed: int, name: str, ticket: Row) -> Row:
+def control(experiment: Experiment, seed: int, name: str, ticket: Row) -> Row:
     """Train a control ("random", "shuffle", "reinit" or "language") of one round of the ticket."""
     _, number, sparsity, trained = ticket
     masks, order = trained.masks(), None
-    start: Start = "rewound" if bench.recipe.pruning.rewind_step else "theta0"
+    start: Start = "rewound" if experiment.recipe.pruning.rewind_step else "theta0"
     if name == "random":
-        pattern, sizes = bench.recipe.pruning.pattern, {name: mask.numel() for name, mask in masks.items()}
+        pattern, sizes = experiment.recipe.pruning.pattern, {name: mask.numel() for name, mask in masks.items()}
         # whole units are rounded, maybe to more than a mixture's other weights can give
-        sparsity = min(sparsity, pattern.reach_in(sizes, bench.couplings))
-        masks = pruned(bench, trained, bench.keep_all(), sparsity, pattern, Random(seed))
+        sparsity = min(sparsity, pattern.reach_in(sizes, experiment.couplings))
+        masks = pruned(experiment, trained, experiment.keep_all(), sparsity, pattern, Random(seed))
     else:
         start, order = STARTS[name], None if name == "reinit" else trained.permutation()
     label = f"seed {seed} control {name} at {100 * masks.sparsity:.1f} %"
-    return name, number, masks.sparsity, bench.train(Trial(seed, masks, start, order), label)
+    return name, number, masks.sparsity, experiment.train(Trial(seed, masks, start, order), label)
 
 
 def pruned(
-    bench: Experiment, trained: TrainingResult, masks: Masks, level: float, pattern: Pattern, criterion: Criterion
+    experiment: Experiment, trained: TrainingResult, masks: Masks, level: float, pattern: Pattern, criterion: Criterion
 ) -> Masks:
     return prune(
         trained.weights(),
@@ -139,6 +139,6 @@ def pruned(
         level,
         pattern=pattern,
         criterion=criterion,
-        allocation=bench.recipe.pruning.allocation,
-        couplings=bench.couplings,
+        allocation=experiment.recipe.pruning.allocation,
+        couplings=experiment.couplings,
     )

@@ -101,27 +101,27 @@ def find_ticket(
     Raises:
         VlcompressError: anything in the recipe or the data that does not fit, before the first training starts.
     """
-    run, bench = Run(home / run_name(recipe, compute)), None
+    run, experiment = Run(home / run_name(recipe, compute)), None
     if run.is_finished and _reads_paths(recipe):
-        bench = checked_experiment(recipe, home, compute=compute, say=say, progress=progress)
-        run = _run_on(bench, run, say)
+        experiment = checked_experiment(recipe, home, compute=compute, say=say, progress=progress)
+        run = _run_on(experiment, run, say)
     if run.is_finished:
         say(f"this recipe has been run: {run.folder}")
         return run
-    bench = bench or checked_experiment(recipe, home, compute=compute, say=say, progress=progress)
-    cells = run_cells(bench)
-    _write_ticket(run, bench, cells)
-    save(_result(bench, cells), run.folder / DOCUMENT)
+    experiment = experiment or checked_experiment(recipe, home, compute=compute, say=say, progress=progress)
+    cells = run_cells(experiment)
+    _write_ticket(run, experiment, cells)
+    save(_result(experiment, cells), run.folder / DOCUMENT)
     return run
 
 
-def _run_on(bench: Experiment, run: Run, say: Say) -> Run:
+def _run_on(experiment: Experiment, run: Run, say: Say) -> Run:
     """Return the finished run if it read what the recipe's paths hold now, else the run of the same recipe on that.
 
     A recipe names data, checkpoint and vocabulary by paths, under which other things may lie by now, or in another
     project.
     """
-    now, then = _read_by(bench), run.result()
+    now, then = _read_by(experiment), run.result()
     changed = [_WORDS[what] for what, content in now.items() if getattr(then, what) not in (content, None)]
     if not changed:
         return run
@@ -140,12 +140,12 @@ def _reads_paths(recipe: Recipe) -> bool:
 _WORDS = {"data": "data", "theta0_sha256": "checkpoint", "vocabulary_sha256": "vocabulary"}
 
 
-def _read_by(bench: Experiment) -> dict[str, Any]:
+def _read_by(experiment: Experiment) -> dict[str, Any]:
     """Name by their content what a run reads from paths of its recipe, as ``run.json`` does."""
     return {
-        "data": DataRead(*bench.data, len(bench.score_task)),
-        "theta0_sha256": bench.theta0_sha256,
-        "vocabulary_sha256": bench.vocabulary_sha256,
+        "data": DataRead(*experiment.data, len(experiment.score_task)),
+        "theta0_sha256": experiment.theta0_sha256,
+        "vocabulary_sha256": experiment.vocabulary_sha256,
     }
 
 
@@ -189,10 +189,10 @@ def checked_experiment(
     if not is_there(place_of(source, home, task=data_of(recipe.data.task)), source):
         with tempfile.TemporaryDirectory() as scratch:
             rehearsed_experiment(recipe, home, Path(scratch), compute=compute, say=lambda line: None)
-    bench = open_experiment(recipe, home, compute=compute, say=say, progress=progress)
-    check_run(bench)
-    check_length(bench)
-    return bench
+    experiment = open_experiment(recipe, home, compute=compute, say=say, progress=progress)
+    check_run(experiment)
+    check_length(experiment)
+    return experiment
 
 
 def rehearsed_experiment(
@@ -220,12 +220,12 @@ def rehearsed_experiment(
     small = recipe.override(data={"source": smallest(source)})
     try:
         data_folder(small.data.source, scratch, lambda line: None, task=task)
-        bench = open_experiment(small, scratch, compute=compute, say=say)
-        check_run(bench)
+        experiment = open_experiment(small, scratch, compute=compute, say=say)
+        check_run(experiment)
     except VlcompressError as error:
         stand_in = place_of(small.data.source, scratch, task=task)
         raise VlcompressError(str(error).replace(str(stand_in), str(place))) from error
-    return bench
+    return experiment
 
 
 def open_experiment(
@@ -323,23 +323,23 @@ def newest_run(home: Path) -> Run:
     return Run(finished[-1].parent)
 
 
-def _write_ticket(run: Run, bench: Experiment, cells: list[Cell]) -> None:
+def _write_ticket(run: Run, experiment: Experiment, cells: list[Cell]) -> None:
     first = ticket_of(cells).trained[0]
-    document, head = to_json(_result(bench, cells)), bench.train_task.head
-    ticket = first.ticket(document, bench.family.name, bench.config, head, bench.vocabulary)
-    save_ticket(run.ticket, ticket, ticket_card(ticket, cells, bench.compute))
+    document, head = to_json(_result(experiment, cells)), experiment.train_task.head
+    ticket = first.ticket(document, experiment.family.name, experiment.config, head, experiment.vocabulary)
+    save_ticket(run.ticket, ticket, ticket_card(ticket, cells, experiment.compute))
 
 
-def _result(bench: Experiment, cells: list[Cell]) -> RunResult:
+def _result(experiment: Experiment, cells: list[Cell]) -> RunResult:
     return RunResult(
-        recipe=bench.recipe.document(),
-        recipe_sha256=bench.recipe.sha256(),
-        **_read_by(bench),
-        metric=bench.score_task.metric,
-        prunable_weights=bench.prunable.weights,
-        backbone_weights=bench.prunable.backbone,
+        recipe=experiment.recipe.document(),
+        recipe_sha256=experiment.recipe.sha256(),
+        **_read_by(experiment),
+        metric=experiment.score_task.metric,
+        prunable_weights=experiment.prunable.weights,
+        backbone_weights=experiment.prunable.backbone,
         layer_sparsity=ticket_of(cells).trained[0].layer_sparsity(),
         cells=tuple(cell.result() for cell in cells),
-        computed_on=bench.compute.identity() or None,
+        computed_on=experiment.compute.identity() or None,
         versions={"vlcompress": vlcompress.__version__, "torch": torch.__version__},
     )

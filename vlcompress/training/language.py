@@ -25,7 +25,7 @@ WEIGHTS = "weights.safetensors"
 LENGTH = 4
 """Steps, in trainings of the task."""
 RATE = 1e-3
-"""Peak learning rate: the weights start fresh, at widths of 128 or less."""
+"""Peak learning rate: the weights start random, at widths of 128 or less."""
 LOGGED = 20
 """Last steps whose mean loss is kept."""
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.objective import Objective
 from vlcompress.pruning.mask import Masks
 from vlcompress.tasks.base import EvalTask, Scores
-from vlcompress.training.checkpoint import load_checkpoint, save_checkpoint
+from vlcompress.training.checkpoint import Checkpoint
 from vlcompress.training.optimizers import OPTIMIZERS, rate
 from vlcompress.training.saliency import Saliency
 
@@ -86,7 +85,7 @@ class MaskKeeper:
         self._kept_bits = {parameters[name]: _bits(mask, parameters[name]) for name, mask in masks.items()}
 
     @torch.no_grad()
-    def hold(self, optimizer: torch.optim.Optimizer) -> None:
+    def enforce(self, optimizer: torch.optim.Optimizer) -> None:
         """Zero what is pruned in the weights and in both moments (a weight that the task never uses has none)."""
         for weight, bits in self._kept_bits.items():
             for tensor in (weight, *optimizer.state.get(weight, {}).values()):
@@ -135,9 +134,8 @@ def train(
     optimizer = _optimizer(model, hyper, backbone_prefix)
     scaler = _scaler(compute)
     stepper = _Stepper(model, optimizer, hyper, saliency, scaler)
-    state: dict[str, Any] = {"identity": identity, "model": model, "optimizer": optimizer, "saliency": saliency}
-    state["scaler"] = scaler
-    start = (load_checkpoint(checkpoint, **state) if checkpoint is not None else 0) or first_step
+    under_way = Checkpoint(checkpoint, identity, model, optimizer, saliency, scaler) if checkpoint is not None else None
+    start = (under_way.load() if under_way is not None else 0) or first_step
     for group in optimizer.param_groups if scaler is None else ():  # with one, steps are skipped: the checkpoint counts
         group["taken"] = start - first_step  # the moments are those of so many steps
     keeper = MaskKeeper(model, masks) if masks is not None else None
@@ -154,14 +152,14 @@ def train(
             losses.add(step, loss)
             stepper.step(loss, step)
             if keeper is not None:
-                keeper.hold(optimizer)
+                keeper.enforce(optimizer)
             snapshot, last = (at_step or {}).get(step + 1), step + 1 == hyper.steps
-            due = checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds and not last
+            due = under_way is not None and time.monotonic() - saved >= checkpoint_seconds and not last
             losses.tell(now=bool(snapshot) or due or last)
             if snapshot is not None:
                 snapshot(model)
-            if checkpoint is not None and due:
-                save_checkpoint(checkpoint, step=step + 1, **state)
+            if under_way is not None and due:
+                under_way.save(step + 1)
                 saved = time.monotonic()
     return model.eval()
 
@@ -259,7 +257,7 @@ class _Losses:
 
 
 def _scaler(compute: Compute) -> torch.amp.GradScaler | None:
-    return torch.amp.GradScaler(compute.torch_device.type) if compute.dtype == "fp16" else None
+    return torch.amp.GradScaler(compute.torch_device.type) if compute.facts.scaled else None
 
 
 def evaluate(model: nn.Module, scored: EvalTask, *, batch: int = 256, compute: Compute = CPU) -> Scores:

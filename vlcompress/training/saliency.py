@@ -6,7 +6,7 @@ what the loss loses when w goes. Two readings of it are in use:
 *gradient* sums |w g|: how much the loss would change (Molchanov et al., CVPR 2019; the diagonal first-order form of
 LeCun et al., 1990). It holds for the weights as they are at that step, and what is pruned is the trained network. So it
 is summed over the last `LAST` of the training, where the weights are close to the trained ones; the large gradients of
-a head that is still fresh would drown it.
+a head that is still new would drown it.
 
 *movement* sums -w g over the whole training: positive where the gradient pushes a weight away from zero, negative where
 it pulls it there (Sanh et al., NeurIPS 2020, who sum over the whole of fine-tuning as well).
