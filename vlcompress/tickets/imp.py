@@ -74,7 +74,7 @@ def judged(columns: Sequence[Sequence["Row"]], blind: float | None = None) -> li
 
 
 def ticket_of(cells: Sequence[Cell]) -> Cell:
-    """Return the cell of the ticket: the last round."""
+    """Pick the ticket: its last round."""
     return [cell for cell in cells if cell.arm == "ticket"][-1]
 
 

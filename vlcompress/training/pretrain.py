@@ -45,7 +45,7 @@ class PretrainingRecipe:
     seed: int = 0
 
     def document(self) -> dict[str, Any]:
-        """Return the recipe as plain JSON."""
+        """Write the recipe as plain JSON."""
         return {"size": self.size, "hyper": distinguishing(self.hyper), "seed": self.seed, **self.settings}
 
 
@@ -188,7 +188,7 @@ class _Log:
             self.progress(step, loss)
 
     def entries(self) -> list[dict[str, float]]:
-        """Return what was logged, a step that was done twice once."""
+        """Read what was logged; of a step that was done twice, the later."""
         if not self.path.is_file():
             return []
         lines = (json.loads(line) for line in self.path.read_text().splitlines())
