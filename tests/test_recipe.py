@@ -11,16 +11,26 @@ from vlcompress.recipe import RECIPES, Recipe, default_recipe, load_recipe, pars
 TRAINING = {"training": {"steps": 10}}
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*")), ids=lambda path: str(path.relative_to(RECIPES)))
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.toml")), ids=lambda path: str(path.relative_to(RECIPES)))
 def test_published_recipes_load_and_lie_where_they_are_looked_for(path: Path) -> None:
-    if path.is_dir():
-        assert path.name in FAMILIES
-        return
     recipe = load_recipe(path)
     assert default_recipe(recipe.model.family, recipe.data.task, recipe.model.size) == recipe
     assert path == RECIPES / recipe.model.family / f"{recipe.data.task}-{recipe.model.size}.toml"
     assert recipe.data.score not in recipe.data.train
     assert path.read_text().startswith("# ")
+
+
+def test_the_table_of_published_recipes_is_that_of_the_files() -> None:
+    table = [line for line in (RECIPES / "README.md").read_text().splitlines() if "| × " in line]
+    rows = [line.strip("| ").split(" | ") for line in table]
+    cells = {f"{path.parent.name}-{path.stem.removesuffix('-base')}" for path in RECIPES.glob("*/*-base.toml")}
+    assert {row[0] for row in rows} == cells
+    for cell, length, batch, rate, head, sparsity, *_ in rows:
+        recipe = default_recipe(*cell.split("-"), "base")
+        training = recipe.training
+        said = f"{training.steps} steps" if training.steps else f"{training.epochs:g} epochs"
+        assert (length, batch, rate) == (said, str(training.batch), f"{training.learning_rate:g}"), cell
+        assert (head, sparsity) == (f"× {training.head_rate:g}", f"{recipe.pruning.sparsity:g}"), cell
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -14,11 +14,11 @@ import vlcompress
 from vlcompress.artefacts import distinguishing, identity, save_tensors, seal, unseal, write_file, writing
 from vlcompress.data.examples import TaskData
 from vlcompress.data.opening import open_task
+from vlcompress.data.pretraining import open_pretraining
 from vlcompress.data.tokenizer import MAX_LENGTH, WordPiece
 from vlcompress.devices import CPU, Compute, computed_on
 from vlcompress.models.base import Family, Head, pretraining_of
 from vlcompress.models.objective import Objective
-from vlcompress.tasks.build_task import open_sentences
 from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.pretraining_task import sentences
 from vlcompress.training.checkpoint import distinct
@@ -76,7 +76,7 @@ class Pretraining:
         """The opened splits."""
         if self.family.reads == "pixels":
             return open_task(self.folder, "retrieval", self.splits, feature_dim=0)
-        return open_sentences(self.folder, self.splits)
+        return open_pretraining(self.folder, self.splits)
 
     @cached_property
     def vocabulary(self) -> WordPiece:
