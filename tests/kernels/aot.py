@@ -4,10 +4,10 @@ Triton needs no driver to make machine code for a given target. What this proves
 chip, which instructions it uses, how many registers and how much shared memory. What it cannot prove: any time, and
 that TMA transfers and barriers behave at run time.
 
-    python -m vlcompress.kernels.aot            the table of machine-code facts, in Markdown
-    python -m vlcompress.kernels.aot --json     the same as JSON
-    python -m vlcompress.kernels.aot --readme   writes the table into README.md, between its markers
-    python -m vlcompress.kernels.aot --all [N]  every (N-th) configuration of all tables and rules, and what is wrong
+    python -m tests.kernels.aot            the table of machine-code facts, in Markdown
+    python -m tests.kernels.aot --json     the same as JSON
+    python -m tests.kernels.aot --readme   writes the table into README.md, between its markers
+    python -m tests.kernels.aot --all [N]  every (N-th) configuration of all tables and rules, and what is wrong
 """
 
 import itertools
@@ -23,22 +23,22 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vlcompress.kernels import configs, triton_gradient, triton_pieces, triton_pointer, triton_tma
-from vlcompress.kernels.configs import KernelConfig
-from vlcompress.kernels.errors import KernelInputError
-from vlcompress.kernels.formats import TRITON_DTYPES
-from vlcompress.kernels.launch import UNFENCED
-from vlcompress.kernels.machine_code import (
+from tests.kernels.machine_code import (
     MachineCode,
     matrix_instructions,
     read_machine_code,
     registers_and_spills,
     unfenced_products,
 )
+from vlcompress.kernels import configs, triton_gradient, triton_pieces, triton_pointer, triton_tma
+from vlcompress.kernels.configs import KernelConfig
+from vlcompress.kernels.errors import KernelInputError
+from vlcompress.kernels.formats import TRITON_DTYPES
+from vlcompress.kernels.launch import UNFENCED
 from vlcompress.kernels.streams import BLOCK_SIDES
 from vlcompress.kernels.triton_epilogue import activation_code
 
-README = Path(__file__).parent / "README.md"
+README = Path(__file__).parents[2] / "kernels" / "README.md"
 MARKERS = ("<!-- facts: begin -->", "<!-- facts: end -->")
 CUTS = "cuts_ptr"
 
