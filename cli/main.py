@@ -1,6 +1,11 @@
 """The command line: parse, call one public function, print. Commands import what they need when they run."""
 
+import contextlib
 import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -29,10 +34,14 @@ COMMANDS = (
 )
 
 
-class Commands(click.Group):
-    """Commands found by name in this folder, and users' errors told in one line.
+INTERRUPTED = 130
 
-    Exit codes: 0 done; 2 a mistake in what was given; 3 a result that failed its own check; 130 interrupted.
+
+class Commands(click.Group):
+    """Commands found by name in this folder, and whatever a user can mend told in one line on stderr.
+
+    Exit codes: 0 done; 2 a mistake in what was given; 3 a result that failed its own check; 130 interrupted, by Ctrl-C
+    or by a reader of the output that has gone.
     """
 
     def list_commands(self, context: click.Context) -> list[str]:
@@ -46,13 +55,63 @@ class Commands(click.Group):
         command: click.Command = importlib.import_module(f"vlcompress.cli.{name.replace('-', '_')}").command
         return command
 
-    def invoke(self, context: click.Context) -> object:
-        """Run a command; tell the errors that users can mend without a traceback."""
+    def main(self, args: Sequence[str] | None = None, **more: Any) -> Any:  # type: ignore[override]
+        """Run a command and end the process with its exit code (or return it, if not ``standalone_mode``)."""
+        if not more.pop("standalone_mode", True):
+            return super().main(args, standalone_mode=False, **more)
+        try:
+            sys.exit(self._code(args, **more))
+        except BrokenPipeError:
+            _hush()
+            sys.exit(INTERRUPTED)
+
+    def _code(self, args: Sequence[str] | None, **more: Any) -> int:
+        try:
+            code = super().main(args, standalone_mode=False, **more)
+            sys.stdout.flush()
+            return code if isinstance(code, int) else 0
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            return 2
+        except click.exceptions.Abort:
+            return _told("interrupted", INTERRUPTED)
+        except click.UsageError as error:
+            where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
+            return _told(f"{error.format_message().rstrip('.')}{where}", 2)
+        except click.ClickException as error:
+            return _told(error.format_message(), 2)
+        except VerificationError as error:
+            return _told(str(error), 3)
+        except (VlcompressError, KernelInputError) as error:
+            return _told(str(error), 2)
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # a path that cannot be read or written, whoever found it
+            about = f"'{error.filename}': " if error.filename else ""
+            return _told(f"{about}{error.strerror or error}", 2)
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run a command; by itself, click prints an empty line on Ctrl-C and ends a closed pipe with exit code 1."""
         try:
             return super().invoke(context)
-        except (VlcompressError, KernelInputError) as error:
-            click.echo(f"error: {' '.join(str(error).split())}", err=True)
-            context.exit(3 if isinstance(error, VerificationError) else 2)
+        except BrokenPipeError:
+            _hush()
+            context.exit(INTERRUPTED)
+        except KeyboardInterrupt as error:
+            raise click.exceptions.Abort from error
+
+
+def _told(problem: str, code: int) -> int:
+    """Say in one line what is wrong; give the exit code."""
+    click.echo(f"error: {' '.join(problem.split())}", err=True)
+    return code
+
+
+def _hush() -> None:
+    """Let nothing more be written: Python would complain about a closed pipe once more at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

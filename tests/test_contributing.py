@@ -158,9 +158,10 @@ def test_a_toy_task_is_a_file_a_reader_and_three_lines_and_then_runs_end_to_end(
 ) -> None:
     (tmp_path / "data").mkdir()
     data = counting_folder(tmp_path / "data", tiny_scenes)
-    kind = TaskKind("counting", CountingTask.metric, ("train",), "val", ".json", CountingTask, CountingTask)
+    kind = TaskKind("counting", CountingTask.metric, ".json", CountingTask, CountingTask)
     monkeypatch.setitem(TASKS, "counting", kind)  # the entry in tasks/registry.py
     monkeypatch.setattr(LxmertFamily, "tasks", (*LxmertFamily.tasks, "counting"))  # in the adapter
+    monkeypatch.setattr(LxmertFamily, "recipes", Path(layout.__file__).parent / "recipes")  # where its file is added
     monkeypatch.setattr(opening, "TASKS", (*opening.TASKS, "counting"))  # the lines in data/opening.py
     monkeypatch.setattr(opening, "LAYOUTS", (*opening.LAYOUTS, layout))
     pruned_compiled_exported(tmp_path / "home", "--task", "counting", "--data", str(data))

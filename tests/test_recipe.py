@@ -1,17 +1,50 @@
+import shutil
 from pathlib import Path
 
 import pytest
 
 from vlcompress.errors import VlcompressError
-from vlcompress.recipe import RECIPES, Recipe, default_recipe, load_recipe, parse_recipe, published
+from vlcompress.models.lxmert.adapter import LxmertFamily
+from vlcompress.models.registry import FAMILIES, family_named
+from vlcompress.recipe import RECIPES, Recipe, default_recipe, load_recipe, parse_recipe
 
 TRAINING = {"training": {"steps": 10}}
 
 
-@pytest.mark.parametrize("name", published())
-def test_published_recipes_load_and_are_named_after_what_they_are(name: str) -> None:
-    recipe = load_recipe(RECIPES / f"{name}.toml")
-    assert name == f"{recipe.model.family}-{recipe.data.task}-{recipe.model.size}"
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*")), ids=lambda path: str(path.relative_to(RECIPES)))
+def test_published_recipes_load_and_lie_where_they_are_looked_for(path: Path) -> None:
+    if path.is_dir():
+        assert path.name in FAMILIES
+        return
+    recipe = load_recipe(path)
+    assert default_recipe(recipe.model.family, recipe.data.task, recipe.model.size) == recipe
+    assert path == RECIPES / recipe.model.family / f"{recipe.data.task}-{recipe.model.size}.toml"
+    assert recipe.data.score not in recipe.data.train
+    assert path.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_a_recipe_for_each_task_and_size(family: str) -> None:
+    adapter = family_named(family)
+    names = {f"{task}-{size}.toml" for task in adapter.tasks for size in adapter.sizes}
+    assert names == {path.name for path in (RECIPES / family).iterdir()}
+
+
+def test_recipes_of_published_sizes_have_the_papers_figures() -> None:
+    vcr = default_recipe("uniter", "vcr", "base")
+    assert (vcr.training.steps, vcr.training.learning_rate, vcr.training.clip) == (8000, 6e-5, 2.0)
+    assert (vcr.pruning.sparsity, vcr.pruning.seeds) == (0.5, (0, 1, 2))
+    gqa = default_recipe("lxmert", "gqa", "base")
+    assert (gqa.training.epochs, gqa.training.batch, gqa.training.learning_rate) == (4.0, 32, 1e-5)
+    assert (gqa.data.train, gqa.data.score) == (("train", "valid"), "testdev")
+
+
+def test_a_family_without_a_recipe_is_told_the_file_to_add(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(LxmertFamily, "recipes", tmp_path)
+    with pytest.raises(VlcompressError, match=rf"lxmert has no recipe for vqa, tiny: add {tmp_path}/vqa-tiny.toml"):
+        default_recipe("lxmert", "vqa", "tiny")
+    shutil.copy(RECIPES / "lxmert" / "vqa-tiny.toml", tmp_path)
+    assert default_recipe("lxmert", "vqa", "tiny").model.size == "tiny"
 
 
 def test_saved_recipe_reads_back_the_same(tmp_path: Path) -> None:
@@ -47,6 +80,7 @@ def test_override_with_none_keeps_and_with_a_value_changes_the_hash() -> None:
         ({"training": {"steps": 5, "epochs": 1}}, "set exactly one above 0"),
         ({"training": {"steps": 5, "warmup": 1.0}}, "the warm-up between 0 and 1"),
         ({"training": {"steps": 5, "optimizer": "adam"}}, "unknown optimizer 'adam'.*did you mean 'adamw'"),
+        ({"training": {"steps": 5, "adversarial": "sound"}}, "adversarial 'sound': give text, image"),
         ({"training": {"steps": True}}, "training.steps is True"),
         ({"model": []}, "section 'model' is"),
     ],
@@ -70,6 +104,8 @@ def test_bad_files(tmp_path: Path) -> None:
         (("lxmet", "vqa", "small"), "unknown model 'lxmet'.*did you mean 'lxmert'"),
         (("lxmert", "vga", "small"), "unknown task 'vga'.*did you mean 'vqa'"),
         (("lxmert", "vqa", "huge"), "unknown size of lxmert 'huge'"),
+        (("vilt", "vcr", "tiny"), "vilt has no vcr in its official code: it has vqa, nlvr2, retrieval, pretraining"),
+        (("lxmert", "snli_ve", "tiny"), "snli_ve is there for uniter"),
     ],
 )
 def test_unknown_model_task_and_size(choice: tuple[str, str, str], text: str) -> None:

@@ -15,11 +15,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from vlcompress.errors import VlcompressError
+
+if TYPE_CHECKING:  # a server has no torch
+    import torch
 
 Json = dict[str, Any]
 
@@ -137,7 +138,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors (any shape and dtype, moved to the CPU) as one safetensors file, keys in sorted order."""
     from safetensors.torch import save_file
 
@@ -147,7 +148,7 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapp
         save_file(ready, path, metadata=dict(metadata) if metadata else None)
 
 
-def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+def load_tensors(path: Path) -> dict[str, "torch.Tensor"]:
     """Read a safetensors file onto the CPU.
 
     Raises:
@@ -201,7 +202,7 @@ def read_json(path: Path) -> Json:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise VlcompressError(f"no file at '{path}': give a file that exists") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, numbers or nesting beyond reason
         raise VlcompressError(f"'{path}' is not valid JSON ({error}): it is damaged or cut") from error
     if not isinstance(document, dict):
         raise VlcompressError(f"'{path}' holds a JSON {type(document).__name__}: an object was expected")

@@ -1,7 +1,7 @@
 """The typed recipe: everything that decides a run, as TOML in, TOML out, and a hash that names the run.
 
-A recipe is what `vlcompress prune recipe.toml` reads and what `--save-recipe` writes. Published ones ship in
-``vlcompress/recipes``, one file for each family, task and size.
+A recipe is what `vlcompress prune recipe.toml` reads and what `--save-recipe` writes. Published ones are files,
+``vlcompress/recipes/FAMILY/TASK-SIZE.toml``.
 """
 
 import dataclasses
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from vlcompress.artefacts import identity, write_file
-from vlcompress.defaults import default_document
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.pruning.allocation import Allocation, Global, parse_allocation
 from vlcompress.pruning.criterion import Ranking, parse_criterion
@@ -207,7 +206,9 @@ def load_recipe(path: Path) -> Recipe:
         VlcompressError: no such file, not TOML, or a value that does not fit.
     """
     if not path.is_file():
-        raise VlcompressError(f"no recipe at '{path}': give a TOML file, or one of {', '.join(published())}")
+        raise VlcompressError(
+            f"no recipe at '{path}': give a TOML file, or take a published one by --model, --task and --size"
+        )
     try:
         return parse_recipe(tomllib.loads(path.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -216,28 +217,25 @@ def load_recipe(path: Path) -> Recipe:
         raise VlcompressError(f"in recipe '{path}': {error}") from error
 
 
-def published() -> list[str]:
-    """Name the recipes that ship with the package."""
-    return sorted(path.stem for path in RECIPES.glob("*.toml"))
-
-
 def default_recipe(family: str, task: str, size: str) -> Recipe:
-    """Return the recipe for a family, task and size: the published file, or else what `vlcompress.defaults` composes.
+    """Load the published recipe of a family, task and size: TASK-SIZE.toml in the family's folder of recipes.
 
     Raises:
-        VlcompressError: no such family, task or size, or a task that the family's official code does not have.
+        VlcompressError: no such family, task or size, a task that the family's official code does not have, or no file.
     """
-    name = f"{family}-{task}-{size}"
-    if name in published():
-        return load_recipe(RECIPES / f"{name}.toml")
     from vlcompress.models.registry import family_named
     from vlcompress.tasks.registry import task_of
 
-    sizes = family_named(family).sizes
-    kind = task_of(family, task)
-    if size not in sizes:
-        raise unknown(f"size of {family}", size, sizes)
-    return parse_recipe(default_document(family, task, size, train=kind.train, score=kind.score))
+    adapter = family_named(family)
+    task_of(family, task)
+    if size not in adapter.sizes:
+        raise unknown(f"size of {family}", size, adapter.sizes)
+    path = (adapter.recipes or RECIPES / family) / f"{task}-{size}.toml"
+    if not path.is_file():
+        raise VlcompressError(
+            f"{family} has no recipe for {task}, {size}: add {path}, or give a recipe file of your own"
+        )
+    return load_recipe(path)
 
 
 def parse_recipe(document: dict[str, Any]) -> Recipe:

@@ -95,3 +95,37 @@ def test_unknown_command() -> None:
     result = CliRunner().invoke(main, ["prun"])
     assert result.exit_code == 2
     assert "No such command 'prun'" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["prune", "--bogus"], "No such option '--bogus'. Did you mean '--rounds'? (see `main prune --help`)"),
+        (["data", "check"], "Missing argument 'FOLDER' (see `main data check --help`)"),
+        (["report", "x" * 5000], None),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: list[str], message: str | None) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith(f"error: {message or ''}")
+
+
+@pytest.mark.parametrize(("error", "said"), [(KeyboardInterrupt(), "error: interrupted\n"), (BrokenPipeError(), "")])
+def test_an_interruption_has_its_own_code(error: BaseException, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("vlcompress.tasks.support_matrix.read_record", stop)
+    result = CliRunner().invoke(main, ["tasks"])
+    assert (result.exit_code, result.stderr) == (130, said)
+
+
+def test_a_reader_that_goes_ends_it_without_a_word() -> None:
+    command = [sys.executable, "-m", "vlcompress", "tasks", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert (process.stderr.read(), process.wait()) == (b"", 130)

@@ -124,7 +124,6 @@ RECIPES = [
         {"model": {"language": "/nowhere"}, "pruning": {"controls": ["language"]}},
         "no checkpoint at '/nowhere'",
     ),
-    ("lxmert-vqa", {"training": {"adversarial": "sound"}}, "adversarial 'sound': give text, image"),
     ("vilt-nlvr2", {"training": {"adversarial": "text"}}, "adversarial training of vilt on this task is not defined"),
     ("vilt-nlvr2", {"pruning": {"controls": ["language"]}}, "vilt has no part that one fits"),
     ("lxmert-pretraining", {"training": {"distill": 0.5}}, "distillation compares logits"),

@@ -1,12 +1,18 @@
 """Looking through data folders: counts, what is missing, samples, and files that cannot be read."""
 
+import json
+import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vlcompress.data.checking import SplitReport, check_folder
 from vlcompress.data.importing import import_task
+from vlcompress.data.opening import open_task
 from vlcompress.errors import VlcompressError
 
 DATA = Path(__file__).parents[1] / "fixtures/data"
@@ -63,6 +69,76 @@ def test_the_other_splits_are_still_looked_at(tmp_path: Path) -> None:
     assert len(report.errors) == 1
     assert "snli_ve_dev.jsonl', line 1 is not valid JSON" in of(report.splits, "snli_ve", "dev").missing[0]
     assert of(report.splits, "nlvr2", "dev").examples == 3
+
+
+def in_questions(change: Callable[[list[Any]], object]) -> Callable[[Path], object]:
+    def edit(folder: Path) -> None:
+        path = folder / "vqa/minival.json"
+        rows = json.loads(path.read_text())
+        change(rows)
+        path.write_text(json.dumps(rows))
+
+    return edit
+
+
+def rewritten(change: Callable[[str], bytes | str]) -> Callable[[Path], object]:
+    def edit(folder: Path) -> None:
+        path = folder / "vqa/minival.json"
+        text = change(path.read_text())
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+
+    return edit
+
+
+WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no question": (in_questions(lambda rows: rows[0].update(sent=None)), "text None is no text"),
+    "number as image": (in_questions(lambda rows: rows[0].update(img_id=7)), r"image \(7,\) is no name"),
+    "half an emoji": (in_questions(lambda rows: rows[0].update(sent="a \ud83d")), "half of a surrogate pair"),
+    "half an emoji as answer": (in_questions(lambda rows: rows[0].update(label={"\ud83d": 1})), "half of a surrogate"),
+    "UTF-16": (rewritten(lambda text: text.encode("utf-16")), "is not UTF-8 text .* save it as UTF-8"),
+    "a row a line": (rewritten(lambda text: "\n".join(map(json.dumps, json.loads(text)))), "expected, not one a line"),
+    "number of 5,000 digits": (rewritten(lambda text: text.replace('"sent"', f'"x": {"9" * 5000}, "sent"')), "digits"),
+    "deep brackets": (rewritten(lambda text: "[" * 100_000 + "]" * 100_000), "no data set has .*recursion"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_a_run_would_refuse_is_found_before(tmp_path: Path, kind: str) -> None:
+    folder = Path(shutil.copytree(DATA / "lxmert/data", tmp_path / "data"))
+    edit, message = WRONG[kind]
+    edit(folder)
+    (error,) = check_folder(folder).errors
+    assert re.search(message, error)
+    assert error.isascii() or error.isprintable()
+    with pytest.raises(VlcompressError, match=message):
+        open_task(folder, "vqa", ["minival"], allow_missing=True)
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(DATA / "lxmert/data", tmp_path / "data"))
+    rewritten(lambda text: "\ufeff" + text)(folder)
+    assert of(check_folder(folder).splits, "vqa", "minival").examples == 3
+
+
+def test_a_link_to_nowhere_is_a_missing_picture(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(DATA / "raw", tmp_path / "raw"))
+    picture = next((folder / "vqav2/val2014").glob("*.jpg"))
+    picture.unlink()
+    picture.symlink_to("nowhere.jpg")
+    report = of(check_folder(folder).splits, "vqa", "val")
+    assert (report.images, report.with_pictures) == (2, 1)
+    assert (
+        report.missing == ("1 of 2 images have no region features", "1 of 2 images have no picture") or report.missing
+    )
+
+
+def test_a_class_named_in_another_code_is_refused(tmp_path: Path) -> None:
+    picture = next((DATA / "raw/vqav2/val2014").glob("*.jpg"))
+    for place in (b"train/caf\xe9", b"train/tea", b"val/caf\xe9", b"val/tea"):
+        os.makedirs(os.path.join(os.fsencode(tmp_path), place))
+        shutil.copy(os.fsencode(picture), os.path.join(os.fsencode(tmp_path), place, b"a.jpg"))
+    with pytest.raises(VlcompressError, match=r"image \('train/caf.udce9/a.jpg',\) is no name"):
+        open_task(tmp_path, "classification", ["train"])
 
 
 def test_an_altered_store_is_found_out(tmp_path: Path) -> None:

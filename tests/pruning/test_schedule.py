@@ -1,7 +1,7 @@
 import pytest
 
 from vlcompress.errors import VlcompressError
-from vlcompress.pruning.schedule import Geometric, Linear, OneShot, Steps, levels, parse_schedule
+from vlcompress.pruning.schedule import Geometric, Linear, Steps, levels, parse_schedule
 
 
 def test_linear_takes_points_of_the_original_weights() -> None:
@@ -17,8 +17,8 @@ def test_geometric_takes_a_share_of_what_remains() -> None:
 
 
 def test_one_shot_is_one_round() -> None:
-    assert levels(OneShot(), 0.7) == (0.7,)
-    assert levels(OneShot(), 0.0) == ()
+    assert levels(Steps(), 0.7) == (0.7,)
+    assert levels(Steps(), 0.0) == ()
 
 
 def test_levels_are_passed_one_by_one_up_to_the_target() -> None:

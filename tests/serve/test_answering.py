@@ -17,6 +17,7 @@ from PIL import Image
 
 from tests.serve.conftest import Client
 from vlcompress.cli.main import main
+from vlcompress.data.pixels import resized
 from vlcompress.data.scenes.make import Part, make_picture
 from vlcompress.data.scenes.proposals import propose
 from vlcompress.data.scenes.render import decode
@@ -28,15 +29,16 @@ from vlcompress.export.onnx import export_onnx
 from vlcompress.models.base import Head, Sample
 from vlcompress.models.registry import family_named
 from vlcompress.serve.app import create_app
-from vlcompress.serve.pictures import NAMES, picture_named
+from vlcompress.serve.scenes import Scenes
 from vlcompress.serve.settings import ModelSpec, Settings
-from vlcompress.serve.start import make_settings, newest_model
-from vlcompress.serve.tasks.answering import _One, read_picture
+from vlcompress.serve.start import built_in, make_settings, newest_model
+from vlcompress.serve.tasks.answering import read_picture
 from vlcompress.sparse.timing import Effort
 from vlcompress.tickets.models import samples, score_task, ticket_model
 from vlcompress.tickets.run import Run, newest_run
 from vlcompress.tickets.ticket import load_ticket
 
+NAMES, picture = Scenes.names, Scenes().picture
 QUESTION = "What color is the large circle?"
 
 
@@ -56,7 +58,7 @@ def client(home: Path) -> Client:
 
 
 def jpeg(name: str) -> str:
-    return base64.b64encode(picture_named(name).jpeg).decode()
+    return base64.b64encode(picture(name).jpeg).decode()
 
 
 @pytest.mark.parametrize(
@@ -124,7 +126,7 @@ def test_a_built_in_picture_is_asked_with_its_stored_boxes(client: Client) -> No
 
 
 def test_features_give_the_same_answer_as_the_picture_they_come_from(client: Client) -> None:
-    regions = picture_named(NAMES[0]).regions
+    regions = picture(NAMES[0]).regions
     asked = {
         "question": QUESTION,
         "features": regions.features.tolist(),
@@ -135,7 +137,7 @@ def test_features_give_the_same_answer_as_the_picture_they_come_from(client: Cli
 
 
 def test_an_uploaded_picture_with_the_stored_boxes_gives_the_same_answer(client: Client) -> None:
-    regions = picture_named(NAMES[1]).regions
+    regions = picture(NAMES[1]).regions
     asked = {"question": QUESTION, "image": f"data:image/jpeg;base64,{jpeg(NAMES[1])}"}
     boxes = np.clip(regions.normalized_boxes.astype(float), 0, 1).tolist()
     given = client.post("/v1/vqa", json={**asked, "boxes": boxes}).json()
@@ -186,14 +188,15 @@ def test_other_families_are_asked_in_the_same_words(name: str, tmp_path: Path) -
     (tmp_path / "ticket").mkdir()
     (tmp_path / "ticket" / "vocab.txt").write_text("\n".join(tokens()) + "\n")
     (tmp_path / "ticket" / "config.json").write_text(json.dumps({"family": name, "config": config}))
-    settings = Settings((ModelSpec("m", tmp_path),), threads=1, sessions=1)
+    settings = Settings((ModelSpec("m", tmp_path),), threads=1, sessions=1, demo=built_in)
     client = Client(create_app(settings))
     pixels = family.reads == "pixels"
     assert client.get("/v1").json()["models"][0]["accepts"] == {"features": not pixels, "image": True}
     found = client.post("/v1/vqa", json={"question": QUESTION, "picture": NAMES[0]}).json()
     assert (found["boxes_from"], len(found["boxes"])) == (("none", 0) if pixels else ("stored", 8))
-    picture = picture_named(NAMES[0])
-    image = family.pictures(config, _One(np.asarray(decode(picture.jpeg)))).pixels("") if pixels else picture.regions
+    shown = picture(NAMES[0])
+    pixels_HW3 = resized(np.asarray(decode(shown.jpeg)), config["image_size"], config["patch_size"]) if pixels else None
+    image = shown.regions if pixels_HW3 is None else pixels_HW3
     ids = WordPiece(tokens()).encode([QUESTION])[0]
     with torch.inference_mode():
         logits = family.logits(model, family.collate([Sample(ids, np.zeros_like(ids), (image,))]))[0]
@@ -265,9 +268,9 @@ def test_the_overview_lists_models_and_pictures_with_questions(client: Client) -
     assert model["block"] == "8x4"
     assert [picture["name"] for picture in found["pictures"]] == list(NAMES)
     assert all(row["question"] and row["people"] for row in found["pictures"][0]["questions"])
-    picture = client.get(f"/v1/pictures/{NAMES[3]}")
-    assert picture.headers["content-type"] == "image/jpeg"
-    assert picture.content == picture_named(NAMES[3]).jpeg
+    found = client.get(f"/v1/pictures/{NAMES[3]}")
+    assert found.headers["content-type"] == "image/jpeg"
+    assert found.content == picture(NAMES[3]).jpeg
     assert client.get("/v1/pictures/none").status_code == 404
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.serve.conftest import Client, running
 from vlcompress.serve.app import create_app
 from vlcompress.serve.page import DOCUMENT
-from vlcompress.serve.pictures import NAMES, picture_named
+from vlcompress.serve.scenes import Scenes
 from vlcompress.serve.settings import Settings
 from vlcompress.serve.start import make_settings
 
@@ -69,7 +69,7 @@ def page(browser: Any, address: str) -> Iterator[Any]:
 @needs_browser
 def test_pick_a_picture_ask_and_see_the_answer(page: Any, address: str) -> None:
     pictures = page.find_elements("css selector", "#gallery button")
-    assert len(pictures) == len(NAMES)
+    assert len(pictures) == len(Scenes.names)
     pictures[2].click()
     assert pictures[2].get_attribute("aria-pressed") == "true"
     one(page, "#question").send_keys("What color is the large circle?\n")
@@ -87,7 +87,7 @@ def test_pick_a_picture_ask_and_see_the_answer(page: Any, address: str) -> None:
 def test_a_suggested_question_shows_what_people_say(page: Any) -> None:
     page.find_elements("css selector", "#gallery button")[0].click()
     chip = one(page, "#chips button")
-    question = picture_named(NAMES[0]).questions[0]
+    question = Scenes().picture(Scenes.names[0]).questions[0]
     assert chip.text == question.sentence
     chip.click()
     assert text_of(page, "#asked") == question.sentence
@@ -96,7 +96,7 @@ def test_a_suggested_question_shows_what_people_say(page: Any) -> None:
 
 @needs_browser
 def test_upload_says_honestly_what_it_does(page: Any, tmp_path: Path) -> None:
-    (tmp_path / "mine.jpg").write_bytes(picture_named(NAMES[5]).jpeg)
+    (tmp_path / "mine.jpg").write_bytes(Scenes().picture(Scenes.names[5]).jpeg)
     one(page, "#upload").send_keys(str(tmp_path / "mine.jpg"))
     assert "only ever seen drawn shapes" in text_of(page, "#upload-note")
     one(page, "#question").send_keys("What color is the elephant?\n")

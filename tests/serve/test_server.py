@@ -248,7 +248,7 @@ def test_sigterm_first_fails_readiness_then_drains_then_stops_and_loses_nothing(
     )
     base = f"http://127.0.0.1:{port}"
     try:
-        _until(lambda: _ready(base), 20)
+        _until(lambda: _ready(base), 120)
         statuses: list[int] = []
         stop = threading.Event()
 
@@ -296,7 +296,7 @@ def _ready(base: str) -> bool:
         return False
 
 
-def _until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+def _until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited too long"

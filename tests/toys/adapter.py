@@ -5,6 +5,7 @@ Shapes: B batch, T words, R regions, S = T + R, H hidden width.
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -118,6 +119,7 @@ class ToyFamily(TransformerFamily):
     backbone_prefix = "toy."
     hub_name = "toy.safetensors"
     longest_text = 20
+    recipes = Path(__file__).parent / "recipes"
     pruned = re.compile(r"toy\.layer\.\d+\..*(query|key|value|dense)\.weight")
 
     def config(self, size: str, *, vocab_size: int, feature_dim: int) -> Config:

@@ -52,20 +52,20 @@ def _bytes(model: nn.Module) -> dict[str, bytes]:
 
 
 def test_pruned_convolutions_are_bit_zero_in_weight_and_momentum(monkeypatch: pytest.MonkeyPatch) -> None:
-    held: list[torch.optim.Optimizer] = []
-    hold = MaskKeeper.hold
+    seen: list[torch.optim.Optimizer] = []
+    enforce = MaskKeeper.enforce
 
     def spy(keeper: MaskKeeper, optimizer: torch.optim.Optimizer) -> None:
-        hold(keeper, optimizer)
-        held.append(optimizer)
+        enforce(keeper, optimizer)
+        seen.append(optimizer)
 
-    monkeypatch.setattr(MaskKeeper, "hold", spy)
+    monkeypatch.setattr(MaskKeeper, "enforce", spy)
     model = _model()
     masks = _masks(model)
     train(model, Pictures(), HYPER, seed=0, masks=masks)
     parameters = dict(model.named_parameters())
     for name, mask in masks.items():
-        momentum = held[-1].state[parameters[name]]["momentum_buffer"]
+        momentum = seen[-1].state[parameters[name]]["momentum_buffer"]
         assert not parameters[name][~mask].detach().view(torch.int32).any(), name
         assert not momentum[~mask].view(torch.int32).any(), name
         assert parameters[name][mask].detach().any(), name

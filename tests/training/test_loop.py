@@ -13,7 +13,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.objective import Batch
 from vlcompress.pruning.mask import Masks
 from vlcompress.tasks.base import Scores
-from vlcompress.training.checkpoint import load_checkpoint, save_checkpoint
+from vlcompress.training.checkpoint import Checkpoint
 from vlcompress.training.loop import Hyperparameters, Sampler, _Losses, evaluate, train
 from vlcompress.training.saliency import Saliency
 
@@ -168,10 +168,11 @@ def test_a_checkpoint_brings_the_random_generator_back(tmp_path: Path) -> None:
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     torch.manual_seed(3)
-    save_checkpoint(tmp_path / "under-way", identity="x", step=1, model=model, optimizer=optimizer)
+    checkpoint = Checkpoint(tmp_path / "under-way", "x", model, optimizer)
+    checkpoint.save(1)
     drawn = torch.rand(4)
     torch.manual_seed(4)
-    assert load_checkpoint(tmp_path / "under-way", identity="x", model=model, optimizer=optimizer) == 1
+    assert checkpoint.load() == 1
     assert torch.equal(torch.rand(4), drawn)
 
 

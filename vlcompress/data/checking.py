@@ -9,8 +9,8 @@ from vlcompress.artefacts import Json
 from vlcompress.data import labelled_folder, store
 from vlcompress.data.examples import AnswerExample, ChoiceExample, Example, images_of, text_of
 from vlcompress.data.found import Found, Layout, OpenedPictures
-from vlcompress.data.opening import LAYOUTS, TASKS, distinct
-from vlcompress.data.questions import check_listed_once, unlisted
+from vlcompress.data.opening import LAYOUTS, TASKS, check_examples, distinct
+from vlcompress.data.questions import unlisted
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
 
@@ -142,7 +142,7 @@ def _reports(root: Path, task: str, layout: Layout) -> Iterator[SplitReport]:
             if layout.NAME == store.NAME:
                 store.check_content(root)
             found = layout.open_splits(root, task, [name], None)
-            check_listed_once(root, found.labels)
+            check_examples(root, task, [name], found)
             yield _report(task, layout.NAME, name, found)
         except VlcompressError as error:
             yield SplitReport(task, layout.NAME, name, error=str(error))

@@ -12,17 +12,31 @@ T = TypeVar("T")
 
 
 def read_document(path: Path) -> Any:
-    """Read any JSON document.
+    """Read any JSON document, with a byte order mark or without.
 
     Raises:
         VlcompressError: no such file, not JSON.
     """
+    return _parsed(_text(path), f"'{path}'")
+
+
+def _text(path: Path) -> str:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise VlcompressError(f"no file at '{path}': give a file that exists") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise VlcompressError(f"'{path}' is not valid JSON ({error}): it is damaged or cut") from error
+    except UnicodeDecodeError as error:
+        raise VlcompressError(f"'{path}' is not UTF-8 text ({error}): it is damaged, or save it as UTF-8") from error
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        kind = "one document was expected, not one a line" if error.msg == "Extra data" else "it is damaged or cut"
+        raise VlcompressError(f"{where} is not valid JSON ({error}): {kind}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of brackets
+        raise VlcompressError(f"{where} holds JSON that no data set has ({error}): it is damaged") from error
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -40,17 +54,8 @@ def read_lines(path: Path) -> list[Row]:
     Raises:
         VlcompressError: no such file, or a line that is not an object.
     """
-    rows: list[Row] = []
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    rows += as_rows(path, [_line(path, number, line)])
-    except FileNotFoundError as error:
-        raise VlcompressError(f"no file at '{path}': give a file that exists") from error
-    except UnicodeDecodeError as error:
-        raise VlcompressError(f"'{path}' is not UTF-8 text ({error}): it is damaged") from error
-    return rows
+    lines = enumerate(_text(path).split("\n"), start=1)
+    return as_rows(path, [_parsed(line, f"'{path}', line {number}") for number, line in lines if line.strip()])
 
 
 def as_rows(path: Path, document: Any) -> list[Row]:
@@ -118,10 +123,3 @@ def check_id(path: Path, number: int, value: object, what: str = "id") -> None:
 def bad_row(path: Path, number: int, what: str) -> VlcompressError:
     """Build the error for a row (counted from 1) that does not hold what it must."""
     return VlcompressError(f"'{path}', row {number}: {what}")
-
-
-def _line(path: Path, number: int, line: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise VlcompressError(f"'{path}', line {number} is not valid JSON ({error}): it is damaged or cut") from error

@@ -5,7 +5,7 @@ text: a task tokenises it with the vocabulary that the model wants.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -174,13 +174,34 @@ def text_of(example: Example) -> str | None:
     return None if isinstance(example, ChoiceExample | ClassExample) else example.text
 
 
+def is_writable(*texts: str) -> bool:
+    """Say whether texts are Unicode: JSON can hold half of a surrogate pair, names of files bytes of another code."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _words(example: Example) -> Iterator[str]:
+    """Go through what an example says besides its text: answers, the words of VCR's sentences."""
+    if isinstance(example, AnswerExample):
+        yield from map(str, example.answers)
+    if isinstance(example, ChoiceExample):
+        for sentence in (example.question, *example.answers, *example.rationales):
+            yield from (word for word in sentence if isinstance(word, str))
+
+
 def problem_of(example: Example) -> str | None:
     """Say what is not as its class says; None where all is well. Readers take values as the files have them."""
-    if not all(isinstance(image, str) and image for image in images_of(example)):
-        return f"image {images_of(example)!r} is no name"
+    for image in images_of(example):
+        if not isinstance(image, str) or not image or not is_writable(image):
+            return f"image {images_of(example)!r} is no name"
     text: Any = getattr(example, "text", "")
     if not isinstance(text, str):
         return f"text {text!r} is no text"
+    if not is_writable(str(example.id), text, *_words(example)):
+        return "it holds half of a surrogate pair (half an emoji), which is no text"
     if isinstance(example, AnswerExample):
         scores = example.answers.items()
         right = all(isinstance(a, str) and isinstance(s, int | float) and 0 < s <= 1 for a, s in scores)

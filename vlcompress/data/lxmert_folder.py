@@ -6,6 +6,7 @@ FOLDER/nlvr2/{train,valid,test}.json
 FOLDER/mscoco_imgfeat/, vg_gqa_imgfeat/, nlvr2_imgfeat/   the TSVs of `FEATURES`
 """
 
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,7 +47,8 @@ PICTURES = {"vqa": ("vqav2", "vqa_v2", "images"), "gqa": ("gqa", "images"), "nlv
 
 def splits(folder: Path, task: str) -> tuple[str, ...]:
     """Return the splits of a task that the folder has; NLVR2's own JSONL files of the same names are not meant."""
-    return tuple(split for split in FEATURES.get(task, ()) if _is_list(folder / task / f"{split}.json"))
+    files = {split: folder / task / f"{split}.json" for split in FEATURES.get(task, ())}
+    return tuple(split for split, path in files.items() if path.is_file() and not (task == "nlvr2" and _is_jsonl(path)))
 
 
 def open_splits(folder: Path, task: str, splits: Sequence[str], feature_dim: int | None) -> Found:
@@ -103,8 +105,6 @@ def _regions(folder: Path, task: str, splits: Sequence[str], feature_dim: int | 
     return files
 
 
-def _is_list(path: Path) -> bool:
-    if not path.is_file():
-        return False
+def _is_jsonl(path: Path) -> bool:
     with path.open("rb") as file:
-        return file.read(64).lstrip().startswith(b"[")
+        return file.read(64).removeprefix(BOM_UTF8).lstrip().startswith(b"{")

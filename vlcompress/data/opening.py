@@ -66,7 +66,7 @@ from vlcompress.data import labelled_folder, lxmert_folder, raw_folder, store, u
 from vlcompress.data.examples import Example, TaskData, images_of, problem_of
 from vlcompress.data.found import Found, Layout, OpenedPictures
 from vlcompress.data.identity import files_identity
-from vlcompress.data.questions import check_listed_once
+from vlcompress.data.questions import check_answer_list
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError, unknown
 
@@ -173,13 +173,24 @@ def _named(task: str, split: str, there: Sequence[str]) -> str | None:
     return next((name for name in (split, *same, *stand_ins) if name in there), None)
 
 
+def check_examples(folder: Path, task: str, splits: Sequence[str], found: Found) -> None:
+    """Refuse examples and answers that are not as their classes say: readers take values as the files have them.
+
+    Raises:
+        VlcompressError: names the example.
+    """
+    for example in found.examples:
+        if problem := problem_of(example):
+            name = str(example.id).encode("ascii", "backslashreplace").decode()
+            raise VlcompressError(f"'{folder}', {task} {', '.join(splits)}, example '{name}': {problem}")
+    check_answer_list(folder, found.labels)
+
+
 def _checked(folder: Path, task: str, splits: tuple[str, ...], found: Found, allow_missing: bool) -> TaskData[Any]:
     """Leave out or refuse the examples whose images are not there."""
     if not found.examples:
         raise VlcompressError(f"'{folder}', {task} {', '.join(splits)}: there are no examples: name another split")
-    for example in found.examples:
-        if problem := problem_of(example):
-            raise VlcompressError(f"'{folder}', {task} {', '.join(splits)}, example '{example.id}': {problem}")
+    check_examples(folder, task, splits, found)
     images = dict.fromkeys(image for example in found.examples for image in images_of(example))
     there = {image for image in images if _has(found.pictures, image)}
     kind = "region features" if found.pictures.feature_dim else "picture" if there else "region features and no picture"
@@ -189,12 +200,11 @@ def _checked(folder: Path, task: str, splits: tuple[str, ...], found: Found, all
         first = next((image for image in images if image not in there), "none")
         raise VlcompressError(
             f"'{folder}', {task} {', '.join(splits)}: {missing} of {len(found.examples)} examples have no {kind}, the "
-            f"first of image '{first}': add them, or open the data with allow_missing=True to leave the examples out"
+            f"first of image '{first}': add them, or leave the examples out by `vlcompress data import --allow-missing`"
         )
     left_out = {**found.left_out, **({f"no {kind}": missing} if missing else {})}
     examples: tuple[Example, ...] = tuple(found.examples[i] for i in kept)
     encoded = found.encoded.keep(kept) if found.encoded and missing else found.encoded
-    check_listed_once(folder, found.labels)
     read = () if found.pictures.feature_dim else found.pictures.files_of(sorted(there))
     identity = found.identity or files_identity(folder, (*found.files, *read))
     vocabulary = WordPiece.load(folder) if (folder / "vocab.txt").is_file() else None

@@ -165,7 +165,9 @@ def decode(data: bytes, where: str) -> NDArray[np.uint8]:
             return np.asarray(as_rgb(picture))
     except Image.DecompressionBombError as error:  # Pillow's own limit, asked before the size can be
         raise VlcompressError(f"{where}: {error}; {MOST_PIXELS} pixels are allowed: make it smaller") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except UnidentifiedImageError as error:
+        raise VlcompressError(f"{where} is not a readable JPEG or PNG: it is damaged, or another file") from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise VlcompressError(f"{where} is not a readable JPEG or PNG ({error}): it is damaged or cut") from error
 
 
@@ -220,7 +222,7 @@ def _pictures_under(root: Path) -> Iterator[tuple[str, PictureFile]]:
         folders.sort()
         for name in sorted(names):
             path = Path(folder) / name
-            if path.suffix.lower() in SUFFIXES:
+            if path.suffix.lower() in SUFFIXES and path.is_file():  # a link may lead nowhere
                 yield image_name(name), PictureFile(path, size=path.stat().st_size)
             elif path.suffix.lower() == ".zip":
                 yield from _members(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vlcompress.data.documents import Row, read_rows, take
-from vlcompress.data.questions import Answers, check_listed_once
+from vlcompress.data.questions import Answers, check_answer_list
 from vlcompress.errors import VlcompressError
 
 
@@ -65,7 +65,7 @@ def read_all_answers(path: Path) -> Answers:
     """
     rows = enumerate(read_rows(path), start=1)
     labels = tuple(take(path, number, row, "ans")[0] for number, row in rows)
-    check_listed_once(path, labels)
+    check_answer_list(path, labels)
     return Answers(labels)
 
 

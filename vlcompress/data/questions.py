@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlcompress.data.documents import Row, check_id, parsed, read_document, read_rows, take
-from vlcompress.data.examples import AnswerExample, Example
+from vlcompress.data.examples import AnswerExample, Example, is_writable
 from vlcompress.errors import VlcompressError
 
 QuestionId = int | str
@@ -54,7 +54,7 @@ class Answers:
         labels = read_document(path)
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
             raise VlcompressError(f"'{path}' does not hold a JSON list of answers: check its format")
-        check_listed_once(path, labels)
+        check_answer_list(path, labels)
         answers = cls(tuple(labels))
         other = folder / "trainval_ans2label.json"
         if read_document(other) != answers.index:
@@ -84,14 +84,16 @@ class Answers:
         return scores
 
 
-def check_listed_once(where: Path, labels: Sequence[str]) -> None:
+def check_answer_list(where: Path, labels: Sequence[str]) -> None:
     """Refuse a list with an answer twice: a model would be taught one copy, and be wrong with the other.
 
     Raises:
-        VlcompressError: which answer, and where in the list.
+        VlcompressError: which answer, and where in the list; one that is no text, or that no file can be written with.
     """
     seen: dict[str, int] = {}
     for row, answer in enumerate(labels):
+        if not isinstance(answer, str) or not is_writable(answer):
+            raise VlcompressError(f"'{where}': answer {row} of the list, {answer!r}, is no text: mend the list")
         if seen.setdefault(answer, row) != row:
             raise VlcompressError(f"'{where}': the answer list has '{answer}' as {seen[answer]} and as {row}: keep one")
 

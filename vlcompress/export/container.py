@@ -28,10 +28,10 @@ PORT = 8080
 USER = 10001
 
 REQUIREMENTS = (
-    "click", "httptools", "numpy", "onnx", "onnxruntime", "orjson", "pillow", "prometheus-client", "safetensors",
-    "starlette", "tokenizers", "tomli-w", "torch", "transformers", "uvicorn", "uvloop",
+    "click", "httptools", "numpy", "onnx", "onnxruntime", "orjson", "pillow", "prometheus-client", "starlette",
+    "tokenizers", "uvicorn", "uvloop",
 )  # fmt: skip
-"""What `vlcompress serve` imports. torch and transformers only because other parts of the package do."""
+"""What `vlcompress serve` imports for an exported file: no torch."""
 
 LEFT_OUT = ("__pycache__", "*.pyc", "*.safetensors", "*.toml", ".*")
 """Parts of the package that a server does not read: caches, built-in weights, recipes."""
@@ -39,9 +39,6 @@ LEFT_OUT = ("__pycache__", "*.pyc", "*.safetensors", "*.toml", ".*")
 DOCKERFILE = Template(
     """\
 FROM python:3.12-slim
-# PyPI's torch for x86-64 brings CUDA libraries along. For an image without them, name PyTorch's index of CPU wheels:
-# docker build --build-arg PIP_EXTRA_INDEX_URL=...
-ARG PIP_EXTRA_INDEX_URL=""
 WORKDIR /srv/vlcompress
 COPY requirements.txt .
 RUN pip install --no-cache-dir --requirement requirements.txt

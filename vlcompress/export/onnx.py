@@ -179,6 +179,7 @@ def export_onnx(
         manifest = {
             **(extra or {}),
             **_description(family, session, samples, buckets),
+            "preprocessing": family.preprocessing(config),
             **_written_as(style),
             "layers": [_layer_json(name, layer, picked.stem) for name, layer in layers.items()],
             "parity": {name: asdict(found) for name, found in check.parities(session).items()},

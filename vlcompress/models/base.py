@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -185,6 +186,8 @@ class Family(ABC):
     """What adversarial training moves: "text" names the module of the word embeddings, "image" an input; {} is none."""
     answers_file: ClassVar[str] = ""
     """Where a data folder lists the answers of the pre-trained answer head that `load_answers` takes; "" has none."""
+    recipes: ClassVar[Path | None] = None
+    """Folder of a recipe for each of its tasks and sizes, TASK-SIZE.toml; None is vlcompress/recipes/NAME."""
     pretraining: ClassVar[PretrainingSpec | None] = None
     """How it is pre-trained; None where there is no pre-training here."""
 
@@ -307,6 +310,18 @@ class Family(ABC):
     def pictures(self, config: Config, source: Pictures) -> Pictures:
         """Resize pictures as a model of this configuration reads them; region features were made beforehand."""
         return source
+
+    def preprocessing(self, config: Config) -> Config:
+        """Say as JSON how a question and an image become inputs, for whoever runs an exported file without torch.
+
+        Returns:
+            "reads", "longest_text" (in word pieces), and for pixels how a picture is resized: "shorter" and "multiple"
+            as of `vlcompress.data.pixels.target_size`, or "square".
+        """
+        return {
+            "reads": self.reads,
+            "longest_text": min(self.longest_text, config.get("max_position_embeddings", UNCUT)),
+        }
 
     def part_of(self, name: str) -> str:
         """Tell the part of the model that a weight belongs to: "language", "vision", "cross", "joint" or "pooler"."""

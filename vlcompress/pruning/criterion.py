@@ -21,7 +21,7 @@ class Criterion(Protocol):
     """Whether scores may be negative. Then a unit's score is their mean; else it is their root mean square."""
 
     def scores(self, name: str, weight: Tensor, start: int = 0) -> Tensor:
-        """Return float32 scores in the shape of `weight`: all of `name`, or its flat piece from index `start` on.
+        """Score weights, float32 in the shape of `weight`: all of `name`, or its flat piece from index `start` on.
 
         The same question gives the same scores, since a selection asks several times.
         """
@@ -34,7 +34,6 @@ class Magnitude:
     signed: ClassVar[bool] = False
 
     def scores(self, name: str, weight: Tensor, start: int = 0) -> Tensor:
-        """Return |weight|."""
         return weight.detach().float().abs()
 
 
@@ -45,9 +44,8 @@ class HighMagnitude:
     signed: ClassVar[bool] = False
 
     def scores(self, name: str, weight: Tensor, start: int = 0) -> Tensor:
-        """Return 1 / |weight|; a zero weight scores highest."""
         largest = torch.finfo(torch.float32).max
-        return (1 / weight.detach().float().abs()).clamp(max=largest)
+        return (1 / weight.detach().float().abs()).clamp(max=largest)  # a zero weight scores highest
 
 
 @dataclass(frozen=True)
@@ -58,26 +56,26 @@ class Random:
     seed: int
 
     def scores(self, name: str, weight: Tensor, start: int = 0) -> Tensor:
-        """Return numbers uniform in (0, 1]."""
         digest = hashlib.sha256(f"{self.seed}:{name}:{start}".encode()).digest()
         rng = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
         return 1 - torch.rand(weight.shape, generator=rng)
 
 
 @dataclass(frozen=True)
-class Gradient:
-    """Sum of |w dL/dw| over the end of the training (Molchanov et al., CVPR 2019; LeCun et al., 1990)."""
-
-    signed: ClassVar[bool] = False
+class _Summed:
     sums: Saliencies
 
     def scores(self, name: str, weight: Tensor, start: int = 0) -> Tensor:
-        """Return the sums of these weights."""
-        return _piece(self.sums[name], weight, start)
+        return self.sums[name].reshape(-1)[start : start + weight.numel()].view(weight.shape).float()
 
 
-@dataclass(frozen=True)
-class Movement:
+class Gradient(_Summed):
+    """Sum of |w dL/dw| over the end of the training (Molchanov et al., CVPR 2019; LeCun et al., 1990)."""
+
+    signed: ClassVar[bool] = False
+
+
+class Movement(_Summed):
     """Sum of -w dL/dw over the training (Sanh et al., NeurIPS 2020): what training moves towards zero goes first.
 
     A block's score is the mean of its weights', which is the gradient of one factor on the whole block (Lagunas et al.,
@@ -85,39 +83,24 @@ class Movement:
     """
 
     signed: ClassVar[bool] = True
-    sums: Saliencies
-
-    def scores(self, name: str, weight: Tensor, start: int = 0) -> Tensor:
-        """Return the sums of these weights, of either sign."""
-        return _piece(self.sums[name], weight, start)
-
-
-def _piece(sums: Tensor, weight: Tensor, start: int) -> Tensor:
-    return sums.reshape(-1)[start : start + weight.numel()].view(weight.shape).float()
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """A criterion by name, as a recipe has it, before there is a training to rank the weights of.
-
-    Attributes:
-        name: of the criterion.
-        saliency: which sums a training must keep up for it; None where it needs none.
-    """
+    """A criterion by name, as a recipe has it, before there is a training to rank the weights of."""
 
     name: str
-    saliency: Literal["gradient", "movement"] | None = None
+
+    @property
+    def saliency(self) -> Literal["gradient", "movement"] | None:
+        """Which sums a training must keep up for it; None where it needs none."""
+        return self.name if self.name in ("gradient", "movement") else None  # type: ignore[return-value]
 
     def __str__(self) -> str:
         return self.name
 
     def of(self, seed: int, sums: Saliencies | None = None) -> Criterion:
-        """Make the criterion.
-
-        Args:
-            seed: "random" draws from it.
-            sums: of the training that is pruned; "gradient" and "movement" rank by them.
-        """
+        """Make the criterion: "random" draws from `seed`, "gradient" and "movement" rank by the training's `sums`."""
         return _MADE[self.name](seed, sums or {})
 
 
@@ -138,4 +121,4 @@ def parse_criterion(text: str) -> Ranking:
     """
     if text not in _MADE:
         raise unknown("criterion", text, _MADE)
-    return Ranking(text, "gradient" if text == "gradient" else "movement" if text == "movement" else None)
+    return Ranking(text)

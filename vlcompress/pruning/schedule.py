@@ -14,10 +14,10 @@ class Schedule(Protocol):
     """Sparsity after each round."""
 
     def level(self, round_: int) -> float:
-        """Return the fraction pruned after round `round_` (from 1)."""
+        """Fraction pruned after round `round_` (from 1), were there no target."""
 
     def rounds_to(self, sparsity: float) -> int:
-        """Return how many rounds reach `sparsity`."""
+        """Count the rounds that it takes to reach `sparsity`: 0 if nothing is to be pruned."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,9 @@ class Linear:
         return f"linear:{100 * self.step:g}"
 
     def level(self, round_: int) -> float:
-        """Return round x step."""
         return round(round_ * self.step, _DIGITS)
 
     def rounds_to(self, sparsity: float) -> int:
-        """Return the ceiling of sparsity / step."""
         return math.ceil(round(sparsity / self.step, _DIGITS))
 
 
@@ -48,45 +46,32 @@ class Geometric:
         return f"geometric:{self.fraction:g}"
 
     def level(self, round_: int) -> float:
-        """Return 1 - (1 - fraction)^round."""
         return round(1 - (1 - self.fraction) ** round_, _DIGITS)
 
     def rounds_to(self, sparsity: float) -> int:
-        """Return the first round at or above `sparsity`."""
         return math.ceil(round(math.log1p(-sparsity) / math.log1p(-self.fraction), _DIGITS))
 
 
 @dataclass(frozen=True)
-class OneShot:
-    """Everything in one round."""
-
-    def __str__(self) -> str:
-        return "oneshot"
-
-    def level(self, round_: int) -> float:
-        """Return 1: the target alone decides."""
-        return 1.0
-
-    def rounds_to(self, sparsity: float) -> int:
-        """Return 1 (0 if nothing is to be pruned)."""
-        return int(sparsity > 0)
-
-
-@dataclass(frozen=True)
 class Steps:
-    """The levels one by one, rising, as fractions; a target above the last of them takes one more round."""
+    """The levels one by one, rising, as fractions; a target above the last of them takes one more round.
 
-    fractions: tuple[float, ...]
+    Without levels, everything goes in one round.
+    """
+
+    fractions: tuple[float, ...] = ()
 
     def __str__(self) -> str:
-        return f"levels:{','.join(f'{100 * fraction:g}' for fraction in self.fractions)}"
+        return (
+            "oneshot"
+            if not self.fractions
+            else f"levels:{','.join(f'{100 * fraction:g}' for fraction in self.fractions)}"
+        )
 
     def level(self, round_: int) -> float:
-        """Return the round's level; 1 after the last: the target alone decides."""
-        return self.fractions[round_ - 1] if round_ <= len(self.fractions) else 1.0
+        return self.fractions[round_ - 1] if round_ <= len(self.fractions) else 1.0  # then the target decides
 
     def rounds_to(self, sparsity: float) -> int:
-        """Return the first round at or above `sparsity` (0 if nothing is to be pruned)."""
         return int(sparsity > 0) + sum(fraction < sparsity for fraction in self.fractions)
 
 
@@ -103,7 +88,7 @@ def parse_schedule(text: str) -> Schedule:
     kind, _, value = text.partition(":")
     try:
         if text == "oneshot":
-            return OneShot()
+            return Steps()
         if kind == "levels":
             return _steps(value)
         if kind == "linear" and 0 < float(value) <= 100:
@@ -127,7 +112,7 @@ def _steps(text: str) -> Steps:
 
 
 def levels(schedule: Schedule, sparsity: float, rounds: int | None = None) -> tuple[float, ...]:
-    """Return the sparsity after each round, ending exactly at `sparsity`, or after `rounds` rounds of the schedule.
+    """List the sparsity after each round, ending exactly at `sparsity`, or after `rounds` rounds of the schedule.
 
     Args:
         schedule: how it grows.

@@ -1,6 +1,6 @@
 """One version of a model in memory: opened, measured, warmed up, with its queue."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,12 +9,13 @@ import numpy as np
 from vlcompress.artefacts import unseal
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
-from vlcompress.models.base import Config
 from vlcompress.serve.batcher import Batcher, Execution, Policy, batched
 from vlcompress.serve.checks import Limits
+from vlcompress.serve.demo import Demo
 from vlcompress.serve.engines.base import Engine
 from vlcompress.serve.metrics import Metrics, ModelMetrics
 from vlcompress.serve.padding import padding_of
+from vlcompress.serve.preprocessing import Preprocessing
 from vlcompress.serve.refusal import Refusal
 from vlcompress.serve.settings import Settings
 from vlcompress.serve.sources import ARTEFACT, Source
@@ -37,7 +38,8 @@ class LoadedModel:
         vocabulary: of its words; None where there is none beside the model.
         parallel: threads and sessions that it runs with.
         origin: "family" and "task" that it was trained for, as far as its documents say.
-        config: of its family; {} where no document has it.
+        preprocessing: what it reads; None where neither its documents nor its family say so.
+        demo: opens pictures to try it on; None where the server was given none.
         facts: what metrics and the page say about it (sparsity, block).
         stats: what it has done.
     """
@@ -52,7 +54,8 @@ class LoadedModel:
     vocabulary: WordPiece | None
     parallel: Parallel
     origin: Mapping[str, str]
-    config: Config
+    preprocessing: Preprocessing | None
+    demo: Callable[[], Demo] | None
     facts: Mapping[str, str]
     metrics: ModelMetrics
     stats: Stats = field(default_factory=Stats)
@@ -97,7 +100,8 @@ def load(name: str, source: Source, settings: Settings, metrics: Metrics) -> Loa
         vocabulary=_vocabulary(source),
         parallel=Parallel(parallel.threads, parallel.sessions, measured),
         origin=_origin(source),
-        config=source.document("config.json").get("config", {}),
+        preprocessing=_preprocessing(source, engine, document),
+        demo=settings.demo,
         facts=_facts(source),
         metrics=ModelMetrics(metrics, name, source.version),
     )
@@ -212,6 +216,17 @@ def _origin(source: Source) -> dict[str, str]:
     documents = (source.document("manifest.json"), source.document("config.json"))
     found = next((one for one in documents if "family" in one), {})
     return {key: found[key] for key in ("family", "task") if key in found}
+
+
+def _preprocessing(source: Source, engine: Engine, document: Mapping[str, Any]) -> Preprocessing | None:
+    """Ask the engine, then the manifest; of a file exported before manifests told it, the family by its name."""
+    found = getattr(engine, "preprocessing", None) or document.get("preprocessing")
+    name, config = _origin(source).get("family"), source.document("config.json").get("config")
+    if found is None and name is not None and config:
+        from vlcompress.models.registry import FAMILIES, family_named  # brings torch along
+
+        found = family_named(name).preprocessing(config) if name in FAMILIES else None
+    return None if found is None else Preprocessing.read(found)
 
 
 def _facts(source: Source) -> dict[str, str]:

@@ -9,12 +9,12 @@ from starlette.responses import JSONResponse, Response
 
 from vlcompress.serve.body import read_body
 from vlcompress.serve.decode import parse_object
+from vlcompress.serve.demo import Demo
 from vlcompress.serve.loaded import LoadedModel
-from vlcompress.serve.pictures import NAMES, picture_named
 from vlcompress.serve.record import record_of
 from vlcompress.serve.refusal import Refusal, invalid, shown
 from vlcompress.serve.routes_v2 import note, require_loaded, run_model, server_of
-from vlcompress.serve.tasks.answering import AnsweringEndpoint
+from vlcompress.serve.tasks.answering import AnsweringEndpoint, demo_picture
 from vlcompress.serve.tasks.base import Json, TaskEndpoint, not_for_task
 from vlcompress.serve.tensors import numpy_datatype
 
@@ -30,14 +30,16 @@ async def overview(request: Request) -> Response:
         (name, model, task.accepts(model)) for name, task in TASKS.items() for model in server.repository.loaded()
     ]
     rows = [_model_row(name, model, accepted) for name, model, accepted in models if accepted]
-    with_pictures = any(row["accepts"].get("image") for row in rows)
-    pictures = await asyncio.to_thread(_picture_rows) if with_pictures else []
+    demo = server.settings.demo
+    with_pictures = demo is not None and any(row["accepts"].get("image") for row in rows)
+    pictures = await asyncio.to_thread(lambda: _picture_rows(demo())) if demo and with_pictures else []
     return JSONResponse({"tasks": sorted(TASKS), "models": rows, "pictures": pictures})
 
 
 async def picture(request: Request) -> Response:
     """``GET /v1/pictures/{name}``: a JPEG."""
-    found = await asyncio.to_thread(picture_named, request.path_params["name"])
+    demo, name = server_of(request).settings.demo, request.path_params["name"]
+    found = await asyncio.to_thread(lambda: demo_picture(demo() if demo else None, name))
     return Response(found.jpeg, media_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
 
 
@@ -118,15 +120,15 @@ def _model_row(task: str, model: LoadedModel, accepted: dict[str, bool]) -> dict
     }
 
 
-def _picture_rows() -> list[dict[str, Any]]:
+def _picture_rows(demo: Demo) -> list[dict[str, Any]]:
     """List the built-in pictures, with what annotators answered most often to their questions."""
     return [
         {
             "name": name,
             "questions": [
                 {"question": question.sentence, "people": question.majority}
-                for question in picture_named(name).questions
+                for question in demo.picture(name).questions
             ],
         }
-        for name in NAMES
+        for name in demo.names
     ]

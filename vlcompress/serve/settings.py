@@ -1,5 +1,6 @@
 """What a server is told: plain values that pickle, so that another process can build the same app."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -8,6 +9,7 @@ from vlcompress.devices import CPU, Compute
 from vlcompress.errors import VlcompressError
 from vlcompress.export.providers import PROVIDERS as EXPORTED_FOR
 from vlcompress.export.providers import parse_provider
+from vlcompress.serve.demo import Demo
 
 Backend = Literal["onnx", "torch"]
 
@@ -61,6 +63,7 @@ class Settings:
         page: serve the interactive page at ``/``.
         log_level: "debug", "info", "warning" or "error".
         otel: trace requests with OpenTelemetry, configured by its usual environment variables.
+        demo: opens what the page is tried with, when it is first needed; a function of a module, so that it pickles.
     """
 
     models: tuple[ModelSpec, ...]
@@ -88,6 +91,7 @@ class Settings:
     page: bool = True
     log_level: str = "info"
     otel: bool = False
+    demo: Callable[[], Demo] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.

@@ -8,6 +8,7 @@ from typing import Any
 from vlcompress.devices import CPU, Compute, parse_compute
 from vlcompress.errors import VlcompressError
 from vlcompress.export.providers import spell_provider
+from vlcompress.serve.demo import Demo
 from vlcompress.serve.settings import Backend, ModelSpec, Settings
 from vlcompress.serve.sources import ARTEFACT, default_name
 
@@ -89,6 +90,7 @@ def make_settings(
         token=read_token(token_file),
         drain_seconds=drain,
         poll_seconds=poll,
+        demo=built_in,
         **same,
     )
 
@@ -99,6 +101,13 @@ def _compute(backend: Backend, device: str, dtype: str, say: Say) -> Compute:
     if (device, dtype) != ("auto", "fp32"):
         say(f"warning: device {device} and dtype {dtype} have no effect on --backend onnx: give --provider")
     return CPU
+
+
+def built_in() -> Demo:
+    """Open the built-in data as a demo."""
+    from vlcompress.serve.scenes import Scenes
+
+    return Scenes()
 
 
 def newest_model(home: Path, backend: Backend) -> ModelSpec:

@@ -24,7 +24,7 @@ LEVELS = (0.5, 0.6, 0.7, 0.8)
 """Of the paper's table."""
 SMALL_STEPS = 400
 """A tenth of the 4000 steps of the built-in pre-training, at half its batch: 20 to 40 s on one thread of a quiet
-machine. The published sizes take a tenth of the official steps (see `vlcompress.defaults`)."""
+machine. The published sizes take a tenth of the official steps (see vlcompress/recipes)."""
 ARMS = {"ticket": "the task's own", "pretraining": "found by pre-training", "random": "a random mask"}
 
 

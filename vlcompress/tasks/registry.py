@@ -29,8 +29,6 @@ class TaskKind:
     Attributes:
         title: its name among people.
         metric: name of the score.
-        train: splits to train on, by their published names.
-        score: the split to score on.
         suffix: of the file that the benchmark wants.
         learn: makes the examples to train on.
         judge: makes the examples to score.
@@ -39,8 +37,6 @@ class TaskKind:
 
     title: str
     metric: str
-    train: tuple[str, ...]
-    score: str
     suffix: str
     learn: Callable[[TaskData[Any], Preprocessor], TrainTask]
     judge: Callable[[TaskData[Any], Preprocessor], Task]
@@ -48,26 +44,22 @@ class TaskKind:
 
 
 TASKS: dict[str, TaskKind] = {
-    "vqa": TaskKind("VQA v2", VqaTask.metric, ("train",), "minival", ".json", VqaTask, VqaTask),
-    "gqa": TaskKind("GQA", GqaTask.metric, ("train",), "testdev", ".json", GqaTask, GqaTask),
-    "nlvr2": TaskKind("NLVR2", Nlvr2Task.metric, ("train",), "dev", ".csv", Nlvr2Task, Nlvr2Task),
-    "snli_ve": TaskKind("SNLI-VE", SnliVeTask.metric, ("train",), "dev", ".json", SnliVeTask, SnliVeTask),
+    "vqa": TaskKind("VQA v2", VqaTask.metric, ".json", VqaTask, VqaTask),
+    "gqa": TaskKind("GQA", GqaTask.metric, ".json", GqaTask, GqaTask),
+    "nlvr2": TaskKind("NLVR2", Nlvr2Task.metric, ".csv", Nlvr2Task, Nlvr2Task),
+    "snli_ve": TaskKind("SNLI-VE", SnliVeTask.metric, ".json", SnliVeTask, SnliVeTask),
     "vcr": TaskKind(
         "VCR",
         vcr.VcrTask.metric,
-        ("train",),
-        "val",
         ".csv",
         vcr.VcrTraining,
         vcr.VcrTask,
         words=vcr.MAX_WORDS,
     ),
-    "refcoco": TaskKind("RefCOCO+", RefcocoTask.metric, ("train",), "val", ".json", RefcocoTraining, RefcocoTask),
+    "refcoco": TaskKind("RefCOCO+", RefcocoTask.metric, ".json", RefcocoTraining, RefcocoTask),
     "retrieval": TaskKind(
         "image-text retrieval",
         RetrievalTask.metric,
-        ("train",),
-        "test",
         ".bin",
         RetrievalTraining,
         RetrievalTask,
@@ -75,20 +67,16 @@ TASKS: dict[str, TaskKind] = {
     "classification": TaskKind(
         "image classification",
         ClassificationTask.metric,
-        ("train",),
-        "test",
         ".json",
         ClassificationTraining,
         ClassificationTask,
         words=0,
     ),
-    "pretraining": TaskKind(
-        "pre-training", PretrainingTask.metric, ("train",), "val", "", PretrainingTask, PretrainingTask
-    ),
+    "pretraining": TaskKind("pre-training", PretrainingTask.metric, "", PretrainingTask, PretrainingTask),
 }
 
 SELF_SUPERVISED: dict[str, TaskKind] = {
-    name: TaskKind(title, one.metric, ("train",), "test", "", one, one, words=0)
+    name: TaskKind(title, one.metric, "", one, one, words=0)
     for name, title, one in (("simclr", "simCLR", SimclrTask), ("moco", "MoCo", MocoTask))
 }
 """Pre-training on pictures of classification without their labels. They are run like tasks, but are no benchmarks."""

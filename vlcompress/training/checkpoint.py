@@ -6,7 +6,9 @@ generator is stored and put back all the same, for a loss that draws from it.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,83 +20,72 @@ from vlcompress.training.saliency import Saliency
 DOCUMENT = "checkpoint.json"
 
 
-def save_checkpoint(
-    folder: Path,
-    *,
-    identity: str,
-    step: int,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    saliency: Saliency | None = None,
-    scaler: torch.amp.GradScaler | None = None,
-) -> None:
-    """Write the state after `step` steps.
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a training that is under way, and the folder that it is saved in.
 
-    Args:
+    Attributes:
         folder: replaced as a whole.
-        identity: hash of what is being trained, so that no other training picks this up.
-        step: steps done.
-        model: every parameter and buffer is stored.
-        optimizer: its moments are stored under the parameters' names.
-        saliency: its sums are stored, where there are any.
-        scaler: of float16 losses; its state is stored, with how many steps it let the optimizer take.
+        identity: hash of what is being trained, so that no other training picks it up.
+        model: every parameter and buffer is saved.
+        optimizer: its moments are saved under the parameters' names.
+        saliency: its sums are saved, where there are any.
+        scaler: of float16 losses; its state is saved, with how many steps it let the optimizer take.
     """
-    with writing(folder) as temporary:
-        save_tensors(temporary / "model.safetensors", distinct(model.state_dict()))
-        save_tensors(temporary / "optimizer.safetensors", optimizer_state(model, optimizer))
-        save_tensors(temporary / "rng.safetensors", {"torch": torch.get_rng_state()})
-        if saliency is not None:
-            save_tensors(temporary / "saliency.safetensors", saliency.sums)
-        scaled = {} if scaler is None else {"scaler": scaler.state_dict(), "taken": _taken(optimizer)}
-        seal(temporary, DOCUMENT, {"identity": identity, "step": step, **scaled})
 
+    folder: Path
+    identity: str
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    saliency: Saliency | None = None
+    scaler: torch.amp.GradScaler | None = None
 
-def load_checkpoint(
-    folder: Path,
-    *,
-    identity: str,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    saliency: Saliency | None = None,
-    scaler: torch.amp.GradScaler | None = None,
-) -> int:
-    """Put the state back into model, optimizer, sums and scaler, and give the steps done, 0 if there is no checkpoint.
+    def save(self, step: int) -> None:
+        """Write the state after `step` steps."""
+        with writing(self.folder) as temporary:
+            save_tensors(temporary / "model.safetensors", distinct(self.model.state_dict()))
+            save_tensors(temporary / "optimizer.safetensors", self._moments())
+            save_tensors(temporary / "rng.safetensors", {"torch": torch.get_rng_state()})
+            if self.saliency is not None:
+                save_tensors(temporary / "saliency.safetensors", self.saliency.sums)
+            scaled: dict[str, Any] = {}
+            if self.scaler is not None:
+                taken = int(self.optimizer.param_groups[0].get("taken", 0))
+                scaled = {"scaler": self.scaler.state_dict(), "taken": taken}
+            seal(temporary, DOCUMENT, {"identity": self.identity, "step": step, **scaled})
 
-    Raises:
-        VlcompressError: the checkpoint is damaged.
-    """
-    if not (folder / DOCUMENT).is_file():
-        return 0
-    document = unseal(folder, DOCUMENT)
-    if document["identity"] != identity:
-        raise VlcompressError(f"'{folder}' is the checkpoint of another training: remove that folder")
-    model.load_state_dict(load_tensors(folder / "model.safetensors"), strict=False)
-    parameters = dict(model.named_parameters())
-    for key, moment in load_tensors(folder / "optimizer.safetensors").items():
-        kind, _, name = key.partition(".")
-        optimizer.state[parameters[name]][kind] = moment.to(parameters[name].device)
-    if saliency is not None:
-        saliency.restore(load_tensors(folder / "saliency.safetensors"))
-    if scaler is not None:
-        scaler.load_state_dict(document["scaler"])
-        for group in optimizer.param_groups:
-            group["taken"] = document["taken"]
-    torch.set_rng_state(load_tensors(folder / "rng.safetensors")["torch"])
-    return int(document["step"])
+    def load(self) -> int:
+        """Put what was saved back, and return how many steps were done then; 0 if nothing was saved.
 
+        Raises:
+            VlcompressError: what was saved is damaged, or another training's.
+        """
+        if not (self.folder / DOCUMENT).is_file():
+            return 0
+        document = unseal(self.folder, DOCUMENT)
+        if document["identity"] != self.identity:
+            raise VlcompressError(f"'{self.folder}' is the checkpoint of another training: remove that folder")
+        self.model.load_state_dict(load_tensors(self.folder / "model.safetensors"), strict=False)
+        parameters = dict(self.model.named_parameters())
+        for key, moment in load_tensors(self.folder / "optimizer.safetensors").items():
+            kind, _, name = key.partition(".")
+            self.optimizer.state[parameters[name]][kind] = moment.to(parameters[name].device)
+        if self.saliency is not None:
+            self.saliency.restore(load_tensors(self.folder / "saliency.safetensors"))
+        if self.scaler is not None:
+            self.scaler.load_state_dict(document["scaler"])
+            for group in self.optimizer.param_groups:
+                group["taken"] = document["taken"]
+        torch.set_rng_state(load_tensors(self.folder / "rng.safetensors")["torch"])
+        return int(document["step"])
 
-def _taken(optimizer: torch.optim.Optimizer) -> int:
-    """Return how many steps the optimizer has taken, where it counts them."""
-    return int(optimizer.param_groups[0].get("taken", 0))
-
-
-def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Give the optimizer's moments, each keyed ``<kind>.<parameter>`` (kinds: exp_avg, exp_avg_sq; momentum_buffer)."""
-    return {
-        f"{kind}.{name}": value
-        for name, parameter in model.named_parameters()
-        for kind, value in optimizer.state.get(parameter, {}).items()
-    }
+    def _moments(self) -> dict[str, Tensor]:
+        """Key the optimizer's moments ``<kind>.<parameter>`` (kinds: exp_avg, exp_avg_sq; momentum_buffer)."""
+        return {
+            f"{kind}.{name}": value
+            for name, parameter in self.model.named_parameters()
+            for kind, value in self.optimizer.state.get(parameter, {}).items()
+        }
 
 
 def restore(model: nn.Module, weights: Mapping[str, Tensor]) -> None:

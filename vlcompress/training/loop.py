@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.objective import Objective
 from vlcompress.pruning.mask import Masks
 from vlcompress.tasks.base import EvalTask, Scores
-from vlcompress.training.checkpoint import load_checkpoint, save_checkpoint
+from vlcompress.training.checkpoint import Checkpoint
 from vlcompress.training.optimizers import OPTIMIZERS, rate
 from vlcompress.training.saliency import Saliency
 
@@ -135,9 +134,8 @@ def train(
     optimizer = _optimizer(model, hyper, backbone_prefix)
     scaler = _scaler(compute)
     stepper = _Stepper(model, optimizer, hyper, saliency, scaler)
-    state: dict[str, Any] = {"identity": identity, "model": model, "optimizer": optimizer, "saliency": saliency}
-    state["scaler"] = scaler
-    start = (load_checkpoint(checkpoint, **state) if checkpoint is not None else 0) or first_step
+    under_way = Checkpoint(checkpoint, identity, model, optimizer, saliency, scaler) if checkpoint is not None else None
+    start = (under_way.load() if under_way is not None else 0) or first_step
     for group in optimizer.param_groups if scaler is None else ():  # with one, steps are skipped: the checkpoint counts
         group["taken"] = start - first_step  # the moments are those of so many steps
     keeper = MaskKeeper(model, masks) if masks is not None else None
@@ -156,12 +154,12 @@ def train(
             if keeper is not None:
                 keeper.enforce(optimizer)
             snapshot, last = (at_step or {}).get(step + 1), step + 1 == hyper.steps
-            due = checkpoint is not None and time.monotonic() - saved >= checkpoint_seconds and not last
+            due = under_way is not None and time.monotonic() - saved >= checkpoint_seconds and not last
             losses.tell(now=bool(snapshot) or due or last)
             if snapshot is not None:
                 snapshot(model)
-            if checkpoint is not None and due:
-                save_checkpoint(checkpoint, step=step + 1, **state)
+            if under_way is not None and due:
+                under_way.save(step + 1)
                 saved = time.monotonic()
     return model.eval()
 

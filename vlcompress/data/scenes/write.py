@@ -22,7 +22,6 @@ from vlcompress.artefacts import Json, dumps, file_sha256, identity, write_file,
 from vlcompress.data.pretraining import ImageSentences, pretraining_document
 from vlcompress.data.questions import Answers, Question
 from vlcompress.data.regions import format_row
-from vlcompress.data.scenes.baselines import report
 from vlcompress.data.scenes.boxes import ATTRIBUTE_CLASSES, OBJECT_CLASSES
 from vlcompress.data.scenes.make import Part, Picture, make_picture
 from vlcompress.data.scenes.processes import spread
@@ -116,6 +115,8 @@ def make_scenes(
     Raises:
         VlcompressError: unknown size, a negative number, disk full, no permission.
     """
+    from vlcompress.data.scenes.baselines import report  # brings torch along, which a server does without
+
     recipe = Recipe(size, seed, pretrain, images)
     target = Path(folder)
     with writing(target) as root:

@@ -181,6 +181,10 @@ class ResnetFamily(Family):
         """Cut pictures to their middle square and resized to the model's size."""
         return Square(source, side=config["image_size"])
 
+    def preprocessing(self, config: Config) -> Config:
+        """Add the square's side."""
+        return super().preprocessing(config) | {"square": config["image_size"]}
+
     def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Stack pictures of one size.
 

@@ -206,6 +206,10 @@ class ViltFamily(TransformerFamily):
         """Resize as the official code does for a model of this size."""
         return Resized(source, shorter=config["image_size"], multiple=config["patch_size"])
 
+    def preprocessing(self, config: Config) -> Config:
+        """Add the resize."""
+        return super().preprocessing(config) | {"shorter": config["image_size"], "multiple": config["patch_size"]}
+
     def example_inputs(self, config: Config, *, batch: int, text: int, regions: int, seed: int) -> dict[str, Tensor]:
         """Make random inputs; every sentence and every picture but the first is padded by a random amount.
 

@@ -1,6 +1,6 @@
 """Answering about one image: a question and region features, or a picture where the model's regions can be computed.
 
-Any family will do: it says itself what a text and an image become (`vlcompress.models.base.Family.collate`).
+Shapes: R regions, D feature width, T words, L labels.
 """
 
 import base64
@@ -13,28 +13,19 @@ from PIL import Image, UnidentifiedImageError
 
 from vlcompress.data.pictures import as_rgb
 from vlcompress.data.regions import Regions
-from vlcompress.data.scenes.encoder import FEATURE_DIM, encode
-from vlcompress.data.scenes.proposals import propose
-from vlcompress.data.scenes.render import decode
-from vlcompress.data.scenes.vocabulary import tokens
-from vlcompress.data.scenes.world import HEIGHT, WIDTH
 from vlcompress.data.tokenizer import WordPiece
-from vlcompress.models.base import Sample
-from vlcompress.models.registry import FAMILIES, family_named
+from vlcompress.serve.demo import Demo, DemoPicture
 from vlcompress.serve.loaded import LoadedModel
-from vlcompress.serve.pictures import picture_named
-from vlcompress.serve.refusal import Refusal, invalid
+from vlcompress.serve.preprocessing import Pixels, bare_regions
+from vlcompress.serve.refusal import Refusal, invalid, shown
 from vlcompress.serve.tasks.base import Json, Prepared, best_labels, matrix, not_for_task, text
 from vlcompress.serve.tensors import Arrays
-from vlcompress.tasks.preprocessing import max_words
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MOST_PIXELS = 25_000_000
-_SIZE_4 = np.array([WIDTH, HEIGHT, WIDTH, HEIGHT], dtype=np.float32)
 _ONE_OF = ("picture", "image", "features")
 
 Boxes = NDArray[np.float32]
-Pixels = NDArray[np.uint8]
 
 
 class AnsweringEndpoint:
@@ -47,23 +38,23 @@ class AnsweringEndpoint:
     def accepts(self, model: LoadedModel) -> dict[str, bool]:
         """Say what a model can be asked with: region features, or a picture.
 
-        A family that reads regions needs the built-in region encoder for a picture: the model then has its feature
-        width and the built-in words. One that reads pixels takes any picture.
+        A model that reads regions needs a detector for a picture: there is one for models of the demo's data. One that
+        reads pixels takes any picture.
         """
         told = model.origin.get("task", "vqa" if self.name == "vqa" else "")
         if told != self.name or model.vocabulary is None or not model.labels:
             return {}
-        if model.origin.get("family") not in FAMILIES or "input_ids" not in _inputs(model):
+        if model.preprocessing is None or not model.preprocessing.fills(model.engine.inputs):
             return {}
-        if family_named(model.origin["family"]).reads == "pixels":
-            return {"features": False, "image": True} if model.config else {}
-        words = list(model.vocabulary.tokens) == list(tokens())
-        return {"features": True, "image": _feature_dim(model) == FEATURE_DIM and words}
+        if model.preprocessing.reads == "pixels":
+            return {"features": False, "image": True}
+        detects = model.demo is not None and model.demo().detects_for(model.vocabulary.tokens, _feature_dim(model))
+        return {"features": True, "image": detects}
 
     def prepare(self, model: LoadedModel, request: Json) -> Prepared:
         """Make one row of tensors."""
         accepted = self.accepts(model)
-        if not accepted or model.vocabulary is None:
+        if not accepted or model.vocabulary is None or model.preprocessing is None:
             raise not_for_task(model, self.name)
         given = [name for name in _ONE_OF if request.get(name) is not None]
         if len(given) != 1:
@@ -71,12 +62,11 @@ class AnsweringEndpoint:
         if not accepted["features" if given[0] == "features" else "image"]:
             raise _wrong_kind(model, given[0])
         question = text(request, "question")
-        family = family_named(model.origin["family"])
-        longest = min(max_words(family, model.config), model.limits.axes.get("text", 1 << 30))
+        longest = min(model.preprocessing.longest_text, model.limits.axes.get("text", 1 << 30))
         ids_T, cut = _ids(model.vocabulary, question, longest)
-        if family.reads == "pixels":
-            image: Regions | Pixels = family.pictures(model.config, _One(_pixels(request, given[0]))).pixels("")
-            boxes_R4, origin = np.zeros((0, 4), np.float32), "none"
+        image: Regions | Pixels
+        if model.preprocessing.reads == "pixels":
+            image, boxes_R4, origin = _pixels(model, request, given[0]), np.zeros((0, 4), np.float32), "none"
         else:
             image, origin = _regions(model, request, given[0])
             boxes_R4 = image.normalized_boxes
@@ -86,8 +76,7 @@ class AnsweringEndpoint:
             "question_cut": cut,
             "unknown_words": _unknown_words(model.vocabulary, question),
         }
-        tensors = family.collate([Sample(ids_T, np.zeros_like(ids_T), (image,))])
-        return Prepared({name: tensors[name].numpy() for name in _inputs(model)}, facts)
+        return Prepared(model.preprocessing.row(model.engine.inputs, ids_T, image), facts)
 
     def answers(self, model: LoadedModel, outputs: Arrays, top_k: int) -> list[Json]:
         """Return the best answers; a score is the sigmoid of the answer's logit, as it was trained."""
@@ -96,25 +85,15 @@ class AnsweringEndpoint:
         return best_labels(scores_L, model.labels, top_k)
 
 
-class _One:
-    """A source of pictures with a single one."""
+def demo_picture(demo: Demo | None, name: object) -> DemoPicture:
+    """Take a built-in picture with its boxes and questions.
 
-    feature_dim = 0
-
-    def __init__(self, picture: Pixels) -> None:
-        self._picture = picture
-
-    def has_regions(self, image: str, *, ground_truth: bool | None = None) -> bool:
-        return False
-
-    def regions(self, image: str, *, ground_truth: bool = False) -> Regions:
-        raise NotImplementedError("a family that reads pixels asks for no regions")
-
-    def has_pixels(self, image: str) -> bool:
-        return True
-
-    def pixels(self, image: str) -> Pixels:
-        return self._picture
+    Raises:
+        Refusal: 404: there is none of that name.
+    """
+    if demo is None or name not in demo.names:
+        raise Refusal(404, f"no built-in picture '{shown(name)}': GET /v1 lists them", "not_found")
+    return demo.picture(str(name))
 
 
 def read_picture(content: object) -> Image.Image:
@@ -139,33 +118,30 @@ def read_picture(content: object) -> Image.Image:
         raise invalid(f"'image' is not a picture in one of {', '.join(FORMATS)}, or it is damaged") from None
 
 
-def _pixels(request: Json, kind: str) -> Pixels:
-    picture = decode(picture_named(request["picture"]).jpeg) if kind == "picture" else read_picture(request["image"])
-    return np.asarray(picture)
+def _pixels(model: LoadedModel, request: Json, kind: str) -> Pixels:
+    if kind == "image":
+        return np.asarray(read_picture(request["image"]))
+    return np.asarray(Image.open(io.BytesIO(demo_picture(_demo(model), request["picture"]).jpeg)).convert("RGB"))
 
 
 def _regions(model: LoadedModel, request: Json, kind: str) -> tuple[Regions, str]:
     """Return the regions, and where their boxes came from."""
     if kind == "picture":
-        return picture_named(request["picture"]).regions, "stored"
+        return demo_picture(_demo(model), request["picture"]).regions, "stored"
     if kind == "features":
         features_RD = matrix(request, "features", _feature_dim(model))
         boxes_R4 = _boxes(request)
         if len(boxes_R4) != len(features_RD):
             raise invalid(f"there are {len(features_RD)} rows of features and {len(boxes_R4)} boxes")
-        return _described(boxes_R4, features_RD), "given"
-    # The encoder knows pictures of one size, so others are stretched to it; boxes in 0..1 stay the same.
-    picture = read_picture(request["image"]).resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS)
+        return bare_regions(boxes_R4, features_RD), "given"
+    assert model.demo is not None  # `accepts` has asked it
+    picture = read_picture(request["image"])
     given = request.get("boxes") is not None
-    boxes_R4 = _boxes(request) if given else propose(picture) / _SIZE_4
-    return _described(boxes_R4, encode(picture, boxes_R4 * _SIZE_4)), "given" if given else "proposed"
+    return model.demo().detect(picture, _boxes(request) if given else None), "given" if given else "proposed"
 
 
-def _described(boxes_R4: Boxes, features_RD: NDArray[np.float32]) -> Regions:
-    """Make regions of boxes in 0..1; what a detector would say of them is not known, and no model reads it."""
-    nothing = np.full(len(boxes_R4), -1, dtype=np.int64)
-    unsure = np.zeros(len(boxes_R4), dtype=np.float32)
-    return Regions("", 1, 1, boxes_R4, features_RD, nothing, unsure, nothing, unsure)
+def _demo(model: LoadedModel) -> Demo | None:
+    return None if model.demo is None else model.demo()
 
 
 def _boxes(request: Json) -> Boxes:
@@ -186,10 +162,6 @@ def _wrong_kind(model: LoadedModel, kind: str) -> Refusal:
     if kind == "features":
         return invalid(f"model '{model.name}' takes no features: it reads pictures")
     return invalid(f"model '{model.name}' takes no pictures: it needs 'features' of its own region detector")
-
-
-def _inputs(model: LoadedModel) -> list[str]:
-    return [spec.name for spec in model.engine.inputs]
 
 
 def _feature_dim(model: LoadedModel) -> int:

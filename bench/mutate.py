@@ -1,0 +1,156 @@
+"""Change the code in small ways and see whether the tests beside it notice.
+
+    pip install cosmic-ray==8.7.0
+    python -m bench.mutate vlcompress/pruning [...] [--sample 60] [--seed 0] [--out FILE]
+
+Works on a copy of the last commit. A change is one operator of Cosmic Ray at one place: a sum for a difference, a bound
+that moves by one, a condition turned round, a number that differs by one. It is killed when a test of the mirror tree
+fails, first those of the module and then those of its folder; what nothing there notices is listed with its line.
+"""
+
+import argparse
+import difflib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+OPERATORS = (
+    *(f"ReplaceBinaryOperator_{pair}" for pair in ("Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "FloorDiv_Mul")),
+    *(f"ReplaceBinaryOperator_{pair}" for pair in ("Mod_Mul", "BitAnd_BitOr", "Pow_Mul")),
+    *(f"ReplaceComparisonOperator_{pair}" for pair in ("Eq_NotEq", "NotEq_Eq", "Lt_LtE", "LtE_Lt", "Gt_GtE", "GtE_Gt")),
+    *(f"ReplaceComparisonOperator_{pair}" for pair in ("Is_IsNot", "IsNot_Is")),
+    *(f"ReplaceUnaryOperator_{pair}" for pair in ("USub_UAdd", "Delete_Not", "Delete_Invert")),
+    *("AddNot", "ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "ReplaceAndWithOr", "ReplaceOrWithAnd"),
+    *("ReplaceBreakWithContinue", "ReplaceContinueWithBreak", "NumberReplacer", "ZeroIterationForLoop"),
+)
+TIMEOUT_S = 300
+
+
+@dataclass
+class Mutant:
+    """One change of one module: the operator, which of the places it fits, and the changed line."""
+
+    module: str
+    operator: str
+    occurrence: int
+    line: str
+    fate: str = ""
+    """killed, timeout or survived."""
+
+
+def mutants(module: Path) -> Iterator[tuple[Mutant, str]]:
+    """Make every mutant of a module, with its text."""
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
+
+    code = module.read_text()
+    for name in OPERATORS:
+        occurrence = 0
+        while (changed := mutate_code(code, get_operator(f"core/{name}")(), occurrence)) is not None:
+            lines = difflib.unified_diff(code.splitlines(), changed.splitlines(), n=0, lineterm="")
+            said = " ".join(line for line in list(lines)[2:] if not line.startswith("-"))
+            yield Mutant(str(module), name, occurrence, said), changed
+            occurrence += 1
+
+
+def tests_of(module: Path) -> list[Path]:
+    """Name the module's tests of the mirror tree, then those of its folder."""
+    folder = Path("tests") / module.parent.relative_to("vlcompress")
+    own = folder / f"test_{module.stem}.py"
+    return [path for path in (own, folder) if path.exists()]
+
+
+def passes(tests: Path) -> bool | None:
+    """Run tests in a child of this process, which has the heavy imports behind it; None where they take too long."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
+        import pytest
+
+        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-n", "0", str(tests)]))
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status) == 0
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def fate(module: Path) -> str:
+    """Say what becomes of the module as it stands on disk."""
+    for tests in tests_of(module):
+        result = passes(tests)
+        if not result:
+            return "timeout" if result is None else "killed"
+    return "survived"
+
+
+def run(folder: Path, sample: int, seed: int) -> list[Mutant]:
+    """Try a sample of the mutants of every module of a folder (or of one module)."""
+    modules = [folder] if folder.suffix == ".py" else sorted(folder.glob("*.py"))
+    pool = [pair for module in modules if module.name != "__init__.py" for pair in mutants(module)]
+    chosen = random.Random(seed).sample(pool, min(sample, len(pool)))
+    print(f"{folder}: {len(chosen)} of {len(pool)} mutants", flush=True)
+    *_, every = tests_of(modules[0])
+    if not passes(every):
+        raise SystemExit(f"{every} fails, or takes longer than {TIMEOUT_S} s, without any change")
+    for mutant, changed in chosen:
+        module = Path(mutant.module)
+        original = module.read_text()
+        module.write_text(changed)
+        try:
+            mutant.fate = fate(module)
+        finally:
+            module.write_text(original)
+        if mutant.fate == "survived":
+            print(f"survived: {mutant.module} {mutant.operator} {mutant.line}", flush=True)
+    return [mutant for mutant, _ in chosen]
+
+
+def main() -> None:
+    """Parse, copy the commit, run, record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--sample", type=int, default=60, help="mutants of each folder")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
+    with tempfile.TemporaryDirectory() as copy:
+        subprocess.run(f"git archive {commit} | tar -x -C '{copy}'", shell=True, check=True, cwd=ROOT)
+        os.chdir(copy)
+        sys.dont_write_bytecode = True
+        sys.path.insert(0, copy)
+        os.environ["PYTHONPATH"] = copy
+        import torch
+        import transformers  # noqa: F401  # behind every fork
+
+        torch.set_num_threads(1)
+        done = [mutant for folder in asked.folders for mutant in run(folder, asked.sample, asked.seed)]
+    killed = sum(mutant.fate != "survived" for mutant in done)
+    print(f"{killed} of {len(done)} killed ({100 * killed / max(1, len(done)):.1f} %)")
+    if asked.out:
+        survivors = [asdict(mutant) for mutant in done if mutant.fate == "survived"]
+        record = {"commit": commit, "seed": asked.seed, "tried": len(done), "killed": killed, "survivors": survivors}
+        asked.out.write_text(json.dumps(record, indent=1) + "\n")
+    shutil.rmtree(copy, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
