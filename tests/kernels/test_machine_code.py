@@ -75,7 +75,7 @@ def test_fp32_outputs_take_no_approximate_tanh() -> None:
 from tests.kernels import aot
 import torch
 for dtype in (torch.bfloat16, torch.float32):
-    build = aot.stream_tma((64, 64), 64, 4, 2, "gelu_tanh", dtype=dtype)
+    build = aot.product_tma((64, 64), 64, 4, 2, "gelu_tanh", dtype=dtype)
     print("tanh.approx" in aot.compile_for(build, 90).asm["ptx"])
 """
     assert run_python("-c", script).split() == ["True", "False"]
