@@ -72,7 +72,7 @@ def block_rows_apart(weight: BlockSparseWeight) -> RowGroups:
 
 
 def row_panels(weight: BlockSparseWeight) -> RowGroups | None:
-    """Group rows in panels of equal height, the lowest multiple of MIN_ROWS that fits the blocks; None where none does."""
+    """Group rows in panels of equal height, the lowest multiple of MIN_ROWS that fits; None where none fits."""
     height = weight.block[0]
     if weight.shape[0] % MIN_ROWS or (MIN_ROWS % height and height % MIN_ROWS):
         return None
