@@ -11,16 +11,26 @@ from vlcompress.recipe import RECIPES, Recipe, default_recipe, load_recipe, pars
 TRAINING = {"training": {"steps": 10}}
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*")), ids=lambda path: str(path.relative_to(RECIPES)))
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.toml")), ids=lambda path: str(path.relative_to(RECIPES)))
 def test_published_recipes_load_and_lie_where_they_are_looked_for(path: Path) -> None:
-    if path.is_dir():
-        assert path.name in FAMILIES
-        return
     recipe = load_recipe(path)
     assert default_recipe(recipe.model.family, recipe.data.task, recipe.model.size) == recipe
     assert path == RECIPES / recipe.model.family / f"{recipe.data.task}-{recipe.model.size}.toml"
     assert recipe.data.score not in recipe.data.train
     assert path.read_text().startswith("# ")
+
+
+def test_the_table_of_published_recipes_is_that_of_the_files() -> None:
+    table = [line for line in (RECIPES / "README.md").read_text().splitlines() if "| × " in line]
+    rows = [line.strip("| ").split(" | ") for line in table]
+    cells = {f"{path.parent.name}-{path.stem.removesuffix('-base')}" for path in RECIPES.glob("*/*-base.toml")}
+    assert {row[0] for row in rows} == cells
+    for cell, length, batch, rate, head, sparsity, *_ in rows:
+        recipe = default_recipe(*cell.split("-"), "base")
+        training = recipe.training
+        said = f"{training.steps} steps" if training.steps else f"{training.epochs:g} epochs"
+        assert (length, batch, rate) == (said, str(training.batch), f"{training.learning_rate:g}"), cell
+        assert (head, sparsity) == (f"× {training.head_rate:g}", f"{recipe.pruning.sparsity:g}"), cell
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -60,6 +70,16 @@ def test_run_names_are_pinned() -> None:
     assert parse_recipe(TRAINING).name() == "lxmert-vqa-small-82f2b47202"
 
 
+def test_where_it_runs_is_no_part_of_the_name_but_of_the_file(tmp_path: Path) -> None:
+    """The bits' part of it is in the names of trainings and runs (tests/tickets, tests/cli/test_prune.py)."""
+    recipe = parse_recipe(TRAINING)
+    there = recipe.override(runtime={"device": "cuda:1", "dtype": "bf16"})
+    assert there.name() == recipe.name()
+    assert there.document() == recipe.document()
+    there.save(tmp_path / "recipe.toml")
+    assert load_recipe(tmp_path / "recipe.toml") == there
+
+
 def test_override_with_none_keeps_and_with_a_value_changes_the_hash() -> None:
     recipe = parse_recipe(TRAINING)
     assert recipe.override(pruning={"sparsity": None}) == recipe
@@ -78,7 +98,15 @@ def test_override_with_none_keeps_and_with_a_value_changes_the_hash() -> None:
         ({"pruning": {"seeds": 3}}, "pruning.seeds is 3: a list of whole numbers is expected"),
         ({"pruning": {"rewind_step": 10}}, "rewind_step 10 is outside the training of 10 steps"),
         ({"training": {"steps": 5, "epochs": 1}}, "set exactly one above 0"),
-        ({"training": {"steps": 5, "warmup": 1.0}}, "the warm-up between 0 and 1"),
+        ({"training": {"steps": 5, "warmup": 1.0}}, r"training.warmup 1 is outside \(0, 1\)"),
+        (
+            {"training": {"steps": 5, "clip": -1}},
+            r"training.clip -1 is outside \(0, inf\): give the gradient's largest norm",
+        ),
+        ({"training": {"steps": 5, "batch": 0}}, r"training.batch 0 is outside \[1, inf\)"),
+        ({"training": {"steps": 5, "learning_rate": float("nan")}}, r"training.learning_rate nan is outside"),
+        ({"runtime": {"device": "gpu"}}, "unknown device 'gpu'"),
+        ({"runtime": {"dtype": "fp8"}}, "unknown dtype 'fp8'"),
         ({"training": {"steps": 5, "optimizer": "adam"}}, "unknown optimizer 'adam'.*did you mean 'adamw'"),
         ({"training": {"steps": 5, "adversarial": "sound"}}, "adversarial 'sound': give text, image"),
         ({"training": {"steps": True}}, "training.steps is True"),

@@ -39,7 +39,8 @@ def raw(tmp_path: Path) -> Path:
 
 @pytest.mark.evidence("format", "lxmert-vqa", "lxmert-gqa")
 @pytest.mark.parametrize(
-    ("task", "split"), [("gqa", "train"), ("gqa", "testdev"), ("vqa", "minival"), ("vqa", "train")]
+    ("task", "split"),
+    [("gqa", "train"), ("gqa", "testdev"), ("vqa", "minival"), ("vqa", "nominival"), ("vqa", "train")],
 )
 def test_lxmerts_questions_give_the_official_batch(task: str, split: str) -> None:
     expected = load_file(FIXTURES / f"data/lxmert/expected_batches/{task}_{split}.safetensors")
@@ -175,6 +176,13 @@ def test_the_usual_parts_of_validation_are_found_in_every_layout(
     assert len(said) == sum(name != other for name, other in zip(asked, opened, strict=True))
     with pytest.raises(VlcompressError, match=f"split '{min(opened)}' is trained on"):
         check_apart(data, open_task(FIXTURES / "data" / folder, "vqa", opened, allow_missing=True))
+
+
+def test_region_files_of_two_widths_are_refused(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(LXMERT, tmp_path / "data"))
+    shutil.copy(LXMERT / "mscoco_imgfeat/realdim2048_10boxes.tsv", folder / "mscoco_imgfeat/train2014_obj36.tsv")
+    with pytest.raises(VlcompressError, match="feature size 2048 where 64"):
+        open_task(folder, "vqa", ("minival", "train"))
 
 
 def test_raw_files_have_no_part_of_validation_to_train_on() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,9 @@ def test_arrays_of_numbers_come_back_where_they_are_allowed(tmp_path: Path, prot
     array = np.arange(12).reshape(3, 4).astype(dtype)
     path = written(tmp_path / "arrays.p", {"data": array, "fortran": np.asfortranarray(array)}, protocol)
     read = read_pickle(path, arrays=True)
-    np.testing.assert_array_equal(read["data"], array, strict=True)
-    np.testing.assert_array_equal(read["fortran"], array, strict=True)
+    native = array.astype(array.dtype.newbyteorder("="))  # NumPy turns foreign bytes round as it reads
+    np.testing.assert_array_equal(read["data"], native, strict=True)
+    np.testing.assert_array_equal(read["fortran"], native, strict=True)
     with pytest.raises(VlcompressError, match="is refused: it names numpy"):
         read_pickle(path)
 
@@ -118,6 +120,22 @@ def test_a_cut_file_or_a_claimed_length_is_refused(tmp_path: Path, data: bytes) 
     path.write_bytes(data)
     with pytest.raises(VlcompressError, match=r"cut.p' is not a whole pickle"):
         read_pickle(path)
+
+
+def test_a_claimed_index_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "index.p"
+    path.write_bytes(b"\x80\x02K\x01r\xff\xff\xff\xff.")
+    tracemalloc.start()
+    assert read_pickle(path) == 1
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+def test_an_array_of_another_size_than_its_bytes_is_refused(tmp_path: Path) -> None:
+    whole = pickle.dumps(np.arange(12, dtype="u1"), 2)
+    (tmp_path / "cut.p").write_bytes(whole.replace(b"K\x0c\x85", b"J\x00\x00\x00\x7f\x85"))
+    with pytest.raises(VlcompressError, match=r"cut.p' is not a whole pickle \(buffer size does not match"):
+        read_pickle(tmp_path / "cut.p", arrays=True)
 
 
 def test_a_large_file_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

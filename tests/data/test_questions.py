@@ -10,7 +10,6 @@ from vlcompress.data.examples import AnswerExample
 from vlcompress.data.questions import (
     Answers,
     Question,
-    check_answers,
     check_some_answer_known,
     read_questions,
     unlisted,
@@ -60,12 +59,6 @@ def test_cut_json_is_refused(tmp_path: Path) -> None:
 def test_targets_hold_the_scores_of_known_answers() -> None:
     question = Question(1, "a", "?", {"yes": 0.9, "maybe": 1.0})
     assert ANSWERS.targets([question]).tolist() == [[0.0, pytest.approx(0.9)]]
-
-
-def test_an_unknown_answer_is_refused_with_its_question() -> None:
-    question = Question(1, "a", "?", {"yes": 0.9, "maybe": 1.0})
-    with pytest.raises(VlcompressError, match="question 1: answer 'maybe' is not among the 2 known answers"):
-        check_answers(Path("q.json"), [question], ANSWERS)
 
 
 def test_a_file_of_which_no_answer_is_known_is_refused() -> None:

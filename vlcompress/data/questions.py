@@ -123,21 +123,6 @@ def read_questions(path: Path) -> list[Question]:
     return questions
 
 
-def check_answers(path: Path, questions: Iterable[Question], answers: Answers) -> None:
-    """Refuse questions with an answer that is not in the list (the official code passes over such answers in silence).
-
-    Raises:
-        VlcompressError: an unknown answer, with the question and the file that it is in.
-    """
-    for question in questions:
-        for answer in question.label:
-            if answer not in answers:
-                raise VlcompressError(
-                    f"'{path}', question {question.question_id}: answer '{answer}' is not among the {len(answers)} "
-                    "known answers: use the answer list made with these questions, or open the folder with strict=False"
-                )
-
-
 def check_some_answer_known(path: Path, questions: Sequence[Question], answers: Answers) -> None:
     """Refuse a file of which the answer list knows nothing: it belongs to other questions.
 

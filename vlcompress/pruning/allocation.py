@@ -26,7 +26,6 @@ class Global:
         return "global"
 
     def groups(self, sources: list[Source]) -> Groups:
-        """Return one group."""
         return [sources]
 
 
@@ -38,7 +37,6 @@ class Uniform:
         return "uniform"
 
     def groups(self, sources: list[Source]) -> Groups:
-        """Return one group a weight."""
         return [[source] for source in sources]
 
 
@@ -53,7 +51,6 @@ class Modality:
         return "modality"
 
     def groups(self, sources: list[Source]) -> Groups:
-        """Return one group for each part that is there."""
         parts: dict[str, list[Source]] = {}
         for source in sources:
             parts.setdefault(part_of(source.name), []).append(source)

@@ -49,7 +49,7 @@ class Masks(Mapping[str, Tensor]):
 
     @classmethod
     def keep_all(cls, weights: Mapping[str, Tensor]) -> "Masks":
-        """Return the mask that prunes nothing, for weights of any shape."""
+        """Make the mask that prunes nothing, for weights of any shape."""
         return cls({name: torch.ones(weight.shape, dtype=torch.bool) for name, weight in weights.items()})
 
     @property
@@ -68,11 +68,11 @@ class Masks(Mapping[str, Tensor]):
         return 1 - self.kept / self.total
 
     def layer_sparsity(self) -> dict[str, float]:
-        """Return the fraction pruned of each weight."""
+        """Measure the fraction pruned of each weight."""
         return {name: 1 - int(mask.sum()) / mask.numel() for name, mask in self.items()}
 
     def sha256(self) -> str:
-        """Return a hash of names, shapes and bits."""
+        """Hash names, shapes and bits."""
         digest = hashlib.sha256()
         for name, mask in self.items():
             digest.update(f"{name}{tuple(mask.shape)}".encode())
@@ -164,7 +164,7 @@ def _unpack(packed: Tensor, shape: list[int]) -> Tensor:
 
 
 def _kept(sources: list[Source], sparsity: float, allocation: Allocation) -> dict[str, Tensor]:
-    """Return for each source the bool [units] of what stays: in each group exactly the rounded number goes."""
+    """Mark for each source what stays, bool [units]: in each group exactly the rounded number goes."""
     kept: dict[str, Tensor] = {}
     for group in allocation.groups(sources):
         count = round(sparsity * sum(source.units for source in group))

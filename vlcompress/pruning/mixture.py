@@ -144,7 +144,7 @@ class CoupledUnits:
         return Source(self.coupling.consumer, self.coupling.units, lambda a, b: scores[a:b], lambda a, b: kept[a:b])
 
     def spread(self, kept: Tensor, masks: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Return the mask of each weight from a bool for each unit [units]."""
+        """Make the mask of each weight from a bool for each unit [units]."""
         rows = kept.repeat_interleave(self.coupling.unit_size)
         for name in self.names:
             along = rows[None, :] if name == self.coupling.consumer else rows[:, None]

@@ -138,11 +138,10 @@ class WeightPattern(Pattern):
         return dict.fromkeys(LAYER_KINDS, self)
 
     def reach_in(self, sizes: Mapping[str, int], couplings: Sequence[Coupling]) -> float:
-        """Give the share of a weight: every prunable weight is covered."""
         return self.reach
 
     def share(self, sparsity: float, sizes: Mapping[str, int], couplings: Sequence[Coupling] = ()) -> float:
-        """Give the sparsity itself; what is `SAME` as the pattern's reach is it.
+        """Take the sparsity itself: every prunable weight is covered. What is `SAME` as the pattern's reach is it.
 
         Raises:
             VlcompressError: the pattern keeps more than that.
@@ -294,13 +293,13 @@ class Block(WeightPattern):
             )
 
     def unit_scores(self, scores: Tensor) -> Tensor:
-        """Return the L2 norm of each block over the root of its size, so that blocks of all sizes compare."""
+        """Take the L2 norm of each block over the root of its size, so that blocks of all sizes compare."""
         out, width = scores.shape
         blocks = scores.reshape(out // self.rows, self.rows, width // self.cols, self.cols)
         return (blocks.float().square().sum(dim=(1, 3)) / self.unit).sqrt().reshape(-1)
 
     def unit_means(self, scores: Tensor) -> Tensor:
-        """Return the mean of each block."""
+        """Average each block."""
         out, width = scores.shape
         blocks = scores.reshape(out // self.rows, self.rows, width // self.cols, self.cols)
         return blocks.float().mean(dim=(1, 3)).reshape(-1)

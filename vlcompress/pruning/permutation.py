@@ -5,12 +5,12 @@ value's rows with the output projection's columns, and the rows of query and key
 same. Blocks, however, are cut where neighbours stand. The orders are searched on the dense trained weights; θ0 is put
 into the same order, so that mask, rewinding and trained weights agree, and the ticket is in that order for good.
 
-The search raises the mass (sum of scores) that the best blocks of a layer keep at the target sparsity, in turns:
+The search raises the saliency (sum of scores) that the best blocks of a layer keep at the target sparsity, in turns:
 with the order as it is, take the best blocks; with these blocks fixed, each unit has a gain at each place, and units go
-where they gain most, the largest gains first. It ends when the mass no longer rises. It starts from the order as it is,
-from the units sorted by mass, and from the units sorted along the direction in which their masses differ most; the best
-end counts, so the mass is never below what it was. (Channel permutations for N:M sparsity, Pool & Yu, NeurIPS 2021,
-have the same purpose; the search here is our own.)
+where they gain most, the largest gains first. It ends when the saliency no longer rises. It starts from the order as it
+is, from the units sorted by saliency, and from the units sorted along the direction in which their saliencies differ
+most; the best end counts, so the saliency is never below what it was. (Channel permutations for N:M sparsity,
+Pool & Yu, NeurIPS 2021, have the same purpose; the search here is our own.)
 
 Shapes: U units, K blocks across a unit, S places (runs of units that all blocks treat alike).
 """
@@ -66,13 +66,13 @@ class Permutation:
     columns: Mapping[str, Tensor]
 
     def apply(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors in the new order; what is not among them is passed over."""
+        """Put tensors into the new order; what is not among them is passed over."""
         rows = {name: tensors[name][order] for name, order in self.rows.items() if name in tensors}
         columns = {name: tensors[name][:, order] for name, order in self.columns.items() if name in tensors}
         return {**tensors, **rows, **columns}
 
     def sha256(self) -> str:
-        """Return a hash of names and orders."""
+        """Hash names and orders."""
         digest = hashlib.sha256()
         for name, order in sorted(self._tensors().items()):
             digest.update(name.encode() + order.numpy().tobytes())
@@ -95,7 +95,7 @@ class Permutation:
 
 
 def blocks_of(pattern: Pattern) -> dict[LayerKind, Block]:
-    """Return the block that is cut from each kind of layer; kinds without blocks are left out."""
+    """Find the block that is cut from each kind of layer; kinds without blocks are left out."""
     return {kind: part for kind, part in pattern.by_kind.items() if isinstance(part, Block)}
 
 
@@ -177,10 +177,10 @@ def find_permutation(
     rows: dict[str, Tensor] = {}
     columns: dict[str, Tensor] = {}
     for free in frees:
-        mass = {name: _mass(name, weights[name], criterion) for name in names & {*free.rows, *free.columns}}
-        if not mass:
+        saliency = {name: _saliency(name, weights[name], criterion) for name in names & {*free.rows, *free.columns}}
+        if not saliency:
             continue
-        profile = profile_of(free, blocks_of(pattern)[free.kind], mass)
+        profile = profile_of(free, blocks_of(pattern)[free.kind], saliency)
         order = search(profile, free.span, keep=1 - sparsity)
         biases = (name.removesuffix("weight") + "bias" for name in free.rows)
         rows |= dict.fromkeys((*free.rows, *biases), order)
@@ -188,8 +188,8 @@ def find_permutation(
     return Permutation(rows, columns)
 
 
-def _mass(name: str, weight: Tensor, criterion: Criterion) -> Tensor:
-    """Return what adds up to a block's score: squares for a root mean square, the scores themselves for a mean."""
+def _saliency(name: str, weight: Tensor, criterion: Criterion) -> Tensor:
+    """Compute what adds up to a block's score: squares for a root mean square, the scores themselves for a mean."""
     scores = criterion.scores(name, weight).double()
     return scores if criterion.signed else scores.square()
 
@@ -199,7 +199,7 @@ class Profile:
     """What each unit brings to the blocks across it.
 
     Attributes:
-        parts: for rows and for columns, how many neighbouring units share a block, and the mass float64 [U, K].
+        parts: for rows and for columns, how many neighbouring units share a block, and the saliency float64 [U, K].
     """
 
     parts: tuple[tuple[int, Tensor], ...]
@@ -210,11 +210,11 @@ class Profile:
         return len(self.parts[0][1]) if self.parts else 0
 
     def blocks(self, order: Tensor) -> list[Tensor]:
-        """Return the mass of every block [U / size, K] of each part."""
-        return [mass[order].view(-1, size, mass.shape[1]).sum(dim=1) for size, mass in self.parts]
+        """Sum the scores of every block [U / size, K] of each part."""
+        return [saliency[order].view(-1, size, saliency.shape[1]).sum(dim=1) for size, saliency in self.parts]
 
     def best(self, order: Tensor, keep: float) -> tuple[float, list[Tensor]]:
-        """Return the mass of the best share `keep` of the blocks, and which they are, as float64 [U / size, K]."""
+        """Pick the best share `keep` of the blocks: their sum, and which they are, as float64 [U / size, K]."""
         blocks = self.blocks(order)
         flat = torch.cat([one.flatten() for one in blocks])
         top = flat.topk(round(keep * len(flat)))
@@ -223,61 +223,62 @@ class Profile:
         return float(top.values.sum()), [one.view_as(block) for one, block in zip(chosen, blocks, strict=True)]
 
 
-def profile_of(free: Free, block: Block, mass: Mapping[str, Tensor]) -> Profile:
-    """Sum each unit's mass over the blocks across it.
+def profile_of(free: Free, block: Block, saliency: Mapping[str, Tensor]) -> Profile:
+    """Sum each unit's saliency over the blocks across it.
 
     Args:
         free: the units.
         block: how the weights are cut.
-        mass: [out, in] of those weights of `free` that are pruned.
+        saliency: [out, in] of those weights of `free` that are pruned.
     """
-    rows = [_summed(mass[name], block.cols) for name in free.rows if name in mass]
-    columns = [_summed(mass[name].T, block.rows) for name in free.columns if name in mass]
+    rows = [_summed(saliency[name], block.cols) for name in free.rows if name in saliency]
+    columns = [_summed(saliency[name].T, block.rows) for name in free.columns if name in saliency]
     sides = ((block.rows, rows), (block.cols, columns))
     return Profile(tuple((size, torch.cat(side, dim=1)) for size, side in sides if side))
 
 
-def _summed(mass: Tensor, width: int) -> Tensor:
+def _summed(saliency: Tensor, width: int) -> Tensor:
     """Add up every `width` neighbouring columns: [U, K * width] -> [U, K]."""
-    return mass.reshape(len(mass), -1, width).sum(dim=2)
+    return saliency.reshape(len(saliency), -1, width).sum(dim=2)
 
 
 def search(profile: Profile, span: int, keep: float) -> Tensor:
-    """Return the best order that the search finds, int64 [U].
+    """Search the best order, int64 [U].
 
     Args:
         profile: of the units.
         span: units move within runs of so many.
         keep: share of the blocks that is kept, in (0, 1].
     """
-    mass_UK = torch.cat([mass for _, mass in profile.parts], dim=1)
-    starts = [torch.arange(profile.units), _sorted(mass_UK.sum(dim=1), span), _sorted(_principal(mass_UK), span)]
+    saliency_UK = torch.cat([saliency for _, saliency in profile.parts], dim=1)
+    keys = (saliency_UK.sum(dim=1), _principal(saliency_UK))
+    starts = [torch.arange(profile.units), *(_sorted(key_U, span) for key_U in keys)]
     ends = [_improved(profile, start, span, keep) for start in starts]
     return max(ends, key=lambda end: end[0])[1]
 
 
 def _sorted(key_U: Tensor, span: int) -> Tensor:
-    """Return the order in which each run of `span` units has falling keys."""
+    """Sort each run of `span` units by falling keys."""
     within = key_U.view(-1, span).argsort(dim=1, descending=True, stable=True)
     return (within + span * torch.arange(len(within))[:, None]).flatten()
 
 
-def _principal(mass_UK: Tensor) -> Tensor:
-    """Return each unit's place [U] along the direction in which units differ most."""
-    left_UU: Tensor = torch.linalg.svd(mass_UK - mass_UK.mean(dim=0), full_matrices=False)[0]
+def _principal(saliency_UK: Tensor) -> Tensor:
+    """Project the units [U] on the direction in which they differ most."""
+    left_UU: Tensor = torch.linalg.svd(saliency_UK - saliency_UK.mean(dim=0), full_matrices=False)[0]
     return left_UU[:, 0]
 
 
 def _improved(profile: Profile, order: Tensor, span: int, keep: float) -> tuple[float, Tensor]:
-    """Take turns of best blocks and best places for as long as the kept mass rises."""
-    mass, chosen = profile.best(order, keep)
+    """Take turns of best blocks and best places for as long as the kept saliency rises."""
+    saliency, chosen = profile.best(order, keep)
     for _ in range(TURNS):
         better = _assigned(profile, chosen, span)
         higher, chosen = profile.best(better, keep)
-        if higher <= mass:
+        if higher <= saliency:
             break
-        mass, order = higher, better
-    return mass, order
+        saliency, order = higher, better
+    return saliency, order
 
 
 def _assigned(profile: Profile, chosen: Sequence[Tensor], span: int) -> Tensor:
@@ -285,7 +286,7 @@ def _assigned(profile: Profile, chosen: Sequence[Tensor], span: int) -> Tensor:
     room = math.gcd(span, *(size for size, _ in profile.parts))  # units at one place are alike to all blocks
     places = torch.arange(profile.units // room)
     gains_US = sum(
-        (mass @ one[places * room // size].T for (size, mass), one in zip(profile.parts, chosen, strict=True)),
+        (saliency @ one[places * room // size].T for (size, saliency), one in zip(profile.parts, chosen, strict=True)),
         torch.zeros(profile.units, len(places), dtype=torch.float64),
     )
     own = torch.arange(profile.units)[:, None] // span == (places * room // span)[None, :]

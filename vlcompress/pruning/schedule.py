@@ -62,11 +62,8 @@ class Steps:
     fractions: tuple[float, ...] = ()
 
     def __str__(self) -> str:
-        return (
-            "oneshot"
-            if not self.fractions
-            else f"levels:{','.join(f'{100 * fraction:g}' for fraction in self.fractions)}"
-        )
+        points = ",".join(f"{100 * fraction:g}" for fraction in self.fractions)
+        return f"levels:{points}" if points else "oneshot"
 
     def level(self, round_: int) -> float:
         return self.fractions[round_ - 1] if round_ <= len(self.fractions) else 1.0  # then the target decides

@@ -64,7 +64,7 @@ class Threshold:
 
 
 def ordered(signed: Tensor) -> Tensor:
-    """Return float32 numbers >= 0 in the order of float32 numbers of either sign, for a `Source`.
+    """Map float32 numbers of either sign to numbers >= 0 in the same order, for a `Source`.
 
     The bits of a number, negated for a negative one, are its place among all floats; halved, they leave room for both
     signs. So the last bit of the fraction is lost: numbers that differ in it alone tie.
@@ -97,7 +97,7 @@ def smallest(sources: Sequence[Source], count: int) -> Threshold:
 
 
 def kept_units(sources: Sequence[Source], threshold: Threshold) -> dict[str, Tensor]:
-    """Return for each weight the bool vector [units] of what the cut keeps (True = keep)."""
+    """Mark what the cut keeps of each weight, bool [units] (True = keep)."""
     ties = threshold.ties
     kept = {}
     for source in sources:
@@ -115,7 +115,7 @@ def kept_units(sources: Sequence[Source], threshold: Threshold) -> dict[str, Ten
 
 
 def _pieces(source: Source) -> Iterator[tuple[int, Tensor]]:
-    """Return a source's keys, about PIECE at a time and its groups whole, each with its first index."""
+    """Walk a source's keys, about PIECE at a time and its groups whole, each with its first index."""
     of = source.spares[1] if source.spares else 1
     size = max(1, PIECE // of) * of
     for start in range(0, source.units, size):
@@ -153,7 +153,7 @@ def _histogram(sources: Sequence[Source], digit: Callable[[Tensor], Tensor]) -> 
 
 
 def _bucket_of(counts: Tensor, rank: int) -> tuple[int, int]:
-    """Return the bucket that holds the rank-th smallest (from 1), and how many lie in the buckets before it."""
+    """Find the bucket that holds the rank-th smallest (from 1), and how many lie in the buckets before it."""
     ends = counts.cumsum(0)
     bucket = int(torch.searchsorted(ends, rank))
     return bucket, int(ends[bucket] - counts[bucket])

@@ -9,12 +9,11 @@ import numpy as np
 
 from vlcompress.artefacts import identity
 from vlcompress.data.answer_text import normalised
-from vlcompress.data.examples import AnswerExample, TaskData, text_of
+from vlcompress.data.examples import TaskData, text_of
 from vlcompress.data.opening import STAND_INS, open_task
-from vlcompress.data.pictures import FilePictures
+from vlcompress.data.pretraining import open_pretraining
 from vlcompress.data.questions import Answers, unlisted
 from vlcompress.data.tokenizer import WordPiece
-from vlcompress.data.vqa_folder import open_pretraining
 from vlcompress.data.vqa_v2 import soft_label
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Family
@@ -59,7 +58,7 @@ def open_data(
 
 def _opened(folder: Path, task: str, splits: Sequence[str], width: int | None) -> TaskData[Any]:
     if task == PRETRAINING and all((folder / "lxmert" / f"{split}.json").is_file() for split in splits):
-        return _sentences(folder, splits, width)
+        return open_pretraining(folder, splits, feature_dim=width)
     return open_task(folder, data_of(task), splits, feature_dim=width)
 
 
@@ -116,17 +115,6 @@ def tell_unlisted(data: TaskData[Any], say: Callable[[str], None]) -> None:
             f"warning: {data.task} {', '.join(data.splits)}: {count} of {total} questions ({count / total:.0%}) have "
             f"no answer among the {len(data.labels)} listed, so that no answer to them is right"
         )
-
-
-def _sentences(folder: Path, splits: Sequence[str], feature_dim: int | None) -> TaskData[Any]:
-    """Open LXMERT's pre-training files; a sentence that is a question comes with its answers."""
-    opened = open_pretraining(folder, splits, feature_dim=feature_dim)
-    examples = tuple(
-        AnswerExample(number, one.img_id, one.sentence, one.label or {}) for number, one in enumerate(opened.examples)
-    )
-    pictures = FilePictures((), opened.region_files.files)
-    vocabulary = WordPiece.load(folder) if (folder / "vocab.txt").is_file() else None
-    return TaskData(PRETRAINING, tuple(splits), examples, pictures, opened.answers.labels, vocabulary, opened.identity)
 
 
 def tell_stand_ins(data: TaskData[Any], asked: Sequence[str], say: Callable[[str], None]) -> None:

@@ -46,8 +46,8 @@ into that order: `permutation.safetensors` says for each row or column where it 
 
 
 def _computed(compute: Compute) -> str:
-    said = compute.identity()
-    return f", trained on {said['device']} in {said['dtype']}" if said else ""
+    computed = compute.identity()
+    return f", trained on {computed['device']} in {computed['dtype']}" if computed else ""
 
 
 def _row(cell: Cell) -> str:

@@ -1,4 +1,4 @@
-"""What cannot work is refused, and what has no effect told, before anything is trained."""
+"""Refuse what cannot work, and warn of what has no effect, before anything is trained."""
 
 from vlcompress.errors import VlcompressError
 from vlcompress.models.checkpoints import on_hub
@@ -12,7 +12,7 @@ from vlcompress.tickets.spec import Trial
 
 
 def check_run(experiment: Experiment) -> None:
-    """Refuse what cannot work before hours are spent on it, and say what has no effect.
+    """Refuse what cannot work before hours are spent on it, and warn of what has no effect.
 
     Raises:
         VlcompressError: names that are unknown; a pattern that does not divide a weight, or does not reach the
@@ -67,18 +67,18 @@ def _check_starts(experiment: Experiment) -> None:
 
 
 def _without_effect(experiment: Experiment) -> list[str]:
-    pruning, said = experiment.recipe.pruning, []
+    pruning, warnings = experiment.recipe.pruning, []
     pattern = pruning.pattern
     if pruning.growth and pattern == Unstructured():
-        said.append(f"pruning.growth '{pruning.growth}' has no effect with pattern '{pattern}': it has no blocks")
+        warnings.append(f"pruning.growth '{pruning.growth}' has no effect with pattern '{pattern}': it has no blocks")
     if pruning.permutation and not pruning.permutation.free(pattern, experiment.couplings):
-        said.append(
+        warnings.append(
             f"pruning.permutation '{pruning.permutation}' has no effect with pattern '{pattern}': it cuts no blocks "
             "from what could be reordered"
         )
     if pruning.allocation == Modality() and len({part_of(name) for name in experiment.prunable.names}) == 1:
-        said.append(f"pruning.allocation 'modality' has no effect on {experiment.family.name}: it has one part")
-    return said
+        warnings.append(f"pruning.allocation 'modality' has no effect on {experiment.family.name}: it has one part")
+    return warnings
 
 
 def _short_of(experiment: Experiment, last: float) -> list[str]:

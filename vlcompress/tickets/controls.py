@@ -19,7 +19,7 @@ from vlcompress.pruning.mask import Masks
 
 
 def shuffled(tensors: Mapping[str, Tensor], names: Iterable[str], seed: int) -> dict[str, Tensor]:
-    """Return the tensors with the entries of each named one permuted within itself, by chance from `seed`."""
+    """Shuffle the entries of each named tensor within itself, at random from `seed`; the others stay."""
     return dict(tensors) | {name: _permuted(tensors[name], f"{seed}:{name}") for name in names}
 
 

@@ -119,12 +119,12 @@ class Experiment:
     @cached_property
     def hyper(self) -> Hyperparameters:
         """Steps and rates of every training; epochs are turned into steps of the training splits."""
-        said = dataclasses.asdict(self.recipe.training)
-        epochs = said.pop("epochs")
+        fields = dataclasses.asdict(self.recipe.training)
+        epochs = fields.pop("epochs")
         for name in ("distill", "adversarial"):  # what the objective is, see `objective_of`
-            said.pop(name)
-        steps = said.pop("steps") or round(epochs * max(1, len(self.train_task) // said["batch"]))
-        return Hyperparameters(steps=steps, **said)
+            fields.pop(name)
+        steps = fields.pop("steps") or round(epochs * max(1, len(self.train_task) // fields["batch"]))
+        return Hyperparameters(steps=steps, **fields)
 
     @property
     def language_model(self) -> str:
@@ -155,7 +155,7 @@ class Experiment:
         return TrainingStore(self.home / "trainings")
 
     def keep_all(self) -> Masks:
-        """Return the mask that prunes nothing."""
+        """Make the mask that prunes nothing."""
         return Masks.keep_all({name: self.theta0[name] for name in self.prunable.names})
 
     def spec(self, trial: Trial) -> TrainingSpec:
@@ -248,7 +248,7 @@ def _load_start(experiment: Experiment, model: nn.Module, start: Start, seed: in
 
 
 def objective_of(experiment: Experiment, trial: Trial) -> Objective:
-    """Return the task, the task under perturbation, or the task with the dense model as a teacher.
+    """Choose what is learned: the task, the task under perturbation, or the task with the dense model as a teacher.
 
     Raises:
         VlcompressError: adversarial training or distillation of a family or a task that it is not defined for.
@@ -263,7 +263,7 @@ def objective_of(experiment: Experiment, trial: Trial) -> Objective:
 
 
 def teachable(experiment: Experiment) -> LogitTask:
-    """Return the task as one that a dense model can teach.
+    """Check that a dense model can teach the task.
 
     Raises:
         VlcompressError: it has no logits to compare.
@@ -296,7 +296,7 @@ def search_permutation(
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Return a hash over names, shapes and bits."""
+    """Hash names, shapes and bits."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())

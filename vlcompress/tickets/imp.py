@@ -38,7 +38,7 @@ class Cell:
     verdict: Verdict | None = None
 
     def document(self) -> dict[str, Any]:
-        """Return the cell as plain JSON."""
+        """Write the cell as plain JSON."""
         return {
             "arm": self.arm,
             "round": self.round,
@@ -76,7 +76,7 @@ def judged(columns: Sequence[Sequence["Row"]], blind: float | None = None) -> li
 
 
 def ticket_of(cells: Sequence[Cell]) -> Cell:
-    """Return the cell of the ticket: the last round."""
+    """Pick the ticket: its last round."""
     return [cell for cell in cells if cell.arm == "ticket"][-1]
 
 

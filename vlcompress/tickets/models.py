@@ -65,12 +65,12 @@ def split_to_predict(run: Run, ticket: Ticket, split: str) -> Task:
 
 
 def vocabulary_of(ticket: Ticket) -> WordPiece:
-    """Return the vocabulary that the ticket was trained with."""
+    """Read the vocabulary that the ticket was trained with."""
     return WordPiece.parse(ticket.vocabulary)
 
 
 def samples(task: Task, batch: int, count: int = 1) -> list[dict[str, Tensor]]:
-    """Return the inputs of `count` batches of real examples, in the order of the split, repeated if it is short."""
+    """Take the inputs of `count` batches of real examples, in the order of the split, repeated if it is short."""
     rng = torch.Generator()
     total = len(task)
     rows = [[(start * batch + offset) % total for offset in range(batch)] for start in range(count)]

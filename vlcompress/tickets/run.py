@@ -67,7 +67,7 @@ class Run:
         return read_json(self.folder / DOCUMENT)
 
     def training(self, arm: str, round_: int = 0) -> Path:
-        """Return the folder of the first seed's training of an arm ("dense", "ticket", ...) and round.
+        """Find the folder of the first seed's training of an arm ("dense", "ticket", ...) and round.
 
         Raises:
             VlcompressError: no such cell, or its training is no longer on the disk.
@@ -81,7 +81,7 @@ class Run:
         return folder
 
     def recipe(self) -> Recipe:
-        """Return the recipe that made it."""
+        """Read the recipe that made it."""
         return parse_recipe(self.document()["recipe"])
 
 
@@ -115,7 +115,7 @@ def find_ticket(
 
 
 def _run_on(experiment: Experiment, run: Run, say: Say) -> Run:
-    """Return the finished run if it read what the recipe's paths hold now, else the run of the same recipe on that.
+    """Keep to the finished run if it read what the recipe's paths hold now, else to the run of the same recipe on that.
 
     A recipe names data, checkpoint and vocabulary by paths, under which other things may lie by now, or in another
     project.
@@ -150,8 +150,8 @@ def _read_by(experiment: Experiment) -> dict[str, Any]:
 
 def run_name(recipe: Recipe, compute: Compute) -> str:
     """Name a run's folder: by its recipe, and by where it is computed unless that is the default."""
-    said = compute.identity()
-    return recipe.name() + (f"-{identity(said)[:6]}" if said else "")
+    computed = compute.identity()
+    return recipe.name() + (f"-{identity(computed)[:6]}" if computed else "")
 
 
 def rehearse(recipe: Recipe, home: Path, *, compute: Compute, say: Say = print) -> None:
@@ -291,7 +291,7 @@ def _vocabulary(recipe: Recipe, folder: Path, *, reads_text: bool) -> WordPiece:
 
 
 def checkpoint_of(recipe: Recipe, family: Family) -> str | None:
-    """Return what the family is to load θ0 from; None for random weights.
+    """Resolve what the family is to load θ0 from; None for random weights.
 
     Raises:
         VlcompressError: no built-in weights of this family and size.
@@ -311,7 +311,7 @@ def checkpoint_of(recipe: Recipe, family: Family) -> str | None:
 
 
 def newest_run(home: Path) -> Run:
-    """Return the run that finished last.
+    """Find the run that finished last.
 
     Raises:
         VlcompressError: there is none.

@@ -78,7 +78,7 @@ class Verdict:
         return next(level for level in self.levels if level.name == name)
 
     def document(self) -> dict[str, Any]:
-        """Return the verdict as plain JSON."""
+        """Write the verdict as plain JSON."""
         facts = {key: value for key, value in vars(self).items() if key != "levels"}
         return {**facts, "levels": {level.name: vars(level) for level in self.levels}}
 
@@ -124,17 +124,12 @@ def judge(dense: Sequence[Tensor], ticket: Sequence[Tensor], *, blind: float | N
     Raises:
         VlcompressError: no seed, different shapes, or a dense model that scores nothing.
     """
-    dense_SN, ticket_SN = _stack(dense), _stack(ticket)
-    if dense_SN.shape != ticket_SN.shape:
-        raise VlcompressError(
-            f"ticket scores {tuple(ticket_SN.shape)} and dense scores {tuple(dense_SN.shape)} do not pair: "
-            "score both on the same split with the same seeds"
-        )
-    if not dense_SN.mean() > 0:
-        raise VlcompressError("the dense model scores 0: train it longer before judging a ticket against it")
+    dense_SN, ticket_SN = _paired(dense, ticket)
     resampled_dense_B, resampled_ticket_B = _resample(dense_SN, ticket_SN)
     dense_mean, ticket_mean = float(dense_SN.mean()), float(ticket_SN.mean())
-    spread = _sd(dense_SN) if len(dense_SN) > 1 else float(resampled_dense_B.std())
+    seeds, examples = dense_SN.shape
+    sd = _sd(dense_SN)
+    spread = float(resampled_dense_B.std()) if sd is None else sd
     thresholds = {
         "strict": (dense_mean, resampled_dense_B),
         "matching": (dense_mean - spread, resampled_dense_B - spread),
@@ -144,20 +139,22 @@ def judge(dense: Sequence[Tensor], ticket: Sequence[Tensor], *, blind: float | N
         _level(name, ticket_mean, threshold, resampled_ticket_B - resampled_B)
         for name, (threshold, resampled_B) in thresholds.items()
     )
-    seeds, examples = dense_SN.shape
     if not learned(dense_mean, examples, blind):
         levels = tuple(dataclasses.replace(level, outcome="no verdict") for level in levels)
-    several = seeds > 1
-    return Verdict(
-        seeds=seeds,
-        examples=examples,
-        dense=dense_mean,
-        ticket=ticket_mean,
-        dense_sd=_sd(dense_SN) if several else None,
-        ticket_sd=_sd(ticket_SN) if several else None,
-        levels=levels,
-        blind=blind,
-    )
+    return Verdict(seeds, examples, dense_mean, ticket_mean, sd, _sd(ticket_SN), levels, blind)
+
+
+def _paired(dense: Sequence[Tensor], ticket: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Stack the scores of both, float64 [seeds, examples], and refuse what cannot be compared."""
+    dense_SN, ticket_SN = _stack(dense), _stack(ticket)
+    if dense_SN.shape != ticket_SN.shape:
+        raise VlcompressError(
+            f"ticket scores {tuple(ticket_SN.shape)} and dense scores {tuple(dense_SN.shape)} do not pair: "
+            "score both on the same split with the same seeds"
+        )
+    if not dense_SN.mean() > 0:
+        raise VlcompressError("the dense model scores 0: train it longer before judging a ticket against it")
+    return dense_SN, ticket_SN
 
 
 def _level(name: str, ticket: float, threshold: float, margins_B: Tensor) -> Level:
@@ -169,7 +166,7 @@ def _level(name: str, ticket: float, threshold: float, margins_B: Tensor) -> Lev
 
 
 def _resample(dense_SN: Tensor, ticket_SN: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean scores of RESAMPLES paired bootstrap samples, drawn over examples and over seeds."""
+    """Draw RESAMPLES paired bootstrap samples over examples and over seeds, and average each."""
     rng = torch.Generator().manual_seed(0)
     seeds, examples = dense_SN.shape
     means = torch.empty(2, RESAMPLES, dtype=torch.float64)
@@ -187,6 +184,6 @@ def _stack(scores: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(scores)).double()
 
 
-def _sd(scores_SN: Tensor) -> float:
-    """Standard deviation over seeds of the mean score."""
-    return float(scores_SN.mean(dim=1).std())
+def _sd(scores_SN: Tensor) -> float | None:
+    """Standard deviation over seeds of the mean score; None of a single seed."""
+    return float(scores_SN.mean(dim=1).std()) if len(scores_SN) > 1 else None

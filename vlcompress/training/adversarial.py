@@ -5,7 +5,7 @@ moves by `rate` along the gradient of that pass's loss, normalised for each row 
 task's plus `DIVERGENCE` x the symmetric Kullback-Leibler divergence from the unperturbed prediction, through which
 gradients flow too; the step's loss is the mean over passes. "text" moves the word embeddings (before positions and
 LayerNorm), "image" the raw region features; with both, each has passes of its own. There is no projection, as
-officially.
+in the reference code.
 
 The official code calls backward after every pass; here the passes' losses are summed first, which gives the same
 gradients and holds the activations of all passes.
@@ -112,7 +112,7 @@ class Adversarial:
         return self._task.batch(indices, rng)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the mean loss over all passes, a scalar."""
+        """Average the losses of all passes: a scalar."""
         clean = self._family.logits(model, batch.inputs)
         losses = [self._passes(model, batch, clean, modality) for modality in self._perturbation.modalities]
         return torch.stack(losses).mean()
@@ -145,7 +145,7 @@ class Attackable(LogitTask, Protocol):
 def attacked_score(
     model: nn.Module, family: Family, task: Attackable, perturbation: Perturbation, *, batch: int = 256
 ) -> float:
-    """Return a task's score, in [0, 1], with every example perturbed against its right answer.
+    """Score a task, in [0, 1], with every example perturbed against its right answer.
 
     The perturbation is that of the last pass of a training step: `PASSES` - 1 steps up the task's loss from 0, of all
     modalities at once, without dropout.
@@ -175,7 +175,7 @@ def _attacked_logits(
 
 
 def no_shift(model: nn.Module, family: Family, inputs: Mapping[str, Tensor], modality: str) -> Tensor:
-    """Return a δ of zeros: [B, T, H] for "text", [B, R, F] for "image"."""
+    """Make a δ of zeros: [B, T, H] for "text", [B, R, F] for "image"."""
     if modality == "image":
         return torch.zeros_like(inputs[family.perturbed[modality]])
     table_VH = _word_embeddings(model, family).weight
@@ -191,7 +191,7 @@ def stepped(delta: Tensor, gradient: Tensor, rate: float) -> Tensor:
 def shifted_logits(
     model: nn.Module, family: Family, inputs: Mapping[str, Tensor], deltas: Mapping[str, Tensor]
 ) -> Tensor:
-    """Return the head's scores with δ added to the word embeddings ("text") and to the region features ("image")."""
+    """Run the model with δ added to the word embeddings ("text") and to the region features ("image"): its logits."""
     shifted = dict(inputs)
     if "image" in deltas:
         image = family.perturbed["image"]
@@ -213,7 +213,7 @@ def _words_shifted(words: nn.Module, delta: Tensor | None) -> Iterator[None]:
 
 
 def symmetric_divergence(kind: HeadKind, logits: Tensor, clean: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-    """Return KL(p || q) + KL(q || p) of the softmax over what is chosen from, a scalar reduced as officially.
+    """Compute KL(p || q) + KL(q || p) of the softmax over what is chosen from: a scalar, reduced as VILLA does.
 
     Summed over K and averaged over rows; averaged over K too for VCR's choices. RefCOCO, which the official code has
     no such training for, sums over rows as its task loss does.

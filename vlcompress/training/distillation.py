@@ -43,37 +43,37 @@ class Distilled:
         return self._task.batch(indices, rng)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the task's loss with the teacher's added."""
+        """Add the teacher's loss to the task's."""
         with torch.no_grad(), head_inputs(self._teacher, self._family.backbone_prefix) as wanted:
-            said = self._family.logits(self._teacher, batch.inputs)
+            teacher = self._family.logits(self._teacher, batch.inputs)
         with head_inputs(model, self._family.backbone_prefix) as read:
             logits = self._family.logits(model, batch.inputs)
-        taught = logits_loss(self._task.head.kind, logits, said, batch.targets)
+        taught = logits_loss(self._task.head.kind, logits, teacher, batch.targets)
         if wanted:  # a head without a linear layer of its own gives none
             taught = taught + mse_loss(read[0], wanted[0])
         return self._task.loss_of(logits, batch.targets) + self._weight * taught
 
 
-def logits_loss(kind: HeadKind, logits: Tensor, said: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-    """Return the distance of `logits` to what the dense model `said`, a scalar reduced as the task's loss is.
+def logits_loss(kind: HeadKind, logits: Tensor, teacher: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+    """Compute the distance of `logits` to the dense model's, a scalar reduced as the task's loss is.
 
     Args:
         kind: of the head, see `HeadKind`.
         logits: as `Family.logits` gives them.
-        said: the dense model's, in the same shape.
+        teacher: the dense model's, in the same shape.
         targets: of the batch; their rows say what belongs together where logits are flat ("match").
     """
     rows = len(next(iter(targets.values())))
-    logits_BK, said_BK = logits.reshape(rows, -1), said.reshape(rows, -1)
+    logits_BK, teacher_BK = logits.reshape(rows, -1), teacher.reshape(rows, -1)
     if kind == "answers":
-        return binary_cross_entropy_with_logits(logits_BK, said_BK.sigmoid()) * said_BK.shape[1]
+        return binary_cross_entropy_with_logits(logits_BK, teacher_BK.sigmoid()) * teacher_BK.shape[1]
     reduction = "sum" if kind == "region" else "batchmean"
-    return kl_div(logits_BK.log_softmax(dim=1), said_BK.log_softmax(dim=1), reduction=reduction, log_target=True)
+    return kl_div(logits_BK.log_softmax(dim=1), teacher_BK.log_softmax(dim=1), reduction=reduction, log_target=True)
 
 
 @contextmanager
 def head_inputs(model: nn.Module, backbone_prefix: str) -> Iterator[list[Tensor]]:
-    """Give a list that fills, while the model runs in the block, with what the head's linear layers read, in order."""
+    """Yield a list that fills, while the model runs in the block, with what the head's linear layers read, in order."""
     read: list[Tensor] = []
     layers = [
         module

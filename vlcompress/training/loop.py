@@ -65,7 +65,7 @@ class Sampler:
     seed: int
 
     def indices(self, step: int) -> list[int]:
-        """Return the examples of step `step` (from 0)."""
+        """Pick the examples of step `step` (from 0)."""
         per_epoch = max(1, self.examples // self.batch)
         epoch, position = divmod(step, per_epoch)
         order = _permutation(self.examples, self.seed, epoch)
@@ -165,13 +165,13 @@ def train(
 
 
 def _bits(mask: Tensor, weight: Tensor) -> Tensor:
-    """Return all ones where `mask` keeps and all zeros where it prunes, as integers of the weight's width."""
+    """Make all ones where `mask` keeps and all zeros where it prunes, as integers of the weight's width."""
     kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()]
     return -mask.to(weight.device, kind)
 
 
 def _optimizer(model: nn.Module, hyper: Hyperparameters, backbone_prefix: str) -> torch.optim.Optimizer:
-    """Return the optimizer, with a group for each peak rate (backbone, head) and decay (matrices, all else)."""
+    """Make the optimizer, with a group for each peak rate (backbone, head) and decay (matrices, all else)."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         peak = hyper.learning_rate * (1.0 if name.startswith(backbone_prefix) else hyper.head_rate)
@@ -273,7 +273,7 @@ def _permutation(examples: int, seed: int, epoch: int) -> Tensor:
 
 
 def _mix(seed: int, purpose: str, step: int) -> int:
-    """Return a 63-bit seed for one purpose at one step."""
+    """Derive a 63-bit seed for one purpose at one step."""
     digest = hashlib.blake2b(f"{seed}:{purpose}:{step}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 

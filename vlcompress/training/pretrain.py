@@ -2,26 +2,25 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 import vlcompress
 from vlcompress.artefacts import distinguishing, identity, save_tensors, seal, unseal, write_file, writing
-from vlcompress.data.examples import CaptionExample, Pictures, TaskData
+from vlcompress.data.examples import TaskData
 from vlcompress.data.opening import open_task
-from vlcompress.data.regions import Regions
-from vlcompress.data.tokenizer import WordPiece
-from vlcompress.data.vqa_folder import PretrainingFolder, open_pretraining
+from vlcompress.data.pretraining import open_pretraining
+from vlcompress.data.tokenizer import MAX_LENGTH, WordPiece
 from vlcompress.devices import CPU, Compute, computed_on
 from vlcompress.models.base import Family, Head, pretraining_of
 from vlcompress.models.objective import Objective
+from vlcompress.tasks.preprocessing import Preprocessor
+from vlcompress.tasks.pretraining_task import sentences
 from vlcompress.training.checkpoint import distinct
 from vlcompress.training.loop import Hyperparameters, Progress, train
 
@@ -46,53 +45,8 @@ class PretrainingRecipe:
     seed: int = 0
 
     def document(self) -> dict[str, Any]:
-        """Return the recipe as plain JSON."""
+        """Write the recipe as plain JSON."""
         return {"size": self.size, "hyper": distinguishing(self.hyper), "seed": self.seed, **self.settings}
-
-
-@dataclass(frozen=True)
-class SentenceOfImage:
-    """One example as the objective wants it."""
-
-    img_id: str
-    tokens: NDArray[np.int64]
-    answer: int
-    regions: Regions
-
-
-class Sentences(Sequence[SentenceOfImage]):
-    """The sentences of a folder, tokenised; regions are kept once read."""
-
-    def __init__(self, folder: PretrainingFolder, vocabulary: WordPiece) -> None:
-        sentences = [example.sentence for example in folder.examples]
-        vocabulary.check_covers(sentences)
-        self._folder = folder
-        self._tokens_NT = vocabulary.encode(sentences)
-        self._answers = [_best_answer(example.label, folder.answers.index) for example in folder.examples]
-        self._regions: dict[str, Regions] = {}
-
-    def __len__(self) -> int:
-        return len(self._folder.examples)
-
-    def __getitem__(self, index: Any) -> Any:
-        img_id = self._folder.examples[index].img_id
-        if img_id not in self._regions:
-            self._regions[img_id] = self._folder.regions(img_id)
-        return SentenceOfImage(img_id, self._tokens_NT[index], self._answers[index], self._regions[img_id])
-
-
-@dataclass(frozen=True)
-class CaptionedPicture:
-    """One example as the objective of a family that reads pixels wants it; the picture is read when it is asked for."""
-
-    img_id: str
-    tokens: NDArray[np.int64]
-    pictures: Pictures
-
-    @property
-    def pixels(self) -> NDArray[np.uint8]:
-        """The picture in the model's size, uint8 [height, width, 3]."""
-        return self.pictures.pixels(self.img_id)
 
 
 @dataclass
@@ -118,7 +72,7 @@ class Pretraining:
         self.splits = self.splits or ("train" if self.family.reads == "pixels" else "pretrain",)
 
     @cached_property
-    def data(self) -> PretrainingFolder | TaskData[CaptionExample]:
+    def data(self) -> TaskData[Any]:
         """The opened splits."""
         if self.family.reads == "pixels":
             return open_task(self.folder, "retrieval", self.splits, feature_dim=0)
@@ -132,30 +86,20 @@ class Pretraining:
     @property
     def head(self) -> Head:
         """The head with every objective; the answers are those of the folder where it has questions."""
-        return Head("pretraining", () if isinstance(self.data, TaskData) else self.data.answers.labels)
+        return Head("pretraining", self.data.labels)
 
     @cached_property
     def objective(self) -> Objective:
         """The family's objective over the splits."""
-        examples = (
-            self._captioned(self.data) if isinstance(self.data, TaskData) else Sentences(self.data, self.vocabulary)
-        )
-        return pretraining_of(self.family).objective(examples, self.vocabulary, **self.recipe.settings)
-
-    def _captioned(self, data: TaskData[CaptionExample]) -> list[CaptionedPicture]:
-        sentences = [example.text for example in data.examples]
-        self.vocabulary.check_covers(sentences)
-        tokens_NT = self.vocabulary.encode(sentences, self.config["max_position_embeddings"])
-        pictures = self.family.pictures(self.config, data.pictures)
-        return [
-            CaptionedPicture(example.image, tokens_T, pictures)
-            for example, tokens_T in zip(data.examples, tokens_NT, strict=True)
-        ]
+        most = self.config["max_position_embeddings"] if self.family.reads == "pixels" else MAX_LENGTH
+        pictures = self.family.pictures(self.config, self.data.pictures)
+        read = sentences(self.data, Preprocessor(self.family, self.vocabulary, pictures, most))
+        return pretraining_of(self.family).objective(read, self.vocabulary, **self.recipe.settings)
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The model's configuration, sized to the data."""
-        width = 0 if isinstance(self.data, TaskData) else self.data.feature_dim
+        width = self.data.pictures.feature_dim
         config = self.family.config(self.recipe.size, vocab_size=self.vocabulary.vocab_size, feature_dim=width)
         classes = {"num_object_labels": "objects_vocab.txt", "num_attr_labels": "attributes_vocab.txt"}
         counts = {key: _lines(self.folder / name) for key, name in classes.items()}
@@ -244,17 +188,11 @@ class _Log:
             self.progress(step, loss)
 
     def entries(self) -> list[dict[str, float]]:
-        """Return what was logged, a step that was done twice once."""
+        """Read what was logged; of a step that was done twice, the later."""
         if not self.path.is_file():
             return []
         lines = (json.loads(line) for line in self.path.read_text().splitlines())
         return list({entry["step"]: entry for entry in lines}.values())
-
-
-def _best_answer(label: Any, index: dict[str, int]) -> int:
-    """Return the row of the best-scored known answer, -1 where there is none."""
-    known = {answer: score for answer, score in (label or {}).items() if answer in index}
-    return index[max(known, key=lambda answer: known[answer])] if known else -1
 
 
 def _lines(path: Path) -> int:

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from vlcompress.artefacts import unseal
-from vlcompress.data.questions import read_questions
+from vlcompress.data.opening import open_task
+from vlcompress.data.pretraining import open_pretraining
+from vlcompress.data.questions import Answers, read_questions
 from vlcompress.data.scenes.baselines import report
 from vlcompress.data.scenes.boxes import BOXES
 from vlcompress.data.scenes.encoder import FEATURE_DIM, encode
 from vlcompress.data.scenes.questions import ANSWERS
 from vlcompress.data.scenes.render import decode
-from vlcompress.data.scenes.write import ensure_scenes, make_scenes
-from vlcompress.data.vqa_folder import open_pretraining, open_vqa
+from vlcompress.data.scenes.write import make_scenes
 from vlcompress.data.vqa_v2 import read_vqa_v2, to_lxmert
 from vlcompress.errors import VlcompressError
 
@@ -25,35 +26,36 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_reader_of_official_folders_opens_it(tiny: Path) -> None:
-    data = open_vqa(tiny, ("train", "minival"))
-    assert len(data.questions) == 60 * 4
-    assert data.answers.labels == ANSWERS
-    assert data.feature_dim == FEATURE_DIM
-    assert data.regions(data.questions[0].img_id).features.shape == (BOXES, FEATURE_DIM)
-    assert data.vocabulary.unknown_rate([question.sentence for question in data.questions]) == 0
+    data = open_task(tiny, "vqa", ("train", "minival"))
+    assert len(data.examples) == 60 * 4
+    assert data.labels == ANSWERS
+    assert data.pictures.feature_dim == FEATURE_DIM
+    assert data.pictures.regions(data.examples[0].image).features.shape == (BOXES, FEATURE_DIM)
+    assert data.vocabulary is not None
+    assert data.vocabulary.unknown_rate([question.text for question in data.examples]) == 0
 
 
 def test_pretraining_has_pictures_of_its_own(tiny: Path) -> None:
     data = open_pretraining(tiny)
-    other = {question.img_id for question in open_vqa(tiny, ("train", "minival")).questions}
-    assert {example.source for example in data.examples} == {"mscoco", "vqa"}
+    other = {question.image for question in open_task(tiny, "vqa", ("train", "minival")).examples}
+    assert {example.kind for example in data.examples} == {"mscoco", "vqa"}
     assert len(data.examples) == 10 * 8
-    assert not {example.img_id for example in data.examples} & other
-    assert data.answers.labels == ANSWERS
+    assert not {example.image for example in data.examples} & other
+    assert data.labels == ANSWERS
 
 
 def test_soft_scores_are_those_of_the_raw_annotations(tiny: Path) -> None:
     raw = tiny / "vqa_v2"
     questions = raw / "v2_OpenEnded_mscoco_val2014_questions.json"
     annotated = read_vqa_v2(questions, raw / "v2_mscoco_val2014_annotations.json")
-    data = open_vqa(tiny, ("minival",))
-    assert to_lxmert(annotated, data.answers, "scenes_val2014_{:012d}") == list(data.questions)
-    assert any(len(question.label) > 1 for question in data.questions)  # annotators disagree
+    written = read_questions(tiny / "vqa/minival.json")
+    assert to_lxmert(annotated, Answers.read(tiny / "vqa"), "scenes_val2014_{:012d}") == written
+    assert any(len(question.label) > 1 for question in written)  # annotators disagree
     assert all(len(question.answers) == 10 for question in annotated)
 
 
 def test_features_are_those_of_the_pictures_on_disk(tiny: Path) -> None:
-    regions = open_vqa(tiny, ("train",)).regions("scenes_train2014_000000000007")
+    regions = open_task(tiny, "vqa", ["train"]).pictures.regions("scenes_train2014_000000000007")
     with ZipFile(tiny / "images/train2014.zip") as archive:
         picture = decode(archive.read("train2014/scenes_train2014_000000000007.jpg"))
     assert (picture.width, picture.height) == (regions.width, regions.height)
@@ -101,14 +103,6 @@ def test_the_question_only_baseline_learns_what_words_give_away(tiny: Path, tmp_
     assert scores["question_only"]["overall"] > 95
 
 
-def test_a_made_data_set_is_found_again(tmp_path: Path) -> None:
-    first = ensure_scenes(tmp_path, size="tiny", images=False)
-    made = (first / "scenes.json").stat().st_mtime_ns
-    assert ensure_scenes(tmp_path, size="tiny", images=False) == first
-    assert (first / "scenes.json").stat().st_mtime_ns == made
-    assert ensure_scenes(tmp_path, size="tiny", images=False, seed=2) != first
-
-
 def test_an_unknown_size_is_refused_and_nothing_written(tmp_path: Path) -> None:
     with pytest.raises(VlcompressError, match=r"unknown size of the built-in data 'tinny'.* did you mean 'tiny'"):
         make_scenes(tmp_path / "data", size="tinny")
@@ -121,7 +115,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(folder: Path) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr("vlcompress.data.scenes.write.report", fail)
+    monkeypatch.setattr("vlcompress.data.scenes.baselines.report", fail)
     with pytest.raises(RuntimeError):
         make_scenes(tmp_path / "data", size="tiny", processes=1)
     assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ at the top of the task's file in `vlcompress.data.scenes.tasks`.
 from collections.abc import Callable
 from pathlib import Path
 
-from vlcompress.artefacts import Json, dumps, file_sha256, write_file, writing
+from vlcompress.artefacts import Json, dumps, seal, write_file, writing
 from vlcompress.data.scenes.tasks import classification, gqa, nlvr2, refcoco, retrieval, snli_ve, vcr
 from vlcompress.data.scenes.tasks.folder import Folder, Size
 from vlcompress.data.scenes.vocabulary import tokens
@@ -59,15 +59,5 @@ def make_benchmark(
         report = TASKS[task](Folder(root, SIZES[size], seed, processes))
         (root / "vocab.txt").write_text("\n".join(tokens()) + "\n", encoding="utf-8")
         write_file(root / "data_report.json", dumps(report))
-        recipe = {"task": task, "size": size, "seed": seed, "version": VERSION}
-        write_file(root / "scenes.json", dumps(_document(root, recipe)))
+        seal(root, "scenes.json", {"recipe": {"task": task, "size": size, "seed": seed, "version": VERSION}})
     return target
-
-
-def _document(root: Path, recipe: Json) -> Json:
-    files = {
-        str(path.relative_to(root)): {"sha256": file_sha256(path), "bytes": path.stat().st_size}
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
-    return {"recipe": recipe, "files": files}

@@ -9,16 +9,14 @@ FOLDER/vocab.txt, objects_vocab.txt, attributes_vocab.txt  words, detector's cla
 FOLDER/data_report.json, scenes.json                       baselines; recipe and sha256 of every other file
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 from zipfile import ZipFile, ZipInfo
 
-from vlcompress.artefacts import Json, dumps, file_sha256, identity, write_file, writing
+from vlcompress.artefacts import Json, dumps, seal, write_file, writing
 from vlcompress.data.pretraining import ImageSentences, pretraining_document
 from vlcompress.data.questions import Answers, Question
 from vlcompress.data.regions import format_row
@@ -26,6 +24,7 @@ from vlcompress.data.scenes.boxes import ATTRIBUTE_CLASSES, OBJECT_CLASSES
 from vlcompress.data.scenes.make import Part, Picture, make_picture
 from vlcompress.data.scenes.processes import spread
 from vlcompress.data.scenes.questions import ANSWERS
+from vlcompress.data.scenes.tasks.folder import write_json, write_rows
 from vlcompress.data.scenes.vocabulary import tokens
 from vlcompress.data.vqa_v2 import Annotated, annotations_document, questions_document, soft_label, to_lxmert
 from vlcompress.errors import VlcompressError, unknown
@@ -124,28 +123,9 @@ def make_scenes(
             _write_part(root, recipe, split, part, processes)
         _write_tables(root)
         write_file(root / "data_report.json", dumps(report(root)))
-        write_file(root / "scenes.json", dumps(_document(root, recipe)))
+        parts = {split: asdict(part) for split, part in recipe.parts.items()}
+        seal(root, "scenes.json", {"recipe": asdict(recipe), "parts": parts})
     return target
-
-
-def ensure_scenes(
-    cache: Path | str,
-    *,
-    size: str = "small",
-    seed: int = 0,
-    pretrain: int = 0,
-    images: bool = True,
-    processes: int | None = None,
-) -> Path:
-    """Return the data set's folder inside `cache`, named by its recipe; make it where it is not there yet.
-
-    Arguments and errors as of `make_scenes`.
-    """
-    recipe = Recipe(size, seed, pretrain, images)
-    folder = Path(cache) / f"scenes-{size}-{identity(asdict(recipe))[:12]}"
-    if (folder / "scenes.json").is_file():
-        return folder
-    return make_scenes(folder, size=size, seed=seed, pretrain=pretrain, images=images, processes=processes)
 
 
 def _write_part(root: Path, recipe: Recipe, split: str, part: Part, processes: int | None) -> None:
@@ -166,7 +146,7 @@ def _write_part(root: Path, recipe: Recipe, split: str, part: Part, processes: i
             questions += picture.questions
             sentences.append(_sentences(picture))
     if split == "pretrain":
-        _write_rows(root / "lxmert" / "pretrain.json", pretraining_document(sentences))
+        write_rows(root / "lxmert" / "pretrain.json", pretraining_document(sentences))
     else:
         _write_questions(root, split, part, questions)
 
@@ -192,10 +172,10 @@ def _sentences(picture: Picture) -> ImageSentences:
 
 def _write_questions(root: Path, split: str, part: Part, questions: list[Annotated]) -> None:
     raw = root / "vqa_v2"
-    _write_json(raw / f"v2_OpenEnded_mscoco_{part.name}_questions.json", questions_document(questions))
-    _write_json(raw / f"v2_mscoco_{part.name}_annotations.json", annotations_document(questions))
+    write_json(raw / f"v2_OpenEnded_mscoco_{part.name}_questions.json", questions_document(questions))
+    write_json(raw / f"v2_mscoco_{part.name}_annotations.json", annotations_document(questions))
     rows = [_lxmert_row(question) for question in to_lxmert(questions, _KNOWN, f"scenes_{part.name}_{{:012d}}")]
-    _write_rows(root / "vqa" / f"{split}.json", rows)
+    write_rows(root / "vqa" / f"{split}.json", rows)
 
 
 def _lxmert_row(question: Question) -> Json:
@@ -210,30 +190,9 @@ def _lxmert_row(question: Question) -> Json:
 
 
 def _write_tables(root: Path) -> None:
-    _write_json(root / "vqa" / "trainval_label2ans.json", list(ANSWERS))
-    _write_json(root / "vqa" / "trainval_ans2label.json", _KNOWN.index)
-    _write_rows(root / "lxmert" / "all_ans.json", [{"ans": answer, "dsets": ["vqa"]} for answer in ANSWERS])
+    write_json(root / "vqa" / "trainval_label2ans.json", list(ANSWERS))
+    write_json(root / "vqa" / "trainval_ans2label.json", _KNOWN.index)
+    write_rows(root / "lxmert" / "all_ans.json", [{"ans": answer, "dsets": ["vqa"]} for answer in ANSWERS])
     lists = {"vocab.txt": tokens(), "objects_vocab.txt": OBJECT_CLASSES, "attributes_vocab.txt": ATTRIBUTE_CLASSES}
     for name, lines in lists.items():
         (root / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _write_json(path: Path, document: Any) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(document) + "\n", encoding="utf-8")
-
-
-def _write_rows(path: Path, rows: list[Json]) -> None:
-    """Write a JSON list with one row a line: still JSON, and one can look at it."""
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n", encoding="utf-8")
-
-
-def _document(root: Path, recipe: Recipe) -> Json:
-    parts = {split: asdict(part) for split, part in recipe.parts.items()}
-    files = {
-        str(path.relative_to(root)): {"sha256": file_sha256(path), "bytes": path.stat().st_size}
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
-    return {"recipe": asdict(recipe), "parts": parts, "files": files}
