@@ -17,7 +17,7 @@ from vlcompress.pruning.mask import prune
 from vlcompress.pruning.pattern import Unstructured
 from vlcompress.recipe import Recipe
 from vlcompress.tickets.experiment import Experiment, build_model
-from vlcompress.tickets.imp import ArmResult, run_cells, ticket_of
+from vlcompress.tickets.imp import Cell, run_cells, ticket_of
 from vlcompress.tickets.run import find_ticket, newest_run, open_experiment
 from vlcompress.tickets.spec import Trial
 from vlcompress.tickets.ticket import load_ticket
@@ -28,7 +28,7 @@ def opened(recipe: Recipe, home: Path) -> Experiment:
     return open_experiment(recipe, home, say=lambda line: None)
 
 
-def by_arm(cells: list[ArmResult]) -> dict[str, list[ArmResult]]:
+def by_arm(cells: list[Cell]) -> dict[str, list[Cell]]:
     return {arm: [cell for cell in cells if cell.arm == arm] for arm in {cell.arm for cell in cells}}
 
 

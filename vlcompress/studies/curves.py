@@ -7,9 +7,11 @@ from typing import Any
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
 from vlcompress.report.plots import Chart, Point, Reference, Series
-from vlcompress.studies.base import Json, Table
+from vlcompress.report.table import Table
+from vlcompress.results import to_json
+from vlcompress.studies.base import Json
 from vlcompress.tickets.experiment import Experiment
-from vlcompress.tickets.imp import ArmResult, Row, control, judged, rounds
+from vlcompress.tickets.imp import Cell, Row, control, judged, rounds
 from vlcompress.tickets.spec import Start, Trial
 from vlcompress.tickets.verdict import RELAXED, judge
 
@@ -30,23 +32,23 @@ def run_curve(bench: Experiment, controls: Sequence[str], levels: Sequence[float
     return curve_of(bench, curve_cells(bench, controls, levels))
 
 
-def curve_cells(bench: Experiment, controls: Sequence[str] = (), levels: Sequence[float] = ()) -> list[ArmResult]:
+def curve_cells(bench: Experiment, controls: Sequence[str] = (), levels: Sequence[float] = ()) -> list[Cell]:
     """Do the trainings of `run_curve`, which see, and judge them."""
     return judged([list(_column(bench, seed, controls, levels)) for seed in bench.recipe.pruning.seeds])
 
 
-def curve_of(bench: Experiment, cells: Sequence[ArmResult]) -> Json:
+def curve_of(bench: Experiment, cells: Sequence[Cell]) -> Json:
     """Return judged cells as plain JSON, with what they were scored on."""
     return {
         "metric": bench.score_task.metric,
         "examples": len(bench.score_task),
         "seeds": list(bench.recipe.pruning.seeds),
         "prunable_weights": bench.prunable.weights,
-        "cells": [cell.document() for cell in cells],
+        "cells": [to_json(cell.result()) for cell in cells],
     }
 
 
-def paired(reference: ArmResult, ours: ArmResult) -> Json:
+def paired(reference: Cell, ours: Cell) -> Json:
     """Compare two cells of the same seeds and examples, as plain JSON.
 
     Returns:

@@ -7,20 +7,21 @@ starts again from θ0 (or θ_i) with a new head φ0. Only the mask survives a ro
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vlcompress.pruning.criterion import Criterion, Random
 from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import Pattern, Unstructured
 from vlcompress.pruning.schedule import levels
+from vlcompress.results import ArmResult, Verdict
 from vlcompress.tickets.experiment import Experiment, search_permutation
 from vlcompress.tickets.spec import Start, Trial
 from vlcompress.tickets.store import TrainingResult
-from vlcompress.tickets.verdict import Verdict, judge
+from vlcompress.tickets.verdict import judge
 
 
 @dataclass(frozen=True)
-class ArmResult:
+class Cell:
     """One arm of the comparison at one level, trained with every seed.
 
     Attributes:
@@ -37,27 +38,25 @@ class ArmResult:
     trained: tuple[TrainingResult, ...]
     verdict: Verdict | None = None
 
-    def document(self) -> dict[str, Any]:
-        """Write the cell as plain JSON."""
-        return {
-            "arm": self.arm,
-            "round": self.round,
-            "sparsity": self.sparsity,
-            "scores": [trained.scores.mean for trained in self.trained],
-            "figures": {
-                name: [trained.scores.figures[name] for trained in self.trained]
-                for name in self.trained[0].scores.figures
-            },
-            "trainings": [trained.folder.name for trained in self.trained],
-            "verdict": self.verdict.document() if self.verdict else None,
-        }
+    def result(self) -> ArmResult:
+        """Keep what can be told without the trainings' files."""
+        scores = [trained.scores for trained in self.trained]
+        return ArmResult(
+            arm=self.arm,
+            round=self.round,
+            sparsity=self.sparsity,
+            scores=tuple(one.mean for one in scores),
+            figures={name: tuple(one.figures[name] for one in scores) for name in scores[0].figures},
+            trainings=tuple(trained.folder.name for trained in self.trained),
+            verdict=self.verdict,
+        )
 
 
 class Row(NamedTuple):
     """One arm at one level with one seed: what `judged` makes cells of.
 
     Attributes:
-        arm, round, sparsity: see `ArmResult`.
+        arm, round, sparsity: see `Cell`.
         result: what was trained.
     """
 
@@ -67,12 +66,12 @@ class Row(NamedTuple):
     result: TrainingResult
 
 
-def run_cells(experiment: Experiment) -> list[ArmResult]:
+def run_cells(experiment: Experiment) -> list[Cell]:
     """Train the dense model, every round of the ticket, and the controls, with every seed; judge each against dense."""
     return judged([list(_one_seed(experiment, seed)) for seed in experiment.recipe.pruning.seeds], experiment.blind)
 
 
-def judged(columns: Sequence[Sequence[Row]], blind: float | None = None) -> list[ArmResult]:
+def judged(columns: Sequence[Sequence[Row]], blind: float | None = None) -> list[Cell]:
     """Put the rows of all seeds together and judge each against dense.
 
     Args:
@@ -84,11 +83,11 @@ def judged(columns: Sequence[Sequence[Row]], blind: float | None = None) -> list
     for first, *others in zip(*columns, strict=True):
         trained = tuple(row.result for row in (first, *others))
         verdict = None if first.arm == "dense" else judge(dense, [one.scores.scores for one in trained], blind=blind)
-        cells.append(ArmResult(first.arm, first.round, first.sparsity, trained, verdict))
+        cells.append(Cell(first.arm, first.round, first.sparsity, trained, verdict))
     return cells
 
 
-def ticket_of(cells: Sequence[ArmResult]) -> ArmResult:
+def ticket_of(cells: Sequence[Cell]) -> Cell:
     """Pick the ticket: its last round."""
     return [cell for cell in cells if cell.arm == "ticket"][-1]
 
