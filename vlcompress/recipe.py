@@ -25,6 +25,7 @@ from vlcompress.training.adversarial import Perturbation, parse_perturbation
 RECIPES = Path(__file__).parent / "recipes"
 OPTIMIZERS = ("bertadam", "adamw", "sgd")
 HEADS = ("fresh", "answers")
+LOSSES = ("", "best-answer")
 CONTROLS = ("random", "shuffle", "reinit", "language", "unstructured")
 
 PARSERS: dict[Any, Callable[[str], Any]] = {
@@ -138,6 +139,8 @@ class TrainingRecipe:
             dense one; 0 learns from the task alone.
         adversarial: "text", "image" or "text+image" trains under perturbation of word embeddings or region features as
             VILLA does, with ":RATE" for another step than 1e-3; "" trains plainly.
+        loss: "" is the task's; "best-answer" learns the best answer of each question alone, by cross entropy, as
+            LXMERT's --mceLoss does (VQA, GQA and SNLI-VE).
     """
 
     steps: int = 0
@@ -151,6 +154,7 @@ class TrainingRecipe:
     optimizer: str = "bertadam"
     distill: float = 0.0
     adversarial: Perturbation = field(default_factory=Perturbation)
+    loss: str = ""
 
 
 @dataclass(frozen=True)
@@ -294,6 +298,8 @@ def _check(recipe: Recipe) -> None:
             raise unknown("control", control, CONTROLS)
     if recipe.model.head not in HEADS:
         raise unknown("head", recipe.model.head, HEADS)
+    if training.loss not in LOSSES:
+        raise unknown("loss", training.loss, LOSSES)
     if training.optimizer not in OPTIMIZERS:
         raise unknown("optimizer", training.optimizer, OPTIMIZERS)
     if not pruning.seeds or len(set(pruning.seeds)) < len(pruning.seeds):
