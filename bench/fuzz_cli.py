@@ -13,6 +13,7 @@ from its number and the seed alone: `--only` repeats one and prints what it prin
 """
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -142,6 +143,8 @@ def draw(number: int, seed: int, stage: Path) -> Try:
     if rng.random() < 0.05:
         arguments.insert(rng.randrange(len(arguments) + 1), rng.choice(["--bogus", "-x", "surplus", *WORDS]))
     place = rng.choice(list(PLACES)) if rng.random() < 0.4 else ""
+    if place in APART and rng.random() < 0.7:  # they take seconds
+        place = ""
     damage = rng.randrange(1 << 30) if rng.random() < 0.4 else None
     return Try(tuple(arguments), place, damage)
 
@@ -261,9 +264,8 @@ def damaged(run: Path, number: int) -> None:
             data = json.dumps(document).encode()
     else:
         data = rng.choice([data[: len(data) // 2], rng.randbytes(len(data) % 5000), b"", data + b"x"])
-    if rng.random() < 0.2:
-        path.unlink()
-    else:
+    path.unlink()  # a link to the stage's
+    if rng.random() < 0.8:
         path.write_bytes(data)
 
 
@@ -271,7 +273,7 @@ def attempt(one: Try, stage: Path, patience: float) -> Outcome:
     """Do a try on a copy of the stage, in a process of its own."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "stage"
-        shutil.copytree(stage, folder, symlinks=True)
+        shutil.copytree(stage, folder, symlinks=True, copy_function=os.link)
         run = next((folder / "runs").glob("lxmert*"))
         if one.damage is not None:
             damaged(run, one.damage)
@@ -338,7 +340,7 @@ def _apart(one: Try, folder: Path, errors: Path, patience: float) -> int:
         start_new_session=True,
     ) as process:  # fmt: skip
         try:
-            return process.wait(timeout=patience + 8)  # it imports everything first
+            return process.wait(timeout=patience + 20)  # it imports everything first
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
         try:
@@ -367,6 +369,8 @@ def import_everything() -> None:
 def fuzz(tries: Sequence[int], seed: int, patience: float) -> Iterator[tuple[int, Try, Outcome]]:
     """Do the tries of these numbers."""
     import_everything()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell starts in the background
+    gc.freeze()
     with tempfile.TemporaryDirectory() as temporary:
         stage = Path(temporary) / "stage"
         stage.mkdir()

@@ -11,13 +11,24 @@ from statistics import fmean
 from vlcompress.artefacts import dumps, read_json, write_file
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
-from vlcompress.studies.curves import at, curve_chart, curve_of, curve_table, dense_of, percent, score_text
-from vlcompress.studies.pretraining_ticket import PRETRAINING, found_masks, source_recipe
+from vlcompress.report.table import Table
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
+from vlcompress.studies.curves import (
+    at,
+    curve_chart,
+    curve_of,
+    curve_table,
+    dense_of,
+    imp_rows,
+    masked_row,
+    masks_of,
+    percent,
+    score_text,
+)
+from vlcompress.studies.pretraining_ticket import PRETRAINING, source_recipe
 from vlcompress.studies.tickets import ticket_recipe
 from vlcompress.tickets.experiment import Experiment
-from vlcompress.tickets.imp import Row, judged, rounds
-from vlcompress.tickets.spec import Trial
+from vlcompress.tickets.imp import Row, judged
 from vlcompress.tickets.store import TrainingResult
 from vlcompress.training.adversarial import Attackable, Perturbation, attacked_score
 
@@ -75,10 +86,10 @@ def _cell(choices: Choices, task: str) -> StudyCell:
 
 def _run(runner: StudyRunner, plain: Recipe, hard: Recipe, source: Recipe, levels: Sequence[float]) -> Json:
     easy, tough = runner.bench(plain), runner.bench(hard)
-    universal = found_masks(runner.bench(source), levels)
+    universal = runner.bench(source)
+    found = masks_of(imp_rows(universal, universal.recipe.pruning.seeds[0], levels))
     columns = [
-        [*_tickets(easy, tough, seed, levels), *_universal(easy, tough, seed, universal)]
-        for seed in plain.pruning.seeds
+        [*_tickets(easy, tough, seed, levels), *_universal(easy, tough, seed, found)] for seed in plain.pruning.seeds
     ]
     cells = judged(columns)
     curve = curve_of(easy, cells)
@@ -89,30 +100,18 @@ def _run(runner: StudyRunner, plain: Recipe, hard: Recipe, source: Recipe, level
 
 def _tickets(easy: Experiment, tough: Experiment, seed: int, levels: Sequence[float]) -> Iterator[Row]:
     """Train the dense model both ways, the plain ticket both ways, and the ticket that is found adversarially."""
-    pattern = easy.recipe.pruning.pattern
-    dense = easy.train(Trial(seed), f"seed {seed} dense")
-    dense_hard = tough.train(Trial(seed), f"seed {seed} {DENSE_HARD}")
-    yield "dense", 0, 0.0, dense
-    yield DENSE_HARD, 0, 0.0, dense_hard
-    plain = [row for row in rounds(easy, seed, dense, pattern, "ticket") if _among(row, levels)]
-    hard = [row for row in rounds(tough, seed, dense_hard, pattern, HARD_TICKET) if _among(row, levels)]
-    yield from plain
-    for _, number, sparsity, trained in plain:
-        label = f"seed {seed} {TICKET_HARD}, at {100 * sparsity:.0f} %"
-        yield TICKET_HARD, number, sparsity, tough.train(Trial(seed, trained.masks()), label)
+    dense, *plain = imp_rows(easy, seed, levels)
+    dense_hard, *hard = imp_rows(tough, seed, levels, HARD_TICKET)
+    yield from (dense, (DENSE_HARD, *dense_hard[1:]), *plain)
+    for _, number, _, trained in plain:
+        yield masked_row(tough, seed, TICKET_HARD, trained.masks(), number)
     yield from hard
 
 
 def _universal(easy: Experiment, tough: Experiment, seed: int, found: Sequence[Masks]) -> Iterator[Row]:
     """Train the pre-training ticket both ways."""
     for arm, bench in ((UNIVERSAL, easy), (UNIVERSAL_HARD, tough)):
-        for masks in found:
-            label = f"seed {seed} {arm} at {100 * masks.sparsity:.0f} %"
-            yield arm, 1, masks.sparsity, bench.train(Trial(seed, masks), label)
-
-
-def _among(row: Row, levels: Sequence[float]) -> bool:
-    return any(abs(row[2] - level) < 5e-3 for level in levels)
+        yield from (masked_row(bench, seed, arm, masks) for masks in found)
 
 
 def _attacked(bench: Experiment, trained: Sequence[TrainingResult], times: int) -> list[float] | None:

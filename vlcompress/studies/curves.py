@@ -4,12 +4,15 @@ from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 from typing import Any
 
+from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
 from vlcompress.report.plots import Chart, Point, Reference, Series
-from vlcompress.studies.base import Json, Table
+from vlcompress.report.table import Table
+from vlcompress.results import to_json
+from vlcompress.studies.base import Json
 from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Cell, Row, control, judged, rounds
-from vlcompress.tickets.spec import Trial
+from vlcompress.tickets.spec import Start, Trial
 from vlcompress.tickets.verdict import RELAXED, judge
 
 LEVELS = ("strict", "matching", "relaxed")
@@ -41,7 +44,7 @@ def curve_of(bench: Experiment, cells: Sequence[Cell]) -> Json:
         "examples": len(bench.score_task),
         "seeds": list(bench.recipe.pruning.seeds),
         "prunable_weights": bench.prunable.weights,
-        "cells": [cell.document() for cell in cells],
+        "cells": [to_json(cell.result()) for cell in cells],
     }
 
 
@@ -67,14 +70,37 @@ def trainings_of(recipe: Recipe, levels: Sequence[float], controls: Sequence[str
 
 
 def _column(bench: Experiment, seed: int, controls: Sequence[str], levels: Sequence[float]) -> Iterator[Row]:
-    dense = bench.train(Trial(seed), f"seed {seed} dense")
-    yield "dense", 0, 0.0, dense
-    tickets = list(rounds(bench, seed, dense, bench.recipe.pruning.pattern, "ticket"))
-    yield from tickets
-    for name in controls:
-        for ticket in tickets:
-            if not levels or any(abs(ticket[2] - level) < 5e-3 for level in levels):
-                yield control(bench, seed, name, ticket)
+    rows = imp_rows(bench, seed)
+    yield from rows
+    yield from (control(bench, seed, name, row) for name in controls for row in rows[1:] if near(row[2], levels))
+
+
+def imp_rows(bench: Experiment, seed: int, levels: Sequence[float] = (), arm: str = "ticket") -> list[Row]:
+    """Train the dense model and every round of the recipe's pruning; () keeps the rows of every level, dense first."""
+    dense = dense_row(bench, seed)
+    tickets = rounds(bench, seed, dense[3], bench.recipe.pruning.pattern, arm)
+    return [dense, *(row for row in tickets if near(row[2], levels))]
+
+
+def dense_row(bench: Experiment, seed: int) -> Row:
+    """Train the dense model."""
+    return "dense", 0, 0.0, bench.train(Trial(seed), f"seed {seed} dense")
+
+
+def masked_row(bench: Experiment, seed: int, arm: str, masks: Masks, number: int = 1, start: Start = "theta0") -> Row:
+    """Train with a mask from elsewhere; `number` is the round that it stands for."""
+    label = f"seed {seed} {arm}, {bench.recipe.data.task} at {100 * masks.sparsity:.1f} %"
+    return arm, number, masks.sparsity, bench.train(Trial(seed, masks, start), label)
+
+
+def masks_of(rows: Sequence[Row]) -> list[Masks]:
+    """Load the masks of the tickets among some rows."""
+    return [row[3].masks() for row in rows if row[0] != "dense"]
+
+
+def near(sparsity: float, levels: Sequence[float]) -> bool:
+    """Tell whether a sparsity is one of some levels, within half a point; () takes every sparsity."""
+    return not levels or any(abs(sparsity - level) < 5e-3 for level in levels)
 
 
 def percent(cell: Json) -> float:
@@ -100,18 +126,13 @@ def dense_of(curve: Json) -> Json:
 
 def at(curve: Json, name: str, sparsity: float) -> Json | None:
     """Return an arm's cell at a sparsity (within half a point); None where there is none."""
-    near = [cell for cell in arm(curve, name) if abs(cell["sparsity"] - sparsity) < 5e-3]
-    return near[0] if near else None
+    return next((cell for cell in arm(curve, name) if near(cell["sparsity"], (sparsity,))), None)
 
 
 def sparsest(curve: Json, level: str, name: str = "ticket") -> tuple[float, str] | None:
     """Return the highest sparsity whose verdict at a level is a pass (or within noise), and which it is."""
-    passing = [
-        (cell["sparsity"], cell["verdict"]["levels"][level]["outcome"])
-        for cell in arm(curve, name)
-        if cell["verdict"]["levels"][level]["outcome"] != "fail"
-    ]
-    return max(passing) if passing else None
+    outcomes = [(cell["sparsity"], cell["verdict"]["levels"][level]["outcome"]) for cell in arm(curve, name)]
+    return max((one for one in outcomes if one[1] != "fail"), default=None)
 
 
 def score_text(cell: Json | None) -> str:

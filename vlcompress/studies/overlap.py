@@ -7,13 +7,13 @@ d / (2 - d), which stands beside every figure: without it a number says nothing.
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-from torch import Tensor
-
 from vlcompress.models.registry import part_of
 from vlcompress.pruning.mask import Masks
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
+from vlcompress.report.table import Table
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
+from vlcompress.studies.curves import imp_rows, masks_of
+from vlcompress.studies.similarity import chance, overlap
 from vlcompress.studies.tickets import ticket_recipe
-from vlcompress.studies.transfer import found_mask
 
 LEVEL = 0.6
 CLAIMS = (
@@ -35,7 +35,7 @@ class Overlap:
 
         def work(runner: StudyRunner) -> Json:
             masks = {
-                f"{task} seed {seed}": found_mask(runner.bench(recipes[task]), seed)
+                f"{task} seed {seed}": masks_of(imp_rows(runner.bench(recipes[task]), seed))[-1]
                 for task in recipes
                 for seed in choices.seeds
             }
@@ -64,32 +64,14 @@ class Overlap:
 
 
 def _pair(one: str, other: str, masks: Mapping[str, Masks]) -> Json:
-    left, right = masks[one], masks[other]
+    both = [masks[one], masks[other]]
     parts: dict[str, list[str]] = {}
-    for name in left:
+    for name in both[0]:
         parts.setdefault(part_of(name), []).append(name)
+    of_parts = {part: [Masks({name: one[name] for name in names}) for one in both] for part, names in parts.items()}
     return {
         "name": f"{one} and {other}",
-        "overlap": jaccard(left, right, list(left)),
-        "chance": chance(left, right, list(left)),
-        "parts": {part: [jaccard(left, right, names), chance(left, right, names)] for part, names in parts.items()},
+        "overlap": overlap(both),
+        "chance": chance(both),
+        "parts": {part: [overlap(of_part), chance(of_part)] for part, of_part in of_parts.items()},
     }
-
-
-def jaccard(one: Masks, other: Masks, names: Sequence[str]) -> float:
-    """Return |A and B| / |A or B| over the kept weights of the named tensors, in 0..1."""
-    both = sum(_count(one[name] & other[name]) for name in names)
-    either = sum(_count(one[name] | other[name]) for name in names)
-    return both / either if either else 1.0
-
-
-def chance(one: Masks, other: Masks, names: Sequence[str]) -> float:
-    """Return the Jaccard overlap expected of independent masks with these tensors' densities."""
-    total = sum(one[name].numel() for name in names)
-    a, b = (sum(_count(masks[name]) for name in names) / total for masks in (one, other))
-    both = a * b
-    return both / (a + b - both) if a + b else 1.0
-
-
-def _count(mask: Tensor) -> int:
-    return int(mask.sum())

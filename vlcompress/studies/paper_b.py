@@ -30,10 +30,10 @@ from vlcompress.pruning.criterion import Criterion, HighMagnitude, Magnitude, Ra
 from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import Unstructured
 from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, by_magnitude
-from vlcompress.studies.curves import curve_chart, curve_of, curve_table, percent
+from vlcompress.studies.curves import curve_chart, curve_of, curve_table, dense_row, imp_rows, masked_row, near, percent
 from vlcompress.studies.tickets import NINE, ticket_recipe
 from vlcompress.tickets.experiment import Experiment
-from vlcompress.tickets.imp import Row, control, judged, rounds
+from vlcompress.tickets.imp import Row, control, judged
 from vlcompress.tickets.spec import Trial
 from vlcompress.tickets.store import TrainingResult
 
@@ -86,20 +86,17 @@ def _text(choices: Choices) -> StudyCell:
 
 
 def _text_rows(bench: Experiment, seed: int, levels: Sequence[float]) -> Iterator[Row]:
-    dense = bench.train(Trial(seed), f"seed {seed} dense")
-    yield "dense", 0, 0.0, dense
-    tickets = [row for row in rounds(bench, seed, dense, Unstructured(), "low magnitude") if _wanted(row[2], levels)]
-    yield from tickets
-    for row in tickets:
-        masks = _oneshot(bench, dense, row[2], HighMagnitude(), Global())
-        label = f"seed {seed} high magnitude at {100 * masks.sparsity:.1f} %"
-        yield "high magnitude", row[1], masks.sparsity, bench.train(Trial(seed, masks), label)
+    dense, *tickets = imp_rows(bench, seed, levels, "low magnitude")
+    yield from (dense, *tickets)
+    for _, number, sparsity, _ in tickets:
+        masks = _oneshot(bench, dense[3], sparsity, HighMagnitude(), Global())
+        yield masked_row(bench, seed, "high magnitude", masks, number)
     yield from (control(bench, seed, "random", row) for row in tickets)
 
 
 def _released(choices: Choices) -> StudyCell:
     recipe = ticket_recipe(choices, "vqa", NINE).override(pruning={"prunable": "as-released", "allocation": "uniform"})
-    wanted = [place for place, label in enumerate(NINE) if not choices.levels or _wanted(label, choices.levels)]
+    wanted = [place for place, label in enumerate(NINE) if near(label, choices.levels)]
 
     def work(runner: StudyRunner) -> Json:
         bench = runner.bench(recipe)
@@ -110,8 +107,9 @@ def _released(choices: Choices) -> StudyCell:
 
 
 def _released_rows(bench: Experiment, seed: int, wanted: Sequence[int]) -> Iterator[Row]:
-    dense = bench.train(Trial(seed), f"seed {seed} dense")
-    yield "dense", 0, 0.0, dense
+    first = dense_row(bench, seed)
+    dense = first[3]
+    yield first
     for arm, masks_of in _RELEASED_ARMS.items():
         for place in wanted:
             masks = masks_of(bench, dense, seed, place)
@@ -148,10 +146,6 @@ def labelled_high(low: Masks, seed: int) -> Masks:
         mask[turn[: int(kept.sum())]] = False
         pruned[name] = mask.view(kept.shape)
     return Masks(pruned)
-
-
-def _wanted(level: float, levels: Sequence[float]) -> bool:
-    return any(abs(level - one) < 5e-3 for one in levels)
 
 
 def _oneshot(

@@ -12,12 +12,23 @@ from statistics import fmean
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
-from vlcompress.studies.curves import at, curve_chart, curve_of, curve_table, dense_of, percent, score_text
+from vlcompress.report.table import Table
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
+from vlcompress.studies.curves import (
+    at,
+    curve_chart,
+    curve_of,
+    curve_table,
+    dense_of,
+    imp_rows,
+    masked_row,
+    masks_of,
+    percent,
+    score_text,
+)
 from vlcompress.studies.tickets import ticket_recipe
 from vlcompress.tickets.experiment import Experiment
-from vlcompress.tickets.imp import Row, control, judged, rounds
-from vlcompress.tickets.spec import Trial
+from vlcompress.tickets.imp import Row, control, judged
 
 PRETRAINING = "pretraining"
 LEVELS = (0.5, 0.6, 0.7, 0.8)
@@ -70,7 +81,7 @@ def _cell(choices: Choices, task: str) -> StudyCell:
     source, target = (source_recipe(choices, one, levels) for one in (PRETRAINING, task))
 
     def work(runner: StudyRunner) -> Json:
-        found = found_masks(runner.bench(source), levels)
+        found = masks_of(imp_rows(runner.bench(source), choices.seeds[0], levels))
         bench = runner.bench(target)
         columns = [list(_column(bench, seed, found)) for seed in choices.seeds]
         return {**curve_of(bench, judged(columns)), "levels": list(levels)}
@@ -79,30 +90,11 @@ def _cell(choices: Choices, task: str) -> StudyCell:
     return StudyCell(task, target, chain + len(choices.seeds) * (chain + 2 * len(levels)), work)
 
 
-def found_masks(bench: Experiment, levels: Sequence[float]) -> list[Masks]:
-    """Run a recipe's rounds with its first seed (or find them done) and give the masks at some levels."""
-    seed = bench.recipe.pruning.seeds[0]
-    dense = bench.train(Trial(seed), f"seed {seed} dense, {bench.recipe.data.task}")
-    pattern = bench.recipe.pruning.pattern
-    return [row[3].masks() for row in rounds(bench, seed, dense, pattern, "ticket") if _among(row[2], levels)]
-
-
 def _column(bench: Experiment, seed: int, found: Sequence[Masks]) -> Iterator[Row]:
-    dense = bench.train(Trial(seed), f"seed {seed} dense")
-    yield "dense", 0, 0.0, dense
-    levels = [masks.sparsity for masks in found]
-    pattern = bench.recipe.pruning.pattern
-    own = [row for row in rounds(bench, seed, dense, pattern, "ticket") if _among(row[2], levels)]
-    yield from own
-    for masks in found:
-        label = f"seed {seed} ticket of pre-training at {100 * masks.sparsity:.0f} %"
-        yield PRETRAINING, 1, masks.sparsity, bench.train(Trial(seed, masks), label)
-    for row in own:
-        yield control(bench, seed, "random", row)
-
-
-def _among(sparsity: float, levels: Sequence[float]) -> bool:
-    return any(abs(sparsity - level) < 5e-3 for level in levels)
+    dense, *own = imp_rows(bench, seed, [masks.sparsity for masks in found])
+    yield from (dense, *own)
+    yield from (masked_row(bench, seed, PRETRAINING, masks) for masks in found)
+    yield from (control(bench, seed, "random", row) for row in own)
 
 
 def _drop(curve: Json, name: str, level: float) -> float:

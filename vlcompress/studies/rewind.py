@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
-from vlcompress.studies.curves import at, dense_of, percent, run_curve, score_text, trainings_of, verdict_table
+from vlcompress.report.table import Table
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
+from vlcompress.studies.curves import at, dense_of, near, percent, run_curve, score_text, trainings_of, verdict_table
 from vlcompress.studies.tickets import ticket_recipe
 
 RATIOS = (0.0, 0.05, 0.1, 0.2, 0.5)
@@ -25,7 +26,7 @@ class Rewind:
     def report(self, results: Mapping[str, Json]) -> StudyReport:
         """Return score by ratio and level."""
         levels = sorted({cell["sparsity"] for curve in results.values() for cell in curve["cells"]} - {0.0})
-        wanted = [level for level in levels if any(abs(level - one) < 5e-3 for one in THREE)] or levels
+        wanted = [level for level in levels if near(level, THREE)] or levels
         header = ("task and share of steps", "dense", *(f"{100 * level:.0f} %" for level in wanted))
         rows = tuple(
             (name, score_text(dense_of(curve)), *(score_text(at(curve, "ticket", level)) for level in wanted))

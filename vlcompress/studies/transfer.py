@@ -7,15 +7,24 @@ averaged over targets as in their Table 2.
 from collections.abc import Iterator, Mapping, Sequence
 
 from vlcompress.errors import VlcompressError
-from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
 from vlcompress.report.plots import Chart, Point, Reference, Series
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
-from vlcompress.studies.curves import deviation, percent, score_text, verdict_table
+from vlcompress.report.table import Table
+from vlcompress.results import to_json
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
+from vlcompress.studies.curves import (
+    dense_row,
+    deviation,
+    imp_rows,
+    masked_row,
+    masks_of,
+    percent,
+    score_text,
+    verdict_table,
+)
 from vlcompress.studies.pretraining_ticket import PRETRAINING, source_recipe
 from vlcompress.tickets.experiment import Experiment
-from vlcompress.tickets.imp import Row, judged, rounds
-from vlcompress.tickets.spec import Trial
+from vlcompress.tickets.imp import Row, judged
 from vlcompress.tickets.verdict import RELAXED
 
 LEVEL = 0.7
@@ -72,27 +81,16 @@ class Transfer:
 def _cell(recipes: Mapping[str, Recipe], source: str, target: str, level: float) -> StudyCell:
     def work(runner: StudyRunner) -> Json:
         here, there = runner.bench(recipes[source]), runner.bench(recipes[target])
-        columns = [_column(here, there, source, seed) for seed in recipes[source].pruning.seeds]
-        cells = [cell.document() for cell in judged(columns)]
+        columns = [_column(here, there, seed) for seed in recipes[source].pruning.seeds]
+        cells = [to_json(cell.result()) for cell in judged(columns)]
         return {"source": source, "target": target, "level": level, "cells": cells}
 
     count = len(recipes[source].pruning.seeds) * (3 + round(10 * level))
     return StudyCell(f"{source} to {target}", recipes[target], count, work)
 
 
-def _column(here: Experiment, there: Experiment, source: str, seed: int) -> list[Row]:
-    masks = found_mask(here, seed)
-    label = f"seed {seed} ticket of {source} at {100 * masks.sparsity:.0f} %"
-    return [
-        ("dense", 0, 0.0, there.train(Trial(seed), f"seed {seed} dense")),
-        ("ticket", 1, masks.sparsity, there.train(Trial(seed, masks), label)),
-    ]
-
-
-def found_mask(bench: Experiment, seed: int) -> Masks:
-    """Find a recipe's ticket with one seed (or find it done), and give its mask."""
-    dense = bench.train(Trial(seed), f"seed {seed} dense")
-    return list(rounds(bench, seed, dense, bench.recipe.pruning.pattern, "ticket"))[-1][3].masks()
+def _column(here: Experiment, there: Experiment, seed: int) -> list[Row]:
+    return [dense_row(there, seed), masked_row(there, seed, "ticket", masks_of(imp_rows(here, seed))[-1])]
 
 
 def _score(results: Mapping[str, Json], source: str, target: str) -> str:

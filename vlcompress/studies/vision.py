@@ -30,14 +30,14 @@ from vlcompress.pruning.pattern import Unstructured
 from vlcompress.pruning.schedule import Geometric
 from vlcompress.recipe import Recipe, default_recipe
 from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, by_magnitude
-from vlcompress.studies.curves import curve_of
+from vlcompress.studies.curves import curve_of, dense_row, imp_rows, masked_row, masks_of
 from vlcompress.studies.similarity import chance, overlap, zero_kernels
 from vlcompress.studies.vision_report import KINDS, PRETRAINING_TICKET, TASK_TICKET, vision_report
 from vlcompress.tasks.detection import DetectionTask
 from vlcompress.tasks.segmentation import SegmentationTask
 from vlcompress.tickets.controls import complement, perturbed
 from vlcompress.tickets.experiment import Experiment
-from vlcompress.tickets.imp import Row, judged, pruned, rounds
+from vlcompress.tickets.imp import Row, judged, pruned
 from vlcompress.tickets.run import checkpoint_of
 from vlcompress.tickets.spec import Start, Trial
 
@@ -192,11 +192,11 @@ def _ticket(plan: Plan, kind: str) -> StudyCell:
 
     def column(runner: StudyRunner, seed: int) -> tuple[Experiment, Iterable[Row]]:
         bench = _pretrained(plan, kind, runner)
-        return bench, _imp(bench, seed, PRETRAINING_TICKET)
+        return bench, imp_rows(bench, seed, arm=PRETRAINING_TICKET)
 
     def work(runner: StudyRunner) -> Json:
         _, rows = column(runner, plan.seeds[0])
-        kernels = [zero_kernels(row[3].masks()) for row in list(rows)[1:]]
+        kernels = [zero_kernels(masks) for masks in masks_of(list(rows))]
         shares = [gone / count if count else 0.0 for gone, count in kernels]
         return {**_curve(plan, column, runner), "zero_kernels": shares}
 
@@ -209,7 +209,7 @@ def _task(plan: Plan, kind: str, task: str) -> StudyCell:
 
     def column(runner: StudyRunner, seed: int) -> tuple[Experiment, Iterable[Row]]:
         bench = runner.bench(plan.task(task, weights_of(runner, plan, kind)))
-        return bench, [*_imp(bench, seed, TASK_TICKET), *_carried(plan, kind, runner, bench, seed, wanted)]
+        return bench, [*imp_rows(bench, seed, arm=TASK_TICKET), *_carried(plan, kind, runner, bench, seed, wanted)]
 
     count = len(plan.seeds) * (1 + plan.rounds + len(wanted))
     return StudyCell(f"{kind} on {task}", plan.task(task), count, partial(_curve, plan, column))
@@ -221,11 +221,10 @@ def _scene(plan: Plan, kind: str, task: str) -> StudyCell:
 
     def column(runner: StudyRunner, seed: int) -> tuple[Experiment, Iterable[Row]]:
         bench = scene_bench(runner, plan, plan.scenes(weights_of(runner, plan, kind)), task)
-        dense: Row = ("dense", 0, 0.0, bench.train(Trial(seed), f"seed {seed} dense"))
         tickets = _carried(plan, kind, runner, bench, seed, wanted)
         there = _pretrained(plan, kind, runner)
-        random = _random(there, _imp(there, seed, PRETRAINING_TICKET)[-1], seed)
-        return bench, [dense, *tickets, _row(bench, seed, "random", plan.rounds, random)]
+        random = _random(there, imp_rows(there, seed, arm=PRETRAINING_TICKET)[-1], seed)
+        return bench, [dense_row(bench, seed), *tickets, masked_row(bench, seed, "random", random, plan.rounds)]
 
     # Timed on a task's pictures, of which as many pixels take as long.
     like = plan.scenes(times=SCENE_PIXELS / 8)
@@ -237,7 +236,7 @@ def _start(plan: Plan, task: str, start: str) -> StudyCell:
 
     def column(runner: StudyRunner, seed: int) -> tuple[Experiment, Iterable[Row]]:
         bench = _started(plan, task, start, runner, seed)
-        return bench, _imp(bench, seed, TASK_TICKET)
+        return bench, imp_rows(bench, seed, arm=TASK_TICKET)
 
     count = len(plan.seeds) * (1 + plan.rounds)
     recipe = plan.task(task, early=start == "early")
@@ -250,7 +249,7 @@ def _changed(plan: Plan, task: str, start: str) -> StudyCell:
 
     def column(runner: StudyRunner, seed: int) -> tuple[Experiment, Iterable[Row]]:
         bench = _started(plan, task, start, runner, seed)
-        tickets = _imp(bench, seed, TASK_TICKET)
+        tickets = imp_rows(bench, seed, arm=TASK_TICKET)
         return bench, [tickets[0], *(row for number in wanted for row in _controls(bench, seed, tickets[number]))]
 
     count = len(plan.seeds) * 3 * len(wanted)
@@ -265,15 +264,14 @@ def _controls(bench: Experiment, seed: int, ticket: Row) -> list[Row]:
         "perturbed": perturbed(masks, FLIPPED, seed),
         "complement": complement(masks),
     }
-    return [ticket, *(_row(bench, seed, name, ticket[1], one) for name, one in changed.items())]
+    start: Start = "rewound" if bench.recipe.pruning.rewind_step else "theta0"
+    return [ticket, *(masked_row(bench, seed, name, one, ticket[1], start) for name, one in changed.items())]
 
 
 def _similarity(plan: Plan, runner: StudyRunner) -> Json:
     """Compare the first seed's masks of the three pre-trainings, two by two and all together, beside chance."""
-    masks = {
-        kind: [row[3].masks() for row in _imp(_pretrained(plan, kind, runner), plan.seeds[0], PRETRAINING_TICKET)[1:]]
-        for kind in KINDS
-    }
+    found = {kind: imp_rows(_pretrained(plan, kind, runner), plan.seeds[0], arm=PRETRAINING_TICKET) for kind in KINDS}
+    masks = {kind: masks_of(rows) for kind, rows in found.items()}
     groups = []
     for kinds in (*combinations(KINDS, 2), tuple(KINDS)):
         by_round = zip(*(masks[kind] for kind in kinds), strict=True)
@@ -333,26 +331,14 @@ def scene_bench(runner: StudyRunner, plan: Plan, recipe: Recipe, task: str) -> E
     )
 
 
-def _imp(bench: Experiment, seed: int, arm: str) -> list[Row]:
-    """Train the dense model and every round of pruning; the place of a row is its round."""
-    dense = bench.train(Trial(seed), f"seed {seed} dense")
-    return [("dense", 0, 0.0, dense), *rounds(bench, seed, dense, Unstructured(), arm)]
-
-
 def _carried(
     plan: Plan, kind: str, runner: StudyRunner, bench: Experiment, seed: int, wanted: Iterable[int]
 ) -> list[Row]:
     """Train the pre-training ticket of some rounds on another task."""
-    tickets = _imp(_pretrained(plan, kind, runner), seed, PRETRAINING_TICKET)
-    return [_row(bench, seed, PRETRAINING_TICKET, number, tickets[number][3].masks()) for number in wanted]
+    tickets = imp_rows(_pretrained(plan, kind, runner), seed, arm=PRETRAINING_TICKET)
+    return [masked_row(bench, seed, PRETRAINING_TICKET, tickets[number][3].masks(), number) for number in wanted]
 
 
 def _random(bench: Experiment, ticket: Row, seed: int) -> Masks:
     """Draw a mask of a ticket's sparsity over the whole network."""
     return pruned(bench, ticket[3], bench.keep_all(), ticket[2], Unstructured(), Random(seed))
-
-
-def _row(bench: Experiment, seed: int, arm: str, number: int, masks: Masks) -> Row:
-    start: Start = "rewound" if bench.recipe.pruning.rewind_step else "theta0"
-    label = f"seed {seed} {arm} on {bench.recipe.data.task} at {100 * masks.sparsity:.1f} %"
-    return arm, number, masks.sparsity, bench.train(Trial(seed, masks, start), label)

@@ -149,9 +149,9 @@ def check_labels(learn: TaskData[Any], score: TaskData[Any]) -> None:
 
 
 def build_train_task(
-    kind: TaskKind, data: TaskData[Any], family: Family, config: Config, vocabulary: WordPiece, loss: str = ""
+    kind: TaskKind, data: TaskData[Any], family: Family, config: Config, vocabulary: WordPiece, loss: str = "task"
 ) -> TrainTask:
-    """Make the examples to train on; `loss` is one of a recipe's, "" the task's own.
+    """Make the examples to train on; `loss` is one of a recipe's (`TrainingRecipe.loss`).
 
     Raises:
         VlcompressError: their answers are not published, the vocabulary does not know their words, a loss for tasks of
@@ -161,7 +161,7 @@ def build_train_task(
     _check_labelled(task.hidden, data, "trained on")
     if loss == BEST_ANSWER:
         if not isinstance(task, ClosedAnswers):
-            raise VlcompressError(f"training.loss '{loss}': {data.task} has no list of answers; leave the loss empty")
+            raise VlcompressError(f"training.loss '{loss}': {data.task} has no list of answers; give 'task'")
         task.criterion = best_answer_loss
     return task
 

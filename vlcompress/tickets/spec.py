@@ -101,7 +101,7 @@ class TrainingSpec:
     saliency: Kind | None = None
     distill: Teacher | None = None
     adversarial: str = ""
-    loss: str = ""
+    loss: str = "task"
     computed_on: Mapping[str, str] = field(default_factory=dict)
 
     def document(self) -> Json:
