@@ -7,7 +7,9 @@ from typing import Any
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
 from vlcompress.report.plots import Chart, Point, Reference, Series
-from vlcompress.studies.base import Json, Table
+from vlcompress.report.table import Table
+from vlcompress.results import to_json
+from vlcompress.studies.base import Json
 from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Cell, Row, control, judged, rounds
 from vlcompress.tickets.spec import Start, Trial
@@ -42,7 +44,7 @@ def curve_of(bench: Experiment, cells: Sequence[Cell]) -> Json:
         "examples": len(bench.score_task),
         "seeds": list(bench.recipe.pruning.seeds),
         "prunable_weights": bench.prunable.weights,
-        "cells": [cell.document() for cell in cells],
+        "cells": [to_json(cell.result()) for cell in cells],
     }
 
 

@@ -7,16 +7,16 @@ starts again from θ0 (or θ_i) with a new head φ0. Only the mask survives a ro
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from vlcompress.pruning.criterion import Criterion, Random
 from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import Pattern, Unstructured
 from vlcompress.pruning.schedule import levels
+from vlcompress.results import ArmResult, Verdict
 from vlcompress.tickets.experiment import Experiment, search_permutation
 from vlcompress.tickets.spec import Start, Trial
 from vlcompress.tickets.store import TrainingResult
-from vlcompress.tickets.verdict import Verdict, judge
+from vlcompress.tickets.verdict import judge
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,18 @@ class Cell:
     trained: tuple[TrainingResult, ...]
     verdict: Verdict | None = None
 
-    def document(self) -> dict[str, Any]:
-        """Write the cell as plain JSON."""
-        return {
-            "arm": self.arm,
-            "round": self.round,
-            "sparsity": self.sparsity,
-            "scores": [trained.scores.mean for trained in self.trained],
-            "figures": {
-                name: [trained.scores.figures[name] for trained in self.trained]
-                for name in self.trained[0].scores.figures
-            },
-            "trainings": [trained.folder.name for trained in self.trained],
-            "verdict": self.verdict.document() if self.verdict else None,
-        }
+    def result(self) -> ArmResult:
+        """Keep what can be told without the trainings' files."""
+        scores = [trained.scores for trained in self.trained]
+        return ArmResult(
+            arm=self.arm,
+            round=self.round,
+            sparsity=self.sparsity,
+            scores=tuple(one.mean for one in scores),
+            figures={name: tuple(one.figures[name] for one in scores) for name in scores[0].figures},
+            trainings=tuple(trained.folder.name for trained in self.trained),
+            verdict=self.verdict,
+        )
 
 
 def run_cells(experiment: Experiment) -> list[Cell]:
