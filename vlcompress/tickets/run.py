@@ -251,7 +251,7 @@ def open_experiment(
     return Experiment(
         recipe=recipe,
         family=family,
-        train_task=build_train_task(kind, learn, family, config, vocabulary),
+        train_task=build_train_task(kind, learn, family, config, vocabulary, recipe.training.loss),
         score_task=score_task,
         blind=blind_of(folder, recipe.data.task, score_task),
         data=(learn.identity, score.identity),
