@@ -10,9 +10,9 @@ import numpy as np
 
 from vlcompress.artefacts import Json, seal, writing
 from vlcompress.data import store
+from vlcompress.data.detect_layout import choose_layout, open_task, splits_of
 from vlcompress.data.examples import Example, TaskData, TokenIds, images_of, text_of, token_ids
 from vlcompress.data.found import OpenedPictures
-from vlcompress.data.opening import choose_layout, open_task, splits_of
 from vlcompress.data.shards import ShardWriter
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
@@ -61,7 +61,7 @@ def import_task(
     Args:
         source: a folder in any layout that `open_task` reads.
         out: the store's folder; an older store there is replaced, anything else is left alone.
-        task: one of `vlcompress.data.opening.TASKS`.
+        task: one of `vlcompress.data.detect_layout.TASKS`.
         splits: what to import; all that the first layout of the folder has where none is named.
         vocabulary: a vocab.txt to tokenise with; without it the source's own ids or vocabulary are taken, if any.
         allow_missing: leave out examples whose image is missing, counted in the store.
