@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from vlcompress.report.plots import Chart, Point, Reference, Series, save
+from vlcompress.report.plots import Chart, Point, Reference, Series, save_all
 from vlcompress.report.table import Table, terminal
 
 ACCEPTED = 0.99
@@ -30,10 +30,7 @@ def load_text(record: dict[str, Any]) -> str:
 
 def write_charts(record: dict[str, Any], folder: Path) -> list[Path]:
     """Draw latency over throughput, and throughput over load, into ``serve-latency.svg`` and ``serve-load.svg``."""
-    files = {"serve-latency.svg": latency_chart(record), "serve-load.svg": goodput_chart(record)}
-    for name, chart in files.items():
-        save(chart, folder / name)
-    return [folder / name for name in files]
+    return save_all({"serve-latency": latency_chart(record), "serve-load": goodput_chart(record)}, folder, ["svg"])
 
 
 def latency_chart(record: dict[str, Any]) -> Chart:

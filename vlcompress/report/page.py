@@ -1,13 +1,13 @@
-"""The report: one HTML page that opens offline, the same numbers as JSON, and its plots as files."""
+"""The report: one HTML page that opens offline, the same numbers as JSON, and its plots."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from vlcompress.artefacts import Json, dumps, write_file
 from vlcompress.report.accuracy import accuracy_caption, accuracy_chart, accuracy_table, block_cost_table
 from vlcompress.report.html import details, render
 from vlcompress.report.layer_map import layer_map
-from vlcompress.report.plots import Plot, save
+from vlcompress.report.plots import Plot
 from vlcompress.report.report_data import ReportData, report_data
 from vlcompress.report.sentences import caveats, headline, place, seeds_words
 from vlcompress.report.speed import curve_charts, curve_table, latency_table, layer_table, size_table
@@ -37,34 +37,11 @@ def write_report(run: Run, studies: str = "") -> Path:
     return page
 
 
-def write_plots(run: Run, folder: Path, formats: tuple[str, ...]) -> list[Path]:
-    """Write every plot of a run's report as a file.
-
-    Args:
-        run: a finished run.
-        folder: made where it is missing; earlier files of the same names are replaced.
-        formats: of `plots.FORMATS`.
-
-    Returns:
-        The files.
-
-    Raises:
-        VlcompressError: not a finished run, a damaged file, or a folder that cannot be written.
-    """
-    plots = dict(report_plots(report_data(run)))
-    files = {folder / f"{name}.{suffix}": plot for name, plot in plots.items() for suffix in formats}
-    for path, plot in files.items():
-        save(plot, path)
-    return list(files)
-
-
-def report_plots(data: ReportData) -> Iterator[tuple[str, Plot]]:
-    """Draw up the plots of a report, each with the name of its file."""
-    yield "accuracy", accuracy_chart(data)
-    for chart in curve_charts(data):
-        yield chart.title.lower().replace(" ", "-"), chart
-    if data.layer_sparsity:
-        yield "layers", layer_map(data.layer_sparsity)
+def report_plots(data: ReportData) -> dict[str, Plot]:
+    """Draw up the plots of a report, by the name for a file."""
+    curves = {chart.title.lower().replace(" ", "-"): chart for chart in curve_charts(data)}
+    layers = {"layers": layer_map(data.layer_sparsity)} if data.layer_sparsity else {}
+    return {"accuracy": accuracy_chart(data), **curves, **layers}
 
 
 def report_html(data: ReportData, studies: str = "") -> str:

@@ -46,6 +46,20 @@ def report_sections(home: Path) -> str:
     return render("studies.html.j2", studies=studies) if studies else ""
 
 
+def study_plots(home: Path) -> dict[str, Chart]:
+    """Read the charts of every study of a home, by the name for a file: study and number.
+
+    Raises:
+        VlcompressError: a damaged study.json.
+    """
+    return {
+        f"{name}-{number}": chart
+        for name, document in read_studies(home).items()
+        if not outdated(document)
+        for number, chart in enumerate(read_report(document).charts, 1)
+    }
+
+
 def read_studies(home: Path) -> dict[str, Json]:
     """Read every study of a home, by the name of its folder.
 
