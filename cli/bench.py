@@ -45,13 +45,14 @@ def models(
     """Compare the forms of a model (what `bench` does without a command)."""
     from vlcompress.bench.bench_run import bench_run
     from vlcompress.report.text import bench_text
+    from vlcompress.results import to_json
 
     provider = options.provider_word(where["provider"], where["provider_options"], compute=compute)
     chosen = options.chosen_run(run, home)
     record = bench_run(
         chosen, batches=batches or (1, 32), threads=threads, compute=compute, provider=provider, say=options.say
     )
-    options.show(record, bench_text(record), as_json)
+    options.show(to_json(record), bench_text(record), as_json)
 
 
 @command.command()

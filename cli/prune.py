@@ -45,6 +45,7 @@ def command(recipe: Path | None, **said: Any) -> None:
     """
     from vlcompress.devices import parse_compute
     from vlcompress.report.text import dry_run_text, run_text
+    from vlcompress.results import to_json
     from vlcompress.tickets.run import find_ticket, rehearse, run_name
 
     chosen = _recipe(recipe, said)
@@ -58,7 +59,7 @@ def command(recipe: Path | None, **said: Any) -> None:
         options.show(chosen.document(), dry_run_text(chosen, run_name(chosen, compute)), said["as_json"])
         return
     run = find_ticket(chosen, said["home"], compute=compute, say=options.say, progress=options.step_line())
-    options.show({"run": str(run.folder), **run.document()}, run_text(run), said["as_json"])
+    options.show({"run": str(run.folder), **to_json(run.result())}, run_text(run), said["as_json"])
 
 
 def _recipe(path: Path | None, said: dict[str, Any]) -> Any:

@@ -108,6 +108,7 @@ def test_override_with_none_keeps_and_with_a_value_changes_the_hash() -> None:
         ({"runtime": {"device": "gpu"}}, "unknown device 'gpu'"),
         ({"runtime": {"dtype": "fp8"}}, "unknown dtype 'fp8'"),
         ({"training": {"steps": 5, "optimizer": "adam"}}, "unknown optimizer 'adam'.*did you mean 'adamw'"),
+        ({"training": {"steps": 5, "loss": "mce"}}, "unknown loss 'mce'.*best-answer"),
         ({"training": {"steps": 5, "adversarial": "sound"}}, "adversarial 'sound': give text, image"),
         ({"training": {"steps": True}}, "training.steps is True"),
         ({"model": []}, "section 'model' is"),

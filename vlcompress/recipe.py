@@ -25,6 +25,7 @@ from vlcompress.training.adversarial import Perturbation, parse_perturbation
 RECIPES = Path(__file__).parent / "recipes"
 OPTIMIZERS = ("bertadam", "adamw", "sgd")
 HEADS = ("fresh", "answers")
+LOSSES = ("task", "best-answer")
 CONTROLS = ("random", "shuffle", "reinit", "language", "unstructured")
 LIMITS: dict[tuple[str, str], tuple[str, str]] = {
     ("pruning", "sparsity"): ("[0, 1)", "the fraction to prune, for example 0.7"),
@@ -41,7 +42,12 @@ LIMITS: dict[tuple[str, str], tuple[str, str]] = {
     ("training", "distill"): ("[0, inf)", "0 (off), or a weight above 0, for example 1"),
 }
 """The interval that a number lies in, and what to give."""
-NAMES = {("pruning", "controls"): CONTROLS, ("model", "head"): HEADS, ("training", "optimizer"): OPTIMIZERS}
+NAMES = {
+    ("pruning", "controls"): CONTROLS,
+    ("model", "head"): HEADS,
+    ("training", "optimizer"): OPTIMIZERS,
+    ("training", "loss"): LOSSES,
+}
 """The fixed sets that a field's value, or each of its values, is of."""
 
 PARSERS: dict[Any, Callable[[str], Any]] = {
@@ -155,6 +161,8 @@ class TrainingRecipe:
             dense one; 0 learns from the task alone.
         adversarial: "text", "image" or "text+image" trains under perturbation of word embeddings or region features as
             VILLA does, with ":RATE" for another step than 1e-3; "" trains plainly.
+        loss: the "task"'s own; "best-answer" learns the best answer of each question alone, by cross entropy, as
+            LXMERT's --mceLoss does (VQA, GQA and SNLI-VE).
     """
 
     steps: int = 0
@@ -168,6 +176,7 @@ class TrainingRecipe:
     optimizer: str = "bertadam"
     distill: float = 0.0
     adversarial: Perturbation = field(default_factory=Perturbation)
+    loss: str = "task"
 
 
 @dataclass(frozen=True)
@@ -330,9 +339,10 @@ def _plain(value: Any) -> Any:
 def _check_fields(recipe: Recipe) -> None:
     for (section, field_name), allowed in NAMES.items():
         value = getattr(getattr(recipe, section), field_name)
-        for name in (value,) if isinstance(value, str) else value:
+        what, names = (field_name, (value,)) if isinstance(value, str) else (field_name.removesuffix("s"), value)
+        for name in names:
             if name not in allowed:
-                raise unknown(field_name.removesuffix("s"), name, allowed)
+                raise unknown(what, name, allowed)
     for (section, field_name), (interval, wanted) in LIMITS.items():
         number = getattr(getattr(recipe, section), field_name)
         if not _inside(number, interval):

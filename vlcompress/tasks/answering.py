@@ -4,18 +4,21 @@ Shapes: B batch, A answers.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from vlcompress.data.examples import TaskData
 from vlcompress.models.base import Head
 from vlcompress.models.objective import Batch
 from vlcompress.tasks.base import Answer, LogitLoss, PerExampleTask
 from vlcompress.tasks.preprocessing import Preprocessor
+
+BEST_ANSWER = "best-answer"
+"""The name in a recipe of `best_answer_loss`."""
 
 
 class ClosedAnswers(LogitLoss, PerExampleTask):
@@ -37,6 +40,7 @@ class ClosedAnswers(LogitLoss, PerExampleTask):
     ) -> None:
         super().__init__(data, preprocessor)
         self.head = Head("answers", tuple(labels))
+        self.criterion: Callable[[Tensor, Tensor], Tensor] = soft_loss
         self._targets = targets
         self._ids = preprocessor.ids([example.text for example in self._examples])
 
@@ -61,12 +65,8 @@ class ClosedAnswers(LogitLoss, PerExampleTask):
         return Batch(self._preprocessor.batch(samples), {"answers": answers_BA})
 
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        """Compute binary cross entropy with the soft scores, summed over A and averaged over B.
-
-        That of airsplay/lxmert, ChenRocks/UNITER and dandelin/ViLT alike.
-        """
-        answers_BA = targets["answers"]
-        return binary_cross_entropy_with_logits(logits, answers_BA) * answers_BA.shape[1]
+        """Compare logits and targets by `criterion`: `soft_loss`, or what a recipe asks for."""
+        return self.criterion(logits, targets["answers"])
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Score each example's best answer, and name that answer's index."""
@@ -81,6 +81,22 @@ class ClosedAnswers(LogitLoss, PerExampleTask):
         """Name the best answer to every example."""
         judged = (self.judge(logits, targets) for logits, targets in self.answered(answer, batch=batch))
         return [self.head.labels[index] for _, predictions in judged for index in predictions.tolist()]
+
+
+def soft_loss(logits_BA: Tensor, answers_BA: Tensor) -> Tensor:
+    """Compute binary cross entropy with the soft scores, summed over A and averaged over B.
+
+    That of airsplay/lxmert, ChenRocks/UNITER and dandelin/ViLT alike.
+    """
+    return binary_cross_entropy_with_logits(logits_BA, answers_BA) * answers_BA.shape[1]
+
+
+def best_answer_loss(logits_BA: Tensor, answers_BA: Tensor) -> Tensor:
+    """Compute the cross entropy with each example's best answer, averaged over B and times A (LXMERT's --mceLoss).
+
+    The first answer stands for those of an example whose answers are all outside the list, as officially.
+    """
+    return cross_entropy(logits_BA, answers_BA.argmax(dim=1)) * answers_BA.shape[1]
 
 
 def constant_score(targets: Sequence[Mapping[int, float]]) -> float:
