@@ -19,7 +19,7 @@ from vlcompress.cli import options
 )
 @click.option("--sparsity", "sparsities", default="0.5,0.7,0.9", show_default=True, help="Shares that go.")
 @click.option("--batch", "batches", default="1,8", show_default=True, help="Batch sizes; the last one is tuned for.")
-@click.option("--threads", default=1, show_default=True, help="Threads of ONNX Runtime.")
+@click.option("--threads", type=options.THREADS, default=1, show_default=True, help="Threads of ONNX Runtime.")
 @options.computing
 @options.providing("cpu")
 @options.as_json
