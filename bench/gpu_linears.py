@@ -107,10 +107,10 @@ def configuration(tensors: Tensors, case: Case) -> str:
         return f"dW {case.block[0]}x{case.block[1]} M={min(case.m, 512)} ({case.n}, {case.k}) {case.sparsity}"
     transposed = case.direction == "dX"
     pattern = tensors.weight.pattern
-    stream = pattern.transposed if transposed else pattern.forward
+    work_list = pattern.transposed if transposed else pattern.forward
     x, width = (tensors.y, case.k) if transposed else (tensors.x, case.n)
     product = launch.Product(
-        x, tensors.weight.values, stream.walk, stream.cuts, stream.longest, width, transposed,
+        x, tensors.weight.values, work_list.steps, work_list.cuts, work_list.longest, width, transposed,
         None if transposed else tensors.bias, tensors.y if case.residual else None,
     )  # fmt: skip
     config, cut = launch.cheapest_cut(product, launch.fitted(launch.table_config(product), product))

@@ -5,7 +5,7 @@
 For each shape, M, density and kind of mask: the steps of the busiest slot over those of an even share ("balance"), and
 the same with what cutting costs, in steps of a slot ("with costs": filling pipelines, moving fp32 pieces, the
 launch that adds them). *before* is the first rule of this project: outputs in the order of W, cut in parts of about
-equal length that end between outputs, panel by panel.
+equal length that end between outputs, row tile by row tile.
 """
 
 import statistics
@@ -46,14 +46,16 @@ class Shared:
 def before(pattern: BlockPattern, m: int) -> Shared:
     """The first rule: the fewest parts within 5 % of the fewest waves, of whole outputs in the order of W."""
     config = rule_of_thumb("sm_90", BLOCK, m)
-    panels, outputs, slots = -(-m // config.block_m), pattern.grid[0], 2 * MULTIPROCESSORS
+    row_tiles, outputs, slots = -(-m // config.block_m), pattern.grid[0], 2 * MULTIPROCESSORS
     counts = sorted({step << power for power in range(outputs.bit_length()) for step in (1, 3)} | {outputs})
-    times = {parts: -(-panels * parts // slots) / parts for parts in counts if parts <= outputs}
+    times = {parts: -(-row_tiles * parts // slots) / parts for parts in counts if parts <= outputs}
     parts = next(parts for parts, time in times.items() if time <= 1.05 * min(times.values()))
     steps = _cut_in_order(pattern.crow.diff().clamp(min=1).tolist(), parts)
-    waves = -(-panels * parts // slots)
+    waves = -(-row_tiles * parts // slots)
     return Shared(
-        partition.makespan(steps, panels, 1, slots), sum(steps) * panels / slots, waves * partition.START_STEPS / 2
+        partition.makespan(steps, row_tiles, 1, slots),
+        sum(steps) * row_tiles / slots,
+        waves * partition.START_STEPS / 2,
     )
 
 
@@ -62,14 +64,16 @@ def after(pattern: BlockPattern, m: int) -> tuple[Shared, Partition]:
     work = partition.work_of(m, pattern, pattern.forward, ITEMSIZE)
     config, cut = partition.cheapest(work, rule_of_thumb("sm_90", BLOCK, m), MULTIPROCESSORS, MEMORY)
     slots = partition.slots_of(work, config, MULTIPROCESSORS, MEMORY, cut.splits_outputs)
-    panels, tile = work.panels(config.block_m), partition.tile_of(work, config)
-    waves = -(-panels * cut.parts // slots.count)
+    row_tiles, tile = work.row_tiles(config.block_m), partition.tile_of(work, config)
+    waves = -(-row_tiles * cut.parts // slots.count)
     overhead = waves * partition.start_steps(slots) / slots.resident
     if cut.splits_outputs:
         overhead += waves * tile.cut_bytes / tile.step_bytes
         overhead += partition.LAUNCH_BYTES / tile.step_bytes / slots.resident
-    steps = partition.makespan(partition.part_steps(pattern.forward, work.outputs, cut), panels, cut.group, slots.count)
-    return Shared(steps, work.entries * panels / slots.count, overhead), replace(cut, cost=0.0)
+    steps = partition.makespan(
+        partition.part_steps(pattern.forward, work.outputs, cut), row_tiles, cut.group, slots.count
+    )
+    return Shared(steps, work.entries * row_tiles / slots.count, overhead), replace(cut, cost=0.0)
 
 
 def _cut_in_order(outputs: Sequence[int], parts: int) -> list[int]:

@@ -33,27 +33,34 @@ def command() -> None:
 
 @command.command()
 @options.run_path
+<<<<<<< HEAD
 @click.option("--batch", "batches", multiple=True, type=options.COUNT, help="Batch size; may be repeated.  [1 and 32]")
 @click.option(
     "--threads", type=options.THREADS, default=1, show_default=True, help="Threads of PyTorch and ONNX Runtime."
 )
 @options.computing
+=======
+@click.option("--batch", "batches", multiple=True, type=int, help="Batch size; may be repeated.  [1 and 32]")
+@click.option("--threads", default=1, show_default=True, help="Threads of PyTorch and ONNX Runtime.")
+@options.computing()
+>>>>>>> main
 @options.providing()
 @options.home
 @options.as_json
-def models(run: Path | None, batches: tuple[int, ...], threads: int, home: Path, as_json: bool, **where: Any) -> None:
+def models(
+    run: Path | None, batches: tuple[int, ...], threads: int, home: Path, as_json: bool, compute: Any, **where: Any
+) -> None:
     """Compare the forms of a model (what `bench` does without a command)."""
     from vlcompress.bench.bench_run import bench_run
-    from vlcompress.devices import parse_compute
     from vlcompress.report.text import bench_text
+    from vlcompress.results import to_json
 
-    compute = parse_compute(where["device"], where["dtype"])
     provider = options.provider_word(where["provider"], where["provider_options"], compute=compute)
     chosen = options.chosen_run(run, home)
     record = bench_run(
         chosen, batches=batches or (1, 32), threads=threads, compute=compute, provider=provider, say=options.say
     )
-    options.show(record, bench_text(record), as_json)
+    options.show(to_json(record), bench_text(record), as_json)
 
 
 @command.command()

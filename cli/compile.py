@@ -1,6 +1,7 @@
 """vlcompress compile: turn a ticket into the form that runs faster."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,21 +19,19 @@ from vlcompress.cli import options
     help="dense, grouped, triton or semi-structured for every packed layer; auto measures.",
 )
 @click.option("--explain", is_flag=True, help="Say for each layer what was measured and why it runs so.")
-@options.computing
+@options.computing()
 @options.home
 @options.as_json
 def command(
-    run: Path | None, batch: int, threads: int, backend: str, explain: bool, home: Path, as_json: bool, **where: str
+    run: Path | None, batch: int, threads: int, backend: str, explain: bool, home: Path, as_json: bool, compute: Any
 ) -> None:
     """Shrink, pack and choose: sparse where it is measured to be faster, dense elsewhere.
 
     RUN is a run's folder; the newest finished one is taken without it.
     """
-    from vlcompress.devices import parse_compute
     from vlcompress.report.text import plan_text
     from vlcompress.sparse.compile_run import compile_run
 
-    compute = parse_compute(where["device"], where["dtype"])
     chosen = options.chosen_run(run, home)
     plan = compile_run(chosen, batch=batch, threads=threads, compute=compute, backend=backend)
     options.show(plan.to_json(), plan_text(chosen.folder / "compiled", plan, explain=explain), as_json)

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,25 +50,63 @@ class Checked(click.ParamType):  # type: ignore[type-arg]  # generic since click
         return value
 
 
-_where = click.option(
-    "--device",
-    type=Checked("auto|cpu|cuda[:N]", check_device),
-    default="auto",
-    show_default=True,
-    help="Where PyTorch computes; auto takes a GPU if there is one.",
-)
-_what = click.option(
-    "--dtype",
-    type=Checked("|".join(DTYPES), check_dtype),
-    default="fp32",
-    show_default=True,
-    help="What PyTorch computes in; scores, and weights in training, stay float32.",
-)
+class Listed(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
+    """Values with commas between them, as a tuple; a wrong one is told in one line as every mistake is."""
+
+    def __init__(self, read: Callable[[str], Any], many: str, example: str) -> None:
+        """`read` raises ValueError at what is no value; `many` names several of them."""
+        self.name, self._read, self._example = many, read, example
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        """Read the values."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self._read(part) for part in value.split(","))
+        except ValueError:
+            option = param.opts[0] if param else self.name
+            raise VlcompressError(
+                f"{option} '{value}' is not a list of {self.name}: separate them by commas, as {self._example}"
+            ) from None
 
 
-def computing(command: F) -> F:
-    """Add --device and --dtype to a command."""
-    return _where(_what(command))
+def _sparsity(text: str) -> float:
+    if not 0 < float(text) < 1:
+        raise ValueError
+    return float(text)
+
+
+WORDS = Listed(str, "words", "head,neuron")
+NUMBERS = Listed(float, "numbers", "0.5,0.7")
+WHOLE_NUMBERS = Listed(int, "whole numbers", "0,1,2")
+SPARSITIES = Listed(_sparsity, "fractions above 0 and below 1", "0.5,0.7")
+
+_DEVICE, _DTYPE = Checked("auto|cpu|cuda[:N]", check_device), Checked("|".join(DTYPES), check_dtype)
+_DEVICE_HELP = "Where PyTorch computes; auto takes a GPU if there is one."
+_DTYPE_HELP = "What PyTorch computes in; scores, and weights in training, stay float32."
+
+
+def where(device: str | None = "auto", dtype: str | None = "fp32") -> Callable[[F], F]:
+    """Add --device and --dtype to a command; a default of None leaves them to the recipe."""
+    said = "" if device else "  [the recipe's]"
+    first = click.option("--device", type=_DEVICE, default=device, show_default=True, help=_DEVICE_HELP + said)
+    second = click.option("--dtype", type=_DTYPE, default=dtype, show_default=True, help=_DTYPE_HELP + said)
+    return lambda command: first(second(command))
+
+
+def computing(*, training: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add --device and --dtype to a command, which takes what they say as `compute`, checked against this machine."""
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(*, device: str, dtype: str, **given: Any) -> None:
+            from vlcompress.devices import parse_compute
+
+            command(compute=parse_compute(device, dtype, training=training), **given)
+
+        return where()(run)
+
+    return add
 
 
 class _Option(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
@@ -93,14 +132,14 @@ def providing(
         if name not in names:
             raise unknown("provider", name, names)
 
-    where = click.option(
+    name_option = click.option(
         "--provider",
         type=Checked("|".join(names), check),
         default=default,
         show_default=True,
         help="ONNX Runtime's execution provider." + ("" if default else f"  {said}"),
     )
-    how = click.option(
+    settings = click.option(
         "--provider-option",
         "provider_options",
         type=_Option(),
@@ -108,7 +147,7 @@ def providing(
         metavar="KEY=VALUE",
         help="An option of that provider, such as use_tf32=1 or trt_engine_cache_path=DIR; repeatable.",
     )
-    return lambda command: where(how(command))
+    return lambda command: name_option(settings(command))
 
 
 def provider_word(name: str | None, given: tuple[tuple[str, str], ...], **more: Any) -> str | None:
@@ -132,17 +171,17 @@ run_path = click.argument("run", required=False, type=click.Path(path_type=Path,
 
 
 def say(line: str) -> None:
-    """Tell progress, on stderr."""
+    """Report progress, on stderr."""
     click.echo(f"\r\033[K{line}" if sys.stderr.isatty() else line, err=True)
 
 
 def show(document: dict[str, Any], text: str, as_json: bool) -> None:
-    """Return the result on stdout: the document as JSON, or the text for people."""
+    """Print the result on stdout: the document as JSON, or the text for people."""
     click.echo(json.dumps(document, indent=2, allow_nan=False) if as_json else text)
 
 
 def step_line() -> Callable[[int, float], None] | None:
-    """Return a progress callback that rewrites one line on a terminal; None elsewhere."""
+    """Make a progress callback that rewrites one line on a terminal; None elsewhere."""
     if not sys.stderr.isatty():
         return None
     last = [0.0]
@@ -156,7 +195,7 @@ def step_line() -> Callable[[int, float], None] | None:
 
 
 def chosen_run(path: Path | None, home: Path) -> Any:
-    """Return the run at `path` (its folder or its ticket), or the newest finished one."""
+    """Open the run at `path` (its folder or its ticket), or the newest finished one."""
     from vlcompress.tickets.run import Run, newest_run
 
     if path is None:
@@ -164,31 +203,3 @@ def chosen_run(path: Path | None, home: Path) -> Any:
         say(f"newest run: {run.folder}")
         return run
     return Run(path.parent if path.name in ("ticket", "compiled", "onnx") else path)
-
-
-def numbers(text: str, option: str) -> tuple[float, ...]:
-    """Read numbers that are separated by commas.
-
-    Raises:
-        VlcompressError: something else.
-    """
-
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise VlcompressError(
-            f"{option} '{text}' is not a list of numbers: separate them by commas, as 0.5,0.7"
-        ) from None
-
-
-def whole_numbers(text: str, option: str) -> tuple[int, ...]:
-    """Read whole numbers that are separated by commas.
-
-    Raises:
-        VlcompressError: something else.
-    """
-
-    found = numbers(text, option)
-    if any(number != int(number) for number in found):
-        raise VlcompressError(f"{option} '{text}' holds a fraction: give whole numbers, as 1,8")
-    return tuple(int(number) for number in found)

@@ -20,22 +20,20 @@ from vlcompress.cli import options
     show_default=True,
     help="What answers: the ticket as trained, the compiled model, or the exported file.",
 )
-@options.computing
+@options.computing()
 @options.home
 @options.as_json
 def command(
-    run: Path | None, split: str, out: Path, batch: int, form: Any, device: str, dtype: str, home: Path, as_json: bool
+    run: Path | None, split: str, out: Path, batch: int, form: Any, compute: Any, home: Path, as_json: bool
 ) -> None:
     """Answer a split with a run's ticket, in the file that the benchmark's server takes.
 
     RUN is a run's folder; the newest finished one is taken without it. VQA, GQA, RefCOCO: JSON; NLVR2, VCR: CSV;
     retrieval: the score matrix.
     """
-    from vlcompress.devices import parse_compute
     from vlcompress.export.predict import predict
     from vlcompress.report.text import prediction_text
 
-    compute = parse_compute(device, dtype)
     chosen = options.chosen_run(run, home)
     document = predict(chosen, split, out, form=form, compute=compute, batch=batch, say=options.say)
     options.show(document, prediction_text(document), as_json)

@@ -1,6 +1,7 @@
 """vlcompress pretrain: make the weights that tickets are found in."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -35,7 +36,7 @@ from vlcompress.cli import options
 @click.option("--transport-weight", type=float, help="Of UNITER's and ViLT's word-region alignment.  [0.1]")
 @click.option("--seed", type=options.SEED, default=0, show_default=True)
 @click.option("--half", is_flag=True, help="Store the weights as float16.")
-@options.computing
+@options.computing(training=True)
 @options.home
 @options.as_json
 def command(
@@ -49,8 +50,7 @@ def command(
     learning_rate: float,
     seed: int,
     half: bool,
-    device: str,
-    dtype: str,
+    compute: Any,
     home: Path,
     as_json: bool,
     **given: float | None,
@@ -60,13 +60,11 @@ def command(
     The defaults make the built-in weights of LXMERT small. The same command again continues where it was stopped.
     """
     from vlcompress.data.sources import pretraining_folder
-    from vlcompress.devices import parse_compute
     from vlcompress.models.base import pretraining_of
     from vlcompress.models.registry import family_named
     from vlcompress.training.loop import Hyperparameters
     from vlcompress.training.pretrain import Pretraining, PretrainingRecipe, pretrain
 
-    compute = parse_compute(device, dtype, training=True)
     family = family_named(model)
     spec = pretraining_of(family)
     hyper = Hyperparameters(

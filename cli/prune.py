@@ -8,15 +8,6 @@ import click
 from vlcompress.cli import options
 
 
-def _numbers(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    try:
-        return tuple(int(part) for part in value.split(",")) if value else None
-    except ValueError as error:
-        raise click.BadParameter(
-            f"'{value}': give whole numbers with commas between them, for example 0,1,2"
-        ) from error
-
-
 @click.command()
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
 @click.option("--model", help="Model family.  [lxmert]")
@@ -37,13 +28,13 @@ def _numbers(context: click.Context, parameter: click.Parameter, value: str | No
     multiple=True,
     help="random, shuffle, reinit, language, unstructured or none; may be repeated.",
 )
-@click.option("--seeds", callback=_numbers, help="Seeds with commas between them, for example 0,1,2.")
+@click.option("--seeds", type=options.WHOLE_NUMBERS, help="Seeds with commas between them, for example 0,1,2.")
 @click.option("--steps", type=int, help="Steps of each training.")
 @click.option("--batch", type=options.COUNT, help="Examples a step.")
 @click.option("--learning-rate", type=float, help="Peak learning rate.")
 @click.option("--save-recipe", type=click.Path(path_type=Path, dir_okay=False), help="Write the whole recipe here.")
 @click.option("--dry-run", is_flag=True, help="Refuse what a run would, say what would be trained, and stop.")
-@options.computing
+@options.where(device=None, dtype=None)
 @options.home
 @options.as_json
 def command(recipe: Path | None, **said: Any) -> None:
@@ -54,10 +45,11 @@ def command(recipe: Path | None, **said: Any) -> None:
     """
     from vlcompress.devices import parse_compute
     from vlcompress.report.text import dry_run_text, run_text
+    from vlcompress.results import to_json
     from vlcompress.tickets.run import find_ticket, rehearse, run_name
 
-    compute = parse_compute(said["device"], said["dtype"], training=True)
     chosen = _recipe(recipe, said)
+    compute = parse_compute(chosen.runtime.device, chosen.runtime.dtype, training=True)
     if said["dry_run"] or said["save_recipe"]:
         rehearse(chosen, said["home"], compute=compute, say=options.say)
     if said["save_recipe"]:
@@ -66,14 +58,8 @@ def command(recipe: Path | None, **said: Any) -> None:
     if said["dry_run"]:
         options.show(chosen.document(), dry_run_text(chosen, run_name(chosen, compute)), said["as_json"])
         return
-    run = find_ticket(
-        chosen,
-        said["home"],
-        compute=compute,
-        say=options.say,
-        progress=options.step_line(),
-    )
-    options.show({"run": str(run.folder), **run.document()}, run_text(run), said["as_json"])
+    run = find_ticket(chosen, said["home"], compute=compute, say=options.say, progress=options.step_line())
+    options.show({"run": str(run.folder), **to_json(run.result())}, run_text(run), said["as_json"])
 
 
 def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
@@ -95,11 +81,12 @@ def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
             "seeds": said["seeds"],
         },
         training={name: said[name] for name in ("steps", "batch", "learning_rate")},
+        runtime={name: said[name] for name in ("device", "dtype")},
     )
 
 
 def _sparsity_of(text: str) -> float | None:
-    """Return the sparsity that a pattern sets by itself, and say so; None where the recipe's holds."""
+    """Take the sparsity that a pattern sets by itself, and say so; None where the recipe's holds."""
     from vlcompress.pruning.patterns import parse_pattern
 
     pattern = parse_pattern(text)

@@ -16,7 +16,7 @@ from vlcompress.cli import options
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who runs it.")
 @click.option("--replicas", type=options.COUNT, help="Processes that hold the models, with --engine ray.  [1]")
 @options.providing("cpu", names=("cpu", "cuda", "tensorrt", "openvino"))
-@options.computing
+@options.where()
 @click.option("--threads", default="auto", show_default=True, help="Threads of one execution; auto measures.")
 @click.option("--sessions", default="auto", show_default=True, help="Executions at the same time; auto measures.")
 @click.option("--max-batch", default=32, show_default=True, help="Rows of one execution, and of one request.")

@@ -13,18 +13,35 @@ from vlcompress.cli import options
 @click.option(
     "--block",
     "patterns",
+    type=options.WORDS,
     default="192x16,neuron+head",
     show_default=True,
     help="Patterns: RxC (a block), n:m (as 2:4), head, neuron, neuron+head, unstructured; several with commas.",
 )
+<<<<<<< HEAD
 @click.option("--sparsity", "sparsities", default="0.5,0.7,0.9", show_default=True, help="Shares that go.")
 @click.option("--batch", "batches", default="1,8", show_default=True, help="Batch sizes; the last one is tuned for.")
 @click.option("--threads", type=options.THREADS, default=1, show_default=True, help="Threads of ONNX Runtime.")
 @options.computing
+=======
+@click.option(
+    "--sparsity", "sparsities", type=options.NUMBERS, default="0.5,0.7,0.9", show_default=True, help="Shares that go."
+)
+@click.option(
+    "--batch",
+    "batches",
+    type=options.WHOLE_NUMBERS,
+    default="1,8",
+    show_default=True,
+    help="Batch sizes; the last one is tuned for.",
+)
+@click.option("--threads", default=1, show_default=True, help="Threads of ONNX Runtime.")
+@options.computing()
+>>>>>>> main
 @options.providing("cpu")
 @options.as_json
 def command(
-    model: str, size: str, patterns: str, sparsities: str, batches: str, threads: int, as_json: bool, **where: Any
+    as_json: bool, patterns: tuple[str, ...], provider: str | None, provider_options: Any, **asked: Any
 ) -> None:
     """Prune a model of real size at random, and measure every form of it in ONNX Runtime against dense.
 
@@ -33,19 +50,9 @@ def command(
     """
     from vlcompress.bench.forecast import Inquiry, forecast
     from vlcompress.bench.random_masks import read_pattern
-    from vlcompress.devices import parse_compute
     from vlcompress.report.forecast import forecast_text
 
-    compute = parse_compute(where["device"], where["dtype"])
-    asked = Inquiry(
-        model=model,
-        size=size,
-        patterns=tuple(read_pattern(text) for text in patterns.split(",")),
-        sparsities=options.numbers(sparsities, "--sparsity"),
-        batches=options.whole_numbers(batches, "--batch"),
-        threads=threads,
-        compute=compute,
-        provider=options.provider_word(where["provider"], where["provider_options"], compute=compute) or "cpu",
-    )
-    record = forecast(asked, options.say)
+    named = tuple(read_pattern(text) for text in patterns)
+    runtime = options.provider_word(provider, provider_options, compute=asked["compute"]) or "cpu"
+    record = forecast(Inquiry(patterns=named, provider=runtime, **asked), options.say)
     options.show(record, forecast_text(record), as_json)

@@ -8,41 +8,28 @@ import click
 from vlcompress.cli import options
 
 
-def _levels(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[float, ...]:
-    try:
-        levels = tuple(float(part) for part in value.split(",")) if value else ()
-    except ValueError as error:
-        raise click.BadParameter(f"'{value}': give fractions with commas between them, for example 0.5,0.7") from error
-    if any(not 0 < level < 1 for level in levels):
-        raise click.BadParameter(f"'{value}': every level must be above 0 and below 1")
-    return levels
-
-
-def _seeds(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in value.split(","))
-    except ValueError as error:
-        raise click.BadParameter(f"'{value}': give whole numbers with commas between them, for example 0,1") from error
-
-
 @click.command()
 @click.argument("name", required=False)
 @click.option("--model", "family", default="lxmert", show_default=True, help="Model family.")
 @click.option("--task", "tasks", multiple=True, default=("vqa",), show_default=True, help="Task; may be repeated.")
 @click.option("--size", default="small", show_default=True, help="Model size.")
 @click.option("--data", "source", default="", help="scenes:SIZE for built-in data, or a folder.")
-@click.option("--seeds", callback=_seeds, default="0,1,2", show_default=True, help="Seeds with commas between them.")
-@click.option("--levels", callback=_levels, help="Sparsities with commas between them; the study's own by default.")
+@click.option(
+    "--seeds", type=options.WHOLE_NUMBERS, default="0,1,2", show_default=True, help="Seeds with commas between them."
+)
+@click.option(
+    "--levels",
+    type=options.SPARSITIES,
+    default=(),
+    help="Sparsities with commas between them; the study's own by default.",
+)
 @click.option("--criterion", default="magnitude", show_default=True, help="What tickets are ranked by.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be trained, and how long it takes at most.")
 @options.home
-@options.computing
+@options.computing(training=True)
 @options.as_json
-def command(
-    name: str | None, dry_run: bool, home: Path, device: str, dtype: str, as_json: bool, **choices: Any
-) -> None:
+def command(name: str | None, dry_run: bool, home: Path, compute: Any, as_json: bool, **choices: Any) -> None:
     """Run the study NAME (without NAME: list them). An interrupted study continues; studies share trainings."""
-    from vlcompress.devices import parse_compute
     from vlcompress.studies.base import Choices, StudyRunner
     from vlcompress.studies.registry import STUDIES, study_named
     from vlcompress.studies.run import describe, dry, run_study
@@ -51,7 +38,7 @@ def command(
         options.show({one.name: one.title for one in STUDIES.values()}, describe(STUDIES.values()), as_json)
         return
     study = study_named(name)
-    runner = StudyRunner(home, parse_compute(device, dtype, training=True), options.say, options.step_line())
+    runner = StudyRunner(home, compute, options.say, options.step_line())
     if dry_run:
         options.show(*dry(study, Choices(**choices), runner), as_json=as_json)
         return

@@ -13,19 +13,17 @@ from vlcompress.cli import options
 @click.option("--run", type=click.Path(path_type=Path, file_okay=False), help="Its run, if it lies elsewhere.")
 @click.option("--batch", type=options.COUNT, default=32, show_default=True, help="Examples at a time.")
 @click.option("--threads", type=options.THREADS, default=1, show_default=True, help="Threads of ONNX Runtime.")
-@options.computing
+@options.computing()
 @options.providing()
 @options.as_json
-def command(model: Path, run: Path | None, batch: int, threads: int, as_json: bool, **where: Any) -> None:
+def command(model: Path, run: Path | None, batch: int, threads: int, as_json: bool, compute: Any, **where: Any) -> None:
     """Repeat the check that MODEL passed when it was exported (exit code 3 if it fails).
 
     MODEL is a model.onnx that `vlcompress export` wrote, with its manifest beside it.
     """
-    from vlcompress.devices import parse_compute
     from vlcompress.export.export_run import verify_file
     from vlcompress.report.text import verify_text
 
-    compute = parse_compute(where["device"], where["dtype"])
     provider = options.provider_word(where["provider"], where["provider_options"], compute=compute)
     chosen = None if run is None else options.chosen_run(run, Path())
     found = verify_file(

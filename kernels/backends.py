@@ -109,7 +109,7 @@ class Triton:
 
     @classmethod
     def prepare(cls, weight: SparseWeight) -> "Triton":
-        """Derive the streams now, since torch.compile cannot trace how they are made."""
+        """Derive the work lists now, since torch.compile cannot trace how they are made."""
         assert isinstance(weight, BlockSparseWeight), "refusal lets nothing else pass"
         _ = weight.pattern.forward, weight.pattern.transposed
         return cls(weight)
@@ -155,7 +155,7 @@ BACKENDS: Mapping[str, type[Backend]] = {
 
 
 def known_backend(name: str) -> type[Backend]:
-    """Return a backend by its name.
+    """Look a backend up by its name.
 
     Raises:
         KernelInputError: there is none of that name.
@@ -179,7 +179,7 @@ def prepared(name: str, weight: SparseWeight, device: torch.device, dtype: torch
 
 
 def dense(weight: SparseWeight) -> Tensor:
-    """Return the full weight [N, K], bit-exact."""
+    """Restore the dense weight [N, K], bit-exact."""
     return unpack(weight) if isinstance(weight, BlockSparseWeight) else expand(weight)
 
 

@@ -3,7 +3,7 @@
 Everything passes through two custom operators over plain tensors, so torch.compile traces them as single nodes and CUDA
 graphs can hold them:
 
-- ``vlcompress::block_sparse_product``: along the forward stream X Wᵀ, along the transposed one X W. Each is the other's
+- ``vlcompress::block_sparse_product``: X Wᵀ by the forward work list, X W by the transposed one. Each is the other's
   input gradient, so one operator serves both directions.
 - ``vlcompress::block_sparse_values_gradient``: dYᵀ X at the stored blocks.
 
@@ -25,7 +25,7 @@ from torch.nn import functional
 from vlcompress.kernels import grouped, naive
 from vlcompress.kernels.errors import KernelInputError
 from vlcompress.kernels.formats import DTYPES, TRITON_DTYPES, BlockSparseWeight, dense_from_blocks
-from vlcompress.kernels.streams import no_stream_because
+from vlcompress.kernels.work_list import no_work_list_because
 
 BACKENDS = ("auto", "triton", "grouped", "dense")
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -45,14 +45,12 @@ def block_sparse_linear(
     """act(x Wᵀ + bias) + residual, summed in fp32 on the GPU and rounded once.
 
     Args:
-        x: [..., K], fp32 (multiplied as TF32 where torch's ``set_float32_matmul_precision`` allows it for dense
-        products),
-            bf16 or fp16, with any strides. Under ``torch.autocast`` all operands are cast as those of F.linear are.
+        x: [..., K], fp32 (multiplied as TF32 where torch's ``set_float32_matmul_precision`` allows that), bf16 or
+            fp16, with any strides. Under ``torch.autocast`` all operands are cast as those of F.linear are.
         weight: [N, K] in blocks, of x's dtype and on its device.
         bias_N: [N] or None.
-        activation: one of ``naive.ACTIVATIONS``. "gelu" is the exact form in fp32; in bf16 and fp16 the Triton
-        kernels fit
-            it to 2.6e-5, before the 2⁻¹¹ relative error of the hardware's tanh.
+        activation: one of ``naive.ACTIVATIONS``. "gelu" is the exact form in fp32; in bf16 and fp16 the Triton kernels
+            fit it to 2.6e-5, before the 2⁻¹¹ relative error of the hardware's tanh.
         residual: [..., N], added after the activation, or None.
         backend: "triton" (CUDA), "grouped" (any device), "dense" (unpacks W each time; the truth) or "auto": triton for
             CUDA tensors where Triton is installed, else grouped.
@@ -104,18 +102,18 @@ def values_gradient(dy_MN: Tensor, x_MK: Tensor, weight: BlockSparseWeight, back
 
 
 def index_tensors(weight: BlockSparseWeight, backend: str) -> tuple[Tensor, ...]:
-    """Return row, col, and both streams' walk and cuts, as the operators take them.
+    """List row, col, and both work lists' steps and cuts, as the operators take them.
 
-    The streams are empty where no Triton kernel will walk them: the other backends take blocks that have none.
+    The work lists are empty where no Triton kernel reads them: the other backends take blocks that have none.
     """
     p = weight.pattern
     if backend == "triton":
-        return p.row, p.col, p.forward.walk, p.forward.cuts, p.transposed.walk, p.transposed.cuts
+        return p.row, p.col, p.forward.steps, p.forward.cuts, p.transposed.steps, p.transposed.cuts
     return (p.row, p.col, *[p.col[:0]] * 4)
 
 
 def longest_parts(weight: BlockSparseWeight, backend: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return both streams' longest parts; likewise empty where no Triton kernel runs."""
+    """List the steps of both work lists' longest parts; likewise empty where no Triton kernel runs."""
     pattern = weight.pattern
     return (pattern.forward.longest, pattern.transposed.longest) if backend == "triton" else ((), ())
 
@@ -156,7 +154,7 @@ def check_call(
 
 
 def _cast(tensor: Any, dtype: torch.dtype) -> Any:
-    """Return a tensor as autocast passes it on: what is no float, and float64, it leaves alone."""
+    """Cast a tensor as autocast does: what is no float, and float64, it leaves alone."""
     return tensor if tensor is None or tensor.dtype not in TRITON_DTYPES else tensor.to(dtype)
 
 
@@ -178,7 +176,7 @@ def _check_like(name: str, tensor: Tensor | None, x: Tensor) -> None:
 
 
 def resolve_backend(backend: str, x: Tensor, weight: BlockSparseWeight) -> str:
-    """Return what runs this input: "auto" is triton where a kernel takes it, else grouped.
+    """Name the backend of an input: "auto" is triton where a kernel takes it, else grouped.
 
     Raises:
         KernelInputError: "triton" was asked for and cannot run here, or the dtype has no kernel.
@@ -201,7 +199,7 @@ def no_triton_because(device: torch.device, dtype: torch.dtype, weight: BlockSpa
         return f"there is no kernel for {dtype}"
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"it needs CUDA tensors, not {device.type} ones"
-    why = no_stream_because(weight.shape, weight.block)
+    why = no_work_list_because(weight.shape, weight.block)
     return _no_precision_because(device, dtype, weight.block) if why is None and device.type == "cuda" else why
 
 
@@ -219,9 +217,9 @@ def block_sparse_product(
     values: Tensor,
     row: Tensor,
     col: Tensor,
-    walk: Tensor,
+    steps: Tensor,
     cuts: Tensor,
-    walk_transposed: Tensor,
+    steps_transposed: Tensor,
     cuts_transposed: Tensor,
     bias_N: Tensor | None,
     residual_MN: Tensor | None,
@@ -237,9 +235,9 @@ def block_sparse_product(
     The backend is one that `resolve_backend` returned.
     """
     if backend == "triton" and values.shape[0] and x_MK.shape[0]:
-        streams = (walk, cuts, longest), (walk_transposed, cuts_transposed, longest_transposed)
-        stream = streams[transposed]
-        return _triton_product(x_MK, values, stream, bias_N, residual_MN, out_features, transposed, activation)
+        work_lists = (steps, cuts, longest), (steps_transposed, cuts_transposed, longest_transposed)
+        work_list = work_lists[transposed]
+        return _triton_product(x_MK, values, work_list, bias_N, residual_MN, out_features, transposed, activation)
     y_MN = _torch_product(x_MK, values, row, col, out_features, transposed, backend)
     if bias_N is not None:
         y_MN = y_MN + bias_N
@@ -250,7 +248,7 @@ def block_sparse_product(
 def _triton_product(
     x_MK: Tensor,
     values: Tensor,
-    stream: tuple[Tensor, Tensor, Sequence[int]],
+    work_list: tuple[Tensor, Tensor, Sequence[int]],
     bias_N: Tensor | None,
     residual_MN: Tensor | None,
     out_features: int,
@@ -260,9 +258,9 @@ def _triton_product(
     from vlcompress.kernels import launch
 
     residual_MN = None if residual_MN is None else rows_contiguous(residual_MN)
-    walk, cuts, longest = stream
+    steps, cuts, longest = work_list
     x_MK, values = rows_contiguous(x_MK), values.contiguous()
-    product = launch.Product(x_MK, values, walk, cuts, tuple(longest), out_features, transposed, bias_N, residual_MN)
+    product = launch.Product(x_MK, values, steps, cuts, tuple(longest), out_features, transposed, bias_N, residual_MN)
     return launch.run(product, activation)
 
 
@@ -278,7 +276,7 @@ def _torch_product(
 
 
 def rows_contiguous(x_MK: Tensor) -> Tensor:
-    """The tensor itself where a kernel can read it (a slice of wider rows can be), else a copy."""
+    """Copy a tensor that no kernel can read (a slice of wider rows can be read)."""
     readable = x_MK.stride(1) == 1 and x_MK.stride(0) >= x_MK.shape[1]
     return x_MK if readable else x_MK.contiguous()
 
@@ -317,8 +315,8 @@ def _save_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _product_backward(ctx: Any, dy_MN: Tensor) -> tuple[Any, ...]:
-    x_MK, values, row, col, *streams, bias_N = ctx.saved_tensors
-    product, index, longest = _operators.block_sparse_product, (row, col, *streams), ctx.longest
+    x_MK, values, row, col, *work_lists, bias_N = ctx.saved_tensors
+    product, index, longest = _operators.block_sparse_product, (row, col, *work_lists), ctx.longest
     dz_MN = dy_MN
     if ctx.activation != "none":
         n_out = dy_MN.shape[1]

@@ -84,7 +84,7 @@ class Entry:
 
 
 def find(table: str, n: int, k: int, block: tuple[int, int], m: int, density: float) -> Entry | None:
-    """The table's entry nearest to this product by the rule above, or None where no entry has this block."""
+    """Find the entry nearest to a product by the rule above; None where no entry has this block."""
     candidates = [entry for entry in load_table(table) if entry.block == block]
     if not candidates:
         return None
@@ -97,13 +97,13 @@ def find(table: str, n: int, k: int, block: tuple[int, int], m: int, density: fl
 
 
 def config_for(table: str, n: int, k: int, block: tuple[int, int], m: int, density: float) -> KernelConfig:
-    """The configuration of one product: the nearest entry's, or the rule of thumb's."""
+    """Choose the configuration of a product: the nearest entry's, or the rule of thumb's."""
     entry = find(table, n, k, block, m, density)
     return rule_of_thumb(table, block, m) if entry is None else entry.config
 
 
 def rule_of_thumb(table: str, block: tuple[int, int], m: int) -> KernelConfig:
-    """A configuration from the regimes of the README: few, some and many rows."""
+    """Choose by the regimes of the README: few, some and many rows."""
     if m <= SMALL_M:
         return KernelConfig("small", block_m=16 if m <= 16 else 32, warps=4, stages=4)
     kernel = "pointer" if arch_of(table) == "sm_80" else "tma"
@@ -112,12 +112,12 @@ def rule_of_thumb(table: str, block: tuple[int, int], m: int) -> KernelConfig:
 
 
 def warps_for(block_m: int, block: tuple[int, int]) -> int:
-    """Warps that hold an accumulator [block_m, R] without spilling."""
+    """Count the warps that hold an accumulator [block_m, R] without spilling."""
     return 8 if block_m * block[0] > 8192 else 4
 
 
 def fit(config: KernelConfig, block: tuple[int, int], itemsize: int, shared_bytes: int) -> KernelConfig:
-    """The same configuration with as many stages as shared memory holds, and smaller tiles where not even two fit.
+    """Take away stages until the tiles fit shared memory, and rows where not even two stages do.
 
     Raises:
         KernelInputError: not even two stages of the smallest tile fit.
@@ -150,13 +150,13 @@ def no_exact_because(table: str, block: tuple[int, int]) -> str | None:
 
 
 def exact(config: KernelConfig, block: tuple[int, int]) -> KernelConfig:
-    """The configuration for exact fp32: few enough rows not to spill."""
+    """Limit the rows for exact fp32, which would spill."""
     block_m = min(config.block_m, EXACT_SIDE)
     return replace(config, block_m=block_m, warps=warps_for(block_m, block))
 
 
 def for_pieces(config: KernelConfig, block: tuple[int, int]) -> KernelConfig:
-    """The configuration for splitting outputs: fewer rows where storing pieces would take too many registers."""
+    """Limit the rows for splitting outputs, where storing pieces would take too many registers."""
     most = PIECE_ACCUMULATORS * 32 * config.warps
     while config.block_m > 16 and config.block_m * block[0] > most:
         config = replace(config, block_m=config.block_m // 2)
@@ -166,7 +166,7 @@ def for_pieces(config: KernelConfig, block: tuple[int, int]) -> KernelConfig:
 def programs_per_sm(
     config: KernelConfig, block: tuple[int, int], itemsize: int, shared_bytes: int, splits_outputs: bool = False
 ) -> int:
-    """How many programs a multiprocessor is given: two, so that one multiplies while the other stores, if two fit.
+    """Count the programs of a multiprocessor: two, so that one multiplies while the other stores, if two fit.
 
     Args:
         shared_bytes: shared memory that one program may have; a multiprocessor has 1 KiB more, and keeps as much of it
@@ -181,7 +181,7 @@ def programs_per_sm(
 
 
 def table_name(major: int, minor: int, device_name: str) -> str:
-    """The table that a device of this compute capability and name uses.
+    """Name the table of a device of this compute capability and name.
 
     Raises:
         KernelInputError: the device is older than 8.0.
@@ -194,17 +194,17 @@ def table_name(major: int, minor: int, device_name: str) -> str:
 
 
 def arch_of(table: str) -> str:
-    """The arch that a table is for, one of ``ARCHS``."""
+    """Name the arch that a table is for, one of ``ARCHS``."""
     return table.partition("-")[0]
 
 
 def load_table(table: str) -> tuple[Entry, ...]:
-    """The entries of a table, from the user's folder where the environment names one, else the shipped ones."""
+    """Read a table from the user's folder where the environment names one, else the shipped one."""
     return read_table(table_path(table))
 
 
 def table_path(table: str) -> Path:
-    """The file that :func:`load_table` reads."""
+    """Find the file that :func:`load_table` reads."""
     return _table_path(table, os.environ.get(TABLES_VARIABLE))
 
 
@@ -218,7 +218,7 @@ def _table_path(table: str, folder: str | None) -> Path:
 
 @lru_cache
 def read_table(path: Path) -> tuple[Entry, ...]:
-    """The entries of one file.
+    """Read the entries of one file.
 
     Raises:
         KernelInputError: the file is missing or is not a table.
@@ -260,7 +260,7 @@ def _entry(row: dict[str, Any]) -> Entry:
 
 
 def _shared_need(config: KernelConfig, block: tuple[int, int], itemsize: int) -> int:
-    """Bytes of the ring of X and W tiles, of the tile that TMA stores from, and of the barriers."""
+    """Count the bytes of the ring of X and W tiles, of the tile that TMA stores from, and of the barriers."""
     height, width = block
     ring = config.stages * (config.block_m * width + height * width) * itemsize
     out = config.block_m * height * (itemsize if config.kernel == "tma" else 0)

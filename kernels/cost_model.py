@@ -76,14 +76,14 @@ CHIPS = {
 
 
 def dense_us(chip: Chip, m: int, n: int, k: int) -> float:
-    """A dense product by the vendor's library, which picks the best of its tiles and splits long reductions."""
+    """Estimate a dense product by the vendor's library: the best of its tiles, long reductions split."""
     tiles = ((128, 256), (128, 128), (64, 128), (64, 64))
     compute = min(_tiles_us(chip, m, n, k, tile) for tile in tiles)
     return LAUNCH_US + max(compute, _memory_us(chip, m, n, k, 1.0))
 
 
 def sparse_us(table: str, m: int, pattern: BlockPattern, config: KernelConfig) -> float:
-    """The product X Wᵀ, scaled so that a full one costs at least ``TRITON_SHARE`` times the dense one.
+    """Estimate the product X Wᵀ, scaled so that a full one costs at least ``TRITON_SHARE`` times the dense one.
 
     Args:
         table: whose chip it is, a key of ``CHIPS``.
@@ -93,12 +93,12 @@ def sparse_us(table: str, m: int, pattern: BlockPattern, config: KernelConfig) -
     chip, (n, k) = CHIPS[table], pattern.shape
     full = TRITON_SHARE * dense_us(chip, m, n, k) - LAUNCH_US
     scale = max(1.0, full / _full_us(table, m, pattern.shape, pattern.block, config))
-    compute = scale * _stream_us(table, m, pattern, config)
+    compute = scale * _work_list_us(table, m, pattern, config)
     return LAUNCH_US + max(compute, _memory_us(chip, m, n, k, pattern.density))
 
 
 def modelled_entries(table: str) -> list[Entry]:
-    """Entries from the model, each with the fastest of its candidates."""
+    """Model every entry of a table, each with the fastest of its candidates."""
     return [
         _entry(table, shape, block, m, density)
         for shape in SHAPES
@@ -116,7 +116,7 @@ def write_modelled_tables() -> None:
 
 
 def candidates(table: str, block: tuple[int, int], m: int) -> Iterator[KernelConfig]:
-    """The rule of thumb's configuration, and with the other number of rows a program where there are many rows."""
+    """Yield the rule of thumb's configuration and, where there are many rows, its twin of fewer or more a program."""
     config = rule_of_thumb(table, block, m)
     yield config
     if config.kernel != "small":
@@ -139,18 +139,20 @@ def _uniform_pattern(shape: tuple[int, int], block: tuple[int, int], density: fl
 
 @lru_cache
 def _full_us(table: str, m: int, shape: tuple[int, int], block: tuple[int, int], config: KernelConfig) -> float:
-    return _stream_us(table, m, _uniform_pattern(shape, block, 1.0), config)
+    return _work_list_us(table, m, _uniform_pattern(shape, block, 1.0), config)
 
 
-def _stream_us(table: str, m: int, pattern: BlockPattern, config: KernelConfig) -> float:
-    """The busiest multiprocessor's share of the steps, cut as a launch would cut them."""
+def _work_list_us(table: str, m: int, pattern: BlockPattern, config: KernelConfig) -> float:
+    """Time the busiest multiprocessor's share of the steps, cut as a launch would cut them."""
     chip, memory = CHIPS[table], SHARED_BYTES[arch_of(table)]
     work = partition.work_of(m, pattern, pattern.forward, ITEMSIZE)
     config, cut = partition.cheapest(work, config, chip.multiprocessors, memory)
     slots = partition.slots_of(work, config, chip.multiprocessors, memory, cut.splits_outputs)
-    tile, panels = partition.tile_of(work, config), work.panels(config.block_m)
-    steps = partition.makespan(partition.part_steps(pattern.forward, work.outputs, cut), panels, cut.group, slots.count)
-    waves = -(-panels * cut.parts // slots.count)
+    tile, row_tiles = partition.tile_of(work, config), work.row_tiles(config.block_m)
+    steps = partition.makespan(
+        partition.part_steps(pattern.forward, work.outputs, cut), row_tiles, cut.group, slots.count
+    )
+    waves = -(-row_tiles * cut.parts // slots.count)
     l2 = chip.l2 / chip.multiprocessors / 1e6
     step_us = max(2 * tile.rows * tile.out * tile.red / _tile_rate(chip, tile.rows * tile.out), tile.step_bytes / l2)
     pieces = waves * slots.resident * tile.cut_bytes / l2 + PIECES_US if cut.splits_outputs else 0.0
@@ -158,18 +160,18 @@ def _stream_us(table: str, m: int, pattern: BlockPattern, config: KernelConfig) 
 
 
 def _memory_us(chip: Chip, m: int, n: int, k: int, density: float) -> float:
-    """X and Y once, and the stored weight once."""
+    """Time the transfer of X and Y once, and of the stored weight once."""
     return ITEMSIZE * (m * k + m * n + n * k * density) / (chip.bandwidth * BANDWIDTH_SHARE) * 1e6
 
 
 def _tile_rate(chip: Chip, area: int) -> float:
-    """Operations a microsecond of one multiprocessor that multiplies a tile of this many elements."""
+    """Estimate the operations a microsecond of one multiprocessor on a tile of this many elements."""
     share = 0.93 if area >= 32768 else 0.82 if area >= 16384 else 0.62
     return share * chip.flops / chip.multiprocessors / 1e6
 
 
 def _tiles_us(chip: Chip, m: int, n: int, k: int, tile: tuple[int, int]) -> float:
-    """Waves of dense tiles; with less than a wave, long reductions are split among the idle multiprocessors."""
+    """Time waves of dense tiles; with less than a wave, long reductions are split among the idle multiprocessors."""
     height, width = tile
     tiles, extra = math.ceil(m / height) * math.ceil(n / width), 0.0
     if tiles < chip.multiprocessors and k >= 1536:

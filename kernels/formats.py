@@ -9,8 +9,8 @@ For a weight ``w_NK``::
     crow   [N/R + 1]     int32, stored blocks of block row n are crow[n] .. crow[n + 1]
     col    [nnz]         int32, block column of each stored block
 
-Everything else is derived from it when it is asked for, and kept: the streams that the Triton kernels walk
-(streams.py) and the row groups that dense hardware likes (grouped.py).
+Everything else is derived from it when it is asked for, and kept: the work lists that the Triton kernels follow
+(work_list.py) and the row groups that dense hardware likes (grouped.py).
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from vlcompress.kernels.errors import KernelInputError
-from vlcompress.kernels.streams import Stream, forward_stream, transposed_stream
+from vlcompress.kernels.work_list import WorkList, forward_work_list, transposed_work_list
 
 Block = tuple[int, int]
 """Rows and columns (R, C) of a block."""
@@ -58,7 +58,7 @@ class BlockPattern:
         object.__setattr__(self, "row", torch.repeat_interleave(blocks, counts, output_size=self.nnz))
 
     def derive(self, name: str, make: Callable[[], Any]) -> Any:
-        """Return what `make` gave the first time; functools.cached_property holds a lock, which Dynamo cannot trace."""
+        """Make something once; functools.cached_property holds a lock, which Dynamo cannot trace."""
         if name not in self.derived:
             self.derived[name] = make()
         return self.derived[name]
@@ -86,27 +86,27 @@ class BlockPattern:
         return stored_nk
 
     @property
-    def forward(self) -> Stream:
-        """The stream by block rows (Y = X Wᵀ).
+    def forward(self) -> WorkList:
+        """The work list by block rows (Y = X Wᵀ).
 
         Raises:
-            KernelInputError: blocks that no kernel can walk.
+            KernelInputError: blocks that no kernel can multiply.
         """
-        stream: Stream = self.derive("forward", lambda: self._on_host(forward_stream))
-        return stream
+        work_list: WorkList = self.derive("forward", lambda: self._on_host(forward_work_list))
+        return work_list
 
     @property
-    def transposed(self) -> Stream:
-        """The stream by block columns (dX = dY W); likewise."""
-        stream: Stream = self.derive("transposed", lambda: self._on_host(transposed_stream))
-        return stream
+    def transposed(self) -> WorkList:
+        """The work list by block columns (dX = dY W); likewise."""
+        work_list: WorkList = self.derive("transposed", lambda: self._on_host(transposed_work_list))
+        return work_list
 
-    def _on_host(self, make: Callable[..., Stream]) -> Stream:
-        """Make a stream on the host: hundreds of small steps, once for each weight."""
+    def _on_host(self, make: Callable[..., WorkList]) -> WorkList:
+        """Make a work list on the host: hundreds of small steps, once for each weight."""
         return make(self.row.cpu(), self.col.cpu(), self.shape, self.block).to(self.col.device)
 
     def to(self, device: torch.device | str) -> "BlockPattern":
-        """Return the same pattern on another device."""
+        """Move the pattern to another device."""
         if self.col.device == torch.device(device):
             return self
         return BlockPattern(self.shape, self.block, self.crow.to(device), self.col.to(device))
@@ -145,7 +145,7 @@ class BlockSparseWeight:
         return sum(t.numel() * t.element_size() for t in (self.values, self.pattern.crow, self.pattern.col))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "BlockSparseWeight":
-        """Return the same weight on another device, or with values of another dtype."""
+        """Move the weight to another device, or cast its values."""
         target = self.values.device if device is None else torch.device(device)
         return BlockSparseWeight(self.values.to(target, dtype or self.values.dtype), self.pattern.to(target))
 
@@ -215,7 +215,7 @@ def from_bsr(values: Tensor, crow: Tensor, col: Tensor, shape: tuple[int, int]) 
 
 
 def unpack(weight: BlockSparseWeight) -> Tensor:
-    """Return the dense weight [N, K], bit-exact: stored blocks as they are, +0.0 elsewhere."""
+    """Restore the dense weight [N, K], bit-exact: stored blocks as they are, +0.0 elsewhere."""
     pattern = weight.pattern
     return dense_from_blocks(weight.values, pattern.row, pattern.col, pattern.shape)
 
@@ -229,7 +229,7 @@ def dense_from_blocks(values: Tensor, row: Tensor, col: Tensor, shape: tuple[int
 
 
 def block_mask(mask_NK: Tensor, block: Block) -> Tensor:
-    """Tell which blocks keep at least one weight: bool [N, K] -> bool [N/R, K/C].
+    """Mark the blocks that keep at least one weight: bool [N, K] -> bool [N/R, K/C].
 
     Raises:
         KernelInputError: the block does not divide the mask.
@@ -239,7 +239,7 @@ def block_mask(mask_NK: Tensor, block: Block) -> Tensor:
 
 
 def tightest_block(mask_NK: Tensor, block: Block) -> Block:
-    """Return the largest block that the kept weights still fill completely, its sides dividing those of `block`.
+    """Find the largest block that the kept weights still fill completely, its sides dividing those of `block`.
 
     Removing units moves rows and columns together, so the blocks that a weight was pruned by may no longer be aligned.
     A mask that is not made of blocks gives (1, 1).

@@ -65,14 +65,14 @@ def row_groups(weight: BlockSparseWeight, *, gather_cost: float = 32.0, group_co
 
 
 def block_rows_apart(weight: BlockSparseWeight) -> RowGroups:
-    """Return every block row as a group of its own: the plain loop over BSR rows."""
+    """Make every block row a group of its own: the plain loop over BSR rows."""
     height = weight.block[0]
     stored_nk = weight.pattern.stored.cpu()
     return _groups(weight, [(range(i * height, (i + 1) * height), keep) for i, keep in enumerate(stored_nk)])
 
 
 def row_panels(weight: BlockSparseWeight) -> RowGroups | None:
-    """Return panels of equal height, a multiple of MIN_ROWS as low as the blocks allow; None where none divides."""
+    """Group rows in panels of equal height, the lowest multiple of MIN_ROWS that fits; None where none fits."""
     height = weight.block[0]
     if weight.shape[0] % MIN_ROWS or (MIN_ROWS % height and height % MIN_ROWS):
         return None
@@ -139,7 +139,7 @@ def _merge(runs: list[Run], width: int, gather_cost: float, group_cost: float) -
 def product(
     x_MK: Tensor, values: Tensor, output: Tensor, source: Tensor, out_features: int, transposed: bool
 ) -> Tensor:
-    """Return x Wᵀ, or x W where transposed: [M, out_features] in x's dtype.
+    """Multiply x Wᵀ, or x W where transposed: [M, out_features] in x's dtype.
 
     Args:
         x_MK: [M, K], or [M, N] where transposed.
@@ -159,7 +159,7 @@ def product(
 
 
 def values_gradient(dy_MN: Tensor, x_MK: Tensor, row: Tensor, col: Tensor, block: tuple[int, int]) -> Tensor:
-    """Return dYᵀ X at the stored blocks: [nnz, R, C] in x's dtype."""
+    """Multiply dYᵀ X at the stored blocks: [nnz, R, C] in x's dtype."""
     height, width = block
     x_MkC = x_MK.contiguous().view(x_MK.shape[0], x_MK.shape[1] // width, width)
     dw = x_MK.new_empty(row.numel(), height, width)

@@ -19,10 +19,10 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from vlcompress.kernels import configs, interpreter, triton_gradient, triton_pieces, triton_pointer, triton_tma
 from vlcompress.kernels.configs import KernelConfig
 from vlcompress.kernels.partition import Partition, Work, cheapest
-from vlcompress.kernels.streams import cut_offset
 from vlcompress.kernels.triton_epilogue import activation_code
+from vlcompress.kernels.work_list import cut_offset
 
-INTERPRETED = not isinstance(triton_tma.stream_tma, triton.runtime.jit.JITFunction)
+INTERPRETED = not isinstance(triton_tma.product_tma, triton.runtime.jit.JITFunction)
 """Whether Triton runs these kernels in its interpreter, on CPU tensors (TRITON_INTERPRET=1 when they were imported)."""
 
 if INTERPRETED:
@@ -46,21 +46,21 @@ _plans: dict[tuple[object, ...], tuple[KernelConfig, Partition]] = {}
 
 @dataclass(frozen=True)
 class Product:
-    """One product X Wᵀ, or X W along the transposed stream, with what its epilogue adds.
+    """One product X Wᵀ, or X W by the transposed work list, with what its epilogue adds.
 
     Attributes:
         x: [M, K], rows contiguous.
         values: [nnz, R, C], contiguous, nnz > 0.
-        walk, cuts, longest: the stream (streams.Stream).
+        steps, cuts, longest: the work list (work_list.WorkList).
         out_features: N.
-        transposed: whether the stream is the transposed one.
+        transposed: whether the work list is the transposed one.
         bias: [N] or None.
         residual: [M, N], rows contiguous, or None.
     """
 
     x: Tensor
     values: Tensor
-    walk: Tensor
+    steps: Tensor
     cuts: Tensor
     longest: tuple[int, ...]
     out_features: int
@@ -92,7 +92,7 @@ def run(
     out_MN: Tensor | None = None,
     cut: Partition | None = None,
 ) -> Tensor:
-    """act(product + bias) + residual, [M, N] in X's dtype, with the table's configuration unless one is given.
+    """Compute act(product + bias) + residual, [M, N] in X's dtype, with the table's configuration unless one is given.
 
     Args:
         out_MN: contiguous [M, N] to write to; by default a new tensor.
@@ -123,7 +123,7 @@ def _run(
 
 
 def values_gradient(dy_MN: Tensor, x_MK: Tensor, row: Tensor, col: Tensor, block: tuple[int, int]) -> Tensor:
-    """dYᵀ X at the stored blocks, [nnz, R, C] in X's dtype."""
+    """Multiply dYᵀ X at the stored blocks: [nnz, R, C] in X's dtype."""
     with on_device_of(x_MK):
         return _values_gradient(dy_MN, x_MK, row, col, block)
 
@@ -131,7 +131,7 @@ def values_gradient(dy_MN: Tensor, x_MK: Tensor, row: Tensor, col: Tensor, block
 def _values_gradient(dy_MN: Tensor, x_MK: Tensor, row: Tensor, col: Tensor, block: tuple[int, int]) -> Tensor:
     nnz, m = row.numel(), x_MK.shape[0]
     wanted = PROGRAMS_PER_SM * multiprocessors(x_MK.device)
-    split = max(1, min(8, wanted // nnz, _panels(m, GRADIENT_ROWS)))
+    split = max(1, min(8, wanted // nnz, _row_tiles(m, GRADIENT_ROWS)))
     partial = torch.empty(split, nnz, *block, dtype=torch.float32, device=x_MK.device)
     large, stages = block[0] * block[1] > 8192, 1 if _unfenced(x_MK.device) else 3
     triton_gradient.values_gradient[(nnz, split)](
@@ -143,7 +143,7 @@ def _values_gradient(dy_MN: Tensor, x_MK: Tensor, row: Tensor, col: Tensor, bloc
 
 
 def planned(product: Product) -> tuple[KernelConfig, Partition]:
-    """The configuration and the cut of a product, looked up once for all products of its kind in this process."""
+    """Choose configuration and cut of a product, once for all products of its kind in this process."""
     x = product.x
     exact = x.dtype == torch.float32 and not allows_tf32()
     key = (
@@ -160,14 +160,14 @@ def planned(product: Product) -> tuple[KernelConfig, Partition]:
 
 
 def table_config(product: Product) -> KernelConfig:
-    """What the table says for this product on its device; the pointer kernel in the interpreter."""
+    """Look up the configuration of a product on its device; the pointer kernel in the interpreter."""
     m, k = product.x.shape
     table = "sm_80" if product.x.device.type == "cpu" else table_of(product.x.device)
     return configs.config_for(table, product.out_features, k, product.block, m, round(product.density, 2))
 
 
 def fitted(config: KernelConfig, product: Product) -> KernelConfig:
-    """The configuration as this product can run it: by pointers where TMA cannot read X, with stages that fit."""
+    """Adapt a configuration to a product: pointers where TMA cannot read X, stages that fit."""
     device = product.x.device
     if config.kernel == "small" and _unfenced(device):
         config = KernelConfig("tma", FENCED_ROWS, configs.warps_for(FENCED_ROWS, product.block), config.stages)
@@ -187,7 +187,7 @@ def cheapest_cut(product: Product, config: KernelConfig) -> tuple[KernelConfig, 
 
 
 def precision(dtype: torch.dtype, device: torch.device) -> str:
-    """How tiles are multiplied (only fp32 has a choice).
+    """Choose how tiles are multiplied (only fp32 has a choice).
 
     In TF32 where torch's own setting lets dense products do so; else by three TF32 products, which keep the float32
     mantissa up to its last bits, on sm_90 and later: exact products there have no matrix instruction and spill
@@ -206,7 +206,7 @@ def refusal(device: torch.device, dtype: torch.dtype, block: tuple[int, int]) ->
 
 
 def allows_tf32() -> bool:
-    """Whether torch lets float32 products run in TF32; it refuses to read its older setting once the newer is used."""
+    """Tell whether torch lets float32 run in TF32; it refuses to read its older setting once the newer is used."""
     try:
         return torch.get_float32_matmul_precision() != "highest"
     except RuntimeError:
@@ -223,20 +223,19 @@ def on_device_of(x: Tensor) -> AbstractContextManager[object]:
 
 @lru_cache
 def table_of(device: torch.device) -> str:
-    """The table name of a CUDA device."""
+    """Name the table of a CUDA device."""
     return configs.table_name(*torch.cuda.get_device_capability(device), torch.cuda.get_device_name(device))
 
 
 @lru_cache
 def multiprocessors(device: torch.device) -> int:
-    """Streaming multiprocessors of a CUDA device; 4 for the interpreter, so that small grids still have several
-    parts."""
+    """Count a CUDA device's multiprocessors; 4 for the interpreter, so that small grids have several parts too."""
     return 4 if device.type == "cpu" else int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 @lru_cache
 def shared_bytes(device: torch.device) -> int:
-    """Shared memory that one program may have on this device."""
+    """Count the bytes of shared memory that one program may have."""
     if device.type == "cpu":
         return configs.SHARED_BYTES["sm_90"]
     index = torch.cuda.current_device() if device.index is None else device.index
@@ -248,7 +247,7 @@ def _unfenced(device: torch.device) -> bool:
 
 
 def _tma_reads(product: Product) -> bool:
-    """Whether the copy engine can read X and the values: it wants bases and rows at multiples of 16 bytes."""
+    """Tell whether the copy engine can read X and the values: it wants bases and rows at multiples of 16 bytes."""
     x = product.x
     aligned = x.data_ptr() % 16 == product.values.data_ptr() % 16 == 0
     return aligned and x.stride(0) * x.element_size() % 16 == 0
@@ -269,11 +268,11 @@ def _run_tma(
 ) -> None:
     x, (out, red) = product.x, product.block
     values_2d = product.values.view(-1, product.values.shape[2])
-    panels = _panels(x.shape[0], config.block_m)
-    triton_tma.stream_tma[(panels * cut.parts,)](
+    row_tiles = _row_tiles(x.shape[0], config.block_m)
+    triton_tma.product_tma[(row_tiles * cut.parts,)](
         TensorDescriptor.from_tensor(x, [config.block_m, red]),
         TensorDescriptor.from_tensor(values_2d, list(product.values.shape[1:])),
-        product.walk, _cuts(product, cut),
+        product.steps, _cuts(product, cut),
         _bias(product, y_MN), _or(product.residual, y_MN),
         TensorDescriptor.from_tensor(y_MN, [config.block_m, out]), pieces,
         product.longest[0], cut.parts, cut.group, x.shape[0], _or(product.residual, y_MN).stride(0),
@@ -287,9 +286,9 @@ def _run_pointer(
     product: Product, y_MN: Tensor, pieces: Tensor, activation: str, config: KernelConfig, cut: Partition
 ) -> None:
     x, residual = product.x, _or(product.residual, y_MN)
-    panels = _panels(x.shape[0], config.block_m)
-    triton_pointer.stream_pointer[(panels * cut.parts,)](
-        x, product.values, product.walk, _cuts(product, cut), _bias(product, y_MN), residual, y_MN, pieces,
+    row_tiles = _row_tiles(x.shape[0], config.block_m)
+    triton_pointer.product_pointer[(row_tiles * cut.parts,)](
+        x, product.values, product.steps, _cuts(product, cut), _bias(product, y_MN), residual, y_MN, pieces,
         product.longest[0], cut.parts, cut.group, x.shape[0], product.out_features,
         x.stride(0), residual.stride(0), product.values.shape[0],
         BLOCK_M=config.block_m, **_sides(product), **_epilogue(product, activation),
@@ -302,20 +301,20 @@ def _add_pieces(
     product: Product, y_MN: Tensor, pieces: Tensor, activation: str, config: KernelConfig, cut: Partition
 ) -> None:
     (m, n), residual = y_MN.shape, _or(product.residual, y_MN)
-    triton_pieces.add_pieces[(cut.parts - 1, _panels(m, config.block_m))](
-        product.walk, pieces, _bias(product, y_MN), residual, y_MN,
+    triton_pieces.add_pieces[(cut.parts - 1, _row_tiles(m, config.block_m))](
+        product.steps, pieces, _bias(product, y_MN), residual, y_MN,
         product.longest[0], cut.parts, m, n, residual.stride(0),
         BLOCK_M=config.block_m, OUT=product.block[0], **_epilogue(product, activation), num_warps=4,
     )  # fmt: skip
 
 
-def _panels(rows: int, block_m: int) -> int:
-    """Panels of block_m rows; triton.cdiv takes microseconds on the host."""
+def _row_tiles(rows: int, block_m: int) -> int:
+    """Count tiles of block_m rows; triton.cdiv takes microseconds on the host."""
     return -(-rows // block_m)
 
 
 def _sides(product: Product) -> dict[str, int]:
-    """The sides of a stored block and the strides in it; the values keep one layout for both directions."""
+    """Name the sides of a stored block and the strides in it; the values keep one layout for both directions."""
     (out, red), width = product.block, product.values.shape[2]
     strides = (1, width) if product.transposed else (width, 1)
     return {"OUT": out, "RED": red, "STRIDE_OUT": strides[0], "STRIDE_RED": strides[1]}
@@ -326,7 +325,7 @@ def _cuts(product: Product, cut: Partition) -> Tensor:
 
 
 def _or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
-    """The tensor, or one of the right dtype that the kernel will not read."""
+    """Stand in for a missing tensor with one of its dtype that the kernel will not read."""
     return stand_in if tensor is None else tensor
 
 

@@ -17,7 +17,7 @@ ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu")
 
 
 def activate(z: Tensor, activation: str) -> Tensor:
-    """act(z), elementwise: identity, exact GELU ½z(1 + erf(z/√2)), its tanh form, or max(z, 0)."""
+    """Apply act elementwise: identity, exact GELU ½z(1 + erf(z/√2)), its tanh form, or max(z, 0)."""
     if activation == "gelu":
         return functional.gelu(z)
     if activation == "gelu_tanh":
@@ -28,7 +28,7 @@ def activate(z: Tensor, activation: str) -> Tensor:
 
 
 def activation_gradient(z: Tensor, dy: Tensor, activation: str) -> Tensor:
-    """dy · act'(z), elementwise."""
+    """Multiply dy · act'(z) elementwise."""
     aten: Any = torch.ops.aten
     gradient: Tensor = dy
     if activation == "gelu":
@@ -47,7 +47,7 @@ def linear(
     activation: str = "none",
     residual_MN: Tensor | None = None,
 ) -> Tensor:
-    """act(x wᵀ + bias) + residual, [M, N]."""
+    """Compute act(x wᵀ + bias) + residual: [M, N]."""
     y_MN = activate(functional.linear(x_MK, w_NK, bias_N), activation)
     return y_MN if residual_MN is None else y_MN + residual_MN
 
@@ -59,17 +59,17 @@ def block_sparse_linear(
     activation: str = "none",
     residual_MN: Tensor | None = None,
 ) -> Tensor:
-    """The same with the weight unpacked first."""
+    """Unpack the weight and do the same."""
     return linear(x_MK, unpack(weight), bias_N, activation, residual_MN)
 
 
 def input_gradient(dy_MN: Tensor, weight: BlockSparseWeight) -> Tensor:
-    """dX = dY W, [M, K]."""
+    """Multiply dX = dY W: [M, K]."""
     return dy_MN @ unpack(weight)
 
 
 def values_gradient(dy_MN: Tensor, x_MK: Tensor, weight: BlockSparseWeight) -> Tensor:
-    """dW = dYᵀ X at the stored blocks, [nnz, R, C]."""
+    """Multiply dW = dYᵀ X at the stored blocks: [nnz, R, C]."""
     (height, width), pattern = weight.pattern.block, weight.pattern
     dw_NK = dy_MN.T @ x_MK
     dw_nkRC = dw_NK.reshape(-1, height, pattern.shape[1] // width, width).transpose(1, 2)

@@ -1,11 +1,11 @@
 """How the steps of a product are shared among the programs of a launch.
 
-A program owns a panel of BLOCK_M rows of X and one part of the stream. Two ways to cut the stream in parts:
+A program owns a row tile of BLOCK_M rows of X and one part of the work list. Two ways to cut the work list in parts:
 
-- **between outputs**, at the stream's own cuts, for which outputs are dealt to parts longest first: nothing else to
+- **between outputs**, at the work list's own cuts, for which outputs are dealt to parts longest first: nothing else to
   do, but the longest output bounds the time;
 - **anywhere**, in parts that differ by one step at most: an output that a cut falls into is written in fp32 pieces,
-  which a second launch adds in the order of the stream, so every run gives the same bits.
+  which a second launch adds in the order of the work list, so every run gives the same bits.
 
 Splitting pays where the chip has more slots than whole outputs can fill evenly: few rows of X, or rows of W that differ
 much. `cheapest` prices each in bytes that a multiprocessor moves from L2, which is what bounds these tiles; `makespan`
@@ -21,14 +21,14 @@ from functools import lru_cache
 from vlcompress.kernels import configs
 from vlcompress.kernels.configs import KernelConfig
 from vlcompress.kernels.formats import BlockPattern
-from vlcompress.kernels.streams import Stream, part_counts, part_of
+from vlcompress.kernels.work_list import WorkList, part_counts, part_of
 
 START_STEPS = 2.0
 """Estimate: steps of a multiprocessor that pass while a program fills its pipeline; twice as many where it is alone."""
 LAUNCH_BYTES = 80_000
 """Estimate: what a multiprocessor moves from L2 during the 1.2 µs of a second launch, at 8.7 TB/s over 132 of them."""
-SHARED_PANEL_BYTES = 16 << 20
-"""Panels of X that are worked on together stay below this, a third of the L2 cache of an A100 or H100."""
+SHARED_TILE_BYTES = 16 << 20
+"""Row tiles of X that are worked on together stay below this, a third of the L2 cache of an A100 or H100."""
 LEAST_STEPS = 2
 """A part of fewer steps is all filling and no product."""
 MOST_WAVES = 4
@@ -41,8 +41,8 @@ class Work:
     Attributes:
         m, k: rows and columns of X.
         block: (OUT, RED), sides of a stored block over the output and over the reduction.
-        outputs: output blocks of a panel.
-        longest: for each count in ``part_counts(outputs)`` the steps of the longest part (streams.Stream).
+        outputs: output blocks of a row tile.
+        longest: for each count in ``part_counts(outputs)`` the steps of the longest part (work_list.WorkList).
         itemsize: bytes of an element.
     """
 
@@ -55,11 +55,11 @@ class Work:
 
     @property
     def entries(self) -> int:
-        """Steps of a panel."""
+        """Steps of a row tile."""
         return self.longest[0]
 
-    def panels(self, rows: int) -> int:
-        """Number of panels of this many rows of X."""
+    def row_tiles(self, rows: int) -> int:
+        """Number of row tiles of this many rows of X."""
         return -(-self.m // rows)
 
 
@@ -101,9 +101,9 @@ class Partition:
     """How a launch is cut.
 
     Attributes:
-        parts: programs for each panel.
+        parts: programs for each row tile.
         splits_outputs: whether cuts fall anywhere, so that pieces are left to be added.
-        group: panels whose programs run together, so that they share the longest parts first and the panels in L2.
+        group: row tiles whose programs run together, so that they share the longest parts first, and X in L2.
         cost: estimate of the bytes that the busiest multiprocessor moves, with what it waits for counted as bytes.
     """
 
@@ -130,52 +130,52 @@ def cheapest(
 
 
 def slots_of(work: Work, config: KernelConfig, multiprocessors: int, shared_bytes: int, splits_outputs: bool) -> Slots:
-    """Return where the programs of a configuration run."""
+    """Count the programs of a configuration that run at a time."""
     resident = configs.programs_per_sm(config, work.block, work.itemsize, shared_bytes, splits_outputs)
     return Slots(multiprocessors, resident)
 
 
 def tile_of(work: Work, config: KernelConfig) -> Tile:
-    """Return one step of a configuration."""
+    """Size one step of a configuration."""
     return Tile(config.block_m, *work.block, work.itemsize)
 
 
-def work_of(m: int, pattern: BlockPattern, stream: Stream, itemsize: int) -> Work:
-    """Return what there is to share when M rows of X meet a stream of a pattern."""
-    transposed = stream is pattern.transposed
+def work_of(m: int, pattern: BlockPattern, work_list: WorkList, itemsize: int) -> Work:
+    """Describe the product of M rows of X and a work list of a pattern."""
+    transposed = work_list is pattern.transposed
     (height, width), (n, k) = pattern.block, pattern.shape
     block, outputs, reduced = ((width, height), k // width, n) if transposed else ((height, width), n // height, k)
-    return Work(m, reduced, block, outputs, stream.longest, itemsize)
+    return Work(m, reduced, block, outputs, work_list.longest, itemsize)
 
 
-def part_steps(stream: Stream, outputs: int, cut: Partition) -> list[int]:
-    """Return the steps of each part, in the order in which a panel's programs start."""
+def part_steps(work_list: WorkList, outputs: int, cut: Partition) -> list[int]:
+    """Count the steps of each part, in the order in which a row tile's programs start."""
     if cut.splits_outputs:
-        return lengths(even_cuts(stream.entries, cut.parts))
-    return lengths(part_of(stream, outputs, cut.parts).tolist())
+        return lengths(even_cuts(work_list.entries, cut.parts))
+    return lengths(part_of(work_list, outputs, cut.parts).tolist())
 
 
-def makespan(parts: Sequence[int], panels: int, group: int, slots: int) -> int:
-    """Return the steps of the busiest slot when each program goes to the slot that is free first.
+def makespan(parts: Sequence[int], row_tiles: int, group: int, slots: int) -> int:
+    """Count the steps of the busiest slot when each program goes to the slot that is free first.
 
     Args:
         parts: steps of each part, in the order in which programs start.
     """
     load = [0] * slots
-    for start in range(0, panels, group):
+    for start in range(0, row_tiles, group):
         for steps in parts:
-            for _ in range(min(group, panels - start)):
+            for _ in range(min(group, row_tiles - start)):
                 heapq.heapreplace(load, load[0] + steps)
     return max(load)
 
 
 def even_cuts(entries: int, parts: int) -> list[int]:
-    """Return the positions [parts + 1] of cuts anywhere, as the kernels compute them."""
+    """Cut anywhere, as the kernels do: positions [parts + 1]."""
     return [entries * part // parts for part in range(parts + 1)]
 
 
 def lengths(cuts: Sequence[int]) -> list[int]:
-    """Return the steps of each part between consecutive cuts."""
+    """Count the steps between consecutive cuts."""
     return [end - begin for begin, end in itertools.pairwise(cuts)]
 
 
@@ -184,44 +184,44 @@ def _options(
 ) -> Iterator[Partition]:
     """Yield one of the two ways to cut in each number of parts that may be best."""
     slots = slots_of(work, config, multiprocessors, shared_bytes, splits_outputs)
-    tile, panels = tile_of(work, config), work.panels(config.block_m)
-    groups = -(-panels // max(1, SHARED_PANEL_BYTES // (config.block_m * work.k * work.itemsize)))
-    group = -(-panels // groups)
+    tile, row_tiles = tile_of(work, config), work.row_tiles(config.block_m)
+    groups = -(-row_tiles // max(1, SHARED_TILE_BYTES // (config.block_m * work.k * work.itemsize)))
+    group = -(-row_tiles // groups)
     if splits_outputs:
-        for parts in _split_counts(work.entries, panels, slots.count):
-            yield Partition(parts, True, group, _split_cost(work.entries, panels, parts, tile, slots))
+        for parts in _split_counts(work.entries, row_tiles, slots.count):
+            yield Partition(parts, True, group, _split_cost(work.entries, row_tiles, parts, tile, slots))
     else:
         for parts, longest in zip(part_counts(work.outputs), work.longest, strict=True):
-            steps = _whole_steps(work, panels, parts, longest, groups, slots.count)
-            waves = -(-panels * parts // slots.count)
+            steps = _whole_steps(work, row_tiles, parts, longest, groups, slots.count)
+            waves = -(-row_tiles * parts // slots.count)
             cost = (slots.resident * steps + waves * start_steps(slots)) * tile.step_bytes
             yield Partition(parts, False, group, cost)
 
 
-def _split_counts(entries: int, panels: int, slots: int) -> list[int]:
-    """Return the counts that fill one, two, ... waves, of parts that are worth starting."""
-    counts = {min(entries // LEAST_STEPS, waves * slots // panels) for waves in range(1, MOST_WAVES + 1)}
+def _split_counts(entries: int, row_tiles: int, slots: int) -> list[int]:
+    """List the numbers of parts, each worth starting, that fill one, two, ... waves."""
+    counts = {min(entries // LEAST_STEPS, waves * slots // row_tiles) for waves in range(1, MOST_WAVES + 1)}
     return [count for count in sorted(counts) if count > 1]
 
 
-def _whole_steps(work: Work, panels: int, parts: int, longest: int, groups: int, slots: int) -> float:
+def _whole_steps(work: Work, row_tiles: int, parts: int, longest: int, groups: int, slots: int) -> float:
     """Estimate the steps of the busiest slot for cuts between outputs."""
-    programs, mean = panels * parts, work.entries / parts
+    programs, mean = row_tiles * parts, work.entries / parts
     waves = -(-programs // slots)
     if parts < work.outputs:
         return float(waves * longest)
-    # Parts start longest first within a group of panels, so the short ones fill the gaps that the long ones leave.
+    # Parts start longest first within a group of row_tiles, so the short ones fill the gaps that the long ones leave.
     gap = 0.75 * mean if groups == 1 else longest
     return max(float(longest), min(waves * mean, programs * mean / slots + gap))
 
 
-def _split_cost(entries: int, panels: int, parts: int, tile: Tile, slots: Slots) -> float:
+def _split_cost(entries: int, row_tiles: int, parts: int, tile: Tile, slots: Slots) -> float:
     """Estimate the bytes of the busiest multiprocessor for cuts anywhere, with pieces and the launch that adds them."""
-    waves, steps = -(-panels * parts // slots.count), -(-entries // parts)
+    waves, steps = -(-row_tiles * parts // slots.count), -(-entries // parts)
     products = (slots.resident * steps + start_steps(slots)) * tile.step_bytes
     return waves * (products + slots.resident * tile.cut_bytes) + LAUNCH_BYTES
 
 
 def start_steps(slots: Slots) -> float:
-    """Return the steps that a wave of programs waits for its first tiles."""
+    """Estimate the steps that a wave of programs waits for its first tiles."""
     return START_STEPS * 2 / min(2, slots.resident)

@@ -73,7 +73,7 @@ def compress(w_NK: Tensor) -> TwoFourWeight:
 
 
 def expand(weight: TwoFourWeight) -> Tensor:
-    """Return the dense weight [N, K], bit-exact: kept values as they are, +0.0 elsewhere."""
+    """Restore the dense weight [N, K], bit-exact: kept values as they are, +0.0 elsewhere."""
     (n_out, n_in), index = weight.shape, weight.index.long()
     nibbles_NG = torch.stack([index & 15, index >> 4], 2).flatten(1)[:, : n_in // GROUP]
     at_NG2 = torch.stack([nibbles_NG & 3, nibbles_NG >> 2], 2)

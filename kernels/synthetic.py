@@ -9,7 +9,7 @@ from vlcompress.kernels.formats import BlockPattern, BlockSparseWeight, pack
 def random_mask(
     shape: tuple[int, int], block: tuple[int, int], sparsity: float, seed: int = 0, skew: float = 0.0
 ) -> Tensor:
-    """bool [N/R, K/C] with exactly round((1 - sparsity) * blocks) kept.
+    """Draw bool [N/R, K/C] with exactly round((1 - sparsity) * blocks) kept.
 
     Args:
         skew: 0 keeps blocks anywhere; above it, the largest of normal magnitudes whose block rows have log-normal
@@ -30,7 +30,7 @@ def random_mask(
 
 
 def pattern_of(mask_nk: Tensor, block: tuple[int, int]) -> BlockPattern:
-    """The pattern of a mask [N/R, K/C] of blocks R x C."""
+    """Store the pattern of a mask [N/R, K/C] of blocks R x C."""
     counts = mask_nk.sum(1)
     crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
     shape = (mask_nk.shape[0] * block[0], mask_nk.shape[1] * block[1])
@@ -38,7 +38,7 @@ def pattern_of(mask_nk: Tensor, block: tuple[int, int]) -> BlockPattern:
 
 
 def masked(w_NK: Tensor, mask_nk: Tensor) -> Tensor:
-    """The weight with the blocks that the mask drops set to zero."""
+    """Zero the blocks of a weight that a mask drops."""
     height, width = w_NK.shape[0] // mask_nk.shape[0], w_NK.shape[1] // mask_nk.shape[1]
     return w_NK * mask_nk.repeat_interleave(height, 0).repeat_interleave(width, 1).to(w_NK)
 
@@ -51,7 +51,7 @@ def random_weight(
     seed: int = 0,
     empty_row: int | None = None,
 ) -> BlockSparseWeight:
-    """A weight [N, K] with normal values of variance 1/K on the CPU; `empty_row` is a block row to clear."""
+    """Draw a weight [N, K] of normal values of variance 1/K on the CPU; `empty_row` is a block row to clear."""
     mask = random_mask(shape, block, sparsity, seed)
     if empty_row is not None:
         mask[empty_row] = False

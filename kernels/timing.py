@@ -36,13 +36,13 @@ class Timing:
 
 
 def copies_beyond_cache(bytes_per_call: int, device: torch.device) -> int:
-    """How many copies of a call's inputs exceed twice the L2 cache, from 2 to 32."""
+    """Count the copies of a call's inputs that exceed twice the L2 cache, from 2 to 32."""
     cache = int(torch.cuda.get_device_properties(device).L2_cache_size)
     return max(2, min(32, -(-2 * cache // max(1, bytes_per_call))))
 
 
 def capture(calls: Sequence[Call]) -> torch.cuda.CUDAGraph:
-    """A CUDA graph of the calls in order, each warmed up (and compiled) before."""
+    """Capture the calls in order in a CUDA graph, each warmed up (and compiled) before."""
     stream: Any = _cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -71,7 +71,7 @@ def interleaved(providers: Mapping[str, Sequence[Call]], rounds: int = ROUNDS) -
 
 
 def summarise(samples_us: Sequence[float]) -> Timing:
-    """Median and spread of samples."""
+    """Take median and spread of samples."""
     ordered = sorted(samples_us)
     low, high = (ordered[round(share * (len(ordered) - 1))] for share in (0.1, 0.9))
     return Timing(statistics.median(ordered), high - low, len(ordered))

@@ -24,7 +24,7 @@ _SQRT_2_OVER_PI = tl.constexpr(0.7978845608028654)
 
 
 def activation_code(activation: str, dtype: torch.dtype) -> int:
-    """The kernels' code of an activation; fp32 outputs keep the exact erf."""
+    """Look up the kernels' code of an activation; fp32 outputs keep the exact erf."""
     if activation == "gelu":
         return 1 if dtype == torch.float32 else 2
     return {"none": 0, "gelu_tanh": 3, "relu": 4}[activation]

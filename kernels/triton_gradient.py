@@ -2,7 +2,7 @@
 
     dW[b] = dY[:, rows of b]ᵀ X[:, columns of b]        for each stored block b, and for no other
 
-(dX needs no kernel of its own: it is the product along the transposed stream.)
+(dX needs no kernel of its own: it is the product by the transposed work list.)
 """
 
 import triton

@@ -2,21 +2,21 @@
 
     Y = act(sum of pieces + bias) + residual
 
-Where a stream is cut anywhere (partition.py), a program leaves at most two pieces: of the output that its part begins
-inside of, and of the one that it ends inside of. They are added here in the order of the stream, so the result has the
-same bits in every run, unlike with atomics.
+Where a work list is cut anywhere (partition.py), a program leaves at most two pieces: of the output that its part
+begins inside of, and of the one that it ends inside of. They are added here in the order of the work list, so the
+result has the same bits in every run, unlike with atomics.
 """
 
 import triton
 import triton.language as tl
 
 from vlcompress.kernels.triton_epilogue import store_output
-from vlcompress.kernels.triton_stream import even_cut, falls_inside, output_block, piece_rows
+from vlcompress.kernels.triton_work_list import even_cut, falls_inside, output_block, piece_rows
 
 
 @triton.jit(do_not_specialize=["M", "parts", "entries"])
 def add_pieces(
-    walk_ptr,
+    steps_ptr,
     partial_ptr,
     bias_ptr,
     residual_ptr,
@@ -35,12 +35,12 @@ def add_pieces(
 ):
     """Finish the output that cut `program_id(0) + 1` falls into, if it is the first cut to do so.
 
-    walk: the stream; partial fp32 [parts, 2, M, OUT]; Y [M, N]. Grid: (parts - 1, cdiv(M, BLOCK_M)).
+    steps: the work list; partial fp32 [parts, 2, M, OUT]; Y [M, N]. Grid: (parts - 1, cdiv(M, BLOCK_M)).
     """
     part = tl.program_id(0) + 1
     begin = even_cut(entries, parts, part)
-    output = output_block(tl.load(walk_ptr + begin))
-    if falls_inside(walk_ptr, begin) & (1 - reaches(walk_ptr, even_cut(entries, parts, part - 1), output)):
+    output = output_block(tl.load(steps_ptr + begin))
+    if falls_inside(steps_ptr, begin) & (1 - reaches(steps_ptr, even_cut(entries, parts, part - 1), output)):
         offs_m = tl.program_id(1).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
         offs_out = tl.arange(0, OUT)
         row_ok = offs_m[:, None] < M
@@ -48,7 +48,7 @@ def add_pieces(
         acc = tl.load(at, mask=row_ok, other=0.0)
         more = 1
         while more == 1:
-            more = reaches(walk_ptr, even_cut(entries, parts, part + 1), output)
+            more = reaches(steps_ptr, even_cut(entries, parts, part + 1), output)
             at = piece_rows(partial_ptr, part, more, offs_m, M, OUT) + offs_out[None, :]
             acc += tl.load(at, mask=row_ok, other=0.0)
             part += 1
@@ -59,6 +59,6 @@ def add_pieces(
 
 
 @triton.jit
-def reaches(walk_ptr, position, output):
+def reaches(steps_ptr, position, output):
     """Whether a cut at this position falls into this output: 1 or 0."""
-    return falls_inside(walk_ptr, position) & (output_block(tl.load(walk_ptr + position)) == output).to(tl.int32)
+    return falls_inside(steps_ptr, position) & (output_block(tl.load(steps_ptr + position)) == output).to(tl.int32)

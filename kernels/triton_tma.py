@@ -1,8 +1,8 @@
-"""The stream kernel with tensor memory access (TMA): the path of sm_90 and later.
+"""The product kernel with tensor memory access (TMA): the path of sm_90 and later.
 
-    Y = act(X Wᵀ + bias) + residual        (or X W, along the transposed stream)
+    Y = act(X Wᵀ + bias) + residual        (or X W, by the transposed work list)
 
-The same walk as triton_pointer.py. X, the values and Y are described to the copy engine by tensor descriptors, which
+The same loop as in triton_pointer.py. X, the values and Y are described to the copy engine by tensor descriptors, which
 are made on the host and passed by value: one instruction of one thread brings a tile, already swizzled for wgmma,
 and rows beyond M or a slot beyond nnz are read as zeros and never written.
 
@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from vlcompress.kernels.triton_epilogue import finish
-from vlcompress.kernels.triton_stream import (
+from vlcompress.kernels.triton_work_list import (
     even_cut,
     falls_inside,
     input_block,
@@ -27,10 +27,10 @@ from vlcompress.kernels.triton_stream import (
 
 # Counts that change with the batch, and where the cuts start, are not specialised: each specialisation is a compile.
 @triton.jit(do_not_specialize=["M", "parts", "group", "entries"], do_not_specialize_on_alignment=["cuts_ptr"])
-def stream_tma(
+def product_tma(
     x_desc,
     values_desc,
-    walk_ptr,
+    steps_ptr,
     cuts_ptr,
     bias_ptr,
     residual_ptr,
@@ -59,26 +59,26 @@ def stream_tma(
     N] in boxes [BLOCK_M, OUT]; bias [N]; residual [M, N]; partial fp32 [parts, 2, M, OUT]. (OUT, RED) is (R, C), or
     (C, R) where TRANSPOSED.
     """
-    panel, part = locate(tl.program_id(0), parts, tl.cdiv(M, BLOCK_M), group)
-    offs_m = panel.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    row_tile, part = locate(tl.program_id(0), parts, tl.cdiv(M, BLOCK_M), group)
+    offs_m = row_tile.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     offs_out = tl.arange(0, OUT)
     if SPLITS_OUTPUTS:
         begin = even_cut(entries, parts, part)
         end = even_cut(entries, parts, part + 1)
-        begun = falls_inside(walk_ptr, begin)
+        begun = falls_inside(steps_ptr, begin)
     else:
         begin = tl.load(cuts_ptr + part)
         end = tl.load(cuts_ptr + part + 1)
     acc = tl.zeros((BLOCK_M, OUT), dtype=tl.float32)
-    ahead = tl.load(walk_ptr + begin)
+    ahead = tl.load(steps_ptr + begin)
     for i in tl.range(begin, end, num_stages=STAGES):
         entry = ahead
-        x = x_desc.load([panel * BLOCK_M, input_block(entry) * RED])
+        x = x_desc.load([row_tile * BLOCK_M, input_block(entry) * RED])
         if TRANSPOSED:
             w = values_desc.load([slot(entry) * RED, 0])
         else:
             w = values_desc.load([slot(entry) * OUT, 0]).T
-        ahead = tl.load(walk_ptr + i + 1)
+        ahead = tl.load(steps_ptr + i + 1)
         acc = tl.dot(x, w, acc, input_precision=PRECISION)
         if is_last(entry):
             whole = 1
@@ -94,9 +94,9 @@ def stream_tma(
                     acc, bias_ptr, residual_ptr, offs_m, first_n + offs_out, stride_rm, M,
                     HAS_BIAS, HAS_RESIDUAL, ACTIVATION, HARDWARE_TANH,
                 )  # fmt: skip
-                y_desc.store([panel * BLOCK_M, first_n], done.to(y_desc.dtype))
+                y_desc.store([row_tile * BLOCK_M, first_n], done.to(y_desc.dtype))
             acc = tl.zeros((BLOCK_M, OUT), dtype=tl.float32)
     if SPLITS_OUTPUTS:  # noqa: SIM102 (`and` would make the compile-time test a run-time one)
-        if falls_inside(walk_ptr, end):
+        if falls_inside(steps_ptr, end):
             at = piece_rows(partial_ptr, part, 1, offs_m, M, OUT) + offs_out[None, :]
             tl.store(at, acc, mask=offs_m[:, None] < M)

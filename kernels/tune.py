@@ -42,7 +42,7 @@ class Key:
 
 
 def keys(shapes: Sequence[tuple[int, int]] = cost_model.SHAPES, rows: Sequence[int] = cost_model.ROWS) -> list[Key]:
-    """The keys of a table over (N, K) shapes and rows M, for the blocks and densities of the shipped ones."""
+    """List the keys of a table over (N, K) shapes and rows M, for the blocks and densities of the shipped ones."""
     grid = itertools.product(shapes, cost_model.BLOCKS, rows, cost_model.DENSITIES)
     return [Key(n, k, block, m, density) for (n, k), block, m, density in grid]
 
@@ -82,7 +82,7 @@ def measure(
     timer: Timer,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Entry:
-    """The fastest right configuration of one key, with its time and the dense product's.
+    """Measure one key: its fastest right configuration, that one's time and the dense product's.
 
     Raises:
         KernelInputError: no candidate is right.
@@ -115,7 +115,7 @@ class Case:
 
 
 def make_case(key: Key, device: torch.device, dtype: torch.dtype) -> Case:
-    """Random inputs of one key."""
+    """Draw the inputs of one key."""
     weight = random_weight((key.n, key.k), key.block, 1 - key.density, dtype).to(device)
     x_MK, bias_N = (torch.randn(shape, device=device).to(dtype) for shape in ((key.m, key.k), (key.n,)))
     activation = "gelu" if key.n > key.k else "none"
@@ -124,19 +124,19 @@ def make_case(key: Key, device: torch.device, dtype: torch.dtype) -> Case:
 
 
 def candidates(table: str, key: Key) -> Iterator[KernelConfig]:
-    """The configurations worth measuring for a key."""
+    """Yield the configurations worth measuring for a key."""
     if key.m <= 2 * configs.SMALL_M:
         for block_m, stages in itertools.product((16, 32), (3, 4)):
             yield KernelConfig("small", block_m, warps=4, stages=stages)
-    streams = ("pointer",) if configs.arch_of(table) == "sm_80" else ("tma", "pointer")
-    for kernel, block_m, stages in itertools.product(streams, (64, 128), (2, 3, 4)):
+    kernels = ("pointer",) if configs.arch_of(table) == "sm_80" else ("tma", "pointer")
+    for kernel, block_m, stages in itertools.product(kernels, (64, 128), (2, 3, 4)):
         warps = (4, 8) if block_m * key.block[0] >= 8192 else (4,)
         for count in warps:
             yield KernelConfig(kernel, block_m, count, stages)
 
 
 def wrong_because(config: KernelConfig, case: Case) -> str | None:
-    """Why a configuration is no candidate: it does not fit, does not compile, fails, or is wrong; None if it is right.
+    """Say why a configuration is no candidate: does not fit or compile, fails, or is wrong; None if it is right.
 
     Whatever a compiler or a driver raises costs its candidate, not the table.
     """
@@ -152,10 +152,10 @@ def wrong_because(config: KernelConfig, case: Case) -> str | None:
 
 
 def product_of(case: Case) -> launch.Product:
-    """The forward product of a case."""
-    stream, weight = case.weight.pattern.forward, case.weight
+    """Set up the forward product of a case."""
+    work_list, weight = case.weight.pattern.forward, case.weight
     return launch.Product(
-        case.x, weight.values, stream.walk, stream.cuts, stream.longest, weight.shape[0], bias=case.bias
+        case.x, weight.values, work_list.steps, work_list.cuts, work_list.longest, weight.shape[0], bias=case.bias
     )
 
 
@@ -179,7 +179,7 @@ def save(entries: Iterable[Entry], device: torch.device, dtype: torch.dtype, fol
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """What a measured figure depends on: device, driver and versions."""
+    """Record what a measured figure depends on: device and versions."""
     if device.type != "cuda":
         return {"device": "interpreter", "torch": torch.__version__, "triton": triton.__version__}
     return {
@@ -192,7 +192,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def table_of(device: torch.device) -> str:
-    """The name of the table that this device uses."""
+    """Name the table that this device uses."""
     return launch.table_of(device) if device.type == "cuda" else "sm_90"
 
 

@@ -11,9 +11,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from tests.serve.conftest import LABELS, Client, expected_words, settings_of, write_words
 from tests.toys import layout
 from tests.toys.adapter import ToyFamily
 from tests.toys.counting import CountingTask
+from tests.toys.spelling import SpellingEndpoint
 from vlcompress.artefacts import read_json
 from vlcompress.bench.check_family import check_family
 from vlcompress.cli.main import main
@@ -29,6 +31,8 @@ from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import WeightPattern
 from vlcompress.pruning.patterns import PATTERNS, parse_pattern
 from vlcompress.recipe import parse_recipe
+from vlcompress.serve.app import create_app
+from vlcompress.serve.routes_v1 import TASKS as SERVED
 from vlcompress.sparse.compile import pack_model
 from vlcompress.tasks.registry import TASKS, TaskKind
 from vlcompress.tickets.run import newest_run
@@ -167,3 +171,24 @@ def test_a_toy_task_is_a_file_a_reader_and_three_lines_and_then_runs_end_to_end(
     pruned_compiled_exported(tmp_path / "home", "--task", "counting", "--data", str(data))
     run(tmp_path / "home", "predict", "--split", "val", "--out", str(tmp_path / "said.json"))
     assert {row["answer"] for row in json.loads((tmp_path / "said.json").read_text())} <= set(layout.LABELS)
+
+
+def test_a_toy_route_is_a_file_and_a_line_and_is_then_checked_documented_and_answered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(SERVED, "spelling", SpellingEndpoint())  # the line in serve/routes_v1.py
+    write_words(tmp_path / "words" / "1" / "model.onnx")
+    (tmp_path / "words" / "labels.txt").write_text("".join(f"word {index}\n" for index in range(LABELS)))
+    client = Client(create_app(settings_of(tmp_path)))
+    (row,) = client.get("/v1").json()["models"]
+    assert (row["task"], row["accepts"]) == ("spelling", {"letters": True})
+    found = client.post("/v1/spelling", json={"letters": "cab", "top_k": 1}).json()
+    best = int(expected_words([[2, 0, 1]], scale=1.0).argmax())
+    assert (found["answers"][0]["label"], found["letters"]) == (f"word {best}", 3)
+    refused = client.post("/v1/spelling", json={"letters": "C4B"})
+    assert refused.status_code == 400
+    says = "'letters' of request is C4B: give up to 20 letters from a to z"
+    assert refused.json() == {"error": says}
+    document = client.get("/openapi.json").json()
+    asked = document["paths"]["/v1/{task}"]["post"]["requestBody"]["content"]["application/json"]["schema"]["anyOf"]
+    assert {"$ref": "#/components/schemas/SpellingRequest"} in asked

@@ -70,6 +70,16 @@ def test_run_names_are_pinned() -> None:
     assert parse_recipe(TRAINING).name() == "lxmert-vqa-small-82f2b47202"
 
 
+def test_where_it_runs_is_no_part_of_the_name_but_of_the_file(tmp_path: Path) -> None:
+    """The bits' part of it is in the names of trainings and runs (tests/tickets, tests/cli/test_prune.py)."""
+    recipe = parse_recipe(TRAINING)
+    there = recipe.override(runtime={"device": "cuda:1", "dtype": "bf16"})
+    assert there.name() == recipe.name()
+    assert there.document() == recipe.document()
+    there.save(tmp_path / "recipe.toml")
+    assert load_recipe(tmp_path / "recipe.toml") == there
+
+
 def test_override_with_none_keeps_and_with_a_value_changes_the_hash() -> None:
     recipe = parse_recipe(TRAINING)
     assert recipe.override(pruning={"sparsity": None}) == recipe
@@ -88,8 +98,17 @@ def test_override_with_none_keeps_and_with_a_value_changes_the_hash() -> None:
         ({"pruning": {"seeds": 3}}, "pruning.seeds is 3: a list of whole numbers is expected"),
         ({"pruning": {"rewind_step": 10}}, "rewind_step 10 is outside the training of 10 steps"),
         ({"training": {"steps": 5, "epochs": 1}}, "set exactly one above 0"),
-        ({"training": {"steps": 5, "warmup": 1.0}}, "the warm-up between 0 and 1"),
+        ({"training": {"steps": 5, "warmup": 1.0}}, r"training.warmup 1 is outside \(0, 1\)"),
+        (
+            {"training": {"steps": 5, "clip": -1}},
+            r"training.clip -1 is outside \(0, inf\): give the gradient's largest norm",
+        ),
+        ({"training": {"steps": 5, "batch": 0}}, r"training.batch 0 is outside \[1, inf\)"),
+        ({"training": {"steps": 5, "learning_rate": float("nan")}}, r"training.learning_rate nan is outside"),
+        ({"runtime": {"device": "gpu"}}, "unknown device 'gpu'"),
+        ({"runtime": {"dtype": "fp8"}}, "unknown dtype 'fp8'"),
         ({"training": {"steps": 5, "optimizer": "adam"}}, "unknown optimizer 'adam'.*did you mean 'adamw'"),
+        ({"training": {"steps": 5, "loss": "mce"}}, "unknown loss 'mce'.*best-answer"),
         ({"training": {"steps": 5, "adversarial": "sound"}}, "adversarial 'sound': give text, image"),
         ({"training": {"steps": True}}, "training.steps is True"),
         ({"model": []}, "section 'model' is"),

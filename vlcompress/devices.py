@@ -130,7 +130,7 @@ class Compute:
         return {"device": self.device, "dtype": self.dtype, "name": name}
 
     def identity(self) -> dict[str, str]:
-        """Return what of it decides the bits of a result: {} at the default, else architecture and dtype."""
+        """Tell what of it decides the bits of a result: {} at the default, else architecture and dtype."""
         if self == CPU:
             return {}
         import torch

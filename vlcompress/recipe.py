@@ -4,14 +4,14 @@ A recipe is what `vlcompress prune recipe.toml` reads and what `--save-recipe` w
 ``vlcompress/recipes/FAMILY/TASK-SIZE.toml``.
 """
 
-import dataclasses
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from vlcompress.artefacts import identity, write_file
+from vlcompress.devices import check_device, check_dtype
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.pruning.allocation import Allocation, Global, parse_allocation
 from vlcompress.pruning.criterion import Ranking, parse_criterion
@@ -25,7 +25,30 @@ from vlcompress.training.adversarial import Perturbation, parse_perturbation
 RECIPES = Path(__file__).parent / "recipes"
 OPTIMIZERS = ("bertadam", "adamw", "sgd")
 HEADS = ("fresh", "answers")
+LOSSES = ("task", "best-answer")
 CONTROLS = ("random", "shuffle", "reinit", "language", "unstructured")
+LIMITS: dict[tuple[str, str], tuple[str, str]] = {
+    ("pruning", "sparsity"): ("[0, 1)", "the fraction to prune, for example 0.7"),
+    ("pruning", "rounds"): ("[0, inf)", "a number of rounds, or 0 to go to the target"),
+    ("pruning", "rewind_step"): ("[0, inf)", "a step of the dense training, or 0 for its start"),
+    ("training", "steps"): ("[0, inf)", "a number of steps, or 0 to train for `epochs`"),
+    ("training", "epochs"): ("[0, inf)", "a number of epochs, or 0 to train for `steps`"),
+    ("training", "batch"): ("[1, inf)", "the examples of a step, for example 32"),
+    ("training", "learning_rate"): ("(0, inf)", "the peak, for example 5e-5"),
+    ("training", "warmup"): ("(0, 1)", "the share of the steps before the peak, for example 0.1"),
+    ("training", "clip"): ("(0, inf)", "the gradient's largest norm, for example 5, or 1e6 to clip none"),
+    ("training", "weight_decay"): ("[0, inf)", "a factor, for example 0.01, or 0 for none"),
+    ("training", "head_rate"): ("[0, inf)", "a factor on the head's learning rate, for example 10"),
+    ("training", "distill"): ("[0, inf)", "0 (off), or a weight above 0, for example 1"),
+}
+"""The interval that a number lies in, and what to give."""
+NAMES = {
+    ("pruning", "controls"): CONTROLS,
+    ("model", "head"): HEADS,
+    ("training", "optimizer"): OPTIMIZERS,
+    ("training", "loss"): LOSSES,
+}
+"""The fixed sets that a field's value, or each of its values, is of."""
 
 PARSERS: dict[Any, Callable[[str], Any]] = {
     Pattern: parse_pattern,
@@ -138,6 +161,8 @@ class TrainingRecipe:
             dense one; 0 learns from the task alone.
         adversarial: "text", "image" or "text+image" trains under perturbation of word embeddings or region features as
             VILLA does, with ":RATE" for another step than 1e-3; "" trains plainly.
+        loss: the "task"'s own; "best-answer" learns the best answer of each question alone, by cross entropy, as
+            LXMERT's --mceLoss does (VQA, GQA and SNLI-VE).
     """
 
     steps: int = 0
@@ -151,52 +176,74 @@ class TrainingRecipe:
     optimizer: str = "bertadam"
     distill: float = 0.0
     adversarial: Perturbation = field(default_factory=Perturbation)
+    loss: str = "task"
+
+
+@dataclass(frozen=True)
+class RuntimeRecipe:
+    """Where to train; ``--device`` and ``--dtype`` override it, and the recipe's hash does not count it.
+
+    The bits of a result still depend on it, so any but float32 on the CPU is part of a training's name
+    (`vlcompress.devices.Compute.identity`).
+
+    Attributes:
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        dtype: one of `vlcompress.devices.DTYPES`; weights, their gradients' sums and scores stay float32.
+    """
+
+    device: str = "auto"
+    dtype: str = "fp32"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides a run's result; nothing that does not (device, number of threads, folders for output)."""
+    """All that decides a run's result; and in `runtime`, apart from the rest, where it runs."""
 
     model: ModelRecipe = field(default_factory=ModelRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
     pruning: PruningRecipe = field(default_factory=PruningRecipe)
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
+    runtime: RuntimeRecipe = field(default_factory=RuntimeRecipe)
 
-    def document(self) -> dict[str, dict[str, Any]]:
-        """Return the recipe as plain JSON, a table for each section."""
+    def tables(self) -> dict[str, dict[str, Any]]:
+        """Spell the recipe out as a file does: plain values, a table for each section."""
         return {
-            section.name: {name: _plain(value) for name, value in vars(getattr(self, section.name)).items()}
-            for section in dataclasses.fields(self)
+            section: {name: _plain(value) for name, value in vars(values).items()}
+            for section, values in vars(self).items()
         }
 
+    def document(self) -> dict[str, dict[str, Any]]:
+        """Spell out what decides the result: `tables` without "runtime"."""
+        return {section: table for section, table in self.tables().items() if section != "runtime"}
+
     def sha256(self) -> str:
-        """Return the hash that names the run. A field at its default counts like one that is not there.
+        """Hash what names the run. A field at its default counts like one that is not there.
 
         So a later version can add a field (whose default changes nothing) without orphaning the runs made before it.
         """
         default = Recipe().document()
-        said = {
+        differing = {
             section: {name: value for name, value in table.items() if value != default[section][name]}
             for section, table in self.document().items()
         }
-        return identity(said)
+        return identity(differing)
 
     def name(self) -> str:
-        """Return the name of the run's folder: what it is, and the start of the hash."""
+        """Name the run's folder: what it is, and the start of the hash."""
         return f"{self.model.family}-{self.data.task}-{self.model.size}-{self.sha256()[:10]}"
 
     def override(self, **sections: dict[str, Any]) -> "Recipe":
-        """Return the recipe with some values replaced, checked as those of a file are; None keeps what is there."""
-        document = self.document()
+        """Replace some values, checked as those of a file are; None keeps what is there."""
+        tables = self.tables()
         for section, values in sections.items():
-            document[section] |= {name: value for name, value in values.items() if value is not None}
-        return parse_recipe(document)
+            tables[section] |= {name: value for name, value in values.items() if value is not None}
+        return parse_recipe(tables)
 
     def save(self, path: Path) -> None:
         """Write the recipe as TOML, every field spelt out."""
         import tomli_w
 
-        write_file(path, tomli_w.dumps(self.document()))
+        write_file(path, tomli_w.dumps(self.tables()))
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -239,18 +286,18 @@ def default_recipe(family: str, task: str, size: str) -> Recipe:
 
 
 def parse_recipe(document: dict[str, Any]) -> Recipe:
-    """Check a recipe given as plain tables.
+    """Check a recipe that is given as plain tables, and parse it into values.
 
     Raises:
         VlcompressError: an unknown section or field, a value of the wrong type, or values that contradict each other.
     """
-    sections = {section.name: section for section in dataclasses.fields(Recipe)}
-    for name in document:
-        if name not in sections:
-            raise unknown("section", name, sections)
     types = get_type_hints(Recipe)
-    recipe = Recipe(**{name: _section(types[name], name, document.get(name, {})) for name in sections})
-    _check(recipe)
+    for name in document:
+        if name not in types:
+            raise unknown("section", name, types)
+    recipe = Recipe(**{name: _section(kind, name, document.get(name, {})) for name, kind in types.items()})
+    _check_fields(recipe)
+    _check_together(recipe)
     return recipe
 
 
@@ -265,19 +312,21 @@ def _section(kind: type[S], section: str, table: Any) -> S:
 
 
 def _value(name: str, kind: Any, value: Any) -> Any:
+    """Parse one value; lists become tuples, and whole numbers stand for numbers."""
     if kind in PARSERS and type(value) is str:
         return PARSERS[kind](value)
     if kind is float and type(value) is int:
         return float(value)
-    if kind in (tuple[str, ...], tuple[int, ...]):
-        item = str if kind == tuple[str, ...] else int
-        if isinstance(value, list | tuple) and all(type(entry) is item for entry in value):
-            return tuple(value)
-    elif type(value) is kind:
+    if type(value) is kind:
         return value
-    expected = {tuple[str, ...]: "a list of strings", tuple[int, ...]: "a list of whole numbers"}.get(kind)
-    named = "str" if kind in PARSERS else kind.__name__ if not expected else ""
-    raise VlcompressError(f"{name} is {value!r}: {expected or f'a value of type {named}'} is expected")
+    items = get_args(kind)[:1]
+    if items and isinstance(value, list | tuple) and all(type(entry) in items for entry in value):
+        return tuple(value)
+    if items:
+        expected = f"a list of {'strings' if items == (str,) else 'whole numbers'}"
+    else:
+        expected = f"a value of type {'str' if kind in PARSERS else kind.__name__}"
+    raise VlcompressError(f"{name} is {value!r}: {expected} is expected")
 
 
 def _plain(value: Any) -> Any:
@@ -287,40 +336,41 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float) else str(value)
 
 
-def _check(recipe: Recipe) -> None:
+def _check_fields(recipe: Recipe) -> None:
+    for (section, field_name), allowed in NAMES.items():
+        value = getattr(getattr(recipe, section), field_name)
+        what, names = (field_name, (value,)) if isinstance(value, str) else (field_name.removesuffix("s"), value)
+        for name in names:
+            if name not in allowed:
+                raise unknown(what, name, allowed)
+    for (section, field_name), (interval, wanted) in LIMITS.items():
+        number = getattr(getattr(recipe, section), field_name)
+        if not _inside(number, interval):
+            raise VlcompressError(f"{section}.{field_name} {number:g} is outside {interval}: give {wanted}")
+    check_device(recipe.runtime.device)
+    check_dtype(recipe.runtime.dtype)
+
+
+def _inside(number: float, interval: str) -> bool:
+    """Tell whether a number lies in an interval that is open above, such as "(0, 1)"; NaN lies in none."""
+    low, high = map(float, interval[1:-1].split(","))
+    return (number >= low if interval[0] == "[" else number > low) and number < high
+
+
+def _check_together(recipe: Recipe) -> None:
     pruning, training = recipe.pruning, recipe.training
-    for control in pruning.controls:
-        if control not in CONTROLS:
-            raise unknown("control", control, CONTROLS)
-    if recipe.model.head not in HEADS:
-        raise unknown("head", recipe.model.head, HEADS)
-    if training.optimizer not in OPTIMIZERS:
-        raise unknown("optimizer", training.optimizer, OPTIMIZERS)
     if not pruning.seeds or len(set(pruning.seeds)) < len(pruning.seeds):
         raise VlcompressError(f"seeds {list(pruning.seeds)}: give at least one, each once, for example 0,1,2")
     if (training.steps > 0) == (training.epochs > 0):
         raise VlcompressError(
             f"training.steps is {training.steps} and training.epochs {training.epochs:g}: set exactly one above 0"
         )
-    if training.batch < 1 or training.learning_rate <= 0 or not 0 < training.warmup < 1:
+    if training.steps and pruning.rewind_step >= training.steps:
         raise VlcompressError(
-            f"training.batch {training.batch}, learning_rate {training.learning_rate:g}, warmup {training.warmup:g}: "
-            "the batch must be at least 1, the rate above 0, the warm-up between 0 and 1"
+            f"rewind_step {pruning.rewind_step} is outside the training of {training.steps} steps: "
+            f"give 0 to {training.steps - 1}"
         )
     if training.adversarial and training.distill:
         raise VlcompressError(
             f"training.adversarial '{training.adversarial}' and training.distill {training.distill:g}: set one of them"
-        )
-    if not 0 <= training.distill < float("inf"):
-        raise VlcompressError(
-            f"training.distill is {training.distill:g}: give 0 (off), or a weight above 0, for example 1"
-        )
-    if not 0 <= pruning.sparsity < 1:
-        raise VlcompressError(
-            f"sparsity {pruning.sparsity:g} is outside [0, 1): give the fraction to prune, for example 0.7"
-        )
-    if pruning.rewind_step < 0 or (training.steps and pruning.rewind_step >= training.steps):
-        raise VlcompressError(
-            f"rewind_step {pruning.rewind_step} is outside the training of {training.steps} steps: "
-            f"give 0 to {training.steps - 1}"
         )

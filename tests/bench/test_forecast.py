@@ -130,7 +130,7 @@ def test_what_cannot_be_asked(changes: Mapping[str, Any], why: str) -> None:
 def test_lists_that_are_none() -> None:
     for told, why in [
         (["--sparsity", "half"], "--sparsity 'half' is not a list of numbers"),
-        (["--batch", "1.5"], "--batch '1.5' holds a fraction"),
+        (["--batch", "1.5"], "--batch '1.5' is not a list of whole numbers"),
     ]:
         result = CliRunner().invoke(main, ["speed", "--size", "tiny", *told])
         assert result.exit_code == 2

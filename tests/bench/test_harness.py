@@ -12,6 +12,7 @@ import torch
 from vlcompress.bench.harness import bench_models, measure_openings
 from vlcompress.bench.variants import Variant, torch_variant
 from vlcompress.errors import VerificationError, VlcompressError
+from vlcompress.results import to_json
 from vlcompress.sparse.compile import compile_model
 from vlcompress.sparse.timing import Effort
 from vlcompress.tasks.base import torch_predictor
@@ -56,7 +57,7 @@ def test_the_record_has_every_variant_and_batch_size(variants: tuple[Any, list[V
     ticket, rows = variants
     single = {name: tensor[:1] for name, tensor in ticket.inputs.items()}
     record = bench_models(rows, {1: single, 3: ticket.inputs}, threads=1, effort=QUICK)
-    record = json.loads(json.dumps(record))
+    record = json.loads(json.dumps(to_json(record)))
     assert set(record["variants"]) == {"dense", "masked", "compiled"}
     for row in record["variants"].values():
         assert set(row["batches"]) == {"1", "3"}

@@ -21,7 +21,6 @@ def test_a_slow_phase_of_the_machine_cancels() -> None:
     fast = [[0.010 * factor] * 3 for factor in noise]
     ratio = paired_ratio(slow, fast)
     assert (ratio.value, ratio.low, ratio.high) == (2.0, 2.0, 2.0)
-    assert ratio.significant
 
 
 def test_equal_variants_are_not_called_different() -> None:
@@ -29,4 +28,3 @@ def test_equal_variants_are_not_called_different() -> None:
     first, second = (random.normal(0.01, 0.001, size=(15, 5)).tolist() for _ in range(2))
     ratio = paired_ratio(first, second)
     assert ratio.low < 1.0 < ratio.high
-    assert not ratio.significant

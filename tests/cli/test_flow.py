@@ -8,10 +8,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from vlcompress.artefacts import dumps
 from vlcompress.bench.bench_run import bench_run
 from vlcompress.cli.main import main
 from vlcompress.devices import Compute
 from vlcompress.report.text import bench_text
+from vlcompress.results import BenchResult, RunResult, load, to_json
 from vlcompress.sparse.timing import Effort
 from vlcompress.tickets.models import samples, score_task, ticket_model
 from vlcompress.tickets.run import Run, newest_run
@@ -67,12 +69,14 @@ def test_bench_scores_every_variant_and_report_shows_it(home: Path) -> None:
     chosen = finished(home)
     record = bench_run(chosen, batches=(2,), effort=Effort(rounds=3, burst_s=0.001), say=lambda line: None)
     names = ["dense", "masked", "compiled", "onnx dense", "onnx compiled"]
-    assert list(record["variants"]) == names
-    scores = {name: record["accuracy"][name]["score"] for name in names}
-    cells = {(cell["arm"], cell["round"]): cell["scores"][0] for cell in chosen.document()["cells"]}
+    assert list(record.variants) == names
+    scores = {name: (record.accuracy or {})[name].score for name in names}
+    cells = {(cell.arm, cell.round): cell.scores[0] for cell in chosen.result().cells}
     assert scores["dense"] == scores["onnx dense"] == pytest.approx(cells["dense", 0])
     assert scores["masked"] == scores["compiled"] == scores["onnx compiled"] == pytest.approx(cells["ticket", 2])
-    assert [point["round"] for point in record["curve"]] == [1, 2]
+    assert [point.round for point in record.curve or ()] == [1, 2]
+    for kind, name in ((RunResult, "run.json"), (BenchResult, "bench.json")):
+        assert dumps(to_json(load(kind, chosen.folder / name))) == (chosen.folder / name).read_text()
     code, out, err = run(home, "report")
     assert code == 0, err
     page = (chosen.folder / "report.html").read_text()
@@ -86,9 +90,9 @@ def test_bench_in_another_dtype_says_so_and_compares_within_its_bound(home: Path
     record = bench_run(
         chosen, batches=(2,), effort=Effort(rounds=3, burst_s=0.001), compute=BF16, say=lambda line: None
     )
-    assert record["computed_on"] == {**BF16.describe(), "dtype": "bf16"}
-    assert record["provider"] == "cpu"
-    errors = {name: variant["parity"]["max_rel_error"] for name, variant in record["variants"].items()}
+    assert record.computed_on == {**BF16.describe(), "dtype": "bf16"}
+    assert record.provider == "cpu"
+    errors = {name: variant.parity["max_rel_error"] for name, variant in record.variants.items()}
     assert 1e-5 < errors["onnx compiled"] < 0.1, "bfloat16 against float32"
     assert "in bf16; ONNX Runtime on provider cpu" in bench_text(record)
 

@@ -200,10 +200,19 @@ def test_another_dtype_is_another_run_that_says_so(tiny_scenes: Path, tmp_path: 
     assert "trained on cpu in bf16" in (Path(lower["run"]) / "ticket" / "README.md").read_text()
 
 
+def test_a_recipes_runtime_is_overridden_by_options(tiny_scenes: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    told = command(tiny_scenes, tmp_path, "--dtype", "bf16", "--device", "cpu", "--save-recipe", str(recipe))
+    lower = run(*told, "--dry-run")[1]
+    assert run("prune", str(recipe), "--dry-run")[1] == lower
+    assert run("prune", str(recipe), "--dry-run", "--dtype", "fp32")[1] != lower
+    assert 'dtype = "bf16"' in recipe.read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--seeds", "one"], "'one': give whole numbers"),
+        (["--seeds", "one"], "error: --seeds 'one' is not a list of whole numbers: separate them by commas, as 0,1,2"),
         (["--device", "tpu"], "error: unknown device 'tpu': allowed are auto, cpu, cuda, cuda:N"),
         (["--sparsitty", "0.5"], "No such option '--sparsitty'"),
     ],

@@ -16,8 +16,10 @@ from vlcompress.kernels.synthetic import random_weight
 @pytest.fixture
 def product(interpreted: Any) -> Any:
     weight = random_weight((64, 64), (16, 16), 0.5)
-    stream = weight.pattern.forward
-    return interpreted.Product(torch.randn(5, 64), weight.values, stream.walk, stream.cuts, tuple(stream.longest), 64)
+    work_list = weight.pattern.forward
+    return interpreted.Product(
+        torch.randn(5, 64), weight.values, work_list.steps, work_list.cuts, tuple(work_list.longest), 64
+    )
 
 
 def test_kernels_start_on_the_device_of_x(interpreted: Any, monkeypatch: pytest.MonkeyPatch) -> None:

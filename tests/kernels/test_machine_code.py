@@ -37,7 +37,7 @@ def one_stage(name: str) -> bool:
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
-    return json.loads(run_python("-m", "vlcompress.kernels.aot", "--json"))
+    return json.loads(run_python("-m", "tests.kernels.aot", "--json"))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_copies_are_fenced_from_the_matrix_units(facts: dict[str, dict[str, Any]
 
 
 def test_a_missing_fence_is_seen() -> None:
-    from vlcompress.kernels.machine_code import unfenced_products
+    from tests.kernels.machine_code import unfenced_products
 
     copied, fence, product = "cp.async.wait_group 2;\n", "fence.proxy.async.shared::cta;\n", "wgmma.mma_async.sync;\n"
     assert unfenced_products(copied + product + product) == 2
@@ -72,10 +72,10 @@ def test_a_missing_fence_is_seen() -> None:
 
 def test_fp32_outputs_take_no_approximate_tanh() -> None:
     script = """
-from vlcompress.kernels import aot
+from tests.kernels import aot
 import torch
 for dtype in (torch.bfloat16, torch.float32):
-    build = aot.stream_tma((64, 64), 64, 4, 2, "gelu_tanh", dtype=dtype)
+    build = aot.product_tma((64, 64), 64, 4, 2, "gelu_tanh", dtype=dtype)
     print("tanh.approx" in aot.compile_for(build, 90).asm["ptx"])
 """
     assert run_python("-c", script).split() == ["True", "False"]
@@ -83,7 +83,7 @@ for dtype in (torch.bfloat16, torch.float32):
 
 def test_no_configuration_that_tables_and_rules_can_yield_is_wrong() -> None:
     """Every 61st of some 3,600 must not spill, lack a fence, a matrix unit or memory; `aot --all` compiles all."""
-    assert json.loads(run_python("-m", "vlcompress.kernels.aot", "--all", "61")) == {}
+    assert json.loads(run_python("-m", "tests.kernels.aot", "--all", "61")) == {}
 
 
 def test_sm_90_multiplies_with_wgmma(products: dict[str, dict[str, Any]]) -> None:
@@ -133,7 +133,7 @@ def test_two_programs_fit_a_multiprocessor_in_the_default(products: dict[str, di
 def test_readme_holds_this_table(report: dict[str, Any], facts: dict[str, dict[str, Any]]) -> None:
     text = README.read_text()
     for name in facts:
-        assert f"| {name} |" in text, "run python -m vlcompress.kernels.aot --readme"
+        assert f"| {name} |" in text, "run python -m tests.kernels.aot --readme"
     if f"Triton {report['triton']}." in text:
         for name, code in facts.items():
             row = next(line for line in text.splitlines() if line.startswith(f"| {name} |"))

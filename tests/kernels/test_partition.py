@@ -1,4 +1,4 @@
-"""How work is shared: cuts that cover the stream, a makespan by hand, and the balance that the README claims."""
+"""How work is shared: cuts that cover the work list, a makespan by hand, and the balance that the README claims."""
 
 import pytest
 
@@ -20,18 +20,18 @@ def imbalance(pattern: BlockPattern, m: int) -> float:
     """Steps of the busiest slot over those of an even share among all slots."""
     work, config, cut = shared(pattern, m)
     slots = partition.slots_of(work, config, MULTIPROCESSORS, MEMORY, cut.splits_outputs).count
-    panels = work.panels(config.block_m)
+    row_tiles = work.row_tiles(config.block_m)
     parts = partition.part_steps(pattern.forward, work.outputs, cut)
     assert sum(parts) == work.entries
-    return partition.makespan(parts, panels, cut.group, slots) * slots / (work.entries * panels)
+    return partition.makespan(parts, row_tiles, cut.group, slots) * slots / (work.entries * row_tiles)
 
 
 def test_makespan_by_hand() -> None:
-    """Two panels of parts 5, 3 and 1 on two slots: 5 5 | 3 3 | 1 1 together, 5 3 | 1 5 | 3 1 one after the other."""
-    assert partition.makespan([5, 3, 1], panels=2, group=2, slots=2) == 9
-    assert partition.makespan([5, 3, 1], panels=2, group=1, slots=2) == 9
-    assert partition.makespan([4, 2, 2], panels=1, group=1, slots=2) == 4
-    assert partition.makespan([2, 2, 4], panels=1, group=1, slots=2) == 6, "the longest part last leaves a slot idle"
+    """Two row tiles of parts 5, 3 and 1 on two slots: 5 5 | 3 3 | 1 1 together, 5 3 | 1 5 | 3 1 one after the other."""
+    assert partition.makespan([5, 3, 1], row_tiles=2, group=2, slots=2) == 9
+    assert partition.makespan([5, 3, 1], row_tiles=2, group=1, slots=2) == 9
+    assert partition.makespan([4, 2, 2], row_tiles=1, group=1, slots=2) == 4
+    assert partition.makespan([2, 2, 4], row_tiles=1, group=1, slots=2) == 6, "the longest part last leaves a slot idle"
 
 
 @pytest.mark.parametrize(("entries", "parts"), [(7, 3), (10, 10), (48, 5)])

@@ -35,7 +35,7 @@ def never_writes_the_last_output(entry):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def never_finds_a_cut_inside(walk_ptr, position):  # type: ignore[no-untyped-def]
+def never_finds_a_cut_inside(steps_ptr, position):  # type: ignore[no-untyped-def]
     return position * 0
 
 
@@ -50,8 +50,8 @@ def error_of(
     launch: Any, kernel: str, relative_error: Callable[[Tensor, Tensor], float], cut: Partition | None = None
 ) -> float:
     weight = random_weight((64, 64), (16, 16), 0.25)
-    x, stream = torch.randn(20, 64), weight.pattern.forward
-    product = launch.Product(x, weight.values, stream.walk, stream.cuts, stream.longest, 64)
+    x, work_list = torch.randn(20, 64), weight.pattern.forward
+    product = launch.Product(x, weight.values, work_list.steps, work_list.cuts, work_list.longest, 64)
     y = launch.run(product, "none", KernelConfig(kernel, block_m=16, warps=4, stages=2), cut=cut)
     return relative_error(y, x.double() @ unpack(weight).double().T)
 

@@ -27,11 +27,11 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 6e-3, torch.float16: 1e-3}
 
 
 def products(launch: Any, weight: BlockSparseWeight, x: Tensor, dy: Tensor, **epilogue: Tensor) -> tuple[Any, Any]:
-    """The product forward, and along the transposed stream."""
+    """The product forward, and along the transposed work list."""
     p, (n_out, n_in) = weight.pattern, weight.pattern.shape
-    forward = launch.Product(x, weight.values, p.forward.walk, p.forward.cuts, p.forward.longest, n_out, **epilogue)
+    forward = launch.Product(x, weight.values, p.forward.steps, p.forward.cuts, p.forward.longest, n_out, **epilogue)
     return forward, launch.Product(
-        dy, weight.values, p.transposed.walk, p.transposed.cuts, p.transposed.longest, n_in, transposed=True
+        dy, weight.values, p.transposed.steps, p.transposed.cuts, p.transposed.longest, n_in, transposed=True
     )
 
 
@@ -189,8 +189,8 @@ def test_outputs_split_among_parts(
 
 @pytest.mark.parametrize("kernel", CONFIGS)
 @pytest.mark.parametrize("group", [1, 2, 3, 7])
-def test_panels_in_groups(kernel: str, group: int, interpreted: Any, relative_error: Error) -> None:
-    """Seven panels or four, the last group smaller than the others."""
+def test_row_tiles_in_groups(kernel: str, group: int, interpreted: Any, relative_error: Error) -> None:
+    """Seven row tiles or four, the last group smaller than the others."""
     weight, x = skewed_weight(torch.float32), torch.randn(100, 128)
     forward, _ = products(interpreted, weight, x, x)
     y = interpreted.run(forward, "none", CONFIGS[kernel], cut=Partition(3, False, group))
@@ -198,7 +198,7 @@ def test_panels_in_groups(kernel: str, group: int, interpreted: Any, relative_er
 
 
 def test_few_rows_are_split_by_themselves(interpreted: Any) -> None:
-    """One panel and one output of many blocks cannot fill the chip otherwise."""
+    """One row tile and one output of many blocks cannot fill the chip otherwise."""
     weight, x = random_weight((16, 1024), (16, 16), 0.0), torch.randn(3, 1024)
     forward, _ = products(interpreted, weight, x, x)
     _, cut = interpreted.cheapest_cut(forward, CONFIGS["small"])

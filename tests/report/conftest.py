@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from vlcompress.artefacts import dumps, write_file
+from vlcompress.artefacts import dumps, read_json, write_file
 from vlcompress.recipe import default_recipe
 from vlcompress.tickets.run import Run
 
@@ -215,7 +215,7 @@ def bench_document() -> dict[str, Any]:
             "sparsity": sparsity,
             "batch": 1,
             "p50_ms": 7 / (1 + 0.06 * number),
-            "speedup": {"ratio": 1 + 0.06 * number, "low": 0.95 + 0.06 * number, "high": 1.05 + 0.06 * number},
+            "speedup": {"value": 1 + 0.06 * number, "low": 0.95 + 0.06 * number, "high": 1.05 + 0.06 * number},
         }
         for number, sparsity in enumerate(SPARSITIES, 1)
     ]
@@ -239,6 +239,17 @@ def bench_document() -> dict[str, Any]:
         "accuracy": accuracy,
         "curve": curve,
     }
+
+
+def change(file: Path, where: str, value: Any) -> None:
+    """Put a value into a JSON file, at a path of keys and indices ("a/0/b")."""
+    document = read_json(file)
+    *parents, last = where.split("/")
+    place: Any = document
+    for key in parents:
+        place = place[int(key) if isinstance(place, list) else key]
+    place[int(last) if isinstance(place, list) else last] = value
+    write_file(file, dumps(document))
 
 
 @pytest.fixture

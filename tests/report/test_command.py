@@ -70,3 +70,28 @@ def test_studies_have_a_page_of_their_own(tmp_path: Path) -> None:
     page = Path(json.loads(done.stdout)["report"]).read_text()
     assert page.startswith("<!doctype html>")
     assert "58.10" in page
+
+
+def test_plots_are_written_as_files_of_their_own(measured: Run, tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["report", str(measured.folder), "--plots", str(tmp_path / "plots"), "--json"])
+    files = {Path(path).name: Path(path).read_bytes() for path in json.loads(done.stdout)["plots"]}
+    names = ("accuracy", "latency-against-sparsity-at-batch-1", "layers")
+    assert set(files) == {f"{name}.{suffix}" for name in names for suffix in ("png", "pdf")}
+    assert all(data.startswith(b"\x89PNG" if name.endswith("png") else b"%PDF") for name, data in files.items())
+
+
+def test_a_format_without_plots_is_said_to_have_no_effect(measured: Run, tmp_path: Path) -> None:
+    chosen = ["--format", "svg"]
+    assert "no effect" in CliRunner().invoke(main, ["report", str(measured.folder), *chosen]).stderr
+    done = CliRunner().invoke(main, ["report", str(measured.folder), *chosen, "--plots", str(tmp_path)])
+    assert "no effect" not in done.stderr
+    assert {path.suffix for path in tmp_path.glob("acc*")} == {".svg"}
+
+
+def test_the_plots_of_studies_are_written_too(tmp_path: Path) -> None:
+    series = [{"name": "ticket", "points": [{"x": 10, "y": 60, "low": None, "high": None}], "line": True}]
+    labels = {"title": "gqa", "x_label": "x", "y_label": "y", "x_names": [], "references": [], "y_from_zero": False}
+    write_study(tmp_path, "tickets-gqa", {**STUDY, "charts": [{**labels, "series": series}]})
+    asked = ["report", "--studies", "--home", str(tmp_path), "--plots", str(tmp_path), "--format", "png"]
+    assert CliRunner().invoke(main, asked).exit_code == 0
+    assert (tmp_path / "tickets-gqa-1.png").is_file()

@@ -7,7 +7,9 @@ import pytest
 from vlcompress.artefacts import dumps, read_json, write_file
 from vlcompress.errors import VlcompressError
 from vlcompress.report.page import write_report
-from vlcompress.report.words import headline
+from vlcompress.report.report_data import report_data
+from vlcompress.report.sentences import headline
+from vlcompress.results import to_json
 from vlcompress.tickets.run import Run
 
 REFERENCES = ("src", "href", "xlink:href")
@@ -70,7 +72,7 @@ def test_every_figure_of_the_benchmark_is_on_the_page(measured: Run) -> None:
 def test_the_json_holds_the_same_numbers(measured: Run) -> None:
     write_report(measured)
     document = read_json(measured.folder / "report.json")
-    assert document["headline"] == headline(document)
+    assert document["headline"] == headline(report_data(measured))
     assert document["speed"]["variants"]["compiled"]["batches"]["1"]["p50_ms"] == 5.0
     assert len(document["curve"]) == 7
 
@@ -93,13 +95,13 @@ def test_a_damaged_file_leaves_the_earlier_report(measured: Run) -> None:
 
 
 def test_names_from_the_files_cannot_become_markup(measured: Run) -> None:
-    document = measured.document()
+    document = to_json(measured.result())
     write_file(measured.folder / "run.json", dumps({**document, "metric": "<script>alert(1)</script>"}))
     assert "<script" not in write_report(measured).read_text(encoding="utf-8")
 
 
 def test_unjudged_optional_parts_may_be_absent(pruned: Run) -> None:
-    document = {k: v for k, v in pruned.document().items() if k not in ("layer_sparsity", "versions")}
+    document = {k: v for k, v in to_json(pruned.result()).items() if k not in ("layer_sparsity", "versions")}
     kept = [cell for cell in document["cells"] if cell["arm"] in ("dense", "ticket")]
     write_file(pruned.folder / "run.json", dumps({**document, "cells": kept}))
     page = write_report(pruned).read_text(encoding="utf-8")

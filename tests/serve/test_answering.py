@@ -224,8 +224,8 @@ def png(size: tuple[int, int]) -> str:
     [
         ({}, 400, "give exactly one of picture, image, features: there is none"),
         ({"picture": NAMES[0], "image": "x"}, 400, "there is picture and image"),
-        ({"picture": NAMES[0]}, 400, "'question' is missing"),
-        ({"picture": NAMES[0], "question": "  "}, 400, "'question' is missing"),
+        ({"picture": NAMES[0]}, 400, "'question' of request is missing"),
+        ({"picture": NAMES[0], "question": "  "}, 400, "'question' of request is missing"),
         ({"picture": NAMES[0], "question": "x" * 3000}, 400, "at most 2000"),
         ({"picture": "../../etc/passwd", "question": "x"}, 404, "no built-in picture"),
         ({"picture": ["x"], "question": "x"}, 404, "no built-in picture"),

@@ -196,7 +196,7 @@ def test_tickets_are_compiled_exported_and_measured_beside_dense(
     recipe = default_recipe("lxmert", "vqa", "tiny").override(pruning={"pattern": "neuron+head", "schedule": "oneshot"})
     bench = open_experiment(recipe, tmp_path, say=lambda line: None)
     dense = bench.train(Trial(0), "dense")
-    ticket = next(rounds(bench, 0, dense, parse_pattern("neuron+head"), "ticket"))[3]
+    ticket = next(rounds(bench, 0, dense, parse_pattern("neuron+head"), "ticket")).result
     damaged = TrainingResult(tmp_path / "nothing")
     pattern = parse_pattern("neuron+head")
     tickets = [Measured("good", bench, ticket, pattern), Measured("bad", bench, damaged, pattern)]

@@ -6,14 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from tests.tasks.conftest import MemoryPictures, ShowingFamily, make_data, make_reader
 from vlcompress.data.examples import AnswerExample, GqaFacts
 from vlcompress.data.opening import open_task
 from vlcompress.data.tokenizer import WordPiece
+from vlcompress.errors import VlcompressError
 from vlcompress.models.lxmert.adapter import LxmertFamily
+from vlcompress.tasks.base import LogitTask
+from vlcompress.tasks.build_task import build_train_task
 from vlcompress.tasks.gqa import GqaTask
 from vlcompress.tasks.preprocessing import Preprocessor
+from vlcompress.tasks.registry import task_of
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 DATA = FIXTURES / "data" / "lxmert"
@@ -34,6 +39,21 @@ def test_batches_of_the_official_loader(split: str) -> None:
     assert torch.equal(batch.inputs["input_ids"], expected["input_ids"][:, :width])
     assert torch.equal(batch.inputs["visual_feats"], expected["feats"])
     assert torch.equal(batch.targets["answers"], expected["target"])
+
+
+def test_the_best_answer_alone_can_be_learnt_as_officially() -> None:
+    """``--mceLoss``: cross entropy with ``target.max(1)``, times the number of answers."""
+    data = open_task(DATA / "data", "gqa", ("train",), allow_missing=True)
+    family, words = LxmertFamily(), WordPiece.load(FIXTURES / "vocab" / "bert-tiny-uncased")
+    task = build_train_task(task_of("lxmert", "gqa"), data, family, {}, words, "best-answer")
+    expected = load_file(DATA / "expected_batches" / "gqa_train.safetensors")["target"]
+    logits = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0))
+    official = nn.CrossEntropyLoss(ignore_index=-1)(logits, expected.max(1)[1]) * logits.size(1)
+    assert isinstance(task, LogitTask)
+    assert torch.equal(task.loss_of(logits, {"answers": expected}), official)
+    pairs = open_task(DATA / "data", "nlvr2", ("valid",))
+    with pytest.raises(VlcompressError, match=r"training.loss 'best-answer': nlvr2 has no list of answers"):
+        build_train_task(task_of("lxmert", "nlvr2"), pairs, family, {}, words, "best-answer")
 
 
 def test_results_of_the_official_evaluator_and_its_dump() -> None:

@@ -86,7 +86,9 @@ def test_the_dense_model_teaches_every_sparse_one_and_is_shared(recipe: Recipe, 
 
 @pytest.mark.parametrize("weight", [-1.0, float("inf"), float("nan")])
 def test_a_weight_of_the_teacher_that_is_none(recipe: Recipe, weight: float) -> None:
-    with pytest.raises(VlcompressError, match=r"training.distill is .*: give 0 \(off\), or a weight above 0"):
+    with pytest.raises(
+        VlcompressError, match=r"training.distill .* is outside \[0, inf\): give 0 \(off\), or a weight above 0"
+    ):
         recipe.override(training={"distill": weight})
 
 

@@ -29,7 +29,7 @@ def test_two_projects_with_one_home_get_tickets_of_their_own(
     second = find_ticket(relative, home, say=lines.append)
     assert second.folder != first.folder
     assert any("the data of this recipe changed since" in line for line in lines)
-    assert second.document()["data"]["train"] != first.document()["data"]["train"]
+    assert second.result().data.train != first.result().data.train
     assert newest_run(home) == second
     for project, run in ((data.parent, first), (other.parent, second)):
         monkeypatch.chdir(project)

@@ -18,7 +18,7 @@ def worse(dense: torch.Tensor, by: float) -> torch.Tensor:
 
 
 def outcomes(dense: list[torch.Tensor], ticket: list[torch.Tensor]) -> list[str]:
-    return [level.outcome for level in judge(dense, ticket).levels]
+    return [level.outcome for level in judge(dense, ticket).levels.values()]
 
 
 def test_the_same_scores_pass_every_level() -> None:
@@ -60,10 +60,10 @@ def test_a_model_no_better_than_one_that_does_not_look_gets_no_verdict(blind: fl
     """Dense has 1200 of 4000 right: a 95 % interval of 1.42 points to either side."""
     dense = (torch.arange(4000) < 1200).float()
     verdict = judge([dense], [dense], blind=blind)
-    assert {level.outcome for level in verdict.levels} == {"pass" if gets_one else "no verdict"}
+    assert {level.outcome for level in verdict.levels.values()} == {"pass" if gets_one else "no verdict"}
     assert learned(0.3, 4000, blind) is gets_one
     assert ("nothing was learned" in verdict.sentence()) is not gets_one
-    assert verdict.document()["blind"] == blind
+    assert verdict.blind == blind
 
 
 def test_without_a_verdict_the_scores_are_still_said() -> None:

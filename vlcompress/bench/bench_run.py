@@ -1,7 +1,7 @@
 """The benchmark of a run: five forms of the same model side by side, with the accuracy of each."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vlcompress.artefacts import dumps, read_json, write_file
+from vlcompress.artefacts import read_json
 from vlcompress.bench.harness import EFFORT, bench_models, measure
 from vlcompress.bench.statistics import latency, paired_ratio
 from vlcompress.bench.variants import Variant, bind_torch, make_onnx, make_torch, onnx_variant, torch_variant
@@ -19,6 +19,7 @@ from vlcompress.export.export_run import compiled_of, export_dense
 from vlcompress.export.runtime import provider_for
 from vlcompress.export.verify import bound_in
 from vlcompress.models.base import Family
+from vlcompress.results import Accuracy, BenchResult, CurvePoint, save
 from vlcompress.sparse.compile import compile_model, thread_count
 from vlcompress.sparse.runner import fast_answer
 from vlcompress.sparse.timing import Effort
@@ -45,7 +46,7 @@ def bench_run(
     provider: str | None = None,
     effort: Effort = EFFORT,
     say: Say = print,
-) -> dict[str, Any]:
+) -> BenchResult:
     """Measure dense, masked, compiled, ONNX dense and ONNX compiled, and write ``bench.json``.
 
     Args:
@@ -58,8 +59,7 @@ def bench_run(
         say: told one line at each step.
 
     Returns:
-        What :func:`bench_models` gives, with "computed_on" and "provider", "accuracy" for each variant and "curve", the
-        latency of every round.
+        What ``bench.json`` holds.
 
     Raises:
         VlcompressError: not compiled or not exported yet, or no such provider.
@@ -81,10 +81,16 @@ def bench_run(
         accuracy = {variant.name: _accuracy(variant, task) for variant in variants}
         say("measuring the ticket of every round")
         curve = _curve(run, ticket, task, max(batches), threads, compute)
-    record |= {"command": "vlcompress bench", "computed_on": compute.describe(), "provider": chosen}
-    record |= {"accuracy": accuracy, "curve": curve}
-    write_file(run.folder / DOCUMENT, dumps(record))
-    return record
+    result = replace(
+        record,
+        command="vlcompress bench",
+        computed_on=compute.describe(),
+        provider=chosen,
+        accuracy=accuracy,
+        curve=tuple(curve),
+    )
+    save(result, run.folder / DOCUMENT)
+    return result
 
 
 def _check_made(run: Run) -> None:
@@ -146,37 +152,37 @@ def _load_compiled(folder: Path, compute: Compute, say: Say = _silent) -> tuple[
     return compiled.family, compiled.model
 
 
-def _accuracy(variant: Variant, task: Task, batch: int = 256) -> dict[str, Any]:
+def _accuracy(variant: Variant, task: Task, batch: int = 256) -> Accuracy:
     """Score a variant in its own runtime on every example."""
     found = task.measure(lambda inputs: torch.from_numpy(variant.bind(inputs)()), batch=batch)
-    return {"score": found.mean, "figures": dict(found.figures), "examples": len(task)}
+    return Accuracy(found.mean, len(task), dict(found.figures))
 
 
-def _curve(run: Run, ticket: Ticket, task: Task, batch: int, threads: int, compute: Compute) -> list[dict[str, Any]]:
+def _curve(run: Run, ticket: Ticket, task: Task, batch: int, threads: int, compute: Compute) -> list[CurvePoint]:
     """Compile the ticket of every round and measure it against dense, all side by side."""
     (inputs,) = samples(task, batch)
     block = ticket.recipe.pruning.pattern.storage
     family, dense = dense_model(run, ticket)
-    cells = [cell for cell in run.document()["cells"] if cell["arm"] == "ticket"]
+    cells = run.result().arm("ticket")
     calls = {"dense": bind_torch(dense, fast_answer(family, dense, ticket.head, compute), inputs)}
     for cell in cells:
-        trained = TrainingResult(run.training("ticket", cell["round"]))
+        trained = TrainingResult(run.training("ticket", cell.round))
         _, model = dense_model(run, ticket)
         model.load_state_dict(trained.weights())
         compiled, _ = compile_model(
             family, model, dict(trained.masks()), block, inputs=inputs, threads=threads, compute=compute
         )
         answer = fast_answer(family, compiled, ticket.head, compute)
-        calls[str(cell["round"])] = bind_torch(compiled, answer, inputs)
+        calls[str(cell.round)] = bind_torch(compiled, answer, inputs)
     with thread_count(threads):
         bursts = measure(calls, CURVE_EFFORT)
     return [
-        {
-            "round": cell["round"],
-            "sparsity": cell["sparsity"],
-            "batch": batch,
-            "p50_ms": latency(bursts[str(cell["round"])], batch).p50_ms,
-            "speedup": asdict(paired_ratio(bursts["dense"], bursts[str(cell["round"])])),
-        }
+        CurvePoint(
+            round=cell.round,
+            sparsity=cell.sparsity,
+            batch=batch,
+            p50_ms=latency(bursts[str(cell.round)], batch).p50_ms,
+            speedup=paired_ratio(bursts["dense"], bursts[str(cell.round)]),
+        )
         for cell in cells
     ]

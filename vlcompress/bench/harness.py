@@ -5,7 +5,6 @@ A speed is reported only for variants whose scores were checked in this very pro
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -16,10 +15,10 @@ from vlcompress.bench.statistics import latency, paired_ratio
 from vlcompress.bench.variants import Scores, Variant
 from vlcompress.errors import VlcompressError
 from vlcompress.export.verify import BOUNDS, Bound, compare_scores, require
+from vlcompress.results import BatchResult, BenchResult, Speedup, VariantResult
 from vlcompress.sparse.compile import thread_count
 from vlcompress.sparse.timing import Bursts, Effort, interleave
 
-Json = dict[str, Any]
 Inputs = Mapping[str, Tensor]
 
 EFFORT = Effort(rounds=15, burst_s=0.15, warmup=2)
@@ -65,7 +64,7 @@ def bench_models(
     references: Sequence[str] = ("dense",),
     effort: Effort = EFFORT,
     bound: Bound = BOUNDS["fp32"],
-) -> Json:
+) -> BenchResult:
     """Compare variants of a model.
 
     Args:
@@ -77,8 +76,7 @@ def bench_models(
         bound: what a variant's scores may differ by from its truth's.
 
     Returns:
-        A JSON object: "environment", "threads", "references", "variants" (for each: "truth", "parity", "bytes",
-        "memory_mb", and for each batch size under "batches" its latency and, by reference, "speedup" with interval).
+        What ``bench.json`` holds, without accuracy and curve.
 
     Raises:
         VerificationError: a variant's scores are not those of its truth; nothing is measured then.
@@ -92,22 +90,22 @@ def bench_models(
         batches = {batch: _batch(by_name, samples, batch, references, effort) for batch, samples in inputs.items()}
         described = environment()
     rows = {
-        name: {
-            "truth": variant.truth,
-            "parity": parities[name],
-            "bytes": variant.nbytes,
-            "memory_mb": None if variant.make is None else peak_memory(variant.make).own_mb,
-            "batches": {str(batch): found[name] for batch, found in batches.items()},
-        }
+        name: VariantResult(
+            truth=variant.truth,
+            parity=parities[name],
+            bytes=variant.nbytes,
+            memory_mb=None if variant.make is None else peak_memory(variant.make).own_mb,
+            batches={str(batch): found[name] for batch, found in batches.items()},
+        )
         for name, variant in by_name.items()
     }
-    return {"environment": described, "threads": threads, "references": list(references), "variants": rows}
+    return BenchResult(described, threads, tuple(references), rows)
 
 
-def _gate(variants: Mapping[str, Variant], inputs: Mapping[int, Inputs], bound: Bound) -> dict[str, Json]:
+def _gate(variants: Mapping[str, Variant], inputs: Mapping[int, Inputs], bound: Bound) -> dict[str, dict[str, float]]:
     """Run every variant on all inputs and compare it with its truth."""
     scores = {name: _scores(variant, inputs) for name, variant in variants.items()}
-    found: dict[str, Json] = {}
+    found: dict[str, dict[str, float]] = {}
     for name, variant in variants.items():
         parity = compare_scores(scores[variant.truth], scores[name])
         require(parity, f"'{name}' does not compute what '{variant.truth}' does, so no speed is reported", bound)
@@ -121,15 +119,17 @@ def _scores(variant: Variant, inputs: Mapping[int, Inputs]) -> list[Scores]:
 
 def _batch(
     variants: Mapping[str, Variant], inputs: Inputs, batch: int, references: Sequence[str], effort: Effort
-) -> dict[str, Json]:
+) -> dict[str, BatchResult]:
     """Measure one batch size: for each variant its latency and its speed relative to the references."""
     bursts = measure({name: variant.bind(inputs) for name, variant in variants.items()}, effort)
     return {
-        name: {**asdict(latency(rounds, batch)), "speedup": {to: _ratio(bursts[to], rounds) for to in references}}
+        name: BatchResult(
+            **vars(latency(rounds, batch)), speedup={to: _speedup(bursts[to], rounds) for to in references}
+        )
         for name, rounds in bursts.items()
     }
 
 
-def _ratio(slow: list[list[float]], fast: list[list[float]]) -> Json:
+def _speedup(slow: list[list[float]], fast: list[list[float]]) -> Speedup:
     ratio = paired_ratio(slow, fast)
-    return {**asdict(ratio), "significant": ratio.significant}
+    return Speedup(**vars(ratio), significant=not ratio.low <= 1.0 <= ratio.high)

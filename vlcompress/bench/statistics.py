@@ -1,50 +1,16 @@
 """Statistics of latencies: percentiles, and ratios with an interval that says whether they mean anything."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from vlcompress.results import Latency, Ratio
 
 Floats = npt.NDArray[np.float64]
 
 RESAMPLES = 2000
 """Bootstrap resamples: enough for the second digit of a 95 % interval."""
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Latency of one variant at one batch size, in milliseconds a call.
-
-    Attributes:
-        p50_ms: median over all calls.
-        p90_ms: 90th percentile.
-        p99_ms: 99th percentile; with fewer than 100 calls it is close to the slowest one.
-        spread_ms: interquartile range of all calls.
-        calls: calls measured, warm-up aside.
-        examples_per_s: batch size over the median.
-    """
-
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    spread_ms: float
-    calls: int
-    examples_per_s: float
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """How many times faster one variant is than another, with a 95 % bootstrap interval over rounds."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def significant(self) -> bool:
-        """Whether the interval leaves out 1: otherwise the two are equally fast as far as one can tell."""
-        return not self.low <= 1.0 <= self.high
 
 
 def latency(rounds: Sequence[Sequence[float]], batch: int) -> Latency:

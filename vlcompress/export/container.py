@@ -28,8 +28,8 @@ PORT = 8080
 USER = 10001
 
 REQUIREMENTS = (
-    "click", "httptools", "numpy", "onnx", "onnxruntime", "orjson", "pillow", "prometheus-client", "starlette",
-    "tokenizers", "uvicorn", "uvloop",
+    "click", "httptools", "numpy", "onnx", "onnxruntime", "orjson", "pillow", "prometheus-client", "pydantic",
+    "starlette", "tokenizers", "uvicorn", "uvloop",
 )  # fmt: skip
 """What `vlcompress serve` imports for an exported file: no torch."""
 

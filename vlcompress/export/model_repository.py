@@ -97,7 +97,7 @@ def export_triton(
 
 def model_name(run: Run) -> str:
     """Name a run's model by family and task ("lxmert_vqa")."""
-    recipe = run.document()["recipe"]
+    recipe = run.result().recipe
     return f"{recipe['model']['family']}_{recipe['data']['task']}".replace("-", "_")
 
 

@@ -4,39 +4,29 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vlcompress.artefacts import Json
-from vlcompress.report.text import table
+from vlcompress.report.table import Table, terminal
+from vlcompress.report.text import place_text
 
 
 def forecast_text(record: Mapping[str, Any]) -> str:
     """Lay out what `vlcompress.bench.forecast.forecast` measured: layers, whole models, advice."""
     asked, where = record["asked"], record["environment"]
+    sparsities = tuple(f"{100 * sparsity:g} %" for sparsity in asked["sparsities"])
     return "\n".join(
         [
             f"{asked['model']} {asked['size']}, random weights and masks, ONNX Runtime, {asked['threads']} thread(s), "
             f"{where['cpu']}, onnxruntime {where['packages'].get('onnxruntime', '?')}",
-            *_place(asked),
+            *place_text(asked["compute"], asked["provider"]),
             "",
             "one layer, times faster than dense",
-            table(("pattern", "layer", "rows", "form", *_percent(asked), "even at"), list(_layers(record))),
+            terminal(Table("", ("pattern", "layer", "rows", "form", *sparsities, "even at"), tuple(_layers(record)))),
             "",
             "the whole model, times faster than dense (95 % interval), checked against PyTorch",
-            table(("pattern", "form", "batch", *_percent(asked), "even at", "load s"), list(_models(record))),
+            terminal(Table("", ("pattern", "form", "batch", *sparsities, "even at", "load s"), tuple(_models(record)))),
             "",
             *record["advice"],
         ]
     )
-
-
-def _place(asked: Json) -> list[str]:
-    """Say where each runtime ran, unless that is the CPU in float32."""
-    compute, provider = asked["compute"], asked["provider"]
-    if (compute["device"], compute["dtype"], provider) == ("cpu", "fp32", "cpu"):
-        return []
-    return [f"PyTorch on {compute['device']} in {compute['dtype']}; ONNX Runtime on provider {provider}"]
-
-
-def _percent(asked: Json) -> tuple[str, ...]:
-    return tuple(f"{100 * sparsity:g} %" for sparsity in asked["sparsities"])
 
 
 def _layers(record: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:

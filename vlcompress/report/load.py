@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from vlcompress.report.plots import Chart, Point, Reference, Series, save
-from vlcompress.report.text import table
+from vlcompress.report.plots import Chart, Point, Reference, Series, save_all
+from vlcompress.report.table import Table, terminal
 
 ACCEPTED = 0.99
 """Points at which a smaller share was answered 200 are left out of the latency chart: that server is overloaded."""
@@ -13,11 +13,11 @@ ACCEPTED = 0.99
 def load_text(record: dict[str, Any]) -> str:
     """Say what each model did at each rate."""
     header = ("model", "offered/s", "answered/s", "p50 ms", "p95 ms", "p99 ms", "refused p99", "outcomes", "late p99")
-    rows = [_row(name, point) for name, found in record["models"].items() for point in found["points"]]
+    rows = tuple(_row(name, point) for name, found in record["models"].items() for point in found["points"])
     environment, plan = record["environment"], record["plan"]
     return "\n".join(
         [
-            table(header, rows),
+            terminal(Table("", header, rows)),
             "",
             *(f"{name}: {found['capacity_per_s']:.0f} requests/s in a closed loop" for name, found in _of(record)),
             f"open loop, Poisson arrivals, {plan['rounds']} rounds of {plan['seconds']:g} s, {plan['rows']} row(s) a "
@@ -30,10 +30,7 @@ def load_text(record: dict[str, Any]) -> str:
 
 def write_charts(record: dict[str, Any], folder: Path) -> list[Path]:
     """Draw latency over throughput, and throughput over load, into ``serve-latency.svg`` and ``serve-load.svg``."""
-    files = {"serve-latency.svg": latency_chart(record), "serve-load.svg": goodput_chart(record)}
-    for name, chart in files.items():
-        save(chart, folder / name)
-    return [folder / name for name in files]
+    return save_all({"serve-latency": latency_chart(record), "serve-load": goodput_chart(record)}, folder, ["svg"])
 
 
 def latency_chart(record: dict[str, Any]) -> Chart:

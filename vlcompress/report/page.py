@@ -1,23 +1,27 @@
-"""The report: one HTML page that opens offline, and the same numbers as JSON."""
+"""The report: one HTML page that opens offline, the same numbers as JSON, and its plots."""
 
-from html import escape
+from collections.abc import Mapping
 from pathlib import Path
 
 from vlcompress.artefacts import Json, dumps, write_file
-from vlcompress.report.accuracy import accuracy_section
-from vlcompress.report.facts import report_facts, toml_text
-from vlcompress.report.markup import code, facts_table, listing, paragraph, section, whole_page
-from vlcompress.report.speed import NOT_MEASURED, curve_section, plan_section, speed_section
-from vlcompress.report.words import caveats, headline
+from vlcompress.report.accuracy import accuracy_caption, accuracy_chart, accuracy_table, block_cost_table
+from vlcompress.report.html import details, render
+from vlcompress.report.layer_map import layer_map
+from vlcompress.report.plots import Plot
+from vlcompress.report.report_data import ReportData, report_data
+from vlcompress.report.sentences import caveats, headline, place, seeds_words
+from vlcompress.report.speed import curve_charts, curve_table, latency_table, layer_table, size_table
+from vlcompress.report.table import Table
+from vlcompress.results import to_json
 from vlcompress.tickets.run import Run
 
 
-def write_report(run: Run, more: str = "") -> Path:
+def write_report(run: Run, studies: str = "") -> Path:
     """Write ``report.html`` and ``report.json`` into a run's folder; earlier ones are replaced.
 
     Args:
         run: a finished run. What `compile`, `export` and `bench` have added is shown; the rest is said to be missing.
-        more: ready-made sections about other things in the run's home (its studies).
+        studies: the rendered section about the studies in the run's home.
 
     Returns:
         The path of the page.
@@ -25,72 +29,60 @@ def write_report(run: Run, more: str = "") -> Path:
     Raises:
         VlcompressError: not a finished run, a damaged file, or a folder that cannot be written.
     """
-    facts = report_facts(run)
-    write_file(run.folder / "report.json", dumps({"headline": headline(facts), "caveats": caveats(facts), **facts}))
+    data = report_data(run)
+    written = {"headline": headline(data), "caveats": caveats(data), **to_json(data)}
+    write_file(run.folder / "report.json", dumps(written))
     page = run.folder / "report.html"
-    write_file(page, render(facts, more))
+    write_file(page, report_html(data, studies))
     return page
 
 
-def render(facts: Json, more: str = "") -> str:
-    """Return the page: a whole HTML document that refers to nothing outside itself; `more` goes before the recipe."""
-    model, data = facts["recipe"]["model"], facts["recipe"]["data"]
-    title = f"{model['family']} {model['size']} on {data['task']}: a lottery ticket"
-    parts = (
-        f"<h1>{escape(title)}</h1>",
-        paragraph(headline(facts), "headline"),
-        accuracy_section(facts),
-        speed_section(facts),
-        curve_section(facts),
-        plan_section(facts),
-        section("What is slower, and what is not measured", listing(caveats(facts))),
-        _export_section(facts),
-        more,
-        section("Recipe", code(toml_text(facts))),
-        _environment_section(facts),
-        section("How to repeat this", code(repeat_commands(facts))),
-    )
-    return whole_page(title, parts)
+def report_plots(data: ReportData) -> dict[str, Plot]:
+    """Draw up the plots of a report, by the name for a file."""
+    curves = {chart.title.lower().replace(" ", "-"): chart for chart in curve_charts(data)}
+    layers = {"layers": layer_map(data.layer_sparsity)} if data.layer_sparsity else {}
+    return {"accuracy": accuracy_chart(data), **curves, **layers}
 
 
-def repeat_commands(facts: Json) -> str:
-    """Return the commands that make this report again, from the recipe that it shows."""
-    versions = facts["versions"] or {}
-    packages = " ".join(f"'{name}=={version}'" for name, version in sorted(versions.items()) if name != "vlcompress")
-    return "\n".join(
-        [
-            f"# vlcompress {versions.get('vlcompress', '')} and {packages}; recipe.toml is the recipe above",
-            "vlcompress prune recipe.toml",
-            "vlcompress compile",
-            "vlcompress export --format onnx",
-            "vlcompress bench",
-            "vlcompress report",
-        ]
+def report_html(data: ReportData, studies: str = "") -> str:
+    """Fill in the page: a whole HTML document that refers to nothing outside itself."""
+    model, task = data.recipe["model"], data.recipe["data"]["task"]
+    accuracy = {"chart": accuracy_chart(data), "caption": accuracy_caption(data), "table": accuracy_table(data)}
+    speed, versions = data.speed, data.versions or {}
+    return render(
+        "report.html.j2",
+        title=f"{model['family']} {model['size']} on {task}: a lottery ticket",
+        headline=headline(data),
+        caveats=caveats(data),
+        seeds=seeds_words(data.ticket.seeds),
+        accuracy=accuracy | {"block_cost": block_cost_table(data)},
+        speed=speed and {"place": place(data), "latency": latency_table(speed), "size": size_table(speed)},
+        curve=data.curve and {"charts": list(curve_charts(data)), "table": curve_table(data.curve)},
+        layer_map=layer_map(data.layer_sparsity) if data.layer_sparsity else None,
+        layers=data.plan and layer_table(data.plan),
+        onnx=data.onnx and _onnx(data.onnx),
+        studies=studies,
+        recipe=data.toml(),
+        environment=data.environment and details(data.environment),
+        trained=details({**versions, "run": data.run, "data": to_json(data.data)}),
+        packages=_packages(versions),
     )
 
 
-def _export_section(facts: Json) -> str:
-    onnx = facts["onnx"]
-    if onnx is None:
-        return section("ONNX file", paragraph("not exported yet: run `vlcompress export --format onnx`", "missing"))
-    speed, sizes = onnx["speed"] or {}, onnx["bytes"] or {}
-    graphs = {
-        "opset": onnx["opset"],
-        "graph": speed.get("picked"),
-        "median µs of each graph when exported": {name: row["us"] for name, row in speed.get("timings", {}).items()},
-        "bytes": sizes,
-        "optimizers to switch off": speed.get("disabled_optimizers") or None,
-        **{f"parity on {name}": values for name, values in (onnx["parity"] or {}).items()},
-    }
-    return section("ONNX file", facts_table(graphs))
+def _packages(versions: Mapping[str, str]) -> str:
+    others = " ".join(f"'{name}=={version}'" for name, version in sorted(versions.items()) if name != "vlcompress")
+    return f"vlcompress {versions.get('vlcompress', '')} and {others}"
 
 
-def _environment_section(facts: Json) -> str:
-    measured = facts["environment"]
-    speed = facts_table(measured) if measured else paragraph(f"The machine of the speeds: {NOT_MEASURED}", "missing")
-    return section("Environment", paragraph("Speeds were measured with:") if measured else "", speed, _identity(facts))
-
-
-def _identity(facts: Json) -> str:
-    trained = {**(facts["versions"] or {}), "run": facts["run"], "data": facts["data"]}
-    return paragraph("The ticket was trained with:") + facts_table(trained)
+def _onnx(manifest: Json) -> Table:
+    speed = manifest["speed"] or {}
+    return details(
+        {
+            "opset": manifest["opset"],
+            "graph": speed.get("picked"),
+            "median µs of each graph when exported": {n: row["us"] for n, row in speed.get("timings", {}).items()},
+            "bytes": manifest["bytes"] or {},
+            "optimizers to switch off": speed.get("disabled_optimizers") or None,
+            **{f"parity on {name}": values for name, values in (manifest["parity"] or {}).items()},
+        }
+    )

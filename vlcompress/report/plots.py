@@ -7,7 +7,7 @@ same chart gives the same bytes.
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -147,6 +147,14 @@ def save(plot: Plot, path: Path) -> None:
         dates: dict[str, Any] = {"metadata": {"CreationDate": None}} if path.suffix == ".pdf" else {}
         figure.savefig(buffer, format=path.suffix[1:], bbox_inches="tight", dpi=200, facecolor=PAPER, **dates)
     write_file(path, buffer.getvalue())
+
+
+def save_all(plots: Mapping[str, Plot], folder: Path, formats: Sequence[str]) -> list[Path]:
+    """Write plots by their names into a folder, each in every format (of `FORMATS`), and list the files."""
+    files = {folder / f"{name}.{suffix}": plot for name, plot in plots.items() for suffix in formats}
+    for path, plot in files.items():
+        save(plot, path)
+    return list(files)
 
 
 def _svg(plot: Plot, *, titled: bool, transparent: bool) -> tuple[float, str]:

@@ -2,55 +2,51 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from vlcompress.artefacts import Json
 from vlcompress.models.registry import FAMILIES
 from vlcompress.pruning.schedule import levels
 from vlcompress.recipe import Recipe
+from vlcompress.report.table import Table, terminal
+from vlcompress.report.table import markdown as as_markdown
+from vlcompress.results import (
+    LEVELS,
+    Accuracy,
+    ArmResult,
+    BatchResult,
+    BenchResult,
+    RunResult,
+    VariantResult,
+    Verdict,
+    nothing_learned,
+)
 from vlcompress.sparse.plan import LayerPlan, Plan
 from vlcompress.tasks.support_matrix import LEGEND, rows
 from vlcompress.tickets.run import Run
-from vlcompress.tickets.verdict import nothing_learned
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out cells in columns: the first to the left, the others to the right."""
-    lines = [header, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
 
 
 def run_text(run: Run) -> str:
     """Say what a run found: a row for each arm and level, then the verdict on the ticket."""
-    document = run.document()
-    rows = [_cell_row(cell) for cell in document["cells"]]
-    ticket = [cell for cell in document["cells"] if cell["arm"] == "ticket"][-1]
-    passing = [
-        cell["sparsity"]
-        for cell in document["cells"]
-        if cell["arm"] == "ticket" and cell["verdict"]["levels"]["relaxed"]["outcome"] == "pass"
-    ]
+    result = run.result()
+    header = ("arm", "sparsity %", "score", "of dense %", "strict", "matching", "relaxed (99 %)")
+    ticket, seeds = result.ticket, len(result.ticket.scores)
+    passing = [one.sparsity for one in result.arm("ticket") if one.verdict and one.verdict["relaxed"].outcome == "pass"]
     best = f"{100 * max(passing):.1f} %" if passing else "no level"
-    seeds = document["recipe"]["pruning"]["seeds"]
+    assert ticket.verdict is not None
     return "\n".join(
         [
-            table(("arm", "sparsity %", "score", "of dense %", "strict", "matching", "relaxed (99 %)"), rows),
+            terminal(Table("", header, tuple(_arm_row(arm) for arm in result.cells))),
             "",
-            f"score: {document['metric']}, {document['data']['examples']} examples, "
-            + ("a single seed" if len(seeds) == 1 else f"mean of {len(seeds)} seeds"),
-            *_figures(document["cells"]),
-            *computed_text(document),
-            f"sparsest ticket that passes relaxed: {best}; the ticket at {100 * ticket['sparsity']:.1f} %: "
-            f"{ticket['verdict']['levels']['relaxed']['outcome']}",
+            f"score: {result.metric}, {result.data.examples} examples, "
+            + ("a single seed" if seeds == 1 else f"mean of {seeds} seeds"),
+            *_other_metrics(result),
+            *computed_text(result.computed_on),
+            f"sparsest ticket that passes relaxed: {best}; the ticket at {100 * ticket.sparsity:.1f} %: "
+            f"{ticket.verdict['relaxed'].outcome}",
             *_hint(passing, ticket),
-            *_nothing_learned(ticket),
+            *_nothing_learned(ticket.verdict),
             f"run: {run.folder}",
             "speed and size: not measured yet (a mask alone makes nothing faster); "
             "run `vlcompress compile`, `export` and `bench`",
@@ -58,37 +54,31 @@ def run_text(run: Run) -> str:
     )
 
 
-def computed_text(document: Mapping[str, Any]) -> list[str]:
+def computed_text(computed_on: Mapping[str, str] | None) -> list[str]:
     """Say where something was trained and in what, unless that is float32 on the CPU."""
-    said = document.get("computed_on")
-    return [f"trained on {said['device']} in {said['dtype']}"] if said else []
+    return [f"trained on {computed_on['device']} in {computed_on['dtype']}"] if computed_on else []
 
 
-def _figures(cells: Sequence[dict[str, Any]]) -> list[str]:
-    """Say the benchmark's other figures, of the dense model and of the ticket."""
-    dense, ticket = cells[0], [cell for cell in cells if cell["arm"] == "ticket"][-1]
-    means = [
-        (name, *(100 * sum(cell["figures"][name]) / len(cell["figures"][name]) for cell in (dense, ticket)))
-        for name in dense.get("figures", {})
-    ]
-    told = ", ".join(f"{name} {before:.2f} → {after:.2f}" for name, before, after in means)
+def _other_metrics(result: RunResult) -> list[str]:
+    """Say the benchmark's other metrics, of the dense model and of the ticket."""
+    pairs = ((name, before, result.ticket.figures[name]) for name, before in result.cells[0].figures.items())
+    told = ", ".join(f"{name} {100 * mean(before):.2f} → {100 * mean(after):.2f}" for name, before, after in pairs)
     return [f"beside it, dense → ticket: {told}"] if told else []
 
 
-def _hint(passing: Sequence[float], ticket: dict[str, Any]) -> list[str]:
+def _hint(passing: Sequence[float], ticket: ArmResult) -> list[str]:
     """Say how to get the ticket that passes where the last one does not: its trainings are there."""
-    if not passing or max(passing) >= ticket["sparsity"]:
+    if not passing or max(passing) >= ticket.sparsity:
         return []
     return [
         f"for the one that passes: the same command with --sparsity {max(passing):.3g} (its rounds are trained already)"
     ]
 
 
-def _nothing_learned(ticket: dict[str, Any]) -> list[str]:
-    verdict = ticket["verdict"]
-    if verdict["levels"]["relaxed"]["outcome"] != "no verdict":
+def _nothing_learned(verdict: Verdict) -> list[str]:
+    if verdict["relaxed"].outcome != "no verdict" or verdict.blind is None:
         return []
-    return [nothing_learned(verdict["dense"], verdict["blind"])]
+    return [nothing_learned(verdict.dense, verdict.blind)]
 
 
 def dry_run_text(recipe: Recipe, name: str) -> str:
@@ -107,29 +97,23 @@ def dry_run_text(recipe: Recipe, name: str) -> str:
     )
 
 
-def _cell_row(cell: dict[str, Any]) -> tuple[str, ...]:
-    score = sum(cell["scores"]) / len(cell["scores"])
-    if cell["verdict"] is None:
-        return (cell["arm"], "0.0", f"{100 * score:.2f}", "100.0", "", "", "")
-    levels_ = cell["verdict"]["levels"]
-    return (
-        cell["arm"],
-        f"{100 * cell['sparsity']:.1f}",
-        f"{100 * score:.2f}",
-        f"{100 * score / cell['verdict']['dense']:.1f}",
-        *(levels_[name]["outcome"] for name in ("strict", "matching", "relaxed")),
-    )
+def _arm_row(arm: ArmResult) -> tuple[str, ...]:
+    start = (arm.arm, f"{100 * arm.sparsity:.1f}", f"{100 * arm.score:.2f}")
+    if arm.verdict is None:
+        return (*start, "100.0", "", "", "")
+    of_dense = f"{100 * arm.score / arm.verdict.dense:.1f}"
+    return (*start, of_dense, *(arm.verdict[name].outcome for name in LEVELS))
 
 
 def tasks_text(record: dict[str, Any], *, markdown: bool = False) -> str:
     """Lay out the table of families and tasks, as text or as Markdown."""
     header = ("task", *FAMILIES, "metric")
-    body = rows(record, markdown=markdown)
+    text_columns = tuple(range(len(header))) if markdown else (0,)
+    table = Table("", header, tuple(map(tuple, rows(record, markdown=markdown))), text_columns)
     if not markdown:
-        return f"{table(header, body)}\n\n{LEGEND}"
-    lines = [header, ["---"] * len(header), *body]
+        return f"{terminal(table)}\n\n{LEGEND}"
     ticks = LEGEND.replace("with p: its", "ticks: its").replace("f: files", "files").replace("m: the", "the")
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{ticks}"
+    return f"{as_markdown(table)}\n\n{ticks}"
 
 
 def prediction_text(document: dict[str, Any]) -> str:
@@ -143,7 +127,7 @@ def prediction_text(document: dict[str, Any]) -> str:
 
 def plan_text(folder: Path, plan: Plan, *, explain: bool = False) -> str:
     """Say how a ticket was compiled: a row for each layer, what was removed, and if asked the reason for each layer."""
-    rows = [_layer_row(layer) for layer in plan.layers]
+    rows = tuple(_layer_row(layer) for layer in plan.layers)
     sparse = sum(layer.choice.picked != "dense" for layer in plan.layers)
     removed = {
         kind: sum(units.units - len(units.kept) for units in plan.kept if units.kind == kind)
@@ -153,7 +137,7 @@ def plan_text(folder: Path, plan: Plan, *, explain: bool = False) -> str:
     dense = sum(4 * layer.shape[0] * layer.shape[1] for layer in plan.layers)
     return "\n".join(
         [
-            table(("layer", "sparsity %", "M", "dense µs", "sparse µs", "runs"), rows),
+            terminal(Table("", ("layer", "sparsity %", "M", "dense µs", "sparse µs", "runs"), rows)),
             "",
             f"{sparse} of {len(plan.layers)} layers run sparse, the others dense, as measured on "
             f"{plan.computed_on['name']} in {plan.computed_on['dtype']} "
@@ -273,35 +257,35 @@ def container_text(folder: Path, manifest: dict[str, Any]) -> str:
     )
 
 
-def bench_text(record: dict[str, Any]) -> str:
+def bench_text(result: BenchResult) -> str:
     """Say what a benchmark measured: a row for each variant and batch size."""
-    ratios = [f"× {name} (95 %)" for name in record["references"]]
+    ratios = (f"× {name} (95 %)" for name in result.references)
     header = ("variant", "batch", "p50 ms", "p90 ms", "p99 ms", "per s", *ratios, "disk", "RAM MB", "score")
-    rows = [
-        _bench_row(name, batch, found, variant, record["accuracy"][name]["score"])
-        for name, variant in record["variants"].items()
-        for batch, found in variant["batches"].items()
-    ]
-    environment = record["environment"]
-    packages = ", ".join(f"{name} {found}" for name, found in environment["packages"].items())
+    rows = tuple(
+        _bench_row(name, batch, row, variant, (result.accuracy or {}).get(name))
+        for name, variant in result.variants.items()
+        for batch, row in variant.batches.items()
+    )
+    environment = result.environment
+    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
     return "\n".join(
         [
-            table(header, rows),
+            terminal(Table("", header, rows)),
             "",
-            f"{environment['cpu']}, {environment['cores']} cores, {record['threads']} thread(s), load "
+            f"{environment['cpu']}, {environment['cores']} cores, {result.threads} thread(s), load "
             f"{environment['load_average']}; {packages}",
-            *_bench_place(record),
+            *place_text(result.computed_on or {}, result.provider or "cpu"),
             "every variant was checked against its truth on the timed inputs; variants alternate in one process",
         ]
     )
 
 
-def _bench_place(record: Mapping[str, Any]) -> list[str]:
+def place_text(compute: Mapping[str, str], provider: str) -> list[str]:
     """Say where each runtime ran, unless that is float32 on the CPU."""
-    said, provider = record.get("computed_on") or {}, record.get("provider", "cpu")
-    usual = (said.get("device", "cpu"), said.get("dtype", "fp32"), provider) == ("cpu", "fp32", "cpu")
-    torch = f"PyTorch on {said.get('name')} in {said.get('dtype')}"
-    return [] if usual else [f"{torch}; ONNX Runtime on provider {provider}"]
+    device, dtype = compute.get("device", "cpu"), compute.get("dtype", "fp32")
+    if (device, dtype, provider) == ("cpu", "fp32", "cpu"):
+        return []
+    return [f"PyTorch on {compute.get('name', device)} in {dtype}; ONNX Runtime on provider {provider}"]
 
 
 def _layer_row(layer: LayerPlan) -> tuple[str, ...]:
@@ -317,19 +301,20 @@ def _layer_row(layer: LayerPlan) -> tuple[str, ...]:
     )
 
 
-def _bench_row(name: str, batch: str, found: dict[str, Any], variant: dict[str, Any], score: float) -> tuple[str, ...]:
-    ratios = [f"{one['value']:.2f} ({one['low']:.2f}-{one['high']:.2f})" for one in found["speedup"].values()]
+def _bench_row(
+    name: str, batch: str, row: BatchResult, variant: VariantResult, accuracy: Accuracy | None
+) -> tuple[str, ...]:
     return (
         name,
         batch,
-        f"{found['p50_ms']:.2f}",
-        f"{found['p90_ms']:.2f}",
-        f"{found['p99_ms']:.2f}",
-        f"{found['examples_per_s']:.0f}",
-        *ratios,
-        _mb(variant["bytes"]) if variant["bytes"] else "-",
-        f"{variant['memory_mb']:.0f}" if variant["memory_mb"] else "-",
-        f"{100 * score:.2f}",
+        f"{row.p50_ms:.2f}",
+        f"{row.p90_ms:.2f}",
+        f"{row.p99_ms:.2f}",
+        f"{row.examples_per_s:.0f}",
+        *(f"{one.value:.2f} ({one.low:.2f}-{one.high:.2f})" for one in row.speedup.values()),
+        _mb(variant.bytes) if variant.bytes else "-",
+        f"{variant.memory_mb:.0f}" if variant.memory_mb else "-",
+        f"{100 * accuracy.score:.2f}" if accuracy else "-",
     )
 
 

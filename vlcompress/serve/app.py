@@ -15,9 +15,24 @@ from starlette.routing import Route
 from vlcompress.serve import routes_v1, routes_v2
 from vlcompress.serve.metrics import CONTENT_TYPE
 from vlcompress.serve.middleware import Requests
-from vlcompress.serve.openapi import openapi_document
-from vlcompress.serve.page import page
+from vlcompress.serve.openapi import BODY_ERRORS, Endpoint, openapi_document
+from vlcompress.serve.page import page as interactive_page
 from vlcompress.serve.record import record_of
+from vlcompress.serve.routes_v1 import TASKS
+from vlcompress.serve.schemas import (
+    IndexRequest,
+    IndexRow,
+    InferRequest,
+    InferResponse,
+    Live,
+    ModelConfig,
+    ModelMetadata,
+    ModelReady,
+    Overview,
+    Ready,
+    ServerMetadata,
+    Statistics,
+)
 from vlcompress.serve.server import Server
 from vlcompress.serve.settings import Settings
 
@@ -38,45 +53,100 @@ def create_app(settings: Settings) -> Starlette:
         VlcompressError: tracing asked for and not installed.
     """
     server = Server(settings)
+    found = endpoints(page=settings.page)
     app = Starlette(
-        routes=_routes(settings),
+        routes=[*(endpoint.route() for endpoint in found), Route("/openapi.json", _openapi)],
         middleware=[Middleware(Requests, server=server)],
         exception_handlers={HTTPException: _http_error},
         lifespan=_lifespan,
     )
     app.router.redirect_slashes = False
     app.state.server = server
+    names = [model.name for model in settings.models]
+    app.state.document = openapi_document(found, names, list(TASKS), authenticated=settings.token is not None)
     return app
 
 
-def _routes(settings: Settings) -> list[Route]:
-    """List what is answered where; routes are tried in this order, so first comes what a server is asked all day."""
-    names = [model.name for model in settings.models]
-    document = openapi_document(names, authenticated=settings.token is not None, page=settings.page)
+def endpoints(*, page: bool) -> list[Endpoint]:
+    """List what is answered where; paths are tried in this order, so first comes what a server is asked all day.
 
-    async def openapi(request: Request) -> Response:
-        return JSONResponse(document)
-
-    prefixes = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+    Args:
+        page: whether the interactive page is served.
+    """
     return [
-        *(Route(f"{prefix}/infer", routes_v2.infer, methods=["POST"]) for prefix in prefixes),
-        *(Route(path, routes_v2.server_metadata) for path in ("/v2", "/v2/")),
-        Route("/v2/health/live", routes_v2.live),
-        Route("/v2/health/ready", routes_v2.ready),
-        Route("/v2/models/stats", routes_v2.model_stats),
-        *(Route(prefix, routes_v2.model_metadata) for prefix in prefixes),
-        *(Route(f"{prefix}/ready", routes_v2.model_ready) for prefix in prefixes),
-        *(Route(f"{prefix}/config", routes_v2.model_config) for prefix in prefixes),
-        *(Route(f"{prefix}/stats", routes_v2.model_stats) for prefix in prefixes),
-        Route("/v2/repository/index", routes_v2.repository_index, methods=["POST"]),
-        Route("/v2/repository/models/{model}/load", routes_v2.no_control, methods=["POST"]),
-        Route("/v2/repository/models/{model}/unload", routes_v2.no_control, methods=["POST"]),
-        Route("/metrics", _metrics),
-        Route("/openapi.json", openapi),
-        Route("/v1", routes_v1.overview),
-        Route("/v1/pictures/{name}", routes_v1.picture),
-        Route("/v1/{task}", routes_v1.ask, methods=["POST"]),
-        *([Route("/", page)] if settings.page else []),
+        *(_infer(prefix) for prefix in _MODEL),
+        *_server_endpoints(),
+        *(endpoint for prefix in _MODEL for endpoint in _model_endpoints(prefix)),
+        *_task_endpoints(),
+        *([Endpoint("/", interactive_page, "The interactive page.", "text/html")] if page else []),
+    ]
+
+
+_MODEL = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+
+
+def _infer(prefix: str) -> Endpoint:
+    return Endpoint(
+        f"{prefix}/infer",
+        routes_v2.infer,
+        "Run the model.",
+        answer=(InferResponse,),
+        request=(InferRequest,),
+        errors=(*BODY_ERRORS, 404, 500),
+        raw=True,
+        method="POST",
+    )
+
+
+def _server_endpoints() -> list[Endpoint]:
+    metadata = "Name, version and extensions of the server."
+    return [
+        Endpoint("/v2", routes_v2.server_metadata, metadata, (ServerMetadata,)),
+        Endpoint("/v2/", routes_v2.server_metadata, metadata, (ServerMetadata,)),
+        Endpoint("/v2/health/live", routes_v2.live, "Whether the process is alive.", (Live,)),
+        Endpoint("/v2/health/ready", routes_v2.ready, "Whether requests are welcome.", (Ready,), also=(503,)),
+        Endpoint("/v2/models/stats", routes_v2.model_stats, "Statistics of every model.", (Statistics,), errors=(503,)),
+        Endpoint(
+            "/v2/repository/index",
+            routes_v2.repository_index,
+            "Every version on disk and its state.",
+            answer=(list[IndexRow],),
+            request=(IndexRequest,),
+            errors=BODY_ERRORS,
+            optional=True,
+            method="POST",
+        ),
+        Endpoint("/v2/repository/models/{model}/load", routes_v2.no_control, method="POST"),
+        Endpoint("/v2/repository/models/{model}/unload", routes_v2.no_control, method="POST"),
+        Endpoint("/metrics", _metrics, "Metrics in Prometheus's text form.", "text/plain"),
+    ]
+
+
+def _model_endpoints(prefix: str) -> list[Endpoint]:
+    errors = (404, 503)
+    ready, config = "Whether the model can be asked.", "Configuration, in Triton's words."
+    return [
+        Endpoint(prefix, routes_v2.model_metadata, "Inputs, outputs and versions.", (ModelMetadata,), errors=errors),
+        Endpoint(f"{prefix}/ready", routes_v2.model_ready, ready, (ModelReady,), errors=errors, also=(503,)),
+        Endpoint(f"{prefix}/config", routes_v2.model_config, config, (ModelConfig,), errors=errors),
+        Endpoint(f"{prefix}/stats", routes_v2.model_stats, "Statistics.", (Statistics,), errors=errors),
+    ]
+
+
+def _task_endpoints() -> list[Endpoint]:
+    overview = "Tasks, the models that do them, and built-in pictures."
+    return [
+        Endpoint("/v1", routes_v1.overview, overview, (Overview,), errors=(503,)),
+        Endpoint("/v1/pictures/{name}", routes_v1.picture, "A built-in picture.", "image/jpeg", errors=(404,)),
+        Endpoint(
+            "/v1/{task}",
+            routes_v1.ask,
+            "Ask about a picture or about region features.",
+            answer=tuple(dict.fromkeys(task.response for task in TASKS.values())),
+            request=tuple(dict.fromkeys(task.request for task in TASKS.values())),
+            errors=(*BODY_ERRORS, 404, 500),
+            method="POST",
+        ),
     ]
 
 
@@ -104,6 +174,10 @@ async def _watch(server: Server) -> None:
             await server.repository.refresh()
         except Exception:
             logger.exception("looking for new versions failed; it is tried again")
+
+
+async def _openapi(request: Request) -> Response:
+    return JSONResponse(request.app.state.document)
 
 
 async def _metrics(request: Request) -> Response:

@@ -2,16 +2,23 @@
 
 import math
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import orjson
 
 from vlcompress.serve.refusal import invalid, shown
-from vlcompress.serve.tensors import DATATYPES, Array, Arrays
-
-Json = dict[str, Any]
+from vlcompress.serve.schemas import (
+    InferInput,
+    InferOutput,
+    InferRequest,
+    Json,
+    OutputParameters,
+    RequestParameters,
+    checked,
+)
+from vlcompress.serve.tensors import DATATYPES, Array, Arrays, Datatype
 
 LARGEST_EXACT = 2**53
 """Whole numbers above this are not exact in JSON's floats, so a float is accepted for an integer only below it."""
@@ -33,12 +40,13 @@ class WantedOutput:
 
 
 @dataclass(frozen=True)
-class InferRequest:
-    """A decoded request.
+class DecodedRequest:
+    """An infer request with its tensors.
 
     Attributes:
         id: to be echoed; "" for none.
         inputs: the tensors by name.
+        datatypes: what the request says that they are.
         outputs: what is asked for; None asks for all.
         binary: send outputs raw unless they say otherwise.
         timeout_us: the client's own deadline; None takes the server's.
@@ -46,13 +54,13 @@ class InferRequest:
 
     id: str
     inputs: Arrays
+    datatypes: dict[str, str]
     outputs: tuple[WantedOutput, ...] | None
     binary: bool = False
     timeout_us: int | None = None
-    datatypes: dict[str, str] = field(default_factory=dict)
 
 
-def decode_request(body: bytes, json_length: int | None) -> InferRequest:
+def decode_request(body: bytes, json_length: int | None) -> DecodedRequest:
     """Decode the body of an infer request.
 
     Args:
@@ -65,25 +73,23 @@ def decode_request(body: bytes, json_length: int | None) -> InferRequest:
     if json_length is not None and json_length > len(body):
         raise invalid(f"Inference-Header-Content-Length {json_length} is more than the body's {len(body)} bytes")
     end = len(body) if json_length is None else json_length
-    document = parse_object(body[:end])
+    asked = checked(InferRequest, parse_object(body[:end]))
     raw = _Raw(body, end)
-    parameters = _object(document, "parameters", "request")
-    _refuse_unsupported(parameters)
-    rows = _list(document, "inputs", "request")
-    if not rows:
-        raise invalid("request has no inputs: give at least one")
     inputs: Arrays = {}
-    datatypes: dict[str, str] = {}
-    for row in rows:
-        name, datatype, array = _input(row, raw)
-        if name in inputs:
-            raise invalid(f"input '{shown(name)}' is given twice")
-        inputs[name], datatypes[name] = array, datatype
+    for row in asked.inputs:
+        if row.name in inputs:
+            raise invalid(f"input '{shown(row.name)}' is given twice")
+        inputs[row.name] = _tensor(row, raw)
     raw.finish()
-    outputs = document.get("outputs")
-    binary = _flag(parameters, "binary_data_output", "request")
-    wanted = None if outputs is None else tuple(_output(row, binary) for row in _list(document, "outputs", "request"))
-    return InferRequest(_id(document), inputs, wanted or None, binary, _timeout(parameters), datatypes)
+    parameters = asked.parameters or RequestParameters()
+    return DecodedRequest(
+        asked.id or "",
+        inputs,
+        {row.name: row.datatype for row in asked.inputs},
+        tuple(_wanted(row, parameters.binary_data_output) for row in asked.outputs or ()) or None,
+        parameters.binary_data_output,
+        parameters.timeout or None,
+    )
 
 
 def parse_object(text: bytes) -> Json:
@@ -119,39 +125,22 @@ class _Raw:
             raise invalid(f"{len(self.body) - self.at} bytes of the body belong to no input")
 
 
-def _input(row: object, raw: _Raw) -> tuple[str, str, Array]:
-    if not isinstance(row, dict):
-        raise invalid("an input is not an object")
-    name = row.get("name")
-    if not isinstance(name, str) or not name:
-        raise invalid("an input has no name")
-    datatype = row.get("datatype")
-    if not isinstance(datatype, str) or datatype not in DATATYPES:
-        raise invalid(f"input '{shown(name)}' has datatype {shown(datatype)}: allowed are {', '.join(DATATYPES)}")
-    shape = _shape(row, name)
-    parameters = _object(row, "parameters", f"input '{shown(name)}'")
-    _refuse_unsupported(parameters)
-    size = parameters.get("binary_data_size")
+def _tensor(row: InferInput, raw: _Raw) -> Array:
+    size = row.parameters.binary_data_size if row.parameters else None
     if size is None:
-        return name, datatype, _from_json(name, datatype, shape, row)
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        raise invalid(f"input '{shown(name)}' has binary_data_size {shown(size)}: give a number of bytes")
-    if "data" in row:
-        raise invalid(f"input '{shown(name)}' has both data and binary_data_size")
-    return name, datatype, _from_binary(name, datatype, shape, raw.take(name, size))
+        return _from_json(row.name, row.datatype, tuple(row.shape), row.data)
+    if "data" in row.model_fields_set:
+        raise invalid(f"input '{shown(row.name)}' has both data and binary_data_size")
+    return _from_binary(row.name, row.datatype, tuple(row.shape), raw.take(row.name, size))
 
 
-def _shape(row: Json, name: str) -> tuple[int, ...]:
-    shape = row.get("shape")
-    if not isinstance(shape, list) or not all(isinstance(size, int) and not isinstance(size, bool) for size in shape):
-        raise invalid(f"input '{shown(name)}' has no shape, or one that is not a list of whole numbers")
-    if any(size < 1 for size in shape) or len(shape) > 16:
-        raise invalid(f"input '{shown(name)}' has shape {shown(shape)}: every size must be 1 or more")
-    return tuple(shape)
+def _wanted(row: InferOutput, binary: bool) -> WantedOutput:
+    parameters = row.parameters or OutputParameters()
+    raw = binary if parameters.binary_data is None else parameters.binary_data
+    return WantedOutput(row.name, raw, parameters.classification)
 
 
-def _from_json(name: str, datatype: str, shape: tuple[int, ...], row: Json) -> Array:
-    data = row.get("data")
+def _from_json(name: str, datatype: Datatype, shape: tuple[int, ...], data: object) -> Array:
     if not isinstance(data, list):
         raise invalid(f"input '{shown(name)}' has no data: give a list, or binary_data_size and raw bytes")
     if datatype == "FP16":
@@ -219,7 +208,7 @@ def _integers(name: str, dtype: np.dtype[np.generic], flat: list[Any], some_floa
     return np.array(flat, dtype=dtype)
 
 
-def _from_binary(name: str, datatype: str, shape: tuple[int, ...], raw: memoryview) -> Array:
+def _from_binary(name: str, datatype: Datatype, shape: tuple[int, ...], raw: memoryview) -> Array:
     count = math.prod(shape)
     if datatype == "BYTES":
         return _raw_strings(name, count, raw).reshape(shape)
@@ -254,61 +243,3 @@ def _raw_strings(name: str, count: int, raw: memoryview) -> Array:
     array = np.empty(count, dtype=np.object_)
     array[:] = values
     return array
-
-
-def _output(row: object, binary: bool) -> WantedOutput:
-    if not isinstance(row, dict) or not isinstance(row.get("name"), str):
-        raise invalid("an output is not an object with a name")
-    where = f"output '{shown(row['name'])}'"
-    parameters = _object(row, "parameters", where)
-    _refuse_unsupported(parameters)
-    classes = parameters.get("classification", 0)
-    if not isinstance(classes, int) or isinstance(classes, bool) or classes < 0:
-        raise invalid(f"{where} asks for classification {shown(classes)}: give the number of classes")
-    raw = _flag(parameters, "binary_data", where) if "binary_data" in parameters else binary
-    return WantedOutput(row["name"], raw, classes)
-
-
-def _refuse_unsupported(parameters: Json) -> None:
-    for name in ("shared_memory_region", "sequence_id"):
-        if parameters.get(name):
-            raise invalid(f"parameter '{name}' is not offered: the server's metadata lists its extensions")
-
-
-def _id(document: Json) -> str:
-    found = document.get("id", "")
-    if not isinstance(found, str) or len(found) > 1024:
-        raise invalid("the request's id is not a string of at most 1024 characters")
-    return found
-
-
-def _timeout(parameters: Json) -> int | None:
-    timeout = parameters.get("timeout")
-    if timeout is None or timeout == 0:
-        return None
-    if not isinstance(timeout, int) or isinstance(timeout, bool) or timeout < 0:
-        raise invalid(f"parameter 'timeout' is {shown(timeout)}: give microseconds")
-    return timeout
-
-
-def _object(document: Json, key: str, where: str) -> Json:
-    found = document.get(key)
-    if found is None:
-        return {}
-    if not isinstance(found, dict):
-        raise invalid(f"'{key}' of {where} is not an object")
-    return found
-
-
-def _list(document: Json, key: str, where: str) -> list[Any]:
-    found = document.get(key)
-    if not isinstance(found, list):
-        raise invalid(f"'{key}' of {where} is missing or not a list")
-    return found
-
-
-def _flag(parameters: Json, key: str, where: str) -> bool:
-    found = parameters.get(key, False)
-    if not isinstance(found, bool):
-        raise invalid(f"parameter '{key}' of {where} is neither true nor false")
-    return found

@@ -12,14 +12,14 @@ from vlcompress.serve.decode import parse_object
 from vlcompress.serve.demo import Demo
 from vlcompress.serve.loaded import LoadedModel
 from vlcompress.serve.record import record_of
-from vlcompress.serve.refusal import Refusal, invalid, shown
+from vlcompress.serve.refusal import Refusal, shown
 from vlcompress.serve.routes_v2 import note, require_loaded, run_model, server_of
+from vlcompress.serve.schemas import Overview, TaskRequest, TaskResponse, checked
 from vlcompress.serve.tasks.answering import AnsweringEndpoint, demo_picture
-from vlcompress.serve.tasks.base import Json, TaskEndpoint, not_for_task
+from vlcompress.serve.tasks.base import TaskEndpoint, not_for_task
 from vlcompress.serve.tensors import numpy_datatype
 
 TASKS: dict[str, TaskEndpoint] = {name: AnsweringEndpoint(name) for name in ("vqa", "gqa", "snli_ve")}
-MOST_ANSWERS = 100
 
 
 async def overview(request: Request) -> Response:
@@ -33,7 +33,7 @@ async def overview(request: Request) -> Response:
     demo = server.settings.demo
     with_pictures = demo is not None and any(row["accepts"].get("image") for row in rows)
     pictures = await asyncio.to_thread(lambda: _picture_rows(demo())) if demo and with_pictures else []
-    return JSONResponse({"tasks": sorted(TASKS), "models": rows, "pictures": pictures})
+    return JSONResponse(Overview(tasks=sorted(TASKS), models=rows, pictures=pictures))
 
 
 async def picture(request: Request) -> Response:
@@ -51,8 +51,7 @@ async def ask(request: Request) -> Response:
     endpoint = _endpoint(request.path_params["task"])
     with server.budget.hold() as held:
         body = await read_body(request, server.body_limits, held)
-        asked = parse_object(body)
-        top_k = _top_k(asked)
+        asked = checked(endpoint.request, parse_object(body))
         model = _chosen(request, endpoint, asked)
         note(record_of(request.scope), model)
         prepared = await asyncio.to_thread(endpoint.prepare, model, asked)
@@ -67,16 +66,14 @@ async def ask(request: Request) -> Response:
         "inference": answer.inference_s * 1000,
         "total": (time.perf_counter() - start) * 1000,
     }
-    return JSONResponse(
-        {
-            "task": endpoint.name,
-            "model": model.name,
-            "model_version": str(model.version),
-            "answers": endpoint.answers(model, answer.outputs, top_k),
-            "timing_ms": {name: round(ms, 3) for name, ms in times.items()},
-            **prepared.facts,
-        }
+    found = TaskResponse(
+        task=endpoint.name,
+        model=model.name,
+        model_version=str(model.version),
+        answers=endpoint.answers(model, answer.outputs, asked.top_k),
+        timing_ms={name: round(ms, 3) for name, ms in times.items()},
     )
+    return JSONResponse({**found, **prepared.facts})
 
 
 def _endpoint(task: str) -> TaskEndpoint:
@@ -85,26 +82,19 @@ def _endpoint(task: str) -> TaskEndpoint:
     return TASKS[task]
 
 
-def _chosen(request: Request, endpoint: TaskEndpoint, asked: Json) -> LoadedModel:
+def _chosen(request: Request, endpoint: TaskEndpoint, asked: TaskRequest) -> LoadedModel:
     """Return the model that the request names, or the first one that does the task."""
     repository = server_of(request).repository
-    name, version = asked.get("model"), asked.get("version")
+    name, version = asked.model, asked.version
     if name is None:
         able = [model for model in repository.loaded() if endpoint.accepts(model)]
         if not able:
             raise Refusal(404, f"no model on this server does task '{endpoint.name}'", "not_found")
         name = able[0].name
-    model = repository.get(str(name), None if version is None else str(version))
+    model = repository.get(name, None if version is None else str(version))
     if not endpoint.accepts(model):
         raise not_for_task(model, endpoint.name)
     return model
-
-
-def _top_k(asked: Json) -> int:
-    top_k = asked.get("top_k", 5)
-    if type(top_k) is not int or not 1 <= top_k <= MOST_ANSWERS:
-        raise invalid(f"'top_k' is {shown(top_k)}: give a whole number from 1 to {MOST_ANSWERS}")
-    return top_k
 
 
 def _model_row(task: str, model: LoadedModel, accepted: dict[str, bool]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import asyncio
 import gzip
 import time
 import zlib
-from typing import Any
+from collections.abc import Mapping
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -13,11 +13,24 @@ import vlcompress
 from vlcompress.serve.batcher import Answer
 from vlcompress.serve.body import gone, read_body
 from vlcompress.serve.checks import check_inputs
-from vlcompress.serve.decode import InferRequest, decode_request, parse_object
-from vlcompress.serve.encode import Encoded, encode_response, wanted_outputs
+from vlcompress.serve.decode import decode_request, parse_object
+from vlcompress.serve.encode import ResponseBody, encode_response, wanted_outputs
 from vlcompress.serve.loaded import LoadedModel
 from vlcompress.serve.record import Record, record_of
 from vlcompress.serve.refusal import busy, invalid, shown
+from vlcompress.serve.schemas import (
+    IndexRequest,
+    Live,
+    ModelConfig,
+    ModelMetadata,
+    ModelReady,
+    Ready,
+    ServerMetadata,
+    Statistics,
+    Tensor,
+    TensorConfig,
+    checked,
+)
 from vlcompress.serve.server import Server
 from vlcompress.serve.tensors import Arrays, TensorSpec
 
@@ -35,38 +48,38 @@ def server_of(request: Request) -> Server:
 
 async def server_metadata(request: Request) -> Response:
     """``GET /v2``."""
-    return JSONResponse({"name": "vlcompress", "version": vlcompress.__version__, "extensions": EXTENSIONS})
+    return JSONResponse(ServerMetadata(name="vlcompress", version=vlcompress.__version__, extensions=EXTENSIONS))
 
 
 async def live(request: Request) -> Response:
     """``GET /v2/health/live``."""
-    return JSONResponse({"live": True})
+    return JSONResponse(Live(live=True))
 
 
 async def ready(request: Request) -> Response:
     """``GET /v2/health/ready``: 503 while loading and while draining."""
     is_ready = server_of(request).ready
-    return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
+    return JSONResponse(Ready(ready=is_ready), 200 if is_ready else 503)
 
 
 async def model_ready(request: Request) -> Response:
     """``GET /v2/models/{model}/ready``."""
     model = _model(request)
     is_ready = server_of(request).ready
-    return JSONResponse({"name": model.name, "ready": is_ready}, 200 if is_ready else 503)
+    return JSONResponse(ModelReady(name=model.name, ready=is_ready), 200 if is_ready else 503)
 
 
 async def model_metadata(request: Request) -> Response:
     """``GET /v2/models/{model}``."""
     model = _model(request)
     return JSONResponse(
-        {
-            "name": model.name,
-            "versions": [str(version) for version in server_of(request).repository.versions(model.name)],
-            "platform": model.engine.platform,
-            "inputs": [_tensor(spec) for spec in model.engine.inputs],
-            "outputs": [_tensor(spec) for spec in model.engine.outputs],
-        }
+        ModelMetadata(
+            name=model.name,
+            versions=[str(version) for version in server_of(request).repository.versions(model.name)],
+            platform=model.engine.platform,
+            inputs=[_tensor(spec) for spec in model.engine.inputs],
+            outputs=[_tensor(spec) for spec in model.engine.outputs],
+        )
     )
 
 
@@ -76,16 +89,16 @@ async def model_config(request: Request) -> Response:
     batched = model.limits.max_batch if model.engine.inputs[0].batched else 0
     kind = "KIND_CPU" if model.engine.provider in ("cpu", "CPUExecutionProvider") else "KIND_GPU"
     return JSONResponse(
-        {
-            "name": model.name,
-            "platform": model.engine.platform,
-            "backend": model.engine.backend,
-            "version_policy": {"all": {}},
-            "max_batch_size": batched,
-            "input": [_config(spec, bool(batched)) for spec in model.engine.inputs],
-            "output": [_config(spec, bool(batched)) for spec in model.engine.outputs],
-            "instance_group": [{"name": model.name, "count": model.parallel.sessions, "kind": kind}],
-            "dynamic_batching": {
+        ModelConfig(
+            name=model.name,
+            platform=model.engine.platform,
+            backend=model.engine.backend,
+            version_policy={"all": {}},
+            max_batch_size=batched,
+            input=[_config(spec, bool(batched)) for spec in model.engine.inputs],
+            output=[_config(spec, bool(batched)) for spec in model.engine.outputs],
+            instance_group=[{"name": model.name, "count": model.parallel.sessions, "kind": kind}],
+            dynamic_batching={
                 "max_queue_delay_microseconds": round(settings.batch_window_ms * 1000),
                 "default_queue_policy": {
                     "timeout_action": "REJECT",
@@ -94,7 +107,7 @@ async def model_config(request: Request) -> Response:
                     "max_queue_size": settings.queue_rows,
                 },
             },
-        }
+        )
     )
 
 
@@ -102,8 +115,7 @@ async def model_stats(request: Request) -> Response:
     """``GET /v2/models/stats`` and ``GET /v2/models/{model}/stats``."""
     named = "model" in request.path_params
     models = [_model(request)] if named else server_of(request).repository.loaded()
-    rows = [{"name": model.name, "version": str(model.version), **model.stats.json()} for model in models]
-    return JSONResponse({"model_stats": rows})
+    return JSONResponse(Statistics(model_stats=[model.stats.json(model.name, model.version) for model in models]))
 
 
 async def repository_index(request: Request) -> Response:
@@ -111,10 +123,8 @@ async def repository_index(request: Request) -> Response:
     server = server_of(request)
     with server.budget.hold() as held:
         body = await read_body(request, server.body_limits, held)
-    only_ready = parse_object(body).get("ready", False) if body.strip() else False
-    if not isinstance(only_ready, bool):
-        raise invalid(f"'ready' is {shown(only_ready)}: give true or false")
-    return JSONResponse([row for row in server.repository.index() if row["state"] == "READY" or not only_ready])
+    asked = checked(IndexRequest, parse_object(body) if body.strip() else {})
+    return JSONResponse([row for row in server.repository.index() if row["state"] == "READY" or not asked.ready])
 
 
 async def no_control(request: Request) -> Response:
@@ -142,7 +152,7 @@ async def run_model(
     request: Request,
     model: LoadedModel,
     inputs: Arrays,
-    datatypes: dict[str, str],
+    datatypes: Mapping[str, str],
     timeout_us: int | None = None,
 ) -> Answer:
     """Check tensors, queue them, and wait for the answer for as long as the client does.
@@ -185,10 +195,10 @@ def require_loaded(server: Server) -> None:
         raise busy("the server is loading its models", "loading")
 
 
-async def _infer(request: Request, server: Server, model: LoadedModel, record: Record, body: bytes) -> Encoded:
+async def _infer(request: Request, server: Server, model: LoadedModel, record: Record, body: bytes) -> ResponseBody:
     if model.batcher.full:  # before the work of decoding: refusing must stay cheap when there is too much to do
         raise model.batcher.refusal()
-    asked: InferRequest = decode_request(body, _json_length(request))
+    asked = decode_request(body, _json_length(request))
     wanted = wanted_outputs(model.engine.outputs, asked.outputs, asked.binary)
     answer = await run_model(request, model, asked.inputs, asked.datatypes, asked.timeout_us)
     datatypes = {spec.name: spec.datatype for spec in model.engine.outputs}
@@ -234,7 +244,7 @@ def _json_length(request: Request) -> int | None:
     return int(value)
 
 
-def _response(encoded: Encoded, accepted: str) -> Response:
+def _response(encoded: ResponseBody, accepted: str) -> Response:
     headers: dict[str, str] = {}
     body, kind = encoded.body, "application/json"
     if encoded.json_length is not None:
@@ -254,10 +264,10 @@ def _compressed(body: bytes, headers: dict[str, str], accepted: str) -> tuple[by
     return body, headers
 
 
-def _tensor(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.datatype, "shape": spec.public_shape}
+def _tensor(spec: TensorSpec) -> Tensor:
+    return Tensor(name=spec.name, datatype=spec.datatype, shape=spec.public_shape)
 
 
-def _config(spec: TensorSpec, batched: bool) -> dict[str, Any]:
+def _config(spec: TensorSpec, batched: bool) -> TensorConfig:
     kind = "STRING" if spec.datatype == "BYTES" else spec.datatype
-    return {"name": spec.name, "data_type": f"TYPE_{kind}", "dims": spec.public_shape[1 if batched else 0 :]}
+    return TensorConfig(name=spec.name, data_type=f"TYPE_{kind}", dims=spec.public_shape[1 if batched else 0 :])

@@ -4,7 +4,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+
+from vlcompress.serve.schemas import Duration, ModelStatistics
 
 
 @dataclass
@@ -16,8 +17,8 @@ class _Sum:
         self.count += count
         self.ns += int(seconds * 1e9) * count
 
-    def json(self) -> dict[str, int]:
-        return {"count": self.count, "ns": self.ns}
+    def json(self) -> Duration:
+        return Duration(count=self.count, ns=self.ns)
 
 
 @dataclass
@@ -62,8 +63,8 @@ class Stats:
             self._sum(name).add(seconds, len(waits))
             batch.setdefault(name, _Sum()).add(seconds)
 
-    def json(self) -> dict[str, Any]:
-        """Return the statistics as the extension has them, name and version aside."""
+    def json(self, name: str, version: int) -> ModelStatistics:
+        """Report them as the extension has them."""
         names = (
             "success",
             "fail",
@@ -74,16 +75,18 @@ class Stats:
             "cache_hit",
             "cache_miss",
         )
-        return {
-            "last_inference": self.last_inference_ms,
-            "inference_count": self.inference_count,
-            "execution_count": self.execution_count,
-            "inference_stats": {name: self._sum(name).json() for name in names},
-            "batch_stats": [
-                {"batch_size": rows, **{name: part.json() for name, part in parts.items()}}
+        return ModelStatistics(
+            name=name,
+            version=str(version),
+            last_inference=self.last_inference_ms,
+            inference_count=self.inference_count,
+            execution_count=self.execution_count,
+            inference_stats={part: self._sum(part).json() for part in names},
+            batch_stats=[
+                {"batch_size": rows, **{part: found.json() for part, found in parts.items()}}
                 for rows, parts in sorted(self._batches.items())
             ],
-        }
+        )
 
     def _sum(self, name: str) -> _Sum:
         return self._sums.setdefault(name, _Sum())

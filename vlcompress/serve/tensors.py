@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,10 @@ from vlcompress.errors import VlcompressError
 Array = npt.NDArray[np.generic]
 Arrays = dict[str, Array]
 
-DATATYPES: Mapping[str, np.dtype[np.generic]] = {
+Datatype = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"
+]  # fmt: skip
+DATATYPES: Mapping[Datatype, np.dtype[np.generic]] = {
     "BOOL": np.dtype(np.bool_),
     "UINT8": np.dtype(np.uint8),
     "UINT16": np.dtype(np.uint16),
@@ -28,7 +32,7 @@ DATATYPES: Mapping[str, np.dtype[np.generic]] = {
 }
 """The protocol's datatypes as numpy's; BYTES is an array of Python bytes."""
 
-_ONNX = {
+_ONNX: Mapping[str, Datatype] = {
     "bool": "BOOL",
     "uint8": "UINT8",
     "uint16": "UINT16",
@@ -57,7 +61,7 @@ class TensorSpec:
     """
 
     name: str
-    datatype: str
+    datatype: Datatype
     shape: tuple[int | str, ...]
     low: int | None = None
     high: int | None = None
@@ -73,7 +77,7 @@ class TensorSpec:
         return bool(self.shape) and isinstance(self.shape[0], str)
 
 
-def onnx_datatype(kind: str) -> str:
+def onnx_datatype(kind: str) -> Datatype:
     """Return the protocol's name of an ONNX Runtime type ("tensor(float)").
 
     Raises:
@@ -85,6 +89,6 @@ def onnx_datatype(kind: str) -> str:
     return _ONNX[name]
 
 
-def numpy_datatype(dtype: np.dtype[np.generic]) -> str:
+def numpy_datatype(dtype: np.dtype[np.generic]) -> Datatype:
     """Return the protocol's name of a numpy type."""
     return next(name for name, known in DATATYPES.items() if known == dtype)

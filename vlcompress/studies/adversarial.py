@@ -11,7 +11,8 @@ from statistics import fmean
 from vlcompress.artefacts import dumps, read_json, write_file
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
+from vlcompress.report.table import Table
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.curves import (
     at,
     curve_chart,
@@ -101,9 +102,9 @@ def _tickets(easy: Experiment, tough: Experiment, seed: int, levels: Sequence[fl
     """Train the dense model both ways, the plain ticket both ways, and the ticket that is found adversarially."""
     dense, *plain = imp_rows(easy, seed, levels)
     dense_hard, *hard = imp_rows(tough, seed, levels, HARD_TICKET)
-    yield from (dense, (DENSE_HARD, *dense_hard[1:]), *plain)
-    for _, number, _, trained in plain:
-        yield masked_row(tough, seed, TICKET_HARD, trained.masks(), number)
+    yield from (dense, dense_hard._replace(arm=DENSE_HARD), *plain)
+    for row in plain:
+        yield masked_row(tough, seed, TICKET_HARD, row.result.masks(), row.round)
     yield from hard
 
 

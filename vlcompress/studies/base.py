@@ -14,6 +14,7 @@ from vlcompress.devices import CPU, Compute
 from vlcompress.errors import VlcompressError
 from vlcompress.recipe import Recipe
 from vlcompress.report.plots import Chart
+from vlcompress.report.table import Table
 from vlcompress.tickets.experiment import Experiment, Say
 from vlcompress.tickets.run import checked_experiment
 from vlcompress.training.loop import Progress
@@ -67,16 +68,6 @@ class StudyCell:
     recipe: Recipe
     trainings: int
     work: Callable[[StudyRunner], Json]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of results, as text."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    text_columns: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from typing import Any
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
 from vlcompress.report.plots import Chart, Point, Reference, Series
-from vlcompress.studies.base import Json, Table
+from vlcompress.report.table import Table
+from vlcompress.results import to_json
+from vlcompress.studies.base import Json
 from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Cell, Row, control, judged, rounds
 from vlcompress.tickets.spec import Start, Trial
@@ -42,7 +44,7 @@ def curve_of(bench: Experiment, cells: Sequence[Cell]) -> Json:
         "examples": len(bench.score_task),
         "seeds": list(bench.recipe.pruning.seeds),
         "prunable_weights": bench.prunable.weights,
-        "cells": [cell.document() for cell in cells],
+        "cells": [to_json(cell.result()) for cell in cells],
     }
 
 
@@ -70,30 +72,30 @@ def trainings_of(recipe: Recipe, levels: Sequence[float], controls: Sequence[str
 def _column(bench: Experiment, seed: int, controls: Sequence[str], levels: Sequence[float]) -> Iterator[Row]:
     rows = imp_rows(bench, seed)
     yield from rows
-    yield from (control(bench, seed, name, row) for name in controls for row in rows[1:] if near(row[2], levels))
+    yield from (control(bench, seed, name, row) for name in controls for row in rows[1:] if near(row.sparsity, levels))
 
 
 def imp_rows(bench: Experiment, seed: int, levels: Sequence[float] = (), arm: str = "ticket") -> list[Row]:
     """Train the dense model and every round of the recipe's pruning; () keeps the rows of every level, dense first."""
     dense = dense_row(bench, seed)
-    tickets = rounds(bench, seed, dense[3], bench.recipe.pruning.pattern, arm)
-    return [dense, *(row for row in tickets if near(row[2], levels))]
+    tickets = rounds(bench, seed, dense.result, bench.recipe.pruning.pattern, arm)
+    return [dense, *(row for row in tickets if near(row.sparsity, levels))]
 
 
 def dense_row(bench: Experiment, seed: int) -> Row:
     """Train the dense model."""
-    return "dense", 0, 0.0, bench.train(Trial(seed), f"seed {seed} dense")
+    return Row("dense", 0, 0.0, bench.train(Trial(seed), f"seed {seed} dense"))
 
 
 def masked_row(bench: Experiment, seed: int, arm: str, masks: Masks, number: int = 1, start: Start = "theta0") -> Row:
     """Train with a mask from elsewhere; `number` is the round that it stands for."""
     label = f"seed {seed} {arm}, {bench.recipe.data.task} at {100 * masks.sparsity:.1f} %"
-    return arm, number, masks.sparsity, bench.train(Trial(seed, masks, start), label)
+    return Row(arm, number, masks.sparsity, bench.train(Trial(seed, masks, start), label))
 
 
 def masks_of(rows: Sequence[Row]) -> list[Masks]:
     """Load the masks of the tickets among some rows."""
-    return [row[3].masks() for row in rows if row[0] != "dense"]
+    return [row.result.masks() for row in rows if row.arm != "dense"]
 
 
 def near(sparsity: float, levels: Sequence[float]) -> bool:

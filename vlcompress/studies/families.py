@@ -7,7 +7,8 @@ from statistics import mean
 from vlcompress.data.sources import data_folder
 from vlcompress.errors import unknown
 from vlcompress.models.registry import families_of
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
+from vlcompress.report.table import Table
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.curves import (
     at,
     curve_chart,

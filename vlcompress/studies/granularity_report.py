@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean, stdev
 
 from vlcompress.report.plots import Chart, Point, Reference, Series
-from vlcompress.studies.base import Json, Table
+from vlcompress.report.table import Table
+from vlcompress.studies.base import Json
 from vlcompress.studies.curves import (
     arm,
     dense_of,

@@ -9,7 +9,8 @@ from itertools import combinations
 
 from vlcompress.models.registry import part_of
 from vlcompress.pruning.mask import Masks
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
+from vlcompress.report.table import Table
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.curves import imp_rows, masks_of
 from vlcompress.studies.similarity import chance, overlap
 from vlcompress.studies.tickets import ticket_recipe

@@ -1,16 +1,16 @@
 """A study as HTML and as plain JSON, and back: the page of a study, and its section in a run's report."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vlcompress.artefacts import read_json, write_file
 from vlcompress.errors import VlcompressError
-from vlcompress.report.markup import code, figure, folded, listing, paragraph, section, table, whole_page
-from vlcompress.report.plots import Chart, Point, Reference, Series, inline
-from vlcompress.studies.base import Json, StudyReport, Table
+from vlcompress.report.html import render
+from vlcompress.report.plots import Chart, Point, Reference, Series
+from vlcompress.report.table import Table
+from vlcompress.studies.base import Json, StudyReport
 from vlcompress.studies.published import PublishedTable, published_table
 
 FOLDER = "studies"
@@ -18,28 +18,8 @@ DOCUMENT = "study.json"
 
 
 def page(document: Json) -> str:
-    """Return a study as one HTML page that refers to nothing outside itself."""
-    title = f"Study: {document['study']}"
-    parts = (f"<h1>{escape(title)}</h1>", paragraph(document["title"], "headline"), body(document))
-    return whole_page(title, parts)
-
-
-def body(document: Json, level: int = 2) -> str:
-    """Give the sections of a study: findings, our charts and tables, failures, what the papers report, the command."""
-    report = read_report(document)
-    ours = [figure(inline(chart), chart.title) for chart in report.charts]
-    ours += [paragraph(one.title) + table(one.header, one.rows, text_columns=one.text_columns) for one in report.tables]
-    parts = {
-        "What came out": [listing(report.findings)] if report.findings else [],
-        "Measured here, on built-in or own data": ours,
-        "Cells that failed": [listing(failures(document["failed"]))] if document["failed"] else [],
-        "Published, on other data": [
-            *([listing(report.claims)] if report.claims else []),
-            *(_published(published_table(name)) for name in report.published),
-        ],
-        "How to repeat this": [code(document["command"])],
-    }
-    return "\n".join(section(title, *found, level=level) for title, found in parts.items() if found)
+    """Show a study as one HTML page that refers to nothing outside itself."""
+    return render("study_page.html.j2", title=f"Study: {document['study']}", study=_shown("", document))
 
 
 def write_studies(home: Path) -> Path:
@@ -52,18 +32,32 @@ def write_studies(home: Path) -> Path:
     if not sections:
         raise VlcompressError(f"there is no study in '{home}': run `vlcompress study tickets` first, or give --home")
     path = home / FOLDER / "report.html"
-    write_file(path, whole_page("Studies", ("<h1>Studies</h1>", sections)))
+    write_file(path, render("studies_page.html.j2", title="Studies", sections=sections))
     return path
 
 
 def report_sections(home: Path) -> str:
-    """Give the section of a report for every study of a home: findings open, the rest folded; "" where there are none.
+    """Show every study of a home in a section: findings open, the rest folded; "" where there are none.
 
     Raises:
         VlcompressError: a damaged study.json.
     """
-    parts = [section(name, *_summary(document), level=3) for name, document in read_studies(home).items()]
-    return section("Studies in the same folder of runs", *parts) if parts else ""
+    studies = [_shown(name, document) for name, document in read_studies(home).items()]
+    return render("studies.html.j2", studies=studies) if studies else ""
+
+
+def study_plots(home: Path) -> dict[str, Chart]:
+    """Read the charts of every study of a home, by the name for a file: study and number.
+
+    Raises:
+        VlcompressError: a damaged study.json.
+    """
+    return {
+        f"{name}-{number}": chart
+        for name, document in read_studies(home).items()
+        if not outdated(document)
+        for number, chart in enumerate(read_report(document).charts, 1)
+    }
 
 
 def read_studies(home: Path) -> dict[str, Json]:
@@ -85,12 +79,20 @@ def outdated(document: Json) -> str:
     )
 
 
-def _summary(document: Json) -> list[str]:
+def _shown(name: str, document: Json) -> Json:
+    """Gather what the templates show of a study."""
     if stale := outdated(document):
-        return [paragraph(stale, "missing")]
-    rest = body({**document, "findings": []}, level=4)
-    summary = "Charts, tables, and what the papers report on other data"
-    return [paragraph(document["title"]), listing(document["findings"]), folded(summary, rest)]
+        return {"name": name, "outdated": stale}
+    report = read_report(document)
+    return {
+        "name": name,
+        "outdated": "",
+        "title": document["title"],
+        "report": report,
+        "failures": failures(document["failed"]),
+        "published": [_published(published_table(one)) for one in report.published],
+        "command": document["command"],
+    }
 
 
 def read_report(document: Json) -> StudyReport:
@@ -123,11 +125,7 @@ def failures(failed: Mapping[str, str]) -> list[str]:
 
 
 def _table(one: Mapping[str, Any]) -> Table:
-    return Table(one["title"], tuple(one["header"]), _rows(one["rows"]), tuple(one["text_columns"]))
-
-
-def _rows(rows: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(row) for row in rows)
+    return Table(one["title"], tuple(one["header"]), tuple(map(tuple, one["rows"])), tuple(one["text_columns"]))
 
 
 def _chart(one: Mapping[str, Any]) -> Chart:
@@ -139,6 +137,6 @@ def _chart(one: Mapping[str, Any]) -> Chart:
     return Chart(**{**one, "series": series, "references": references, "x_names": tuple(one["x_names"])})
 
 
-def _published(one: PublishedTable) -> str:
-    rows = [(row.name, *row.cells()) for row in one.rows]
-    return paragraph(f"{one.title} ({one.where} of {one.paper})") + table(("", *one.columns), rows)
+def _published(one: PublishedTable) -> Table:
+    rows = tuple((row.name, *row.cells()) for row in one.rows)
+    return Table(f"{one.title} ({one.where} of {one.paper})", ("", *one.columns), rows)

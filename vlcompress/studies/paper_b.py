@@ -89,7 +89,7 @@ def _text_rows(bench: Experiment, seed: int, levels: Sequence[float]) -> Iterato
     dense, *tickets = imp_rows(bench, seed, levels, "low magnitude")
     yield from (dense, *tickets)
     for _, number, sparsity, _ in tickets:
-        masks = _oneshot(bench, dense[3], sparsity, HighMagnitude(), Global())
+        masks = _oneshot(bench, dense.result, sparsity, HighMagnitude(), Global())
         yield masked_row(bench, seed, "high magnitude", masks, number)
     yield from (control(bench, seed, "random", row) for row in tickets)
 
@@ -108,13 +108,13 @@ def _released(choices: Choices) -> StudyCell:
 
 def _released_rows(bench: Experiment, seed: int, wanted: Sequence[int]) -> Iterator[Row]:
     first = dense_row(bench, seed)
-    dense = first[3]
+    dense = first.result
     yield first
     for arm, masks_of in _RELEASED_ARMS.items():
         for place in wanted:
             masks = masks_of(bench, dense, seed, place)
             label = f"seed {seed} {arm}, label {100 * NINE[place]:.0f} %, not held"
-            yield arm, place + 1, masks.sparsity, bench.train(Trial(seed, masks, held=False), label)
+            yield Row(arm, place + 1, masks.sparsity, bench.train(Trial(seed, masks, held=False), label))
 
 
 def _low(bench: Experiment, dense: TrainingResult, seed: int, place: int) -> Masks:

@@ -12,7 +12,8 @@ from statistics import fmean
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
+from vlcompress.report.table import Table
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.curves import (
     at,
     curve_chart,

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
+from vlcompress.report.table import Table
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.curves import at, dense_of, near, percent, run_curve, score_text, trainings_of, verdict_table
 from vlcompress.studies.tickets import ticket_recipe
 

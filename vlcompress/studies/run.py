@@ -13,7 +13,8 @@ from vlcompress.artefacts import dumps, read_json, write_file
 from vlcompress.bench.environment import environment
 from vlcompress.devices import CPU, Compute, computed_on
 from vlcompress.errors import VlcompressError
-from vlcompress.studies.base import Choices, Done, Json, Study, StudyCell, StudyReport, StudyRunner, Table
+from vlcompress.report.table import Table
+from vlcompress.studies.base import Choices, Done, Json, Study, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.estimate import seconds_of_a_training
 from vlcompress.studies.page import DOCUMENT, FOLDER, failures, page, report_document
 from vlcompress.tickets.run import rehearsed_experiment

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from vlcompress.models.language import StartsFromLanguage
 from vlcompress.models.registry import family_named
 from vlcompress.recipe import Recipe, default_recipe
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
+from vlcompress.report.table import Table
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.curves import (
     at,
     curve_chart,

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from vlcompress.errors import VlcompressError
 from vlcompress.recipe import Recipe
 from vlcompress.report.plots import Chart, Point, Reference, Series
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
+from vlcompress.report.table import Table
+from vlcompress.results import to_json
+from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.curves import (
     dense_row,
     deviation,
@@ -80,7 +82,7 @@ def _cell(recipes: Mapping[str, Recipe], source: str, target: str, level: float)
     def work(runner: StudyRunner) -> Json:
         here, there = runner.bench(recipes[source]), runner.bench(recipes[target])
         columns = [_column(here, there, seed) for seed in recipes[source].pruning.seeds]
-        cells = [cell.document() for cell in judged(columns)]
+        cells = [to_json(cell.result()) for cell in judged(columns)]
         return {"source": source, "target": target, "level": level, "cells": cells}
 
     count = len(recipes[source].pruning.seeds) * (3 + round(10 * level))

@@ -258,14 +258,14 @@ def _changed(plan: Plan, task: str, start: str) -> StudyCell:
 
 
 def _controls(bench: Experiment, seed: int, ticket: Row) -> list[Row]:
-    masks = ticket[3].masks()
+    masks = ticket.result.masks()
     changed = {
         "random": _random(bench, ticket, seed),
         "perturbed": perturbed(masks, FLIPPED, seed),
         "complement": complement(masks),
     }
     start: Start = "rewound" if bench.recipe.pruning.rewind_step else "theta0"
-    return [ticket, *(masked_row(bench, seed, name, one, ticket[1], start) for name, one in changed.items())]
+    return [ticket, *(masked_row(bench, seed, name, one, ticket.round, start) for name, one in changed.items())]
 
 
 def _similarity(plan: Plan, runner: StudyRunner) -> Json:
@@ -336,9 +336,9 @@ def _carried(
 ) -> list[Row]:
     """Train the pre-training ticket of some rounds on another task."""
     tickets = imp_rows(_pretrained(plan, kind, runner), seed, arm=PRETRAINING_TICKET)
-    return [masked_row(bench, seed, PRETRAINING_TICKET, tickets[number][3].masks(), number) for number in wanted]
+    return [masked_row(bench, seed, PRETRAINING_TICKET, tickets[number].result.masks(), number) for number in wanted]
 
 
 def _random(bench: Experiment, ticket: Row, seed: int) -> Masks:
     """Draw a mask of a ticket's sparsity over the whole network."""
-    return pruned(bench, ticket[3], bench.keep_all(), ticket[2], Unstructured(), Random(seed))
+    return pruned(bench, ticket.result, bench.keep_all(), ticket.sparsity, Unstructured(), Random(seed))

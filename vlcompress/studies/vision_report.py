@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 
 from vlcompress.report.plots import Chart, Point, Reference, Series
-from vlcompress.studies.base import Json, StudyReport, Table
+from vlcompress.report.table import Table
+from vlcompress.studies.base import Json, StudyReport
 from vlcompress.studies.curves import arm, at, curve_table, dense_of, percent, score_text, sparsest
 
 KINDS = {"supervised": "classification", "simclr": "simclr", "moco": "moco"}

@@ -4,18 +4,21 @@ Shapes: B batch, A answers.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from vlcompress.data.examples import TaskData
 from vlcompress.models.base import Head
 from vlcompress.models.objective import Batch
 from vlcompress.tasks.base import Answer, PerExampleTask
 from vlcompress.tasks.preprocessing import Preprocessor
+
+BEST_ANSWER = "best-answer"
+"""The name in a recipe of `best_answer_loss`."""
 
 
 class Asked(Protocol):
@@ -49,6 +52,7 @@ class ClosedAnswers(PerExampleTask):
     ) -> None:
         super().__init__(preprocessor.family, data)
         self.head = Head("answers", tuple(labels))
+        self.criterion: Callable[[Tensor, Tensor], Tensor] = soft_loss
         self._examples: Sequence[Asked] = data.examples
         self._preprocessor = preprocessor
         self._targets = targets
@@ -79,12 +83,8 @@ class ClosedAnswers(PerExampleTask):
         return self.loss_of(self.family.logits(model, batch.inputs), batch.targets)
 
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        """Return binary cross entropy with the soft scores, summed over A and averaged over B.
-
-        That of airsplay/lxmert, ChenRocks/UNITER and dandelin/ViLT alike.
-        """
-        answers_BA = targets["answers"]
-        return binary_cross_entropy_with_logits(logits, answers_BA) * answers_BA.shape[1]
+        """Compare logits and targets by `criterion`: `soft_loss`, or what a recipe asks for."""
+        return self.criterion(logits, targets["answers"])
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the score of each example's best answer, and that answer's index."""
@@ -99,6 +99,22 @@ class ClosedAnswers(PerExampleTask):
         """Return the best answer to every example."""
         judged = (self.judge(logits, targets) for logits, targets in self.answered(answer, batch=batch))
         return [self.head.labels[index] for _, predictions in judged for index in predictions.tolist()]
+
+
+def soft_loss(logits_BA: Tensor, answers_BA: Tensor) -> Tensor:
+    """Compute binary cross entropy with the soft scores, summed over A and averaged over B.
+
+    That of airsplay/lxmert, ChenRocks/UNITER and dandelin/ViLT alike.
+    """
+    return binary_cross_entropy_with_logits(logits_BA, answers_BA) * answers_BA.shape[1]
+
+
+def best_answer_loss(logits_BA: Tensor, answers_BA: Tensor) -> Tensor:
+    """Compute the cross entropy with each example's best answer, averaged over B and times A (LXMERT's --mceLoss).
+
+    The first answer stands for those of an example whose answers are all outside the list, as officially.
+    """
+    return cross_entropy(logits_BA, answers_BA.argmax(dim=1)) * answers_BA.shape[1]
 
 
 def constant_score(targets: Sequence[Mapping[int, float]]) -> float:

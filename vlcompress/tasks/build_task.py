@@ -17,6 +17,7 @@ from vlcompress.data.tokenizer import WordPiece
 from vlcompress.data.vqa_v2 import soft_label
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Family
+from vlcompress.tasks.answering import BEST_ANSWER, ClosedAnswers, best_answer_loss
 from vlcompress.tasks.base import Task, TrainTask
 from vlcompress.tasks.preprocessing import Preprocessor, max_words
 from vlcompress.tasks.registry import SELF_SUPERVISED, TaskKind
@@ -148,15 +149,20 @@ def check_labels(learn: TaskData[Any], score: TaskData[Any]) -> None:
 
 
 def build_train_task(
-    kind: TaskKind, data: TaskData[Any], family: Family, config: Config, vocabulary: WordPiece
+    kind: TaskKind, data: TaskData[Any], family: Family, config: Config, vocabulary: WordPiece, loss: str = "task"
 ) -> TrainTask:
-    """Make the examples to train on.
+    """Make the examples to train on; `loss` is one of a recipe's (`TrainingRecipe.loss`).
 
     Raises:
-        VlcompressError: their answers are not published, or the vocabulary does not know their words.
+        VlcompressError: their answers are not published, the vocabulary does not know their words, a loss for tasks of
+            another kind.
     """
     task = kind.learn(data, _preprocessor(kind, data, family, config, vocabulary))
     _check_labelled(task.hidden, data, "trained on")
+    if loss == BEST_ANSWER:
+        if not isinstance(task, ClosedAnswers):
+            raise VlcompressError(f"training.loss '{loss}': {data.task} has no list of answers; give 'task'")
+        task.criterion = best_answer_loss
     return task
 
 

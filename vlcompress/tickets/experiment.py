@@ -121,7 +121,7 @@ class Experiment:
         """Steps and rates of every training; epochs are turned into steps of the training splits."""
         fields = dataclasses.asdict(self.recipe.training)
         epochs = fields.pop("epochs")
-        for name in ("distill", "adversarial"):  # what the objective is, see `objective_of`
+        for name in ("distill", "adversarial", "loss"):  # what the objective is, see `objective_of`
             fields.pop(name)
         steps = fields.pop("steps") or round(epochs * max(1, len(self.train_task) // fields["batch"]))
         return Hyperparameters(steps=steps, **fields)
@@ -185,6 +185,7 @@ class Experiment:
             saliency=recipe.pruning.criterion.saliency if trial.start in ("theta0", "rewound") else None,
             distill=teacher,
             adversarial=str(recipe.training.adversarial),
+            loss=recipe.training.loss,
             computed_on=self.compute.identity(),
         )
 

@@ -7,16 +7,17 @@ starts again from θ0 (or θ_i) with a new head φ0. Only the mask survives a ro
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from vlcompress.pruning.criterion import Criterion, Random
 from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import Pattern, Unstructured
 from vlcompress.pruning.schedule import levels
+from vlcompress.results import ArmResult, Verdict
 from vlcompress.tickets.experiment import Experiment, search_permutation
 from vlcompress.tickets.spec import Start, Trial
 from vlcompress.tickets.store import TrainingResult
-from vlcompress.tickets.verdict import Verdict, judge
+from vlcompress.tickets.verdict import judge
 
 
 @dataclass(frozen=True)
@@ -37,20 +38,32 @@ class Cell:
     trained: tuple[TrainingResult, ...]
     verdict: Verdict | None = None
 
-    def document(self) -> dict[str, Any]:
-        """Write the cell as plain JSON."""
-        return {
-            "arm": self.arm,
-            "round": self.round,
-            "sparsity": self.sparsity,
-            "scores": [trained.scores.mean for trained in self.trained],
-            "figures": {
-                name: [trained.scores.figures[name] for trained in self.trained]
-                for name in self.trained[0].scores.figures
-            },
-            "trainings": [trained.folder.name for trained in self.trained],
-            "verdict": self.verdict.document() if self.verdict else None,
-        }
+    def result(self) -> ArmResult:
+        """Keep what can be told without the trainings' files."""
+        scores = [trained.scores for trained in self.trained]
+        return ArmResult(
+            arm=self.arm,
+            round=self.round,
+            sparsity=self.sparsity,
+            scores=tuple(one.mean for one in scores),
+            figures={name: tuple(one.figures[name] for one in scores) for name in scores[0].figures},
+            trainings=tuple(trained.folder.name for trained in self.trained),
+            verdict=self.verdict,
+        )
+
+
+class Row(NamedTuple):
+    """One arm at one level with one seed: what `judged` makes cells of.
+
+    Attributes:
+        arm, round, sparsity: see `Cell`.
+        result: what was trained.
+    """
+
+    arm: str
+    round: int
+    sparsity: float
+    result: TrainingResult
 
 
 def run_cells(experiment: Experiment) -> list[Cell]:
@@ -58,20 +71,19 @@ def run_cells(experiment: Experiment) -> list[Cell]:
     return judged([list(_one_seed(experiment, seed)) for seed in experiment.recipe.pruning.seeds], experiment.blind)
 
 
-def judged(columns: Sequence[Sequence["Row"]], blind: float | None = None) -> list[Cell]:
+def judged(columns: Sequence[Sequence[Row]], blind: float | None = None) -> list[Cell]:
     """Put the rows of all seeds together and judge each against dense.
 
     Args:
         columns: the rows of each seed, in the same order of arms and rounds; the first is the dense model.
         blind: score of a model that does not look; None where it is not known, or not asked for.
     """
-    dense = [column[0][3].scores.scores for column in columns]
+    dense = [column[0].result.scores.scores for column in columns]
     cells = []
-    for row in zip(*columns, strict=True):
-        arm, number, sparsity, _ = row[0]
-        trained = tuple(entry[3] for entry in row)
-        verdict = None if arm == "dense" else judge(dense, [one.scores.scores for one in trained], blind=blind)
-        cells.append(Cell(arm, number, sparsity, trained, verdict))
+    for first, *others in zip(*columns, strict=True):
+        trained = tuple(row.result for row in (first, *others))
+        verdict = None if first.arm == "dense" else judge(dense, [one.scores.scores for one in trained], blind=blind)
+        cells.append(Cell(first.arm, first.round, first.sparsity, trained, verdict))
     return cells
 
 
@@ -83,14 +95,11 @@ def ticket_of(cells: Sequence[Cell]) -> Cell:
 STARTS: dict[str, Start] = {"shuffle": "shuffled", "reinit": "fresh", "language": "language"}
 """Controls that keep the mask and start elsewhere."""
 
-Row = tuple[str, int, float, TrainingResult]
-"""Arm, round, sparsity, and what was trained, of one seed."""
-
 
 def _one_seed(experiment: Experiment, seed: int) -> Iterator[Row]:
     pruning = experiment.recipe.pruning
     dense = experiment.train(Trial(seed), f"seed {seed} dense")
-    yield "dense", 0, 0.0, dense
+    yield Row("dense", 0, 0.0, dense)
     tickets = list(rounds(experiment, seed, dense, pruning.pattern, "ticket"))
     yield from tickets
     for name in pruning.controls:
@@ -113,7 +122,7 @@ def rounds(experiment: Experiment, seed: int, dense: TrainingResult, pattern: Pa
         masks = pruned(experiment, trained, masks, level, shape, criterion)
         label = f"seed {seed} {arm} round {number}/{len(plan)} at {100 * masks.sparsity:.1f} % ({shape})"
         trained = experiment.train(Trial(seed, masks, start, order), label)
-        yield arm, number, masks.sparsity, trained
+        yield Row(arm, number, masks.sparsity, trained)
 
 
 def control(experiment: Experiment, seed: int, name: str, ticket: Row) -> Row:
@@ -129,7 +138,7 @@ def control(experiment: Experiment, seed: int, name: str, ticket: Row) -> Row:
     else:
         start, order = STARTS[name], None if name == "reinit" else trained.permutation()
     label = f"seed {seed} control {name} at {100 * masks.sparsity:.1f} %"
-    return name, number, masks.sparsity, experiment.train(Trial(seed, masks, start, order), label)
+    return Row(name, number, masks.sparsity, experiment.train(Trial(seed, masks, start, order), label))
 
 
 def pruned(

@@ -46,7 +46,7 @@ def score_task(run: Run, ticket: Ticket) -> Task:
     if ticket.head.kind == "pretraining":
         raise nothing_to_answer()
     data = _opened(run, ticket, recipe.data.score)
-    if data.identity != run.document()["data"]["score"]:
+    if data.identity != run.result().data.score:
         raise VlcompressError(
             f"the data of '{recipe.data.source}' is not what the ticket was scored on: restore it, or prune again"
         )

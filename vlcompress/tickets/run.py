@@ -8,15 +8,16 @@ from typing import Any
 import torch
 
 import vlcompress
-from vlcompress.artefacts import dumps, identity, read_json, write_file
+from vlcompress.artefacts import identity
 from vlcompress.data.pretraining import read_all_answers
 from vlcompress.data.sources import SCENES, data_folder, is_there, place_of, smallest
 from vlcompress.data.tokenizer import SPECIAL_TOKENS, WordPiece
-from vlcompress.devices import CPU, Compute, computed_on
+from vlcompress.devices import CPU, Compute
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family
 from vlcompress.models.registry import FAMILIES, family_named
 from vlcompress.recipe import Recipe, parse_recipe
+from vlcompress.results import DataRead, RunResult, load, save, to_json
 from vlcompress.tasks.build_task import (
     build_eval_task,
     build_train_task,
@@ -62,9 +63,9 @@ class Run:
         """The folder that holds runs, trainings and built-in data."""
         return self.folder.parent
 
-    def document(self) -> dict[str, Any]:
-        """Read ``run.json``: recipe, cells, metric."""
-        return read_json(self.folder / DOCUMENT)
+    def result(self) -> RunResult:
+        """Read ``run.json``."""
+        return load(RunResult, self.folder / DOCUMENT)
 
     def training(self, arm: str, round_: int = 0) -> Path:
         """Find the folder of the first seed's training of an arm ("dense", "ticket", ...) and round.
@@ -72,17 +73,17 @@ class Run:
         Raises:
             VlcompressError: no such cell, or its training is no longer on the disk.
         """
-        cells = [cell for cell in self.document()["cells"] if (cell["arm"], cell["round"]) == (arm, round_)]
+        cells = [cell for cell in self.result().arm(arm) if cell.round == round_]
         if not cells:
             raise VlcompressError(f"run '{self.folder}' has no arm '{arm}' with round {round_}")
-        folder = self.home / "trainings" / str(cells[0]["trainings"][0])
+        folder = self.home / "trainings" / cells[0].trainings[0]
         if not folder.is_dir():
             raise VlcompressError(f"training '{folder}' is gone: run the same `vlcompress prune` again to make it anew")
         return folder
 
     def recipe(self) -> Recipe:
         """Read the recipe that made it."""
-        return parse_recipe(self.document()["recipe"])
+        return parse_recipe(self.result().recipe)
 
 
 def find_ticket(
@@ -110,7 +111,7 @@ def find_ticket(
     experiment = experiment or checked_experiment(recipe, home, compute=compute, say=say, progress=progress)
     cells = run_cells(experiment)
     _write_ticket(run, experiment, cells)
-    write_file(run.folder / DOCUMENT, dumps(_document(experiment, cells)))
+    save(_result(experiment, cells), run.folder / DOCUMENT)
     return run
 
 
@@ -120,14 +121,14 @@ def _run_on(experiment: Experiment, run: Run, say: Say) -> Run:
     A recipe names data, checkpoint and vocabulary by paths, under which other things may lie by now, or in another
     project.
     """
-    now, then = _read_by(experiment), run.document()
-    changed = [_WORDS[what] for what, content in now.items() if then.get(what, content) != content]
+    now, then = _read_by(experiment), run.result()
+    changed = [_WORDS[what] for what, content in now.items() if getattr(then, what) not in (content, None)]
     if not changed:
         return run
     say(
         f"the {' and the '.join(changed)} of this recipe changed since {run.folder} was made: it is run anew, beside it"
     )
-    return Run(run.folder.with_name(f"{run.folder.name}-{identity(now)[:6]}"))
+    return Run(run.folder.with_name(f"{run.folder.name}-{identity(to_json(now))[:6]}"))
 
 
 def _reads_paths(recipe: Recipe) -> bool:
@@ -142,7 +143,7 @@ _WORDS = {"data": "data", "theta0_sha256": "checkpoint", "vocabulary_sha256": "v
 def _read_by(experiment: Experiment) -> dict[str, Any]:
     """Name by their content what a run reads from paths of its recipe, as ``run.json`` does."""
     return {
-        "data": {"train": experiment.data[0], "score": experiment.data[1], "examples": len(experiment.score_task)},
+        "data": DataRead(*experiment.data, len(experiment.score_task)),
         "theta0_sha256": experiment.theta0_sha256,
         "vocabulary_sha256": experiment.vocabulary_sha256,
     }
@@ -250,7 +251,7 @@ def open_experiment(
     return Experiment(
         recipe=recipe,
         family=family,
-        train_task=build_train_task(kind, learn, family, config, vocabulary),
+        train_task=build_train_task(kind, learn, family, config, vocabulary, recipe.training.loss),
         score_task=score_task,
         blind=blind_of(folder, recipe.data.task, score_task),
         data=(learn.identity, score.identity),
@@ -324,22 +325,21 @@ def newest_run(home: Path) -> Run:
 
 def _write_ticket(run: Run, experiment: Experiment, cells: list[Cell]) -> None:
     first = ticket_of(cells).trained[0]
-    document, head = _document(experiment, cells), experiment.train_task.head
+    document, head = to_json(_result(experiment, cells)), experiment.train_task.head
     ticket = first.ticket(document, experiment.family.name, experiment.config, head, experiment.vocabulary)
     save_ticket(run.ticket, ticket, ticket_card(ticket, cells, experiment.compute))
 
 
-def _document(experiment: Experiment, cells: list[Cell]) -> dict[str, Any]:
-    """Everything about the run that is the same each time it is run: no times, no paths."""
-    return {
-        "recipe": experiment.recipe.document(),
-        "recipe_sha256": experiment.recipe.sha256(),
+def _result(experiment: Experiment, cells: list[Cell]) -> RunResult:
+    return RunResult(
+        recipe=experiment.recipe.document(),
+        recipe_sha256=experiment.recipe.sha256(),
         **_read_by(experiment),
-        "metric": experiment.score_task.metric,
-        "prunable_weights": experiment.prunable.weights,
-        "backbone_weights": experiment.prunable.backbone,
-        "layer_sparsity": ticket_of(cells).trained[0].layer_sparsity(),
-        "cells": [cell.document() for cell in cells],
-        **computed_on(experiment.compute),
-        "versions": {"vlcompress": vlcompress.__version__, "torch": torch.__version__},
-    }
+        metric=experiment.score_task.metric,
+        prunable_weights=experiment.prunable.weights,
+        backbone_weights=experiment.prunable.backbone,
+        layer_sparsity=ticket_of(cells).trained[0].layer_sparsity(),
+        cells=tuple(cell.result() for cell in cells),
+        computed_on=experiment.compute.identity() or None,
+        versions={"vlcompress": vlcompress.__version__, "torch": torch.__version__},
+    )

@@ -78,6 +78,7 @@ class TrainingSpec:
         saliency: which sums are kept for the criterion.
         distill: who teaches; None learns from the task alone.
         adversarial: what the recipe perturbs; "" trains plainly.
+        loss: another one than the task's, by its name in a recipe.
         computed_on: architecture and dtype; {} is float32 on the CPU.
     """
 
@@ -100,6 +101,7 @@ class TrainingSpec:
     saliency: Kind | None = None
     distill: Teacher | None = None
     adversarial: str = ""
+    loss: str = "task"
     computed_on: Mapping[str, str] = field(default_factory=dict)
 
     def document(self) -> Json:

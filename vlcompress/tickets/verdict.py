@@ -11,15 +11,12 @@ and there is no verdict.
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from vlcompress.errors import VlcompressError
-
-Outcome = Literal["pass", "pass within noise", "fail", "no verdict"]
+from vlcompress.results import Level, Outcome, Verdict
 
 RELAXED = 0.99
 CONFIDENCE = 0.95
@@ -28,89 +25,12 @@ TWO_SIDED = 1.96
 """Standard errors of a 95 % interval."""
 
 
-@dataclass(frozen=True)
-class Level:
-    """One level of the verdict.
-
-    Attributes:
-        name: "strict", "matching" or "relaxed".
-        threshold: the score to reach, in [0, 1].
-        outcome: "pass" where the ticket's mean reaches it; "pass within noise" where it does not, but the interval of
-            the difference does; "fail" otherwise; "no verdict" where nothing was learned.
-        margin: ticket's mean minus threshold.
-        low, high: interval of the margin.
-        p: one-sided bootstrap p value against "the ticket is below the threshold" (non-inferiority): the share of
-            resamples below it. Small means surely not below.
-    """
-
-    name: str
-    threshold: float
-    outcome: Outcome
-    margin: float
-    low: float
-    high: float
-    p: float
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Ticket against dense.
-
-    Attributes:
-        seeds: how many; a single seed says nothing about other seeds.
-        examples: how many examples each was scored on.
-        dense, ticket: mean score over seeds, in [0, 1].
-        dense_sd, ticket_sd: standard deviation over seeds, None for a single seed.
-        levels: strict, matching, relaxed.
-        blind: score of a model that does not look, in [0, 1]; None where it is not known.
-    """
-
-    seeds: int
-    examples: int
-    dense: float
-    ticket: float
-    dense_sd: float | None
-    ticket_sd: float | None
-    levels: tuple[Level, ...]
-    blind: float | None = None
-
-    def __getitem__(self, name: str) -> Level:
-        return next(level for level in self.levels if level.name == name)
-
-    def document(self) -> dict[str, Any]:
-        """Write the verdict as plain JSON."""
-        facts = {key: value for key, value in vars(self).items() if key != "levels"}
-        return {**facts, "levels": {level.name: vars(level) for level in self.levels}}
-
-    def sentence(self) -> str:
-        """Say it in one line."""
-        from_seeds = "a single seed" if self.seeds == 1 else f"{self.seeds} seeds"
-        outcomes = ", ".join(f"{level.name}: {level.outcome}" for level in self.levels)
-        relaxed = self["relaxed"]
-        compared = f"{100 * self.ticket:.2f} against {100 * self.dense:.2f} dense"
-        if self.blind is not None and relaxed.outcome == "no verdict":
-            return f"{compared}, no verdict (from {from_seeds}): {nothing_learned(self.dense, self.blind)}"
-        return (
-            f"{compared} ({100 * self.ticket / self.dense:.1f} %), "
-            f"{outcomes} (from {from_seeds}; margin to the 99 % line {100 * relaxed.margin:+.2f}, "
-            f"95 % interval {100 * relaxed.low:+.2f} to {100 * relaxed.high:+.2f})"
-        )
-
-
 def learned(dense: float, examples: int, blind: float | None) -> bool:
     """Tell whether a model's mean score, in [0, 1], is surely above that of one that does not look, where it is known.
 
     The interval is that of a share of so many examples.
     """
     return blind is None or dense - TWO_SIDED * math.sqrt(dense * (1 - dense) / examples) > blind
-
-
-def nothing_learned(dense: float, blind: float) -> str:
-    """Say why there is no verdict."""
-    return (
-        f"the dense model scores {100 * dense:.2f}, one that does not look {100 * blind:.2f}, so nothing was learned "
-        "that a ticket could keep or lose (train longer, or on more data)"
-    )
 
 
 def judge(dense: Sequence[Tensor], ticket: Sequence[Tensor], *, blind: float | None = None) -> Verdict:
@@ -135,12 +55,12 @@ def judge(dense: Sequence[Tensor], ticket: Sequence[Tensor], *, blind: float | N
         "matching": (dense_mean - spread, resampled_dense_B - spread),
         "relaxed": (RELAXED * dense_mean, RELAXED * resampled_dense_B),
     }
-    levels = tuple(
-        _level(name, ticket_mean, threshold, resampled_ticket_B - resampled_B)
+    levels = {
+        name: _level(name, ticket_mean, threshold, resampled_ticket_B - resampled_B)
         for name, (threshold, resampled_B) in thresholds.items()
-    )
+    }
     if not learned(dense_mean, examples, blind):
-        levels = tuple(dataclasses.replace(level, outcome="no verdict") for level in levels)
+        levels = {name: dataclasses.replace(level, outcome="no verdict") for name, level in levels.items()}
     return Verdict(seeds, examples, dense_mean, ticket_mean, sd, _sd(ticket_SN), levels, blind)
 
 

@@ -6,6 +6,7 @@ Shapes: R regions, D feature width, T words, L labels.
 import base64
 import binascii
 import io
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +19,22 @@ from vlcompress.serve.demo import Demo, DemoPicture
 from vlcompress.serve.loaded import LoadedModel
 from vlcompress.serve.preprocessing import Pixels, bare_regions
 from vlcompress.serve.refusal import Refusal, invalid, shown
-from vlcompress.serve.tasks.base import Json, Prepared, best_labels, matrix, not_for_task, text
+from vlcompress.serve.schemas import QuestionFacts, QuestionRequest, QuestionResponse, ScoredLabel
+from vlcompress.serve.tasks.base import Prepared, best_labels, matrix, not_for_task
 from vlcompress.serve.tensors import Arrays
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MOST_PIXELS = 25_000_000
-_ONE_OF = ("picture", "image", "features")
 
 Boxes = NDArray[np.float32]
+Origin = Literal["stored", "given", "proposed", "none"]
 
 
 class AnsweringEndpoint:
     """``POST /v1/vqa`` and its like (see `vlcompress.serve.tasks.base.TaskEndpoint`)."""
+
+    request = QuestionRequest
+    response = QuestionResponse
 
     def __init__(self, name: str) -> None:
         """Make the endpoint of a task whose models score a closed list of answers about one image."""
@@ -51,34 +56,31 @@ class AnsweringEndpoint:
         detects = model.demo is not None and model.demo().detects_for(model.vocabulary.tokens, _feature_dim(model))
         return {"features": True, "image": detects}
 
-    def prepare(self, model: LoadedModel, request: Json) -> Prepared:
+    def prepare(self, model: LoadedModel, asked: QuestionRequest) -> Prepared:
         """Make one row of tensors."""
         accepted = self.accepts(model)
         if not accepted or model.vocabulary is None or model.preprocessing is None:
             raise not_for_task(model, self.name)
-        given = [name for name in _ONE_OF if request.get(name) is not None]
-        if len(given) != 1:
-            raise invalid(f"give exactly one of {', '.join(_ONE_OF)}: there is {' and '.join(given) or 'none'}")
-        if not accepted["features" if given[0] == "features" else "image"]:
-            raise _wrong_kind(model, given[0])
-        question = text(request, "question")
+        if not accepted["image" if asked.features is None else "features"]:
+            raise _wrong_kind(model, asked)
         longest = min(model.preprocessing.longest_text, model.limits.axes.get("text", 1 << 30))
-        ids_T, cut = _ids(model.vocabulary, question, longest)
+        ids_T, cut = _ids(model.vocabulary, asked.question, longest)
         image: Regions | Pixels
+        origin: Origin
         if model.preprocessing.reads == "pixels":
-            image, boxes_R4, origin = _pixels(model, request, given[0]), np.zeros((0, 4), np.float32), "none"
+            image, boxes_R4, origin = _pixels(model, asked), np.zeros((0, 4), np.float32), "none"
         else:
-            image, origin = _regions(model, request, given[0])
+            image, origin = _regions(model, asked)
             boxes_R4 = image.normalized_boxes
-        facts = {
-            "boxes": np.round(boxes_R4.astype(np.float64), 4).tolist(),
-            "boxes_from": origin,
-            "question_cut": cut,
-            "unknown_words": _unknown_words(model.vocabulary, question),
-        }
+        facts = QuestionFacts(
+            boxes=np.round(boxes_R4.astype(np.float64), 4).tolist(),
+            boxes_from=origin,
+            question_cut=cut,
+            unknown_words=_unknown_words(model.vocabulary, asked.question),
+        )
         return Prepared(model.preprocessing.row(model.engine.inputs, ids_T, image), facts)
 
-    def answers(self, model: LoadedModel, outputs: Arrays, top_k: int) -> list[Json]:
+    def answers(self, model: LoadedModel, outputs: Arrays, top_k: int) -> list[ScoredLabel]:
         """Return the best answers; a score is the sigmoid of the answer's logit, as it was trained."""
         (logits_1L,) = outputs.values()
         scores_L = 1 / (1 + np.exp(-logits_1L[0].astype(np.float64)))
@@ -118,34 +120,35 @@ def read_picture(content: object) -> Image.Image:
         raise invalid(f"'image' is not a picture in one of {', '.join(FORMATS)}, or it is damaged") from None
 
 
-def _pixels(model: LoadedModel, request: Json, kind: str) -> Pixels:
-    if kind == "image":
-        return np.asarray(read_picture(request["image"]))
-    return np.asarray(Image.open(io.BytesIO(demo_picture(_demo(model), request["picture"]).jpeg)).convert("RGB"))
+def _pixels(model: LoadedModel, asked: QuestionRequest) -> Pixels:
+    if asked.picture is None:
+        return np.asarray(read_picture(asked.image))
+    return np.asarray(Image.open(io.BytesIO(demo_picture(_demo(model), asked.picture).jpeg)).convert("RGB"))
 
 
-def _regions(model: LoadedModel, request: Json, kind: str) -> tuple[Regions, str]:
+def _regions(model: LoadedModel, asked: QuestionRequest) -> tuple[Regions, Origin]:
     """Return the regions, and where their boxes came from."""
-    if kind == "picture":
-        return demo_picture(_demo(model), request["picture"]).regions, "stored"
-    if kind == "features":
-        features_RD = matrix(request, "features", _feature_dim(model))
-        boxes_R4 = _boxes(request)
+    if asked.picture is not None:
+        return demo_picture(_demo(model), asked.picture).regions, "stored"
+    if asked.features is not None:
+        features_RD = matrix(asked.features, "features", _feature_dim(model))
+        boxes_R4 = _boxes(asked)
         if len(boxes_R4) != len(features_RD):
             raise invalid(f"there are {len(features_RD)} rows of features and {len(boxes_R4)} boxes")
         return bare_regions(boxes_R4, features_RD), "given"
     assert model.demo is not None  # `accepts` has asked it
-    picture = read_picture(request["image"])
-    given = request.get("boxes") is not None
-    return model.demo().detect(picture, _boxes(request) if given else None), "given" if given else "proposed"
+    picture = read_picture(asked.image)
+    if asked.boxes is None:
+        return model.demo().detect(picture, None), "proposed"
+    return model.demo().detect(picture, _boxes(asked)), "given"
 
 
 def _demo(model: LoadedModel) -> Demo | None:
     return None if model.demo is None else model.demo()
 
 
-def _boxes(request: Json) -> Boxes:
-    boxes_R4 = matrix(request, "boxes", 4)
+def _boxes(asked: QuestionRequest) -> Boxes:
+    boxes_R4 = matrix(asked.boxes, "boxes", 4)
     x1, y1, x2, y2 = boxes_R4.T
     if boxes_R4.min() < 0 or boxes_R4.max() > 1 or (x2 <= x1).any() or (y2 <= y1).any():
         raise invalid("'boxes' are corners x1, y1, x2, y2 with 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1")
@@ -158,8 +161,8 @@ def _ids(vocabulary: WordPiece, question: str, longest: int) -> tuple[NDArray[np
     return ids_T, vocabulary.encode([question], longest + 1).shape[1] > longest
 
 
-def _wrong_kind(model: LoadedModel, kind: str) -> Refusal:
-    if kind == "features":
+def _wrong_kind(model: LoadedModel, asked: QuestionRequest) -> Refusal:
+    if asked.features is not None:
         return invalid(f"model '{model.name}' takes no features: it reads pictures")
     return invalid(f"model '{model.name}' takes no pictures: it needs 'features' of its own region detector")
 

@@ -1,6 +1,6 @@
 """What a task's endpoint must tell: which models it suits, how a person's request becomes tensors, and back."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from vlcompress.serve.loaded import LoadedModel
 from vlcompress.serve.refusal import Refusal, invalid, shown
+from vlcompress.serve.schemas import ScoredLabel, TaskRequest
 from vlcompress.serve.tensors import Arrays
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -24,49 +23,42 @@ class Prepared:
     """
 
     inputs: Arrays
-    facts: Json = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class TaskEndpoint(Protocol):
-    """One task."""
+    """One task, by the name that its path has."""
 
     name: str
+
+    @property
+    def request(self) -> type[TaskRequest]:
+        """What is asked."""
+
+    @property
+    def response(self) -> type[Any]:
+        """What is answered: a typed dictionary of the labels and of `Prepared.facts`."""
 
     def accepts(self, model: LoadedModel) -> dict[str, bool]:
         """Say which kinds of input ("features", "image") a model can be asked with; {}: it is not for this task."""
 
-    def prepare(self, model: LoadedModel, request: Json) -> Prepared:
-        """Make tensors; called on a thread.
+    def prepare(self, model: LoadedModel, asked: Any) -> Prepared:
+        """Make tensors of a checked request; called on a thread.
 
         Raises:
             Refusal: 400 with what is wrong.
         """
 
-    def answers(self, model: LoadedModel, outputs: Arrays, top_k: int) -> list[Json]:
+    def answers(self, model: LoadedModel, outputs: Arrays, top_k: int) -> list[ScoredLabel]:
         """Return the best answers, best first, as {"label", "score"}."""
 
 
-def text(request: Json, name: str, longest: int = 2000) -> str:
-    """Take a string from a request.
-
-    Raises:
-        Refusal: 400: missing, empty, too long, or not text.
-    """
-    found = request.get(name)
-    if not isinstance(found, str) or not found.strip():
-        raise invalid(f"'{name}' is missing: give some text")
-    if len(found) > longest:
-        raise invalid(f"'{name}' has {len(found)} characters: at most {longest} are accepted")
-    return found.encode(errors="replace").decode()
-
-
-def matrix(request: Json, name: str, width: int) -> NDArray[np.float32]:
-    """Take rows of `width` finite numbers from a request: float32 [rows, width].
+def matrix(rows: object, name: str, width: int) -> NDArray[np.float32]:
+    """Read a request's rows of `width` finite numbers, float32 [rows, width]; `name` names them in errors.
 
     Raises:
         Refusal: 400: missing, another shape, or something that is not a finite number.
     """
-    rows = request.get(name)
     if not _is_matrix(rows, width):
         raise invalid(f"'{name}' is not a list of rows of {width} numbers")
     try:
@@ -79,11 +71,11 @@ def matrix(request: Json, name: str, width: int) -> NDArray[np.float32]:
     return found
 
 
-def best_labels(scores_L: NDArray[np.floating[Any]], labels: Sequence[str], top_k: int) -> list[Json]:
+def best_labels(scores_L: NDArray[np.floating[Any]], labels: Sequence[str], top_k: int) -> list[ScoredLabel]:
     """Return the best labels with their scores, best first; a label that has no name is told by its number."""
     best = np.argsort(-scores_L, kind="stable")[:top_k]
     names = [labels[i] if i < len(labels) else str(i) for i in best.tolist()]
-    return [{"label": name, "score": round(float(scores_L[i]), 6)} for name, i in zip(names, best, strict=True)]
+    return [ScoredLabel(label=name, score=round(float(scores_L[i]), 6)) for name, i in zip(names, best, strict=True)]
 
 
 def not_for_task(model: LoadedModel, task: str) -> Refusal:

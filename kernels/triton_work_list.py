@@ -1,5 +1,5 @@
-"""What the stream kernels share: reading packed entries (streams.py has the bit layout, and a test holds the two
-together), and which part of the stream and which panel of X a program owns (partition.py)."""
+"""What the product kernels share: reading packed entries (work_list.py has the bit layout, and a test holds the two
+together), and which part of the work list and which row tile of X a program owns (partition.py)."""
 
 import triton
 import triton.language as tl
@@ -30,24 +30,24 @@ def slot(entry):
 
 
 @triton.jit
-def locate(program, parts, panels, group):
-    """The panel and the part of a program: `group` panels at a time, and within them all panels' first parts first."""
+def locate(program, parts, row_tiles, group):
+    """Find a program's row tile and part: `group` row tiles at a time, and within them all first parts first."""
     start = program // (group * parts) * group
-    width = tl.minimum(panels - start, group)
+    width = tl.minimum(row_tiles - start, group)
     within = program - start * parts
     return start + within % width, within // width
 
 
 @triton.jit
 def even_cut(entries, parts, part):
-    """Where a part begins in a stream that is cut anywhere."""
+    """Where a part begins in a work list that is cut anywhere."""
     return (entries.to(tl.int64) * part // parts).to(tl.int32)
 
 
 @triton.jit
-def falls_inside(walk_ptr, position):
+def falls_inside(steps_ptr, position):
     """Whether a cut at this position falls into an output: 1 or 0."""
-    before = tl.load(walk_ptr + tl.maximum(position - 1, 0))
+    before = tl.load(steps_ptr + tl.maximum(position - 1, 0))
     return (position > 0).to(tl.int32) & (1 - is_last(before))
 
 

@@ -4,10 +4,10 @@ Triton needs no driver to make machine code for a given target. What this proves
 chip, which instructions it uses, how many registers and how much shared memory. What it cannot prove: any time, and
 that TMA transfers and barriers behave at run time.
 
-    python -m vlcompress.kernels.aot            the table of machine-code facts, in Markdown
-    python -m vlcompress.kernels.aot --json     the same as JSON
-    python -m vlcompress.kernels.aot --readme   writes the table into README.md, between its markers
-    python -m vlcompress.kernels.aot --all [N]  every (N-th) configuration of all tables and rules, and what is wrong
+    python -m tests.kernels.aot            the table of machine-code facts, in Markdown
+    python -m tests.kernels.aot --json     the same as JSON
+    python -m tests.kernels.aot --readme   writes the table into README.md, between its markers
+    python -m tests.kernels.aot --all [N]  every (N-th) configuration of all tables and rules, and what is wrong
 """
 
 import itertools
@@ -23,22 +23,22 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vlcompress.kernels import configs, triton_gradient, triton_pieces, triton_pointer, triton_tma
-from vlcompress.kernels.configs import KernelConfig
-from vlcompress.kernels.errors import KernelInputError
-from vlcompress.kernels.formats import TRITON_DTYPES
-from vlcompress.kernels.launch import UNFENCED
-from vlcompress.kernels.machine_code import (
+from tests.kernels.machine_code import (
     MachineCode,
     matrix_instructions,
     read_machine_code,
     registers_and_spills,
     unfenced_products,
 )
-from vlcompress.kernels.streams import BLOCK_SIDES
+from vlcompress.kernels import configs, triton_gradient, triton_pieces, triton_pointer, triton_tma
+from vlcompress.kernels.configs import KernelConfig
+from vlcompress.kernels.errors import KernelInputError
+from vlcompress.kernels.formats import TRITON_DTYPES
+from vlcompress.kernels.launch import UNFENCED
 from vlcompress.kernels.triton_epilogue import activation_code
+from vlcompress.kernels.work_list import BLOCK_SIDES
 
-README = Path(__file__).parent / "README.md"
+README = Path(__file__).parents[2] / "kernels" / "README.md"
 MARKERS = ("<!-- facts: begin -->", "<!-- facts: end -->")
 CUTS = "cuts_ptr"
 
@@ -62,7 +62,7 @@ class Build:
     divisible: frozenset[str] = field(default_factory=frozenset)
 
 
-def stream_tma(
+def product_tma(
     block: tuple[int, int],
     block_m: int,
     warps: int,
@@ -73,13 +73,13 @@ def stream_tma(
     residual: bool = False,
     splits: bool = False,
 ) -> Build:
-    """The TMA stream kernel over (R, C) blocks."""
+    """The TMA work list kernel over (R, C) blocks."""
     (height, width), name = block, TRITON_DTYPES[dtype]
     out, red = (width, height) if transposed else (height, width)
     signature = {
         "x_desc": f"tensordesc<{name}[{block_m},{red}]>",
         "values_desc": f"tensordesc<{name}[{height},{width}]>",
-        "walk_ptr": "*i64",
+        "steps_ptr": "*i64",
         "cuts_ptr": "*i32",
         "bias_ptr": f"*{name}",
         "residual_ptr": f"*{name}",
@@ -88,10 +88,10 @@ def stream_tma(
     } | dict.fromkeys(("entries", "parts", "group", "M", "stride_rm"), "i32")
     constexprs = {"BLOCK_M": block_m, "OUT": out, "RED": red, "TRANSPOSED": transposed, "STAGES": stages}
     constexprs |= _epilogue(activation, dtype, residual) | {"PRECISION": "tf32", "SPLITS_OUTPUTS": splits}
-    return Build(triton_tma.stream_tma, signature, constexprs, warps, stages, frozenset({"stride_rm"}))
+    return Build(triton_tma.product_tma, signature, constexprs, warps, stages, frozenset({"stride_rm"}))
 
 
-def stream_pointer(
+def product_pointer(
     block: tuple[int, int],
     block_m: int,
     warps: int,
@@ -103,9 +103,9 @@ def stream_pointer(
     swapped: bool = False,
     splits: bool = False,
 ) -> Build:
-    """The pointer stream kernel over (R, C) blocks; swapped for few rows."""
+    """The pointer work list kernel over (R, C) blocks; swapped for few rows."""
     name = TRITON_DTYPES[dtype]
-    pointers = {"x": name, "values": name, "walk": "i64", "cuts": "i32", "bias": name, "residual": name, "y": name}
+    pointers = {"x": name, "values": name, "steps": "i64", "cuts": "i32", "bias": name, "residual": name, "y": name}
     signature = {f"{what}_ptr": f"*{kind}" for what, kind in pointers.items()}
     signature |= {"partial_ptr": "*fp32"}
     signature |= dict.fromkeys(("entries", "parts", "group", "M", "N", "stride_xm", "stride_rm", "nnz"), "i32")
@@ -113,13 +113,13 @@ def stream_pointer(
     constexprs |= _sides(block, transposed) | _epilogue(activation, dtype, residual=False)
     constexprs |= {"SWAPPED": swapped, "SPLITS_OUTPUTS": splits}
     divisible = frozenset({"N", "stride_xm", "stride_rm"})
-    return Build(triton_pointer.stream_pointer, signature, constexprs, warps, stages, divisible)
+    return Build(triton_pointer.product_pointer, signature, constexprs, warps, stages, divisible)
 
 
 def add_pieces(out: int, block_m: int, activation: str = "none", dtype: torch.dtype = torch.bfloat16) -> Build:
     """The kernel that adds the pieces of split outputs, `out` wide."""
     name = TRITON_DTYPES[dtype]
-    pointers = {"walk": "i64", "partial": "fp32", "bias": name, "residual": name, "y": name}
+    pointers = {"steps": "i64", "partial": "fp32", "bias": name, "residual": name, "y": name}
     signature = {f"{what}_ptr": f"*{kind}" for what, kind in pointers.items()}
     signature |= dict.fromkeys(("entries", "parts", "M", "N", "stride_rm"), "i32")
     constexprs = {"BLOCK_M": block_m, "OUT": out} | _epilogue(activation, dtype, residual=True)
@@ -188,37 +188,37 @@ def exactly(arch: int, build: Build) -> Build:
 
 
 CASES: dict[str, tuple[int, Build]] = {
-    "sm_90 TMA 64x64, 128 rows, GELU": (90, stream_tma((64, 64), 128, 4, 4, "gelu")),
-    "sm_90 TMA 64x64, 64 rows, GELU": (90, stream_tma((64, 64), 64, 4, 4, "gelu")),
-    "sm_90 TMA 128x64, 128 rows, GELU": (90, stream_tma((128, 64), 128, 8, 4, "gelu")),
-    "sm_90 TMA 64x64, 128 rows, residual": (90, stream_tma((64, 64), 128, 4, 4, residual=True)),
-    "sm_90 TMA 32x32, 128 rows": (90, stream_tma((32, 32), 128, 4, 4)),
+    "sm_90 TMA 64x64, 128 rows, GELU": (90, product_tma((64, 64), 128, 4, 4, "gelu")),
+    "sm_90 TMA 64x64, 64 rows, GELU": (90, product_tma((64, 64), 64, 4, 4, "gelu")),
+    "sm_90 TMA 128x64, 128 rows, GELU": (90, product_tma((128, 64), 128, 8, 4, "gelu")),
+    "sm_90 TMA 64x64, 128 rows, residual": (90, product_tma((64, 64), 128, 4, 4, residual=True)),
+    "sm_90 TMA 32x32, 128 rows": (90, product_tma((32, 32), 128, 4, 4)),
     "sm_90 TMA 64x64, 64 rows, fp32 in three TF32": (
         90,
-        exactly(90, stream_tma((64, 64), 64, 4, 3, "gelu", dtype=torch.float32)),
+        exactly(90, product_tma((64, 64), 64, 4, 3, "gelu", dtype=torch.float32)),
     ),
-    "sm_90 TMA 64x64, 128 rows, fp32 with erf": (90, stream_tma((64, 64), 128, 4, 3, "gelu", dtype=torch.float32)),
-    "sm_90 TMA 64x64, 128 rows, dX": (90, stream_tma((64, 64), 128, 4, 4, transposed=True)),
-    "sm_90 pointer 64x64, 64 rows": (90, stream_pointer((64, 64), 64, 4, 4, "gelu")),
-    "sm_90 TMA 64x64, 64 rows, GELU, outputs split": (90, stream_tma((64, 64), 64, 4, 4, "gelu", splits=True)),
-    "sm_90 TMA 128x64, 64 rows, GELU, outputs split": (90, stream_tma((128, 64), 64, 8, 4, "gelu", splits=True)),
+    "sm_90 TMA 64x64, 128 rows, fp32 with erf": (90, product_tma((64, 64), 128, 4, 3, "gelu", dtype=torch.float32)),
+    "sm_90 TMA 64x64, 128 rows, dX": (90, product_tma((64, 64), 128, 4, 4, transposed=True)),
+    "sm_90 pointer 64x64, 64 rows": (90, product_pointer((64, 64), 64, 4, 4, "gelu")),
+    "sm_90 TMA 64x64, 64 rows, GELU, outputs split": (90, product_tma((64, 64), 64, 4, 4, "gelu", splits=True)),
+    "sm_90 TMA 128x64, 64 rows, GELU, outputs split": (90, product_tma((128, 64), 64, 8, 4, "gelu", splits=True)),
     "sm_90 adding pieces, 64 rows": (90, add_pieces(64, 64, "gelu")),
-    "sm_90 few rows 64x64, 32 rows": (90, stream_pointer((64, 64), 32, 4, 4, even_m=False, swapped=True, splits=True)),
+    "sm_90 few rows 64x64, 32 rows": (90, product_pointer((64, 64), 32, 4, 4, even_m=False, swapped=True, splits=True)),
     "sm_90 dW 64x64": (90, values_gradient((64, 64))),
-    "sm_80 pointer 64x64, 128 rows, GELU": (80, stream_pointer((64, 64), 128, 4, 4, "gelu")),
-    "sm_80 pointer 32x32, 64 rows, ragged": (80, stream_pointer((32, 32), 64, 4, 4, even_m=False)),
-    "sm_80 pointer 64x64, 64 rows, outputs split": (80, stream_pointer((64, 64), 64, 4, 4, splits=True)),
-    "sm_80 few rows 64x64, 32 rows": (80, stream_pointer((64, 64), 32, 4, 4, even_m=False, swapped=True, splits=True)),
+    "sm_80 pointer 64x64, 128 rows, GELU": (80, product_pointer((64, 64), 128, 4, 4, "gelu")),
+    "sm_80 pointer 32x32, 64 rows, ragged": (80, product_pointer((32, 32), 64, 4, 4, even_m=False)),
+    "sm_80 pointer 64x64, 64 rows, outputs split": (80, product_pointer((64, 64), 64, 4, 4, splits=True)),
+    "sm_80 few rows 64x64, 32 rows": (80, product_pointer((64, 64), 32, 4, 4, even_m=False, swapped=True, splits=True)),
     "sm_80 dW 64x64": (80, values_gradient((64, 64))),
-    "sm_100 TMA 64x64, 128 rows, GELU": (100, stream_tma((64, 64), 128, 4, 4, "gelu")),
-    "sm_100 TMA 64x64, 64 rows, GELU, outputs split": (100, stream_tma((64, 64), 64, 4, 4, "gelu", splits=True)),
-    "sm_100 TMA 128x64, 128 rows, GELU": (100, stream_tma((128, 64), 128, 8, 4, "gelu")),
+    "sm_100 TMA 64x64, 128 rows, GELU": (100, product_tma((64, 64), 128, 4, 4, "gelu")),
+    "sm_100 TMA 64x64, 64 rows, GELU, outputs split": (100, product_tma((64, 64), 64, 4, 4, "gelu", splits=True)),
+    "sm_100 TMA 128x64, 128 rows, GELU": (100, product_tma((128, 64), 128, 8, 4, "gelu")),
 }
 
 
 def as_launched(arch: int, build: Build) -> Build:
     """Return a build as this Triton's launcher would start it: with one stage where copies would not be fenced."""
-    by_pointers = build.kernel in (triton_pointer.stream_pointer, triton_gradient.values_gradient)
+    by_pointers = build.kernel in (triton_pointer.product_pointer, triton_gradient.values_gradient)
     if not (UNFENCED and by_pointers and arch >= 90):
         return build
     return replace(build, stages=1, constexprs={**build.constexprs, "STAGES": 1})
@@ -255,10 +255,10 @@ def _products(arch: str, block: tuple[int, int], dtype: torch.dtype, exact: bool
         tile = (block[::-1] if transposed else block, config.block_m, config.warps, config.stages)
         activation = "none" if transposed else "gelu"
         if config.kernel == "tma":
-            build = stream_tma(*tile, activation, transposed, dtype, splits=splits)
+            build = product_tma(*tile, activation, transposed, dtype, splits=splits)
         else:
             swapped = config.kernel == "small"
-            build = stream_pointer(*tile, activation, transposed, dtype, False, swapped, splits)
+            build = product_pointer(*tile, activation, transposed, dtype, False, swapped, splits)
         shape = f"{config.kernel} {config.block_m} rows, {config.warps} warps, {config.stages} stages"
         yield shape + transposed * ", dX" + splits * ", split", build
 
