@@ -7,9 +7,9 @@ from typing import Any
 
 from vlcompress.artefacts import Json
 from vlcompress.data import labelled_folder, store
+from vlcompress.data.detect_layout import LAYOUTS, TASKS, check_examples, distinct
 from vlcompress.data.examples import AnswerExample, ChoiceExample, Example, images_of, text_of
 from vlcompress.data.found import Found, Layout, OpenedPictures
-from vlcompress.data.opening import LAYOUTS, TASKS, check_examples, distinct
 from vlcompress.data.questions import unlisted
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError

@@ -241,7 +241,7 @@ class Pictures(Protocol):
 
 
 @dataclass(frozen=True)
-class Encoded:
+class TokenIds:
     """Token ids that the data brings along: made by a tokenising import, or stored in UNITER's text databases.
 
     Attributes:
@@ -258,17 +258,17 @@ class Encoded:
         """Return the pieces of an example's sentence."""
         return self.ids[self.starts[index] : self.starts[index + 1]]
 
-    def keep(self, indices: Sequence[int]) -> "Encoded":
+    def keep(self, indices: Sequence[int]) -> "TokenIds":
         """Return the same for some of the examples."""
         rows = [self[index] for index in indices]
-        return encoded(rows, self.vocabulary)
+        return token_ids(rows, self.vocabulary)
 
 
-def encoded(rows: Sequence[Sequence[int] | NDArray[np.integer[Any]]], vocabulary: str = "") -> Encoded:
+def token_ids(rows: Sequence[Sequence[int] | NDArray[np.integer[Any]]], vocabulary: str = "") -> TokenIds:
     """Join the pieces of some sentences; `vocabulary` is its sha256."""
     starts = np.cumsum([0, *(len(row) for row in rows)], dtype=np.int64)
     ids = np.concatenate([np.asarray(row, dtype=np.int32) for row in rows]) if rows else np.zeros(0, np.int32)
-    return Encoded(vocabulary, ids, starts)
+    return TokenIds(vocabulary, ids, starts)
 
 
 @dataclass(frozen=True)
@@ -295,7 +295,7 @@ class TaskData(Generic[E]):
     vocabulary: WordPiece | None
     identity: str
     left_out: Mapping[str, int] = field(default_factory=dict)
-    encoded: Encoded | None = None
+    encoded: TokenIds | None = None
 
     def called(self, index: int) -> str:
         """Name an example in a message."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from vlcompress.data.examples import Encoded, Example, Pictures
+from vlcompress.data.examples import Example, Pictures, TokenIds
 
 PICTURES_ONLY = 0
 """The feature width that asks for pictures and no region features (families that take pixels)."""
@@ -40,7 +40,7 @@ class Found:
     labels: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
-    encoded: Encoded | None = None
+    encoded: TokenIds | None = None
     identity: str = ""
 
 

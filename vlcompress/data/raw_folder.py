@@ -1,4 +1,4 @@
-"""The benchmarks' own annotation files, a sub-folder a data set; `vlcompress.data.opening` lists their names."""
+"""The benchmarks' own annotation files, a sub-folder a data set; `vlcompress.data.detect_layout` lists their names."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -24,13 +24,13 @@ from vlcompress.data.examples import (
     CaptionExample,
     ChoiceExample,
     ClassExample,
-    Encoded,
     EntailmentExample,
     Example,
     GqaFacts,
     PairExample,
     ReferringExample,
-    encoded,
+    TokenIds,
+    token_ids,
 )
 from vlcompress.data.found import PICTURES_ONLY, Found
 from vlcompress.data.pictures import decode
@@ -207,16 +207,16 @@ def _read_examples(folder: Path, task: str, split: str) -> Iterator[Example]:
             raise VlcompressError(f"'{path}', row {number} is no example of {task} ({error}): import again") from error
 
 
-def _read_tokens(folder: Path, document: Mapping[str, Any], splits: Sequence[str]) -> Encoded | None:
+def _read_tokens(folder: Path, document: Mapping[str, Any], splits: Sequence[str]) -> TokenIds | None:
     from safetensors.numpy import load_file
 
     paths = [folder / _own(split)[1] for split in splits]
     if not all(path.is_file() for path in paths):
         return None
-    parts = [Encoded(document["vocabulary"], **load_file(path)) for path in paths]
+    parts = [TokenIds(document["vocabulary"], **load_file(path)) for path in paths]
     if len(parts) == 1:
         return parts[0]
-    return encoded([part[i] for part in parts for i in range(len(part.starts) - 1)], document["vocabulary"])
+    return token_ids([part[i] for part in parts for i in range(len(part.starts) - 1)], document["vocabulary"])
 
 
 def _tuples(value: Any) -> Any:

@@ -24,8 +24,8 @@ from vlcompress.data.examples import (
     Example,
     PairExample,
     ReferringExample,
-    encoded,
     images_of,
+    token_ids,
 )
 from vlcompress.data.found import PICTURES_ONLY, Found
 from vlcompress.data.pickles import read_pickle
@@ -167,7 +167,7 @@ def open_splits(folder: Path, task: str, splits: Sequence[str], feature_dim: int
     files = [path for database in databases for path in (*database.files, *_beside(database))]
     files += [path for source in sources for path in source.files]
     has_ids = task != "vcr" and all(len(row) for row in ids)  # a VCR example has nine sentences
-    return Found(tuple(examples), pictures, labels, (*files, *label_files), encoded=encoded(ids) if has_ids else None)
+    return Found(tuple(examples), pictures, labels, (*files, *label_files), encoded=token_ids(ids) if has_ids else None)
 
 
 def _records(task: str, examples: Sequence[Example]) -> set[str]:

@@ -13,7 +13,7 @@ from vlcompress.data.scenes.annotators import annotate, majority
 from vlcompress.data.scenes.boxes import Box, detect
 from vlcompress.data.scenes.captions import captions
 from vlcompress.data.scenes.encoder import encode
-from vlcompress.data.scenes.questions import Asked, ask
+from vlcompress.data.scenes.questions import SceneQuestion, ask
 from vlcompress.data.scenes.render import decode, render
 from vlcompress.data.scenes.world import HEIGHT, WIDTH, sample_scene
 from vlcompress.data.vqa_v2 import Annotated
@@ -93,7 +93,7 @@ def detected_regions(name: str, jpeg: bytes, boxes: list[Box]) -> Regions:
     )
 
 
-def _annotated(asked: Asked, number: int, place: int, rng: Random) -> Annotated:
+def _annotated(asked: SceneQuestion, number: int, place: int, rng: Random) -> Annotated:
     answers = annotate(asked, rng)
     return Annotated(
         question_id=number * QUESTIONS_PER_NUMBER + place,

@@ -92,7 +92,7 @@ none of that name: UNITER's and ViLT's parts of it, and the whole of it for the 
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenLayout:
     """A layout and the names by which it knows the splits that were asked for."""
 
     layout: Layout
@@ -130,7 +130,7 @@ def open_task(
     return _checked(root, task, choice.splits, found, allow_missing)
 
 
-def choose_layout(folder: Path, task: str, splits: Sequence[str]) -> Choice:
+def choose_layout(folder: Path, task: str, splits: Sequence[str]) -> ChosenLayout:
     """Find the first layout that has all of the splits.
 
     Raises:
@@ -144,7 +144,7 @@ def choose_layout(folder: Path, task: str, splits: Sequence[str]) -> Choice:
     for layout in LAYOUTS:
         names = [_named(task, split, there[layout.NAME]) for split in splits]
         if all(names):
-            return Choice(layout, tuple(name for name in names if name))
+            return ChosenLayout(layout, tuple(name for name in names if name))
     has = "; ".join(f"{name} {', '.join(distinct(splits))}" for name, splits in there.items() if splits)
     if not has:
         raise VlcompressError(f"'{folder}' has no data of {task} in a known layout: `vlcompress data check` tells more")
