@@ -33,17 +33,11 @@ def command() -> None:
 
 @command.command()
 @options.run_path
-<<<<<<< HEAD
 @click.option("--batch", "batches", multiple=True, type=options.COUNT, help="Batch size; may be repeated.  [1 and 32]")
 @click.option(
     "--threads", type=options.THREADS, default=1, show_default=True, help="Threads of PyTorch and ONNX Runtime."
 )
-@options.computing
-=======
-@click.option("--batch", "batches", multiple=True, type=int, help="Batch size; may be repeated.  [1 and 32]")
-@click.option("--threads", default=1, show_default=True, help="Threads of PyTorch and ONNX Runtime.")
 @options.computing()
->>>>>>> main
 @options.providing()
 @options.home
 @options.as_json

@@ -18,12 +18,6 @@ from vlcompress.cli import options
     show_default=True,
     help="Patterns: RxC (a block), n:m (as 2:4), head, neuron, neuron+head, unstructured; several with commas.",
 )
-<<<<<<< HEAD
-@click.option("--sparsity", "sparsities", default="0.5,0.7,0.9", show_default=True, help="Shares that go.")
-@click.option("--batch", "batches", default="1,8", show_default=True, help="Batch sizes; the last one is tuned for.")
-@click.option("--threads", type=options.THREADS, default=1, show_default=True, help="Threads of ONNX Runtime.")
-@options.computing
-=======
 @click.option(
     "--sparsity", "sparsities", type=options.NUMBERS, default="0.5,0.7,0.9", show_default=True, help="Shares that go."
 )
@@ -35,9 +29,8 @@ from vlcompress.cli import options
     show_default=True,
     help="Batch sizes; the last one is tuned for.",
 )
-@click.option("--threads", default=1, show_default=True, help="Threads of ONNX Runtime.")
+@click.option("--threads", type=options.THREADS, default=1, show_default=True, help="Threads of ONNX Runtime.")
 @options.computing()
->>>>>>> main
 @options.providing("cpu")
 @options.as_json
 def command(
