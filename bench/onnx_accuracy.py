@@ -31,7 +31,7 @@ from vlcompress.errors import VerificationError
 from vlcompress.export.export_run import PARITY_SAMPLES, SCORED_AT_ONCE
 from vlcompress.export.onnx import Style, export_onnx
 from vlcompress.export.runtime import Native, open_session
-from vlcompress.export.verify import BOUNDS, Bound, Check, Precision, compare_scores, run
+from vlcompress.export.verify import BOUNDS, Bound, Gate, Precision, compare_scores, run
 from vlcompress.models.base import Family
 from vlcompress.pruning.patterns import parse_pattern
 from vlcompress.recipe import Recipe, default_recipe
@@ -242,7 +242,7 @@ FAULTS: Mapping[str, Callable[[dict[str, Array]], None]] = {
 
 def faults(subject: Subject, folder: Path) -> Iterator[Json]:
     """Plant each fault in an int8 file, and say what the gate sees of it."""
-    check = Check(
+    check = Gate(
         subject.family, subject.model, subject.samples(), subject.ticket.config, BOUNDS["int8"], folder / "faulty"
     )
     reference = subject.task.measure(torch_predictor(subject.family, subject.model), batch=SCORED_AT_ONCE).mean
@@ -263,7 +263,7 @@ def _planted(source: Path, target: Path, plant: Callable[[dict[str, Array]], Non
     return target
 
 
-def _seen(check: Check, session: Any, subject: Subject, reference: float) -> Json:
+def _seen(check: Gate, session: Any, subject: Subject, reference: float) -> Json:
     """Ask each part of the gate; none stops the others."""
     free = replace(check, bound=Bound(float("inf"), 0.0))
     parities = free.parities(session)

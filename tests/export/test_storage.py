@@ -9,7 +9,7 @@ import torch
 
 from tests.export.graphs import exporter_like_graph
 from vlcompress.export.runtime import open_session
-from vlcompress.export.storage import data_file, save_apart, ship, size
+from vlcompress.export.storage import data_file, save_apart, save_onnx, size
 from vlcompress.export.verify import check_graph
 
 FEEDS = {
@@ -24,7 +24,7 @@ def graph() -> ir.Model:
 
 def test_one_file_is_what_onnx_itself_would_write(tmp_path: Path) -> None:
     save_apart(graph(), tmp_path / "apart.onnx")
-    ship(tmp_path / "apart.onnx", tmp_path / "model.onnx")
+    save_onnx(tmp_path / "apart.onnx", tmp_path / "model.onnx")
     assert not data_file(tmp_path / "model.onnx").exists()
     check_graph(tmp_path / "model.onnx")
     expected = ir.to_proto(graph())
@@ -41,12 +41,12 @@ def test_above_the_limit_the_weights_lie_beside_the_file(tmp_path: Path) -> None
     save_apart(graph(), tmp_path / "apart.onnx")
     (tmp_path / "out").mkdir()
     path = tmp_path / "out" / "model.onnx"
-    ship(tmp_path / "apart.onnx", path, limit=1000)
+    save_onnx(tmp_path / "apart.onnx", path, limit=1000)
     check_graph(path)
     assert data_file(path).stat().st_size >= 2 * 4 * 128 * 64
     assert size(path) == path.stat().st_size + data_file(path).stat().st_size
     whole = tmp_path / "whole.onnx"
-    ship(tmp_path / "apart.onnx", whole)
+    save_onnx(tmp_path / "apart.onnx", whole)
     got, want = (open_session(file, threads=1).run(None, FEEDS) for file in (path, whole))
     for one, other in zip(got, want, strict=True):
         np.testing.assert_array_equal(one, other)

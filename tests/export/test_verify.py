@@ -10,8 +10,8 @@ import torch
 from vlcompress.errors import VerificationError, VlcompressError
 from vlcompress.export.verify import (
     BOUNDS,
-    Check,
     Floats,
+    Gate,
     Parity,
     Precision,
     check_graph,
@@ -74,7 +74,7 @@ def test_an_invalid_graph_is_refused() -> None:
 @pytest.mark.parametrize(("precision", "agreement"), [("fp32", 1.0), ("fp16", 0.0), ("int8", 0.0)])
 def test_in_lower_precision_answers_count_on_real_samples_only(precision: Precision, agreement: float) -> None:
     """On random inputs many answers score nearly the same: one of eight that rounding changes is no fault."""
-    check = Check(LxmertFamily(), torch.nn.Identity(), [], {}, BOUNDS[precision], Path("onnx"))
+    check = Gate(LxmertFamily(), torch.nn.Identity(), [], {}, BOUNDS[precision], Path("onnx"))
     assert check.bound_of("random shapes") == replace(BOUNDS[precision], agreement=agreement)
     assert check.bound_of("samples") == BOUNDS[precision]
 
@@ -104,7 +104,7 @@ def test_each_precision_lets_pass_what_it_promises_and_nothing_beyond(
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_file_of_lower_precision_keeps_99_percent_of_the_score(precision: Precision) -> None:
-    check = Check(LxmertFamily(), torch.nn.Identity(), [], {}, BOUNDS[precision], Path("onnx"))
+    check = Gate(LxmertFamily(), torch.nn.Identity(), [], {}, BOUNDS[precision], Path("onnx"))
     assert check.task_score(None, lambda session: 0.496, 0.5) == {"file": 0.496, "fp32": 0.5, "drop": 0.5 - 0.496}
     with pytest.raises(VerificationError, match=r"scores 49\.40 on the task, the float32 model 50\.00: at least 99%"):
         check.task_score(None, lambda session: 0.494, 0.5)

@@ -20,7 +20,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.serve.app import create_app
 from vlcompress.serve.engines.onnx_engine import OnnxEngine, id_bounds
 from vlcompress.serve.settings import ModelSpec, Settings
-from vlcompress.serve.sources import default_name, find_sources
+from vlcompress.serve.stored import default_name, stored_versions
 
 INFER = "/v2/models/words/infer"
 
@@ -166,7 +166,7 @@ def test_what_cannot_be_served_says_what_to_do(tmp_path: Path, make: Callable[[P
     folder = tmp_path / "model"
     make(folder)
     with pytest.raises(VlcompressError, match=says):
-        find_sources(ModelSpec("model", folder), "onnx")
+        stored_versions(ModelSpec("model", folder), "onnx")
 
 
 def test_a_damaged_artefact_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.serve import tuning
 from vlcompress.serve.settings import ModelSpec, Settings
 from vlcompress.serve.start import make_settings, notes, read_token, summary
-from vlcompress.serve.tuning import Measured, Parallel, choose_parallel
+from vlcompress.serve.tuning import Parallel, Throughput, choose_parallel
 
 
 class Counting:
@@ -43,7 +43,7 @@ def test_threads_and_sessions_are_chosen_by_throughput(
     rates: dict[int, float], chosen: Parallel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        tuning, "_measure", lambda choice, *_: Measured(choice.threads, choice.sessions, rates[choice.sessions])
+        tuning, "_measure", lambda choice, *_: Throughput(choice.threads, choice.sessions, rates[choice.sessions])
     )
     got, measured = choose_parallel(None, None, lambda _: (Counting(), {}))  # type: ignore[arg-type,return-value]
     assert got == chosen

@@ -13,7 +13,7 @@ from vlcompress.devices import CPU, Compute, precision
 from vlcompress.errors import VlcompressError
 from vlcompress.export.onnx import Style, export_onnx
 from vlcompress.export.runtime import open_session, placement, provider_for
-from vlcompress.export.verify import BOUNDS, Check, bound_in, feed, looser
+from vlcompress.export.verify import BOUNDS, Gate, bound_in, feed, looser
 from vlcompress.export.verify import run as run_session
 from vlcompress.models.registry import FAMILIES
 from vlcompress.sparse.compile import Compiled, load_compiled
@@ -124,7 +124,7 @@ def verify_file(
         raise VlcompressError(f"'{file}' was not exported from run '{chosen.folder}': give its own with --run")
     task, bound = score_task(chosen, ticket), looser(BOUNDS[manifest["precision"]], bound_in(compute))
     batches = samples(task, batch, _batches(batch))
-    check = Check(compiled.family, compiled.model, batches, compiled.config, bound, file.parent)
+    check = Gate(compiled.family, compiled.model, batches, compiled.config, bound, file.parent)
     session, provider = open_exported(file, provider, threads=threads, say=say)
     with precision(compute):
         parities = {name: asdict(found) for name, found in check.parities(session).items()}

@@ -106,7 +106,7 @@ def forms(weight: BlockSparseWeight, rows: int) -> dict[str, Form]:
     return found
 
 
-class Source(Protocol):
+class GroupSource(Protocol):
     """Where a layer's packed weights come from: constants of the graph, or inputs of a function."""
 
     def weight(self, group: int) -> ir.Value:
@@ -183,7 +183,7 @@ def lower(
     x: ir.Value,
     kind: Kind,
     access: tuple[Access, ...],
-    source: Source,
+    source: GroupSource,
     finish: Finish = lambda product: product,
 ) -> ir.Value:
     """Write one layer's products.
@@ -221,7 +221,7 @@ def _worth_a_try(groups: RowGroups) -> bool:
     return groups.density <= WORTH_A_TRY and len(groups.groups) <= MAX_GROUPS
 
 
-def _gather_last(to: Writer, x: ir.Value, how: Access, source: Source, group: int) -> ir.Value:
+def _gather_last(to: Writer, x: ir.Value, how: Access, source: GroupSource, group: int) -> ir.Value:
     """Take columns of x [..., K] -> [..., k]: as it is, as one slice, or block-wise."""
     last = rank(x) - 1
     if how == "all":
@@ -234,7 +234,9 @@ def _gather_last(to: Writer, x: ir.Value, how: Access, source: Source, group: in
     return to.op("Reshape", [taken, to.ints([*leading, -1])])
 
 
-def _lower_transposed(to: Writer, x: ir.Value, access: tuple[Access, ...], source: Source, finish: Finish) -> ir.Value:
+def _lower_transposed(
+    to: Writer, x: ir.Value, access: tuple[Access, ...], source: GroupSource, finish: Finish
+) -> ir.Value:
     """Write y = concat(Gemm(gather(x^T), W_g^T, transA)): rows of x^T are contiguous, so any columns are cheap."""
     flat_MK = x if rank(x) == 2 else to.op("Reshape", [x, to.ints([-1, _width(x)])])
     turned_KM = to.op("Transpose", [flat_MK], {"perm": [1, 0]})
@@ -248,7 +250,7 @@ def _lower_transposed(to: Writer, x: ir.Value, access: tuple[Access, ...], sourc
     return to.op("Reshape", [flat_MN, to.op("Concat", [leading, to.ints([-1])], {"axis": 0})])
 
 
-def _gather_first(to: Writer, x: ir.Value, how: Access, source: Source, group: int) -> ir.Value:
+def _gather_first(to: Writer, x: ir.Value, how: Access, source: GroupSource, group: int) -> ir.Value:
     if how == "all":
         return x
     if how == "slice":

@@ -22,16 +22,16 @@ from vlcompress.export.quantize import Quantizer
 from vlcompress.export.rewrite import Layer, Rewriter
 from vlcompress.export.runtime import SKIP_LAYER_NORM, Native, open_session, require_provider
 from vlcompress.export.sizes import layer_sizes
-from vlcompress.export.storage import LIMIT, save_apart, ship, size
+from vlcompress.export.storage import LIMIT, save_apart, save_onnx, size
 from vlcompress.export.target import Target, target
 from vlcompress.export.tidy import prune_unused
 from vlcompress.export.trace import trace
-from vlcompress.export.verify import BOUNDS, Check, Precision, check_graph, feed, refuse_nan
+from vlcompress.export.verify import BOUNDS, Gate, Precision, check_graph, feed, refuse_nan
 from vlcompress.kernels.backends import SparseWeight
 from vlcompress.kernels.formats import BlockSparseWeight
 from vlcompress.kernels.grouped import RowGroups, row_panels
 from vlcompress.models.base import Config, Family, Head
-from vlcompress.sparse.choice import Choice
+from vlcompress.sparse.choice import LayerChoice
 from vlcompress.sparse.compile import layer_rows, sparse_layers
 from vlcompress.sparse.timing import EFFORT, Effort, Timing, compare
 
@@ -116,7 +116,7 @@ class LayerExport:
 
     weight: SparseWeight
     rows: int
-    choice: Choice
+    choice: LayerChoice
     form: Form | None
 
 
@@ -169,12 +169,12 @@ def export_onnx(
     """
     style = style or Style()
     _refuse(model, samples, style)
-    check = Check(family, model.eval(), samples, config, BOUNDS[style.precision], folder)
+    check = Gate(family, model.eval(), samples, config, BOUNDS[style.precision], folder)
     with _scratch(folder) as scratch, writing(folder) as temporary:
         layers, rewritten = _write_graphs(family, model, config, scratch, samples[0], threads, effort, style)
         picked, speed = _faster(scratch, rewritten, samples[0], threads, style)
         check_graph(picked)
-        ship(picked, temporary / "model.onnx", style.limit)
+        save_onnx(picked, temporary / "model.onnx", style.limit)
         session = _open(temporary / "model.onnx", threads, style.provider, speed["disabled_optimizers"])
         manifest = {
             **(extra or {}),
@@ -283,10 +283,10 @@ def _write_dense(graph: ir.Model, layers: Mapping[str, Layer], path: Path) -> No
 def _choose(chooser: Chooser, name: str, weight: SparseWeight, rows: int, half: bool) -> LayerExport:
     if half:
         why = "float16 is for GPUs, where every gather is a launch of its own: the layer stays dense or shrunk"
-        return LayerExport(weight, rows, Choice.untested(why), None)
+        return LayerExport(weight, rows, LayerChoice.untested(why), None)
     if not isinstance(weight, BlockSparseWeight):
         why = "2:4 sparsity is not faster in ONNX Runtime: no group of rows leaves out a column"
-        return LayerExport(weight, rows, Choice.untested(why), None)
+        return LayerExport(weight, rows, LayerChoice.untested(why), None)
     return LayerExport(weight, rows, *chooser.choose(name, weight, rows))
 
 
@@ -343,7 +343,7 @@ def _open(path: Path, threads: int, provider: str, disabled: Sequence[str], nati
     return open_session(path, threads=threads, disable_skip_layer_norm=skip, provider=provider, native=native)
 
 
-def _native(check: Check, stock: Any, path: Path, threads: int, style: Style, disabled: Sequence[str]) -> Json | None:
+def _native(check: Gate, stock: Any, path: Path, threads: int, style: Style, disabled: Sequence[str]) -> Json | None:
     """Check and time the file with the native kernel too; None if that was not built, or finds no node to take."""
     if built() is None or style.provider != "cpu" or not style.packed:
         return None

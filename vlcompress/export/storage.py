@@ -40,7 +40,7 @@ def size(path: Path) -> int:
     return sum(file.stat().st_size for file in (path, data_file(path)) if file.is_file())
 
 
-def ship(source: Path, path: Path, limit: int = LIMIT) -> None:
+def save_onnx(source: Path, path: Path, limit: int = LIMIT) -> None:
     """Write the model of `save_apart` as one file, or as two if it is larger than `limit` bytes."""
     import onnx
 

@@ -121,7 +121,7 @@ def check_graph(model: bytes | Path) -> None:
 
 
 @dataclass(frozen=True)
-class Check:
+class Gate:
     """The gate that a file passes before it exists, and again whenever somebody asks.
 
     Attributes:

@@ -14,7 +14,7 @@ from vlcompress.serve.tensors import Array, Arrays, TensorSpec
 
 
 @dataclass(frozen=True)
-class Encoded:
+class ResponseBody:
     """A response body; `json_length` is None where all of it is JSON."""
 
     body: bytes
@@ -53,7 +53,7 @@ def encode_response(
     results: Mapping[str, Array],
     datatypes: Mapping[str, str],
     labels: Sequence[str],
-) -> Encoded:
+) -> ResponseBody:
     """Write a response.
 
     Args:
@@ -82,7 +82,7 @@ def encode_response(
     if request_id:
         head["id"] = request_id
     text = orjson.dumps({**head, "outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Encoded(b"".join([text, *raw]), len(text) if raw else None)
+    return ResponseBody(b"".join([text, *raw]), len(text) if raw else None)
 
 
 def refuse_non_finite(results: Arrays) -> None:

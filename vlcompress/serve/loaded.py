@@ -18,10 +18,10 @@ from vlcompress.serve.padding import padding_of
 from vlcompress.serve.preprocessing import Preprocessing
 from vlcompress.serve.refusal import Refusal
 from vlcompress.serve.settings import Settings
-from vlcompress.serve.sources import ARTEFACT, Source
 from vlcompress.serve.stats import Stats
+from vlcompress.serve.stored import ARTEFACT, StoredVersion
 from vlcompress.serve.tensors import DATATYPES, Arrays, TensorSpec
-from vlcompress.serve.tuning import Measured, Parallel, choose_parallel, seconds_of
+from vlcompress.serve.tuning import Parallel, Throughput, choose_parallel, seconds_of
 
 
 @dataclass(eq=False)
@@ -46,7 +46,7 @@ class LoadedModel:
 
     name: str
     version: int
-    source: Source
+    source: StoredVersion
     engine: Engine
     batcher: Batcher
     limits: Limits
@@ -75,7 +75,7 @@ class LoadedModel:
         return (self.name, str(self.version), *facts, self.engine.backend, self.engine.provider)
 
 
-def load(name: str, source: Source, settings: Settings, metrics: Metrics) -> LoadedModel:
+def load(name: str, source: StoredVersion, settings: Settings, metrics: Metrics) -> LoadedModel:
     """Open a version, choose its threads and sessions, and warm it up.
 
     Raises:
@@ -109,7 +109,7 @@ def load(name: str, source: Source, settings: Settings, metrics: Metrics) -> Loa
     return loaded
 
 
-def open_engine(source: Source, settings: Settings, parallel: Parallel, document: Mapping[str, Any]) -> Engine:
+def open_engine(source: StoredVersion, settings: Settings, parallel: Parallel, document: Mapping[str, Any]) -> Engine:
     """Open a model with so many threads and sessions.
 
     Args:
@@ -166,13 +166,15 @@ class _Later:
             self.model.executed(execution)
 
 
-def _document(source: Source, settings: Settings) -> Mapping[str, Any]:
+def _document(source: StoredVersion, settings: Settings) -> Mapping[str, Any]:
     """Read the artefact's document and check the files that it seals; {} for a bare .onnx file."""
     name = ARTEFACT[settings.backend][2]
     return unseal(source.folder, name) if (source.folder / name).is_file() else {}
 
 
-def _parallel(source: Source, settings: Settings, document: Mapping[str, Any]) -> tuple[Parallel, tuple[Measured, ...]]:
+def _parallel(
+    source: StoredVersion, settings: Settings, document: Mapping[str, Any]
+) -> tuple[Parallel, tuple[Throughput, ...]]:
     def timed(parallel: Parallel) -> tuple[Engine, Arrays]:
         engine = open_engine(source, settings, parallel, document)
         rows = min(8, settings.max_batch) if batched(engine) else 1
@@ -196,19 +198,19 @@ def _warm_up(engine: Engine, sizes: Mapping[str, int], max_batch: int) -> float:
         raise VlcompressError(f"the model fails on inputs of its own shapes ({error}): export it again") from error
 
 
-def _labels(source: Source, engine: Engine) -> tuple[str, ...]:
+def _labels(source: StoredVersion, engine: Engine) -> tuple[str, ...]:
     path = source.find("labels.txt")
     if path is None:
         return tuple(getattr(engine, "labels", ()))
     return tuple(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
 
 
-def _vocabulary(source: Source) -> WordPiece | None:
+def _vocabulary(source: StoredVersion) -> WordPiece | None:
     path = source.find("vocab.txt")
     return None if path is None else WordPiece.load(path)
 
 
-def _origin(source: Source) -> dict[str, str]:
+def _origin(source: StoredVersion) -> dict[str, str]:
     """Return family and task from the run that the model belongs to, or from its own documents as far as they say."""
     recipe = source.document("run.json").get("recipe")
     if recipe is not None:
@@ -218,7 +220,7 @@ def _origin(source: Source) -> dict[str, str]:
     return {key: found[key] for key in ("family", "task") if key in found}
 
 
-def _preprocessing(source: Source, engine: Engine, document: Mapping[str, Any]) -> Preprocessing | None:
+def _preprocessing(source: StoredVersion, engine: Engine, document: Mapping[str, Any]) -> Preprocessing | None:
     """Ask the engine, then the manifest; of a file exported before manifests told it, the family by its name."""
     found = getattr(engine, "preprocessing", None) or document.get("preprocessing")
     name, config = _origin(source).get("family"), source.document("config.json").get("config")
@@ -229,7 +231,7 @@ def _preprocessing(source: Source, engine: Engine, document: Mapping[str, Any]) 
     return None if found is None else Preprocessing.read(found)
 
 
-def _facts(source: Source) -> dict[str, str]:
+def _facts(source: StoredVersion) -> dict[str, str]:
     """Return the sparsity (of the prunable weights) and the block of the ticket, where a document says so."""
     places = (source.folder, source.folder.parent / "compiled")
     path = next((place / "plan.json" for place in places if (place / "plan.json").is_file()), None)

@@ -11,18 +11,18 @@ from vlcompress.serve.loaded import LoadedModel, load
 from vlcompress.serve.metrics import Metrics
 from vlcompress.serve.refusal import Refusal, shown
 from vlcompress.serve.settings import ModelSpec, Settings
-from vlcompress.serve.sources import Source, find_sources
+from vlcompress.serve.stored import StoredVersion, stored_versions
 
 logger = logging.getLogger(__name__)
 
-Loader = Callable[[str, Source, Settings, Metrics], LoadedModel]
+Loader = Callable[[str, StoredVersion, Settings, Metrics], LoadedModel]
 
 
 @dataclass(frozen=True)
 class Failure:
     """A version on disk that could not be loaded; it is tried again when its files change."""
 
-    source: Source
+    source: StoredVersion
     reason: str
 
 
@@ -43,7 +43,7 @@ class Repository:
             VlcompressError: one of them cannot be loaded: the server does not start with less than it was asked for.
         """
         for spec in self._settings.models:
-            for source in find_sources(spec, self._settings.backend).values():
+            for source in stored_versions(spec, self._settings.backend).values():
                 self._models[spec.name][source.version] = self._load(spec.name, source, self._settings, self._metrics)
 
     def loaded(self) -> list[LoadedModel]:
@@ -94,7 +94,7 @@ class Repository:
         self._retiring.clear()
 
     async def _refresh(self, spec: ModelSpec) -> None:
-        found = await asyncio.to_thread(find_sources, spec, self._settings.backend)
+        found = await asyncio.to_thread(stored_versions, spec, self._settings.backend)
         versions = self._models[spec.name]
         for source in found.values():
             source = _renumbered(source, versions)
@@ -106,7 +106,7 @@ class Repository:
             self._drop(spec.name, set(versions) - set(found))
         await self.retire()
 
-    async def _replace(self, name: str, source: Source) -> None:
+    async def _replace(self, name: str, source: StoredVersion) -> None:
         try:
             model = await asyncio.to_thread(self._load, name, source, self._settings, self._metrics)
         except Exception as error:  # whatever a half-written or foreign file makes a runtime raise
@@ -135,7 +135,7 @@ class Repository:
         return {(model.name, str(model.version)): model.batcher.waiting_rows for model in self.loaded()}
 
 
-def _renumbered(source: Source, versions: dict[int, LoadedModel]) -> Source:
+def _renumbered(source: StoredVersion, versions: dict[int, LoadedModel]) -> StoredVersion:
     """Number an artefact that was written anew: the loaded version plus one."""
     if source.numbered or not versions:
         return source

@@ -14,7 +14,7 @@ from vlcompress.serve.batcher import Answer
 from vlcompress.serve.body import gone, read_body
 from vlcompress.serve.checks import check_inputs
 from vlcompress.serve.decode import decode_request, parse_object
-from vlcompress.serve.encode import Encoded, encode_response, wanted_outputs
+from vlcompress.serve.encode import ResponseBody, encode_response, wanted_outputs
 from vlcompress.serve.loaded import LoadedModel
 from vlcompress.serve.record import Record, record_of
 from vlcompress.serve.refusal import busy, invalid, shown
@@ -195,7 +195,7 @@ def require_loaded(server: Server) -> None:
         raise busy("the server is loading its models", "loading")
 
 
-async def _infer(request: Request, server: Server, model: LoadedModel, record: Record, body: bytes) -> Encoded:
+async def _infer(request: Request, server: Server, model: LoadedModel, record: Record, body: bytes) -> ResponseBody:
     if model.batcher.full:  # before the work of decoding: refusing must stay cheap when there is too much to do
         raise model.batcher.refusal()
     asked = decode_request(body, _json_length(request))
@@ -244,7 +244,7 @@ def _json_length(request: Request) -> int | None:
     return int(value)
 
 
-def _response(encoded: Encoded, accepted: str) -> Response:
+def _response(encoded: ResponseBody, accepted: str) -> Response:
     headers: dict[str, str] = {}
     body, kind = encoded.body, "application/json"
     if encoded.json_length is not None:

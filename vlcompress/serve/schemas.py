@@ -33,13 +33,13 @@ Unchecked = Annotated[Any, WithJsonSchema({"type": "array"})]
 UncheckedText = Annotated[Any, WithJsonSchema({"type": "string"})]
 
 
-class Checked(BaseModel):
+class RequestPart(BaseModel):
     """A part of a request. Nothing is converted: "1" is no number; unknown members are left alone."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
 
-Asked = TypeVar("Asked", bound=Checked)
+Asked = TypeVar("Asked", bound=RequestPart)
 
 
 def _refuse(value: object, info: ValidationInfo) -> object:
@@ -51,7 +51,7 @@ def _refuse(value: object, info: ValidationInfo) -> object:
 NotOffered = SkipJsonSchema[Annotated[Any, AfterValidator(_refuse)]]
 
 
-class Parameters(Checked):
+class Parameters(RequestPart):
     """Parameters of a request, an input or an output; an extension that is not offered is not ignored."""
 
     shared_memory_region: NotOffered = None
@@ -78,7 +78,7 @@ class OutputParameters(Parameters):
     classification: Count = Field(default=0, description="the number of classes")
 
 
-class InferInput(Checked):
+class InferInput(RequestPart):
     """One tensor of a request."""
 
     name: Name
@@ -90,14 +90,14 @@ class InferInput(Checked):
     parameters: InputParameters | None = Field(default=None, description="an object")
 
 
-class InferOutput(Checked):
+class InferOutput(RequestPart):
     """An output that is asked for."""
 
     name: str = Field(description="the name of an output")
     parameters: OutputParameters | None = Field(default=None, description="an object")
 
 
-class InferRequest(Checked):
+class InferRequest(RequestPart):
     """What stands before the raw tensors of an infer request, or all of it."""
 
     inputs: list[InferInput] = Field(min_length=1, description="the model's inputs")
@@ -106,13 +106,13 @@ class InferRequest(Checked):
     parameters: RequestParameters | None = Field(default=None, description="an object")
 
 
-class IndexRequest(Checked):
+class IndexRequest(RequestPart):
     """Which versions to list."""
 
     ready: bool = Field(default=False, description="true for those that are ready alone, or false")
 
 
-class TaskRequest(Checked):
+class TaskRequest(RequestPart):
     """What every task's request may say."""
 
     model: str | None = Field(default=None, description="the name of a model")
@@ -298,7 +298,7 @@ def checked(kind: type[Asked], document: Json) -> Asked:
         raise invalid(_first(kind, document, error)) from None
 
 
-def _first(kind: type[Checked], document: Json, error: ValidationError) -> str:
+def _first(kind: type[RequestPart], document: Json, error: ValidationError) -> str:
     """Say in one line what is wrong first: where, what is there, and what the field's description asks for."""
     found = error.errors(include_url=False)[0]
     if found["type"] == "value_error":
@@ -329,7 +329,7 @@ def _description(kind: type[BaseModel], path: list[int | str]) -> str:
     *above, last = (part for part in path if isinstance(part, str))
     for name in above:
         parts = _parts(kind.model_fields[name].annotation)
-        kind = next(part for part in parts if isinstance(part, type) and issubclass(part, Checked))
+        kind = next(part for part in parts if isinstance(part, type) and issubclass(part, RequestPart))
     return kind.model_fields[last].description or "something else"
 
 

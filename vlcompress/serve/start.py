@@ -10,7 +10,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.export.providers import spell_provider
 from vlcompress.serve.demo import Demo
 from vlcompress.serve.settings import Backend, ModelSpec, Settings
-from vlcompress.serve.sources import ARTEFACT, default_name
+from vlcompress.serve.stored import ARTEFACT, default_name
 
 TOKEN_VARIABLE = "VLCOMPRESS_TOKEN"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")

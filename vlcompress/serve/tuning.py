@@ -17,7 +17,7 @@ WORTH = 1.05
 
 
 @dataclass(frozen=True)
-class Measured:
+class Throughput:
     """Throughput of one choice, in rows a second."""
 
     threads: int
@@ -31,14 +31,16 @@ class Parallel:
 
     threads: int
     sessions: int
-    measured: tuple[Measured, ...] = ()
+    measured: tuple[Throughput, ...] = ()
 
 
 Opened = Callable[[Parallel], tuple[Engine, Arrays]]
 """Opens the model for a choice, and gives a batch to run it on."""
 
 
-def choose_parallel(threads: int | None, sessions: int | None, opened: Opened) -> tuple[Parallel, tuple[Measured, ...]]:
+def choose_parallel(
+    threads: int | None, sessions: int | None, opened: Opened
+) -> tuple[Parallel, tuple[Throughput, ...]]:
     """Fill in what was not asked for.
 
     Args:
@@ -75,7 +77,7 @@ def seconds_of(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _measure(choice: Parallel, engine: Engine, feeds: Arrays) -> Measured:
+def _measure(choice: Parallel, engine: Engine, feeds: Arrays) -> Throughput:
     """Run the model from as many threads as there are sessions, for SECONDS."""
     rows = len(next(iter(feeds.values())))
     engine.run(feeds)
@@ -92,4 +94,4 @@ def _measure(choice: Parallel, engine: Engine, feeds: Arrays) -> Measured:
         worker.start()
     for worker in workers:
         worker.join()
-    return Measured(choice.threads, choice.sessions, sum(done) / (time.perf_counter() - start))
+    return Throughput(choice.threads, choice.sessions, sum(done) / (time.perf_counter() - start))

@@ -14,7 +14,7 @@ ARTEFACT = {"onnx": ("onnx", "model.onnx", "manifest.json"), "torch": ("compiled
 
 
 @dataclass(frozen=True)
-class Source:
+class StoredVersion:
     """One version of a model on disk.
 
     Attributes:
@@ -42,7 +42,7 @@ class Source:
         return {} if path is None else read_json(path)
 
 
-def find_sources(spec: ModelSpec, backend: Backend) -> dict[int, Source]:
+def stored_versions(spec: ModelSpec, backend: Backend) -> dict[int, StoredVersion]:
     """List the versions of a model, by number.
 
     Raises:
@@ -73,12 +73,12 @@ def default_name(path: Path) -> str:
     return "".join(letter if (letter.isascii() and letter.isalnum()) or letter in "._-" else "_" for letter in name)
 
 
-def _one(model: Path, folder: Path, version: int | None) -> dict[int, Source]:
+def _one(model: Path, folder: Path, version: int | None) -> dict[int, StoredVersion]:
     number = version or 1
-    return {number: Source(number, model, folder, _fingerprint(model), numbered=False)}
+    return {number: StoredVersion(number, model, folder, _fingerprint(model), numbered=False)}
 
 
-def _numbered(path: Path, backend: Backend) -> Iterator[Source]:
+def _numbered(path: Path, backend: Backend) -> Iterator[StoredVersion]:
     _, file, _ = ARTEFACT[backend]
     for folder in sorted(path.iterdir()):
         if not (folder.name.isdecimal() and folder.name.isascii() and folder.is_dir()):
@@ -88,7 +88,7 @@ def _numbered(path: Path, backend: Backend) -> Iterator[Source]:
             model = model / file
         if model.is_file():
             chosen = model if backend == "onnx" else folder
-            yield Source(int(folder.name), chosen, folder, _fingerprint(chosen), numbered=True)
+            yield StoredVersion(int(folder.name), chosen, folder, _fingerprint(chosen), numbered=True)
 
 
 def _fingerprint(model: Path) -> tuple[int, ...]:
