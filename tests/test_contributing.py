@@ -166,7 +166,7 @@ def test_a_toy_task_is_a_file_a_reader_and_three_lines_and_then_runs_end_to_end(
     monkeypatch.setitem(TASKS, "counting", kind)  # the entry in tasks/registry.py
     monkeypatch.setattr(LxmertFamily, "tasks", (*LxmertFamily.tasks, "counting"))  # in the adapter
     monkeypatch.setattr(LxmertFamily, "recipes", Path(layout.__file__).parent / "recipes")  # where its file is added
-    monkeypatch.setattr(opening, "TASKS", (*opening.TASKS, "counting"))  # the lines in data/opening.py
+    monkeypatch.setattr(opening, "TASKS", (*opening.TASKS, "counting"))  # the lines in data/detect_layout.py
     monkeypatch.setattr(opening, "LAYOUTS", (*opening.LAYOUTS, layout))
     pruned_compiled_exported(tmp_path / "home", "--task", "counting", "--data", str(data))
     run(tmp_path / "home", "predict", "--split", "val", "--out", str(tmp_path / "said.json"))

@@ -21,7 +21,7 @@ BEST_ANSWER = "best-answer"
 """The name in a recipe of `best_answer_loss`."""
 
 
-class Asked(Protocol):
+class OfImage(Protocol):
     """A sentence about one image."""
 
     @property
@@ -53,7 +53,7 @@ class ClosedAnswers(PerExampleTask):
         super().__init__(preprocessor.family, data)
         self.head = Head("answers", tuple(labels))
         self.criterion: Callable[[Tensor, Tensor], Tensor] = soft_loss
-        self._examples: Sequence[Asked] = data.examples
+        self._examples: Sequence[OfImage] = data.examples
         self._preprocessor = preprocessor
         self._targets = targets
         self._ids = preprocessor.ids([example.text for example in self._examples])

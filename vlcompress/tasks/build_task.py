@@ -9,8 +9,8 @@ import numpy as np
 
 from vlcompress.artefacts import identity
 from vlcompress.data.answer_text import normalised
+from vlcompress.data.detect_layout import STAND_INS, open_task
 from vlcompress.data.examples import TaskData, text_of
-from vlcompress.data.opening import STAND_INS, open_task
 from vlcompress.data.pretraining import open_pretraining
 from vlcompress.data.questions import Answers, unlisted
 from vlcompress.data.tokenizer import WordPiece

@@ -92,7 +92,7 @@ none of that name: UNITER's and ViLT's parts of it, and the whole of it for the 
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenLayout:
     """A layout and the names by which it knows the splits that were asked for."""
 
     layout: Layout
@@ -130,7 +130,7 @@ def open_task(
     return _checked(root, task, choice.splits, found, allow_missing)
 
 
-def choose_layout(folder: Path, task: str, splits: Sequence[str]) -> Choice:
+def choose_layout(folder: Path, task: str, splits: Sequence[str]) -> ChosenLayout:
     """Find the first layout that has all of the splits.
 
     Raises:
@@ -144,7 +144,7 @@ def choose_layout(folder: Path, task: str, splits: Sequence[str]) -> Choice:
     for layout in LAYOUTS:
         names = [_named(task, split, there[layout.NAME]) for split in splits]
         if all(names):
-            return Choice(layout, tuple(name for name in names if name))
+            return ChosenLayout(layout, tuple(name for name in names if name))
     has = "; ".join(f"{name} {', '.join(distinct(splits))}" for name, splits in there.items() if splits)
     if not has:
         raise VlcompressError(f"'{folder}' has no data of {task} in a known layout: `vlcompress data check` tells more")
@@ -155,19 +155,19 @@ def choose_layout(folder: Path, task: str, splits: Sequence[str]) -> Choice:
 
 
 def splits_of(folder: Path, task: str) -> tuple[str, ...]:
-    """Return the splits of a task that the first layout with any has."""
+    """List the splits of a task in the first layout that has any."""
     found = (layout.splits(folder, task) for layout in LAYOUTS)
     return distinct(next((splits for splits in found if splits), ()))
 
 
 def distinct(splits: Sequence[str]) -> tuple[str, ...]:
-    """Return every split once: a task's first data set has its splits under a plain name and under "DATASET/SPLIT"."""
+    """List every split once: a task's first data set has its splits under a plain name and under "DATASET/SPLIT"."""
     first = next((split.partition("/")[0] for split in splits if "/" in split), "")
     return tuple(split for split in splits if not split.startswith(f"{first}/"))
 
 
 def _named(task: str, split: str, there: Sequence[str]) -> str | None:
-    """Return the name by which a layout knows a split; None where it has none such."""
+    """Find the name by which a layout knows a split; None where it has none such."""
     same = next((names for names in SAME_SPLITS.get(task, ()) if split in names), ())
     stand_ins = STAND_INS.get(task, {}).get(split, ())
     return next((name for name in (split, *same, *stand_ins) if name in there), None)
