@@ -20,7 +20,7 @@ from vlcompress.recipe import PruningRecipe, Recipe, default_recipe
 from vlcompress.tasks.build_task import data_of
 from vlcompress.tasks.registry import tabled
 from vlcompress.tasks.support_matrix import RECORD, read_baselines, read_record
-from vlcompress.tickets.run import open_experiment
+from vlcompress.tickets.open_experiment import open_experiment
 from vlcompress.tickets.spec import Trial
 
 SIZE_OF = {"retrieval": "tiny"}

@@ -91,12 +91,12 @@ class FolderReport:
         return tuple(one.error for one in self.splits if one.error)
 
     def document(self) -> Json:
-        """Return it as JSON."""
+        """Lay the report out as JSON."""
         splits = [{**asdict(one), "missing": list(one.missing)} for one in self.splits]
         return {"folder": self.folder, "vocabulary": self.vocabulary, "splits": splits, "errors": list(self.errors)}
 
     def lines(self) -> Iterator[str]:
-        """Return it as lines of text."""
+        """Write the report as lines of text."""
         yield f"{self.folder}: vocabulary {self.vocabulary or 'none (vocab.txt)'}"
         for one in self.splits:
             yield from _split_lines(one)

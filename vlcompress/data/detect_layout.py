@@ -153,19 +153,19 @@ def choose_layout(folder: Path, task: str, splits: Sequence[str]) -> ChosenLayou
 
 
 def splits_of(folder: Path, task: str) -> tuple[str, ...]:
-    """Return the splits of a task that the first layout with any has."""
+    """List the splits of a task in the first layout that has any."""
     found = (layout.splits(folder, task) for layout in LAYOUTS)
     return distinct(next((splits for splits in found if splits), ()))
 
 
 def distinct(splits: Sequence[str]) -> tuple[str, ...]:
-    """Return every split once: a task's first data set has its splits under a plain name and under "DATASET/SPLIT"."""
+    """List every split once: a task's first data set has its splits under a plain name and under "DATASET/SPLIT"."""
     first = next((split.partition("/")[0] for split in splits if "/" in split), "")
     return tuple(split for split in splits if not split.startswith(f"{first}/"))
 
 
 def _named(task: str, split: str, there: Sequence[str]) -> str | None:
-    """Return the name by which a layout knows a split; None where it has none such."""
+    """Find the name by which a layout knows a split; None where it has none such."""
     same = next((names for names in SAME_SPLITS.get(task, ()) if split in names), ())
     stand_ins = STAND_INS.get(task, {}).get(split, ())
     return next((name for name in (split, *same, *stand_ins) if name in there), None)

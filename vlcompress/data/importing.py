@@ -42,7 +42,7 @@ class Imported:
     seconds: float
 
     def document(self) -> Json:
-        """Return it as JSON."""
+        """Lay the report out as JSON."""
         return {**asdict(self), "folder": str(self.folder)}
 
 

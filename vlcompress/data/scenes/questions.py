@@ -71,12 +71,12 @@ PAIRS = (("color", "shape"), ("color", "shape"), ("color", "texture"), ("size", 
 
 
 def present(scene: Scene, names: tuple[str, str], rng: Random) -> Description:
-    """Return a pair of values that a thing has."""
+    """Describe some thing by a pair of values that it has."""
     return describe(rng.choice(scene.things), *names)
 
 
 def absent(scene: Scene, names: tuple[str, str], rng: Random) -> Description | None:
-    """Return a pair of values that the scene has, but never on one thing; None where every pair is there."""
+    """Describe a pair of values that the scene has, but never on one thing; None where every pair is there."""
     first, second = ([getattr(thing, name) for thing in scene.things] for name in names)
     mixed = [Description(**{names[0]: one, names[1]: other}) for one in first for other in second]
     missing = [description for description in mixed if not description.among(scene)]
@@ -246,7 +246,7 @@ def _not(scene: Scene, rng: Random) -> SceneQuestion | None:
 
 
 def _only_color(scene: Scene, shape: str) -> str:
-    """Return the colour of all things of a shape, or "" where they differ."""
+    """Find the colour of all things of a shape, or "" where they differ."""
     colors = {thing.color for thing in Description(shape=shape).among(scene)}
     return colors.pop() if len(colors) == 1 else ""
 

@@ -152,7 +152,7 @@ def _archive(path: Path) -> ZipFile:
 
 @contextmanager
 def _pictures(seed: int, part: Part, processes: int | None) -> Iterator[Iterator[Picture]]:
-    """Return the part's pictures in order, made by as many processes as pay."""
+    """Make the part's pictures in order, by as many processes as pay."""
     numbers = range(part.first_number, part.first_number + part.pictures)
     with spread(partial(make_picture, seed, part), numbers, processes) as made:
         yield made
