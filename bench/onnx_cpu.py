@@ -30,9 +30,9 @@ from bench.onnx_accuracy import Key, read_scores, score_cell
 from bench.records import RESULTS, Json, markdown, where
 from vlcompress.artefacts import dumps, write_file
 from vlcompress.bench.environment import environment
-from vlcompress.bench.forecast import ANSWERS, CHOOSING, FEATURES, REGIONS, TEXT, WORDS
-from vlcompress.bench.forecast_forms import NATIVE, SHRUNK, STANDARD, Subject
 from vlcompress.bench.harness import measure_openings
+from vlcompress.bench.profile import ANSWERS, CHOOSING, FEATURES, REGIONS, TEXT, WORDS
+from vlcompress.bench.profile_onnx import NATIVE, SHRUNK, STANDARD, Subject
 from vlcompress.bench.random_masks import masked, random_masks
 from vlcompress.bench.statistics import latency, paired_ratio
 from vlcompress.errors import VlcompressError
@@ -55,10 +55,10 @@ FORMS = (
     ("block:768x16", "tall", STANDARD),
     ("block:192x16", "native-192x16", NATIVE),
 )
-"""Patterns, the files that they are measured in, and the forms' names in a forecast."""
+"""Patterns, the files that they are measured in, and the forms' names in a profile."""
 
 WRITTEN = {SHRUNK: "shrunk.onnx", STANDARD: "standard.onnx", NATIVE: "native.onnx"}
-"""The file that a forecast writes for each form."""
+"""The file that a profile writes for each form."""
 
 ZEROS = {"block:16x1": "masked", "unstructured": "unstructured"}
 """Patterns that other runtimes get as a dense graph with zeros in it, and their files."""

@@ -29,7 +29,7 @@ from vlcompress.cli import options
     show_default=True,
     help="Batch sizes; the last one is tuned for.",
 )
-@click.option("--threads", default=1, show_default=True, help="Threads of ONNX Runtime.")
+@click.option("--threads", type=options.THREADS, default=1, show_default=True, help="Threads of ONNX Runtime.")
 @options.computing()
 @options.providing("cpu")
 @options.as_json
@@ -41,11 +41,11 @@ def command(
     On a GPU, or in another --dtype, the PyTorch forms are measured too; --provider says where ONNX Runtime runs.
     It says what each pattern would gain here, and from which sparsity on. Accuracy takes training: see prune.
     """
-    from vlcompress.bench.forecast import Inquiry, forecast
+    from vlcompress.bench.profile import ProfileConfig, profile
     from vlcompress.bench.random_masks import read_pattern
-    from vlcompress.report.forecast import forecast_text
+    from vlcompress.report.profile import profile_text
 
     named = tuple(read_pattern(text) for text in patterns)
     runtime = options.provider_word(provider, provider_options, compute=asked["compute"]) or "cpu"
-    record = forecast(Inquiry(patterns=named, provider=runtime, **asked), options.say)
-    options.show(record, forecast_text(record), as_json)
+    record = profile(ProfileConfig(patterns=named, provider=runtime, **asked), options.say)
+    options.show(record, profile_text(record), as_json)

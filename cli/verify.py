@@ -11,8 +11,8 @@ from vlcompress.cli import options
 @click.command()
 @click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.option("--run", type=click.Path(path_type=Path, file_okay=False), help="Its run, if it lies elsewhere.")
-@click.option("--batch", default=32, show_default=True, help="Examples at a time.")
-@click.option("--threads", default=1, show_default=True, help="Threads of ONNX Runtime.")
+@click.option("--batch", type=options.COUNT, default=32, show_default=True, help="Examples at a time.")
+@click.option("--threads", type=options.THREADS, default=1, show_default=True, help="Threads of ONNX Runtime.")
 @options.computing()
 @options.providing()
 @options.home

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from vlcompress.data.checking import SplitReport, check_folder
+from vlcompress.data.detect_layout import open_task
 from vlcompress.data.importing import import_task
-from vlcompress.data.opening import open_task
 from vlcompress.errors import VlcompressError
 
 DATA = Path(__file__).parents[1] / "fixtures/data"

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from vlcompress.data import identity
+from vlcompress.data.detect_layout import open_task
 from vlcompress.data.identity import files_identity
-from vlcompress.data.opening import open_task
 
 RAW = Path(__file__).parents[1] / "fixtures" / "data" / "raw"
 

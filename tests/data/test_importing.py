@@ -10,9 +10,9 @@ import pytest
 
 from tests.data.test_opening import some_regions
 from vlcompress.data import shards
+from vlcompress.data.detect_layout import open_task
 from vlcompress.data.examples import images_of, text_of
 from vlcompress.data.importing import import_task
-from vlcompress.data.opening import open_task
 from vlcompress.data.regions import Regions, write_regions
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError

@@ -18,6 +18,7 @@ import torch
 from safetensors.numpy import load_file
 
 from vlcompress.data import packed as packed_values
+from vlcompress.data.detect_layout import open_task
 from vlcompress.data.examples import (
     AnswerExample,
     CaptionExample,
@@ -28,7 +29,6 @@ from vlcompress.data.examples import (
     TaskData,
     images_of,
 )
-from vlcompress.data.opening import open_task
 from vlcompress.data.questions import Answers, Question
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.data.uniter_db import ImageDatabase, NpzFolder, TextDatabase

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from vlcompress.data.detect_layout import open_task
 from vlcompress.data.examples import AnswerExample, CaptionExample, PairExample, TaskData
-from vlcompress.data.opening import open_task
 from vlcompress.data.pictures import encode
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vlcompress.data.opening import open_task
+from vlcompress.data.detect_layout import open_task
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.models.base import Sample
 from vlcompress.models.uniter.adapter import UniterFamily

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.tasks.conftest import MemoryPictures, ShowingFamily, make_data, make_reader
+from vlcompress.data.detect_layout import open_task
 from vlcompress.data.examples import PairExample
-from vlcompress.data.opening import open_task
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.tasks.nlvr2 import Nlvr2Task

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.tasks.conftest import VOCABULARY, MemoryPictures, ShowingFamily, make_reader
-from vlcompress.data.examples import encoded
+from vlcompress.data.examples import token_ids
 from vlcompress.errors import VlcompressError
 from vlcompress.models.registry import family_named
 from vlcompress.tasks.preprocessing import Preprocessor, max_words
@@ -23,7 +23,7 @@ def test_text_is_cut_and_keeps_its_end() -> None:
 
 @pytest.mark.parametrize("vocabulary", ["", VOCABULARY.sha256])
 def test_ids_of_the_data_take_the_place_of_its_text(vocabulary: str) -> None:
-    given = encoded([words("blue", "ball"), words("red", "red", "red")], vocabulary)
+    given = token_ids([words("blue", "ball"), words("red", "red", "red")], vocabulary)
     preprocessor = Preprocessor(ShowingFamily(), VOCABULARY, PICTURES, 4, given)
     assert [row.tolist() for row in preprocessor.ids(["blue ball", "red red red"])] == [
         words("[CLS]", "blue", "ball", "[SEP]"),
@@ -32,15 +32,15 @@ def test_ids_of_the_data_take_the_place_of_its_text(vocabulary: str) -> None:
 
 
 def test_ids_of_another_vocabulary_are_not_used() -> None:
-    preprocessor = Preprocessor(ShowingFamily(), VOCABULARY, PICTURES, 9, encoded([words("ball")], "f" * 64))
+    preprocessor = Preprocessor(ShowingFamily(), VOCABULARY, PICTURES, 9, token_ids([words("ball")], "f" * 64))
     assert preprocessor.ids(["the cube"])[0].tolist() == words("[CLS]", "the", "cube", "[SEP]")
     with pytest.raises(VlcompressError, match="token ids go up to 999, the vocabulary has"):
-        Preprocessor(ShowingFamily(), VOCABULARY, PICTURES, 9, encoded([[999]]))
+        Preprocessor(ShowingFamily(), VOCABULARY, PICTURES, 9, token_ids([[999]]))
 
 
 def test_ids_that_say_something_else_than_the_sentences_are_refused() -> None:
     """They are all in the vocabulary, which is longer than the one that they were made with."""
-    given = encoded([words("true"), words("is", "cube"), words("ball", "he", "a")])
+    given = token_ids([words("true"), words("is", "cube"), words("ball", "he", "a")])
     preprocessor = Preprocessor(ShowingFamily(), VOCABULARY, PICTURES, 9, given)
     with pytest.raises(VlcompressError, match=r"'the cube' would be read as 'is cube'; give the vocab.txt"):
         preprocessor.ids(["true", "the cube", "is he happy"])

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from vlcompress.data.opening import open_task
+from vlcompress.data.detect_layout import open_task
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
 from vlcompress.models.lxmert.adapter import LxmertFamily

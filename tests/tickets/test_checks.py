@@ -19,7 +19,8 @@ from vlcompress.tickets.checks import check_run
 from vlcompress.tickets.experiment import Experiment, build_model
 from vlcompress.tickets.imp import run_cells
 from vlcompress.tickets.models import samples, score_task, ticket_model
-from vlcompress.tickets.run import find_ticket, open_experiment
+from vlcompress.tickets.open_experiment import open_experiment
+from vlcompress.tickets.run import find_ticket
 from vlcompress.tickets.spec import Trial
 from vlcompress.tickets.store import TrainingResult
 from vlcompress.tickets.ticket import load_ticket

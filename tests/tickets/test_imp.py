@@ -18,7 +18,8 @@ from vlcompress.pruning.pattern import Unstructured
 from vlcompress.recipe import Recipe
 from vlcompress.tickets.experiment import Experiment, build_model
 from vlcompress.tickets.imp import Cell, run_cells, ticket_of
-from vlcompress.tickets.run import find_ticket, newest_run, open_experiment
+from vlcompress.tickets.open_experiment import open_experiment
+from vlcompress.tickets.run import find_ticket, newest_run
 from vlcompress.tickets.spec import Trial
 from vlcompress.tickets.ticket import load_ticket
 from vlcompress.training.checkpoint import distinct

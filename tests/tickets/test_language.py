@@ -12,7 +12,7 @@ from vlcompress.recipe import Recipe, default_recipe
 from vlcompress.tickets.checks import check_run
 from vlcompress.tickets.experiment import Experiment, build_model, tensors_sha256
 from vlcompress.tickets.imp import run_cells
-from vlcompress.tickets.run import open_experiment
+from vlcompress.tickets.open_experiment import open_experiment
 from vlcompress.tickets.spec import Trial
 
 LAYER = "encoder.layer.0.attention.self.query.weight"

@@ -10,7 +10,7 @@ from vlcompress.data.scenes.benchmarks import make_benchmark
 from vlcompress.recipe import Recipe, parse_recipe
 from vlcompress.tickets.experiment import Experiment, build_model
 from vlcompress.tickets.imp import run_cells
-from vlcompress.tickets.run import open_experiment
+from vlcompress.tickets.open_experiment import open_experiment
 from vlcompress.tickets.spec import Trial
 from vlcompress.tickets.store import REWIND
 

@@ -1,4 +1,4 @@
-"""What a forecast of speed means, in words."""
+"""What a speed profile means, in words."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ def advice(record: Mapping[str, Any]) -> list[str]:
     """Say for each batch size which pattern is worth what, the best one first.
 
     Args:
-        record: what `forecast` measured: "asked" and "models".
+        record: what `profile` measured: "asked" and "models".
     """
     sparsities = record["asked"]["sparsities"]
     middle = min(sparsities, key=lambda sparsity: abs(sparsity - 0.7))

@@ -165,12 +165,12 @@ E = TypeVar("E", bound=Example)
 
 
 def images_of(example: Example) -> tuple[str, ...]:
-    """Return the names of an example's images."""
+    """Name an example's images."""
     return example.images if isinstance(example, PairExample) else (example.image,)
 
 
 def text_of(example: Example) -> str | None:
-    """Return an example's sentence; None where it has none, or several (VCR)."""
+    """Give an example's sentence; None where it has none, or several (VCR)."""
     return None if isinstance(example, ChoiceExample | ClassExample) else example.text
 
 
@@ -241,7 +241,7 @@ class Pictures(Protocol):
 
 
 @dataclass(frozen=True)
-class Encoded:
+class TokenIds:
     """Token ids that the data brings along: made by a tokenising import, or stored in UNITER's text databases.
 
     Attributes:
@@ -255,20 +255,20 @@ class Encoded:
     starts: NDArray[np.int64]
 
     def __getitem__(self, index: int) -> NDArray[np.integer[Any]]:
-        """Return the pieces of an example's sentence."""
+        """Slice out the pieces of one example's sentence."""
         return self.ids[self.starts[index] : self.starts[index + 1]]
 
-    def keep(self, indices: Sequence[int]) -> "Encoded":
-        """Return the same for some of the examples."""
+    def keep(self, indices: Sequence[int]) -> "TokenIds":
+        """Select some of the examples."""
         rows = [self[index] for index in indices]
-        return encoded(rows, self.vocabulary)
+        return token_ids(rows, self.vocabulary)
 
 
-def encoded(rows: Sequence[Sequence[int] | NDArray[np.integer[Any]]], vocabulary: str = "") -> Encoded:
+def token_ids(rows: Sequence[Sequence[int] | NDArray[np.integer[Any]]], vocabulary: str = "") -> TokenIds:
     """Join the pieces of some sentences; `vocabulary` is its sha256."""
     starts = np.cumsum([0, *(len(row) for row in rows)], dtype=np.int64)
     ids = np.concatenate([np.asarray(row, dtype=np.int32) for row in rows]) if rows else np.zeros(0, np.int32)
-    return Encoded(vocabulary, ids, starts)
+    return TokenIds(vocabulary, ids, starts)
 
 
 @dataclass(frozen=True)
@@ -295,7 +295,7 @@ class TaskData(Generic[E]):
     vocabulary: WordPiece | None
     identity: str
     left_out: Mapping[str, int] = field(default_factory=dict)
-    encoded: Encoded | None = None
+    encoded: TokenIds | None = None
 
     def called(self, index: int) -> str:
         """Name an example in a message."""

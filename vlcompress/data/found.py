@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from vlcompress.data.examples import Encoded, Example, Pictures
+from vlcompress.data.examples import Example, Pictures, TokenIds
 
 PICTURES_ONLY = 0
 """The feature width that asks for pictures and no region features (families that take pixels)."""
@@ -15,7 +15,7 @@ class OpenedPictures(Pictures, Protocol):
     """What a layout's reader says of its images, beyond what tasks ask."""
 
     def picture_bytes(self, image: str) -> bytes:
-        """Return the picture's file as it is, of an image that has one."""
+        """Read the picture's file as it is, of an image that has one."""
 
     def files_of(self, images: Iterable[str]) -> tuple[Path, ...]:
         """Name the picture files that these images are read from; () where `Found.files` or its identity has them."""
@@ -40,7 +40,7 @@ class Found:
     labels: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
-    encoded: Encoded | None = None
+    encoded: TokenIds | None = None
     identity: str = ""
 
 
@@ -50,7 +50,7 @@ class Layout(Protocol):
     NAME: str
 
     def splits(self, folder: Path, task: str) -> tuple[str, ...]:
-        """Return the splits of a task that the folder has in this layout; () where it has none."""
+        """List the splits of a task that the folder has in this layout; () where it has none."""
 
     def open_splits(self, folder: Path, task: str, splits: Sequence[str], feature_dim: int | None) -> Found:
         """Open splits that `splits` named.

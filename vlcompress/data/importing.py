@@ -10,9 +10,9 @@ import numpy as np
 
 from vlcompress.artefacts import Json, seal, writing
 from vlcompress.data import store
-from vlcompress.data.examples import Encoded, Example, TaskData, encoded, images_of, text_of
+from vlcompress.data.detect_layout import choose_layout, open_task, splits_of
+from vlcompress.data.examples import Example, TaskData, TokenIds, images_of, text_of, token_ids
 from vlcompress.data.found import OpenedPictures
-from vlcompress.data.opening import choose_layout, open_task, splits_of
 from vlcompress.data.shards import ShardWriter
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
@@ -42,7 +42,7 @@ class Imported:
     seconds: float
 
     def document(self) -> Json:
-        """Return it as JSON."""
+        """Lay the report out as JSON."""
         return {**asdict(self), "folder": str(self.folder)}
 
 
@@ -61,7 +61,7 @@ def import_task(
     Args:
         source: a folder in any layout that `open_task` reads.
         out: the store's folder; an older store there is replaced, anything else is left alone.
-        task: one of `vlcompress.data.opening.TASKS`.
+        task: one of `vlcompress.data.store.EXAMPLES`.
         splits: what to import; all that the first layout of the folder has where none is named.
         vocabulary: a vocab.txt to tokenise with; without it the source's own ids or vocabulary are taken, if any.
         allow_missing: leave out examples whose image is missing, counted in the store.
@@ -162,9 +162,9 @@ def _write_split(root: Path, name: str, data: TaskData[Any], words: WordPiece | 
         save_file({"ids": tokens.ids, "starts": tokens.starts}, place)
 
 
-def _tokens(examples: Sequence[Example], words: WordPiece) -> Encoded | None:
+def _tokens(examples: Sequence[Example], words: WordPiece) -> TokenIds | None:
     texts = [text_of(example) for example in examples]
-    return encoded([words.pieces(text) for text in texts if text is not None], words.sha256) if all(texts) else None
+    return token_ids([words.pieces(text) for text in texts if text is not None], words.sha256) if all(texts) else None
 
 
 def _document(task: str, layout: str, opened: dict[str, TaskData[Any]], words: WordPiece | None) -> Json:

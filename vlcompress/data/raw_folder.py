@@ -1,4 +1,4 @@
-"""The benchmarks' own annotation files, a sub-folder a data set; `vlcompress.data.opening` lists their names."""
+"""The benchmarks' own annotation files, a sub-folder a data set; `vlcompress.data.detect_layout` lists their names."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,7 +113,7 @@ DATA_SETS = (
 
 
 def splits(folder: Path, task: str) -> tuple[str, ...]:
-    """Return the splits of a task: those of its first data set plain, those of the others as "DATASET/SPLIT" too."""
+    """List the splits of a task: those of its first data set plain, those of the others as "DATASET/SPLIT" too."""
     found: dict[str, None] = {}
     for data_set in _of(folder, task):
         names = data_set.splits(folder / data_set.folder)

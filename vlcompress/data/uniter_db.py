@@ -60,7 +60,7 @@ class Database:
             raise VlcompressError(f"'{self.folder}', record '{key}' cannot be read ({error}): it is damaged") from error
 
     def keys(self) -> tuple[str, ...]:
-        """Return the keys: the list that the official scripts store, or else by going through the database."""
+        """List the keys: those that the official scripts store, or else by going through the database."""
         lmdb = extra("lmdb")
 
         listed = self.get(_KEYS.decode())
@@ -154,7 +154,7 @@ class ImageDatabase:
         return name in self._names
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Count the images."""
         return len(self._names)
 
     @property
@@ -178,7 +178,7 @@ class ImageDatabase:
         return _regions(name, _checked(arrays, where), self._count(name, arrays, where))
 
     def _count(self, name: str, arrays: Arrays, where: str) -> int | None:
-        """Return how many boxes count; None for all that are stored."""
+        """Count the boxes that are used; None for all that are stored."""
         if self.boxes is not None:
             count = self.boxes.get(name)
             if not isinstance(count, int) or count < 1:
@@ -200,7 +200,7 @@ class NpzFolder:
         return name in self._names
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Count the images."""
         return len(self._names)
 
     @property
@@ -258,7 +258,7 @@ def _environment(folder: Path) -> Any:
 
 
 def _confident(arrays: Arrays, where: str) -> int:
-    """Return how many boxes of an unfiltered image count."""
+    """Count the boxes of an unfiltered image that are used."""
     if "conf" not in arrays:
         raise VlcompressError(f"{where} has no 'conf': boxes of an unfiltered image are chosen by it")
     return int(np.clip((arrays["conf"] > MIN_CONFIDENCE).sum(), FEWEST, MOST))

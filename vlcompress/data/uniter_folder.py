@@ -24,8 +24,8 @@ from vlcompress.data.examples import (
     Example,
     PairExample,
     ReferringExample,
-    encoded,
     images_of,
+    token_ids,
 )
 from vlcompress.data.found import PICTURES_ONLY, Found
 from vlcompress.data.pickles import read_pickle
@@ -133,7 +133,7 @@ class DatabasePictures:
 
 
 def splits(folder: Path, task: str) -> tuple[str, ...]:
-    """Return the splits of a task: those of its first data set plain; all as "DATASET/SPLIT" if it may have several."""
+    """List the splits of a task: those of its first data set plain; all as "DATASET/SPLIT" if it may have several."""
     found: dict[str, None] = {}
     prefixes = DATABASES.get(task, ())
     for prefix in prefixes:
@@ -167,11 +167,11 @@ def open_splits(folder: Path, task: str, splits: Sequence[str], feature_dim: int
     files = [path for database in databases for path in (*database.files, *_beside(database))]
     files += [path for source in sources for path in source.files]
     has_ids = task != "vcr" and all(len(row) for row in ids)  # a VCR example has nine sentences
-    return Found(tuple(examples), pictures, labels, (*files, *label_files), encoded=encoded(ids) if has_ids else None)
+    return Found(tuple(examples), pictures, labels, (*files, *label_files), encoded=token_ids(ids) if has_ids else None)
 
 
 def _records(task: str, examples: Sequence[Example]) -> set[str]:
-    """Return the names of the features that the examples need; VCR and RefCOCO need those of annotated boxes too."""
+    """Name the features that the examples need; VCR and RefCOCO need those of annotated boxes too."""
     kinds = (False, True) if task in ("vcr", "refcoco") else (False,)
     return {_file(image, kind) for example in examples for image in images_of(example) for kind in kinds}
 
@@ -218,7 +218,7 @@ def _text_folders(folder: Path, pattern: str) -> Iterator[Path]:
 
 
 def _beside(database: TextDatabase) -> tuple[Path, ...]:
-    """Return RefCOCO's file of images, from which sizes and the order of annotations come."""
+    """Name RefCOCO's file of images, from which sizes and the order of annotations come."""
     path = database.folder / IMAGES
     return (path,) if path.is_file() else ()
 
@@ -228,7 +228,7 @@ def _data_set(prefix: str) -> str:
 
 
 def _file(image: str, ground_truth: bool) -> str:
-    """Return the name of an image's record: of its annotated boxes, or of the detector's."""
+    """Name an image's record: of its annotated boxes, or of the detector's."""
     if ground_truth:
         for truth, detected in GROUND_TRUTH:
             if image.startswith(detected) and not image.startswith(truth):
@@ -237,7 +237,7 @@ def _file(image: str, ground_truth: bool) -> str:
 
 
 def _name(file_name: str) -> str:
-    """Return the image's name: that of the detector's features."""
+    """Name an image by the detector's features of it."""
     stem = file_name.removesuffix(".npz")
     for truth, detected in GROUND_TRUTH:
         if stem.startswith(truth):

@@ -90,7 +90,7 @@ class ArrowPictures:
         return ()
 
     def picture_bytes(self, image: str) -> bytes:
-        """Return the picture's file as it is."""
+        """Read the picture's file as it is."""
         return _picture(self._places[image])
 
     def pixels(self, image: str) -> NDArray[np.uint8]:
@@ -102,7 +102,7 @@ class ArrowPictures:
 
 
 def splits(folder: Path, task: str) -> tuple[str, ...]:
-    """Return the splits of a task: those of its first data set plain; all as "DATASET/SPLIT" if it may have several."""
+    """List the splits of a task: those of its first data set plain; all as "DATASET/SPLIT" if it may have several."""
     found: dict[str, None] = {}
     prefixes = FILES.get(task, ())
     for prefix in prefixes:
@@ -217,7 +217,7 @@ _MAKERS: Mapping[str, Callable[[Path, int, Row], Made]] = {"vqa": _answers, "nlv
 
 
 def _renamed(example: Example, names: Mapping[str, str]) -> Example:
-    """Return an example with its images by their new names."""
+    """Rename an example's images."""
     if all(name == new for name, new in names.items()):
         return example
     if isinstance(example, PairExample):
@@ -271,7 +271,7 @@ def _labels(folder: Path) -> tuple[tuple[str, ...], tuple[Path, ...]]:
 
 @lru_cache(maxsize=8)
 def _named_labels(path: Path, changed: int) -> tuple[tuple[int, str], ...]:
-    """Return the (label, answer) pairs of a file; `changed` is its time stamp."""
+    """Collect the (label, answer) pairs of a file; `changed` is its time stamp."""
     found: dict[tuple[int, str], None] = {}
     for row in _rows(open_table(path, COLUMNS["vqa"])):
         for labels, answers in zip(row["answer_labels"] or (), row["answers"] or (), strict=False):

@@ -13,10 +13,10 @@ from vlcompress.data.scenes.make import Picture, make_picture
 from vlcompress.data.scenes.proposals import propose
 from vlcompress.data.scenes.vocabulary import tokens
 from vlcompress.data.scenes.world import HEIGHT, WIDTH
-from vlcompress.data.scenes.write import Recipe
+from vlcompress.data.scenes.write import ScenesRecipe
 from vlcompress.serve.preprocessing import bare_regions
 
-_PART = Recipe().parts["minival"]
+_PART = ScenesRecipe().parts["minival"]
 _SEED = 0
 _COUNT = 12
 _SIZE_4 = np.array([WIDTH, HEIGHT, WIDTH, HEIGHT], dtype=np.float32)

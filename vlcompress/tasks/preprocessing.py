@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vlcompress.data.examples import Encoded, Pictures
+from vlcompress.data.examples import Pictures, TokenIds
 from vlcompress.data.regions import Regions
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
@@ -48,7 +48,7 @@ class Preprocessor:
     """
 
     def __init__(
-        self, family: Family, vocabulary: WordPiece, pictures: Pictures, most: int, encoded: Encoded | None = None
+        self, family: Family, vocabulary: WordPiece, pictures: Pictures, most: int, encoded: TokenIds | None = None
     ) -> None:
         self.family = family
         self.vocabulary = vocabulary
@@ -79,7 +79,7 @@ class Preprocessor:
         rows_NT = self.vocabulary.encode(sentences, self.most)
         return [row_T[row_T != self.vocabulary.pad_id] for row_T in rows_NT]
 
-    def _check_encoded(self, given: Encoded, sentences: Sequence[str]) -> None:
+    def _check_encoded(self, given: TokenIds, sentences: Sequence[str]) -> None:
         """Refuse ids that do not say what the sentences say; a vocabulary may know them all and mean other words."""
         rows = range(min(COMPARED, len(sentences)))
         other = [row for row in rows if given[row].tolist() != self.vocabulary.pieces(sentences[row])]

@@ -12,8 +12,8 @@ import torch
 
 import vlcompress
 from vlcompress.artefacts import distinguishing, identity, save_tensors, seal, unseal, write_file, writing
+from vlcompress.data.detect_layout import open_task
 from vlcompress.data.examples import TaskData
-from vlcompress.data.opening import open_task
 from vlcompress.data.pretraining import open_pretraining
 from vlcompress.data.tokenizer import MAX_LENGTH, WordPiece
 from vlcompress.devices import CPU, Compute, computed_on

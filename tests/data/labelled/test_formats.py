@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from vlcompress.data.detect_layout import open_task
 from vlcompress.data.labelled import fashion_mnist
-from vlcompress.data.opening import open_task
 from vlcompress.errors import VlcompressError
 
 Pixels = NDArray[np.uint8]

@@ -3,11 +3,11 @@
 from random import Random
 
 from vlcompress.data.scenes.annotators import _MISTAKEN_FOR, annotate, majority
-from vlcompress.data.scenes.questions import ANSWERS, Asked
+from vlcompress.data.scenes.questions import ANSWERS, SceneQuestion
 
 
 def agreement(hard: bool) -> float:
-    answers = [annotate(Asked("?", "3", "count", hard), Random(seed)) for seed in range(200)]
+    answers = [annotate(SceneQuestion("?", "3", "count", hard), Random(seed)) for seed in range(200)]
     assert {answer for given in answers for answer, _ in given} <= {"2", "3", "4"}
     return sum(answer == "3" for given in answers for answer, _ in given) / 2000
 

@@ -7,7 +7,7 @@ import pytest
 
 from vlcompress.data.scenes.captions import captions
 from vlcompress.data.scenes.phrases import Description, only
-from vlcompress.data.scenes.questions import ANSWERS, KINDS, Asked, ask
+from vlcompress.data.scenes.questions import ANSWERS, KINDS, SceneQuestion, ask
 from vlcompress.data.scenes.vocabulary import tokens
 from vlcompress.data.scenes.world import Scene, Thing, sample_scene
 from vlcompress.data.tokenizer import MAX_LENGTH, WordPiece
@@ -54,7 +54,7 @@ TRUTHS = {
 
 
 @pytest.fixture(scope="module")
-def asked() -> list[Asked]:
+def asked() -> list[SceneQuestion]:
     scenes = [(sample_scene(rng), rng) for rng in map(Random, range(600))]
     return [question for scene, rng in scenes for question in ask(scene, rng, 4)]
 
@@ -69,25 +69,25 @@ def test_answers_are_true_of_the_scene() -> None:
     assert len(checked) > 0.7 * len(TRUTHS)  # the rest is there, but rarely asked
 
 
-def test_every_kind_is_asked_and_no_question_twice_of_a_scene(asked: list[Asked]) -> None:
+def test_every_kind_is_asked_and_no_question_twice_of_a_scene(asked: list[SceneQuestion]) -> None:
     assert {question.kind for question in asked} == set(KINDS)
     texts = [question.text for question in ask(SCENE, Random(1), 8)]
     assert len(set(texts)) == len(texts) == 8
 
 
-def test_yes_and_no_are_equally_likely_in_every_kind(asked: list[Asked]) -> None:
+def test_yes_and_no_are_equally_likely_in_every_kind(asked: list[SceneQuestion]) -> None:
     counts = Counter((question.kind, question.answer) for question in asked if question.answer_type == "yes/no")
     for kind in {kind for kind, _ in counts}:
         yes, no = counts[kind, "yes"], counts[kind, "no"]
         assert abs(yes - no) < 4 * (yes + no) ** 0.5  # four standard deviations of a fair coin
 
 
-def test_less_than_half_of_the_questions_are_yes_or_no(asked: list[Asked]) -> None:
+def test_less_than_half_of_the_questions_are_yes_or_no(asked: list[SceneQuestion]) -> None:
     assert 0.35 < sum(question.answer_type == "yes/no" for question in asked) / len(asked) < 0.5
     assert {question.answer for question in asked} <= set(ANSWERS)
 
 
-def test_the_vocabulary_has_every_word_and_sentences_fit(asked: list[Asked]) -> None:
+def test_the_vocabulary_has_every_word_and_sentences_fit(asked: list[SceneQuestion]) -> None:
     vocabulary = WordPiece(tokens())
     scenes = [sample_scene(Random(seed)) for seed in range(100)]
     sentences = [question.text for question in asked]

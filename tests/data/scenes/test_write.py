@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vlcompress.artefacts import unseal
-from vlcompress.data.opening import open_task
+from vlcompress.data.detect_layout import open_task
 from vlcompress.data.pretraining import open_pretraining
 from vlcompress.data.questions import Answers, read_questions
 from vlcompress.data.scenes.baselines import report

@@ -6,7 +6,7 @@ easily taken for the truth: a neighbouring number, a similar colour or shape.
 
 from random import Random
 
-from vlcompress.data.scenes.questions import Asked
+from vlcompress.data.scenes.questions import SceneQuestion
 from vlcompress.data.scenes.world import MAX_THINGS
 
 ANNOTATORS = 10
@@ -37,14 +37,14 @@ _MISTAKEN_FOR: dict[str, tuple[str, ...]] = {
 }
 
 
-def annotate(asked: Asked, rng: Random) -> tuple[tuple[str, str], ...]:
-    """Return ten (answer, confidence) pairs; confidence is "yes", "maybe" or "no" as in VQA v2."""
+def annotate(asked: SceneQuestion, rng: Random) -> tuple[tuple[str, str], ...]:
+    """Ask ten annotators for (answer, confidence); confidence is "yes", "maybe" or "no" as in VQA v2."""
     rate = _HARD_ERROR_RATE if asked.hard else _ERROR_RATE
     return tuple(_annotator(asked.answer, rate, rng) for _ in range(ANNOTATORS))
 
 
 def majority(answers: tuple[tuple[str, str], ...]) -> str:
-    """Return the commonest answer, the first given among equals."""
+    """Find the commonest answer, the first given among equals."""
     given = [answer for answer, _ in answers]
     return max(given, key=given.count)
 

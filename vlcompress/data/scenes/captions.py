@@ -9,7 +9,7 @@ _RELATIONS = ("to the left of", "to the right of", "above", "below")
 
 
 def captions(scene: Scene, rng: Random) -> list[str]:
-    """Return three sentences: two things in full, a number, and where two things are."""
+    """Say three sentences: two things in full, a number, and where two things are."""
     return [_list(scene, rng), _number(scene, rng), _place(scene, rng)]
 
 

@@ -19,7 +19,7 @@ Sentence = list[Token]
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChoiceQuestion:
     """A question with its choices.
 
     Attributes:
@@ -36,11 +36,11 @@ class Choice:
 
 
 def in_order(scene: Scene) -> Scene:
-    """Return the scene with its things from left to right, the order in which they are tagged."""
+    """Sort the scene's things from left to right, the order in which they are tagged."""
     return Scene(tuple(sorted(scene.things, key=lambda thing: thing.x)), scene.ground, scene.seed)
 
 
-def choice(scene: Scene, rng: Random) -> Choice:
+def choice(scene: Scene, rng: Random) -> ChoiceQuestion:
     """Ask for the colour or the shape of one tagged thing of a scene whose things are in order."""
     index = rng.randrange(len(scene.things))
     thing = scene.things[index]
@@ -50,7 +50,7 @@ def choice(scene: Scene, rng: Random) -> Choice:
     answers, answer = _shuffled([_answer(index, one) for one in (value, *wrong)], rng)
     rationales, rationale = _shuffled(_rationales(scene, index, rng), rng)
     question: Sentence = ["What", attribute, "is", [index], "?"]
-    return Choice(question, answers, rationales, answer, rationale)
+    return ChoiceQuestion(question, answers, rationales, answer, rationale)
 
 
 def _answer(index: int, value: str) -> Sentence:

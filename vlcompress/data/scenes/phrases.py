@@ -24,7 +24,7 @@ class Description:
         return all(getattr(self, name) in ("", getattr(thing, name)) for name in ATTRIBUTES)
 
     def among(self, scene: Scene) -> tuple[Thing, ...]:
-        """Return the scene's things that fit."""
+        """Select the scene's things that fit."""
         return tuple(thing for thing in scene.things if self.fits(thing))
 
     @property
@@ -59,7 +59,7 @@ def describe(thing: Thing, *names: str) -> Description:
 
 
 def descriptions(scene: Scene, most: int) -> list[Description]:
-    """Return every description by one to `most` attributes that fits a thing of the scene, each once."""
+    """List every description by one to `most` attributes that fits a thing of the scene, each once."""
     found = {
         describe(thing, *names): None
         for thing in scene.things

@@ -23,7 +23,7 @@ _CLEAR = 14.0
 
 
 @dataclass(frozen=True)
-class Asked:
+class SceneQuestion:
     """A question with its true answer.
 
     Attributes:
@@ -46,9 +46,9 @@ class Asked:
         return "number" if self.answer.isdigit() else "other"
 
 
-def ask(scene: Scene, rng: Random, count: int) -> list[Asked]:
+def ask(scene: Scene, rng: Random, count: int) -> list[SceneQuestion]:
     """Ask `count` different questions about a scene (fewer only where the scene has no more to offer)."""
-    asked: dict[str, Asked] = {}
+    asked: dict[str, SceneQuestion] = {}
     kinds, weights = list(KINDS), [weight for _, weight in KINDS.values()]
     for _ in range(40 * count):
         if len(asked) == count:
@@ -60,30 +60,30 @@ def ask(scene: Scene, rng: Random, count: int) -> list[Asked]:
     return list(asked.values())
 
 
-def _either(kind: str, yes: str | None, no: str | None, rng: Random, hard: bool = False) -> Asked | None:
+def _either(kind: str, yes: str | None, no: str | None, rng: Random, hard: bool = False) -> SceneQuestion | None:
     """Ask the true or the false one with equal chance, but only where the scene offers both."""
     if yes is None or no is None:
         return None
-    return Asked(yes, "yes", kind, hard) if rng.random() < 0.5 else Asked(no, "no", kind, hard)
+    return SceneQuestion(yes, "yes", kind, hard) if rng.random() < 0.5 else SceneQuestion(no, "no", kind, hard)
 
 
 PAIRS = (("color", "shape"), ("color", "shape"), ("color", "texture"), ("size", "color"), ("texture", "shape"))
 
 
 def present(scene: Scene, names: tuple[str, str], rng: Random) -> Description:
-    """Return a pair of values that a thing has."""
+    """Describe some thing by a pair of values that it has."""
     return describe(rng.choice(scene.things), *names)
 
 
 def absent(scene: Scene, names: tuple[str, str], rng: Random) -> Description | None:
-    """Return a pair of values that the scene has, but never on one thing; None where every pair is there."""
+    """Describe a pair of values that the scene has, but never on one thing; None where every pair is there."""
     first, second = ([getattr(thing, name) for thing in scene.things] for name in names)
     mixed = [Description(**{names[0]: one, names[1]: other}) for one in first for other in second]
     missing = [description for description in mixed if not description.among(scene)]
     return rng.choice(missing) if missing else None
 
 
-def _exist(scene: Scene, rng: Random) -> Asked | None:
+def _exist(scene: Scene, rng: Random) -> SceneQuestion | None:
     names = rng.choice(PAIRS)
     missing = absent(scene, names, rng)
     if missing is None:
@@ -93,7 +93,7 @@ def _exist(scene: Scene, rng: Random) -> Asked | None:
     return _either("exist", words.format(shown.with_article), words.format(missing.with_article), rng)
 
 
-def _exist_side(scene: Scene, rng: Random) -> Asked | None:
+def _exist_side(scene: Scene, rng: Random) -> SceneQuestion | None:
     """Is a thing in a half of the picture: things near the middle line are not asked about."""
     side, other = rng.choice((("left", "right"), ("right", "left"), ("top", "bottom"), ("bottom", "top")))
     thing = rng.choice(scene.things)
@@ -106,7 +106,7 @@ def _exist_side(scene: Scene, rng: Random) -> Asked | None:
     return _either("side", words.format(true), words.format(false), rng, abs(distance) < _CLEAR)
 
 
-def _count(scene: Scene, rng: Random) -> Asked | None:
+def _count(scene: Scene, rng: Random) -> SceneQuestion | None:
     """Draw the number first, then what there is that many of: numbers are more even than things are."""
     missing = absent(scene, rng.choice(PAIRS), rng)
     counts: dict[int, list[Description]] = {0: [missing] if missing else []}
@@ -114,24 +114,24 @@ def _count(scene: Scene, rng: Random) -> Asked | None:
         counts.setdefault(len(description.among(scene)), []).append(description)
     number = rng.choice([number for number, options in counts.items() if options])
     words = rng.choice(("How many {} are there?", "How many {} do you see?", "What number of {} are in the picture?"))
-    return Asked(words.format(rng.choice(counts[number]).plural), str(number), "count", number >= 4)
+    return SceneQuestion(words.format(rng.choice(counts[number]).plural), str(number), "count", number >= 4)
 
 
-def _query(attribute: str, *wordings: str) -> Callable[[Scene, Random], Asked | None]:
+def _query(attribute: str, *wordings: str) -> Callable[[Scene, Random], SceneQuestion | None]:
     """Make the template that asks for an attribute of the one thing that a description fits."""
 
-    def template(scene: Scene, rng: Random) -> Asked | None:
+    def template(scene: Scene, rng: Random) -> SceneQuestion | None:
         thing = rng.choice(scene.things)
         description = only(scene, thing, rng, without=attribute)
         if description is None:
             return None
         words = rng.choice(wordings).format(description.singular)
-        return Asked(words, getattr(thing, attribute), attribute, thing.size == "small" and rng.random() < 0.5)
+        return SceneQuestion(words, getattr(thing, attribute), attribute, thing.size == "small" and rng.random() < 0.5)
 
     return template
 
 
-def _query_extreme(scene: Scene, rng: Random) -> Asked | None:
+def _query_extreme(scene: Scene, rng: Random) -> SceneQuestion | None:
     """Ask for the colour or shape of the leftmost (rightmost, ...) thing, where the next one is not as far out."""
     word, score = rng.choice(_EXTREMES)
     first, second = sorted(scene.things, key=score, reverse=True)[:2]
@@ -140,10 +140,10 @@ def _query_extreme(scene: Scene, rng: Random) -> Asked | None:
     if lead < MARGIN:
         return None
     words = {"color": f"What color is the {word} thing?", "shape": f"What shape is the {word} thing?"}
-    return Asked(words[attribute], getattr(first, attribute), "extreme", lead < _CLEAR)
+    return SceneQuestion(words[attribute], getattr(first, attribute), "extreme", lead < _CLEAR)
 
 
-def _query_neighbour(scene: Scene, rng: Random) -> Asked | None:
+def _query_neighbour(scene: Scene, rng: Random) -> SceneQuestion | None:
     """Ask for the colour or shape of the only thing on one side of another."""
     anchor = rng.choice(scene.things)
     relation, score = rng.choice(RELATIONS)
@@ -154,10 +154,10 @@ def _query_neighbour(scene: Scene, rng: Random) -> Asked | None:
         return None
     attribute = rng.choice(("color", "shape"))
     words = f"What {attribute} is the thing {relation} the {description.singular}?"
-    return Asked(words, getattr(beyond[0], attribute), "neighbour", min(map(abs, lead.values())) < _CLEAR)
+    return SceneQuestion(words, getattr(beyond[0], attribute), "neighbour", min(map(abs, lead.values())) < _CLEAR)
 
 
-def _relation(scene: Scene, rng: Random) -> Asked | None:
+def _relation(scene: Scene, rng: Random) -> SceneQuestion | None:
     first, second = rng.sample(scene.things, 2)
     one, other = only(scene, first, rng), only(scene, second, rng)
     relation, score = rng.choice(RELATIONS)
@@ -170,7 +170,7 @@ def _relation(scene: Scene, rng: Random) -> Asked | None:
     return _either("relation", yes, no, rng, abs(lead) < _CLEAR)
 
 
-def _same(scene: Scene, rng: Random) -> Asked | None:
+def _same(scene: Scene, rng: Random) -> SceneQuestion | None:
     """Do two things share an attribute: a pair that does and a pair that does not must both exist."""
     attribute = rng.choice(("color", "shape", "size"))
     thing = rng.choice(scene.things)
@@ -189,7 +189,7 @@ def _same(scene: Scene, rng: Random) -> Asked | None:
     return _either("same", yes, no, rng)
 
 
-def _compare_counts(scene: Scene, rng: Random) -> Asked | None:
+def _compare_counts(scene: Scene, rng: Random) -> SceneQuestion | None:
     """Are there more (fewer) of one than of the other, by one attribute each."""
     options = [d for d in descriptions(scene, 1) if d.color or d.shape]
     if len(options) < 2:
@@ -205,7 +205,7 @@ def _compare_counts(scene: Scene, rng: Random) -> Asked | None:
     return _either("compare", yes, no, rng, difference == 1 and len(many.among(scene)) >= 3)
 
 
-def _both(scene: Scene, rng: Random) -> Asked | None:
+def _both(scene: Scene, rng: Random) -> SceneQuestion | None:
     """Two things at once: "no" has one of them present, in either place."""
     names, other_names = rng.choice(PAIRS), rng.choice(PAIRS)
     one, other = present(scene, names, rng), present(scene, other_names, rng)
@@ -218,7 +218,7 @@ def _both(scene: Scene, rng: Random) -> Asked | None:
     return _either("and", _join("and", right), _join("and", wrong), rng)
 
 
-def _any(scene: Scene, rng: Random) -> Asked | None:
+def _any(scene: Scene, rng: Random) -> SceneQuestion | None:
     """One thing or another: "yes" has one of them present, in either place; "no" has neither."""
     names, other_names = rng.choice(PAIRS), rng.choice(PAIRS)
     one, other = absent(scene, names, rng), absent(scene, other_names, rng)
@@ -234,7 +234,7 @@ def _join(word: str, parts: Sequence[Description]) -> str:
     return f"Is there {parts[0].with_article} {word} {parts[1].with_article}?"
 
 
-def _not(scene: Scene, rng: Random) -> Asked | None:
+def _not(scene: Scene, rng: Random) -> SceneQuestion | None:
     """Is there a shape that is not of a colour: false where all of that shape have it."""
     uniform = [thing for thing in scene.things if _only_color(scene, thing.shape)]
     if not uniform:
@@ -246,7 +246,7 @@ def _not(scene: Scene, rng: Random) -> Asked | None:
 
 
 def _only_color(scene: Scene, shape: str) -> str:
-    """Return the colour of all things of a shape, or "" where they differ."""
+    """Find the colour of all things of a shape, or "" where they differ."""
     colors = {thing.color for thing in Description(shape=shape).among(scene)}
     return colors.pop() if len(colors) == 1 else ""
 
@@ -281,7 +281,7 @@ RELATIONS: Sequence[tuple[str, Score]] = (
     ("below", _y),
 )
 
-KINDS: dict[str, tuple[Callable[[Scene, Random], Asked | None], float]] = {
+KINDS: dict[str, tuple[Callable[[Scene, Random], SceneQuestion | None], float]] = {
     "exist": (_exist, 12),
     "side": (_exist_side, 5),
     "relation": (_relation, 8),

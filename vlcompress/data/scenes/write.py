@@ -24,7 +24,7 @@ from vlcompress.data.scenes.boxes import ATTRIBUTE_CLASSES, OBJECT_CLASSES
 from vlcompress.data.scenes.make import Part, Picture, make_picture
 from vlcompress.data.scenes.processes import spread
 from vlcompress.data.scenes.questions import ANSWERS
-from vlcompress.data.scenes.tasks.folder import write_json, write_rows
+from vlcompress.data.scenes.tasks.folder import Size, write_json, write_rows
 from vlcompress.data.scenes.vocabulary import tokens
 from vlcompress.data.vqa_v2 import Annotated, annotations_document, questions_document, soft_label, to_lxmert
 from vlcompress.errors import VlcompressError, unknown
@@ -35,21 +35,15 @@ GENERATOR_VERSION = 2
 _KNOWN = Answers(ANSWERS)
 
 
-@dataclass(frozen=True)
-class Size:
-    """How many pictures each VQA split has; every picture has four questions."""
-
-    train: int
-    minival: int
-
-
 SIZES = {"tiny": Size(40, 20), "small": Size(2500, 1000)}
+"""Pictures of train and minival; every picture has four questions."""
+
 QUESTIONS = 4
 PRETRAINING_QUESTIONS = 5
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ScenesRecipe:
     """Everything that decides the bytes of the data set.
 
     Attributes:
@@ -79,7 +73,7 @@ class Recipe:
         size = SIZES[self.size]
         parts = {
             "train": Part("train2014", 1, size.train, QUESTIONS),
-            "minival": Part("val2014", 1_000_001, size.minival, QUESTIONS),
+            "minival": Part("val2014", 1_000_001, size.score, QUESTIONS),
         }
         if self.pretrain:
             parts["pretrain"] = Part("pretrain", 2_000_001, self.pretrain, PRETRAINING_QUESTIONS)
@@ -116,7 +110,7 @@ def make_scenes(
     """
     from vlcompress.data.scenes.baselines import report  # brings torch along, which a server does without
 
-    recipe = Recipe(size, seed, pretrain, images)
+    recipe = ScenesRecipe(size, seed, pretrain, images)
     target = Path(folder)
     with writing(target) as root:
         for split, part in recipe.parts.items():
@@ -128,7 +122,7 @@ def make_scenes(
     return target
 
 
-def _write_part(root: Path, recipe: Recipe, split: str, part: Part, processes: int | None) -> None:
+def _write_part(root: Path, recipe: ScenesRecipe, split: str, part: Part, processes: int | None) -> None:
     """Write a part's pictures and features as they come, then what is said about them."""
     keep_pictures = recipe.images and split != "pretrain"
     features = root / "mscoco_imgfeat" / f"{part.name}_obj36.tsv"
@@ -158,7 +152,7 @@ def _archive(path: Path) -> ZipFile:
 
 @contextmanager
 def _pictures(seed: int, part: Part, processes: int | None) -> Iterator[Iterator[Picture]]:
-    """Return the part's pictures in order, made by as many processes as pay."""
+    """Make the part's pictures in order, by as many processes as pay."""
     numbers = range(part.first_number, part.first_number + part.pictures)
     with spread(partial(make_picture, seed, part), numbers, processes) as made:
         yield made

@@ -31,7 +31,7 @@ class Folder:
     processes: int | None
 
     def count(self, split: str) -> int:
-        """Return the number of pictures of a split."""
+        """Count the pictures of a split."""
         return self.size.train if split == "train" else self.size.score
 
     def shoot(self, split: str, names: Sequence[str], *, gallery: str, features: str, truth: str = "") -> list[Shot]:

@@ -9,7 +9,7 @@ from random import Random
 
 from vlcompress.artefacts import Json
 from vlcompress.data.scenes.baselines import labels_report
-from vlcompress.data.scenes.questions import ANSWERS, Asked, ask
+from vlcompress.data.scenes.questions import ANSWERS, SceneQuestion, ask
 from vlcompress.data.scenes.tasks.folder import Folder, write_json, write_rows
 
 QUESTIONS = 4
@@ -52,7 +52,7 @@ def _join_features(folder: Path) -> None:
         part.unlink()
 
 
-def _row(image: str, asked: Asked) -> Json:
+def _row(image: str, asked: SceneQuestion) -> Json:
     structural = {"yes/no": "verify", "number": "query", "other": "query"}[asked.answer_type]
     return {
         "question": asked.text,

@@ -19,10 +19,10 @@ from vlcompress.artefacts import Json
 from vlcompress.bench.advice import advice
 from vlcompress.bench.break_even import break_even
 from vlcompress.bench.environment import environment
-from vlcompress.bench.forecast_forms import Subject
-from vlcompress.bench.forecast_layers import measure_layers
-from vlcompress.bench.forecast_torch import TorchSubject
 from vlcompress.bench.harness import measure
+from vlcompress.bench.profile_layers import measure_layers
+from vlcompress.bench.profile_onnx import Subject
+from vlcompress.bench.profile_torch import TorchSubject
 from vlcompress.bench.random_masks import POLICY, check_sparsity
 from vlcompress.bench.statistics import latency, paired_ratio
 from vlcompress.devices import CPU, Compute, precision
@@ -63,7 +63,7 @@ SLOW_S = 0.4
 
 
 @dataclass(frozen=True)
-class Inquiry:
+class ProfileConfig:
     """What is asked.
 
     Attributes:
@@ -88,11 +88,11 @@ class Inquiry:
     provider: str = "cpu"
 
 
-def forecast(asked: Inquiry, say: Say) -> Json:
+def profile(asked: ProfileConfig, say: Say) -> Json:
     """Measure what is asked.
 
     Args:
-        asked: see `Inquiry`.
+        asked: see `ProfileConfig`.
         say: tells progress.
 
     Returns:
@@ -126,7 +126,7 @@ def forecast(asked: Inquiry, say: Say) -> Json:
 
 
 def _models(
-    subject: Subject, torch_subject: TorchSubject | None, asked: Inquiry, inputs: Mapping[int, Inputs], say: Say
+    subject: Subject, torch_subject: TorchSubject | None, asked: ProfileConfig, inputs: Mapping[int, Inputs], say: Say
 ) -> list[Json]:
     """Measure whole models: for each pattern and form, its points by sparsity and batch size.
 
@@ -189,7 +189,7 @@ def _break_even(points: Sequence[Json], batches: Sequence[int]) -> dict[str, flo
     return found
 
 
-def _minutes(family: Family, model: nn.Module, asked: Inquiry) -> str:
+def _minutes(family: Family, model: nn.Module, asked: ProfileConfig) -> str:
     """Estimate the time from one pass of the model: fixed work for each pruning, and passes for each measurement."""
     inputs = family.example_inputs(
         family.config(asked.size, vocab_size=WORDS, feature_dim=FEATURES), batch=1, text=TEXT, regions=REGIONS, seed=0
@@ -206,7 +206,7 @@ def _minutes(family: Family, model: nn.Module, asked: Inquiry) -> str:
     return f"{max(1, round(seconds / 60))} min" if seconds > 45 else f"{round(seconds)} s"
 
 
-def _family(asked: Inquiry) -> Family:
+def _family(asked: ProfileConfig) -> Family:
     if asked.model not in FAMILIES:
         raise unknown("model", asked.model, FAMILIES)
     for sparsity in asked.sparsities:

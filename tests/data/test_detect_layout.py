@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from vlcompress.data.detect_layout import open_task
 from vlcompress.data.examples import AnswerExample, PairExample, TaskData, images_of
-from vlcompress.data.opening import open_task
 from vlcompress.data.questions import Answers, Question
 from vlcompress.data.regions import Regions, write_regions
 from vlcompress.data.tokenizer import WordPiece

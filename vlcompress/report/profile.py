@@ -1,4 +1,4 @@
-"""A forecast of speed as plain text."""
+"""A speed profile as plain text."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,8 +8,8 @@ from vlcompress.report.table import Table, terminal
 from vlcompress.report.text import place_text
 
 
-def forecast_text(record: Mapping[str, Any]) -> str:
-    """Lay out what `vlcompress.bench.forecast.forecast` measured: layers, whole models, advice."""
+def profile_text(record: Mapping[str, Any]) -> str:
+    """Lay out what `vlcompress.bench.profile.profile` measured: layers, whole models, advice."""
     asked, where = record["asked"], record["environment"]
     sparsities = tuple(f"{100 * sparsity:g} %" for sparsity in asked["sparsities"])
     return "\n".join(

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from vlcompress.bench import forecast_forms
+from vlcompress.bench import profile_onnx
 from vlcompress.bench.advice import advice
-from vlcompress.bench.forecast import Inquiry, forecast
-from vlcompress.bench.forecast_forms import SHRUNK, STANDARD
+from vlcompress.bench.profile import ProfileConfig, profile
+from vlcompress.bench.profile_onnx import SHRUNK, STANDARD
 from vlcompress.bench.random_masks import POLICY, masked, random_masks
 from vlcompress.cli.main import main
 from vlcompress.devices import Compute
@@ -21,7 +21,7 @@ from vlcompress.export.verify import parity
 from vlcompress.kernels.formats import BlockSparseWeight, unpack
 from vlcompress.models.base import Head
 from vlcompress.models.lxmert.adapter import LxmertFamily
-from vlcompress.report.forecast import forecast_text
+from vlcompress.report.profile import profile_text
 from vlcompress.sparse.timing import Effort
 
 PATTERNS = ("neuron+head", "block:16x8")
@@ -29,7 +29,7 @@ PATTERNS = ("neuron+head", "block:16x8")
 
 def ask(**changes: Any) -> dict[str, Any]:
     asked = {"size": "tiny", "patterns": ("neuron+head",), "sparsities": (0.5,), "batches": (1,), **changes}
-    return forecast(Inquiry(**asked), lambda line: None)
+    return profile(ProfileConfig(**asked), lambda line: None)
 
 
 def test_a_tiny_model_from_the_command_line() -> None:
@@ -51,7 +51,7 @@ def test_a_tiny_model_from_the_command_line() -> None:
     assert found["low"] <= found["value"] <= found["high"]
     for pattern in ("unstructured", "2:4"):
         assert any(line.startswith(f"{pattern}: no form is faster than dense") for line in record["advice"])
-    text = forecast_text(record)
+    text = profile_text(record)
     assert "smaller layers" in text
     assert "accuracy is not measured here" in text
 
@@ -64,21 +64,21 @@ def test_pytorch_is_measured_where_it_would_run_beside_its_own_dense_model() -> 
     assert {"PyTorch, as compiled", "PyTorch, grouped"} <= forms["block:16x8"]
     sizes = {row["form"]: row["points"][0]["bytes"] for row in record["models"] if row["pattern"] == "neuron+head"}
     assert sizes["PyTorch, as compiled"] < 0.6 * sizes[SHRUNK], "bfloat16 takes half the bytes"
-    assert "PyTorch on cpu in bf16; ONNX Runtime on provider cpu" in forecast_text(record)
+    assert "PyTorch on cpu in bf16; ONNX Runtime on provider cpu" in profile_text(record)
     assert not any(row["form"].startswith("PyTorch") for row in ask()["models"])
 
 
 def test_a_form_that_computes_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph of other weights is found before anything is measured."""
-    monkeypatch.setattr(forecast_forms.Chooser, "choose", always_rows)
-    monkeypatch.setattr(forecast_forms, "native_layers", lambda packed: {})
-    right = forecast_forms.Subject._replaced
+    monkeypatch.setattr(profile_onnx.Chooser, "choose", always_rows)
+    monkeypatch.setattr(profile_onnx, "native_layers", lambda packed: {})
+    right = profile_onnx.Subject._replaced
 
     def doubled(layer: Layer) -> Layer:
-        return Layer(forecast_forms.whole(2 * unpack(layer.weight)))  # type: ignore[arg-type]
+        return Layer(profile_onnx.whole(2 * unpack(layer.weight)))  # type: ignore[arg-type]
 
     monkeypatch.setattr(
-        forecast_forms.Subject,
+        profile_onnx.Subject,
         "_replaced",
         lambda self, layers, name: right(self, {key: doubled(layer) for key, layer in layers.items()}, name),
     )
@@ -92,7 +92,7 @@ def test_zeros_are_in_the_right_places(tmp_path: Path) -> None:
     config = family.config("tiny", vocab_size=50, feature_dim=8)
     model = family.build(config, Head("answers", ("yes", "no")), seed=0).eval()
     rows = dict.fromkeys(family.prunable(model, POLICY).names, 8)
-    subject = forecast_forms.Subject(family, config, model, tmp_path, Chooser(1, Effort(1, 0.0, 0)), rows)
+    subject = profile_onnx.Subject(family, config, model, tmp_path, Chooser(1, Effort(1, 0.0, 0)), rows)
     inputs = family.example_inputs(config, batch=2, text=3, regions=4, seed=0)
     with masked(model, random_masks(family, model, "block:16x1", 0.5)):
         path = subject._replaced({}, "zeros")
@@ -103,11 +103,11 @@ def test_zeros_are_in_the_right_places(tmp_path: Path) -> None:
 
 def always_rows(self: Any, name: str, bsr: BlockSparseWeight, rows: int) -> tuple[Any, Any]:
     from vlcompress.export.lowering import forms
-    from vlcompress.sparse.choice import Choice
+    from vlcompress.sparse.choice import LayerChoice
 
     found = forms(bsr, rows)
     picked = next(iter(found))
-    return Choice(picked, "in a test", {}), found[picked]
+    return LayerChoice(picked, "in a test", {}), found[picked]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vlcompress.artefacts import Json
 from vlcompress.bench.break_even import break_even
-from vlcompress.bench.forecast_forms import NATIVE, SHRUNK, STANDARD, native_layers, whole
+from vlcompress.bench.profile_onnx import NATIVE, SHRUNK, STANDARD, native_layers, whole
 from vlcompress.bench.random_masks import UNITS, side, weight_mask
 from vlcompress.export.choose import Chooser, one_layer
 from vlcompress.export.runtime import session_from_bytes
