@@ -29,8 +29,8 @@ def command(
 ) -> None:
     """Repeat the check that MODEL passed when it was exported (exit code 3 if it fails).
 
-    MODEL is a model.onnx that `vlcompress export` wrote, with its manifest beside it, or its folder; the newest finished
-    run's is taken without it.
+    MODEL is a model.onnx that `vlcompress export` wrote, with its manifest beside it, or its folder; without it the
+    newest finished run's is taken.
     """
     from vlcompress.export.export_run import verify_file
     from vlcompress.report.text import verify_text
