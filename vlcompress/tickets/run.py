@@ -16,7 +16,7 @@ from vlcompress.recipe import Recipe, parse_recipe
 from vlcompress.results import DataRead, RunResult, load, save, to_json
 from vlcompress.tickets.card import ticket_card
 from vlcompress.tickets.experiment import Experiment, Say
-from vlcompress.tickets.imp import Cell, run_cells, ticket_of
+from vlcompress.tickets.imp import TrainedArm, ticket_of, train_arms
 from vlcompress.tickets.open_experiment import checked_experiment, rehearsed_experiment
 from vlcompress.tickets.ticket import save_ticket
 from vlcompress.training.loop import Progress
@@ -91,7 +91,7 @@ def find_ticket(
         say(f"this recipe has been run: {run.folder}")
         return run
     experiment = experiment or checked_experiment(recipe, home, compute=compute, say=say, progress=progress)
-    cells = run_cells(experiment)
+    cells = train_arms(experiment)
     _write_ticket(run, experiment, cells)
     save(_result(experiment, cells), run.folder / DOCUMENT)
     return run
@@ -171,14 +171,14 @@ def newest_run(home: Path) -> Run:
     return Run(finished[-1].parent)
 
 
-def _write_ticket(run: Run, experiment: Experiment, cells: list[Cell]) -> None:
+def _write_ticket(run: Run, experiment: Experiment, cells: list[TrainedArm]) -> None:
     first = ticket_of(cells).trained[0]
     document, head = to_json(_result(experiment, cells)), experiment.train_task.head
     ticket = first.ticket(document, experiment.family.name, experiment.config, head, experiment.vocabulary)
     save_ticket(run.ticket, ticket, ticket_card(ticket, cells, experiment.compute))
 
 
-def _result(experiment: Experiment, cells: list[Cell]) -> RunResult:
+def _result(experiment: Experiment, cells: list[TrainedArm]) -> RunResult:
     return RunResult(
         recipe=experiment.recipe.document(),
         recipe_sha256=experiment.recipe.sha256(),
