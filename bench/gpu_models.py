@@ -204,7 +204,7 @@ def _require_checked(run: "Run", subject: Subject, model: nn.Module, batch: int)
     for name, layer in layers.items():
         if layer.backend != "triton" or not rows[name]:
             continue
-        weight: Any = layer._run.weight  # type: ignore[attr-defined]  # the one whose streams are there
+        weight: Any = layer._run.weight  # type: ignore[attr-defined]  # the one whose work lists are there
         n, k = weight.shape
         case = Case(rows[name] * batch // CHECKED_BATCH, n, k, weight.block, round(1 - weight.density, 2))
         if not check(run, case, weight):

@@ -28,6 +28,12 @@ as_json = click.option(
 )
 
 
+COUNT = click.IntRange(1, 1 << 16)
+"""Examples of a batch, and other numbers of things that are held at once."""
+THREADS = click.IntRange(1, 1024)
+SEED = click.IntRange(0, (1 << 32) - 1)
+
+
 class Checked(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
     """A word that a function checks, so that a wrong one is told in one line as every mistake is."""
 

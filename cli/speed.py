@@ -29,7 +29,7 @@ from vlcompress.cli import options
     show_default=True,
     help="Batch sizes; the last one is tuned for.",
 )
-@click.option("--threads", default=1, show_default=True, help="Threads of ONNX Runtime.")
+@click.option("--threads", type=options.THREADS, default=1, show_default=True, help="Threads of ONNX Runtime.")
 @options.computing()
 @options.providing("cpu")
 @options.as_json

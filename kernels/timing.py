@@ -21,7 +21,7 @@ ROUNDS = 15
 
 
 @dataclass(frozen=True)
-class Timing:
+class GraphTiming:
     """Microseconds of one call.
 
     Attributes:
@@ -58,7 +58,7 @@ def capture(calls: Sequence[Call]) -> torch.cuda.CUDAGraph:
     return graph
 
 
-def interleaved(providers: Mapping[str, Sequence[Call]], rounds: int = ROUNDS) -> dict[str, Timing]:
+def interleaved(providers: Mapping[str, Sequence[Call]], rounds: int = ROUNDS) -> dict[str, GraphTiming]:
     """Time each provider's calls; every round runs each provider once."""
     graphs = {name: capture(calls) for name, calls in providers.items()}
     for graph in graphs.values():
@@ -70,11 +70,11 @@ def interleaved(providers: Mapping[str, Sequence[Call]], rounds: int = ROUNDS) -
     return {name: summarise(values) for name, values in samples.items()}
 
 
-def summarise(samples_us: Sequence[float]) -> Timing:
+def summarise(samples_us: Sequence[float]) -> GraphTiming:
     """Take median and spread of samples."""
     ordered = sorted(samples_us)
     low, high = (ordered[round(share * (len(ordered) - 1))] for share in (0.1, 0.9))
-    return Timing(statistics.median(ordered), high - low, len(ordered))
+    return GraphTiming(statistics.median(ordered), high - low, len(ordered))
 
 
 def _replay_us(graph: torch.cuda.CUDAGraph) -> float:

@@ -21,13 +21,13 @@ from vlcompress.kernels.configs import Entry, KernelConfig
 from vlcompress.kernels.errors import KernelInputError
 from vlcompress.kernels.formats import TRITON_DTYPES, BlockSparseWeight, unpack
 from vlcompress.kernels.synthetic import random_weight
-from vlcompress.kernels.timing import Timing
+from vlcompress.kernels.timing import GraphTiming
 
 DTYPES = {"tf32" if name == "fp32" else name: dtype for dtype, name in TRITON_DTYPES.items()}
 TOLERANCE = 1e-2
 """Relative error that an output may have against float64 in any of them."""
 
-Timer = Callable[[Mapping[str, Sequence[timing.Call]]], dict[str, Timing]]
+Timer = Callable[[Mapping[str, Sequence[timing.Call]]], dict[str, GraphTiming]]
 
 
 @dataclass(frozen=True)

@@ -104,11 +104,11 @@ def test_zeros_are_in_the_right_places(tmp_path: Path) -> None:
 
 def always_rows(self: Any, name: str, bsr: BlockSparseWeight, rows: int) -> tuple[Any, Any]:
     from vlcompress.export.lowering import forms
-    from vlcompress.sparse.choice import Choice
+    from vlcompress.sparse.choice import LayerChoice
 
     found = forms(bsr, rows)
     picked = next(iter(found))
-    return Choice(picked, "in a test", {}), found[picked]
+    return LayerChoice(picked, "in a test", {}), found[picked]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from vlcompress.export import choose
 from vlcompress.export.choose import Chooser
 from vlcompress.export.lowering import forms
 from vlcompress.kernels.formats import BlockSparseWeight, pack_masked
-from vlcompress.sparse.choice import Choice
+from vlcompress.sparse.choice import LayerChoice
 from vlcompress.sparse.timing import Effort
 
 Blocky = Callable[..., Tensor]
@@ -51,9 +51,9 @@ def test_layers_that_are_alike_take_over_the_choice(
 ) -> None:
     measured = []
 
-    def fake(calls: dict[str, object], effort: Effort) -> Choice:
+    def fake(calls: dict[str, object], effort: Effort) -> LayerChoice:
         measured.append(set(calls))
-        return Choice(picked, "measured")
+        return LayerChoice(picked, "measured")
 
     monkeypatch.setattr(choose, "measure_and_choose", fake)
     chooser = Chooser(1, QUICK)

@@ -20,7 +20,7 @@ from vlcompress.export.onnx import export_onnx
 from vlcompress.export.runtime import open_session
 from vlcompress.export.trace import quiet
 from vlcompress.export.verify import parity
-from vlcompress.sparse.choice import Choice
+from vlcompress.sparse.choice import LayerChoice
 from vlcompress.sparse.compile import compile_model, scores
 from vlcompress.sparse.timing import Effort, Timing
 
@@ -29,10 +29,12 @@ QUICK = Effort(rounds=1, burst_s=0.0, warmup=0)
 BLOCK = (16, 16)
 
 
-def always_sparse(_: object, name: str, bsr: Any, rows: int) -> tuple[Choice, Any]:
+def always_sparse(_: object, name: str, bsr: Any, rows: int) -> tuple[LayerChoice, Any]:
     """Choose the first form, untimed."""
     found = forms(bsr, rows) if rows else {}
-    return next(((Choice(key, "forced"), form) for key, form in found.items()), (Choice.untested("none"), None))
+    return next(
+        ((LayerChoice(key, "forced"), form) for key, form in found.items()), (LayerChoice.untested("none"), None)
+    )
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def test_the_native_kernel_runs_where_the_export_measured_it_to_be_faster(
     if manifest is not None:
         (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     opened: list[object] = []
-    monkeypatch.setattr(runtime, "_session", lambda *arguments: opened.append(arguments[-1]))
+    monkeypatch.setattr(runtime, "_session", lambda *arguments, **_: opened.append(arguments[-1]))
     open_session(model, threads=1)
     open_session(model, threads=1, native="bfloat16")
     assert opened == [wanted, "bfloat16"]

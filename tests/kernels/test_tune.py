@@ -13,18 +13,18 @@ from vlcompress.kernels import configs
 from vlcompress.kernels.configs import KernelConfig
 from vlcompress.kernels.errors import KernelInputError
 from vlcompress.kernels.formats import unpack
-from vlcompress.kernels.timing import Call, Timing, summarise
+from vlcompress.kernels.timing import Call, GraphTiming, summarise
 
 CPU = torch.device("cpu")
 
 
-def counting_timer(providers: Mapping[str, Sequence[Call]]) -> dict[str, Timing]:
+def counting_timer(providers: Mapping[str, Sequence[Call]]) -> dict[str, GraphTiming]:
     """Runs each call once and lets later providers be faster; the dense product takes 100."""
     times = {}
     for position, (name, calls) in enumerate(providers.items()):
         for call in calls:
             call()
-        times[name] = Timing(100.0 if name == "dense" else 50.0 - position, 0.1, 1)
+        times[name] = GraphTiming(100.0 if name == "dense" else 50.0 - position, 0.1, 1)
     return times
 
 
@@ -112,7 +112,7 @@ def test_nothing_measured_is_an_error(tune: Any, tmp_path: Path) -> None:
 
 
 def test_summary_is_median_and_spread() -> None:
-    assert summarise([3.0, 1.0, 2.0, 100.0, 2.5]) == Timing(2.5, 99.0, 5)
+    assert summarise([3.0, 1.0, 2.0, 100.0, 2.5]) == GraphTiming(2.5, 99.0, 5)
 
 
 def test_command_without_a_gpu_says_so_in_one_line() -> None:

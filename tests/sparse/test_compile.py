@@ -10,7 +10,7 @@ import torch
 
 from vlcompress.errors import VerificationError, VlcompressError
 from vlcompress.sparse import compile as compiler
-from vlcompress.sparse.choice import Choice
+from vlcompress.sparse.choice import LayerChoice
 from vlcompress.sparse.compile import (
     compile_model,
     layer_rows,
@@ -19,7 +19,7 @@ from vlcompress.sparse.compile import (
     scores,
     sparse_layers,
 )
-from vlcompress.sparse.plan import LayerPlan, Plan
+from vlcompress.sparse.plan import CompilePlan, LayerPlan
 from vlcompress.sparse.shrink import Kept
 from vlcompress.sparse.timing import Effort, Timing
 
@@ -27,7 +27,7 @@ TicketOf = Callable[..., Any]
 QUICK = Effort(rounds=2, burst_s=0.0, warmup=0)
 
 
-def compiled(ticket: Any, block: tuple[int, int]) -> tuple[torch.nn.Module, Plan]:
+def compiled(ticket: Any, block: tuple[int, int]) -> tuple[torch.nn.Module, CompilePlan]:
     """Compile with hardly any measuring."""
     return compile_model(ticket.family, ticket.model, ticket.masks, block, inputs=ticket.inputs, effort=QUICK)
 
@@ -37,7 +37,7 @@ def compiled(ticket: Any, block: tuple[int, int]) -> tuple[torch.nn.Module, Plan
 def test_scores_stay_with_either_backend(
     ticket_of: TicketOf, block: tuple[int, int], picked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiler, "choose_backend", lambda *_: Choice(picked, "forced"))
+    monkeypatch.setattr(compiler, "choose_backend", lambda *_: LayerChoice(picked, "forced"))
     ticket = ticket_of(block, 0.4)
     model, plan = compiled(ticket, block)
     expected = scores(ticket.family, ticket.model, ticket.inputs)
@@ -127,8 +127,8 @@ def test_masks_that_do_not_fit_the_weights_fail_the_check(ticket_of: TicketOf) -
 
 
 def test_a_plan_survives_json() -> None:
-    choice = Choice("grouped", "it is faster", {"dense": Timing(2.0, 0.1, 5), "grouped": Timing(1.0, 0.1, 5)})
+    choice = LayerChoice("grouped", "it is faster", {"dense": Timing(2.0, 0.1, 5), "grouped": Timing(1.0, 0.1, 5)})
     layer = LayerPlan("a.weight", (4, 4), "bsr", (2, 2), 0.5, 3, 40, choice)
     where = {"device": "cpu", "dtype": "fp32", "name": "a processor"}
-    plan = Plan((layer,), (Kept("a.weight", "head", 4, (0, 2)),), {"x": (3, 4)}, 1, where, 0.0)
-    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    plan = CompilePlan((layer,), (Kept("a.weight", "head", 4, (0, 2)),), {"x": (3, 4)}, 1, where, 0.0)
+    assert CompilePlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan

@@ -46,7 +46,7 @@ PICTURES = {"vqa": ("vqav2", "vqa_v2", "images"), "gqa": ("gqa", "images"), "nlv
 
 
 def splits(folder: Path, task: str) -> tuple[str, ...]:
-    """Return the splits of a task that the folder has; NLVR2's own JSONL files of the same names are not meant."""
+    """List the splits of a task that the folder has; NLVR2's own JSONL files of the same names are not meant."""
     files = {split: folder / task / f"{split}.json" for split in FEATURES.get(task, ())}
     return tuple(split for split, path in files.items() if path.is_file() and not (task == "nlvr2" and _is_jsonl(path)))
 

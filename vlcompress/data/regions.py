@@ -143,7 +143,7 @@ class RegionFile:
         return img_id in self._rows
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Count the images."""
         return len(self._rows)
 
     def read(self, img_id: str) -> Regions:
@@ -246,7 +246,7 @@ class RegionFile:
 
 
 def region_file(path: Path, feature_dim: int | None = None) -> RegionFile:
-    """Return the region file at `path`, indexed once in a process as long as it does not change.
+    """Open the region file at `path`, indexed once in a process as long as it does not change.
 
     Raises:
         VlcompressError: as of `RegionFile`.
@@ -261,7 +261,7 @@ def _region_file(path: Path, feature_dim: int | None, changed: int) -> RegionFil
 
 
 def format_row(regions: Regions) -> bytes:
-    """Return the image's TSV row, line end included."""
+    """Write an image as its TSV row, line end included."""
     arrays = {
         "objects_id": regions.objects_id,
         "objects_conf": regions.objects_conf,
@@ -347,7 +347,7 @@ def _kind_of(values: NDArray[np.float32]) -> str:
 
 
 def _spread(values: NDArray[Any]) -> float:
-    """Return the standard deviation of log2 of the numbers' sizes but zeros; infinite where one is no number."""
+    """Measure the standard deviation of log2 of the numbers' sizes but zeros; infinite where one is no number."""
     with np.errstate(invalid="ignore", over="ignore"):
         sizes = np.abs(values[values != 0].astype(np.longdouble))
     if not np.isfinite(sizes).all():

@@ -14,7 +14,7 @@ from vlcompress.export.rewrite import Layer, Rewriter, emitted
 from vlcompress.export.runtime import IR_VERSION, OPSET, session_from_bytes
 from vlcompress.kernels.formats import BlockSparseWeight
 from vlcompress.kernels.grouped import RowGroups
-from vlcompress.sparse.choice import Choice, measure_and_choose
+from vlcompress.sparse.choice import LayerChoice, measure_and_choose
 from vlcompress.sparse.timing import Call, Effort
 
 DENSITY_STEP = 0.05
@@ -23,7 +23,7 @@ DENSITY_STEP = 0.05
 SIDE_STEP = 1.25
 """Sides of weights that differ by a smaller factor are alike: removed neurons leave every layer a size of its own."""
 
-Kindred = tuple[int, int, tuple[int, int], int, int]
+LayerKey = tuple[int, int, tuple[int, int], int, int]
 Writing = tuple[Kind, Merge]
 
 
@@ -44,9 +44,9 @@ class Chooser:
     effort: Effort
     provider: str = "cpu"
     int8: bool = False
-    known: dict[Kindred, tuple[str, Choice, Writing | None]] = field(default_factory=dict)
+    known: dict[LayerKey, tuple[str, LayerChoice, Writing | None]] = field(default_factory=dict)
 
-    def choose(self, name: str, weight: BlockSparseWeight, rows: int) -> tuple[Choice, Form | None]:
+    def choose(self, name: str, weight: BlockSparseWeight, rows: int) -> tuple[LayerChoice, Form | None]:
         """Compare every form of a layer with its dense MatMul, or take over the choice of a layer that is alike.
 
         Args:
@@ -58,13 +58,13 @@ class Chooser:
             The choice with all timings, and the form it picked (None for dense).
         """
         if rows == 0:
-            return Choice.untested("the answers do not depend on the layer: it is not in the file"), None
+            return LayerChoice.untested("the answers do not depend on the layer: it is not in the file"), None
         key = (_step(weight.shape[0]), _step(weight.shape[1]), weight.block, rows, round(weight.density / DENSITY_STEP))
         if key in self.known:
             return _as_measured(*self.known[key], weight, rows)
         candidates = self._candidates(weight, rows)
         if not candidates:
-            return Choice.untested(_why_none(weight)), None
+            return LayerChoice.untested(_why_none(weight)), None
         choice = self._measure(weight, rows, candidates)
         form = candidates.get(choice.picked)
         self.known[key] = (name, choice, None if form is None else (form.kind, form.merge))
@@ -76,7 +76,7 @@ class Chooser:
             return {name: form for name, form in found.items() if form.kind == "gather"}
         return found
 
-    def _measure(self, weight: BlockSparseWeight, rows: int, candidates: Mapping[str, Form]) -> Choice:
+    def _measure(self, weight: BlockSparseWeight, rows: int, candidates: Mapping[str, Form]) -> LayerChoice:
         x_MK = np.random.default_rng(0).standard_normal((1, rows, weight.shape[1]), dtype=np.float32)
         graphs = {"dense": None, **candidates}
         calls = {name: self._call(one_layer(weight, form, int8=self.int8), x_MK) for name, form in graphs.items()}
@@ -93,15 +93,15 @@ def _step(side: int) -> int:
 
 
 def _as_measured(
-    measured: str, choice: Choice, writing: Writing | None, weight: BlockSparseWeight, rows: int
-) -> tuple[Choice, Form | None]:
+    measured: str, choice: LayerChoice, writing: Writing | None, weight: BlockSparseWeight, rows: int
+) -> tuple[LayerChoice, Form | None]:
     """Carry a choice over to a layer that is alike: the same kind of form, with this layer's own groups."""
     why = f"as for {measured}, which is alike: {choice.why}"
     if writing is None:
         return replace(choice, why=why), None
     form = form_of(weight, rows, *writing)
     if form is None:
-        return Choice.untested(f"{why}; but this layer has no such form"), None
+        return LayerChoice.untested(f"{why}; but this layer has no such form"), None
     return replace(choice, picked=form.name, why=why), form
 
 

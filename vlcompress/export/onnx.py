@@ -31,7 +31,7 @@ from vlcompress.kernels.backends import SparseWeight
 from vlcompress.kernels.formats import BlockSparseWeight
 from vlcompress.kernels.grouped import RowGroups, row_panels
 from vlcompress.models.base import Config, Family, Head
-from vlcompress.sparse.choice import Choice
+from vlcompress.sparse.choice import LayerChoice
 from vlcompress.sparse.compile import layer_rows, sparse_layers
 from vlcompress.sparse.timing import EFFORT, Effort, Timing, compare
 
@@ -116,7 +116,7 @@ class LayerExport:
 
     weight: SparseWeight
     rows: int
-    choice: Choice
+    choice: LayerChoice
     form: Form | None
 
 
@@ -283,10 +283,10 @@ def _write_dense(graph: ir.Model, layers: Mapping[str, Layer], path: Path) -> No
 def _choose(chooser: Chooser, name: str, weight: SparseWeight, rows: int, half: bool) -> LayerExport:
     if half:
         why = "float16 is for GPUs, where every gather is a launch of its own: the layer stays dense or shrunk"
-        return LayerExport(weight, rows, Choice.untested(why), None)
+        return LayerExport(weight, rows, LayerChoice.untested(why), None)
     if not isinstance(weight, BlockSparseWeight):
         why = "2:4 sparsity is not faster in ONNX Runtime: no group of rows leaves out a column"
-        return LayerExport(weight, rows, Choice.untested(why), None)
+        return LayerExport(weight, rows, LayerChoice.untested(why), None)
     return LayerExport(weight, rows, *chooser.choose(name, weight, rows))
 
 

@@ -10,6 +10,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,11 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, source: st
             own[name].copy_(tensor)
     all_heads = own.keys() == wanted.keys()
     return LoadReport(source, len(given), "loaded" if all_heads else "fresh", tuple(notes))
+
+
+def new_head(report: LoadReport, *notes: str) -> LoadReport:
+    """Report a load whose head was left as it is made anew, because that was asked for."""
+    return replace(report, head="fresh", notes=("the task head stays fresh, as asked", *notes))
 
 
 def knows_images(checkpoint: str) -> VlcompressError:

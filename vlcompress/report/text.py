@@ -22,7 +22,7 @@ from vlcompress.results import (
     Verdict,
     nothing_learned,
 )
-from vlcompress.sparse.plan import LayerPlan, Plan
+from vlcompress.sparse.plan import CompilePlan, LayerPlan
 from vlcompress.tasks.support_matrix import LEGEND, rows
 from vlcompress.tickets.run import Run
 
@@ -125,7 +125,7 @@ def prediction_text(document: dict[str, Any]) -> str:
     return f"{said}\n{document['metric']} {100 * document['score']:.2f}{figures}"
 
 
-def plan_text(folder: Path, plan: Plan, *, explain: bool = False) -> str:
+def plan_text(folder: Path, plan: CompilePlan, *, explain: bool = False) -> str:
     """Say how a ticket was compiled: a row for each layer, what was removed, and if asked the reason for each layer."""
     rows = tuple(_layer_row(layer) for layer in plan.layers)
     sparse = sum(layer.choice.picked != "dense" for layer in plan.layers)

@@ -19,7 +19,7 @@ FINALISTS = 2
 
 
 @dataclass(frozen=True)
-class Choice:
+class LayerChoice:
     """What was picked for a layer in one runtime, and from which numbers.
 
     Attributes:
@@ -33,7 +33,7 @@ class Choice:
     timings: Mapping[str, Timing] = field(default_factory=dict)
 
     @classmethod
-    def untested(cls, why: str) -> "Choice":
+    def untested(cls, why: str) -> "LayerChoice":
         """Stay dense without measuring."""
         return cls("dense", why)
 
@@ -43,13 +43,13 @@ class Choice:
         return {"picked": self.picked, "why": self.why, "timings": timings}
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> "Choice":
+    def from_json(cls, document: Mapping[str, Any]) -> "LayerChoice":
         """Read what `to_json` gave."""
         timings = {name: Timing(**timing) for name, timing in document["timings"].items()}
         return cls(document["picked"], document["why"], timings)
 
 
-def choose(timings: Mapping[str, Timing], margin: float = MARGIN) -> Choice:
+def choose(timings: Mapping[str, Timing], margin: float = MARGIN) -> LayerChoice:
     """Pick the fastest form, dense unless another takes at most (1 - margin) of dense's time.
 
     Args:
@@ -61,11 +61,11 @@ def choose(timings: Mapping[str, Timing], margin: float = MARGIN) -> Choice:
     best = min(others, key=lambda name: others[name])
     ratio = dense / others[best]
     if others[best] <= (1 - margin) * dense:
-        return Choice(best, f"{best} is {ratio:.2f}x as fast as dense", timings)
-    return Choice("dense", f"the fastest sparse form, {best}, has only {ratio:.2f}x the speed of dense", timings)
+        return LayerChoice(best, f"{best} is {ratio:.2f}x as fast as dense", timings)
+    return LayerChoice("dense", f"the fastest sparse form, {best}, has only {ratio:.2f}x the speed of dense", timings)
 
 
-def measure_and_choose(calls: Mapping[str, Call], effort: Effort) -> Choice:
+def measure_and_choose(calls: Mapping[str, Call], effort: Effort) -> LayerChoice:
     """Measure forms side by side and pick one; the slower ones are dropped after a first round.
 
     Args:
@@ -79,7 +79,9 @@ def measure_and_choose(calls: Mapping[str, Call], effort: Effort) -> Choice:
     return replace(choose(timings), timings={**first, **timings})
 
 
-def choose_backend(weight: SparseWeight, bias: Tensor | None, rows: int, compute: Compute, effort: Effort) -> Choice:
+def choose_backend(
+    weight: SparseWeight, bias: Tensor | None, rows: int, compute: Compute, effort: Effort
+) -> LayerChoice:
     """Measure every backend that can run a stored weight here, and pick one.
 
     Args:
@@ -90,10 +92,10 @@ def choose_backend(weight: SparseWeight, bias: Tensor | None, rows: int, compute
         effort: how long to measure.
     """
     if rows == 0:
-        return Choice.untested("this model's answers do not depend on the layer: it never runs")
+        return LayerChoice.untested("this model's answers do not depend on the layer: it never runs")
     names, refusals = candidates(weight, compute)
     if not names:
-        return Choice.untested("; ".join(refusals))
+        return LayerChoice.untested("; ".join(refusals))
     x = torch.randn(1, rows, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight.values)
     runs = {name: prepared(name, weight, x.device, x.dtype) for name in ("dense", *names)}
     calls: dict[str, Call] = {name: lambda run=run: run(x, bias, "none") for name, run in runs.items()}  # type: ignore[misc]

@@ -23,8 +23,8 @@ from vlcompress.kernels.formats import Block, from_bsr, pack_masked, tightest_bl
 from vlcompress.kernels.linear import BlockSparseLinear
 from vlcompress.kernels.semi_structured import TwoFourWeight, compress, fits_two_four
 from vlcompress.models.base import Config, Family, Head
-from vlcompress.sparse.choice import Choice, choose_backend
-from vlcompress.sparse.plan import LayerPlan, Plan
+from vlcompress.sparse.choice import LayerChoice, choose_backend
+from vlcompress.sparse.plan import CompilePlan, LayerPlan
 from vlcompress.sparse.shrink import Kept, linear, reshape, shrink
 from vlcompress.sparse.timing import EFFORT, Effort
 
@@ -64,7 +64,7 @@ class Compiled:
     model: nn.Module
     config: Config
     head: Head
-    plan: Plan
+    plan: CompilePlan
     notice: str | None = None
 
 
@@ -79,7 +79,7 @@ def compile_model(
     compute: Compute = CPU,
     backend: str = AUTO,
     effort: Effort = EFFORT,
-) -> tuple[nn.Module, Plan]:
+) -> tuple[nn.Module, CompilePlan]:
     """Compile a masked model, and check that it still computes the same.
 
     Args:
@@ -113,7 +113,7 @@ def pack_model(family: Family, model: nn.Module, masks: Masks, block: Block, inp
 
 def place(
     packed: Packed, family: Family, masked: nn.Module, threads: int, compute: Compute, backend: str, effort: Effort
-) -> tuple[nn.Module, Plan]:
+) -> tuple[nn.Module, CompilePlan]:
     """Move a packed model to where it will run, choose each layer's backend there, and check it against `masked`."""
     expected = scores(family, masked, packed.inputs)
     with precision(compute), thread_count(threads):
@@ -121,7 +121,7 @@ def place(
         got = scores(family, packed.model, cast_inputs(packed.inputs, compute))
     error = _verified(expected, got.cpu(), compute)
     shapes = {name: tuple(tensor.shape) for name, tensor in packed.inputs.items()}
-    return packed.model, Plan(layers, packed.kept, shapes, threads, compute.describe(), error)
+    return packed.model, CompilePlan(layers, packed.kept, shapes, threads, compute.describe(), error)
 
 
 def choose_backends(
@@ -195,7 +195,7 @@ def sparse_layers(model: nn.Module) -> dict[str, BlockSparseLinear]:
 def save_compiled(
     folder: Path,
     tensors: Mapping[str, Tensor],
-    plan: Plan,
+    plan: CompilePlan,
     *,
     family: Family,
     config: Config,
@@ -238,7 +238,7 @@ def load_compiled(
     Raises:
         VlcompressError: not such an artefact, a damaged file, an unknown family or backend.
     """
-    plan = Plan.from_json(unseal(folder, "plan.json")["plan"])
+    plan = CompilePlan.from_json(unseal(folder, "plan.json")["plan"])
     try:
         for layer in plan.layers:
             known_backend(layer.choice.picked)
@@ -258,7 +258,7 @@ def load_compiled(
     return Compiled(family, model, description["config"], head, plan, notice)
 
 
-def _opened(model: nn.Module, plan: Plan, compute: Compute, elsewhere: bool, effort: Effort) -> Plan:
+def _opened(model: nn.Module, plan: CompilePlan, compute: Compute, elsewhere: bool, effort: Effort) -> CompilePlan:
     """Put a model where it will run, with the backends of the plan or with others that are measured now."""
     with precision(compute), thread_count(plan.threads):
         if elsewhere:
@@ -280,14 +280,14 @@ def _pack_layer(model: nn.Module, name: str, mask: Tensor, block: Block, rows: i
     nbytes = module.weight.numel() * module.weight.element_size()
     if mask.dim() > 2:
         why = "it is a convolution, and only matrices are packed"
-        return LayerPlan(name, shape, "dense", None, sparsity, rows, nbytes, Choice.untested(why))
+        return LayerPlan(name, shape, "dense", None, sparsity, rows, nbytes, LayerChoice.untested(why))
     bsr_block = tightest_block(mask, block)
     stored = _stored(module.weight, mask, bsr_block)
     if stored is None or stored.nbytes >= nbytes:
         why = f"packed, its blocks of {bsr_block[0]}x{bsr_block[1]} would take more bytes than dense"
-        return LayerPlan(name, shape, "dense", None, sparsity, rows, nbytes, Choice.untested(why))
+        return LayerPlan(name, shape, "dense", None, sparsity, rows, nbytes, LayerChoice.untested(why))
     _replace(model, name, BlockSparseLinear(stored, _buffer(module.bias)))
-    untested = Choice.untested("not chosen yet")
+    untested = LayerChoice.untested("not chosen yet")
     if isinstance(stored, TwoFourWeight):
         return LayerPlan(name, shape, "2:4", None, sparsity, rows, stored.nbytes, untested)
     return LayerPlan(name, shape, "bsr", stored.block, sparsity, rows, stored.nbytes, untested)
@@ -303,17 +303,17 @@ def _stored(weight: Tensor, mask: Tensor, block: Block) -> SparseWeight | None:
     return pack_masked(weight, mask, block)
 
 
-def _choice(layer: BlockSparseLinear, plan: LayerPlan, compute: Compute, backend: str, effort: Effort) -> Choice:
+def _choice(layer: BlockSparseLinear, plan: LayerPlan, compute: Compute, backend: str, effort: Effort) -> LayerChoice:
     """Choose how a packed layer runs: by measurement, or as it was asked for where that backend can."""
     if backend == AUTO or plan.rows == 0:
         return choose_backend(layer.weight, layer.bias, plan.rows, compute, effort)
     why = known_backend(backend).refusal(layer.weight, compute.torch_device, compute.torch_dtype)
     if why is not None:
-        return Choice.untested(f"{backend} was asked for, but {why}")
-    return Choice(backend, f"{backend} was asked for; nothing was measured")
+        return LayerChoice.untested(f"{backend} was asked for, but {why}")
+    return LayerChoice(backend, f"{backend} was asked for; nothing was measured")
 
 
-def _refuse_idle(backend: str, chosen: Mapping[str, Choice]) -> None:
+def _refuse_idle(backend: str, chosen: Mapping[str, LayerChoice]) -> None:
     """Refuse a backend that was asked for and runs none of the layers."""
     if not any(choice.picked == backend for choice in chosen.values()):
         name, choice = next(((name, c) for name, c in chosen.items() if "asked for" in c.why), (None, None))
@@ -338,7 +338,7 @@ def _verified(expected: Tensor, got: Tensor, compute: Compute) -> float:
     return error
 
 
-def _fill(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
+def _fill(model: nn.Module, plan: CompilePlan, tensors: Mapping[str, Tensor]) -> None:
     """Put packed layers in place and load every tensor."""
     for layer in plan.layers:
         if layer.format != "dense":

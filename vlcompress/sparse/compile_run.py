@@ -7,7 +7,7 @@ from vlcompress.devices import CPU, Compute
 from vlcompress.errors import unknown
 from vlcompress.kernels.backends import BACKENDS
 from vlcompress.sparse.compile import AUTO, pack_model, place, save_compiled
-from vlcompress.sparse.plan import Plan
+from vlcompress.sparse.plan import CompilePlan
 from vlcompress.sparse.timing import EFFORT, Effort
 from vlcompress.tickets.models import samples, score_task, ticket_model
 from vlcompress.tickets.run import Run
@@ -22,7 +22,7 @@ def compile_run(
     compute: Compute = CPU,
     backend: str = AUTO,
     effort: Effort = EFFORT,
-) -> Plan:
+) -> CompilePlan:
     """Compile a run's ticket: shrink, pack, choose each layer's faster form by measurement, check, write ``compiled/``.
 
     Args:

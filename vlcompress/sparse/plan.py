@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from vlcompress.devices import Compute
 from vlcompress.kernels.formats import Block
-from vlcompress.sparse.choice import Choice
+from vlcompress.sparse.choice import LayerChoice
 from vlcompress.sparse.shrink import Kept
 
 
@@ -33,11 +33,11 @@ class LayerPlan:
     sparsity: float
     rows: int
     nbytes: int
-    choice: Choice
+    choice: LayerChoice
 
 
 @dataclass(frozen=True)
-class Plan:
+class CompilePlan:
     """How a ticket was compiled.
 
     Attributes:
@@ -70,7 +70,7 @@ class Plan:
         return {**vars(self), "layers": layers, "kept": [asdict(units) for units in self.kept]}
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> "Plan":
+    def from_json(cls, document: Mapping[str, Any]) -> "CompilePlan":
         """Read what `to_json` gave (after JSON has made its tuples lists)."""
         # Earlier plans named the device alone: they were made in float32, on a machine that nobody wrote down.
         older = {"device": document.get("device", "cpu"), "dtype": "fp32", "name": "an unnamed machine"}
@@ -86,5 +86,5 @@ class Plan:
 
 def _layer(document: Mapping[str, Any]) -> LayerPlan:
     block = tuple(document["block"]) if document["block"] else None
-    choice = Choice.from_json(document["choice"])
+    choice = LayerChoice.from_json(document["choice"])
     return LayerPlan(**{**document, "shape": tuple(document["shape"]), "block": block, "choice": choice})

@@ -119,12 +119,10 @@ class Experiment:
     @cached_property
     def hyper(self) -> Hyperparameters:
         """Steps and rates of every training; epochs are turned into steps of the training splits."""
-        fields = dataclasses.asdict(self.recipe.training)
-        epochs = fields.pop("epochs")
-        for name in ("distill", "adversarial", "loss"):  # what the objective is, see `objective_of`
-            fields.pop(name)
-        steps = fields.pop("steps") or round(epochs * max(1, len(self.train_task) // fields["batch"]))
-        return Hyperparameters(steps=steps, **fields)
+        asked = self.recipe.training
+        steps = asked.steps or round(asked.epochs * max(1, len(self.train_task) // asked.batch))
+        names = {field.name for field in dataclasses.fields(Hyperparameters)} - {"steps"}
+        return Hyperparameters(steps, **{name: getattr(asked, name) for name in names})
 
     @property
     def language_model(self) -> str:

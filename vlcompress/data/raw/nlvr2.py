@@ -20,18 +20,18 @@ LABELS = {"True": 1, "False": 0}
 
 
 def annotations(folder: Path) -> Path:
-    """Return the folder of the JSONL files: that of the published repository, or `folder` itself."""
+    """Name the folder of the JSONL files: that of the published repository, or `folder` itself."""
     places = (folder / "nlvr2" / "data", folder / "data")
     return next((place for place in places if place.is_dir()), folder)
 
 
 def question_file(folder: Path, split: str) -> Path:
-    """Return the file of a split."""
+    """Name the file of a split."""
     return annotations(folder) / FILES[split]
 
 
 def splits(folder: Path) -> tuple[str, ...]:
-    """Return the splits that the folder has; LXMERT's JSON lists of the same names are not meant."""
+    """List the splits that the folder has; LXMERT's JSON lists of the same names are not meant."""
     return tuple(split for split in FILES if _is_lines(question_file(folder, split)))
 
 
@@ -58,7 +58,7 @@ def pair(path: Path, number: int, row: Row) -> PairExample:
 
 
 def image_names(path: Path, number: int, identifier: str) -> tuple[tuple[str, str], str]:
-    """Return the names of the two images of ``split-set-pair-sentence``, and ``split-set-sentence``.
+    """Name the two images of ``split-set-pair-sentence``, and ``split-set-sentence``.
 
     Raises:
         VlcompressError: the identifier does not have four parts.

@@ -21,7 +21,7 @@ from vlcompress.data.regions import Regions
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
 from vlcompress.models.lxmert.model import encode
-from vlcompress.models.masking import NOTHING, at, masked_words, mlm_mask, other_image, places
+from vlcompress.models.masking import NOTHING, RegionSentence, at, masked_words, mlm_mask, other_image, places
 from vlcompress.models.objective import Batch, PretrainingSpec
 
 LOSSES = ("words", "matched", "objects", "attributes", "features", "answers")
@@ -31,24 +31,12 @@ VISUAL_WEIGHT = 1 / 0.15
 """Of the official code: the region losses are means over all regions, of which features count in 15 % alone."""
 
 
-class Example(Protocol):
-    """One sentence about one image."""
-
-    @property
-    def img_id(self) -> str:
-        """The image's name: sentences of the same image never serve as each other's mismatch."""
-
-    @property
-    def tokens(self) -> NDArray[np.int64]:
-        """Token ids [t]: [CLS], word pieces, [SEP]; [PAD] may follow."""
+class Example(RegionSentence, Protocol):
+    """A sentence about an image, which may be a question."""
 
     @property
     def answer(self) -> int:
         """Row of the answer in the answer head; -1 where the sentence is no question or its answer is unknown."""
-
-    @property
-    def regions(self) -> Regions:
-        """The image's regions."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.models.base import Sample
-from vlcompress.models.masking import NOTHING, at, other_image, places
+from vlcompress.models.masking import NOTHING, Sentence, at, other_image, places
 from vlcompress.models.objective import Batch, PretrainingSpec
 from vlcompress.models.transport import transport_distance
 from vlcompress.models.vilt.batches import collate
@@ -33,16 +33,8 @@ ALIGNMENT_WEIGHT = 0.1
 Ids = NDArray[np.int64]
 
 
-class Captioned(Protocol):
+class Captioned(Sentence, Protocol):
     """A sentence and its picture."""
-
-    @property
-    def img_id(self) -> str:
-        """Name of the picture."""
-
-    @property
-    def tokens(self) -> Ids:
-        """Token ids with [CLS] and [SEP], padded or not, int64 [at least T]."""
 
     @property
     def pixels(self) -> NDArray[np.uint8]:

@@ -5,9 +5,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from vlcompress.errors import VlcompressError
-from vlcompress.export.binding import BoundSession
-from vlcompress.export.providers import Provider, parse_provider
+import numpy as np
+
+from vlcompress.export.runtime import SKIP_LAYER_NORM, open_session
 from vlcompress.serve.refusal import invalid, shown
 from vlcompress.serve.settings import PROVIDERS
 from vlcompress.serve.tensors import Arrays, TensorSpec, onnx_datatype
@@ -31,16 +31,27 @@ class OnnxEngine:
             threads: threads inside one execution.
             sessions: executions at the same time. With one thread each they share one session: it then runs on the
                 thread that calls it, and the weights are in memory once.
-            provider: spelled out, see `vlcompress.export.providers`.
+            provider: spelled out, see `vlcompress.export.providers`. On the CPU the native kernel takes packed nodes
+                where the export measured that it is faster.
             disabled: ONNX Runtime's optimizers to switch off, as the manifest advises.
 
         Raises:
             VlcompressError: no ONNX Runtime, a file that it cannot read, or a session on another provider.
         """
-        import numpy as np
-
         count = 1 if threads == 1 else sessions
-        opened = [_open(model, threads, parse_provider(provider, PROVIDERS), disabled) for _ in range(count)]
+        opened = [
+            open_session(
+                model,
+                threads=threads,
+                disable_skip_layer_norm=SKIP_LAYER_NORM in disabled,
+                provider=provider,
+                names=PROVIDERS,
+                spin=False,
+            )
+            for _ in range(count)
+        ]
+        for session in opened:
+            session.disable_fallback()
         self.provider = str(opened[0].get_providers()[0])
         bounds = id_bounds(model)
         self.inputs = tuple(_spec(value, bounds.get(value.name)) for value in opened[0].get_inputs())
@@ -85,43 +96,6 @@ def id_bounds(model: Path) -> dict[str, int]:
             name, rows = sources[node.input[1]], tables[node.input[0]][axis]
             bounds[name] = min(rows, bounds.get(name, rows))
     return bounds
-
-
-def _open(model: Path, threads: int, provider: Provider, disabled: Sequence[str]) -> Any:
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise VlcompressError(
-            "serving ONNX needs ONNX Runtime: pip install 'vlcompress[cpu]' (or [gpu]), or use --backend torch"
-        ) from error
-    available, chain = onnxruntime.get_available_providers(), provider.chain(PROVIDERS)
-    wanted = chain[0][0]
-    if wanted not in available:
-        raise _wrong_provider(wanted, ", ".join(available))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
-    # A pool that spins between requests takes the core that the next request is read on.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = onnxruntime.InferenceSession(str(model), options, providers=chain, disabled_optimizers=list(disabled))
-    except Exception as error:
-        if type(error).__module__.startswith("onnxruntime"):
-            raise VlcompressError(
-                f"ONNX Runtime cannot read '{model}' ({shown(error, 300)}): export it again"
-            ) from error
-        raise
-    session.disable_fallback()
-    if session.get_providers()[0] != wanted:
-        raise _wrong_provider(wanted, ", ".join(session.get_providers()))
-    return BoundSession(session, *provider.device) if provider.device[0] == "cuda" else session
-
-
-def _wrong_provider(wanted: str, found: str) -> VlcompressError:
-    return VlcompressError(
-        f"provider '{wanted}' was asked for, but ONNX Runtime offers {found} only: install the matching distribution "
-        "(`vlcompress doctor` says which is there), or ask for another --provider"
-    )
 
 
 def _spec(value: Any, bound: int | None = None) -> TensorSpec:
