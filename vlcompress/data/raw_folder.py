@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlcompress.data.examples import Example, images_of
-from vlcompress.data.found import PICTURES_ONLY, Found
+from vlcompress.data.found import PICTURES_ONLY, Found, named_splits
 from vlcompress.data.pictures import FilePictures, open_regions
 from vlcompress.data.questions import Answers
 from vlcompress.data.raw import gqa, karpathy, nlvr2, refcoco, snli_ve, vcr, vqa
@@ -114,13 +114,7 @@ DATA_SETS = (
 
 def splits(folder: Path, task: str) -> tuple[str, ...]:
     """List the splits of a task: those of its first data set plain, those of the others as "DATASET/SPLIT" too."""
-    found: dict[str, None] = {}
-    for data_set in _of(folder, task):
-        names = data_set.splits(folder / data_set.folder)
-        if not found:
-            found.update(dict.fromkeys(names))
-        found.update(dict.fromkeys(f"{data_set.folder}/{name}" for name in names))
-    return tuple(found)
+    return named_splits({one.folder: one.splits(folder / one.folder) for one in _of(folder, task)})
 
 
 def open_splits(folder: Path, task: str, splits: Sequence[str], feature_dim: int | None) -> Found:

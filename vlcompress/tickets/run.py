@@ -16,7 +16,7 @@ from vlcompress.recipe import Recipe, parse_recipe
 from vlcompress.results import DataRead, RunResult, load, save, to_json
 from vlcompress.tickets.card import ticket_card
 from vlcompress.tickets.experiment import Experiment, Say
-from vlcompress.tickets.imp import Cell, run_cells, ticket_of
+from vlcompress.tickets.imp import TrainedArm, ticket_of, train_arms
 from vlcompress.tickets.open_experiment import checked_experiment, rehearsed_experiment
 from vlcompress.tickets.ticket import save_ticket
 from vlcompress.training.loop import Progress
@@ -77,7 +77,7 @@ def find_ticket(
         recipe: what to run.
         home: folder for runs, trainings and built-in data.
         compute: where to train, and in what; a run on another device or in another dtype is another run.
-        say: told one line at each step.
+        say: called with a line at each step.
         progress: called after every training step.
 
     Raises:
@@ -91,7 +91,7 @@ def find_ticket(
         say(f"this recipe has been run: {run.folder}")
         return run
     experiment = experiment or checked_experiment(recipe, home, compute=compute, say=say, progress=progress)
-    cells = run_cells(experiment)
+    cells = train_arms(experiment)
     _write_ticket(run, experiment, cells)
     save(_result(experiment, cells), run.folder / DOCUMENT)
     return run
@@ -144,7 +144,7 @@ def rehearse(recipe: Recipe, home: Path, *, compute: Compute, say: Say = print) 
         recipe: what is to be run.
         home: folder for runs, trainings and built-in data.
         compute: where to train and in what.
-        say: told what has no effect.
+        say: warned of what has no effect.
 
     Raises:
         VlcompressError: as `find_ticket`, with the same words.
@@ -171,14 +171,14 @@ def newest_run(home: Path) -> Run:
     return Run(finished[-1].parent)
 
 
-def _write_ticket(run: Run, experiment: Experiment, cells: list[Cell]) -> None:
+def _write_ticket(run: Run, experiment: Experiment, cells: list[TrainedArm]) -> None:
     first = ticket_of(cells).trained[0]
     document, head = to_json(_result(experiment, cells)), experiment.train_task.head
     ticket = first.ticket(document, experiment.family.name, experiment.config, head, experiment.vocabulary)
     save_ticket(run.ticket, ticket, ticket_card(ticket, cells, experiment.compute))
 
 
-def _result(experiment: Experiment, cells: list[Cell]) -> RunResult:
+def _result(experiment: Experiment, cells: list[TrainedArm]) -> RunResult:
     return RunResult(
         recipe=experiment.recipe.document(),
         recipe_sha256=experiment.recipe.sha256(),
