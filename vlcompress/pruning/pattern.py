@@ -20,7 +20,7 @@ LayerKind = Literal["attention", "ffn"]
 LAYER_KINDS: tuple[LayerKind, ...] = ("attention", "ffn")
 
 SAME = 1e-6
-"""Sparsities this close are the same: what a pattern reaches is often no short decimal, and is told with six."""
+"""Sparsities this close are the same: what a pattern reaches is often no short decimal, and is reported with six."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class TrainedArm:
     verdict: Verdict | None = None
 
     def result(self) -> ArmResult:
-        """Keep what can be told without the trainings' files."""
+        """Keep what can be reported without the trainings' files."""
         scores = [trained.scores for trained in self.trained]
         return ArmResult(
             arm=self.arm,
@@ -76,7 +76,7 @@ def judged(columns: Sequence[Sequence[Row]], blind: float | None = None) -> list
 
     Args:
         columns: the rows of each seed, in the same order of arms and rounds; the first is the dense model.
-        blind: score of a model that does not look; None where it is not known, or not asked for.
+        blind: score of the blind baseline; None where it is not known, or not asked for.
     """
     dense = [column[0].result.scores.scores for column in columns]
     cells = []

@@ -63,7 +63,7 @@ def rehearsed_experiment(
         home: folder for runs, trainings and built-in data.
         scratch: folder for the data that stands in; the experiment is of use for as long as it is there.
         compute: where to train and in what.
-        say: told what has no effect.
+        say: warned of what has no effect.
 
     Raises:
         VlcompressError: as `checked_experiment`; only a rewinding step beyond data that has not been made is not seen.

@@ -77,7 +77,7 @@ def find_ticket(
         recipe: what to run.
         home: folder for runs, trainings and built-in data.
         compute: where to train, and in what; a run on another device or in another dtype is another run.
-        say: told one line at each step.
+        say: called with a line at each step.
         progress: called after every training step.
 
     Raises:
@@ -144,7 +144,7 @@ def rehearse(recipe: Recipe, home: Path, *, compute: Compute, say: Say = print) 
         recipe: what is to be run.
         home: folder for runs, trainings and built-in data.
         compute: where to train and in what.
-        say: told what has no effect.
+        say: warned of what has no effect.
 
     Raises:
         VlcompressError: as `find_ticket`, with the same words.
