@@ -31,7 +31,7 @@ from pathlib import Path
 
 import click
 
-from vlcompress.cli.main import COMMANDS, main
+from vlcompress.cli.main import COMMANDS, INTERRUPTED, main
 
 NUMBERS = ("-1", "0", "1", "2", "7", "1e400", "nan", "-inf", "0.5", "1.5", "99999999999999999999", "9" * 5000, "x", "")
 WORDS = (
@@ -307,7 +307,7 @@ def _forked(one: Try, folder: Path, errors: Path, patience: float) -> int:
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
         if one.place:
             PLACES[one.place]()
-        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
         signal.setitimer(signal.ITIMER_REAL, patience)
         main(list(one.arguments), prog_name="vlcompress")
     except SystemExit as ended:
@@ -346,7 +346,8 @@ def _apart(one: Try, folder: Path, errors: Path, patience: float) -> int:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
         try:
-            return process.wait(timeout=30)
+            code = process.wait(timeout=30)
+            return INTERRUPTED if code == -signal.SIGINT else code  # the same to a shell
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             return -signal.SIGKILL
