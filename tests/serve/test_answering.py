@@ -289,7 +289,7 @@ def test_without_anything_exported_it_says_what_to_do(tmp_path: Path) -> None:
         (["--sessions", "0"], "--sessions '0' is neither a number"),
         (["--token-file", "missing"], "cannot be read"),
         (["--backend", "torch", "--provider", "cuda"], "provider 'cuda' is for onnx"),
-        (["--provider", "cuda"], "'CUDAExecutionProvider' was asked for"),
+        (["--provider", "cuda"], "provider 'cuda' is not in this onnxruntime"),
         (["nowhere"], "no model at 'nowhere'"),
     ],
 )

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 from vlcompress.data.examples import Example, Pictures, TokenIds
+from vlcompress.data.regions import Regions
+from vlcompress.errors import VlcompressError
 
 PICTURES_ONLY = 0
 """The feature width that asks for pictures and no region features (families that take pixels)."""
@@ -19,6 +21,24 @@ class OpenedPictures(Pictures, Protocol):
 
     def files_of(self, images: Iterable[str]) -> tuple[Path, ...]:
         """Name the picture files that these images are read from; () where `Found.files` or its identity has them."""
+
+
+class PicturesOnly:
+    """What sources of pictures without region features have in common; their pictures are among the data's files."""
+
+    feature_dim = 0
+
+    def has_regions(self, image: str, *, ground_truth: bool | None = None) -> bool:
+        """Say no: these are pictures alone."""
+        return False
+
+    def regions(self, image: str, *, ground_truth: bool = False) -> Regions:
+        """Refuse: these are pictures alone."""
+        raise VlcompressError(f"image '{image}': these data hold pictures and no region features")
+
+    def files_of(self, images: Iterable[str]) -> tuple[Path, ...]:
+        """Name none: `Found.files` has them."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -58,3 +78,14 @@ class Layout(Protocol):
         Raises:
             VlcompressError: a missing or damaged file, with its name and the record.
         """
+
+
+def named_splits(data_sets: Mapping[str, Sequence[str]], *, prefixed: bool = True) -> tuple[str, ...]:
+    """Name the splits of a task's data sets: those of the first one plain, and all as "DATASET/SPLIT" if `prefixed`."""
+    found: dict[str, None] = {}
+    for data_set, names in data_sets.items():
+        if not found:
+            found.update(dict.fromkeys(names))
+        if prefixed:
+            found.update(dict.fromkeys(f"{data_set}/{name}" for name in names))
+    return tuple(found)

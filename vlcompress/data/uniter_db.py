@@ -123,7 +123,26 @@ class TextDatabase:
         return example
 
 
-class ImageDatabase:
+class _Named:
+    """Images that are known by the names of the detector's npz files."""
+
+    _names: frozenset[str]
+
+    def __contains__(self, name: object) -> bool:
+        """Say whether the database has this image."""
+        return name in self._names
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self._names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The images' names, sorted."""
+        return tuple(sorted(self._names))
+
+
+class ImageDatabase(_Named):
     """Region features of some images, by the name of the detector's npz file.
 
     Attributes:
@@ -148,19 +167,6 @@ class ImageDatabase:
         self.files = (folder / "data.mdb", *((counts,) if self.boxes is not None else ()))
         self._database = Database(folder)
         self._names = frozenset(self._database.keys()) - {_KEYS.decode()}
-
-    def __contains__(self, name: object) -> bool:
-        """Say whether the database has this image."""
-        return name in self._names
-
-    def __len__(self) -> int:
-        """Count the images."""
-        return len(self._names)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The images' names, sorted."""
-        return tuple(sorted(self._names))
 
     def read(self, name: str) -> Regions:
         """Read an image's regions: boxes are normalised (height and width 1), sizes as stored.
@@ -187,26 +193,13 @@ class ImageDatabase:
         return _confident(arrays, where) if self._unfiltered else self._fixed
 
 
-class NpzFolder:
+class NpzFolder(_Named):
     """A folder of the detector's npz files, one an image: what the image databases are made of; attributes as there."""
 
     def __init__(self, folder: Path) -> None:
         """List the folder."""
         self.folder = folder
         self._names = frozenset(path.name for path in folder.glob("*.npz"))
-
-    def __contains__(self, name: object) -> bool:
-        """Say whether the folder has this image."""
-        return name in self._names
-
-    def __len__(self) -> int:
-        """Count the images."""
-        return len(self._names)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The images' names, sorted."""
-        return tuple(sorted(self._names))
 
     @property
     def files(self) -> tuple[Path, ...]:

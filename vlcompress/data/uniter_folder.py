@@ -27,7 +27,7 @@ from vlcompress.data.examples import (
     images_of,
     token_ids,
 )
-from vlcompress.data.found import PICTURES_ONLY, Found
+from vlcompress.data.found import PICTURES_ONLY, Found, named_splits
 from vlcompress.data.pickles import read_pickle
 from vlcompress.data.raw.nlvr2 import image_names
 from vlcompress.data.raw.vcr import choice
@@ -134,15 +134,11 @@ class DatabasePictures:
 
 def splits(folder: Path, task: str) -> tuple[str, ...]:
     """List the splits of a task: those of its first data set plain; all as "DATASET/SPLIT" if it may have several."""
-    found: dict[str, None] = {}
-    prefixes = DATABASES.get(task, ())
-    for prefix in prefixes:
-        names = sorted({path.name[len(prefix) + 1 : -3] for path in _text_folders(folder, f"{prefix}_*.db")})
-        if names and not found:
-            found.update(dict.fromkeys(names))
-        if len(prefixes) > 1:
-            found.update(dict.fromkeys(f"{_data_set(prefix)}/{name}" for name in names))
-    return tuple(found)
+    data_sets = {
+        _data_set(prefix): sorted({path.name[len(prefix) + 1 : -3] for path in _text_folders(folder, f"{prefix}_*.db")})
+        for prefix in DATABASES.get(task, ())
+    }
+    return named_splits(data_sets, prefixed=len(data_sets) > 1)
 
 
 def open_splits(folder: Path, task: str, splits: Sequence[str], feature_dim: int | None) -> Found:

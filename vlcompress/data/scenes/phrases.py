@@ -69,6 +69,14 @@ def descriptions(scene: Scene, most: int) -> list[Description]:
     return list(found)
 
 
+def counted(description: Description, scene: Scene, count: int | None = None) -> str:
+    """Say how many things of the scene fit a description, or that it is another `count` of them."""
+    number = len(description.among(scene)) if count is None else count
+    if number == 1:
+        return f"There is one {description.singular} in the picture."
+    return f"There are {NUMBER_WORDS[number]} {description.plural} in the picture."
+
+
 def only(scene: Scene, thing: Thing, rng: Random, *, without: str = "") -> Description | None:
     """Describe a thing so that nothing else fits, by at most three attributes and no more than needed.
 
