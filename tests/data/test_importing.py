@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.test_opening import some_regions
+from tests.data.test_detect_layout import some_regions
 from vlcompress.data import shards
 from vlcompress.data.detect_layout import open_task
 from vlcompress.data.examples import images_of, text_of
