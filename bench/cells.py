@@ -18,9 +18,9 @@ from vlcompress.data.sources import data_folder
 from vlcompress.models.registry import families_of
 from vlcompress.recipe import PruningRecipe, Recipe, default_recipe
 from vlcompress.tasks.build_task import data_of
-from vlcompress.tasks.registry import TASKS
+from vlcompress.tasks.registry import tabled
 from vlcompress.tasks.support_matrix import RECORD, read_baselines, read_record
-from vlcompress.tickets.run import open_experiment
+from vlcompress.tickets.open_experiment import open_experiment
 from vlcompress.tickets.spec import Trial
 
 SIZE_OF = {"retrieval": "tiny"}
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--size", default="small")
     chosen = parser.parse_args()
     record = read_record()
-    for task in TASKS:
+    for task in tabled():
         for family in families_of(task):
             name = f"{family}-{task}"
             done = record["cells"].get(name, {})

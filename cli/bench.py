@@ -33,8 +33,10 @@ def command() -> None:
 
 @command.command()
 @options.run_path
-@click.option("--batch", "batches", multiple=True, type=int, help="Batch size; may be repeated.  [1 and 32]")
-@click.option("--threads", default=1, show_default=True, help="Threads of PyTorch and ONNX Runtime.")
+@click.option("--batch", "batches", multiple=True, type=options.COUNT, help="Batch size; may be repeated.  [1 and 32]")
+@click.option(
+    "--threads", type=options.THREADS, default=1, show_default=True, help="Threads of PyTorch and ONNX Runtime."
+)
 @options.computing()
 @options.providing()
 @options.home
@@ -61,8 +63,8 @@ def models(
 @click.option("--model", "models_", multiple=True, metavar="NAME", help="Model at --url; repeat it to compare several.")
 @click.option("--rate", "rates", multiple=True, type=click.FloatRange(min=0.1), help="Requests a second; repeatable.")
 @click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(min=0.1), help="Length of one load.")
-@click.option("--rows", default=1, show_default=True, type=click.IntRange(min=1), help="Examples in a request.")
-@click.option("--seed", default=0, show_default=True, help="Of the arrivals.")
+@click.option("--rows", default=1, show_default=True, type=options.COUNT, help="Examples in a request.")
+@click.option("--seed", type=options.SEED, default=0, show_default=True, help="Of the arrivals.")
 @click.option("--token", envvar="VLCOMPRESS_TOKEN", help="Bearer token of the server at --url.  [VLCOMPRESS_TOKEN]")
 @options.home
 @options.as_json

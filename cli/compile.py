@@ -10,8 +10,8 @@ from vlcompress.cli import options
 
 @click.command()
 @options.run_path
-@click.option("--batch", default=32, show_default=True, help="Batch size to be fast at.")
-@click.option("--threads", default=1, show_default=True, help="Threads while measuring.")
+@click.option("--batch", type=options.COUNT, default=32, show_default=True, help="Batch size to be fast at.")
+@click.option("--threads", type=options.THREADS, default=1, show_default=True, help="Threads while measuring.")
 @click.option(
     "--backend",
     default="auto",

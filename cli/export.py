@@ -11,8 +11,10 @@ from vlcompress.cli import options
 @click.command()
 @options.run_path
 @click.option("--format", "format_", type=click.Choice(["onnx", "triton", "docker"]), default="onnx", show_default=True)
-@click.option("--batch", default=32, show_default=True, help="Batch size to be fast at.")
-@click.option("--threads", default=1, show_default=True, help="Threads of ONNX Runtime while measuring.")
+@click.option("--batch", type=options.COUNT, default=32, show_default=True, help="Batch size to be fast at.")
+@click.option(
+    "--threads", type=options.THREADS, default=1, show_default=True, help="Threads of ONNX Runtime while measuring."
+)
 @options.providing(said="[cpu; triton: the one that the file was exported for]")
 @click.option("--expand", is_flag=True, help="Plain standard operators in place of packed nodes with functions.")
 @click.option("--quantize", type=click.Choice(["int8"]), help="Dynamic int8 products, scored on the task.")

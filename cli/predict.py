@@ -12,7 +12,7 @@ from vlcompress.cli import options
 @options.run_path
 @click.option("--split", required=True, help="Split to answer, by its published name; its answers may be hidden.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="File to write.")
-@click.option("--batch", default=256, show_default=True, help="Examples at a time.")
+@click.option("--batch", type=options.COUNT, default=256, show_default=True, help="Examples at a time.")
 @click.option(
     "--form",
     type=click.Choice(["masked", "compiled", "onnx"]),

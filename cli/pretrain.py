@@ -16,19 +16,25 @@ from vlcompress.cli import options
     type=click.Path(path_type=Path),
     help="Folder in LXMERT's layout (ViLT: captions); built-in scenes if left out.",
 )
-@click.option("--pictures", default=16000, show_default=True, help="Pictures of the built-in data (not ViLT's).")
+@click.option(
+    "--pictures",
+    type=click.IntRange(1, 10**8),
+    default=16000,
+    show_default=True,
+    help="Pictures of the built-in data (not ViLT's).",
+)
 @click.option(
     "--split", "splits", multiple=True, help="File of lxmert/ to train on; may be repeated.  [pretrain; vilt train]"
 )
-@click.option("--steps", default=4000, show_default=True, help="Optimizer steps.")
-@click.option("--batch", default=128, show_default=True, help="Sentences a step.")
+@click.option("--steps", type=click.IntRange(1, 10**9), default=4000, show_default=True, help="Optimizer steps.")
+@click.option("--batch", type=options.COUNT, default=128, show_default=True, help="Sentences a step.")
 @click.option("--learning-rate", default=7e-4, show_default=True, help="Peak learning rate.")
 @click.option("--mismatch-rate", type=float, help="Share of mismatched pairs.  [lxmert 0.2, uniter 0.5]")
 @click.option("--word-rate", type=float, help="Share of words to be predicted.  [0.15]")
 @click.option("--region-rate", type=float, help="Share of regions to be predicted.  [0.15]")
 @click.option("--visual-weight", type=float, help="Of LXMERT's region losses.  [6.67]")
 @click.option("--transport-weight", type=float, help="Of UNITER's and ViLT's word-region alignment.  [0.1]")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", type=options.SEED, default=0, show_default=True)
 @click.option("--half", is_flag=True, help="Store the weights as float16.")
 @options.computing(training=True)
 @options.home

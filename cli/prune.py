@@ -19,8 +19,8 @@ from vlcompress.cli import options
 @click.option("--pattern", help="unstructured, block:RxC, n:m, head, neuron, neuron+head, or attention=...,ffn=...")
 @click.option("--sparsity", type=float, help="Fraction of the prunable weights to prune, in [0, 1).  [1-n/m for n:m]")
 @click.option("--schedule", help="linear:P (points a round), geometric:F (of the rest), levels:P,P,... or oneshot.")
-@click.option("--rounds", type=int, help="Stop after so many rounds.")
-@click.option("--allocation", help="global, uniform, or modality (each part of the model by itself).")
+@click.option("--rounds", type=options.COUNT, help="Stop after so many rounds.")
+@click.option("--allocation", help="global, uniform, or modality (language, vision, cross and pooler each by itself).")
 @click.option("--rewind-step", type=int, help="Rewind to the weights after this step of dense training.")
 @click.option(
     "--control",
@@ -30,7 +30,7 @@ from vlcompress.cli import options
 )
 @click.option("--seeds", type=options.WHOLE_NUMBERS, help="Seeds with commas between them, for example 0,1,2.")
 @click.option("--steps", type=int, help="Steps of each training.")
-@click.option("--batch", type=int, help="Examples a step.")
+@click.option("--batch", type=options.COUNT, help="Examples a step.")
 @click.option("--learning-rate", type=float, help="Peak learning rate.")
 @click.option("--save-recipe", type=click.Path(path_type=Path, dir_okay=False), help="Write the whole recipe here.")
 @click.option("--dry-run", is_flag=True, help="Refuse what a run would, say what would be trained, and stop.")

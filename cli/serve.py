@@ -14,7 +14,7 @@ from vlcompress.cli import options
     "--backend", type=click.Choice(["onnx", "torch"]), default="onnx", show_default=True, help="What runs it."
 )
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who runs it.")
-@click.option("--replicas", type=int, help="Processes that hold the models, with --engine ray.  [1]")
+@click.option("--replicas", type=options.COUNT, help="Processes that hold the models, with --engine ray.  [1]")
 @options.providing("cpu", names=("cpu", "cuda", "tensorrt", "openvino"))
 @options.where()
 @click.option("--threads", default="auto", show_default=True, help="Threads of one execution; auto measures.")
@@ -25,7 +25,7 @@ from vlcompress.cli import options
 @click.option("--deadline", default=2000.0, show_default=True, help="ms from a request to its answer; 503 beyond.")
 @click.option("--max-body", default=32, show_default=True, help="MiB of one request body; 413 beyond.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, help="Port to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen on.")
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -29,7 +29,7 @@ from vlcompress.cli import options
     show_default=True,
     help="Batch sizes; the last one is tuned for.",
 )
-@click.option("--threads", default=1, show_default=True, help="Threads of ONNX Runtime.")
+@click.option("--threads", type=options.THREADS, default=1, show_default=True, help="Threads of ONNX Runtime.")
 @options.computing()
 @options.providing("cpu")
 @options.as_json
@@ -44,8 +44,9 @@ def command(
     from vlcompress.bench.profile import ProfileConfig, profile
     from vlcompress.bench.random_masks import read_pattern
     from vlcompress.report.profile import profile_text
+    from vlcompress.results import to_json
 
     named = tuple(read_pattern(text) for text in patterns)
     runtime = options.provider_word(provider, provider_options, compute=asked["compute"]) or "cpu"
     record = profile(ProfileConfig(patterns=named, provider=runtime, **asked), options.say)
-    options.show(record, profile_text(record), as_json)
+    options.show(to_json(record), profile_text(record), as_json)

@@ -157,17 +157,16 @@ def counting_folder(folder: Path, scenes: Path) -> Path:
     return folder
 
 
-def test_a_toy_task_is_a_file_a_reader_and_three_lines_and_then_runs_end_to_end(
+def test_a_toy_task_is_a_file_a_reader_a_recipe_and_lines_and_then_runs_end_to_end(
     monkeypatch: pytest.MonkeyPatch, tiny_scenes: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "data").mkdir()
     data = counting_folder(tmp_path / "data", tiny_scenes)
-    kind = TaskKind("counting", CountingTask.metric, ".json", CountingTask, CountingTask)
+    kind = TaskKind("counting", ".json", CountingTask, CountingTask)
     monkeypatch.setitem(TASKS, "counting", kind)  # the entry in tasks/registry.py
     monkeypatch.setattr(LxmertFamily, "tasks", (*LxmertFamily.tasks, "counting"))  # in the adapter
     monkeypatch.setattr(LxmertFamily, "recipes", Path(layout.__file__).parent / "recipes")  # where its file is added
-    monkeypatch.setattr(opening, "TASKS", (*opening.TASKS, "counting"))  # the lines in data/detect_layout.py
-    monkeypatch.setattr(opening, "LAYOUTS", (*opening.LAYOUTS, layout))
+    monkeypatch.setattr(opening, "LAYOUTS", (*opening.LAYOUTS, layout))  # the line in data/detect_layout.py
     pruned_compiled_exported(tmp_path / "home", "--task", "counting", "--data", str(data))
     run(tmp_path / "home", "predict", "--split", "val", "--out", str(tmp_path / "said.json"))
     assert {row["answer"] for row in json.loads((tmp_path / "said.json").read_text())} <= set(layout.LABELS)

@@ -15,7 +15,8 @@ from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import default_recipe
 from vlcompress.sparse.compile import load_compiled
 from vlcompress.sparse.compile_run import compile_run
-from vlcompress.tickets.run import find_ticket, open_experiment
+from vlcompress.tickets.open_experiment import open_experiment
+from vlcompress.tickets.run import find_ticket
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path(vlcompress.__file__).resolve().parent

@@ -283,6 +283,86 @@ class BenchResult:
     curve: tuple[CurvePoint, ...] | None = absent()
 
 
+@dataclass(frozen=True)
+class LayerForm:
+    """One layer in one form: µs a call, times faster than dense, and how it was written where there was a choice."""
+
+    us: float
+    speedup: float
+    how: str | None
+
+
+@dataclass(frozen=True)
+class LayerPoint:
+    """One layer at one sparsity: µs of the dense layer, and its forms by name."""
+
+    sparsity: float
+    dense_us: float
+    forms: Mapping[str, LayerForm]
+
+
+@dataclass(frozen=True)
+class LayerProfile:
+    """Layers of one shape [out, in] on so many rows, in one pattern.
+
+    Attributes:
+        break_even: by form, the sparsity from which on it is faster than dense; None if none is enough.
+    """
+
+    pattern: str
+    shape: tuple[int, ...]
+    rows: int
+    points: tuple[LayerPoint, ...]
+    break_even: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class ModelBatch(Latency):
+    """A whole model at one batch size, measured side by side with the dense one (its median in ms)."""
+
+    dense_ms: float
+    speedup: Ratio
+
+
+@dataclass(frozen=True)
+class ModelPoint:
+    """A whole model at one sparsity: seconds to open it, bytes of its weights, and each batch size."""
+
+    sparsity: float
+    load_s: float
+    bytes: int
+    batches: Mapping[str, ModelBatch]
+
+
+@dataclass(frozen=True)
+class ModelProfile:
+    """A whole model in one pattern and form; `break_even` as in `LayerProfile`, by batch size."""
+
+    pattern: str
+    form: str
+    points: tuple[ModelPoint, ...]
+    break_even: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class ProfileResult:
+    """What `speed` measures: random masks in every pattern, sparsity and form, against dense.
+
+    Attributes:
+        environment: as in `BenchResult`.
+        asked: the fields of `bench.profile.ProfileConfig`.
+        layers: one layer at a time.
+        models: whole models.
+        advice: lines for people.
+    """
+
+    environment: Json
+    asked: Json
+    layers: tuple[LayerProfile, ...]
+    models: tuple[ModelProfile, ...]
+    advice: tuple[str, ...]
+
+
 def load(kind: type[Result], path: Path) -> Result:
     """Read a result from its file.
 

@@ -22,12 +22,13 @@ from vlcompress.kernels.formats import BlockSparseWeight, unpack
 from vlcompress.models.base import Head
 from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.report.profile import profile_text
+from vlcompress.results import ModelBatch, ModelPoint, ModelProfile, ProfileResult, Ratio, from_json
 from vlcompress.sparse.timing import Effort
 
 PATTERNS = ("neuron+head", "block:16x8")
 
 
-def ask(**changes: Any) -> dict[str, Any]:
+def ask(**changes: Any) -> ProfileResult:
     asked = {"size": "tiny", "patterns": ("neuron+head",), "sparsities": (0.5,), "batches": (1,), **changes}
     return profile(ProfileConfig(**asked), lambda line: None)
 
@@ -51,7 +52,7 @@ def test_a_tiny_model_from_the_command_line() -> None:
     assert found["low"] <= found["value"] <= found["high"]
     for pattern in ("unstructured", "2:4"):
         assert any(line.startswith(f"{pattern}: no form is faster than dense") for line in record["advice"])
-    text = profile_text(record)
+    text = profile_text(from_json(ProfileResult, record))
     assert "smaller layers" in text
     assert "accuracy is not measured here" in text
 
@@ -59,13 +60,13 @@ def test_a_tiny_model_from_the_command_line() -> None:
 def test_pytorch_is_measured_where_it_would_run_beside_its_own_dense_model() -> None:
     """On a machine without a GPU another dtype asks for it; float32 there leaves PyTorch out."""
     record = ask(patterns=("neuron+head", "block:16x8"), sparsities=(0.8,), compute=Compute("cpu", "bf16"))
-    forms = {pattern: {row["form"] for row in record["models"] if row["pattern"] == pattern} for pattern in PATTERNS}
+    forms = {pattern: {row.form for row in record.models if row.pattern == pattern} for pattern in PATTERNS}
     assert forms["neuron+head"] == {SHRUNK, "PyTorch, as compiled"}
     assert {"PyTorch, as compiled", "PyTorch, grouped"} <= forms["block:16x8"]
-    sizes = {row["form"]: row["points"][0]["bytes"] for row in record["models"] if row["pattern"] == "neuron+head"}
+    sizes = {row.form: row.points[0].bytes for row in record.models if row.pattern == "neuron+head"}
     assert sizes["PyTorch, as compiled"] < 0.6 * sizes[SHRUNK], "bfloat16 takes half the bytes"
     assert "PyTorch on cpu in bf16; ONNX Runtime on provider cpu" in profile_text(record)
-    assert not any(row["form"].startswith("PyTorch") for row in ask()["models"])
+    assert not any(row.form.startswith("PyTorch") for row in ask().models)
 
 
 def test_a_form_that_computes_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,23 +138,14 @@ def test_lists_that_are_none() -> None:
         assert why in result.stderr
 
 
-def row(pattern: str, form: str, value: float, low: float, even: float | None) -> dict[str, Any]:
-    speedup = {"value": value, "low": low, "high": value + 0.1}
-    return {
-        "pattern": pattern,
-        "form": form,
-        "points": [{"sparsity": 0.7, "batches": {"1": {"speedup": speedup}}}],
-        "break_even": {"1": even},
-    }
+def row(pattern: str, form: str, value: float, low: float, even: float | None) -> ModelProfile:
+    timed = ModelBatch(1.0, 1.0, 1.0, 0.0, 10, 1.0, dense_ms=value, speedup=Ratio(value, low, value + 0.1))
+    return ModelProfile(pattern, form, (ModelPoint(0.7, 0.1, 100, {"1": timed}),), {"1": even})
 
 
 def test_advice_ranks_and_says_when_dense_is_better() -> None:
-    lines = advice(
-        {
-            "asked": {"sparsities": [0.7], "batches": [1], "patterns": ["block:32x32", "neuron+head"]},
-            "models": [row("block:32x32", STANDARD, 0.9, 0.8, None), row("neuron+head", SHRUNK, 2.7, 2.6, 0.05)],
-        }
-    )
+    models = [row("block:32x32", STANDARD, 0.9, 0.8, None), row("neuron+head", SHRUNK, 2.7, 2.6, 0.05)]
+    lines = advice(models, ProfileConfig(patterns=("block:32x32", "neuron+head"), sparsities=(0.7,), batches=(1,)))
     assert lines[0].startswith("neuron+head at 70 % (smaller layers), batch 1: 2.70x dense; faster than dense from 5 %")
     assert "32x32 at 70 % (standard operators), batch 1: no faster than dense" in lines[1]
     assert "faster than dense from" not in lines[1]

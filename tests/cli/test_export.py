@@ -73,9 +73,12 @@ def test_verify_repeats_the_gate_and_notices_changes(file: Path, home: Path, tmp
     assert code == 0, err
     assert "samples: 64 examples, answers agree on 100.0 %" in out
     assert "random shapes: 8 examples" in out
+    code, newest, err = run("verify", "--home", str(home))
+    assert (code, newest) == (0, out), err
+    assert f"newest run: {file.parent.parent}" in err
     moved = tmp_path / "elsewhere"
     shutil.copytree(file.parent, moved)
-    assert run("verify", str(moved / "model.onnx"), "--run", str(newest_run(home).folder))[0] == 0
+    assert run("verify", str(moved), "--run", str(newest_run(home).folder))[0] == 0
     assert run("verify", str(moved / "model.onnx"))[0] == 2
     altered = moved / "model.onnx"
     altered.write_bytes(altered.read_bytes()[:-1] + b"x")

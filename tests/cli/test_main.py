@@ -20,7 +20,7 @@ FLAGS = {
         "format", "batch", "threads", "provider", "provider-option", "expand", "quantize", "fp16", "opset",
         "target-ort", "explain", "home", "json",
     },
-    "verify": {"run", "batch", "threads", "device", "dtype", "provider", "provider-option", "json"},
+    "verify": {"run", "batch", "threads", "device", "dtype", "provider", "provider-option", "home", "json"},
     "tasks": {"markdown", "json"},
     "check-family": {"json"},
     "predict": {"split", "out", "batch", "form", "device", "dtype", "home", "json"},

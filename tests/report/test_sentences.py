@@ -16,7 +16,7 @@ def set_speedup(run: Run, variant: str, size: str, to: str, ratio: Ratio) -> Non
 
 def test_the_headline_says_what_was_found_how_fast_and_where(measured: Run) -> None:
     assert headline(report_data(measured)) == (
-        "A block:16x16 ticket at 70.0 % sparsity scores 69.00 against 70.00 dense (98.6 %), which is below the 99 % "
+        "The block:16x16 ticket at 70.0 % sparsity scores 69.00 against 70.00 dense (98.6 %), which is below the 99 % "
         "line, but within noise of it (a single seed); compiled, it is 1.40× (1.36 to 1.44) as fast as dense; "
         "exported, it is 1.40× (1.36 to 1.44) as fast as dense in ONNX Runtime (batch 1, on Example CPU, 2 threads)."
     )

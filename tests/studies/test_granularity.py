@@ -25,7 +25,7 @@ from vlcompress.studies.registry import study_named
 from vlcompress.studies.run import Outcome, command_of, folder_name, run_study
 from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import rounds
-from vlcompress.tickets.run import open_experiment
+from vlcompress.tickets.open_experiment import open_experiment
 from vlcompress.tickets.spec import Trial
 from vlcompress.tickets.store import TrainingResult
 

@@ -25,7 +25,7 @@ from vlcompress.models.resnet.adapter import ResnetFamily
 from vlcompress.tasks.detection import DetectionTask
 from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.pretraining_task import PretrainingTask
-from vlcompress.tasks.registry import SELF_SUPERVISED, TASKS
+from vlcompress.tasks.registry import TASKS
 from vlcompress.tasks.segmentation import SegmentationTask
 
 BOXES = {name: [[0, 0, 9, 9], [5, 5, 9, 9]] for name in "abc"}
@@ -60,16 +60,16 @@ def spoilt(answer: Callable[[int], Tensor], number: float) -> Callable[[Mapping[
 
 def made(task: str, examples: Sequence[Any] = ()) -> Any:
     family: Any = ShowingFamily()
-    if task in SELF_SUPERVISED:
+    if task in ("simclr", "moco"):
         family = ResnetFamily()
     elif task == "classification":
         family.reads = "pixels"
     data = make_data(task, examples or [EXAMPLES[task](name) for name in "abc"], PICTURES, LABELS)
-    return {**TASKS, **SELF_SUPERVISED}[task].judge(data, make_reader(family, PICTURES))
+    return TASKS[task].judge(data, make_reader(family, PICTURES))
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("task", [name for name in {**TASKS, **SELF_SUPERVISED} if name != "pretraining"])
+@pytest.mark.parametrize("task", [name for name in TASKS if name != "pretraining"])
 def test_a_score_that_is_not_finite_is_an_error(task: str, number: float) -> None:
     """Example b is the last of the first batch; its scores are spoilt in its last row, whatever the rows are."""
     shape = (lambda rows: torch.zeros(rows)) if task == "retrieval" else (lambda rows: torch.zeros(rows, 2))

@@ -8,10 +8,10 @@ import pytest
 from bench.evidence import marked
 from tests.conftest import pytest_runtest_makereport
 from vlcompress.models.registry import FAMILIES, families_of
-from vlcompress.tasks.registry import TASKS
+from vlcompress.tasks.registry import tabled
 from vlcompress.tasks.support_matrix import MARKS, cells, marks, read_blind, read_evidence, read_record, rows
 
-THERE = {(family, task) for task in TASKS for family in families_of(task)}
+THERE = {(family, task) for task in tabled() for family in families_of(task)}
 
 
 def test_the_evidence_is_what_markers_of_tests_say() -> None:
@@ -31,9 +31,9 @@ def test_a_test_that_is_evidence_fails_where_it_is_skipped(markers: list[str], o
 
 def test_evidence_is_of_cells_and_kinds_that_exist() -> None:
     for cell, kinds in read_evidence().items():
-        assert cell in {*TASKS, *(f"{family}-{task}" for family, task in THERE)}
+        assert cell in {*tabled(), *(f"{family}-{task}" for family, task in THERE)}
         assert kinds.keys() <= MARKS.keys()
-        assert cell not in TASKS or kinds.keys() == {"metric"}, "parity and formats are a family's"
+        assert cell not in tabled() or kinds.keys() == {"metric"}, "parity and formats are a family's"
 
 
 def test_what_no_test_shows_has_no_mark() -> None:
@@ -56,7 +56,7 @@ def test_the_shipped_record_is_of_cells_and_metrics_that_exist() -> None:
     for name, cell in read_record()["cells"].items():
         family, _, task = name.partition("-")
         assert (family, task) in THERE
-        assert cell["metric"] == TASKS[task].metric
+        assert cell["metric"] == tabled()[task].judge.metric
         assert 0 <= cell["score"] <= 1
 
 

@@ -17,9 +17,10 @@ from vlcompress.pruning.permutation import Permutation
 from vlcompress.recipe import Recipe, default_recipe
 from vlcompress.tickets.checks import check_run
 from vlcompress.tickets.experiment import Experiment, build_model
-from vlcompress.tickets.imp import run_cells
+from vlcompress.tickets.imp import train_arms
 from vlcompress.tickets.models import samples, score_task, ticket_model
-from vlcompress.tickets.run import find_ticket, open_experiment
+from vlcompress.tickets.open_experiment import open_experiment
+from vlcompress.tickets.run import find_ticket
 from vlcompress.tickets.spec import Trial
 from vlcompress.tickets.store import TrainingResult
 from vlcompress.tickets.ticket import load_ticket
@@ -53,7 +54,7 @@ def test_at_their_defaults_no_identity_changes(recipe: Recipe, tmp_path: Path) -
 def test_saliency_is_summed_for_its_criterion_alone_and_ranks(recipe: Recipe, tmp_path: Path, criterion: str) -> None:
     plain = opened(recipe, tmp_path).train(Trial(0), "dense")
     experiment = opened(recipe.override(pruning={"criterion": criterion, "pattern": "block:8x4"}), tmp_path)
-    dense, first, _ = (cell.trained[0] for cell in run_cells(experiment))
+    dense, first, _ = (cell.trained[0] for cell in train_arms(experiment))
     assert plain.saliency() == {}
     assert dense.folder != plain.folder
     assert all(torch.equal(value, weights(plain)[name]) for name, value in weights(dense).items())
@@ -73,8 +74,8 @@ def test_saliency_is_summed_for_its_criterion_alone_and_ranks(recipe: Recipe, tm
 
 
 def test_the_dense_model_teaches_every_sparse_one_and_is_shared(recipe: Recipe, tmp_path: Path) -> None:
-    plain = [cell.trained[0] for cell in run_cells(opened(recipe, tmp_path))]
-    taught = [cell.trained[0] for cell in run_cells(opened(recipe.override(training={"distill": 1.0}), tmp_path))]
+    plain = [cell.trained[0] for cell in train_arms(opened(recipe, tmp_path))]
+    taught = [cell.trained[0] for cell in train_arms(opened(recipe.override(training={"distill": 1.0}), tmp_path))]
     assert taught[0].folder == plain[0].folder
     assert taught[1].masks().sha256() == plain[1].masks().sha256()
     for one, other in zip(taught[1:], plain[1:], strict=True):
@@ -108,7 +109,7 @@ BLOCKS = {"pattern": "block:4x4", "permutation": "neurons+channels"}
 @pytest.mark.parametrize("rewind_step", [0, 2])
 def test_reordered_rounds_prune_and_rewind_in_one_order(recipe: Recipe, tmp_path: Path, rewind_step: int) -> None:
     experiment = opened(recipe.override(pruning={**BLOCKS, "rewind_step": rewind_step}), tmp_path)
-    dense, first, second = (cell.trained[0] for cell in run_cells(experiment))
+    dense, first, second = (cell.trained[0] for cell in train_arms(experiment))
     order = second.permutation()
     assert dense.permutation() is None
     assert order is not None
@@ -134,7 +135,7 @@ def test_reordered_rounds_prune_and_rewind_in_one_order(recipe: Recipe, tmp_path
 def test_kept_blocks_hold_more_of_the_dense_model_once_it_is_reordered(recipe: Recipe, tmp_path: Path) -> None:
     def kept(permutation: str) -> float:
         experiment = opened(recipe.override(pruning={**BLOCKS, "rounds": 1, "permutation": permutation}), tmp_path)
-        cells = run_cells(experiment)
+        cells = train_arms(experiment)
         dense = dataclasses.replace(cells[0].trained[0], reading=cells[1].trained[0].permutation()).weights()
         return float(sum(dense[name][mask].square().sum() for name, mask in cells[1].trained[0].masks().items()))
 
@@ -159,7 +160,7 @@ def test_a_reordered_ticket_is_a_plain_model_and_keeps_the_order(recipe: Recipe,
 
 def test_rounds_grow_their_blocks(recipe: Recipe, tmp_path: Path) -> None:
     experiment = opened(recipe.override(pruning={"pattern": "block:8x8", "growth": "4x1"}), tmp_path)
-    fine, coarse = (cell.trained[0].masks() for cell in run_cells(experiment)[1:])
+    fine, coarse = (cell.trained[0].masks() for cell in train_arms(experiment)[1:])
     assert (fine.sparsity, coarse.sparsity) == (pytest.approx(0.25, abs=2e-3), pytest.approx(0.5, abs=2e-3))
     whole = [Block(8, 8).unit_means(mask.float()) for mask in coarse.values()]
     assert all(((one == 0) | (one == 1)).all() for one in whole)
@@ -194,8 +195,8 @@ def test_options_without_effect_are_told(recipe: Recipe, tmp_path: Path) -> None
         "warning: pruning.permutation 'neurons' has no effect with pattern 'unstructured': it cuts no blocks from what "
         "could be reordered",
     ]
-    folders = [cell.trained[0].folder.name for cell in run_cells(experiment)]
-    assert folders == [cell.trained[0].folder.name for cell in run_cells(opened(recipe, tmp_path))]
+    folders = [cell.trained[0].folder.name for cell in train_arms(experiment)]
+    assert folders == [cell.trained[0].folder.name for cell in train_arms(opened(recipe, tmp_path))]
 
 
 @pytest.mark.parametrize(
@@ -235,7 +236,7 @@ def test_rounds_that_end_before_a_pattern_holds_are_told(
 def test_n_of_m_goes_with_controls_options_and_mixtures(recipe: Recipe, tmp_path: Path, changes: dict) -> None:
     experiment = opened(recipe.override(**changes), tmp_path)
     check_run(experiment)
-    cells = {(cell.arm, cell.round): cell.trained[0].masks() for cell in run_cells(experiment)[1:]}
+    cells = {(cell.arm, cell.round): cell.trained[0].masks() for cell in train_arms(experiment)[1:]}
     for (arm, number), masks in cells.items():
         if number == 2 and arm != "unstructured":
             for coupling in experiment.couplings:

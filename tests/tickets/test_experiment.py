@@ -11,7 +11,7 @@ from vlcompress.models.base import Head
 from vlcompress.models.registry import family_named
 from vlcompress.recipe import default_recipe
 from vlcompress.tickets.experiment import Experiment, build_model
-from vlcompress.tickets.run import open_experiment
+from vlcompress.tickets.open_experiment import open_experiment
 from vlcompress.tickets.spec import Trial
 
 

@@ -17,8 +17,9 @@ from vlcompress.pruning.mask import prune
 from vlcompress.pruning.pattern import Unstructured
 from vlcompress.recipe import Recipe
 from vlcompress.tickets.experiment import Experiment, build_model
-from vlcompress.tickets.imp import Cell, run_cells, ticket_of
-from vlcompress.tickets.run import find_ticket, newest_run, open_experiment
+from vlcompress.tickets.imp import TrainedArm, ticket_of, train_arms
+from vlcompress.tickets.open_experiment import open_experiment
+from vlcompress.tickets.run import find_ticket, newest_run
 from vlcompress.tickets.spec import Trial
 from vlcompress.tickets.ticket import load_ticket
 from vlcompress.training.checkpoint import distinct
@@ -28,13 +29,13 @@ def opened(recipe: Recipe, home: Path) -> Experiment:
     return open_experiment(recipe, home, say=lambda line: None)
 
 
-def by_arm(cells: list[Cell]) -> dict[str, list[Cell]]:
+def by_arm(cells: list[TrainedArm]) -> dict[str, list[TrainedArm]]:
     return {arm: [cell for cell in cells if cell.arm == arm] for arm in {cell.arm for cell in cells}}
 
 
 def test_rounds_prune_trained_weights_and_rewind_to_theta0(recipe: Recipe, tmp_path: Path) -> None:
     experiment = opened(recipe, tmp_path)
-    cells = run_cells(experiment)
+    cells = train_arms(experiment)
     assert [(cell.arm, cell.round, cell.sparsity) for cell in cells] == [
         ("dense", 0, 0.0),
         ("ticket", 1, pytest.approx(0.25, abs=1e-4)),
@@ -63,7 +64,7 @@ def test_every_round_has_the_same_fresh_head_and_another_seed_another(recipe: Re
 
 
 def test_pruned_weights_are_bit_zero_in_every_saved_file(recipe: Recipe, tmp_path: Path) -> None:
-    ticket = ticket_of(run_cells(opened(recipe, tmp_path))).trained[0]
+    ticket = ticket_of(train_arms(opened(recipe, tmp_path))).trained[0]
     weights = ticket.weights()
     for name, mask in ticket.masks().items():
         assert (weights[name][~mask].view(torch.int32) == 0).all()
@@ -75,7 +76,7 @@ def test_controls_change_one_thing_each(recipe: Recipe, tmp_path: Path) -> None:
         pruning={"pattern": "block:8x4", "controls": ["random", "shuffle", "reinit", "unstructured"]}
     )
     experiment = opened(recipe, tmp_path)
-    arms = by_arm(run_cells(experiment))
+    arms = by_arm(train_arms(experiment))
     ticket = arms["ticket"][-1].trained[0].masks()
     assert arms["shuffle"][0].trained[0].masks().sha256() == ticket.sha256()
     assert arms["reinit"][0].trained[0].masks().sha256() == ticket.sha256()
@@ -99,7 +100,7 @@ def test_shuffled_start_permutes_within_each_weight(recipe: Recipe, tmp_path: Pa
 
 def test_rewinding_starts_from_the_dense_training_at_that_step(recipe: Recipe, tmp_path: Path) -> None:
     experiment = opened(recipe.override(pruning={"rewind_step": 2}), tmp_path)
-    cells = run_cells(experiment)
+    cells = train_arms(experiment)
     rewound = build_model(experiment, Trial(0, cells[-1].trained[0].masks(), "rewound")).state_dict()
     dense = cells[0].trained[0].weights()
     name = experiment.prunable.names[0]
@@ -112,7 +113,7 @@ def test_rewinding_starts_from_the_dense_training_at_that_step(recipe: Recipe, t
 
 
 def test_several_seeds_are_whole_chains_and_give_one_verdict(recipe: Recipe, tmp_path: Path) -> None:
-    cells = run_cells(opened(recipe.override(pruning={"seeds": (0, 1), "controls": ["random"]}), tmp_path))
+    cells = train_arms(opened(recipe.override(pruning={"seeds": (0, 1), "controls": ["random"]}), tmp_path))
     for cell in (ticket_of(cells), by_arm(cells)["random"][0]):
         first, second = cell.trained
         assert first.masks().sha256() != second.masks().sha256()
@@ -125,12 +126,12 @@ def test_nothing_is_trained_twice(recipe: Recipe, tmp_path: Path) -> None:
     lines: list[str] = []
     experiment = opened(recipe, tmp_path)
     experiment.say = lines.append
-    run_cells(experiment)
+    train_arms(experiment)
     assert not any("done before" in line for line in lines)
     lines.clear()
     longer = opened(recipe.override(pruning={"sparsity": 0.75}), tmp_path)
     longer.say = lines.append
-    run_cells(longer)
+    train_arms(longer)
     assert ["done before" in line for line in lines] == [True, True, True, False]
 
 

@@ -11,8 +11,8 @@ from vlcompress.errors import VlcompressError
 from vlcompress.recipe import Recipe, default_recipe
 from vlcompress.tickets.checks import check_run
 from vlcompress.tickets.experiment import Experiment, build_model, tensors_sha256
-from vlcompress.tickets.imp import run_cells
-from vlcompress.tickets.run import open_experiment
+from vlcompress.tickets.imp import train_arms
+from vlcompress.tickets.open_experiment import open_experiment
 from vlcompress.tickets.spec import Trial
 
 LAYER = "encoder.layer.0.attention.self.query.weight"
@@ -49,7 +49,7 @@ def test_a_language_model_is_made_once_and_fills_what_reads_words(
 
 
 def test_the_control_keeps_the_tickets_mask(tiny_scenes: Path, tmp_path: Path) -> None:
-    cells = run_cells(opened(recipe_of("lxmert", tiny_scenes), tmp_path))
+    cells = train_arms(opened(recipe_of("lxmert", tiny_scenes), tmp_path))
     ticket, language = cells[-2:]
     assert language.arm == "language"
     assert language.trained[0].masks().sha256() == ticket.trained[0].masks().sha256()

@@ -9,8 +9,8 @@ from vlcompress.artefacts import load_tensors
 from vlcompress.data.scenes.benchmarks import make_benchmark
 from vlcompress.recipe import Recipe, parse_recipe
 from vlcompress.tickets.experiment import Experiment, build_model
-from vlcompress.tickets.imp import run_cells
-from vlcompress.tickets.run import open_experiment
+from vlcompress.tickets.imp import train_arms
+from vlcompress.tickets.open_experiment import open_experiment
 from vlcompress.tickets.spec import Trial
 from vlcompress.tickets.store import REWIND
 
@@ -44,7 +44,7 @@ def _bench(folder: Path, home: Path, rewind_step: int = 0) -> Experiment:
 
 def test_statistics_are_rewound_and_saved(folder: Path, tmp_path: Path) -> None:
     experiment = _bench(folder, tmp_path)
-    *_, last = run_cells(experiment)
+    *_, last = train_arms(experiment)
     saved = last.trained[0].weights()
     assert int(saved[COUNT]) == 4
     assert not torch.equal(saved[MEAN], experiment.theta0[MEAN])

@@ -46,6 +46,7 @@ OTHER: dict[str, Any] = {
     "saliency": "gradient",
     "distill": Teacher(1.0, "1" * 64),
     "adversarial": "text",
+    "loss": "best-answer",
     "computed_on": {"device": "cuda sm_90", "dtype": "bf16"},
 }
 

@@ -14,7 +14,7 @@ from torch.nn.functional import gelu
 
 from vlcompress.models.attention import MultiHeadAttention, additive
 from vlcompress.models.base import Config, Head, HeadKind, LoadReport, Sample
-from vlcompress.models.batches import padded, padding_mask, random_mask, random_regions, regions_of
+from vlcompress.models.batches import padded, padding_mask, random_mask, random_regions, random_text, regions_of
 from vlcompress.models.checkpoints import load_strictly, read_checkpoint, without_heads
 from vlcompress.models.transformer_layout import TransformerFamily
 
@@ -150,12 +150,13 @@ class ToyFamily(TransformerFamily):
     def example_inputs(self, config: Config, *, batch: int, text: int, regions: int, seed: int) -> dict[str, Tensor]:
         """Make random inputs."""
         generator = torch.Generator().manual_seed(seed)
-        mask, visible = (random_mask(batch, size, generator) for size in (text, regions))
-        words = torch.randint(1, config["vocab_size"], (batch, text), generator=generator)
+        words, visible = (
+            random_text(config["vocab_size"], batch, text, generator),
+            random_mask(batch, regions, generator),
+        )
         features, _ = random_regions(batch, regions, config["visual_feat_dim"], generator)
         return {
-            "input_ids": words * mask,
-            "attention_mask": mask,
+            **words,
             "visual_feats": features * visible[:, :, None],
             "visual_attention_mask": visible,
         }

@@ -15,7 +15,7 @@ from vlcompress.models.objective import Batch
 from vlcompress.models.registry import family_named
 from vlcompress.recipe import default_recipe
 from vlcompress.tickets.experiment import Experiment, build_model, objective_of
-from vlcompress.tickets.run import open_experiment
+from vlcompress.tickets.open_experiment import open_experiment
 from vlcompress.tickets.spec import Trial
 from vlcompress.training import adversarial
 from vlcompress.training.adversarial import Adversarial, attacked_score, parse_perturbation, symmetric_divergence

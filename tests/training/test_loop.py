@@ -146,9 +146,9 @@ def test_losses_are_looked_at_every_so_often_and_the_exact_step_is_named() -> No
     losses = _Losses(HYPER, lambda step, loss: told.append((step, loss)), every=3)
     for step in range(4):
         losses.add(step, torch.tensor(float(step)))
-        losses.tell(now=False)
+        losses.report(now=False)
     assert told == [(1, 0.0), (2, 1.0), (3, 2.0)]
-    losses.tell(now=True)
+    losses.report(now=True)
     assert told[3:] == [(4, 3.0)]
     losses.add(4, torch.tensor(1.0))
     losses.add(5, torch.tensor(float("nan")))

@@ -6,7 +6,7 @@ from vlcompress.models.base import Family
 from vlcompress.models.contract import BrokenClauseError, Finding, check_contract, judge, missing_attributes, require
 from vlcompress.models.registry import FAMILIES
 from vlcompress.recipe import default_recipe
-from vlcompress.tasks.registry import SELF_SUPERVISED, TASKS
+from vlcompress.tasks.registry import TASKS
 
 
 def check_family(name: str) -> list[Check]:
@@ -33,7 +33,7 @@ def _check(finding: Finding) -> Check:
 
 def _tasks(name: str, kind: type[Family]) -> str:
     require(kind.name == name, f"it is called '{kind.name}' and registered as '{name}'", "take one name")
-    odd = [task for task in kind.tasks if task not in {**TASKS, **SELF_SUPERVISED}]
+    odd = [task for task in kind.tasks if task not in TASKS]
     require(kind.tasks and not odd, f"tasks {odd or 'are none'}", f"take some of {', '.join(TASKS)}")
     return ", ".join(kind.tasks)
 

@@ -9,19 +9,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vlcompress.artefacts import Json
 from vlcompress.bench.advice import advice
 from vlcompress.bench.break_even import break_even
 from vlcompress.bench.environment import environment
-from vlcompress.bench.harness import measure
 from vlcompress.bench.profile_layers import measure_layers
-from vlcompress.bench.profile_onnx import Subject
+from vlcompress.bench.profile_onnx import Opened, Subject
 from vlcompress.bench.profile_torch import TorchSubject
 from vlcompress.bench.random_masks import POLICY, check_sparsity
 from vlcompress.bench.statistics import latency, paired_ratio
@@ -30,26 +27,12 @@ from vlcompress.errors import VlcompressError, unknown
 from vlcompress.export.choose import Chooser
 from vlcompress.models.base import Family, Head
 from vlcompress.models.registry import FAMILIES
+from vlcompress.results import ModelBatch, ModelPoint, ModelProfile, ProfileResult
 from vlcompress.sparse.compile import layer_rows, thread_count
-from vlcompress.sparse.timing import Call, Effort
+from vlcompress.sparse.timing import Effort, interleave
 
 Inputs = Mapping[str, Tensor]
 Say = Callable[[str], None]
-
-
-class Form(Protocol):
-    """A model in one form and runtime: how long it took to open, and how many bytes its weights take."""
-
-    @property
-    def load_s(self) -> float:
-        """Seconds."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes."""
-
-    def bind(self, inputs: Inputs) -> Call:
-        """Return the call that runs it on fixed inputs."""
 
 
 ANSWERS, WORDS, FEATURES, TEXT, REGIONS = 3129, 30522, 2048, 20, 36
@@ -88,7 +71,7 @@ class ProfileConfig:
     provider: str = "cpu"
 
 
-def profile(asked: ProfileConfig, say: Say) -> Json:
+def profile(asked: ProfileConfig, say: Say) -> ProfileResult:
     """Measure what is asked.
 
     Args:
@@ -96,8 +79,7 @@ def profile(asked: ProfileConfig, say: Say) -> Json:
         say: tells progress.
 
     Returns:
-        A JSON object: "environment", "asked", "layers" (see `measure_layers`), "models" (for each pattern and form its
-        "points" by sparsity and batch, and "break_even" by batch) and "advice", lines for people.
+        Layers, whole models, and advice.
 
     Raises:
         VlcompressError: a name, sparsity or batch size that is not possible, or a block that divides no weight.
@@ -121,70 +103,62 @@ def profile(asked: ProfileConfig, say: Say) -> Json:
         in_torch = None if asked.compute == CPU else TorchSubject(family, model, head, asked.compute, tuned, CHOOSING)
         with precision(asked.compute):
             models = _models(subject, in_torch, asked, inputs, say)
-    record = {"environment": environment(), "asked": asdict(asked), "layers": layers, "models": models}
-    return {**record, "advice": advice(record)}
+    return ProfileResult(environment(), asdict(asked), tuple(layers), tuple(models), tuple(advice(models, asked)))
 
 
 def _models(
     subject: Subject, torch_subject: TorchSubject | None, asked: ProfileConfig, inputs: Mapping[int, Inputs], say: Say
-) -> list[Json]:
+) -> list[ModelProfile]:
     """Measure whole models: for each pattern and form, its points by sparsity and batch size.
 
     Forms are compared with the dense model in their own runtime.
     """
     dense, torch_dense = subject.dense(), None if torch_subject is None else torch_subject.dense()
-    found: dict[tuple[str, str], Json] = {}
+    found: dict[tuple[str, str], list[ModelPoint]] = {}
     for pattern in asked.patterns:
         for sparsity in asked.sparsities:
             say(f"{pattern} at {100 * sparsity:g} %: the whole model")
             forms = subject.forms(pattern, sparsity, inputs[min(inputs)])
-            _add_points(found, pattern, sparsity, dense, forms, inputs)
+            points = _points(sparsity, dense, forms, inputs)
             if torch_subject is not None and torch_dense is not None:
-                _add_points(found, pattern, sparsity, torch_dense, torch_subject.forms(pattern, sparsity), inputs)
-    return [{**row, "break_even": _break_even(row["points"], asked.batches)} for row in found.values()]
+                points |= _points(sparsity, torch_dense, torch_subject.forms(pattern, sparsity), inputs)
+            for form, point in points.items():
+                found.setdefault((pattern, form), []).append(point)
+    return [ModelProfile(*named, tuple(points), _break_even(points, asked.batches)) for named, points in found.items()]
 
 
-def _add_points(
-    found: dict[tuple[str, str], Json],
-    pattern: str,
-    sparsity: float,
-    dense: Form,
-    forms: Mapping[str, Form],
-    inputs: Mapping[int, Inputs],
-) -> None:
-    """Measure forms of one pruning side by side with dense, and add them to the rows of their pattern."""
-    for form, opened in forms.items():
-        row = found.setdefault((pattern, form), {"pattern": pattern, "form": form, "points": []})
-        row["points"].append({"sparsity": sparsity, "load_s": round(opened.load_s, 2), "bytes": opened.nbytes})
-    for batch, samples in inputs.items():
-        timed = _race({"dense": dense, **forms}, samples, batch)
-        for form in forms:
-            found[pattern, form]["points"][-1].setdefault("batches", {})[str(batch)] = timed[form]
+def _points(
+    sparsity: float, dense: Opened, forms: Mapping[str, Opened], inputs: Mapping[int, Inputs]
+) -> dict[str, ModelPoint]:
+    """Measure the forms of one pruning side by side with dense."""
+    batches = {str(batch): _race({"dense": dense, **forms}, samples, batch) for batch, samples in inputs.items()}
+    return {
+        form: ModelPoint(
+            sparsity, round(opened.load_s, 2), opened.nbytes, {batch: timed[form] for batch, timed in batches.items()}
+        )
+        for form, opened in forms.items()
+    }
 
 
-def _race(forms: Mapping[str, Form], inputs: Inputs, batch: int) -> dict[str, Json]:
+def _race(forms: Mapping[str, Opened], inputs: Inputs, batch: int) -> dict[str, ModelBatch]:
     calls = {form: opened.bind(inputs) for form, opened in forms.items()}
     start = time.perf_counter()
     calls["dense"]()
     slow = time.perf_counter() - start > SLOW_S
-    bursts = measure(calls, Effort(rounds=3 if slow else 7, burst_s=0.0 if slow else 0.05, warmup=1))
-    dense = bursts["dense"]
+    bursts = interleave(calls, Effort(rounds=3 if slow else 7, burst_s=0.0 if slow else 0.05, warmup=1))
+    dense = bursts.pop("dense")
+    dense_ms = latency(dense, batch).p50_ms
     return {
-        form: {
-            **asdict(latency(rounds, batch)),
-            "dense_ms": latency(dense, batch).p50_ms,
-            "speedup": asdict(paired_ratio(dense, rounds)),
-        }
+        form: ModelBatch(**vars(latency(rounds, batch)), dense_ms=dense_ms, speedup=paired_ratio(dense, rounds))
         for form, rounds in bursts.items()
-        if form != "dense"
     }
 
 
-def _break_even(points: Sequence[Json], batches: Sequence[int]) -> dict[str, float | None]:
+def _break_even(points: Sequence[ModelPoint], batches: Sequence[int]) -> dict[str, float | None]:
     found = {}
     for batch in map(str, batches):
-        dense = float(np.median([point["batches"][batch]["dense_ms"] for point in points]))
-        times = {point["sparsity"]: dense / point["batches"][batch]["speedup"]["value"] for point in points}
+        dense = float(np.median([point.batches[batch].dense_ms for point in points]))
+        times = {point.sparsity: dense / point.batches[batch].speedup.value for point in points}
         found[batch] = break_even(dense, times)
     return found
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vlcompress.artefacts import Json
 from vlcompress.bench.break_even import break_even
 from vlcompress.bench.profile_onnx import NATIVE, SHRUNK, STANDARD, native_layers, whole
 from vlcompress.bench.random_masks import UNITS, side, weight_mask
@@ -18,6 +17,7 @@ from vlcompress.export.choose import Chooser, one_layer
 from vlcompress.export.runtime import session_from_bytes
 from vlcompress.export.verify import Floats, compare_scores, require
 from vlcompress.kernels.formats import pack_masked
+from vlcompress.results import LayerForm, LayerPoint, LayerProfile
 from vlcompress.sparse.timing import Effort, compare
 
 Shape = tuple[int, int]
@@ -32,7 +32,7 @@ def measure_layers(
     sparsities: Sequence[float],
     chooser: Chooser,
     say: Callable[[str], None],
-) -> list[Json]:
+) -> list[LayerProfile]:
     """Measure one layer of each shape.
 
     Args:
@@ -42,10 +42,6 @@ def measure_layers(
         sparsities: in (0, 1).
         chooser: picks the form in standard operators.
         say: tells progress.
-
-    Returns:
-        For each pattern and shape {"pattern", "shape", "rows", "points": for each sparsity {"sparsity", "dense_us", and
-        "forms": for each form {"us", "speedup", "how"}}, "break_even" by form}.
 
     Raises:
         VerificationError: a form that computes something else.
@@ -60,11 +56,11 @@ def measure_layers(
         for shape, count in sorted(shapes.items()):
             say(f"{pattern}: a layer {shape[0]}x{shape[1]} on {count} rows")
             points = [_point(pattern, shape, count, sparsity, chooser) for sparsity in sparsities]
-            found.append({"pattern": pattern, "shape": shape, "rows": count, "points": points, **_break_even(points)})
+            found.append(LayerProfile(pattern, shape, count, tuple(points), _break_even(points)))
     return found
 
 
-def _point(pattern: str, shape: Shape, rows: int, sparsity: float, chooser: Chooser) -> Json:
+def _point(pattern: str, shape: Shape, rows: int, sparsity: float, chooser: Chooser) -> LayerPoint:
     random = torch.Generator().manual_seed(0)
     weight_NK = torch.randn(shape, generator=random)
     if pattern in UNITS:
@@ -83,7 +79,7 @@ def _point(pattern: str, shape: Shape, rows: int, sparsity: float, chooser: Choo
 
 
 def _dense(weight_NK: Tensor) -> bytes:
-    """Return the graph of a layer without zeros: one block that is all there."""
+    """Write the graph of a layer without zeros: one block that is all there."""
     return one_layer(whole(weight_NK), None)
 
 
@@ -93,7 +89,9 @@ def _without_units(weight_NK: Tensor, sparsity: float) -> Tensor:
     return weight_NK.narrow(axis, 0, max(1, round(weight_NK.shape[axis] * (1 - sparsity)))).contiguous()
 
 
-def _timed(graphs: Mapping[str, bytes], how: Mapping[str, str], sparsity: float, rows: int, chooser: Chooser) -> Json:
+def _timed(
+    graphs: Mapping[str, bytes], how: Mapping[str, str], sparsity: float, rows: int, chooser: Chooser
+) -> LayerPoint:
     """Check the forms of a layer against its dense graph, and measure them side by side."""
     sessions = {
         form: session_from_bytes(graph, threads=chooser.threads, provider=chooser.provider)
@@ -106,11 +104,8 @@ def _timed(graphs: Mapping[str, bytes], how: Mapping[str, str], sparsity: float,
         require(compare_scores([truth], [calls[form]()[0]]), f"'{form}' of a layer does not compute what it should")
     timings = compare(calls, LAYER_EFFORT)
     dense = timings.pop("dense").us
-    forms = {
-        form: {"us": found.us, "speedup": round(dense / found.us, 3), "how": how.get(form)}
-        for form, found in timings.items()
-    }
-    return {"sparsity": sparsity, "dense_us": dense, "forms": forms}
+    forms = {form: LayerForm(one.us, round(dense / one.us, 3), how.get(form)) for form, one in timings.items()}
+    return LayerPoint(sparsity, dense, forms)
 
 
 def _call(session: Any, x_1MK: Floats) -> Callable[[], list[Floats]]:
@@ -122,11 +117,10 @@ def _width(session: Any) -> int:
     return int(session.get_inputs()[0].shape[-1])
 
 
-def _break_even(points: Sequence[Json]) -> Json:
-    forms = sorted({form for point in points for form in point["forms"]})
-    dense = float(np.median([point["dense_us"] for point in points]))
+def _break_even(points: Sequence[LayerPoint]) -> dict[str, float | None]:
+    dense = float(np.median([point.dense_us for point in points]))
     times = {
-        form: {point["sparsity"]: point["forms"][form]["us"] for point in points if form in point["forms"]}
-        for form in forms
+        form: {point.sparsity: point.forms[form].us for point in points if form in point.forms}
+        for form in sorted({form for point in points for form in point.forms})
     }
-    return {"break_even": {form: break_even(dense, found) for form, found in times.items()}}
+    return {form: break_even(dense, found) for form, found in times.items()}

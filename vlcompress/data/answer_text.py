@@ -40,7 +40,7 @@ _CONTRACTIONS = (
 
 
 def normalised(answer: str) -> str:
-    """Return an answer as the metric compares it: "The  dog!" is "dog", "ten" is "10", "dont" is "don't"."""
+    """Normalise an answer as the metric compares it: "The  dog!" is "dog", "ten" is "10", "dont" is "don't"."""
     return words_normalised(punctuation_normalised(answer))
 
 

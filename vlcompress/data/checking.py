@@ -7,7 +7,7 @@ from typing import Any
 
 from vlcompress.artefacts import Json
 from vlcompress.data import labelled_folder, store
-from vlcompress.data.detect_layout import LAYOUTS, TASKS, check_examples, distinct
+from vlcompress.data.detect_layout import LAYOUTS, check_examples, distinct
 from vlcompress.data.examples import AnswerExample, ChoiceExample, Example, images_of, text_of
 from vlcompress.data.found import Found, Layout, OpenedPictures
 from vlcompress.data.questions import unlisted
@@ -91,12 +91,12 @@ class FolderReport:
         return tuple(one.error for one in self.splits if one.error)
 
     def document(self) -> Json:
-        """Return it as JSON."""
+        """Lay the report out as JSON."""
         splits = [{**asdict(one), "missing": list(one.missing)} for one in self.splits]
         return {"folder": self.folder, "vocabulary": self.vocabulary, "splits": splits, "errors": list(self.errors)}
 
     def lines(self) -> Iterator[str]:
-        """Return it as lines of text."""
+        """Write the report as lines of text."""
         yield f"{self.folder}: vocabulary {self.vocabulary or 'none (vocab.txt)'}"
         for one in self.splits:
             yield from _split_lines(one)
@@ -113,7 +113,7 @@ def check_folder(folder: Path | str) -> FolderReport:
     root = Path(folder)
     if not root.is_dir():
         raise VlcompressError(f"no data folder at '{root}': give a folder that exists")
-    splits = [one for task in TASKS for layout in LAYOUTS for one in _reports(root, task, layout)]
+    splits = [one for task in store.EXAMPLES for layout in LAYOUTS for one in _reports(root, task, layout)]
     # Pictures of any data set lie in folders: they are taken for classes only where there is nothing else.
     splits = [one for one in splits if one.layout != labelled_folder.NAME] or splits
     if not splits:

@@ -70,8 +70,6 @@ from vlcompress.data.questions import check_answer_list
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError, unknown
 
-TASKS = ("vqa", "gqa", "nlvr2", "snli_ve", "vcr", "refcoco", "retrieval", "classification")
-
 _MODULES: tuple[ModuleType, ...] = (store, lxmert_folder, raw_folder, uniter_folder, vilt_arrow, labelled_folder)
 LAYOUTS: tuple[Layout, ...] = tuple(cast(Layout, module) for module in _MODULES)
 """In the order in which they are tried."""
@@ -111,7 +109,7 @@ def open_task(
 
     Args:
         folder: the data folder; see this module's text for what may be in it.
-        task: one of `TASKS`.
+        task: by its name in `vlcompress.tasks.registry`.
         splits: by their published names; `TaskData.splits` says which were opened (`SAME_SPLITS`, `STAND_INS`).
         feature_dim: the width of region features that is wanted; 0 asks for pictures alone (families that take pixels);
             None takes the features that the folder has, or pictures where it has none.
@@ -136,8 +134,6 @@ def choose_layout(folder: Path, task: str, splits: Sequence[str]) -> ChosenLayou
     Raises:
         VlcompressError: an unknown task, no data of the task, or a split that no layout has; what is there is named.
     """
-    if task not in TASKS:
-        raise unknown("task", task, TASKS)
     if not splits:
         raise VlcompressError(f"no split of {task} was named: name one or more")
     there = {layout.NAME: layout.splits(folder, task) for layout in LAYOUTS}
@@ -146,6 +142,8 @@ def choose_layout(folder: Path, task: str, splits: Sequence[str]) -> ChosenLayou
         if all(names):
             return ChosenLayout(layout, tuple(name for name in names if name))
     has = "; ".join(f"{name} {', '.join(distinct(splits))}" for name, splits in there.items() if splits)
+    if not has and task not in store.EXAMPLES:
+        raise unknown("task", task, store.EXAMPLES)
     if not has:
         raise VlcompressError(f"'{folder}' has no data of {task} in a known layout: `vlcompress data check` tells more")
     raise VlcompressError(
@@ -155,19 +153,19 @@ def choose_layout(folder: Path, task: str, splits: Sequence[str]) -> ChosenLayou
 
 
 def splits_of(folder: Path, task: str) -> tuple[str, ...]:
-    """Return the splits of a task that the first layout with any has."""
+    """List the splits of a task in the first layout that has any."""
     found = (layout.splits(folder, task) for layout in LAYOUTS)
     return distinct(next((splits for splits in found if splits), ()))
 
 
 def distinct(splits: Sequence[str]) -> tuple[str, ...]:
-    """Return every split once: a task's first data set has its splits under a plain name and under "DATASET/SPLIT"."""
+    """List every split once: a task's first data set has its splits under a plain name and under "DATASET/SPLIT"."""
     first = next((split.partition("/")[0] for split in splits if "/" in split), "")
     return tuple(split for split in splits if not split.startswith(f"{first}/"))
 
 
 def _named(task: str, split: str, there: Sequence[str]) -> str | None:
-    """Return the name by which a layout knows a split; None where it has none such."""
+    """Find the name by which a layout knows a split; None where it has none such."""
     same = next((names for names in SAME_SPLITS.get(task, ()) if split in names), ())
     stand_ins = STAND_INS.get(task, {}).get(split, ())
     return next((name for name in (split, *same, *stand_ins) if name in there), None)

@@ -66,7 +66,7 @@ def as_rows(path: Path, document: Any) -> list[Row]:
 
 
 def take(path: Path, number: int, row: Row, *names: str) -> tuple[Any, ...]:
-    """Return the named values of a row (counted from 1).
+    """Take the named values out of a row (counted from 1).
 
     Raises:
         VlcompressError: the row lacks one of them.

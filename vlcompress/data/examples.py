@@ -165,12 +165,12 @@ E = TypeVar("E", bound=Example)
 
 
 def images_of(example: Example) -> tuple[str, ...]:
-    """Return the names of an example's images."""
+    """Name an example's images."""
     return example.images if isinstance(example, PairExample) else (example.image,)
 
 
 def text_of(example: Example) -> str | None:
-    """Return an example's sentence; None where it has none, or several (VCR)."""
+    """Give an example's sentence; None where it has none, or several (VCR)."""
     return None if isinstance(example, ChoiceExample | ClassExample) else example.text
 
 
@@ -255,11 +255,11 @@ class TokenIds:
     starts: NDArray[np.int64]
 
     def __getitem__(self, index: int) -> NDArray[np.integer[Any]]:
-        """Return the pieces of an example's sentence."""
+        """Slice out the pieces of one example's sentence."""
         return self.ids[self.starts[index] : self.starts[index + 1]]
 
     def keep(self, indices: Sequence[int]) -> "TokenIds":
-        """Return the same for some of the examples."""
+        """Select some of the examples."""
         rows = [self[index] for index in indices]
         return token_ids(rows, self.vocabulary)
 

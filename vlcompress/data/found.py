@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 from vlcompress.data.examples import Example, Pictures, TokenIds
+from vlcompress.data.regions import Regions
+from vlcompress.errors import VlcompressError
 
 PICTURES_ONLY = 0
 """The feature width that asks for pictures and no region features (families that take pixels)."""
@@ -15,10 +17,28 @@ class OpenedPictures(Pictures, Protocol):
     """What a layout's reader says of its images, beyond what tasks ask."""
 
     def picture_bytes(self, image: str) -> bytes:
-        """Return the picture's file as it is, of an image that has one."""
+        """Read the picture's file as it is, of an image that has one."""
 
     def files_of(self, images: Iterable[str]) -> tuple[Path, ...]:
         """Name the picture files that these images are read from; () where `Found.files` or its identity has them."""
+
+
+class PicturesOnly:
+    """What sources of pictures without region features have in common; their pictures are among the data's files."""
+
+    feature_dim = 0
+
+    def has_regions(self, image: str, *, ground_truth: bool | None = None) -> bool:
+        """Say no: these are pictures alone."""
+        return False
+
+    def regions(self, image: str, *, ground_truth: bool = False) -> Regions:
+        """Refuse: these are pictures alone."""
+        raise VlcompressError(f"image '{image}': these data hold pictures and no region features")
+
+    def files_of(self, images: Iterable[str]) -> tuple[Path, ...]:
+        """Name none: `Found.files` has them."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -50,7 +70,7 @@ class Layout(Protocol):
     NAME: str
 
     def splits(self, folder: Path, task: str) -> tuple[str, ...]:
-        """Return the splits of a task that the folder has in this layout; () where it has none."""
+        """List the splits of a task that the folder has in this layout; () where it has none."""
 
     def open_splits(self, folder: Path, task: str, splits: Sequence[str], feature_dim: int | None) -> Found:
         """Open splits that `splits` named.
@@ -58,3 +78,14 @@ class Layout(Protocol):
         Raises:
             VlcompressError: a missing or damaged file, with its name and the record.
         """
+
+
+def named_splits(data_sets: Mapping[str, Sequence[str]], *, prefixed: bool = True) -> tuple[str, ...]:
+    """Name the splits of a task's data sets: those of the first one plain, and all as "DATASET/SPLIT" if `prefixed`."""
+    found: dict[str, None] = {}
+    for data_set, names in data_sets.items():
+        if not found:
+            found.update(dict.fromkeys(names))
+        if prefixed:
+            found.update(dict.fromkeys(f"{data_set}/{name}" for name in names))
+    return tuple(found)

@@ -42,7 +42,7 @@ class Imported:
     seconds: float
 
     def document(self) -> Json:
-        """Return it as JSON."""
+        """Lay the report out as JSON."""
         return {**asdict(self), "folder": str(self.folder)}
 
 
@@ -61,7 +61,7 @@ def import_task(
     Args:
         source: a folder in any layout that `open_task` reads.
         out: the store's folder; an older store there is replaced, anything else is left alone.
-        task: one of `vlcompress.data.detect_layout.TASKS`.
+        task: one of `vlcompress.data.store.EXAMPLES`.
         splits: what to import; all that the first layout of the folder has where none is named.
         vocabulary: a vocab.txt to tokenise with; without it the source's own ids or vocabulary are taken, if any.
         allow_missing: leave out examples whose image is missing, counted in the store.

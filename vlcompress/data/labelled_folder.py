@@ -5,18 +5,17 @@ where there are fewer than 50,000), the others "train"; "trainval" is all of the
 of class folders, FOLDER/SPLIT/CLASS/picture.jpg, the splits are the sub-folders.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlcompress.data.examples import ClassExample
-from vlcompress.data.found import Found
+from vlcompress.data.found import Found, PicturesOnly
 from vlcompress.data.labelled import cifar, fashion_mnist, folders, svhn
 from vlcompress.data.labelled.parts import Part, Published
 from vlcompress.data.pictures import encode
-from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError
 
 NAME = "labelled"
@@ -27,37 +26,23 @@ VALIDATION = 5000
 _FORMATS = (cifar.find, svhn.find, fashion_mnist.find)
 
 
-class ArrayPictures:
+class ArrayPictures(PicturesOnly):
     """Pictures in memory, named "PART/INDEX"; see `vlcompress.data.examples.Pictures`."""
-
-    feature_dim = 0
 
     def __init__(self, parts: dict[str, NDArray[np.uint8]]) -> None:
         self.parts = parts
-
-    def has_regions(self, image: str, *, ground_truth: bool | None = None) -> bool:
-        """Say no: these are pictures alone."""
-        return False
-
-    def regions(self, image: str, *, ground_truth: bool = False) -> Regions:
-        """Refuse: these are pictures alone."""
-        raise VlcompressError(f"labelled pictures have no region features (image '{image}')")
 
     def has_pixels(self, image: str) -> bool:
         """Say whether the picture is there."""
         part, _, index = image.partition("/")
         return part in self.parts and index.isdecimal() and int(index) < len(self.parts[part])
 
-    def files_of(self, images: Iterable[str]) -> tuple[Path, ...]:
-        """Name none: they are in the files that labels are read from."""
-        return ()
-
     def picture_bytes(self, image: str) -> bytes:
-        """Return a picture as a PNG file, which loses nothing."""
+        """Encode a picture as PNG, which loses nothing."""
         return encode(self.pixels(image))
 
     def pixels(self, image: str) -> NDArray[np.uint8]:
-        """Return a picture as uint8 [height, width, 3]."""
+        """Copy a picture out, uint8 [height, width, 3]."""
         if not self.has_pixels(image):
             raise VlcompressError(f"no picture '{image}' among {', '.join(self.parts)}")
         part, _, index = image.partition("/")
@@ -65,7 +50,7 @@ class ArrayPictures:
 
 
 def splits(folder: Path, task: str) -> tuple[str, ...]:
-    """Return the splits that the folder has in any of these formats; () for other tasks."""
+    """List the splits that the folder has in any of these formats; () for other tasks."""
     if task != TASK:
         return ()
     published = _published(folder)

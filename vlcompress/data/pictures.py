@@ -111,7 +111,7 @@ class FilePictures:
         return tuple(dict.fromkeys(file.path for image in images for file in self._pictures.get(image, ())))
 
     def picture_bytes(self, image: str) -> bytes:
-        """Return the picture's file as it is.
+        """Read the picture's file as it is.
 
         Raises:
             VlcompressError: two different files have this name, or as of `PictureFile.read`.
@@ -144,7 +144,7 @@ class FilePictures:
 
 
 def image_name(file_name: str) -> str:
-    """Return the image's name: the last part of its path without a picture's suffix (names may hold other dots)."""
+    """Name an image: the last part of its path without a picture's suffix (names may hold other dots)."""
     name = file_name.rsplit("/", 1)[-1]
     stem, dot, suffix = name.rpartition(".")
     return stem if dot and f".{suffix.lower()}" in SUFFIXES else name
@@ -172,7 +172,7 @@ def decode(data: bytes, where: str) -> NDArray[np.uint8]:
 
 
 def as_rgb(picture: "Image.Image") -> "Image.Image":
-    """Return a picture in RGB, 8 bits a channel; of 16 bits the upper 8 are taken.
+    """Convert a picture to RGB, 8 bits a channel; of 16 bits the upper 8 are taken.
 
     Pillow does so itself in colour, but cuts grey of 16 bits off at 255, and nearly all of a picture is white.
     """
@@ -184,7 +184,7 @@ def as_rgb(picture: "Image.Image") -> "Image.Image":
 
 
 def encode(pixels: NDArray[np.uint8]) -> bytes:
-    """Return uint8 [height, width, 3] as a PNG file."""
+    """Encode uint8 [height, width, 3] as a PNG file."""
     from PIL import Image
 
     file = io.BytesIO()

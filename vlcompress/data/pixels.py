@@ -16,7 +16,7 @@ LONGEST = 1333 / 800
 
 
 def target_size(height: int, width: int, shorter: int, multiple: int) -> tuple[int, int]:
-    """Return the height and width that the official resize leads to.
+    """Compute the height and width that the official resize leads to.
 
     Args:
         height, width: of the picture, 1 or more.
@@ -41,7 +41,7 @@ def resized(image: NDArray[np.uint8], shorter: int, multiple: int) -> NDArray[np
 
 
 def normalized(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return values in -1..1, float32 in the image's shape, to the bit those of the official transform."""
+    """Scale pixels to -1..1, float32 in the image's shape, to the bit those of the official transform."""
     return (image.astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
 
 

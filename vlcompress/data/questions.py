@@ -67,7 +67,7 @@ class Answers:
         return {answer: label for label, answer in enumerate(self.labels)}
 
     def __len__(self) -> int:
-        """Return the number of answers."""
+        """Count the answers."""
         return len(self.labels)
 
     def __contains__(self, answer: object) -> bool:
@@ -75,7 +75,7 @@ class Answers:
         return answer in self.index
 
     def targets(self, questions: Sequence[Question]) -> NDArray[np.float32]:
-        """Return the soft scores, float32 [len(questions), len(self)]; answers outside the list count for nothing."""
+        """Lay out soft scores, float32 [len(questions), len(self)]; answers outside the list count for nothing."""
         scores = np.zeros((len(questions), len(self)), dtype=np.float32)
         for row, question in zip(scores, questions, strict=True):
             for answer, score in question.label.items():
@@ -99,7 +99,7 @@ def check_answer_list(where: Path, labels: Sequence[str]) -> None:
 
 
 def unlisted(examples: Iterable[Example], labels: Sequence[str]) -> int:
-    """Return how many questions have published answers of which the list knows none.
+    """Count the questions with published answers of which the list knows none.
 
     Officially they stay, with a score of 0 for every answer.
     """

@@ -123,7 +123,8 @@ class RegionFile:
         if not self.path.is_file():
             raise VlcompressError(f"no region features at '{self.path}': give a TSV file that exists")
         for row, fields in _scan(self.path):
-            self._index(row, fields)
+            if _field(fields, "num_boxes") != b"0":  # the detector found nothing: an image without features
+                self._index(row, fields)
         if not self._rows:
             raise VlcompressError(f"'{self.path}' holds no rows: {_MAKE_AGAIN}")
 
@@ -143,7 +144,7 @@ class RegionFile:
         return img_id in self._rows
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Count the images."""
         return len(self._rows)
 
     def read(self, img_id: str) -> Regions:
@@ -246,7 +247,7 @@ class RegionFile:
 
 
 def region_file(path: Path, feature_dim: int | None = None) -> RegionFile:
-    """Return the region file at `path`, indexed once in a process as long as it does not change.
+    """Open the region file at `path`, indexed once in a process as long as it does not change.
 
     Raises:
         VlcompressError: as of `RegionFile`.
@@ -261,7 +262,7 @@ def _region_file(path: Path, feature_dim: int | None, changed: int) -> RegionFil
 
 
 def format_row(regions: Regions) -> bytes:
-    """Return the image's TSV row, line end included."""
+    """Write an image as its TSV row, line end included."""
     arrays = {
         "objects_id": regions.objects_id,
         "objects_conf": regions.objects_conf,
@@ -292,7 +293,8 @@ def _scan(path: Path) -> Iterator[tuple[_Row, list[bytes]]]:
     with path.open("rb") as file:
         offset = 0
         for number, line in enumerate(file, start=1):
-            yield _Row(offset, number), _split(path, number, line)
+            if line.strip():
+                yield _Row(offset, number), _split(path, number, line)
             offset += len(line)
 
 
@@ -347,7 +349,7 @@ def _kind_of(values: NDArray[np.float32]) -> str:
 
 
 def _spread(values: NDArray[Any]) -> float:
-    """Return the standard deviation of log2 of the numbers' sizes but zeros; infinite where one is no number."""
+    """Measure the standard deviation of log2 of the numbers' sizes but zeros; infinite where one is no number."""
     with np.errstate(invalid="ignore", over="ignore"):
         sizes = np.abs(values[values != 0].astype(np.longdouble))
     if not np.isfinite(sizes).all():

@@ -45,7 +45,7 @@ class ShardWriter:
             self._write()
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Count the images."""
         return len(self._index)
 
     def close(self) -> None:
@@ -87,7 +87,7 @@ class ShardReader:
         return name in self._index
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Count the images."""
         return len(self._index)
 
     @property
@@ -96,7 +96,7 @@ class ShardReader:
         return tuple(self._index)
 
     def facts(self, name: str) -> list[int]:
-        """Return the numbers that were written beside an image."""
+        """Read the numbers that were written beside an image."""
         return self._index[name][3:]
 
     def read(self, name: str) -> dict[str, NDArray[Any]]:
@@ -119,7 +119,7 @@ class ShardReader:
         return {key: _wide(array) for key, array in arrays.items()}
 
     def width(self, key: str) -> int:
-        """Return the second axis of a tensor, without reading it."""
+        """Measure the second axis of a tensor without reading it."""
         return int(self._shard(0).get_slice(key).get_shape()[1])
 
     def _shard(self, number: int) -> Any:

@@ -11,7 +11,7 @@ SCENES = "scenes"
 
 
 def data_folder(source: str, home: Path, say: Callable[[str], None] = print, *, task: str = "vqa") -> Path:
-    """Return the folder of a data source, making the built-in one if it is not there yet.
+    """Find the folder of a data source, making the built-in one if it is not there yet.
 
     Args:
         source: "scenes:SIZE" (or "scenes", the small one), "scenes:SIZE:CLASSES" for another set of classes to
@@ -36,7 +36,7 @@ def data_folder(source: str, home: Path, say: Callable[[str], None] = print, *, 
 
 
 def place_of(source: str, home: Path, *, task: str) -> Path:
-    """Return the folder of a data source, whether built-in data has been made in it or not; see `data_folder`.
+    """Name the folder of a data source, whether built-in data has been made in it or not; see `data_folder`.
 
     Raises:
         VlcompressError: unknown size, or no such folder of the user's.
@@ -55,12 +55,12 @@ def place_of(source: str, home: Path, *, task: str) -> Path:
 
 
 def is_there(folder: Path, source: str) -> bool:
-    """Return whether a source's folder holds its data; built-in data is made when it is first needed."""
+    """Say whether a source's folder holds its data; built-in data is made when it is first needed."""
     return source.partition(":")[0] != SCENES or (folder / "scenes.json").is_file()
 
 
 def smallest(source: str) -> str:
-    """Return the source of the least built-in data that is like a source's."""
+    """Name the source of the least built-in data that is like a source's."""
     _, classes = _built_in(source)
     return f"{SCENES}:tiny:{classes}" if classes else f"{SCENES}:tiny"
 
@@ -74,7 +74,7 @@ def _built_in(source: str) -> tuple[str, str]:
 def pretraining_folder(
     pictures: int, home: Path, say: Callable[[str], None] = print, *, captions: bool = False
 ) -> Path:
-    """Return the built-in data for pre-training with this many pictures, made once and kept under `home`.
+    """Make the built-in data for pre-training with this many pictures, once and kept under `home`.
 
     With `captions` that is what retrieval learns from: five captions of each picture, and the pictures themselves.
 

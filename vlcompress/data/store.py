@@ -94,7 +94,7 @@ class StorePictures:
         return ()
 
     def picture_bytes(self, image: str) -> bytes:
-        """Return the picture's file as it was imported."""
+        """Read the picture's file as it was imported."""
         if self._pictures is None or image not in self._pictures:
             raise VlcompressError(f"image '{image}': '{self._folder}' has no picture of it")
         return self._pictures.read(image)["bytes"].tobytes()
@@ -105,13 +105,13 @@ class StorePictures:
 
 
 def region_arrays(regions: Regions) -> dict[str, NDArray[Any]]:
-    """Return the arrays of an image's regions by their names in a shard."""
+    """Name the arrays of an image's regions as a shard does."""
     names = ("boxes", "features", "objects_id", "objects_conf", "attrs_id", "attrs_conf", "soft_labels", "sizes")
     return {name: getattr(regions, name) for name in names if getattr(regions, name) is not None}
 
 
 def splits(folder: Path, task: str) -> tuple[str, ...]:
-    """Return the store's splits if it is of this task."""
+    """List the store's splits if it is of this task."""
     if not (folder / DOCUMENT).is_file():
         return ()
     document = _document(folder)
@@ -154,7 +154,7 @@ def check_content(folder: Path) -> None:
 
 
 def example_line(example: Example) -> str:
-    """Return an example's line in ``examples/SPLIT.jsonl``."""
+    """Write an example as its line in ``examples/SPLIT.jsonl``."""
     row = {name: value for name, value in asdict(example).items() if value is not None}
     return json.dumps(row, ensure_ascii=False) + "\n"
 
@@ -170,13 +170,13 @@ def _document(folder: Path) -> dict[str, Any]:
 
 
 def _parts(folder: Path, document: Mapping[str, Any], splits: Sequence[str]) -> tuple[Path, ...]:
-    """Return the files that some splits need."""
+    """Name the files that some splits need."""
     others = {name for other in document["splits"] if other not in splits for name in _own(other)}
     return tuple(folder / name for name in document["files"] if name not in others)
 
 
 def _identity(folder: Path, document: Mapping[str, Any], splits: Sequence[str]) -> str:
-    """Return the identity of the opened splits from the hashes in data.json: shards need not be read for it."""
+    """Hash the opened splits by the hashes in data.json: shards need not be read for it."""
     names = {str(path.relative_to(folder)) for path in _parts(folder, document, splits)}
     return identity({name: facts["sha256"] for name, facts in document["files"].items() if name in names})
 

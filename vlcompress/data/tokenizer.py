@@ -126,7 +126,7 @@ class WordPiece:
         return ids_NL
 
     def unknown_rate(self, sentences: Sequence[str]) -> float:
-        """Return the fraction (0 to 1) of the sentences' pieces that the vocabulary does not know."""
+        """Measure the fraction (0 to 1) of the sentences' pieces that the vocabulary does not know."""
         pieces = [piece for sentence in sentences for piece in self.pieces(sentence)]
         return pieces.count(self.unk_id) / max(len(pieces), 1)
 
@@ -168,7 +168,7 @@ class WordPiece:
         return tokenizer
 
     def pieces(self, sentence: str) -> list[int]:
-        """Return a sentence's ids without [CLS] and [SEP], however many they are."""
+        """Tokenise a sentence without [CLS] and [SEP], however long it gets."""
         ids: list[int] = self._tokenizer.encode(sentence.strip()).ids
         return ids
 

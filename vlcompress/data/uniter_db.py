@@ -60,7 +60,7 @@ class Database:
             raise VlcompressError(f"'{self.folder}', record '{key}' cannot be read ({error}): it is damaged") from error
 
     def keys(self) -> tuple[str, ...]:
-        """Return the keys: the list that the official scripts store, or else by going through the database."""
+        """List the keys: those that the official scripts store, or else by going through the database."""
         lmdb = extra("lmdb")
 
         listed = self.get(_KEYS.decode())
@@ -123,7 +123,26 @@ class TextDatabase:
         return example
 
 
-class ImageDatabase:
+class _Named:
+    """Images that are known by the names of the detector's npz files."""
+
+    _names: frozenset[str]
+
+    def __contains__(self, name: object) -> bool:
+        """Say whether the database has this image."""
+        return name in self._names
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self._names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The images' names, sorted."""
+        return tuple(sorted(self._names))
+
+
+class ImageDatabase(_Named):
     """Region features of some images, by the name of the detector's npz file.
 
     Attributes:
@@ -149,19 +168,6 @@ class ImageDatabase:
         self._database = Database(folder)
         self._names = frozenset(self._database.keys()) - {_KEYS.decode()}
 
-    def __contains__(self, name: object) -> bool:
-        """Say whether the database has this image."""
-        return name in self._names
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._names)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The images' names, sorted."""
-        return tuple(sorted(self._names))
-
     def read(self, name: str) -> Regions:
         """Read an image's regions: boxes are normalised (height and width 1), sizes as stored.
 
@@ -178,7 +184,7 @@ class ImageDatabase:
         return _regions(name, _checked(arrays, where), self._count(name, arrays, where))
 
     def _count(self, name: str, arrays: Arrays, where: str) -> int | None:
-        """Return how many boxes count; None for all that are stored."""
+        """Count the boxes that are used; None for all that are stored."""
         if self.boxes is not None:
             count = self.boxes.get(name)
             if not isinstance(count, int) or count < 1:
@@ -187,26 +193,13 @@ class ImageDatabase:
         return _confident(arrays, where) if self._unfiltered else self._fixed
 
 
-class NpzFolder:
+class NpzFolder(_Named):
     """A folder of the detector's npz files, one an image: what the image databases are made of; attributes as there."""
 
     def __init__(self, folder: Path) -> None:
         """List the folder."""
         self.folder = folder
         self._names = frozenset(path.name for path in folder.glob("*.npz"))
-
-    def __contains__(self, name: object) -> bool:
-        """Say whether the folder has this image."""
-        return name in self._names
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._names)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The images' names, sorted."""
-        return tuple(sorted(self._names))
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -258,7 +251,7 @@ def _environment(folder: Path) -> Any:
 
 
 def _confident(arrays: Arrays, where: str) -> int:
-    """Return how many boxes of an unfiltered image count."""
+    """Count the boxes of an unfiltered image that are used."""
     if "conf" not in arrays:
         raise VlcompressError(f"{where} has no 'conf': boxes of an unfiltered image are chosen by it")
     return int(np.clip((arrays["conf"] > MIN_CONFIDENCE).sum(), FEWEST, MOST))

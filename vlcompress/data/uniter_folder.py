@@ -27,7 +27,7 @@ from vlcompress.data.examples import (
     images_of,
     token_ids,
 )
-from vlcompress.data.found import PICTURES_ONLY, Found
+from vlcompress.data.found import PICTURES_ONLY, Found, named_splits
 from vlcompress.data.pickles import read_pickle
 from vlcompress.data.raw.nlvr2 import image_names
 from vlcompress.data.raw.vcr import choice
@@ -133,16 +133,12 @@ class DatabasePictures:
 
 
 def splits(folder: Path, task: str) -> tuple[str, ...]:
-    """Return the splits of a task: those of its first data set plain; all as "DATASET/SPLIT" if it may have several."""
-    found: dict[str, None] = {}
-    prefixes = DATABASES.get(task, ())
-    for prefix in prefixes:
-        names = sorted({path.name[len(prefix) + 1 : -3] for path in _text_folders(folder, f"{prefix}_*.db")})
-        if names and not found:
-            found.update(dict.fromkeys(names))
-        if len(prefixes) > 1:
-            found.update(dict.fromkeys(f"{_data_set(prefix)}/{name}" for name in names))
-    return tuple(found)
+    """List the splits of a task: those of its first data set plain; all as "DATASET/SPLIT" if it may have several."""
+    data_sets = {
+        _data_set(prefix): sorted({path.name[len(prefix) + 1 : -3] for path in _text_folders(folder, f"{prefix}_*.db")})
+        for prefix in DATABASES.get(task, ())
+    }
+    return named_splits(data_sets, prefixed=len(data_sets) > 1)
 
 
 def open_splits(folder: Path, task: str, splits: Sequence[str], feature_dim: int | None) -> Found:
@@ -171,7 +167,7 @@ def open_splits(folder: Path, task: str, splits: Sequence[str], feature_dim: int
 
 
 def _records(task: str, examples: Sequence[Example]) -> set[str]:
-    """Return the names of the features that the examples need; VCR and RefCOCO need those of annotated boxes too."""
+    """Name the features that the examples need; VCR and RefCOCO need those of annotated boxes too."""
     kinds = (False, True) if task in ("vcr", "refcoco") else (False,)
     return {_file(image, kind) for example in examples for image in images_of(example) for kind in kinds}
 
@@ -218,7 +214,7 @@ def _text_folders(folder: Path, pattern: str) -> Iterator[Path]:
 
 
 def _beside(database: TextDatabase) -> tuple[Path, ...]:
-    """Return RefCOCO's file of images, from which sizes and the order of annotations come."""
+    """Name RefCOCO's file of images, from which sizes and the order of annotations come."""
     path = database.folder / IMAGES
     return (path,) if path.is_file() else ()
 
@@ -228,7 +224,7 @@ def _data_set(prefix: str) -> str:
 
 
 def _file(image: str, ground_truth: bool) -> str:
-    """Return the name of an image's record: of its annotated boxes, or of the detector's."""
+    """Name an image's record: of its annotated boxes, or of the detector's."""
     if ground_truth:
         for truth, detected in GROUND_TRUTH:
             if image.startswith(detected) and not image.startswith(truth):
@@ -237,7 +233,7 @@ def _file(image: str, ground_truth: bool) -> str:
 
 
 def _name(file_name: str) -> str:
-    """Return the image's name: that of the detector's features."""
+    """Name an image by the detector's features of it."""
     stem = file_name.removesuffix(".npz")
     for truth, detected in GROUND_TRUTH:
         if stem.startswith(truth):

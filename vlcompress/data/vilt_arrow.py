@@ -10,7 +10,7 @@ What the conversion loses cannot be had back: NLVR2's sentence numbers (an examp
 its consistency group is the sentence itself) and the captions' ids and order.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 from vlcompress.data.documents import read_document
 from vlcompress.data.examples import AnswerExample, CaptionExample, Example, PairExample
 from vlcompress.data.extras import extra
-from vlcompress.data.found import PICTURES_ONLY, Found
+from vlcompress.data.found import PICTURES_ONLY, Found, PicturesOnly, named_splits
 from vlcompress.data.pictures import decode, image_name
 from vlcompress.data.raw.nlvr2 import LABELS
-from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError
 
 NAME = "vilt"
@@ -53,10 +52,8 @@ Place = tuple[Path, Any, int, str]
 """Of a picture: file, table, row, column."""
 
 
-class ArrowPictures:
+class ArrowPictures(PicturesOnly):
     """Pictures inside Arrow files; see `vlcompress.data.examples.Pictures`. They have no region features."""
-
-    feature_dim = 0
 
     def __init__(self) -> None:
         """Start without pictures; `name` names them."""
@@ -73,24 +70,12 @@ class ArrowPictures:
             self._places[name] = place
         return name
 
-    def has_regions(self, image: str, *, ground_truth: bool | None = None) -> bool:
-        """Say whether the image has region features: Arrow files have none."""
-        return False
-
-    def regions(self, image: str, *, ground_truth: bool = False) -> Regions:
-        """Refuse: ViLT's files hold no region features."""
-        raise VlcompressError(f"image '{image}': ViLT's Arrow files hold pictures and no region features")
-
     def has_pixels(self, image: str) -> bool:
         """Say whether there is a picture."""
         return image in self._places
 
-    def files_of(self, images: Iterable[str]) -> tuple[Path, ...]:
-        """Name none: they are in the Arrow files themselves."""
-        return ()
-
     def picture_bytes(self, image: str) -> bytes:
-        """Return the picture's file as it is."""
+        """Read the picture's file as it is."""
         return _picture(self._places[image])
 
     def pixels(self, image: str) -> NDArray[np.uint8]:
@@ -102,16 +87,14 @@ class ArrowPictures:
 
 
 def splits(folder: Path, task: str) -> tuple[str, ...]:
-    """Return the splits of a task: those of its first data set plain; all as "DATASET/SPLIT" if it may have several."""
-    found: dict[str, None] = {}
-    prefixes = FILES.get(task, ())
-    for prefix in prefixes:
-        names = [path.stem.removeprefix(f"{prefix}_") for path in sorted(_place(folder).glob(f"{prefix}_*.arrow"))]
-        if names and not found:
-            found.update(dict.fromkeys(names))
-        if len(prefixes) > 1:
-            found.update(dict.fromkeys(f"{_DATA_SETS[prefix]}/{name}" for name in names))
-    return tuple(found)
+    """List the splits of a task: those of its first data set plain; all as "DATASET/SPLIT" if it may have several."""
+    data_sets = {
+        _DATA_SETS.get(prefix, prefix): [
+            path.stem.removeprefix(f"{prefix}_") for path in sorted(_place(folder).glob(f"{prefix}_*.arrow"))
+        ]
+        for prefix in FILES.get(task, ())
+    }
+    return named_splits(data_sets, prefixed=len(data_sets) > 1)
 
 
 def open_splits(folder: Path, task: str, splits: Sequence[str], feature_dim: int | None) -> Found:
@@ -217,7 +200,7 @@ _MAKERS: Mapping[str, Callable[[Path, int, Row], Made]] = {"vqa": _answers, "nlv
 
 
 def _renamed(example: Example, names: Mapping[str, str]) -> Example:
-    """Return an example with its images by their new names."""
+    """Rename an example's images."""
     if all(name == new for name, new in names.items()):
         return example
     if isinstance(example, PairExample):
@@ -271,7 +254,7 @@ def _labels(folder: Path) -> tuple[tuple[str, ...], tuple[Path, ...]]:
 
 @lru_cache(maxsize=8)
 def _named_labels(path: Path, changed: int) -> tuple[tuple[int, str], ...]:
-    """Return the (label, answer) pairs of a file; `changed` is its time stamp."""
+    """Collect the (label, answer) pairs of a file; `changed` is its time stamp."""
     found: dict[tuple[int, str], None] = {}
     for row in _rows(open_table(path, COLUMNS["vqa"])):
         for labels, answers in zip(row["answer_labels"] or (), row["answers"] or (), strict=False):

@@ -41,12 +41,12 @@ class Annotated:
 
 
 def soft_score(count: int) -> float:
-    """Return the score, 0 to 1, of an answer that `count` annotators gave."""
+    """Score an answer that `count` annotators gave, 0 to 1."""
     return _SCORES[count] if count < len(_SCORES) else 1.0
 
 
 def soft_label(answers: Iterable[str], known: Answers) -> dict[str, float]:
-    """Return the soft scores of the annotators' answers that are in the list, in order of first appearance."""
+    """Score the annotators' answers that are in the list, in order of first appearance."""
     return {answer: soft_score(count) for answer, count in Counter(answers).items() if answer in known}
 
 
@@ -95,13 +95,13 @@ def read_vqa_v2(questions: Path, annotations: Path) -> list[Annotated]:
 
 
 def questions_document(annotated: Sequence[Annotated]) -> dict[str, Any]:
-    """Return the content of a VQA v2 question file."""
+    """Lay out a VQA v2 question file."""
     rows = [{"image_id": q.image_id, "question": q.sentence, "question_id": q.question_id} for q in annotated]
     return {"questions": rows}
 
 
 def annotations_document(annotated: Sequence[Annotated]) -> dict[str, Any]:
-    """Return the content of a VQA v2 annotation file."""
+    """Lay out a VQA v2 annotation file."""
     return {"annotations": [_annotation(question) for question in annotated]}
 
 
@@ -122,7 +122,7 @@ def _annotated(path: Path, number: int, row: Row, annotations: Path, notes: Mapp
 
 
 def take_question(path: Path, number: int, row: Row) -> tuple[int, int, str]:
-    """Return question_id, image_id and question of a row.
+    """Take question_id, image_id and question of a row.
 
     Raises:
         VlcompressError: one is missing, an id is not a whole number.
@@ -135,7 +135,7 @@ def take_question(path: Path, number: int, row: Row) -> tuple[int, int, str]:
 
 
 def _note(path: Path, number: int, row: Row) -> tuple[int, Note]:
-    """Return a question's id, and what its annotators answered."""
+    """Read a question's id, and what its annotators answered."""
     names = ("question_id", "answers", "multiple_choice_answer", "answer_type", "question_type")
     question_id, answers, majority, answer_type, question_type = take(path, number, row, *names)
     check_id(path, number, question_id, "question_id")

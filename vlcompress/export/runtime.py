@@ -1,5 +1,6 @@
 """ONNX Runtime sessions as this project opens them."""
 
+import importlib
 import json
 import tempfile
 from collections import Counter
@@ -30,6 +31,8 @@ def open_session(
     disable_skip_layer_norm: bool = True,
     provider: str = "cpu",
     native: Native | None = None,
+    names: Mapping[str, str] = PROVIDERS,
+    spin: bool = True,
 ) -> Any:
     """Open an exported model.
 
@@ -44,15 +47,18 @@ def open_session(
             without it, and with "off", they run with the standard operators that the file holds for them. "bfloat16"
             rounds weights and activations of those nodes to 8 bits of mantissa: measure the task's score with it.
             None takes float32 where the export measured that it is faster, and "off" elsewhere.
+        names: ONNX Runtime's name of each provider that may be asked for.
+        spin: let idle threads wait busily. In a server they would take the core that the next request is read on.
 
     Raises:
-        VlcompressError: no such file, a file that ONNX Runtime cannot read, a provider that is unknown or not there, or
-            "bfloat16" where the native kernel was not built or the processor has no instructions for it.
+        VlcompressError: no ONNX Runtime, no such file, a file that it cannot read, a provider that is unknown or not
+            there, or "bfloat16" where the native kernel was not built or the processor has no instructions for it.
     """
     if not model.is_file():
         raise VlcompressError(f"no ONNX model at '{model}': give a file that exists, or run export first")
     try:
-        return _session(str(model), threads, disable_skip_layer_norm, provider, native or _measured(model))
+        chosen = native or _measured(model)
+        return _session(str(model), threads, disable_skip_layer_norm, provider, chosen, names=names, spin=spin)
     except Exception as error:
         if type(error).__module__.startswith("onnxruntime"):
             raise VlcompressError(f"ONNX Runtime cannot read '{model}' ({error}): export it again") from error
@@ -60,7 +66,7 @@ def open_session(
 
 
 def _measured(model: Path) -> Native:
-    """Return what the manifest beside a model says is faster; "off" where it says nothing."""
+    """Read what the manifest beside a model says is faster; "off" where it says nothing."""
     manifest = model.parent / "manifest.json"
     found = read_json(manifest).get("native") if manifest.is_file() else None
     times = found["timings"] if found else {}
@@ -79,29 +85,34 @@ def session_from_bytes(
     return _session(model, threads, disable_skip_layer_norm, provider, native)
 
 
-def available() -> list[str]:
+def available(names: Mapping[str, str] = PROVIDERS) -> list[str]:
     """List the providers of the installed ONNX Runtime, by this project's names."""
-    import onnxruntime
-
-    there = onnxruntime.get_available_providers()
-    return [name for name, found in PROVIDERS.items() if found in there]
+    there = _onnxruntime().get_available_providers()
+    return [name for name, found in names.items() if found in there]
 
 
-def require_provider(provider: str) -> str:
-    """Return ONNX Runtime's name of a provider that this installation has.
+def require_provider(provider: str, names: Mapping[str, str] = PROVIDERS) -> str:
+    """Look up ONNX Runtime's name of a provider that this installation has.
 
     Raises:
         VlcompressError: unknown, or not part of the installed package; what is there is listed.
     """
-    import onnxruntime
-
-    name, names = parse_provider(provider).name, available()
-    if name not in names:
+    name, there = parse_provider(provider, names).name, available(names)
+    if name not in there:
         raise VlcompressError(
-            f"provider '{name}' is not in this onnxruntime {onnxruntime.__version__}: it has {', '.join(names)}; "
+            f"provider '{name}' is not in this onnxruntime {_onnxruntime().__version__}: it has {', '.join(there)}; "
             "for a GPU install vlcompress[gpu] in place of vlcompress[cpu]"
         )
-    return PROVIDERS[name]
+    return names[name]
+
+
+def _onnxruntime() -> Any:
+    try:
+        return importlib.import_module("onnxruntime")
+    except ModuleNotFoundError as error:
+        raise VlcompressError(
+            "ONNX files need ONNX Runtime, which is not installed: pip install 'vlcompress[cpu]' (or [gpu])"
+        ) from error
 
 
 def provider_for(asked: str | None, manifest: Json, say: Callable[[str], None]) -> str:
@@ -153,25 +164,37 @@ def placement(model: Path, provider: str, feed: Mapping[str, Any]) -> dict[str, 
     return {name: dict(sorted(counts.items())) for name, counts in found.items()}
 
 
-def _session(model: str | bytes, threads: int, disable_skip_layer_norm: bool, provider: str, native: Native) -> Any:
-    import onnxruntime
-
-    wanted, chosen = require_provider(provider), parse_provider(provider)
+def _session(
+    model: str | bytes,
+    threads: int,
+    disable_skip_layer_norm: bool,
+    provider: str,
+    native: Native,
+    *,
+    names: Mapping[str, str] = PROVIDERS,
+    spin: bool = True,
+) -> Any:
+    onnxruntime = _onnxruntime()
+    wanted, chosen = require_provider(provider, names), parse_provider(provider, names)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # Without VNNI the processor's 8-bit products saturate: answers would differ from those that the export checked.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if chosen.name == "cpu":
         _take_native(options, native)
     disabled = [SKIP_LAYER_NORM] if disable_skip_layer_norm else []
-    session = onnxruntime.InferenceSession(model, options, providers=chosen.chain(), disabled_optimizers=disabled)
+    session = onnxruntime.InferenceSession(model, options, providers=chosen.chain(names), disabled_optimizers=disabled)
     if wanted not in session.get_providers():  # it falls back to the CPU without an error
         raise VlcompressError(
             f"provider '{provider}' was asked for, but ONNX Runtime opened the model on "
             f"{', '.join(session.get_providers())}: its GPU libraries are missing, there is no GPU, or an option is "
             "wrong; run `vlcompress doctor`, or use --provider cpu"
         )
-    return session if chosen.name == "cpu" else BoundSession(session, *chosen.device)
+    return BoundSession(session, *chosen.device) if chosen.device[0] == "cuda" else session
 
 
 def _take_native(options: Any, native: Native) -> None:

@@ -40,6 +40,13 @@ def random_mask(batch: int, size: int, generator: torch.Generator) -> Tensor:
     return (torch.arange(size) < lengths[:, None]).long()
 
 
+def random_text(words: int, batch: int, text: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Draw input_ids from 1 to `words` - 1 and attention_mask, int64 [batch, text], padded as by `random_mask`."""
+    ids = torch.randint(1, words, (batch, text), generator=generator)
+    mask = random_mask(batch, text, generator)
+    return {"input_ids": ids * mask, "attention_mask": mask}
+
+
 def random_regions(batch: int, regions: int, width: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw features float32 [batch, regions, width] at 0 or more, and boxes [batch, regions, 4], x1 <= x2, y1 <= y2."""
     features = torch.rand(batch, regions, width, generator=generator)

@@ -10,6 +10,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def _read(checkpoint: str) -> Tensors:
 
 
 def on_hub(checkpoint: str) -> bool:
-    """Return whether a checkpoint is nothing on this machine and has a name that the hub might know ("owner/model")."""
+    """Tell whether a checkpoint is nothing on this machine and has a name that the hub might know ("owner/model")."""
     path = Path(checkpoint)
     named = _HUB_NAME.fullmatch(checkpoint) and path.suffix not in (*_PICKLES, ".safetensors")
     return bool(named) and not path.exists()
@@ -141,6 +142,11 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, source: st
     return LoadReport(source, len(given), "loaded" if all_heads else "fresh", tuple(notes))
 
 
+def new_head(report: LoadReport, *notes: str) -> LoadReport:
+    """Report a load whose head was left as it is made anew, because that was asked for."""
+    return replace(report, head="fresh", notes=("the task head stays fresh, as asked", *notes))
+
+
 def knows_images(checkpoint: str) -> VlcompressError:
     """Make the error for weights that are no language model's."""
     return VlcompressError(
@@ -149,7 +155,7 @@ def knows_images(checkpoint: str) -> VlcompressError:
 
 
 def listing(names: Iterable[str]) -> str:
-    """Return names in one line, the first ten spelled out and the rest counted."""
+    """Join names in one line, the first ten spelled out and the rest counted."""
     every = sorted(names)
     more = f" … and {len(every) - _LISTED} more" if len(every) > _LISTED else ""
     return ", ".join(every[:_LISTED]) + more
@@ -308,7 +314,7 @@ def _check(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], *, optiona
 
 
 def _tied(model: nn.Module) -> set[str]:
-    """Return the names under which a parameter appears a second time."""
+    """Find the names under which a parameter appears a second time."""
     first = {name for name, _ in model.named_parameters()}
     return {name for name, _ in model.named_parameters(remove_duplicate=False)} - first
 

@@ -6,9 +6,12 @@ Shapes: B batch, T words.
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from vlcompress.data.regions import Regions
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
 
@@ -87,7 +90,23 @@ class OfImage(Protocol):
 
     @property
     def img_id(self) -> str:
-        """The image's name."""
+        """The image's name: an image never serves as its own mismatch."""
+
+
+class Sentence(OfImage, Protocol):
+    """A sentence about an image."""
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """Token ids [t]: [CLS], word pieces, [SEP]; [PAD] may follow."""
+
+
+class RegionSentence(Sentence, Protocol):
+    """A sentence about an image of which there are regions."""
+
+    @property
+    def regions(self) -> Regions:
+        """The image's regions."""
 
 
 def other_image(examples: Sequence[OfImage], image: str, rng: torch.Generator) -> int:

@@ -9,7 +9,7 @@ from torch import nn
 
 from vlcompress.errors import unknown
 from vlcompress.models.attention import MultiHeadAttention
-from vlcompress.models.base import Coupling, Family, Prunable
+from vlcompress.models.base import Config, Coupling, Family, Prunable
 
 REASONS = (
     # The first pattern that is found in a name gives the reason why a policy leaves that parameter alone.
@@ -23,6 +23,12 @@ REASONS = (
     (re.compile(r"pooler\."), "pooler: not part of the blocks, which are all that this policy prunes"),
 )
 _OUTPUT_OF = {"intermediate": "output", "lang_inter": "lang_output", "visn_inter": "visn_output"}
+
+
+def bert_size(width: int, heads: int, inner: int, **more: Any) -> Config:
+    """Size BERT's blocks: hidden width, attention heads and feed-forward neurons; dropout is 0.1 unless `more` says."""
+    dropout = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    return {**dropout, "hidden_size": width, "num_attention_heads": heads, "intermediate_size": inner, **more}
 
 
 class TransformerFamily(Family, ABC):

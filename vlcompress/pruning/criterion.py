@@ -50,7 +50,7 @@ class HighMagnitude:
 
 @dataclass(frozen=True)
 class Random:
-    """Uniform chance from a seed and the weight's name: the random-mask control."""
+    """Uniform at random, from a seed and the weight's name: the random-mask control."""
 
     signed: ClassVar[bool] = False
     seed: int

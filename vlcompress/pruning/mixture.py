@@ -30,6 +30,22 @@ class Units:
     def __str__(self) -> str:
         return self.kind
 
+    def contests(
+        self,
+        weights: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
+        share: float,
+        criterion: Criterion,
+        couplings: Sequence[Coupling],
+    ) -> Iterator[Contest]:
+        """Let the units of all couplings of this kind lose one share."""
+        units = coupled(self, couplings, masks)
+
+        def spread(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: mask for one in units for name, mask in one.spread(kept[one.coupling.consumer], masks)}
+
+        yield Contest([one.source(weights, masks, criterion) for one in units], share, spread)
+
 
 @dataclass(frozen=True)
 class Mixture(Pattern):
@@ -98,11 +114,8 @@ class Mixture(Pattern):
         """Let each kind of layer lose the same share of what it has, by itself."""
         share = self.share(sparsity, {name: mask.numel() for name, mask in masks.items()}, couplings)
         for kind, part in self.parts:
-            if isinstance(part, Units):
-                yield _of_units(coupled(part, couplings, masks), weights, masks, share, criterion)
-            else:
-                of_kind = {name: masks[name] for name in members(kind, couplings, masks)}
-                yield from part.contests(weights, of_kind, share, criterion, couplings)
+            of_kind = {name: masks[name] for name in members(kind, couplings, masks)}
+            yield from part.contests(weights, of_kind, share, criterion, couplings)
 
 
 def members(kind: LayerKind, couplings: Sequence[Coupling], names: Mapping[str, object]) -> list[str]:
@@ -164,16 +177,3 @@ def coupled(part: Units, couplings: Sequence[Coupling], masks: Mapping[str, Tens
         if coupling.kind == part.kind and names:
             found.append(CoupledUnits(coupling, names))
     return found
-
-
-def _of_units(
-    units: Sequence[CoupledUnits],
-    weights: Mapping[str, Tensor],
-    masks: Mapping[str, Tensor],
-    share: float,
-    criterion: Criterion,
-) -> Contest:
-    def spread(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: mask for one in units for name, mask in one.spread(kept[one.coupling.consumer], masks)}
-
-    return Contest([one.source(weights, masks, criterion) for one in units], share, spread)

@@ -20,7 +20,7 @@ LayerKind = Literal["attention", "ffn"]
 LAYER_KINDS: tuple[LayerKind, ...] = ("attention", "ffn")
 
 SAME = 1e-6
-"""Sparsities this close are the same: what a pattern reaches is often no short decimal, and is told with six."""
+"""Sparsities this close are the same: what a pattern reaches is often no short decimal, and is reported with six."""
 
 
 @dataclass(frozen=True)
@@ -294,15 +294,15 @@ class Block(WeightPattern):
 
     def unit_scores(self, scores: Tensor) -> Tensor:
         """Take the L2 norm of each block over the root of its size, so that blocks of all sizes compare."""
-        out, width = scores.shape
-        blocks = scores.reshape(out // self.rows, self.rows, width // self.cols, self.cols)
-        return (blocks.float().square().sum(dim=(1, 3)) / self.unit).sqrt().reshape(-1)
+        return (self._cut(scores).square().sum(dim=(1, 3)) / self.unit).sqrt().reshape(-1)
 
     def unit_means(self, scores: Tensor) -> Tensor:
         """Average each block."""
+        return self._cut(scores).mean(dim=(1, 3)).reshape(-1)
+
+    def _cut(self, scores: Tensor) -> Tensor:
         out, width = scores.shape
-        blocks = scores.reshape(out // self.rows, self.rows, width // self.cols, self.cols)
-        return blocks.float().mean(dim=(1, 3)).reshape(-1)
+        return scores.reshape(out // self.rows, self.rows, width // self.cols, self.cols).float()
 
     def spread(self, kept_units: Tensor, shape: torch.Size) -> Tensor:
         """Repeat each block's bool over its weights."""

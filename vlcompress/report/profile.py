@@ -1,16 +1,15 @@
 """A speed profile as plain text."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from vlcompress.artefacts import Json
 from vlcompress.report.table import Table, terminal
 from vlcompress.report.text import place_text
+from vlcompress.results import ProfileResult
 
 
-def profile_text(record: Mapping[str, Any]) -> str:
-    """Lay out what `vlcompress.bench.profile.profile` measured: layers, whole models, advice."""
-    asked, where = record["asked"], record["environment"]
+def profile_text(result: ProfileResult) -> str:
+    """Lay out layers, whole models and advice."""
+    asked, where = result.asked, result.environment
     sparsities = tuple(f"{100 * sparsity:g} %" for sparsity in asked["sparsities"])
     return "\n".join(
         [
@@ -19,42 +18,33 @@ def profile_text(record: Mapping[str, Any]) -> str:
             *place_text(asked["compute"], asked["provider"]),
             "",
             "one layer, times faster than dense",
-            terminal(Table("", ("pattern", "layer", "rows", "form", *sparsities, "even at"), tuple(_layers(record)))),
+            terminal(Table("", ("pattern", "layer", "rows", "form", *sparsities, "even at"), tuple(_layers(result)))),
             "",
             "the whole model, times faster than dense (95 % interval), checked against PyTorch",
-            terminal(Table("", ("pattern", "form", "batch", *sparsities, "even at", "load s"), tuple(_models(record)))),
+            terminal(Table("", ("pattern", "form", "batch", *sparsities, "even at", "load s"), tuple(_models(result)))),
             "",
-            *record["advice"],
+            *result.advice,
         ]
     )
 
 
-def _layers(record: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    for row in record["layers"]:
-        for form, even in row["break_even"].items():
-            cells = [_speedup(point["forms"].get(form)) for point in row["points"]]
-            shape = "x".join(map(str, row["shape"]))
-            yield (row["pattern"], shape, str(row["rows"]), form, *cells, _even(even))
+def _layers(result: ProfileResult) -> Iterator[tuple[str, ...]]:
+    for row in result.layers:
+        for form, even in row.break_even.items():
+            speeds = (f"{point.forms[form].speedup:.2f}" if form in point.forms else "-" for point in row.points)
+            yield (row.pattern, "x".join(map(str, row.shape)), str(row.rows), form, *speeds, _even(even))
 
 
-def _models(record: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    for row in record["models"]:
-        points = {point["sparsity"]: point for point in row["points"]}
-        load = max(point["load_s"] for point in row["points"])
-        for batch, even in row["break_even"].items():
-            cells = [
-                _ratio(points[sparsity]["batches"][batch]["speedup"]) if sparsity in points else "-"
-                for sparsity in record["asked"]["sparsities"]
-            ]
-            yield (row["pattern"], row["form"], batch, *cells, _even(even), f"{load:.1f}")
-
-
-def _speedup(found: Json | None) -> str:
-    return "-" if found is None else f"{found['speedup']:.2f}"
-
-
-def _ratio(found: Json) -> str:
-    return f"{found['value']:.2f} ({found['low']:.2f}-{found['high']:.2f})"
+def _models(result: ProfileResult) -> Iterator[tuple[str, ...]]:
+    for row in result.models:
+        load = max(point.load_s for point in row.points)
+        for batch, even in row.break_even.items():
+            ratios = {point.sparsity: point.batches[batch].speedup for point in row.points}
+            speeds = (
+                f"{ratios[at].value:.2f} ({ratios[at].low:.2f}-{ratios[at].high:.2f})" if at in ratios else "-"
+                for at in result.asked["sparsities"]
+            )
+            yield (row.pattern, row.form, batch, *speeds, _even(even), f"{load:.1f}")
 
 
 def _even(sparsity: float | None) -> str:

@@ -71,7 +71,7 @@ def _found(data: ReportData) -> str:
         "no verdict": "which says nothing: the dense model is no better than one that does not look",
     }.get(outcome, "which fails the 99 % line")
     return (
-        f"A {data.recipe['pruning']['pattern']} ticket at {100 * ticket.sparsity:.1f} % sparsity scores "
+        f"The {data.recipe['pruning']['pattern']} ticket at {100 * ticket.sparsity:.1f} % sparsity scores "
         f"{ticket.score:.2f} against {dense.score:.2f} dense ({100 * ticket.of_dense:.1f} %), {reached} "
         f"({seeds_words(ticket.seeds)})"
     )

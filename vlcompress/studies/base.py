@@ -16,7 +16,7 @@ from vlcompress.recipe import Recipe
 from vlcompress.report.plots import Chart
 from vlcompress.report.table import Table
 from vlcompress.tickets.experiment import Experiment, Say
-from vlcompress.tickets.run import checked_experiment
+from vlcompress.tickets.open_experiment import checked_experiment
 from vlcompress.training.loop import Progress
 
 Json = dict[str, Any]

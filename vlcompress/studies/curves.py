@@ -11,7 +11,7 @@ from vlcompress.report.table import Table
 from vlcompress.results import to_json
 from vlcompress.studies.base import Json
 from vlcompress.tickets.experiment import Experiment
-from vlcompress.tickets.imp import Cell, Row, control, judged, rounds
+from vlcompress.tickets.imp import Row, TrainedArm, control, judged, rounds
 from vlcompress.tickets.spec import Start, Trial
 from vlcompress.tickets.verdict import RELAXED, judge
 
@@ -32,12 +32,12 @@ def run_curve(bench: Experiment, controls: Sequence[str], levels: Sequence[float
     return curve_of(bench, curve_cells(bench, controls, levels))
 
 
-def curve_cells(bench: Experiment, controls: Sequence[str] = (), levels: Sequence[float] = ()) -> list[Cell]:
+def curve_cells(bench: Experiment, controls: Sequence[str] = (), levels: Sequence[float] = ()) -> list[TrainedArm]:
     """Do the trainings of `run_curve`, which see, and judge them."""
     return judged([list(_column(bench, seed, controls, levels)) for seed in bench.recipe.pruning.seeds])
 
 
-def curve_of(bench: Experiment, cells: Sequence[Cell]) -> Json:
+def curve_of(bench: Experiment, cells: Sequence[TrainedArm]) -> Json:
     """Return judged cells as plain JSON, with what they were scored on."""
     return {
         "metric": bench.score_task.metric,
@@ -48,7 +48,7 @@ def curve_of(bench: Experiment, cells: Sequence[Cell]) -> Json:
     }
 
 
-def paired(reference: Cell, ours: Cell) -> Json:
+def paired(reference: TrainedArm, ours: TrainedArm) -> Json:
     """Compare two cells of the same seeds and examples, as plain JSON.
 
     Returns:

@@ -21,7 +21,7 @@ from vlcompress.studies.granularity_report import charts, findings, row_name, su
 from vlcompress.studies.latency import Measured, measure_tickets
 from vlcompress.studies.tickets import ticket_recipe
 from vlcompress.tickets.experiment import Experiment
-from vlcompress.tickets.imp import Cell
+from vlcompress.tickets.imp import TrainedArm
 
 Plan = Mapping[float, int]
 """The wanted levels, and the round that reaches each."""
@@ -76,9 +76,9 @@ class Granularity:
 class Curves:
     """Judged cells of a recipe, trained once however many cells of the study compare with them."""
 
-    _found: dict[str, list[Cell]] = field(default_factory=dict)
+    _found: dict[str, list[TrainedArm]] = field(default_factory=dict)
 
-    def of(self, runner: StudyRunner, recipe: Recipe) -> list[Cell]:
+    def of(self, runner: StudyRunner, recipe: Recipe) -> list[TrainedArm]:
         """Train a recipe's dense model and rounds with every seed, or give them again."""
         name = recipe.sha256()
         if name not in self._found:
@@ -147,19 +147,19 @@ def _levels_of(recipe: Recipe, plan: Plan) -> Plan:
     return found
 
 
-def _compared(reference: Sequence[Cell], ours: Sequence[Cell], plan: Plan) -> Json:
+def _compared(reference: Sequence[TrainedArm], ours: Sequence[TrainedArm], plan: Plan) -> Json:
     """Return the rounds of the levels, and at each the difference from the reference and the weights that are gone."""
     differences = {_text(level): paired(_ticket(reference, at), _ticket(ours, at)) for level, at in plan.items()}
     gone = {_text(level): _gone(_ticket(ours, at)) for level, at in plan.items()}
     return {"rounds": {_text(level): at for level, at in plan.items()}, "differences": differences, "gone": gone}
 
 
-def _gone(cell: Cell) -> list[str]:
+def _gone(cell: TrainedArm) -> list[str]:
     """Name the weights of which a level's first ticket keeps nothing: a model can be cut through there."""
     return [name for name, mask in cell.trained[0].masks().items() if not mask.any()]
 
 
-def _ticket(cells: Sequence[Cell], number: int) -> Cell:
+def _ticket(cells: Sequence[TrainedArm], number: int) -> TrainedArm:
     return next(cell for cell in cells if cell.arm == "ticket" and cell.round == number)
 
 
@@ -179,7 +179,7 @@ def _speed(runner: StudyRunner, task: str, recipes: Mapping[str, Recipe], plan: 
     return {"task": task, "speed": measure_tickets(runner.bench(recipes[PLAIN]), dense, tickets)}
 
 
-def _tickets(bench: Experiment, cells: Sequence[Cell], pattern: str, plan: Plan) -> list[Measured]:
+def _tickets(bench: Experiment, cells: Sequence[TrainedArm], pattern: str, plan: Plan) -> list[Measured]:
     return [
         Measured(
             row_name(pattern, _text(level)), bench, _ticket(cells, number).trained[0], bench.recipe.pruning.pattern

@@ -7,7 +7,7 @@ d / (2 - d), which stands beside every figure: without it a number says nothing.
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-from vlcompress.models.registry import part_of
+from vlcompress.models.registry import modality_of
 from vlcompress.pruning.mask import Masks
 from vlcompress.report.table import Table
 from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
@@ -65,10 +65,12 @@ class Overlap:
 
 def _pair(one: str, other: str, masks: Mapping[str, Masks]) -> Json:
     both = [masks[one], masks[other]]
-    parts: dict[str, list[str]] = {}
+    modalities: dict[str, list[str]] = {}
     for name in both[0]:
-        parts.setdefault(part_of(name), []).append(name)
-    of_parts = {part: [Masks({name: one[name] for name in names}) for one in both] for part, names in parts.items()}
+        modalities.setdefault(modality_of(name), []).append(name)
+    of_parts = {
+        modality: [Masks({name: one[name] for name in names}) for one in both] for modality, names in modalities.items()
+    }
     return {
         "name": f"{one} and {other}",
         "overlap": overlap(both),

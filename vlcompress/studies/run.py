@@ -17,7 +17,7 @@ from vlcompress.report.table import Table
 from vlcompress.studies.base import Choices, Done, Json, Study, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.estimate import seconds_of_a_training
 from vlcompress.studies.page import DOCUMENT, FOLDER, failures, page, report_document
-from vlcompress.tickets.run import rehearsed_experiment
+from vlcompress.tickets.open_experiment import rehearsed_experiment
 from vlcompress.tickets.store import TIME
 
 

@@ -38,7 +38,7 @@ from vlcompress.tasks.segmentation import SegmentationTask
 from vlcompress.tickets.controls import complement, perturbed
 from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Row, judged, pruned
-from vlcompress.tickets.run import checkpoint_of
+from vlcompress.tickets.open_experiment import checkpoint_of
 from vlcompress.tickets.spec import Start, Trial
 
 TASKS = ("shapes", "colours")

@@ -5,39 +5,27 @@ Shapes: B batch, A answers.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from vlcompress.data.examples import TaskData
 from vlcompress.models.base import Head
 from vlcompress.models.objective import Batch
-from vlcompress.tasks.base import Answer, PerExampleTask
+from vlcompress.tasks.base import Answer, LogitLoss, PerExampleTask
 from vlcompress.tasks.preprocessing import Preprocessor
 
 BEST_ANSWER = "best-answer"
 """The name in a recipe of `best_answer_loss`."""
 
 
-class OfImage(Protocol):
-    """A sentence about one image."""
-
-    @property
-    def image(self) -> str:
-        """The image's name."""
-
-    @property
-    def text(self) -> str:
-        """The sentence."""
-
-
-class ClosedAnswers(PerExampleTask):
+class ClosedAnswers(LogitLoss, PerExampleTask):
     """Sentences about an image, each with soft scores for a closed list of answers.
 
     Args:
-        data: sentences with their images.
+        data: examples with a sentence (`text`) about one image (`image`).
         preprocessor: makes batches of them.
         labels: the answers in the order of the head's outputs.
         targets: for each example, answer's index to score in (0, 1]; empty where it is not published.
@@ -50,11 +38,9 @@ class ClosedAnswers(PerExampleTask):
         labels: Sequence[str],
         targets: Sequence[Mapping[int, float]],
     ) -> None:
-        super().__init__(preprocessor.family, data)
+        super().__init__(data, preprocessor)
         self.head = Head("answers", tuple(labels))
         self.criterion: Callable[[Tensor, Tensor], Tensor] = soft_loss
-        self._examples: Sequence[OfImage] = data.examples
-        self._preprocessor = preprocessor
         self._targets = targets
         self._ids = preprocessor.ids([example.text for example in self._examples])
 
@@ -78,16 +64,12 @@ class ClosedAnswers(PerExampleTask):
             )
         return Batch(self._preprocessor.batch(samples), {"answers": answers_BA})
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return `loss_of` what the model answers."""
-        return self.loss_of(self.family.logits(model, batch.inputs), batch.targets)
-
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         """Compare logits and targets by `criterion`: `soft_loss`, or what a recipe asks for."""
         return self.criterion(logits, targets["answers"])
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the score of each example's best answer, and that answer's index."""
+        """Score each example's best answer, and name that answer's index."""
         best_B = logits.argmax(dim=1)
         return targets["answers"].gather(1, best_B[:, None])[:, 0], best_B
 
@@ -96,7 +78,7 @@ class ClosedAnswers(PerExampleTask):
         return constant_score(self._targets)
 
     def best(self, answer: Answer, *, batch: int) -> list[str]:
-        """Return the best answer to every example."""
+        """Name the best answer to every example."""
         judged = (self.judge(logits, targets) for logits, targets in self.answered(answer, batch=batch))
         return [self.head.labels[index] for _, predictions in judged for index in predictions.tolist()]
 

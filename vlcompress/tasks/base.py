@@ -13,6 +13,7 @@ from vlcompress.data.examples import TaskData
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family, Head, scores_of
 from vlcompress.models.objective import Batch, Objective
+from vlcompress.tasks.preprocessing import Preprocessor
 
 Answer = Callable[[Mapping[str, Tensor]], Tensor]
 """A model in any form and runtime: takes a batch's inputs, gives its head's logits on the CPU."""
@@ -55,7 +56,7 @@ class LogitTask(TrainTask, Protocol):
     """An objective whose loss sees nothing of the model but its logits."""
 
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        """Return the training loss, a scalar, of a batch's logits (`Family.logits`) and targets."""
+        """Compute the training loss, a scalar, of a batch's logits (`Family.logits`) and targets."""
 
 
 class EvalTask(Protocol):
@@ -66,7 +67,7 @@ class EvalTask(Protocol):
         """Name of the score."""
 
     def __len__(self) -> int:
-        """Return the number of examples."""
+        """Count the examples."""
 
     def evaluate(self, model: nn.Module, *, batch: int) -> Scores:
         """Score every example, `batch` at a time."""
@@ -90,15 +91,29 @@ class Task(EvalTask, Protocol):
         """Score every example as `answer` answers it, `batch` at a time."""
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:
-        """Return the file that the benchmark wants handed in, with the prediction for every example."""
+        """Write the file that the benchmark wants handed in, with the prediction for every example."""
+
+
+class LogitLoss(ABC):
+    """A loss of the head's logits alone, computed on what the family's model says of a batch."""
+
+    family: Family
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Run the model on a batch, and take `loss_of` its logits."""
+        return self.loss_of(self.family.logits(model, batch.inputs), batch.targets)
+
+    @abstractmethod
+    def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
+        """Compute the training loss, a scalar, of a batch's logits (`Family.logits`) and targets."""
 
 
 class PerExampleTask(ABC):
     """A task whose examples are scored one by one.
 
     Args:
-        family: runs the model.
         data: the examples.
+        preprocessor: makes batches of them, for the family that runs the model.
     """
 
     metric: str
@@ -106,12 +121,13 @@ class PerExampleTask(ABC):
     views = 1
     """How many times the examples of a batch follow one another in its rows."""
 
-    def __init__(self, family: Family, data: TaskData[Any]) -> None:
-        self.family = family
-        self._data = data
+    def __init__(self, data: TaskData[Any], preprocessor: Preprocessor) -> None:
+        self.family = preprocessor.family
+        self._data, self._examples = data, data.examples
+        self._preprocessor = preprocessor
 
     def __len__(self) -> int:
-        return len(self._data.examples)
+        return len(self._examples)
 
     def called(self, index: int) -> str:
         """Name an example in a message."""
@@ -123,10 +139,10 @@ class PerExampleTask(ABC):
 
     @abstractmethod
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return each example's score in [0, 1], float32 [B], and its prediction, int64 [B]."""
+        """Score each example in [0, 1], float32 [B], and name its prediction, int64 [B]."""
 
     def constant(self) -> float | None:
-        """Return the score, in [0, 1], of the best single answer given to every example; None where there is none."""
+        """Score, in [0, 1], the best single answer given to every example; None where there is none."""
         return None
 
     def evaluate(self, model: nn.Module, *, batch: int) -> Scores:
@@ -140,7 +156,7 @@ class PerExampleTask(ABC):
         return Scores(torch.cat(scores), torch.cat(predictions))
 
     def answered(self, answer: Answer, *, batch: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Return logits and targets of every batch, in order.
+        """Run every batch, in order, into logits and targets.
 
         Raises:
             VlcompressError: see `finite`.
@@ -152,7 +168,7 @@ class PerExampleTask(ABC):
 
 
 def finite(logits: Tensor, indices: Sequence[int], called: Callable[[int], str]) -> Tensor:
-    """Return what a model said of some examples, once it is known to be numbers.
+    """Check that what a model says of some examples is numbers, and pass it on.
 
     Every comparison with NaN is false, so that a metric would take the first answer, or count a right pair as best.
 
@@ -175,12 +191,12 @@ def finite(logits: Tensor, indices: Sequence[int], called: Callable[[int], str])
 
 
 def commonest(answers: Iterable[Hashable]) -> float:
-    """Return the share of the commonest answer, in [0, 1]."""
+    """Compute the share of the commonest answer, in [0, 1]."""
     counts = Counter(answers)
     return max(counts.values()) / counts.total()
 
 
 def torch_predictor(family: Family, model: nn.Module) -> Answer:
-    """Return a PyTorch model as an `Answer`, where it is and in its dtype."""
+    """Make a PyTorch model an `Answer`, where it is and in its dtype."""
     model.eval()
     return lambda inputs: scores_of(family, model, inputs)

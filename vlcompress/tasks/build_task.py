@@ -20,12 +20,10 @@ from vlcompress.models.base import Config, Family
 from vlcompress.tasks.answering import BEST_ANSWER, ClosedAnswers, best_answer_loss
 from vlcompress.tasks.base import Task, TrainTask
 from vlcompress.tasks.preprocessing import Preprocessor, max_words
-from vlcompress.tasks.registry import SELF_SUPERVISED, TaskKind
+from vlcompress.tasks.registry import TASKS, TaskKind
 
 PIXELS_ONLY = 0
-PRETRAINING, CAPTIONS = "pretraining", "retrieval"
-"""Pre-training takes LXMERT's sentence files where a folder has them, and else the captions of retrieval."""
-_DATA_OF = {PRETRAINING: CAPTIONS, **dict.fromkeys(SELF_SUPERVISED, "classification")}
+PRETRAINING = "pretraining"
 
 
 def open_data(
@@ -64,8 +62,8 @@ def _opened(folder: Path, task: str, splits: Sequence[str], width: int | None) -
 
 
 def data_of(task: str) -> str:
-    """Return the task whose built-in data a task uses: its own, but for pre-training (captions, labelled pictures)."""
-    return _DATA_OF.get(task, task)
+    """Name the task whose data a task uses: its own, but for pre-training (captions, labelled pictures)."""
+    return (TASKS[task].data if task in TASKS else "") or task
 
 
 def _normalised(data: TaskData[Any]) -> TaskData[Any]:
@@ -81,7 +79,7 @@ def _normalised(data: TaskData[Any]) -> TaskData[Any]:
 
 
 def _read_as(data: TaskData[Any], **how: Any) -> TaskData[Any]:
-    """Return data as other data: a family reads it in a way of its own, and what it learns depends on it."""
+    """Mark data as other data: a family reads it in a way of its own, and what it learns depends on it."""
     return replace(data, identity=identity({"data": data.identity, **how}))
 
 

@@ -7,32 +7,25 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from vlcompress.data.examples import HIDDEN, ClassExample, TaskData
 from vlcompress.models.base import Head
 from vlcompress.models.objective import Batch
-from vlcompress.tasks.base import Answer, PerExampleTask, commonest
-from vlcompress.tasks.preprocessing import Preprocessor
+from vlcompress.tasks.base import Answer, LogitLoss, PerExampleTask, commonest
+from vlcompress.tasks.preprocessing import NO_TEXT, Pixels, Preprocessor
 from vlcompress.tasks.submission import json_rows
 
-Pixels = NDArray[np.uint8]
 
-_NO_TEXT = np.zeros(0, dtype=np.int64)
-
-
-class ClassificationTask(PerExampleTask):
+class ClassificationTask(LogitLoss, PerExampleTask):
     """Pictures of some splits, as they are."""
 
     metric = "accuracy"
 
     def __init__(self, data: TaskData[ClassExample], preprocessor: Preprocessor) -> None:
-        super().__init__(preprocessor.family, data)
+        super().__init__(data, preprocessor)
         self.head = Head("classes", data.labels)
-        self._examples = data.examples
-        self._preprocessor = preprocessor
 
     @property
     def hidden(self) -> bool:
@@ -43,25 +36,21 @@ class ClassificationTask(PerExampleTask):
         """Make the batch of these pictures; `rng` is not used. Targets: "class" int64 [B]."""
         return self._batch(indices, [self._pixels(index) for index in indices])
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return `loss_of` what the model answers."""
-        return self.loss_of(self.family.logits(model, batch.inputs), batch.targets)
-
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        """Return the mean cross entropy."""
+        """Compute the mean cross entropy."""
         return cross_entropy(logits, targets["class"])
 
     def constant(self) -> float:
-        """Return the share of the commonest right answer."""
+        """Compute the share of the commonest right answer."""
         return commonest(example.label for example in self._examples)
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return 1 for each right class, and the class."""
+        """Score 1 for each right class, and name the class."""
         best_B = logits.argmax(dim=1)
         return (best_B == targets["class"]).float(), best_B
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:
-        """Return predictions as [{"image", "class"}]; these data sets have no evaluation server."""
+        """Write predictions as [{"image", "class"}]; these data sets have no evaluation server."""
         best = self.measure(answer, batch=batch).predictions.tolist()
         rows = ((example.image, self.head.labels[row]) for example, row in zip(self._examples, best, strict=True))
         return json_rows(("image", "class"), rows)
@@ -72,7 +61,7 @@ class ClassificationTask(PerExampleTask):
         return image
 
     def _batch(self, indices: Sequence[int], images: Sequence[Pixels]) -> Batch:
-        samples = [self._preprocessor.sample(_NO_TEXT, image) for image in images]
+        samples = [self._preprocessor.sample(NO_TEXT, image) for image in images]
         labels = [self._examples[index].label for index in indices]
         return Batch(self._preprocessor.batch(samples), {"class": torch.tensor(labels)})
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample, normalize
 
@@ -20,10 +19,8 @@ from vlcompress.data.examples import ClassExample, TaskData
 from vlcompress.models.base import Head
 from vlcompress.models.objective import Batch
 from vlcompress.tasks.base import Answer, PerExampleTask
-from vlcompress.tasks.preprocessing import Preprocessor
+from vlcompress.tasks.preprocessing import NO_TEXT, Pixels, Preprocessor
 from vlcompress.tasks.pretraining_task import nothing_to_answer
-
-Pixels = NDArray[np.uint8]
 
 WIDTH = 64
 """Of the projection."""
@@ -33,7 +30,6 @@ JITTER = 0.3
 """Brightness, contrast and saturation change by a factor of up to 1 ± this."""
 GREY_RATE = 0.2
 
-_NO_TEXT = np.zeros(0, dtype=np.int64)
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -50,24 +46,22 @@ class ContrastiveTask(PerExampleTask):
     variant = ""
 
     def __init__(self, data: TaskData[ClassExample], preprocessor: Preprocessor) -> None:
-        super().__init__(preprocessor.family, data)
+        super().__init__(data, preprocessor)
         self.head = Head("classes", tuple(str(place) for place in range(WIDTH)), self.variant)
-        self._examples = data.examples
-        self._preprocessor = preprocessor
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the loss of a batch, a scalar."""
+        """Compute the loss of a batch, a scalar."""
 
     def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
         """Make two views of each of these pictures; inputs [E, ...], targets "other" int64 [E]: each view's partner."""
         images = np.stack([np.asarray(self._preprocessor.image(self._examples[index].image)) for index in indices])
         views = np.concatenate([view(images, rng), view(images, rng)])
-        samples = [self._preprocessor.sample(_NO_TEXT, image) for image in views]
+        samples = [self._preprocessor.sample(NO_TEXT, image) for image in views]
         return Batch(self._preprocessor.batch(samples), {"other": partners(len(views))})
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return each picture's score in {0, 0.5, 1} [B], and the view that its first view is nearest to [B]."""
+        """Score each picture in {0, 0.5, 1} [B], and name the view that its first view is nearest to [B]."""
         nearest_E = without_self(cosines(logits)).argmax(dim=1)
         hits_2B = (nearest_E == targets["other"]).float().reshape(2, -1)
         return hits_2B.mean(dim=0), nearest_E[: hits_2B.shape[1]]
@@ -78,18 +72,18 @@ class ContrastiveTask(PerExampleTask):
 
 
 def partners(views: int, device: torch.device | None = None) -> Tensor:
-    """Return the row of each view's partner, int64 [E]."""
+    """Number the row of each view's partner, int64 [E]."""
     return torch.arange(views, device=device).roll(views // 2)
 
 
 def cosines(projected_ED: Tensor) -> Tensor:
-    """Return the cosine of each two rows, [E, E]."""
+    """Compute the cosine of each two rows, [E, E]."""
     unit_ED = normalize(projected_ED, dim=1)
     return unit_ED @ unit_ED.T
 
 
 def without_self(scores_EE: Tensor) -> Tensor:
-    """Return scores [E, E] with minus infinity on the diagonal."""
+    """Mask scores [E, E] by minus infinity on the diagonal."""
     return scores_EE.masked_fill(torch.eye(len(scores_EE), dtype=torch.bool, device=scores_EE.device), -torch.inf)
 
 

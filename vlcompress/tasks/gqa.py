@@ -23,7 +23,7 @@ class GqaTask(ClosedAnswers):
         self._counted = [row for row, one in enumerate(data.examples) if one.gqa is None or one.gqa.balanced]
 
     def constant(self) -> float:
-        """Return the share of the commonest answer among the questions that are scored."""
+        """Compute the share of the commonest answer among the questions that are scored."""
         return constant_score([self._targets[row] for row in self._counted])
 
     def measure(self, answer: Answer, *, batch: int) -> Scores:
@@ -34,6 +34,6 @@ class GqaTask(ClosedAnswers):
         return Scores(scores.scores[self._counted], scores.predictions[self._counted], figures)
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:
-        """Give GQA's result file: [{"questionId", "prediction"}]."""
+        """Write GQA's result file: [{"questionId", "prediction"}]."""
         answers = self.best(answer, batch=batch)
         return json_rows(("questionId", "prediction"), zip(self._questions, answers, strict=True))

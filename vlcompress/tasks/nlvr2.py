@@ -7,28 +7,26 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from vlcompress.data.examples import HIDDEN, PairExample, TaskData
 from vlcompress.models.base import Head
 from vlcompress.models.objective import Batch
-from vlcompress.tasks.base import Answer, PerExampleTask, Scores, commonest
+from vlcompress.tasks.base import Answer, LogitLoss, PerExampleTask, Scores, commonest
 from vlcompress.tasks.metrics.nlvr2 import consistency
 from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.submission import csv_rows
 
 
-class Nlvr2Task(PerExampleTask):
+class Nlvr2Task(LogitLoss, PerExampleTask):
     """Statements of some splits."""
 
     metric = "NLVR2 accuracy"
     head = Head("pair", ("False", "True"))
 
     def __init__(self, data: TaskData[PairExample], preprocessor: Preprocessor) -> None:
-        super().__init__(preprocessor.family, data)
-        self._examples = data.examples
-        self._preprocessor = preprocessor
+        super().__init__(data, preprocessor)
         self._ids = preprocessor.ids([example.text for example in data.examples])
 
     @property
@@ -48,20 +46,16 @@ class Nlvr2Task(PerExampleTask):
         ]
         return Batch(self._preprocessor.batch(samples), {"true": torch.tensor([example.label for example in examples])})
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return `loss_of` what the model answers."""
-        return self.loss_of(self.family.logits(model, batch.inputs), batch.targets)
-
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        """Return the mean cross entropy (airsplay/lxmert, ChenRocks/UNITER and dandelin/ViLT alike)."""
+        """Compute the mean cross entropy (airsplay/lxmert, ChenRocks/UNITER and dandelin/ViLT alike)."""
         return cross_entropy(logits, targets["true"])
 
     def constant(self) -> float:
-        """Return the share of the commonest right answer."""
+        """Compute the share of the commonest right answer."""
         return commonest(example.label for example in self._examples)
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return 1 for each right example, and 1 for each statement that is said to be true."""
+        """Score 1 for each right example, and predict 1 for each statement that is said to be true."""
         said_B = logits.argmax(dim=1)
         return (said_B == targets["true"]).float(), said_B
 
@@ -73,6 +67,6 @@ class Nlvr2Task(PerExampleTask):
         return dataclasses.replace(scores, figures={"consistency": consistency(right, groups)})
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:
-        """Return NLVR2's result file: a line "identifier,True" or "identifier,False" each."""
+        """Write NLVR2's result file: a line "identifier,True" or "identifier,False" each."""
         said = super().measure(answer, batch=batch).predictions.tolist()
         return csv_rows((example.id, bool(one)) for example, one in zip(self._examples, said, strict=True))

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
@@ -18,7 +18,7 @@ from vlcompress.data.examples import HIDDEN, ReferringExample, TaskData
 from vlcompress.data.regions import Regions
 from vlcompress.models.base import Head
 from vlcompress.models.objective import Batch
-from vlcompress.tasks.base import Answer, PerExampleTask, Scores
+from vlcompress.tasks.base import Answer, LogitLoss, PerExampleTask, Scores
 from vlcompress.tasks.metrics.refcoco import HIT, iou
 from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.submission import json_rows
@@ -37,9 +37,7 @@ class Expressions(PerExampleTask):
     head = Head("region")
 
     def __init__(self, data: TaskData[ReferringExample], preprocessor: Preprocessor, *, ground_truth: bool) -> None:
-        super().__init__(preprocessor.family, data)
-        self._examples = data.examples
-        self._preprocessor = preprocessor
+        super().__init__(data, preprocessor)
         self._ids = preprocessor.ids([example.text for example in data.examples])
         self._ground_truth = ground_truth
 
@@ -67,7 +65,7 @@ class Expressions(PerExampleTask):
         return Batch(self._preprocessor.batch(samples), targets)
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return 1 for each best region that overlaps the box meant by more than half, and that region's row."""
+        """Score 1 for each best region that overlaps the box meant by more than half, and name that region's row."""
         best_B = logits.argmax(dim=1)
         return (iou(_chosen(targets["boxes"], best_B), targets["box"]) > HIT).float(), best_B
 
@@ -77,18 +75,14 @@ class Expressions(PerExampleTask):
         return image
 
 
-class RefcocoTraining(Expressions):
+class RefcocoTraining(LogitLoss, Expressions):
     """Expressions to learn from, on the annotated boxes."""
 
     def __init__(self, data: TaskData[ReferringExample], preprocessor: Preprocessor) -> None:
         super().__init__(data, preprocessor, ground_truth=True)
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return `loss_of` what the model answers."""
-        return self.loss_of(self.family.logits(model, batch.inputs), batch.targets)
-
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        """Return the cross entropy over an image's regions, summed over B as officially."""
+        """Compute the cross entropy over an image's regions, summed over B as officially."""
         return cross_entropy(logits, targets["region"], reduction="sum")
 
 
@@ -108,7 +102,7 @@ class RefcocoTask(Expressions):
         return dataclasses.replace(scores, figures={"ground-truth boxes": annotated.mean})
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:
-        """Give what UNITER's ``inf_re.py`` writes: [{"sent_id", "pred_box", "tgt_box"}], boxes x, y, width, height."""
+        """Write what UNITER's ``inf_re.py`` writes: [{"sent_id", "pred_box", "tgt_box"}], boxes x, y, width, height."""
         boxes = [
             box
             for logits, targets in self.answered(answer, batch=batch)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from vlcompress.data.examples import TaskData
 from vlcompress.errors import VlcompressError, unknown
@@ -22,64 +22,58 @@ from vlcompress.tasks.snli_ve import SnliVeTask
 from vlcompress.tasks.vqa import VqaTask
 
 
+class ScoredTask(Protocol):
+    """The class of a task that is scored."""
+
+    metric: str
+
+    def __call__(self, data: TaskData[Any], preprocessor: Preprocessor) -> Task:
+        """Make the examples to score."""
+
+
 @dataclass(frozen=True)
 class TaskKind:
     """What is known of a task before any data of it is opened.
 
     Attributes:
         title: its name among people.
-        metric: name of the score.
-        suffix: of the file that the benchmark wants.
+        suffix: of the file that the benchmark wants; "" where there is no benchmark.
         learn: makes the examples to train on.
-        judge: makes the examples to score.
+        judge: makes the examples to score; its `metric` names the score.
         words: longest text in word pieces, 0 where no text is read; None takes the family's.
+        data: the task whose data it is trained on, where that is another one.
+        tabled: whether the table of families and tasks shows it.
     """
 
     title: str
-    metric: str
     suffix: str
     learn: Callable[[TaskData[Any], Preprocessor], TrainTask]
-    judge: Callable[[TaskData[Any], Preprocessor], Task]
+    judge: ScoredTask
     words: int | None = None
+    data: str = ""
+    tabled: bool = True
 
 
 TASKS: dict[str, TaskKind] = {
-    "vqa": TaskKind("VQA v2", VqaTask.metric, ".json", VqaTask, VqaTask),
-    "gqa": TaskKind("GQA", GqaTask.metric, ".json", GqaTask, GqaTask),
-    "nlvr2": TaskKind("NLVR2", Nlvr2Task.metric, ".csv", Nlvr2Task, Nlvr2Task),
-    "snli_ve": TaskKind("SNLI-VE", SnliVeTask.metric, ".json", SnliVeTask, SnliVeTask),
-    "vcr": TaskKind(
-        "VCR",
-        vcr.VcrTask.metric,
-        ".csv",
-        vcr.VcrTraining,
-        vcr.VcrTask,
-        words=vcr.MAX_WORDS,
-    ),
-    "refcoco": TaskKind("RefCOCO+", RefcocoTask.metric, ".json", RefcocoTraining, RefcocoTask),
-    "retrieval": TaskKind(
-        "image-text retrieval",
-        RetrievalTask.metric,
-        ".bin",
-        RetrievalTraining,
-        RetrievalTask,
-    ),
-    "classification": TaskKind(
-        "image classification",
-        ClassificationTask.metric,
-        ".json",
-        ClassificationTraining,
-        ClassificationTask,
-        words=0,
-    ),
-    "pretraining": TaskKind("pre-training", PretrainingTask.metric, "", PretrainingTask, PretrainingTask),
+    "vqa": TaskKind("VQA v2", ".json", VqaTask, VqaTask),
+    "gqa": TaskKind("GQA", ".json", GqaTask, GqaTask),
+    "nlvr2": TaskKind("NLVR2", ".csv", Nlvr2Task, Nlvr2Task),
+    "snli_ve": TaskKind("SNLI-VE", ".json", SnliVeTask, SnliVeTask),
+    "vcr": TaskKind("VCR", ".csv", vcr.VcrTraining, vcr.VcrTask, words=vcr.MAX_WORDS),
+    "refcoco": TaskKind("RefCOCO+", ".json", RefcocoTraining, RefcocoTask),
+    "retrieval": TaskKind("image-text retrieval", ".bin", RetrievalTraining, RetrievalTask),
+    "classification": TaskKind("image classification", ".json", ClassificationTraining, ClassificationTask, words=0),
+    # Takes LXMERT's sentence files where a folder has them, and else the captions of retrieval.
+    "pretraining": TaskKind("pre-training", "", PretrainingTask, PretrainingTask, data="retrieval"),
+    # Pre-training on pictures of classification without their labels.
+    "simclr": TaskKind("simCLR", "", SimclrTask, SimclrTask, words=0, data="classification", tabled=False),
+    "moco": TaskKind("MoCo", "", MocoTask, MocoTask, words=0, data="classification", tabled=False),
 }
 
-SELF_SUPERVISED: dict[str, TaskKind] = {
-    name: TaskKind(title, one.metric, "", one, one, words=0)
-    for name, title, one in (("simclr", "simCLR", SimclrTask), ("moco", "MoCo", MocoTask))
-}
-"""Pre-training on pictures of classification without their labels. They are run like tasks, but are no benchmarks."""
+
+def tabled() -> dict[str, TaskKind]:
+    """Select the tasks that the table of families and tasks shows."""
+    return {name: kind for name, kind in TASKS.items() if kind.tabled}
 
 
 def task_of(family: str, task: str) -> TaskKind:
@@ -88,13 +82,12 @@ def task_of(family: str, task: str) -> TaskKind:
     Raises:
         VlcompressError: no such task, or not one of this family's.
     """
-    every = {**TASKS, **SELF_SUPERVISED}
-    if task not in every:
-        raise unknown("task", task, every)
+    if task not in TASKS:
+        raise unknown("task", task, TASKS)
     if task not in family_named(family).tasks:
         own = ", ".join(family_named(family).tasks)
         raise VlcompressError(
             f"{family} has no {task} in its official code: it has {own}; {task} is there for "
             f"{', '.join(families_of(task))}"
         )
-    return every[task]
+    return TASKS[task]

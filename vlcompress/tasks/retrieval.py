@@ -19,7 +19,7 @@ from vlcompress.data.examples import CaptionExample, TaskData
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head, Sample
 from vlcompress.models.objective import Batch
-from vlcompress.tasks.base import Answer, Scores, finite, torch_predictor
+from vlcompress.tasks.base import Answer, LogitLoss, Scores, finite, torch_predictor
 from vlcompress.tasks.metrics.retrieval import Ranks
 from vlcompress.tasks.preprocessing import Preprocessor
 
@@ -84,25 +84,25 @@ Pairs = list[tuple[int, int]]
 
 
 def triplet(captions: Captions, text: int, rng: torch.Generator) -> Pairs:
-    """Return UNITER's example: the pair, the text with another image, another text with the image."""
+    """Draw UNITER's example: the pair, the text with another image, another text with the image."""
     image = captions.image_of[text]
     return [(text, image), (text, captions.other_image(image, rng)), (captions.other_text(image, rng), image)]
 
 
 def triplet_loss(scores_BP: Tensor) -> Tensor:
-    """Return the mean of max(0, margin + s(wrong) - s(right)) over the wrong pairs, s the sigmoid of the score."""
+    """Compute the mean of max(0, margin + s(wrong) - s(right)) over the wrong pairs, s the sigmoid of the score."""
     belong = scores_BP.sigmoid()
     return (MARGIN + belong[:, 1:] - belong[:, :1]).clamp(min=0).mean()
 
 
 def right_and_false_texts(captions: Captions, text: int, rng: torch.Generator) -> Pairs:
-    """Return ViLT's example: the pair, and the image with 15 captions of other images."""
+    """Draw ViLT's example: the pair, and the image with 15 captions of other images."""
     image = captions.image_of[text]
     return [(text, image), *((captions.other_text(image, rng), image) for _ in range(FALSE_TEXTS))]
 
 
 def first_of_all_loss(scores_BP: Tensor) -> Tensor:
-    """Return the mean cross entropy of choosing the first pair, the right one."""
+    """Compute the mean cross entropy of choosing the first pair, the right one."""
     return cross_entropy(scores_BP, torch.zeros(len(scores_BP), dtype=torch.int64, device=scores_BP.device))
 
 
@@ -114,7 +114,7 @@ OFFICIAL: dict[str, tuple[Callable[[Captions, int, torch.Generator], Pairs], Cal
 and ViLT's official code."""
 
 
-class RetrievalTraining:
+class RetrievalTraining(LogitLoss):
     """Captions to learn from, each with its image and with what does not belong to it."""
 
     head = HEAD
@@ -122,7 +122,8 @@ class RetrievalTraining:
 
     def __init__(self, data: TaskData[CaptionExample], preprocessor: Preprocessor) -> None:
         self._captions = Captions(data, preprocessor)
-        self._pairs, self._loss = OFFICIAL[preprocessor.family.retrieval]
+        self.family = preprocessor.family
+        self._pairs, self._loss = OFFICIAL[self.family.retrieval]
 
     def __len__(self) -> int:
         return len(self._captions)
@@ -134,12 +135,8 @@ class RetrievalTraining:
             {"right": torch.zeros(len(indices), dtype=torch.int64)},
         )
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return `loss_of` what the model answers."""
-        return self.loss_of(self._captions.preprocessor.family.logits(model, batch.inputs), batch.targets)
-
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        """Return the family's official loss (see `OFFICIAL`)."""
+        """Compute the family's official loss (see `OFFICIAL`)."""
         return self._loss(logits.reshape(len(targets["right"]), -1))
 
 
@@ -183,7 +180,7 @@ class RetrievalTask:
         return Scores(self._by_image(ranks), ranks.text_rank_I, ranks.recalls())
 
     def blocks(self, answer: Answer, *, batch: int) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Return the score matrix [T, I] block by block, at most `batch` pairs each."""
+        """Score the matrix [T, I] block by block, at most `batch` pairs each."""
         high = min(batch, len(self))
         wide = max(1, batch // high)
         for first in range(0, len(self._captions.images), wide):
@@ -195,7 +192,7 @@ class RetrievalTask:
                 yield slice(rows.start, rows.stop), slice(columns.start, columns.stop), scores.view(len(rows), -1)
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:
-        """Give what UNITER's ``inf_itm.py`` writes (results.bin): a pickle of (float16 [T, I], text ids, image names).
+        """Write what UNITER's ``inf_itm.py`` writes (results.bin): a pickle of (float16 [T, I], text ids, image names).
 
         Unlike the scores, this file holds the whole matrix.
         """

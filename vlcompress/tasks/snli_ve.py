@@ -18,8 +18,8 @@ class SnliVeTask(ClosedAnswers):
     def __init__(self, data: TaskData[EntailmentExample], preprocessor: Preprocessor) -> None:
         targets = [{} if example.label == HIDDEN else {example.label: 1.0} for example in data.examples]
         super().__init__(data, preprocessor, ENTAILMENT_LABELS, targets)
-        self._pair_ids = [example.id for example in data.examples]
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:
-        """Give predictions as [{"pairID", "prediction"}]; SNLI-VE has no evaluation server and no format of its own."""
-        return json_rows(("pairID", "prediction"), zip(self._pair_ids, self.best(answer, batch=batch), strict=True))
+        """Write predictions as [{"pairID", "prediction"}]: there is no evaluation server and no official format."""
+        ids = (example.id for example in self._examples)
+        return json_rows(("pairID", "prediction"), zip(ids, self.best(answer, batch=batch), strict=True))

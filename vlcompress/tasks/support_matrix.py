@@ -11,7 +11,7 @@ from typing import Any
 
 from vlcompress.models.registry import FAMILIES, families_of
 from vlcompress.tasks.base import EvalTask, PerExampleTask
-from vlcompress.tasks.registry import TASKS
+from vlcompress.tasks.registry import tabled
 
 RECORD = Path(__file__).parent / "cells.json"
 
@@ -49,12 +49,12 @@ def read_record(path: Path = RECORD) -> dict[str, Any]:
 
 
 def cells(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return every cell there is: family, task, marks, and what was recorded of it (score None where nothing was)."""
+    """List every cell there is: family, task, marks, and what was recorded of it (score None where nothing was)."""
     evidence = read_evidence()
     return [
         {"family": family, "task": task, "marks": marks(family, task, evidence), "score": None}
         | record["cells"].get(f"{family}-{task}", {})
-        for task in TASKS
+        for task in tabled()
         for family in families_of(task)
     ]
 
@@ -68,8 +68,8 @@ def rows(record: Mapping[str, Any], *, markdown: bool = False) -> list[list[str]
     """
     found = {(cell["family"], cell["task"]): cell for cell in cells(record)}
     return [
-        [kind.title, *(_text(found.get((family, task)), markdown) for family in FAMILIES), kind.metric]
-        for task, kind in TASKS.items()
+        [kind.title, *(_text(found.get((family, task)), markdown) for family in FAMILIES), kind.judge.metric]
+        for task, kind in tabled().items()
     ]
 
 
@@ -90,13 +90,13 @@ CHANCE = {"vcr": "Q->AR", "retrieval": "R@1", "classification": "fine"}
 
 
 def blind(cell: Mapping[str, Any]) -> str:
-    """Give " against 34.62", what the cell's data report says of words alone or of chance; "" where it says nothing."""
+    """Say " against 34.62": what the cell's data report says of words alone or of chance; "" where it says nothing."""
     found = blind_score(cell["task"], cell.get("without_looking"))
     return "" if found is None else f" against {100 * found:.2f}"
 
 
 def blind_score(task: str, report: Mapping[str, Any] | None) -> float | None:
-    """Return the score in [0, 1] of words alone or of chance, None where the data's report says nothing of it.
+    """Look up the score in [0, 1] of questions alone or of chance, None where the data's report says nothing of it.
 
     Args:
         task: a task.
@@ -111,12 +111,12 @@ def blind_score(task: str, report: Mapping[str, Any] | None) -> float | None:
 
 
 def read_blind(folder: Path, task: str) -> float | None:
-    """Return the same for a data folder; None for data of one's own, which has no report."""
+    """Look up the same for a data folder; None for data of one's own, which has no report."""
     return blind_score(task, read_baselines(folder))
 
 
 def blind_of(folder: Path, task: str, examples: EvalTask) -> float | None:
-    """Return what a model that does not look scores on examples, in [0, 1], as far as it is known.
+    """Compute what a model that does not look scores on examples, in [0, 1], as far as it is known.
 
     That is what the folder's report says, or one answer given to all of them, whichever is more.
     """
@@ -125,7 +125,7 @@ def blind_of(folder: Path, task: str, examples: EvalTask) -> float | None:
 
 
 def read_baselines(folder: Path) -> dict[str, Any] | None:
-    """Return what a data folder's report says of chance, or of answers from words alone; None without a report."""
+    """Read what a data folder's report says of chance, or of answers to questions alone; None without a report."""
     file = folder / "data_report.json"
     if not file.is_file():
         return None

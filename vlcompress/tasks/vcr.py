@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from vlcompress.data.examples import HIDDEN, ChoiceExample, TaskData, Words
 from vlcompress.data.regions import Regions
 from vlcompress.models.base import Head, Sample
 from vlcompress.models.objective import Batch
-from vlcompress.tasks.base import Answer, PerExampleTask, Scores, commonest, finite
+from vlcompress.tasks.base import Answer, LogitLoss, PerExampleTask, Scores, commonest, finite
 from vlcompress.tasks.metrics.vcr import CHOICES, vcr_correct
 from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.submission import csv_rows
@@ -63,7 +63,7 @@ class Sentences:
         preprocessor.vocabulary.check_covers([_plain(one.question, one.objects) for one in data.examples])
 
     def answers(self, index: int) -> list[Sample]:
-        """Return the four samples of Q→A."""
+        """Make the four samples of Q→A."""
         example = self.examples[index]
         image, question = self._regions(example.image), self._pieces(example.question, example.objects)
         return [
@@ -72,7 +72,7 @@ class Sentences:
         ]
 
     def rationales(self, index: int, answer: int) -> list[Sample]:
-        """Return the four samples of QA→R, given an answer."""
+        """Make the four samples of QA→R, given an answer."""
         example = self.examples[index]
         image, question = self._regions(example.image), self._pieces(example.question, example.objects)
         given = self._pieces(example.answers[answer], example.objects)
@@ -95,7 +95,7 @@ class Sentences:
         return self.preprocessor.sample(ids_T, image, types_T=types_T)
 
     def _pieces(self, words: Words, objects: Sequence[str]) -> list[int]:
-        """Return token ids: words in pieces, people as ids of their own, other objects by the name of their class."""
+        """Make token ids of words in pieces, people as ids of their own, other objects by the name of their class."""
         return [piece for run in _runs(words, objects) for piece in self._run(run)]
 
     def _run(self, run: str | int) -> list[int]:
@@ -110,13 +110,15 @@ class Sentences:
         return _joined([one for one in kinds if isinstance(one, Regions)])
 
 
-class VcrTraining:
+class VcrTraining(LogitLoss):
     """Every example twice: its answers to choose from, then its rationales given the right answer."""
 
+    head = HEAD
+
     def __init__(self, data: TaskData[ChoiceExample], preprocessor: Preprocessor) -> None:
+        self.family = preprocessor.family
         self._sentences = Sentences(data, preprocessor)
         self._examples = data.examples
-        self.head = HEAD
 
     def __len__(self) -> int:
         return 2 * len(self._examples)
@@ -139,12 +141,8 @@ class VcrTraining:
         right_BC = torch.nn.functional.one_hot(torch.tensor(right), CHOICES)
         return Batch(self._sentences.preprocessor.batch(samples), {"right": right_BC.flatten()})
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return `loss_of` what the model answers."""
-        return self.loss_of(self._sentences.preprocessor.family.logits(model, batch.inputs), batch.targets)
-
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        """Return the mean cross entropy of wrong and right over all choices (ChenRocks/UNITER)."""
+        """Compute the mean cross entropy of wrong and right over all choices (ChenRocks/UNITER)."""
         return cross_entropy(logits, targets["right"])
 
 
@@ -155,9 +153,8 @@ class VcrTask(PerExampleTask):
     head = HEAD
 
     def __init__(self, data: TaskData[ChoiceExample], preprocessor: Preprocessor) -> None:
-        super().__init__(preprocessor.family, data)
+        super().__init__(data, preprocessor)
         self._sentences = Sentences(data, preprocessor)
-        self._examples = data.examples
 
     @property
     def hidden(self) -> bool:
@@ -179,11 +176,11 @@ class VcrTask(PerExampleTask):
         return Batch(self._sentences.preprocessor.batch(samples), targets)
 
     def constant(self) -> float:
-        """Return the share of the commonest right answer."""
+        """Compute the share of the commonest right answer."""
         return commonest((example.answer, example.rationale) for example in self._examples)
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return 1 where answer and rationale are right, and 4 x the answer + the rationale that were chosen."""
+        """Score 1 where answer and rationale are right; the prediction is 4 x the answer + the rationale chosen."""
         scores = logits[:, 1].reshape(-1, 2 * CHOICES)
         both = vcr_correct(scores, targets["answer"], targets["rationale"]).both
         return both.float(), CHOICES * scores[:, :CHOICES].argmax(dim=1) + scores[:, CHOICES:].argmax(dim=1)
@@ -197,7 +194,7 @@ class VcrTask(PerExampleTask):
         return dataclasses.replace(scores, figures={name: float(one.double().mean()) for name, one in right.items()})
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:
-        """Return the leaderboard's CSV: 20 scores a line, answers first, then rationales given each answer in turn."""
+        """Write the leaderboard's CSV: 20 scores a line, answers first, then rationales given each answer in turn."""
         return csv_rows(self._rows(answer, max(1, batch // 4)), header=HEADER)
 
     def _rows(self, answer: Answer, batch: int) -> Iterator[list[object]]:
@@ -219,7 +216,7 @@ def _given(rationales: Sequence[Words], answer: int) -> Sequence[Words]:
 
 
 def _runs(words: Words, objects: Sequence[str]) -> Iterator[str | int]:
-    """Return runs of plain words as text, and people as their rows among the objects."""
+    """Split words into runs of plain words as text, and people as their rows among the objects."""
     text: list[str] = []
     for word in words:
         for part in (word,) if isinstance(word, str) else word:

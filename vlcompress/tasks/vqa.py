@@ -18,12 +18,11 @@ class VqaTask(ClosedAnswers):
 
     def __init__(self, data: TaskData[AnswerExample], preprocessor: Preprocessor) -> None:
         super().__init__(data, preprocessor, data.labels, soft_targets(data))
-        self._questions = data.examples
 
     def measure(self, answer: Answer, *, batch: int) -> Scores:
         """Score every question; "official accuracy" is there where the ten annotators' answers are published."""
         scores = super().measure(answer, batch=batch)
-        votes = [question.votes for question in self._questions]
+        votes = [question.votes for question in self._examples]
         if not all(votes):
             return scores
         said = (self.head.labels[index] for index in scores.predictions.tolist())
@@ -31,13 +30,13 @@ class VqaTask(ClosedAnswers):
         return dataclasses.replace(scores, figures={"official accuracy": official})
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:
-        """Return VQA's result file: [{"question_id", "answer"}]."""
-        ids = (question.id for question in self._questions)
+        """Write VQA's result file: [{"question_id", "answer"}]."""
+        ids = (question.id for question in self._examples)
         return json_rows(("question_id", "answer"), zip(ids, self.best(answer, batch=batch), strict=True))
 
 
 def soft_targets(data: TaskData[AnswerExample]) -> list[dict[int, float]]:
-    """Return each question's soft scores by the answers' indices; answers outside the list count for nothing."""
+    """List each question's soft scores by the answers' indices; answers outside the list count for nothing."""
     index = {label: row for row, label in enumerate(data.labels)}
     return [
         {index[answer]: score for answer, score in question.answers.items() if answer in index}

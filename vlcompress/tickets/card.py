@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from vlcompress.devices import CPU, Compute
-from vlcompress.tickets.imp import Cell, ticket_of
+from vlcompress.tickets.imp import TrainedArm, ticket_of
 from vlcompress.tickets.ticket import Ticket
 
 
-def ticket_card(ticket: Ticket, cells: Sequence[Cell], compute: Compute = CPU) -> str:
+def ticket_card(ticket: Ticket, cells: Sequence[TrainedArm], compute: Compute = CPU) -> str:
     """Write the README of a ticket, in Markdown.
 
     Args:
@@ -50,7 +50,7 @@ def _computed(compute: Compute) -> str:
     return f", trained on {computed['device']} in {computed['dtype']}" if computed else ""
 
 
-def _row(cell: Cell) -> str:
+def _row(cell: TrainedArm) -> str:
     scores = [100 * trained.scores.mean for trained in cell.trained]
     outcome = cell.verdict["relaxed"].outcome if cell.verdict else ""
     return f"| {cell.arm} | {100 * cell.sparsity:.1f} | {sum(scores) / len(scores):.2f} | {outcome} |"

@@ -52,9 +52,9 @@ class Experiment:
         checkpoint: where θ0 is loaded from; None for random weights.
         home: folder under which trainings are kept.
         compute: where to train, and in what.
-        say: told one line at each step of the work.
+        say: called with a line at each step of the work.
         progress: called after every training step.
-        blind: score of the question-only baseline, in [0, 1]; None where it is not known.
+        blind: score of the blind baseline (question-only, or one answer to all), in [0, 1]; None where unknown.
         answers: of the checkpoint's answer head, in the order of its rows, where φ0 takes that head; () is a new head.
         load_report: how the weights that were loaded last fitted.
     """
@@ -119,12 +119,10 @@ class Experiment:
     @cached_property
     def hyper(self) -> Hyperparameters:
         """Steps and rates of every training; epochs are turned into steps of the training splits."""
-        fields = dataclasses.asdict(self.recipe.training)
-        epochs = fields.pop("epochs")
-        for name in ("distill", "adversarial", "loss"):  # what the objective is, see `objective_of`
-            fields.pop(name)
-        steps = fields.pop("steps") or round(epochs * max(1, len(self.train_task) // fields["batch"]))
-        return Hyperparameters(steps=steps, **fields)
+        asked = self.recipe.training
+        steps = asked.steps or round(asked.epochs * max(1, len(self.train_task) // asked.batch))
+        names = {field.name for field in dataclasses.fields(Hyperparameters)} - {"steps"}
+        return Hyperparameters(steps, **{name: getattr(asked, name) for name in names})
 
     @property
     def language_model(self) -> str:
@@ -286,7 +284,7 @@ def search_permutation(
         experiment: whose recipe, couplings and prunable weights.
         dense: the trained model of the seed, whose weights are looked at.
         pattern: whose blocks are to gather what is important.
-        seed: of the criterion, where chance plays a part in it.
+        seed: of the criterion, where it draws random numbers.
     """
     pruning = experiment.recipe.pruning
     frees = pruning.permutation.free(pattern, experiment.couplings)

@@ -21,7 +21,7 @@ from vlcompress.tickets.verdict import judge
 
 
 @dataclass(frozen=True)
-class Cell:
+class TrainedArm:
     """One arm of the comparison at one level, trained with every seed.
 
     Attributes:
@@ -39,7 +39,7 @@ class Cell:
     verdict: Verdict | None = None
 
     def result(self) -> ArmResult:
-        """Keep what can be told without the trainings' files."""
+        """Keep what can be reported without the trainings' files."""
         scores = [trained.scores for trained in self.trained]
         return ArmResult(
             arm=self.arm,
@@ -56,7 +56,7 @@ class Row(NamedTuple):
     """One arm at one level with one seed: what `judged` makes cells of.
 
     Attributes:
-        arm, round, sparsity: see `Cell`.
+        arm, round, sparsity: see `TrainedArm`.
         result: what was trained.
     """
 
@@ -66,28 +66,28 @@ class Row(NamedTuple):
     result: TrainingResult
 
 
-def run_cells(experiment: Experiment) -> list[Cell]:
+def train_arms(experiment: Experiment) -> list[TrainedArm]:
     """Train the dense model, every round of the ticket, and the controls, with every seed; judge each against dense."""
     return judged([list(_one_seed(experiment, seed)) for seed in experiment.recipe.pruning.seeds], experiment.blind)
 
 
-def judged(columns: Sequence[Sequence[Row]], blind: float | None = None) -> list[Cell]:
+def judged(columns: Sequence[Sequence[Row]], blind: float | None = None) -> list[TrainedArm]:
     """Put the rows of all seeds together and judge each against dense.
 
     Args:
         columns: the rows of each seed, in the same order of arms and rounds; the first is the dense model.
-        blind: score of a model that does not look; None where it is not known, or not asked for.
+        blind: score of the blind baseline; None where it is not known, or not asked for.
     """
     dense = [column[0].result.scores.scores for column in columns]
     cells = []
     for first, *others in zip(*columns, strict=True):
         trained = tuple(row.result for row in (first, *others))
         verdict = None if first.arm == "dense" else judge(dense, [one.scores.scores for one in trained], blind=blind)
-        cells.append(Cell(first.arm, first.round, first.sparsity, trained, verdict))
+        cells.append(TrainedArm(first.arm, first.round, first.sparsity, trained, verdict))
     return cells
 
 
-def ticket_of(cells: Sequence[Cell]) -> Cell:
+def ticket_of(cells: Sequence[TrainedArm]) -> TrainedArm:
     """Pick the ticket: its last round."""
     return [cell for cell in cells if cell.arm == "ticket"][-1]
 

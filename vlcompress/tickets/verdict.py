@@ -4,7 +4,7 @@ Levels (Gan et al. 2022; Chen et al. 2021): *strict*, at least the dense score; 
 deviation of it; *relaxed*, at least 99 % of it. Scores are paired: the same examples for ticket and dense, the same
 seeds for both. The interval is a percentile bootstrap over examples and, where there are several, over seeds.
 
-Where the dense model is no better than one that does not look, nothing was learned that a ticket could keep or lose,
+Where the dense model is no better than the blind baseline, nothing was learned that a ticket could keep or lose,
 and there is no verdict.
 """
 
@@ -26,7 +26,7 @@ TWO_SIDED = 1.96
 
 
 def learned(dense: float, examples: int, blind: float | None) -> bool:
-    """Tell whether a model's mean score, in [0, 1], is surely above that of one that does not look, where it is known.
+    """Tell whether a model's mean score, in [0, 1], is surely above the blind baseline's, where it is known.
 
     The interval is that of a share of so many examples.
     """
@@ -39,7 +39,7 @@ def judge(dense: Sequence[Tensor], ticket: Sequence[Tensor], *, blind: float | N
     Args:
         dense: for each seed, scores [examples] float in [0, 1] of the dense model.
         ticket: the same seeds and examples, of the ticket.
-        blind: score of a model that does not look, in [0, 1]; None where it is not known.
+        blind: score of the blind baseline, in [0, 1]; None where it is not known.
 
     Raises:
         VlcompressError: no seed, different shapes, or a dense model that scores nothing.

@@ -1,8 +1,8 @@
 """Checkpoints of a training that is under way: written whole, read back to the very same bits.
 
-Chance is a function of (seed, step) in this project (see loop.py), so the state to keep is the step, the weights and
-the optimizer's moments; the sampler's position and the random generators follow from the step. The state of PyTorch's
-generator is stored and put back all the same, for a loss that draws from it.
+Every random number is a function of (seed, step) in this project (see loop.py), so the state to keep is the step, the
+weights and the optimizer's moments; the sampler's position and the random generators follow from the step. The state of
+PyTorch's generator is stored and put back all the same, for a loss that draws from it.
 """
 
 from collections.abc import Mapping

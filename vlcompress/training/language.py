@@ -53,7 +53,7 @@ def words_alone(
         data: identity of the task's examples.
         home: the result is ``home/pretrained/NAME``.
         compute: where to train, and in what.
-        say: told one line.
+        say: called with one line.
 
     Returns:
         A folder with `WEIGHTS` (what reads words, by the family's names) and language.json.

@@ -1,4 +1,4 @@
-"""The training loop. Every bit of chance is a function of (seed, step), so that any step can be repeated or resumed."""
+"""The training loop. Every random number is a function of (seed, step), so that any step can be repeated or resumed."""
 
 import hashlib
 import math
@@ -115,7 +115,7 @@ def train(
         model: float32, on the device where it is to be trained.
         objective: examples and loss.
         hyper: steps, batch, rates.
-        seed: of the data order, the dropout and the objective's own chance.
+        seed: of the data order, the dropout and the objective's own draws.
         first_step: where to begin in the schedule (a rewinding point); the steps before it are taken as done.
         masks: weights to keep at zero throughout; None trains densely.
         compute: that device, and what forward passes are computed in; weights, masks and optimizer stay float32.
@@ -155,7 +155,7 @@ def train(
                 keeper.enforce(optimizer)
             snapshot, last = (at_step or {}).get(step + 1), step + 1 == hyper.steps
             due = under_way is not None and time.monotonic() - saved >= checkpoint_seconds and not last
-            losses.tell(now=bool(snapshot) or due or last)
+            losses.report(now=bool(snapshot) or due or last)
             if snapshot is not None:
                 snapshot(model)
             if under_way is not None and due:
@@ -215,12 +215,12 @@ class _Stepper:
 
 
 class _Losses:
-    """The losses, checked and told every so many steps: until somebody looks they stay on the device."""
+    """The losses, checked and reported every so many steps: until then they stay on the device."""
 
     def __init__(self, hyper: Hyperparameters, progress: Progress | None, every: int) -> None:
         self._hyper, self._progress, self._every = hyper, progress, every
         self._unseen: list[tuple[int, Tensor]] = []
-        self._untold: list[tuple[int, float]] = []
+        self._unreported: list[tuple[int, float]] = []
 
     def add(self, step: int, loss: Tensor) -> None:
         """Take the loss of step `step` (from 0), and look if it is time."""
@@ -244,16 +244,16 @@ class _Losses:
                     f"the loss is {value} at step {step}: lower the learning rate ({self._hyper.learning_rate:g}) or "
                     "check the data"
                 )
-            self._untold.append((step + 1, value))
+            self._unreported.append((step + 1, value))
 
-    def tell(self, *, now: bool) -> None:
+    def report(self, *, now: bool) -> None:
         """Report what has been looked at; look first if what follows must not build on a loss that is not finite."""
         if now:
             self.look()
         if self._progress is not None:
-            for done, value in self._untold:
+            for done, value in self._unreported:
                 self._progress(done, value)
-        self._untold.clear()
+        self._unreported.clear()
 
 
 def _scaler(compute: Compute) -> torch.amp.GradScaler | None:

@@ -132,7 +132,7 @@ def pretrain(
         home: the result is ``home/pretrained/NAME``.
         compute: where to train, and in what; anything but float32 on the CPU is a pre-training of its own.
         half: store the weights as float16 (they are read as float32 again).
-        say: told one line every now and then.
+        say: called with a line every `LOGGED_EVERY` steps.
         progress: see `vlcompress.training.loop.Progress`.
 
     Returns:

@@ -24,7 +24,7 @@ _PIXELS = 3 * _SIDE * _SIDE
 
 
 def find(folder: Path) -> Published | None:
-    """Return CIFAR-10 or CIFAR-100 if the folder holds one of them in either version."""
+    """Find CIFAR-10 or CIFAR-100 if the folder holds one of them in either version."""
     ten = [f"data_batch_{number}" for number in range(1, 6)]
     versions: tuple[tuple[str, str, dict[str, Sequence[str]], Callable[..., Part]], ...] = (
         ("cifar10", "batches.meta.txt", {"train": _bin(ten), "test": _bin(["test_batch"])}, partial(_binary, 10)),

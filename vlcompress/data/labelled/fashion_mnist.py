@@ -26,7 +26,7 @@ _BYTES = 8
 
 
 def find(folder: Path) -> Published | None:
-    """Return Fashion-MNIST if the folder holds its training or its test pictures."""
+    """Find Fashion-MNIST if the folder holds its training or its test pictures."""
     parts = {
         part: _file(folder, f"{prefix}-images-idx3-ubyte") for part, prefix in (("train", "train"), ("test", "t10k"))
     }

@@ -1,47 +1,32 @@
 """Any pictures sorted into folders, one a class: FOLDER/SPLIT/CLASS/**/picture.jpg (ImageNet's layout, VisDA's)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlcompress.data.examples import ClassExample
-from vlcompress.data.found import Found
+from vlcompress.data.found import Found, PicturesOnly
 from vlcompress.data.pictures import MOST_BYTES, SUFFIXES, decode
-from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError
 
 SPLITS = ("train", "val", "valid", "test")
 """Names of sub-folders that are taken for splits: other data sets have folders of pictures too."""
 
 
-class FolderPictures:
+class FolderPictures(PicturesOnly):
     """Pictures named by their path below a folder; see `vlcompress.data.examples.Pictures`."""
-
-    feature_dim = 0
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-
-    def has_regions(self, image: str, *, ground_truth: bool | None = None) -> bool:
-        """Say no: these are pictures alone."""
-        return False
-
-    def regions(self, image: str, *, ground_truth: bool = False) -> Regions:
-        """Refuse: these are pictures alone."""
-        raise VlcompressError(f"'{self.folder}' has pictures and no region features (image '{image}')")
 
     def has_pixels(self, image: str) -> bool:
         """Say whether the file is there."""
         return (self.folder / image).is_file()
 
-    def files_of(self, images: Iterable[str]) -> tuple[Path, ...]:
-        """Name none: each is a file of the data already."""
-        return ()
-
     def picture_bytes(self, image: str) -> bytes:
-        """Return the picture's file as it is; errors as of `pixels`."""
+        """Read the picture's file as it is; errors as of `pixels`."""
         path = self.folder / image
         try:
             if path.stat().st_size > MOST_BYTES:

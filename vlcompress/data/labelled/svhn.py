@@ -14,7 +14,7 @@ CLASSES = tuple(str(digit) for digit in range(10))
 
 
 def find(folder: Path) -> Published | None:
-    """Return SVHN if the folder holds its training or its test file."""
+    """Find SVHN if the folder holds its training or its test file."""
     files = {part: folder / f"{part}_32x32.mat" for part in ("train", "test")}
     found = {part: partial(_part, file) for part, file in files.items() if file.is_file()}
     return Published("svhn", found) if found else None

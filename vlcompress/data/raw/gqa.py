@@ -20,19 +20,19 @@ _LABELLED = ("train", "val")
 
 
 def question_file(folder: Path, split: str) -> Path:
-    """Return the balanced question file of a split; those of train in ten parts are not read."""
+    """Name the balanced question file of a split; those of train in ten parts are not read."""
     whole = folder / f"{split}_balanced_questions.json"
     known = whole.is_file() or split in ("train", "val", "testdev")
     return whole if known else folder / f"{split.removesuffix('_all')}_all_questions.json"
 
 
 def choices_file(folder: Path, split: str) -> Path:
-    """Return the file of valid and plausible answers; it need not be there."""
+    """Name the file of valid and plausible answers; it need not be there."""
     return folder / f"{split.removesuffix('_all')}_choices.json"
 
 
 def splits(folder: Path) -> tuple[str, ...]:
-    """Return the splits that the folder has."""
+    """List the splits that the folder has."""
     return tuple(split for split in SPLITS if question_file(folder, split).is_file())
 
 

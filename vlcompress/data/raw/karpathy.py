@@ -14,13 +14,13 @@ SPLITS = ("train", "val", "test", "restval")
 
 
 def caption_file(folder: Path, dataset: str) -> Path:
-    """Return the data set's file, in `folder` or its sub-folder ``karpathy/``."""
+    """Name the data set's file, in `folder` or its sub-folder ``karpathy/``."""
     name = f"dataset_{dataset}.json"
     return folder / "karpathy" / name if (folder / "karpathy" / name).is_file() else folder / name
 
 
 def splits(path: Path) -> tuple[str, ...]:
-    """Return the splits that the file has."""
+    """List the splits that the file has."""
     if not path.is_file():
         return ()
     found = {str(row.get("split")) for row in _images(path, path.stat().st_mtime_ns)}

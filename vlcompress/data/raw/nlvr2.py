@@ -1,5 +1,6 @@
 """NLVR2's JSONL files (github lil-lab/nlvr, ``nlvr2/data/{train,dev,test1}.json``, ``balanced/``, ``unbalanced/``)."""
 
+from codecs import BOM_UTF8
 from pathlib import Path
 
 from vlcompress.data.documents import Row, bad_row, check_unique, parsed, read_lines, take
@@ -20,19 +21,19 @@ LABELS = {"True": 1, "False": 0}
 
 
 def annotations(folder: Path) -> Path:
-    """Return the folder of the JSONL files: that of the published repository, or `folder` itself."""
+    """Name the folder of the JSONL files: that of the published repository, or `folder` itself."""
     places = (folder / "nlvr2" / "data", folder / "data")
     return next((place for place in places if place.is_dir()), folder)
 
 
 def question_file(folder: Path, split: str) -> Path:
-    """Return the file of a split."""
+    """Name the file of a split."""
     return annotations(folder) / FILES[split]
 
 
 def splits(folder: Path) -> tuple[str, ...]:
-    """Return the splits that the folder has; LXMERT's JSON lists of the same names are not meant."""
-    return tuple(split for split in FILES if _is_lines(question_file(folder, split)))
+    """List the splits that the folder has; LXMERT's JSON lists of the same names are not meant."""
+    return tuple(split for split in FILES if is_jsonl(question_file(folder, split)))
 
 
 def read_split(folder: Path, split: str) -> list[PairExample]:
@@ -58,7 +59,7 @@ def pair(path: Path, number: int, row: Row) -> PairExample:
 
 
 def image_names(path: Path, number: int, identifier: str) -> tuple[tuple[str, str], str]:
-    """Return the names of the two images of ``split-set-pair-sentence``, and ``split-set-sentence``.
+    """Name the two images of ``split-set-pair-sentence``, and ``split-set-sentence``.
 
     Raises:
         VlcompressError: the identifier does not have four parts.
@@ -70,10 +71,11 @@ def image_names(path: Path, number: int, identifier: str) -> tuple[tuple[str, st
     return (f"{stem}-img0", f"{stem}-img1"), "-".join((parts[0], parts[1], parts[3]))
 
 
-def _is_lines(path: Path) -> bool:
+def is_jsonl(path: Path) -> bool:
+    """Say whether a file is there and holds objects, where LXMERT's of the same name holds a list."""
     try:
         with path.open("rb") as file:
-            return file.read(1) == b"{"
+            return file.read(64).removeprefix(BOM_UTF8).lstrip().startswith(b"{")
     except FileNotFoundError:
         return False
     except OSError as error:

@@ -43,18 +43,18 @@ class Instances:
 
 
 def refs_file(folder: Path) -> Path:
-    """Return the folder's refs file."""
+    """Name the folder's refs file."""
     return next((folder / name for name in REFS if (folder / name).is_file()), folder / REFS[0])
 
 
 def files(folder: Path) -> tuple[Path, ...]:
-    """Return the files that are read."""
+    """Name the files that are read."""
     optional = folder / "iid_to_ann_ids.json"
     return (refs_file(folder), folder / "instances.json", *((optional,) if optional.is_file() else ()))
 
 
 def splits(folder: Path) -> tuple[str, ...]:
-    """Return the splits that the refs file has."""
+    """List the splits that the refs file has."""
     path = refs_file(folder)
     if not path.is_file():
         return ()

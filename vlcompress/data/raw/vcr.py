@@ -16,12 +16,12 @@ CHOICES = 4
 
 
 def question_file(folder: Path, split: str) -> Path:
-    """Return the file of a split."""
+    """Name the file of a split."""
     return folder / f"{split}.jsonl"
 
 
 def splits(folder: Path) -> tuple[str, ...]:
-    """Return the splits that the folder has."""
+    """List the splits that the folder has."""
     return tuple(split for split in SPLITS if question_file(folder, split).is_file())
 
 

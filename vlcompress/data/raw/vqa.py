@@ -26,17 +26,17 @@ PREFIXES = ("COCO_", "scenes_")
 
 
 def question_file(folder: Path, split: str) -> Path:
-    """Return the question file of a split."""
+    """Name the question file of a split."""
     return folder / f"v2_OpenEnded_mscoco_{PARTS[split]}_questions.json"
 
 
 def annotation_file(folder: Path, split: str) -> Path:
-    """Return the annotation file of a split; test splits have none."""
+    """Name the annotation file of a split; test splits have none."""
     return folder / f"v2_mscoco_{PARTS[split]}_annotations.json"
 
 
 def splits(folder: Path) -> tuple[str, ...]:
-    """Return the splits that the folder has."""
+    """List the splits that the folder has."""
     return tuple(split for split in PARTS if question_file(folder, split).is_file())
 
 

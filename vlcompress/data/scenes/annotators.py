@@ -38,13 +38,13 @@ _MISTAKEN_FOR: dict[str, tuple[str, ...]] = {
 
 
 def annotate(asked: SceneQuestion, rng: Random) -> tuple[tuple[str, str], ...]:
-    """Return ten (answer, confidence) pairs; confidence is "yes", "maybe" or "no" as in VQA v2."""
+    """Ask ten annotators for (answer, confidence); confidence is "yes", "maybe" or "no" as in VQA v2."""
     rate = _HARD_ERROR_RATE if asked.hard else _ERROR_RATE
     return tuple(_annotator(asked.answer, rate, rng) for _ in range(ANNOTATORS))
 
 
 def majority(answers: tuple[tuple[str, str], ...]) -> str:
-    """Return the commonest answer, the first given among equals."""
+    """Find the commonest answer, the first given among equals."""
     given = [answer for answer, _ in answers]
     return max(given, key=given.count)
 

@@ -151,7 +151,7 @@ def _words(question: Question) -> set[str]:
 
 
 def _bag(questions: Sequence[Question], index: dict[str, int]) -> Tensor:
-    """Return which words each question has, float32 [N, W + 1]; the last column is all ones."""
+    """Mark the words that each question has, float32 [N, W + 1]; the last column is all ones."""
     bag_NW = np.zeros((len(questions), len(index) + 1), dtype=np.float32)
     bag_NW[:, -1] = 1
     for row_W, question in zip(bag_NW, questions, strict=True):

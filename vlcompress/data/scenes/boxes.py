@@ -51,7 +51,7 @@ class Box:
 
 
 def detect(scene: Scene, rng: Random) -> list[Box]:
-    """Return BOXES detections, the most confident first."""
+    """Propose BOXES detections, the most confident first."""
     boxes = [_around(thing, _JITTER, rng) for thing in scene.things]
     boxes += [_around(thing, _LOOSE_JITTER, rng) for thing in scene.things if rng.random() < _SECOND_BOX_RATE]
     boxes += [_background(scene.things, rng) for _ in range(BOXES - len(boxes))]
@@ -88,7 +88,7 @@ def _background(things: Sequence[Thing], rng: Random) -> Box:
 
 
 def _covered(x: float, y: float, width: float, height: float, thing: Thing) -> float:
-    """Return the fraction of the box that the square around the thing covers."""
+    """Measure the fraction of the box that the square around the thing covers."""
     across = min(x + width, thing.x + thing.radius) - max(x, thing.x - thing.radius)
     down = min(y + height, thing.y + thing.radius) - max(y, thing.y - thing.radius)
     return max(across, 0.0) * max(down, 0.0) / (width * height)

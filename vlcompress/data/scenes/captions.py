@@ -2,14 +2,14 @@
 
 from random import Random
 
-from vlcompress.data.scenes.phrases import NUMBER_WORDS, Description, describe, descriptions, only
+from vlcompress.data.scenes.phrases import counted, describe, descriptions, only
 from vlcompress.data.scenes.world import Scene
 
 _RELATIONS = ("to the left of", "to the right of", "above", "below")
 
 
 def captions(scene: Scene, rng: Random) -> list[str]:
-    """Return three sentences: two things in full, a number, and where two things are."""
+    """Say three sentences: two things in full, a number, and where two things are."""
     return [_list(scene, rng), _number(scene, rng), _place(scene, rng)]
 
 
@@ -27,11 +27,7 @@ def _list(scene: Scene, rng: Random) -> str:
 
 
 def _number(scene: Scene, rng: Random) -> str:
-    description: Description = rng.choice(descriptions(scene, 2))
-    count = len(description.among(scene))
-    if count == 1:
-        return f"There is one {description.singular} in the picture."
-    return f"There are {NUMBER_WORDS[count]} {description.plural} in the picture."
+    return counted(rng.choice(descriptions(scene, 2)), scene)
 
 
 def _place(scene: Scene, rng: Random) -> str:

@@ -36,7 +36,7 @@ class ChoiceQuestion:
 
 
 def in_order(scene: Scene) -> Scene:
-    """Return the scene with its things from left to right, the order in which they are tagged."""
+    """Sort the scene's things from left to right, the order in which they are tagged."""
     return Scene(tuple(sorted(scene.things, key=lambda thing: thing.x)), scene.ground, scene.seed)
 
 

@@ -56,7 +56,7 @@ def write_classes(folder: Path, *, train: int, test: int, seed: int, classes: st
 
 
 def _records(chosen: ClassSet, seed: str, count: int) -> Iterator[bytes]:
-    """Return records of 3,074 bytes: coarse label, fine label, then red, green and blue planes."""
+    """Pack pictures as records of 3,074 bytes: coarse label, fine label, then red, green and blue planes."""
     together = len(chosen.fine) // len(chosen.coarse)
     for number in range(count):
         rng = Random(f"{seed}/{number}")
@@ -66,7 +66,7 @@ def _records(chosen: ClassSet, seed: str, count: int) -> Iterator[bytes]:
 
 
 def _pair(first: str, second: str) -> ClassSet:
-    """Return the set whose fine classes are the pairs of two attributes' values."""
+    """Define the set whose fine classes are the pairs of two attributes' values."""
     fine = tuple(f"{b} {a}" for a, b in product(_ATTRIBUTES[first], _ATTRIBUTES[second]))
     return ClassSet(fine, _ATTRIBUTES[first], partial(_draw_one, first, second))
 

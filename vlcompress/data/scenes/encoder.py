@@ -26,7 +26,7 @@ Float = NDArray[np.float64]
 
 
 def encode(picture: Image.Image, boxes_N4: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the features of the boxes of one picture.
+    """Encode the boxes of one picture to features.
 
     Args:
         picture: RGB.
@@ -81,7 +81,7 @@ def _edges(crops_NSSC: Float) -> Float:
 
 
 def _projection() -> Float:
-    """Return the fixed signs [K, D]."""
+    """Draw the fixed signs [K, D]."""
     signs = np.random.default_rng(_PROJECTION_SEED).integers(0, 2, size=(_DESCRIPTION, FEATURE_DIM))
     return (2 * signs - 1).astype(np.float64)
 

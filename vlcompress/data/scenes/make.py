@@ -78,7 +78,7 @@ def make_picture(seed: int, part: Part, number: int) -> Picture:
 
 
 def detected_regions(name: str, jpeg: bytes, boxes: list[Box]) -> Regions:
-    """Return a detector's boxes with the features of their pixels."""
+    """Encode a detector's boxes to regions: features of their pixels, and its reports."""
     corners = np.array([(box.x1, box.y1, box.x2, box.y2) for box in boxes], dtype=np.float32)
     return Regions(
         name,
@@ -107,6 +107,6 @@ def _annotated(asked: SceneQuestion, number: int, place: int, rng: Random) -> An
 
 
 def _question_type(text: str) -> str:
-    """Return the words that the question begins with, as VQA does: "what color is", "how many", "is there"."""
+    """Cut out the words that a question begins with, as VQA does: "what color is", "how many", "is there"."""
     words = text.lower().split()
     return " ".join(words[: 3 if words[0] == "what" else 2])

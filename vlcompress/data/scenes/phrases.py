@@ -24,7 +24,7 @@ class Description:
         return all(getattr(self, name) in ("", getattr(thing, name)) for name in ATTRIBUTES)
 
     def among(self, scene: Scene) -> tuple[Thing, ...]:
-        """Return the scene's things that fit."""
+        """Select the scene's things that fit."""
         return tuple(thing for thing in scene.things if self.fits(thing))
 
     @property
@@ -59,7 +59,7 @@ def describe(thing: Thing, *names: str) -> Description:
 
 
 def descriptions(scene: Scene, most: int) -> list[Description]:
-    """Return every description by one to `most` attributes that fits a thing of the scene, each once."""
+    """List every description by one to `most` attributes that fits a thing of the scene, each once."""
     found = {
         describe(thing, *names): None
         for thing in scene.things
@@ -67,6 +67,14 @@ def descriptions(scene: Scene, most: int) -> list[Description]:
         for names in combinations(ATTRIBUTES, count)
     }
     return list(found)
+
+
+def counted(description: Description, scene: Scene, count: int | None = None) -> str:
+    """Say how many things of the scene fit a description, or that it is another `count` of them."""
+    number = len(description.among(scene)) if count is None else count
+    if number == 1:
+        return f"There is one {description.singular} in the picture."
+    return f"There are {NUMBER_WORDS[number]} {description.plural} in the picture."
 
 
 def only(scene: Scene, thing: Thing, rng: Random, *, without: str = "") -> Description | None:

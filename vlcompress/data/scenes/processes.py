@@ -16,7 +16,7 @@ _WORTH_PROCESSES = 500
 
 @contextmanager
 def spread(make: Callable[[S], T], items: Sequence[S], processes: int | None) -> Iterator[Iterator[T]]:
-    """Return what `make` makes of each item, in order; `processes` None chooses how many make it."""
+    """Apply `make` to each item, in order; `processes` None chooses how many make it."""
     wanted = processes or min(os.cpu_count() or 1, 4)
     if wanted == 1 or (processes is None and len(items) < _WORTH_PROCESSES):
         yield map(make, items)

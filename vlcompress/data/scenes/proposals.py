@@ -79,14 +79,14 @@ def _grouped(mask_HW: Mask) -> NDArray[np.int64]:
 
 
 def _grown(values_HW: Any) -> Any:
-    """Return each pixel the highest value of its 3 x 3 neighbourhood."""
+    """Replace each pixel by the highest value of its 3 x 3 neighbourhood."""
     padded = np.pad(values_HW, 1)
     across = np.maximum(np.maximum(padded[:, :-2], padded[:, 1:-1]), padded[:, 2:])
     return np.maximum(np.maximum(across[:-2], across[1:-1]), across[2:])
 
 
 def _background(mask_HW: Mask, count: int) -> list[tuple[float, float, float, float]]:
-    """Return the windows of a grid that show least of what stands out."""
+    """Choose the windows of a grid that show least of what stands out."""
     step, side = _BACKGROUND // 2, _BACKGROUND
     corners = [(x, y) for y in range(0, HEIGHT - side + 1, step) for x in range(0, WIDTH - side + 1, step)]
     covered = [int(mask_HW[y : y + side, x : x + side].sum()) for x, y in corners]

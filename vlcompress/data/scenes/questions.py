@@ -71,26 +71,31 @@ PAIRS = (("color", "shape"), ("color", "shape"), ("color", "texture"), ("size", 
 
 
 def present(scene: Scene, names: tuple[str, str], rng: Random) -> Description:
-    """Return a pair of values that a thing has."""
+    """Describe some thing by a pair of values that it has."""
     return describe(rng.choice(scene.things), *names)
 
 
 def absent(scene: Scene, names: tuple[str, str], rng: Random) -> Description | None:
-    """Return a pair of values that the scene has, but never on one thing; None where every pair is there."""
+    """Describe a pair of values that the scene has, but never on one thing; None where every pair is there."""
     first, second = ([getattr(thing, name) for thing in scene.things] for name in names)
     mixed = [Description(**{names[0]: one, names[1]: other}) for one in first for other in second]
     missing = [description for description in mixed if not description.among(scene)]
     return rng.choice(missing) if missing else None
 
 
-def _exist(scene: Scene, rng: Random) -> SceneQuestion | None:
+def shown_and_missing(scene: Scene, rng: Random, *wordings: str) -> tuple[str, str] | None:
+    """Speak in one wording of values that a thing has together, and of some that none has; None where all are there."""
     names = rng.choice(PAIRS)
     missing = absent(scene, names, rng)
     if missing is None:
         return None
-    words = rng.choice(("Is there {}?", "Do you see {}?", "Is there {} in the picture?"))
-    shown = present(scene, names, rng)
-    return _either("exist", words.format(shown.with_article), words.format(missing.with_article), rng)
+    words, shown = rng.choice(wordings), present(scene, names, rng)
+    return words.format(shown.with_article), words.format(missing.with_article)
+
+
+def _exist(scene: Scene, rng: Random) -> SceneQuestion | None:
+    said = shown_and_missing(scene, rng, "Is there {}?", "Do you see {}?", "Is there {} in the picture?")
+    return _either("exist", *said, rng) if said else None
 
 
 def _exist_side(scene: Scene, rng: Random) -> SceneQuestion | None:
@@ -157,17 +162,31 @@ def _query_neighbour(scene: Scene, rng: Random) -> SceneQuestion | None:
     return SceneQuestion(words, getattr(beyond[0], attribute), "neighbour", min(map(abs, lead.values())) < _CLEAR)
 
 
-def _relation(scene: Scene, rng: Random) -> SceneQuestion | None:
+def related(scene: Scene, rng: Random, words: str) -> tuple[str, str, float] | None:
+    """Say where one thing is from another, rightly and the other way round; None where it is not plain enough.
+
+    Args:
+        scene: has the things.
+        rng: chooses them.
+        words: with {one}, {relation} and {other}.
+
+    Returns:
+        The true and the false sentence, and by how many pixels the one is ahead.
+    """
     first, second = rng.sample(scene.things, 2)
     one, other = only(scene, first, rng), only(scene, second, rng)
     relation, score = rng.choice(RELATIONS)
     lead = score(first) - score(second)
     if one is None or other is None or abs(lead) < MARGIN:
         return None
-    true, false = (one, other) if lead > 0 else (other, one)
-    words = f"Is the {{}} {relation} the {{}}?"
-    yes, no = words.format(true.singular, false.singular), words.format(false.singular, true.singular)
-    return _either("relation", yes, no, rng, abs(lead) < _CLEAR)
+    ahead, behind = (one.singular, other.singular) if lead > 0 else (other.singular, one.singular)
+    true = words.format(one=ahead, relation=relation, other=behind)
+    return true, words.format(one=behind, relation=relation, other=ahead), abs(lead)
+
+
+def _relation(scene: Scene, rng: Random) -> SceneQuestion | None:
+    said = related(scene, rng, "Is the {one} {relation} the {other}?")
+    return _either("relation", said[0], said[1], rng, said[2] < _CLEAR) if said else None
 
 
 def _same(scene: Scene, rng: Random) -> SceneQuestion | None:
@@ -246,7 +265,7 @@ def _not(scene: Scene, rng: Random) -> SceneQuestion | None:
 
 
 def _only_color(scene: Scene, shape: str) -> str:
-    """Return the colour of all things of a shape, or "" where they differ."""
+    """Find the colour of all things of a shape, or "" where they differ."""
     colors = {thing.color for thing in Description(shape=shape).among(scene)}
     return colors.pop() if len(colors) == 1 else ""
 

@@ -49,7 +49,7 @@ def render(scene: Scene) -> bytes:
 
 
 def decode(picture: bytes) -> Image.Image:
-    """Return the RGB pixels of a picture file."""
+    """Decode a picture file to RGB."""
     return Image.open(io.BytesIO(picture)).convert("RGB")
 
 
@@ -68,7 +68,7 @@ def _draw_clutter(draw: ImageDraw.ImageDraw, ground: Rgb, rng: Random) -> None:
 
 
 def covered(thing: Thing) -> NDArray[np.bool_]:
-    """Return which pixels a thing covers by at least half, bool [HEIGHT, WIDTH]."""
+    """Mark the pixels that a thing covers by at least half, bool [HEIGHT, WIDTH]."""
     canvas = Image.new("L", (WIDTH * _SCALE, HEIGHT * _SCALE), 0)
     mask, corner = _stencil(thing)
     canvas.paste(mask, corner)
@@ -81,7 +81,7 @@ def _draw_thing(canvas: Image.Image, thing: Thing, rng: Random) -> None:
 
 
 def _stencil(thing: Thing) -> tuple[Image.Image, tuple[int, int]]:
-    """Return the thing's outline, 255 inside, and where its upper left corner is."""
+    """Draw the thing's outline, 255 inside; say where its upper left corner is."""
     side = math.ceil(2 * thing.radius * _SCALE) + 2
     mask = Image.new("L", (side, side), 0)
     _draw_shape(ImageDraw.Draw(mask), thing, side / 2)
@@ -89,7 +89,7 @@ def _stencil(thing: Thing) -> tuple[Image.Image, tuple[int, int]]:
 
 
 def _fill(thing: Thing, side: int, rng: Random) -> Image.Image:
-    """Return a patch in the thing's colour and texture."""
+    """Paint a patch in the thing's colour and texture."""
     red, green, blue = (max(0, min(255, value + rng.randint(-_SHADE, _SHADE))) for value in _RGB[thing.color])
     patch = Image.new("RGB", (side, side), (red, green, blue))
     dark = (int(red * _DARK), int(green * _DARK), int(blue * _DARK))
@@ -133,7 +133,7 @@ def _outline(shape: str, angle: float, radius: float) -> list[Point]:
 
 
 def _polygon(lengths: Sequence[float], angle: float, radius: float) -> list[Point]:
-    """Return corners around the centre, the first one on top, at these fractions of the radius."""
+    """Place corners around the centre, the first one on top, at these fractions of the radius."""
     step = math.tau / len(lengths)
     return [
         _turned(length * math.sin(i * step), -length * math.cos(i * step), angle, radius)

@@ -48,7 +48,7 @@ def shoot(seed: int, name: str) -> Shot:
 
 @contextmanager
 def shots(seed: int, names: Sequence[str], processes: int | None = None) -> Iterator[Iterator[Shot]]:
-    """Return the pictures of these names in order, made by as many processes as pay."""
+    """Make the pictures of these names in order, by as many processes as pay."""
     with spread(partial(shoot, seed), names, processes) as made:
         yield made
 

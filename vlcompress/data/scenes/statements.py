@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from vlcompress.data.scenes.phrases import NUMBER_WORDS, Description, descriptions, only
-from vlcompress.data.scenes.questions import MARGIN, PAIRS, RELATIONS, absent, present
+from vlcompress.data.scenes.phrases import Description, counted, descriptions
+from vlcompress.data.scenes.questions import related, shown_and_missing
 from vlcompress.data.scenes.world import Scene
 
 _TRIES = 200
@@ -32,46 +32,24 @@ def hypotheses(scene: Scene, rng: Random) -> Hypotheses:
 
 
 def _exists(scene: Scene, rng: Random) -> tuple[str, str] | None:
-    names = rng.choice(PAIRS)
-    missing = absent(scene, names, rng)
-    if missing is None:
-        return None
-    words = rng.choice(("There is {} in the picture.", "You see {} in the picture.", "There is {}."))
-    return words.format(present(scene, names, rng).with_article), words.format(missing.with_article)
+    return shown_and_missing(scene, rng, "There is {} in the picture.", "You see {} in the picture.", "There is {}.")
 
 
 def _not_exists(scene: Scene, rng: Random) -> tuple[str, str] | None:
-    names = rng.choice(PAIRS)
-    missing = absent(scene, names, rng)
-    if missing is None:
-        return None
-    words = rng.choice(("You do not see {}.", "There is not {} in the picture."))
-    return words.format(missing.with_article), words.format(present(scene, names, rng).with_article)
+    said = shown_and_missing(scene, rng, "You do not see {}.", "There is not {} in the picture.")
+    return said and (said[1], said[0])
 
 
-def _number(scene: Scene, rng: Random) -> tuple[str, str] | None:
+def _number(scene: Scene, rng: Random) -> tuple[str, str]:
     description = rng.choice(descriptions(scene, 2))
     count = len(description.among(scene))
     wrong = rng.choice([number for number in range(1, 5) if number != count])
-    return _counted(count, description), _counted(wrong, description)
-
-
-def _counted(count: int, description: Description) -> str:
-    if count == 1:
-        return f"There is one {description.singular} in the picture."
-    return f"There are {NUMBER_WORDS[count]} {description.plural} in the picture."
+    return counted(description, scene), counted(description, scene, wrong)
 
 
 def _place(scene: Scene, rng: Random) -> tuple[str, str] | None:
-    first, second = rng.sample(scene.things, 2)
-    one, other = only(scene, first, rng), only(scene, second, rng)
-    relation, score = rng.choice(RELATIONS)
-    lead = score(first) - score(second)
-    if one is None or other is None or abs(lead) < MARGIN:
-        return None
-    ahead, behind = (one, other) if lead > 0 else (other, one)
-    words = f"The {{}} is {relation} the {{}}."
-    return words.format(ahead.singular, behind.singular), words.format(behind.singular, ahead.singular)
+    said = related(scene, rng, "The {one} is {relation} the {other}.")
+    return said and said[:2]
 
 
 _TEMPLATES: Sequence[Callable[[Scene, Random], tuple[str, str] | None]] = (_exists, _not_exists, _number, _place)

@@ -13,7 +13,7 @@ _TEMPLATE_WORDS = """
 
 
 def tokens() -> tuple[str, ...]:
-    """Return the vocabulary: special tokens first, in BERT's order, then every word that a sentence can hold."""
+    """List the vocabulary: special tokens first, in BERT's order, then every word that a sentence can hold."""
     plurals = (Description(shape=shape).plural for shape in SHAPES)
     words = (*_PUNCTUATION, *_TEMPLATE_WORDS.split(), *NUMBER_WORDS, *ANSWERS, *plurals)
     return tuple(dict.fromkeys((*SPECIAL_TOKENS, *words)))

@@ -9,8 +9,7 @@ FOLDER/vocab.txt, objects_vocab.txt, attributes_vocab.txt  words, detector's cla
 FOLDER/data_report.json, scenes.json                       baselines; recipe and sha256 of every other file
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from vlcompress.data.scenes.boxes import ATTRIBUTE_CLASSES, OBJECT_CLASSES
 from vlcompress.data.scenes.make import Part, Picture, make_picture
 from vlcompress.data.scenes.processes import spread
 from vlcompress.data.scenes.questions import ANSWERS
-from vlcompress.data.scenes.tasks.folder import Size, write_json, write_rows
+from vlcompress.data.scenes.tasks.folder import Size, new_file, write_json, write_rows
 from vlcompress.data.scenes.vocabulary import tokens
 from vlcompress.data.vqa_v2 import Annotated, annotations_document, questions_document, soft_label, to_lxmert
 from vlcompress.errors import VlcompressError, unknown
@@ -127,13 +126,13 @@ def _write_part(root: Path, recipe: ScenesRecipe, split: str, part: Part, proces
     keep_pictures = recipe.images and split != "pretrain"
     features = root / "mscoco_imgfeat" / f"{part.name}_obj36.tsv"
     gallery = root / "images" / f"{part.name}.zip"
-    features.parent.mkdir(exist_ok=True)
+    numbers = range(part.first_number, part.first_number + part.pictures)
     questions: list[Annotated] = []
     sentences: list[ImageSentences] = []
     with ExitStack() as stack:
-        rows = stack.enter_context(features.open("wb"))
-        archive = stack.enter_context(_archive(gallery)) if keep_pictures else None
-        for picture in stack.enter_context(_pictures(recipe.seed, part, processes)):
+        rows = stack.enter_context(new_file(features))
+        archive = stack.enter_context(ZipFile(stack.enter_context(new_file(gallery)), "w")) if keep_pictures else None
+        for picture in stack.enter_context(spread(partial(make_picture, recipe.seed, part), numbers, processes)):
             rows.write(format_row(picture.regions))
             if archive:  # ZipInfo's default date is fixed, so that the same pictures give the same bytes
                 archive.writestr(ZipInfo(f"{part.name}/{picture.name}.jpg"), picture.jpeg)
@@ -143,19 +142,6 @@ def _write_part(root: Path, recipe: ScenesRecipe, split: str, part: Part, proces
         write_rows(root / "lxmert" / "pretrain.json", pretraining_document(sentences))
     else:
         _write_questions(root, split, part, questions)
-
-
-def _archive(path: Path) -> ZipFile:
-    path.parent.mkdir(exist_ok=True)
-    return ZipFile(path, "w")
-
-
-@contextmanager
-def _pictures(seed: int, part: Part, processes: int | None) -> Iterator[Iterator[Picture]]:
-    """Return the part's pictures in order, made by as many processes as pay."""
-    numbers = range(part.first_number, part.first_number + part.pictures)
-    with spread(partial(make_picture, seed, part), numbers, processes) as made:
-        yield made
 
 
 def _sentences(picture: Picture) -> ImageSentences:

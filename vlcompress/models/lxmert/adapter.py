@@ -15,49 +15,21 @@ from transformers import LxmertConfig, LxmertForPreTraining, LxmertForQuestionAn
 from vlcompress.data.regions import Regions
 from vlcompress.models.attention import additive
 from vlcompress.models.base import Config, Head, HeadKind, LoadReport, Sample
-from vlcompress.models.batches import padded, padding_mask, random_mask, random_regions, regions_of
+from vlcompress.models.batches import padded, padding_mask, random_regions, random_text, regions_of
 from vlcompress.models.building import left_and_right
-from vlcompress.models.checkpoints import knows_images, load_strictly, read_checkpoint, renamed, without_heads
+from vlcompress.models.checkpoints import knows_images, load_strictly, new_head, read_checkpoint, renamed, without_heads
 from vlcompress.models.lxmert.answers import load_answer_head
 from vlcompress.models.lxmert.model import OFFICIAL_NAMES, LxmertForImagePairs, pooled, take_over_attention
 from vlcompress.models.lxmert.pretraining import PRETRAINING
-from vlcompress.models.transformer_layout import TransformerFamily
+from vlcompress.models.transformer_layout import TransformerFamily, bert_size
 
-_DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+_UNDROPPED = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 _SIZES: dict[str, Config] = {
     # tiny is for tests, small is the built-in default, base is the published model.
-    "tiny": {
-        **_DROPOUT,
-        "hidden_size": 32,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "l_layers": 1,
-        "x_layers": 1,
-        "r_layers": 1,
-        "max_position_embeddings": 24,
-    },
-    "small": {
-        **_DROPOUT,
-        "hidden_size": 128,
-        "num_attention_heads": 4,
-        "intermediate_size": 512,
-        "l_layers": 2,
-        "x_layers": 2,
-        "r_layers": 1,
-        "max_position_embeddings": 24,
-        "hidden_dropout_prob": 0.0,  # at this width 0.1 drowns what pre-training has to find
-        "attention_probs_dropout_prob": 0.0,
-    },
-    "base": {
-        **_DROPOUT,
-        "hidden_size": 768,
-        "num_attention_heads": 12,
-        "intermediate_size": 3072,
-        "l_layers": 9,
-        "x_layers": 5,
-        "r_layers": 5,
-        "max_position_embeddings": 512,
-    },
+    "tiny": bert_size(32, 4, 64, l_layers=1, x_layers=1, r_layers=1, max_position_embeddings=24),
+    # at small's width a dropout of 0.1 drowns what pre-training has to find
+    "small": bert_size(128, 4, 512, l_layers=2, x_layers=2, r_layers=1, max_position_embeddings=24, **_UNDROPPED),
+    "base": bert_size(768, 12, 3072, l_layers=9, x_layers=5, r_layers=5, max_position_embeddings=512),
 }
 
 # UNITER and LXMERT publish the same 3129 VQA answers in different orders, and no weight file names them.
@@ -115,7 +87,7 @@ class LxmertFamily(TransformerFamily):
             tensors = without_heads(tensors, _HEADS)
         report = load_strictly(model, tensors, source=checkpoint, heads=_HEADS)
         if fresh_head:
-            return replace(report, notes=("the task head stays fresh, as asked",))
+            return new_head(report)
         return replace(report, notes=(*report.notes, _ORDER)) if report.head == "loaded" else report
 
     def load_language(self, model: nn.Module, checkpoint: str) -> LoadReport:
@@ -160,8 +132,8 @@ class LxmertFamily(TransformerFamily):
             return "left out by position in the released code" if _KEPT_AS_RELEASED.fullmatch(name) else ""
         return super().kept_because(name, policy)
 
-    def part_of(self, name: str) -> str:
-        """Tell the encoder that a weight belongs to."""
+    def modality_of(self, name: str) -> str:
+        """Name the modality by the encoder that a weight is in."""
         if ".x_layers." in name:
             return "cross"
         return "vision" if ".r_layers." in name else "pooler" if "pooler" in name else "language"
@@ -181,10 +153,9 @@ class LxmertFamily(TransformerFamily):
     def example_inputs(self, config: Config, *, batch: int, text: int, regions: int, seed: int) -> dict[str, Tensor]:
         """Make random inputs of the form of `collate`; every sentence but the first is padded."""
         generator = torch.Generator().manual_seed(seed)
-        words = torch.randint(1, config["vocab_size"], (batch, text), generator=generator)
-        mask = random_mask(batch, text, generator)
+        words = random_text(config["vocab_size"], batch, text, generator)
         features, boxes = random_regions(batch, regions, config["visual_feat_dim"], generator)
-        return {"input_ids": words * mask, "attention_mask": mask, "visual_feats": features, "visual_pos": boxes}
+        return {**words, "visual_feats": features, "visual_pos": boxes}
 
     def dynamic_axes(self) -> Mapping[str, Mapping[int, str]]:
         """Name the axes that may vary: batch, text and regions."""

@@ -21,7 +21,7 @@ from vlcompress.data.regions import Regions
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
 from vlcompress.models.lxmert.model import encode
-from vlcompress.models.masking import NOTHING, at, masked_words, mlm_mask, other_image, places
+from vlcompress.models.masking import NOTHING, RegionSentence, at, masked_words, mlm_mask, other_image, places
 from vlcompress.models.objective import Batch, PretrainingSpec
 
 LOSSES = ("words", "matched", "objects", "attributes", "features", "answers")
@@ -31,24 +31,12 @@ VISUAL_WEIGHT = 1 / 0.15
 """Of the official code: the region losses are means over all regions, of which features count in 15 % alone."""
 
 
-class Example(Protocol):
-    """One sentence about one image."""
-
-    @property
-    def img_id(self) -> str:
-        """The image's name: sentences of the same image never serve as each other's mismatch."""
-
-    @property
-    def tokens(self) -> NDArray[np.int64]:
-        """Token ids [t]: [CLS], word pieces, [SEP]; [PAD] may follow."""
+class Example(RegionSentence, Protocol):
+    """A sentence about an image, which may be a question."""
 
     @property
     def answer(self) -> int:
         """Row of the answer in the answer head; -1 where the sentence is no question or its answer is unknown."""
-
-    @property
-    def regions(self) -> Regions:
-        """The image's regions."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +60,7 @@ class PretrainingObjective:
     visual_weight: float = VISUAL_WEIGHT
 
     def __len__(self) -> int:
-        """Return the number of examples."""
+        """Count the examples."""
         return len(self.examples)
 
     def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
@@ -100,11 +88,11 @@ class PretrainingObjective:
         return Batch(inputs | regions, targets | {"answers": answers_B.where(matched_B, NOTHING)} | asked)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the sum of the six losses, a scalar."""
+        """Add up the six losses, a scalar."""
         return torch.stack(list(self.losses(model, batch).values())).sum()
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return each loss, a scalar, weighted as in the sum, by the names and in the order of `LOSSES`.
+        """Compute each loss, a scalar, weighted as in the sum, by the names and in the order of `LOSSES`.
 
         Args:
             model: an LXMERT with the "pretraining" head.
@@ -169,13 +157,13 @@ def _stack(arrays: Sequence[NDArray[Any]]) -> Tensor:
 
 
 def _mean_of_labelled(scores: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy of the rows that have a label, 0 where none has (torch's own mean is NaN there)."""
+    """Average the cross-entropy of the rows that have a label, 0 where none has (torch's own mean is NaN there)."""
     total = cross_entropy(scores, labels, ignore_index=NOTHING, reduction="sum")
     return total / (labels != NOTHING).sum().clamp(min=1)
 
 
 def _region_losses(scores: Mapping[str, Tensor], targets: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
-    """Return the three losses over regions; objects and attributes count by the detector's confidence in them."""
+    """Compute the three losses over regions; objects and attributes count by the detector's confidence in them."""
     errors = {
         "objects": _each(scores["obj"], targets["objects"]) * targets["objects_conf"],
         "attributes": _each(scores["attr"], targets["attributes"]) * targets["attributes_conf"],

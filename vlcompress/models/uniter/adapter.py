@@ -6,67 +6,39 @@ Shapes: B batch, T words, R regions, F feature width.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from vlcompress.errors import unknown
 from vlcompress.models.base import UNCUT, Config, Head, HeadKind, LoadReport
-from vlcompress.models.batches import random_mask, random_regions
+from vlcompress.models.batches import random_mask, random_regions, random_text
 from vlcompress.models.checkpoints import (
     Tensors,
     knows_images,
     load_strictly,
+    new_head,
     rank_from_matching,
     read_checkpoint,
     renamed,
     without_heads,
 )
 from vlcompress.models.labels import in_answer_order
-from vlcompress.models.transformer_layout import TransformerFamily
+from vlcompress.models.transformer_layout import TransformerFamily, bert_size
 from vlcompress.models.uniter.batches import collate
 from vlcompress.models.uniter.heads import HEADS
 from vlcompress.models.uniter.model import BOX_WIDTH, UniterConfig
 from vlcompress.models.uniter.pretraining import PRETRAINING
 
-_DROPOUT = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+_UNDROPPED = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 _SIZES: dict[str, Config] = {
     # tiny is for tests, small is of LXMERT small's scale, base and large are the published models.
-    "tiny": {
-        **_DROPOUT,
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "max_position_embeddings": 128,
-    },
-    "small": {
-        **_DROPOUT,
-        "hidden_size": 128,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 4,
-        "intermediate_size": 512,
-        "max_position_embeddings": 128,
-        "hidden_dropout_prob": 0.0,  # at this width 0.1 drowns what pre-training has to find
-        "attention_probs_dropout_prob": 0.0,
-    },
-    "base": {
-        **_DROPOUT,
-        "hidden_size": 768,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "intermediate_size": 3072,
-        "max_position_embeddings": 512,
-    },
-    "large": {
-        **_DROPOUT,
-        "hidden_size": 1024,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "intermediate_size": 4096,
-        "max_position_embeddings": 512,
-    },
+    "tiny": bert_size(32, 4, 64, num_hidden_layers=2, max_position_embeddings=128),
+    # at small's width a dropout of 0.1 drowns what pre-training has to find
+    "small": bert_size(128, 4, 512, num_hidden_layers=6, max_position_embeddings=128, **_UNDROPPED),
+    "base": bert_size(768, 12, 3072, num_hidden_layers=12, max_position_embeddings=512),
+    "large": bert_size(1024, 16, 4096, num_hidden_layers=24, max_position_embeddings=512),
 }
 
 OFFICIAL_NAMES = (
@@ -177,10 +149,9 @@ class UniterFamily(TransformerFamily):
         tensors, notes = _fitted(model, tensors, checkpoint)
         image = () if any(name.startswith(_IMAGE) for name in tensors) else (_IMAGE,)
         report = load_strictly(model, tensors, source=checkpoint, heads=(*_HEADS, *image))
-        told = ("the task head stays fresh, as asked",) if fresh_head else report.notes
-        told = tuple(note for note in told if not note.startswith(_IMAGE))
-        head: Literal["loaded", "fresh"] = "fresh" if fresh_head else report.head
-        return replace(report, head=head, notes=(*told, *([_BERT] if image else []), *notes))
+        report = new_head(report) if fresh_head else report
+        told = tuple(note for note in report.notes if not note.startswith(_IMAGE))
+        return replace(report, notes=(*told, *([_BERT] if image else []), *notes))
 
     def load_language(self, model: nn.Module, checkpoint: str) -> LoadReport:
         """Load a BERT into text embeddings, encoder and pooler; image embeddings and head stay.
@@ -204,14 +175,13 @@ class UniterFamily(TransformerFamily):
     def example_inputs(self, config: Config, *, batch: int, text: int, regions: int, seed: int) -> dict[str, Tensor]:
         """Make random inputs of the form of `collate`; types are 0 or 1, which every head has."""
         generator = torch.Generator().manual_seed(seed)
-        words = torch.randint(1, config["vocab_size"], (batch, text), generator=generator)
-        mask, visual_mask = (random_mask(batch, size, generator) for size in (text, regions))
+        words = random_text(config["vocab_size"], batch, text, generator)
+        visual_mask = random_mask(batch, regions, generator)
         features, corners = random_regions(batch, regions, config["visual_feat_dim"], generator)
         sizes = corners[..., 2:] - corners[..., :2]
         boxes = torch.cat([corners, sizes, sizes.prod(dim=-1, keepdim=True)], dim=-1)
         return {
-            "input_ids": words * mask,
-            "attention_mask": mask,
+            **words,
             "token_type_ids": torch.randint(2, (batch, text), generator=generator),
             "visual_feats": features * visual_mask[..., None],
             "visual_pos": boxes * visual_mask[..., None],

@@ -14,11 +14,10 @@ Shapes: B batch, T words, R regions, F feature width, C region classes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, mse_loss, one_hot
 from torch.nn.utils.rnn import pad_sequence
@@ -27,7 +26,7 @@ from vlcompress.data.regions import Regions
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Sample
-from vlcompress.models.masking import NOTHING, at, masked_words, other_image, places
+from vlcompress.models.masking import NOTHING, RegionSentence, at, masked_words, other_image, places
 from vlcompress.models.objective import Batch, PretrainingSpec
 from vlcompress.models.transport import transport_distance
 from vlcompress.models.uniter.batches import collate
@@ -37,22 +36,6 @@ MIX: Mapping[str, float] = {"itm": 2, "mlm": 2, "mrfr": 1, "mrc": 1}
 
 BACKGROUND = 1
 """Classes that come first in the head and in the detector's probabilities, and that no region's class counts."""
-
-
-class Example(Protocol):
-    """One sentence about one image."""
-
-    @property
-    def img_id(self) -> str:
-        """The image's name: an image never serves as its own mismatch."""
-
-    @property
-    def tokens(self) -> NDArray[np.int64]:
-        """Token ids [t]: [CLS], word pieces, [SEP]; [PAD] may follow."""
-
-    @property
-    def regions(self) -> Regions:
-        """The image's regions."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +52,7 @@ class UniterPretrainingObjective:
         mix: how often each objective is drawn, in any unit.
     """
 
-    examples: Sequence[Example]
+    examples: Sequence[RegionSentence]
     vocabulary: WordPiece
     word_rate: float = 0.15
     region_rate: float = 0.15
@@ -78,7 +61,7 @@ class UniterPretrainingObjective:
     mix: Mapping[str, float] = field(default_factory=lambda: MIX)
 
     def __len__(self) -> int:
-        """Return the number of examples."""
+        """Count the examples."""
         return len(self.examples)
 
     def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
@@ -102,7 +85,7 @@ class UniterPretrainingObjective:
         return makers[name](examples, rng)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the loss of the batch's objective, a scalar.
+        """Compute the loss of the batch's objective, a scalar.
 
         Args:
             model: a UNITER with the "pretraining" head.
@@ -115,7 +98,7 @@ class UniterPretrainingObjective:
         (name,) = targets.keys() & losses
         return losses[name](model, batch.inputs, targets[name], targets["asked"])
 
-    def _words(self, examples: Sequence[Example], rng: torch.Generator) -> Batch:
+    def _words(self, examples: Sequence[RegionSentence], rng: torch.Generator) -> Batch:
         inputs = self._collate(examples, [example.regions for example in examples])
         shown_BT, words_BT = masked_words(
             inputs["input_ids"],
@@ -128,18 +111,20 @@ class UniterPretrainingObjective:
         )
         return Batch(inputs | {"input_ids": shown_BT}, {"words": words_BT, "asked": places(words_BT != NOTHING)})
 
-    def _features(self, examples: Sequence[Example], rng: torch.Generator) -> Batch:
+    def _features(self, examples: Sequence[RegionSentence], rng: torch.Generator) -> Batch:
         inputs, features_BRF = self._hidden_regions(examples, rng)
         return Batch(inputs, {"features": features_BRF, "asked": places(inputs["visual_masked"])})
 
-    def _classes(self, examples: Sequence[Example], rng: torch.Generator) -> Batch:
+    def _classes(self, examples: Sequence[RegionSentence], rng: torch.Generator) -> Batch:
         inputs, _ = self._hidden_regions(examples, rng)
         labels = [_labels(example.regions) for example in examples]
         classes = pad_sequence(labels, batch_first=True)
         return Batch(inputs, {"classes": classes, "asked": places(inputs["visual_masked"])})
 
-    def _hidden_regions(self, examples: Sequence[Example], rng: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
-        """Return inputs with some regions hidden, at least one an image, and the features before that."""
+    def _hidden_regions(
+        self, examples: Sequence[RegionSentence], rng: torch.Generator
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Hide some regions, at least one an image: the inputs, and the features before that."""
         inputs = self._collate(examples, [example.regions for example in examples])
         there_BR = inputs["visual_attention_mask"].bool()
         draw_BR = torch.rand(there_BR.shape, generator=rng).masked_fill(~there_BR, 2.0)
@@ -148,7 +133,7 @@ class UniterPretrainingObjective:
         shown_BRF = features_BRF.masked_fill(masked_BR[..., None], 0.0)
         return inputs | {"visual_feats": shown_BRF, "visual_masked": masked_BR}, features_BRF
 
-    def _matching(self, examples: Sequence[Example], rng: torch.Generator) -> Batch:
+    def _matching(self, examples: Sequence[RegionSentence], rng: torch.Generator) -> Batch:
         matched_B = torch.rand(len(examples), generator=rng) >= self.mismatch_rate
         shown = [
             example.regions if matched else self.examples[other_image(self.examples, example.img_id, rng)].regions
@@ -166,7 +151,7 @@ class UniterPretrainingObjective:
         distance_B = transport_distance(hidden[:, :words], hidden[:, words:], *masks)
         return loss + self.transport_weight * (distance_B * (2 * matched_B - 1)).mean()
 
-    def _collate(self, examples: Sequence[Example], images: Sequence[Regions]) -> dict[str, Tensor]:
+    def _collate(self, examples: Sequence[RegionSentence], images: Sequence[Regions]) -> dict[str, Tensor]:
         texts = [example.tokens[example.tokens != self.vocabulary.pad_id] for example in examples]
         samples = [Sample(text, np.zeros_like(text), (regions,)) for text, regions in zip(texts, images, strict=True)]
         return collate(samples)
@@ -184,7 +169,7 @@ def _feature_loss(model: nn.Module, inputs: Mapping[str, Tensor], features_BRF: 
 
 
 def _class_loss(model: nn.Module, inputs: Mapping[str, Tensor], classes: Tensor, asked: Tensor) -> Tensor:
-    """Return the divergence as the official code does: the mean over regions and classes, not the sum over classes."""
+    """Compute the divergence as the official code does: the mean over regions and classes, not the sum over classes."""
     parts: Any = model
     scores = parts.region_classifier(_regions_at(model, inputs, asked))
     wanted = at(classes, asked)
@@ -208,7 +193,7 @@ def _labels(regions: Regions) -> Tensor:
 
 
 def _first_word(ids: WordPiece) -> int:
-    """Return the first id after the special tokens, which come first in BERT's vocabularies."""
+    """Find the first id after the special tokens, which come first in BERT's vocabularies."""
     return max(ids.pad_id, ids.cls_id, ids.sep_id, ids.mask_id) + 1
 
 

@@ -21,58 +21,35 @@ from vlcompress.data.examples import Pictures
 from vlcompress.data.pixels import Resized
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Head, HeadKind, LoadReport
-from vlcompress.models.batches import random_mask
+from vlcompress.models.batches import random_mask, random_text
 from vlcompress.models.building import left_and_right
 from vlcompress.models.checkpoints import (
     Tensors,
     load_strictly,
+    new_head,
     rank_from_matching,
     read_checkpoint,
     renamed,
     without_heads,
 )
 from vlcompress.models.labels import in_answer_order
-from vlcompress.models.transformer_layout import TransformerFamily
+from vlcompress.models.transformer_layout import TransformerFamily, bert_size
 from vlcompress.models.vilt.batches import collate
 from vlcompress.models.vilt.model import MAX_WORDS, ViltForPretraining, follow_the_original, pooled
 from vlcompress.models.vilt.pretraining import PRETRAINING
 
 _COMMON: Config = {
     "max_position_embeddings": MAX_WORDS,
-    "hidden_dropout_prob": 0.1,
     "attention_probs_dropout_prob": 0.0,
     "layer_norm_eps": 1e-6,
 }
 _SIZES: dict[str, Config] = {
     # tiny is for tests, small for the built-in pictures (128 x 96, taken as they are), base is the published model.
-    "tiny": {
-        **_COMMON,
-        "hidden_size": 32,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "image_size": 48,
-        "patch_size": 16,
-    },
-    "small": {
-        **_COMMON,
-        "hidden_size": 128,
-        "num_attention_heads": 4,
-        "intermediate_size": 512,
-        "num_hidden_layers": 5,
-        "image_size": 96,
-        "patch_size": 16,
-        "hidden_dropout_prob": 0.0,  # as LXMERT's small
-    },
-    "base": {
-        **_COMMON,
-        "hidden_size": 768,
-        "num_attention_heads": 12,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "image_size": 384,
-        "patch_size": 32,
-    },
+    "tiny": bert_size(32, 4, 64, num_hidden_layers=2, image_size=48, patch_size=16, **_COMMON),
+    "small": bert_size(  # without dropout, as LXMERT's small
+        128, 4, 512, num_hidden_layers=5, image_size=96, patch_size=16, hidden_dropout_prob=0.0, **_COMMON
+    ),
+    "base": bert_size(768, 12, 3072, num_hidden_layers=12, image_size=384, patch_size=32, **_COMMON),
 }
 OFFICIAL_NAMES = (
     # dandelin/ViLT to transformers, for regular-expression substitution in this order; see `canonical` for q, k, v.
@@ -110,7 +87,7 @@ _OWN_CONFIG: dict[HeadKind, Config] = {"pair": {"num_images": 2, "modality_type_
 
 
 def canonical(tensors: Mapping[str, Tensor]) -> Tensors:
-    """Return tensors of an official file under transformers' names, query, key and value apart.
+    """Put tensors of an official file under transformers' names, query, key and value apart.
 
     The official code keeps the three in one matrix "attn.qkv" of [3H, H], rows of the query first. Anything of that
     shape is split: weights, biases, gradients, masks. Names that are transformers' already stay as they are.
@@ -130,18 +107,6 @@ def canonical(tensors: Mapping[str, Tensor]) -> Tensors:
         elif not name.endswith(_POSITION_IDS):
             split[name] = tensor
     return renamed(split, OFFICIAL_NAMES)
-
-
-def canonical_masks(tensors: Mapping[str, Tensor]) -> Tensors:
-    """Return masks over an official model (1 = keep; with or without PyTorch's suffix "_mask") as `Masks` takes them.
-
-    Raises:
-        VlcompressError: as `canonical`, or a mask that holds something else than 0 and 1.
-    """
-    for name, mask in tensors.items():
-        if not bool(((mask == 0) | (mask == 1)).all()):
-            raise VlcompressError(f"mask '{name}' holds numbers other than 0 and 1: give masks, 1 = keep")
-    return canonical({name.removesuffix("_mask"): mask.bool() for name, mask in tensors.items()})
 
 
 class ViltFamily(TransformerFamily):
@@ -199,7 +164,7 @@ class ViltFamily(TransformerFamily):
             tensors, order = in_answer_order(tensors, model, _LABELS, mine=mine, source=checkpoint)
         report = load_strictly(model, tensors, source=checkpoint, heads=_HEADS)
         if fresh_head:
-            return replace(report, head="fresh", notes=("the task head stays fresh, as asked", *started))
+            return new_head(report, *started)
         return replace(report, notes=(*report.notes, *started, *order))
 
     def pictures(self, config: Config, source: Pictures) -> Pictures:
@@ -219,16 +184,11 @@ class ViltFamily(TransformerFamily):
         """
         generator = torch.Generator().manual_seed(seed)
         patch, height = config["patch_size"], config["image_size"]
-        words = torch.randint(1, config["vocab_size"], (batch, text), generator=generator)
-        mask, columns = (random_mask(batch, size, generator) for size in (text, regions))
+        words = random_text(config["vocab_size"], batch, text, generator)
+        columns = random_mask(batch, regions, generator)
         pixel_mask = columns.bool().repeat_interleave(patch, dim=1)[:, None].repeat(1, height, 1)
         pixels = torch.rand(batch, 3, height, regions * patch, generator=generator) * 2 - 1
-        return {
-            "input_ids": words * mask,
-            "attention_mask": mask,
-            "pixel_values": pixels * pixel_mask[:, None],
-            "pixel_mask": pixel_mask,
-        }
+        return {**words, "pixel_values": pixels * pixel_mask[:, None], "pixel_mask": pixel_mask}
 
     def dynamic_axes(self) -> Mapping[str, Mapping[int, str]]:
         """Name the axes that may vary: batch, text, and the pictures' height and width (multiples of the patch)."""
@@ -241,7 +201,7 @@ class ViltFamily(TransformerFamily):
         }
 
     def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return the head's scores, float32; for the inputs see `encode` (NLVR2's are two rows a statement).
+        """Compute the head's scores, float32; for the inputs see `encode` (NLVR2's are two rows a statement).
 
         Returns:
             [B, labels] (answers), [B / 2, 2] (pair), [B] (match).

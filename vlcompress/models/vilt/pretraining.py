@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.models.base import Sample
-from vlcompress.models.masking import NOTHING, at, other_image, places
+from vlcompress.models.masking import NOTHING, Sentence, at, other_image, places
 from vlcompress.models.objective import Batch, PretrainingSpec
 from vlcompress.models.transport import transport_distance
 from vlcompress.models.vilt.batches import collate
@@ -33,16 +33,8 @@ ALIGNMENT_WEIGHT = 0.1
 Ids = NDArray[np.int64]
 
 
-class Captioned(Protocol):
+class Captioned(Sentence, Protocol):
     """A sentence and its picture."""
-
-    @property
-    def img_id(self) -> str:
-        """Name of the picture."""
-
-    @property
-    def tokens(self) -> Ids:
-        """Token ids with [CLS] and [SEP], padded or not, int64 [at least T]."""
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
@@ -98,11 +90,11 @@ class ViltPretraining:
         return Batch(collate(samples), targets)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the sum of the three losses, a scalar."""
+        """Add up the three losses, a scalar."""
         return torch.stack(list(self.losses(model, batch).values())).sum()
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return each loss, a scalar, weighted as in the sum, by the names and in the order of `LOSSES`.
+        """Compute each loss, a scalar, weighted as in the sum, by the names and in the order of `LOSSES`.
 
         Args:
             model: a ViLT with the "pretraining" head.
@@ -126,7 +118,7 @@ class ViltPretraining:
         }
 
     def _hidden(self, ids_T: Ids, rng: torch.Generator) -> tuple[Ids, Ids]:
-        """Return a sentence with some whole words hidden, and the pieces to predict there (-1 elsewhere)."""
+        """Hide some whole words of a sentence, and the pieces to predict there (-1 elsewhere)."""
         asked_T = self._drawn(ids_T, rng)
         fate_T = torch.rand(len(ids_T), generator=rng).numpy()
         noise_T = torch.randint(self.vocabulary.vocab_size, (len(ids_T),), generator=rng).numpy()
@@ -152,7 +144,7 @@ class ViltPretraining:
 
 
 def _inner_words(mask_BT: Tensor) -> Tensor:
-    """Return which tokens are words: neither padding nor [CLS], the first, nor [SEP], the last."""
+    """Mark which tokens are words: neither padding nor [CLS], the first, nor [SEP], the last."""
     places_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
     return (places_T > 0) & (places_T < mask_BT.sum(1, keepdim=True) - 1)
 

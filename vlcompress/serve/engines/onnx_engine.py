@@ -5,9 +5,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from vlcompress.errors import VlcompressError
-from vlcompress.export.binding import BoundSession
-from vlcompress.export.providers import Provider, parse_provider
+import numpy as np
+
+from vlcompress.export.runtime import SKIP_LAYER_NORM, open_session
 from vlcompress.serve.refusal import invalid, shown
 from vlcompress.serve.settings import PROVIDERS
 from vlcompress.serve.tensors import Arrays, TensorSpec, onnx_datatype
@@ -31,18 +31,32 @@ class OnnxEngine:
             threads: threads inside one execution.
             sessions: executions at the same time. With one thread each they share one session: it then runs on the
                 thread that calls it, and the weights are in memory once.
-            provider: spelled out, see `vlcompress.export.providers`.
+            provider: spelled out, see `vlcompress.export.providers`. On the CPU the native kernel takes packed nodes
+                where the export measured that it is faster.
             disabled: ONNX Runtime's optimizers to switch off, as the manifest advises.
 
         Raises:
             VlcompressError: no ONNX Runtime, a file that it cannot read, or a session on another provider.
         """
-        import numpy as np
-
         count = 1 if threads == 1 else sessions
-        opened = [_open(model, threads, parse_provider(provider, PROVIDERS), disabled) for _ in range(count)]
+        opened = [
+            open_session(
+                model,
+                threads=threads,
+                disable_skip_layer_norm=SKIP_LAYER_NORM in disabled,
+                provider=provider,
+                names=PROVIDERS,
+                spin=False,
+            )
+            for _ in range(count)
+        ]
+        for session in opened:
+            session.disable_fallback()
         self.provider = str(opened[0].get_providers()[0])
-        bounds = id_bounds(model)
+        graph = read_graph(model)
+        bounds = id_bounds(graph)
+        # Dynamic int8 takes one scale for all rows: another client's large numbers would round this client's away.
+        self.rows_apart = not any(node.op_type == "DynamicQuantizeLinear" for node in graph.node)
         self.inputs = tuple(_spec(value, bounds.get(value.name)) for value in opened[0].get_inputs())
         self.outputs = tuple(_spec(value) for value in opened[0].get_outputs())
         self._names = [value.name for value in self.outputs]
@@ -59,21 +73,34 @@ class OnnxEngine:
         try:
             return dict(zip(self._names, session.run(self._names, feeds), strict=True))
         except Exception as error:
-            if type(error).__name__ == "InvalidArgument" and type(error).__module__.startswith("onnxruntime"):
+            if _about_inputs(error):
                 raise invalid(f"the model cannot run on these inputs: {shown(error, 300)}") from error
             raise
         finally:
             self._sessions.put(session)
 
 
-def id_bounds(model: Path) -> dict[str, int]:
+def _about_inputs(error: Exception) -> bool:
+    """Tell whether ONNX Runtime refused the inputs, or a node failed on their sizes (too long a text)."""
+    name, text = type(error).__name__, str(error)
+    if not type(error).__module__.startswith("onnxruntime"):
+        return False
+    node_failed = "Non-zero status code returned while running" in text and "alloc" not in text.lower()
+    return name == "InvalidArgument" or (name in ("Fail", "RuntimeException") and node_failed)
+
+
+def read_graph(model: Path) -> Any:
+    """Read a file's graph without weights that lie in a file of their own."""
+    import onnx
+
+    return onnx.load(str(model), load_external_data=False).graph
+
+
+def id_bounds(graph: Any) -> dict[str, int]:
     """Give, for each integer input that looks up rows of a table, how many rows the smallest such table has.
 
     An id outside the table makes ONNX Runtime fail, or read beyond it on some providers.
     """
-    import onnx
-
-    graph = onnx.load(str(model), load_external_data=False).graph
     tables = {tensor.name: tensor.dims for tensor in graph.initializer}
     sources = {value.name: value.name for value in graph.input}
     bounds: dict[str, int] = {}
@@ -85,43 +112,6 @@ def id_bounds(model: Path) -> dict[str, int]:
             name, rows = sources[node.input[1]], tables[node.input[0]][axis]
             bounds[name] = min(rows, bounds.get(name, rows))
     return bounds
-
-
-def _open(model: Path, threads: int, provider: Provider, disabled: Sequence[str]) -> Any:
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise VlcompressError(
-            "serving ONNX needs ONNX Runtime: pip install 'vlcompress[cpu]' (or [gpu]), or use --backend torch"
-        ) from error
-    available, chain = onnxruntime.get_available_providers(), provider.chain(PROVIDERS)
-    wanted = chain[0][0]
-    if wanted not in available:
-        raise _wrong_provider(wanted, ", ".join(available))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
-    # A pool that spins between requests takes the core that the next request is read on.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = onnxruntime.InferenceSession(str(model), options, providers=chain, disabled_optimizers=list(disabled))
-    except Exception as error:
-        if type(error).__module__.startswith("onnxruntime"):
-            raise VlcompressError(
-                f"ONNX Runtime cannot read '{model}' ({shown(error, 300)}): export it again"
-            ) from error
-        raise
-    session.disable_fallback()
-    if session.get_providers()[0] != wanted:
-        raise _wrong_provider(wanted, ", ".join(session.get_providers()))
-    return BoundSession(session, *provider.device) if provider.device[0] == "cuda" else session
-
-
-def _wrong_provider(wanted: str, found: str) -> VlcompressError:
-    return VlcompressError(
-        f"provider '{wanted}' was asked for, but ONNX Runtime offers {found} only: install the matching distribution "
-        "(`vlcompress doctor` says which is there), or ask for another --provider"
-    )
 
 
 def _spec(value: Any, bound: int | None = None) -> TensorSpec:

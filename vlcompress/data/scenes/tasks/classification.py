@@ -16,5 +16,5 @@ def write(folder: Folder, classes: str = "shapes") -> Json:
 
 
 def others() -> dict[str, Callable[[Folder], Json]]:
-    """Return the writers of the other sets of classes, "classification-colours" and so on."""
+    """Name the writers of the other sets of classes, "classification-colours" and so on."""
     return {f"classification-{name}": partial(write, classes=name) for name in CLASS_SETS if name != "shapes"}

@@ -31,7 +31,7 @@ class Folder:
     processes: int | None
 
     def count(self, split: str) -> int:
-        """Return the number of pictures of a split."""
+        """Count the pictures of a split."""
         return self.size.train if split == "train" else self.size.score
 
     def shoot(self, split: str, names: Sequence[str], *, gallery: str, features: str, truth: str = "") -> list[Shot]:
@@ -46,10 +46,10 @@ class Folder:
         """
         made: list[Shot] = []
         with ExitStack() as stack:
-            archive = ZipFile(stack.enter_context(_new(self.root / gallery)), "w")
+            archive = ZipFile(stack.enter_context(new_file(self.root / gallery)), "w")
             stack.enter_context(archive)
-            rows = stack.enter_context(_new(self.root / features))
-            annotated = stack.enter_context(_new(self.root / truth)) if truth else None
+            rows = stack.enter_context(new_file(self.root / features))
+            annotated = stack.enter_context(new_file(self.root / truth)) if truth else None
             for shot in stack.enter_context(shots(self.seed, names, self.processes)):
                 # ZipInfo's default date is fixed, so that the same pictures give the same bytes.
                 archive.writestr(ZipInfo(f"{Path(gallery).stem}/{shot.name}.jpg"), shot.jpeg)
@@ -78,6 +78,7 @@ def write_lines(path: Path, rows: Iterable[Json]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def _new(path: Path) -> Any:
+def new_file(path: Path) -> Any:
+    """Open a file to be written, with its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.open("wb")
