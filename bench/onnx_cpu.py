@@ -150,7 +150,7 @@ def build(work: Path, size: str = "base") -> None:
     rows = layer_rows(family, model, family.prunable(model, "bert-tickets").names, inputs_of(max(BATCHES), size))
     subject = Subject(family, config, model, work, Chooser(1, CHOOSING), rows)
     if not truth(work / "dense.onnx").is_file():
-        _written(subject.dense().session, work / "dense.onnx", size)
+        _written(subject.dense().model, work / "dense.onnx", size)
         quantize(work / "dense.onnx", work / "dense-int8.onnx")
     for sparsity in SPARSITIES:
         for pattern, file, form in FORMS:
@@ -177,7 +177,7 @@ def write_form(subject: Subject, pattern: str, sparsity: int, form: str, target:
         if form != NATIVE:
             quantize(written, target.with_stem(f"{target.stem}-int8"))
         save_apart(ir.load(written), target)
-        _written(found.session, target, size)
+        _written(found.model, target, size)
 
 
 def write_zeros(subject: Subject, pattern: str, sparsity: int, target: Path, size: str) -> None:

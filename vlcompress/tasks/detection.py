@@ -20,6 +20,7 @@ from vlcompress.models.objective import Batch
 from vlcompress.models.resnet.dense import BOX
 from vlcompress.tasks.base import Scores, finite
 from vlcompress.tasks.metrics.detection import Boxes, average_precision
+from vlcompress.tasks.preprocessing import NO_TEXT
 
 STRICTER = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """The overlaps that AP is the mean over (COCO)."""
@@ -27,12 +28,10 @@ STRICTER = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 BOX_WEIGHT = 5.0
 """Of the box's loss, whose numbers are small: as in YOLO (Redmon et al., CVPR 2016)."""
 
-_NO_TEXT = np.zeros(0, dtype=np.int64)
-
 
 def batch_of(family: Family, pictures: Sequence[Located], targets: dict[str, Tensor]) -> Batch:
     """Make a batch of whole pictures."""
-    return Batch(family.collate([Sample(_NO_TEXT, _NO_TEXT, (one.image,)) for one in pictures]), targets)
+    return Batch(family.collate([Sample(NO_TEXT, NO_TEXT, (one.image,)) for one in pictures]), targets)
 
 
 def called(index: int) -> str:

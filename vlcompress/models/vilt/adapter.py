@@ -109,18 +109,6 @@ def canonical(tensors: Mapping[str, Tensor]) -> Tensors:
     return renamed(split, OFFICIAL_NAMES)
 
 
-def canonical_masks(tensors: Mapping[str, Tensor]) -> Tensors:
-    """Convert masks over an official model (1 = keep; with or without PyTorch's suffix "_mask") as `Masks` takes them.
-
-    Raises:
-        VlcompressError: as `canonical`, or a mask that holds something else than 0 and 1.
-    """
-    for name, mask in tensors.items():
-        if not bool(((mask == 0) | (mask == 1)).all()):
-            raise VlcompressError(f"mask '{name}' holds numbers other than 0 and 1: give masks, 1 = keep")
-    return canonical({name.removesuffix("_mask"): mask.bool() for name, mask in tensors.items()})
-
-
 class ViltFamily(TransformerFamily):
     """ViLT as the toolchain sees it."""
 
