@@ -20,7 +20,7 @@ from vlcompress.cli import options
 @click.option("--sparsity", type=float, help="Fraction of the prunable weights to prune, in [0, 1).  [1-n/m for n:m]")
 @click.option("--schedule", help="linear:P (points a round), geometric:F (of the rest), levels:P,P,... or oneshot.")
 @click.option("--rounds", type=options.COUNT, help="Stop after so many rounds.")
-@click.option("--allocation", help="global, uniform, or modality (each part of the model by itself).")
+@click.option("--allocation", help="global, uniform, or modality (language, vision, cross and pooler each by itself).")
 @click.option("--rewind-step", type=int, help="Rewind to the weights after this step of dense training.")
 @click.option(
     "--control",

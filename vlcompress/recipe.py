@@ -72,8 +72,8 @@ class ModelRecipe:
         family: "lxmert", "uniter", "vilt" or "resnet".
         size: a size of the family; built-in weights exist for "small".
         checkpoint: θ0: "built-in", "none" (random weights), a folder, a file in the official layout, or a hub name.
-        head: φ0: "fresh", or "answers", the rows of the same answers in the checkpoint's answer head (LXMERT's
-            ``--loadLXMERTQA``; needs the checkpoint's answer list, ``lxmert/all_ans.json`` in the data folder).
+        head: φ0: "fresh", a new head, or "answers", the rows of the same answers in the checkpoint's answer head
+            (LXMERT's ``--loadLXMERTQA``; needs the checkpoint's answer list, ``lxmert/all_ans.json`` in the data).
         language: what control "language" starts from: a BERT's folder, file or hub name; "" is the BERT of a published
             size, and for the others a language model that is made of the words of the training splits.
     """
@@ -115,11 +115,11 @@ class PruningRecipe:
         criterion: "magnitude", "gradient" (|w dL/dw|) or "movement" (-w dL/dw); "high-magnitude" and "random" are there
             to compare with.
         schedule: "linear:P", "geometric:F", "levels:P,P,..." or "oneshot".
-        allocation: "global", "uniform" (each weight matrix by itself), or "modality" (each part of the model by itself:
-            language, vision, cross, pooler).
+        allocation: "global", "uniform" (each weight matrix by itself), or "modality" (language, vision, cross and
+            pooler, each by itself).
         sparsity: target fraction of the prunable weights, in [0, 1).
         rounds: stop after so many rounds; 0 goes to the target.
-        prunable: the policy that names the prunable weights.
+        prunable: the scope: the family's policy that says which weights may be pruned (`Family.policies`).
         rewind_step: rewind to the weights after this many steps of dense training; 0 rewinds to θ0.
         growth: "", or block sizes that the rounds before have, from fine to coarse: "16x1,64x16" (see
             `vlcompress.pruning.growth`).
@@ -258,7 +258,7 @@ def load_recipe(path: Path) -> Recipe:
         )
     try:
         return parse_recipe(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is no TOMLDecodeError
         raise VlcompressError(f"'{path}' is not valid TOML: {error}") from error
     except VlcompressError as error:
         raise VlcompressError(f"in recipe '{path}': {error}") from error

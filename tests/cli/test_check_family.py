@@ -18,12 +18,14 @@ def test_the_families_here_pass(name: str) -> None:
 
 
 def test_one_that_fails_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = type("Odd", (ViltFamily,), {"name": "odd", "tasks": ("vqa", "vqa3"), "part_of": lambda self, name: "head"})
+    kind = type(
+        "Odd", (ViltFamily,), {"name": "odd", "tasks": ("vqa", "vqa3"), "modality_of": lambda self, name: "head"}
+    )
     monkeypatch.setitem(FAMILIES, "odd", kind)
     result = CliRunner().invoke(main, ["check-family", "odd", "--json"])
     assert result.exit_code == 2
     found = {one["name"]: one for one in json.loads(result.stdout)["checks"] if one["status"] == "fail"}
-    assert set(found) == {"parts", "tasks", "recipes"}
+    assert set(found) == {"modalities", "tasks", "recipes"}
     assert found["tasks"]["what"] == "tasks ['vqa3']"
 
 

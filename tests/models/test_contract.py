@@ -67,7 +67,7 @@ def _asks(self: Any, model: nn.Module, inputs: Any) -> torch.Tensor:
             {"logits": lambda self, model, inputs: ViltFamily.logits(self, model, inputs).flatten(1).sum(-1)}),
         ("logits", "depend on the other rows", {"logits": _sums}),
         ("collate", "KeyError", {"collate": lambda self, samples: {}["ids"]}),
-        ("parts", "weights belong to .*'head'", {"part_of": lambda self, name: "head"}),
+        ("modalities", "weights belong to .*'head'", {"modality_of": lambda self, name: "head"}),
         ("one graph", "asks for a tensor's numbers", {"logits": _asks}),
         ("optional", "inherited 'nsp.'", {"inherited": ("nsp.",)}),
         ("optional", "perturbed text", {"perturbed": {"text": "words"}}),

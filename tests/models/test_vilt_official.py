@@ -13,7 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Head
 from vlcompress.models.checkpoints import read_checkpoint
-from vlcompress.models.vilt.adapter import ViltFamily, canonical, canonical_masks
+from vlcompress.models.vilt.adapter import ViltFamily, canonical
 from vlcompress.models.vilt.model import encode
 from vlcompress.pruning.allocation import Global
 from vlcompress.pruning.criterion import Magnitude
@@ -115,7 +115,7 @@ def test_masks_over_the_fused_projection_prune_the_same_weights(model: nn.Module
     how = {"pattern": Unstructured(), "criterion": Magnitude(), "allocation": Global()}
     masks = prune(official, Masks.keep_all(official), 0.6, **how)
     own = {name: dict(model.named_parameters())[name] for name in FAMILY.prunable(model, "bert-tickets").names}
-    converted = Masks(canonical_masks({f"{name}_mask": mask.to(torch.uint8) for name, mask in masks.items()}))
+    converted = Masks(canonical(masks))
     found = prune(own, Masks.keep_all(own), 0.6, **how)
     assert converted.keys() == found.keys()
     assert all(torch.equal(converted[name], found[name]) for name in found)
@@ -129,11 +129,6 @@ FUSED_KEY = "vilt.encoder.layer.0.attention.attention.key.weight"
 def test_fused_rows_are_query_key_value() -> None:
     assert len(FUSED) == 2
     assert torch.equal(canonical(WEIGHTS)[FUSED_KEY], WEIGHTS[FUSED[0]][40:80])
-
-
-def test_a_mask_of_other_numbers_is_refused() -> None:
-    with pytest.raises(VlcompressError, match="numbers other than 0 and 1"):
-        canonical_masks({FUSED[0]: WEIGHTS[FUSED[0]]})
 
 
 def test_rows_that_are_no_three_parts_are_refused() -> None:

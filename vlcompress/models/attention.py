@@ -61,7 +61,7 @@ class Attention(MultiHeadAttention):
         attention_mask: Tensor | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor]:
-        """Return `attend` in a tuple of one; attention weights are never kept, so `output_attentions` must be False."""
+        """Wrap `attend` in a tuple of one; attention weights are never kept, so `output_attentions` must be False."""
         if output_attentions:
             raise NotImplementedError("attention weights are not kept by scaled_dot_product_attention")
         return (self.attend(hidden_states, context, attention_mask),)

@@ -323,8 +323,8 @@ class Family(ABC):
             "longest_text": min(self.longest_text, config.get("max_position_embeddings", UNCUT)),
         }
 
-    def part_of(self, name: str) -> str:
-        """Tell the part of the model that a weight belongs to: "language", "vision", "cross", "joint" or "pooler"."""
+    def modality_of(self, name: str) -> str:
+        """Name the modality that a weight serves: "language", "vision", "cross", "joint" or "pooler"."""
         return "pooler" if "pooler" in name else "joint"
 
 
@@ -355,7 +355,7 @@ def scores_of(family: Family, model: nn.Module, inputs: Mapping[str, Tensor]) ->
 
 
 def inputs_for(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return inputs on a model's device, floats in its dtype and whole numbers as they are."""
+    """Move inputs to a model's device, floats in its dtype and whole numbers as they are."""
     like = next(model.parameters())
     return {
         name: value.to(like.device, like.dtype if value.is_floating_point() else value.dtype)

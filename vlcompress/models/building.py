@@ -26,7 +26,7 @@ def left_and_right(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def materialise(model: nn.Module, *, seed: int, std: float = FRESH_STD) -> None:
-    """Return a skeleton its weights on the CPU, as BERT does: normal(0, std), LayerNorm at 1 and 0, biases at 0.
+    """Give a skeleton its weights on the CPU, as BERT does: normal(0, std), LayerNorm at 1 and 0, biases at 0.
 
     The numbers come from a generator of their own, in the order of the parameters, so the same seed gives the same
     backbone whatever head follows it, and the global random state is neither read nor moved.
@@ -59,7 +59,7 @@ def _to_cpu(model: nn.Module) -> None:
 
 
 def _fresh_buffer(name: str, buffer: Tensor) -> Tensor:
-    """Return a buffer what its module starts with: positions count up, a variance is 1, all else (means, counts) 0."""
+    """Fill a buffer as its module starts: positions count up, a variance is 1, all else (means, counts) 0."""
     if name == "position_ids":
         return torch.arange(buffer.shape[-1]).expand(buffer.shape).clone()
     return torch.full_like(buffer, 1 if name == "running_var" else 0, device="cpu")

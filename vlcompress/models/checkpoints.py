@@ -66,7 +66,7 @@ def _read(checkpoint: str) -> Tensors:
 
 
 def on_hub(checkpoint: str) -> bool:
-    """Return whether a checkpoint is nothing on this machine and has a name that the hub might know ("owner/model")."""
+    """Tell whether a checkpoint is nothing on this machine and has a name that the hub might know ("owner/model")."""
     path = Path(checkpoint)
     named = _HUB_NAME.fullmatch(checkpoint) and path.suffix not in (*_PICKLES, ".safetensors")
     return bool(named) and not path.exists()
@@ -155,7 +155,7 @@ def knows_images(checkpoint: str) -> VlcompressError:
 
 
 def listing(names: Iterable[str]) -> str:
-    """Return names in one line, the first ten spelled out and the rest counted."""
+    """Join names in one line, the first ten spelled out and the rest counted."""
     every = sorted(names)
     more = f" … and {len(every) - _LISTED} more" if len(every) > _LISTED else ""
     return ", ".join(every[:_LISTED]) + more
@@ -314,7 +314,7 @@ def _check(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], *, optiona
 
 
 def _tied(model: nn.Module) -> set[str]:
-    """Return the names under which a parameter appears a second time."""
+    """Find the names under which a parameter appears a second time."""
     first = {name for name, _ in model.named_parameters()}
     return {name for name, _ in model.named_parameters(remove_duplicate=False)} - first
 

@@ -21,8 +21,8 @@ from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Family, Head, HeadKind, Sample
 
-PARTS = ("language", "vision", "cross", "joint", "pooler")
-"""What `Family.part_of` may answer."""
+MODALITIES = ("language", "vision", "cross", "joint", "pooler")
+"""What `Family.modality_of` may answer."""
 WORDS, WIDTH = 50, 16
 """Vocabulary and region-feature width of the tiny model."""
 _LABELS: dict[HeadKind, tuple[str, ...]] = {
@@ -326,12 +326,12 @@ class _OneImage:
         return np.zeros((64, 16 * self.count, 3), np.uint8)
 
 
-def _parts(tiny: Tiny) -> str:
+def _modalities(tiny: Tiny) -> str:
     names = tiny.family.prunable(tiny.model, tiny.family.policies[0]).names
-    parts = {name: tiny.family.part_of(name) for name in names}
-    odd = sorted({part for part in parts.values() if part not in PARTS})
-    require(not odd, f"weights belong to {odd}", f"let `part_of` answer one of {', '.join(PARTS)}")
-    return ", ".join(f"{list(parts.values()).count(part)} {part}" for part in PARTS if part in parts.values())
+    found = [tiny.family.modality_of(name) for name in names]
+    odd = sorted({one for one in found if one not in MODALITIES})
+    require(not odd, f"weights belong to {odd}", f"let `modality_of` answer one of {', '.join(MODALITIES)}")
+    return ", ".join(f"{found.count(one)} {one}" for one in MODALITIES if one in found)
 
 
 def _graph(tiny: Tiny) -> str:
@@ -371,7 +371,7 @@ CLAUSES: dict[str, Callable[[Tiny], str]] = {
     "inputs": _inputs,
     "logits": _logits,
     "collate": _collate,
-    "parts": _parts,
+    "modalities": _modalities,
     "one graph": _graph,
     "optional": _optional,
 }

@@ -21,7 +21,7 @@ SIDE_FILE = "ans2label.json"
 
 
 def labels_of(checkpoint: str) -> tuple[str, ...] | None:
-    """Return the labels of a checkpoint's head in the order of its rows; None where nothing says them.
+    """Read the labels of a checkpoint's head in the order of its rows; None where nothing says them.
 
     They are read from `SIDE_FILE` beside the checkpoint (or in its folder), else from ``id2label`` in the folder's
     ``config.json``.

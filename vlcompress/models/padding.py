@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 
 def masked_axes(shapes: Mapping[str, Sequence[int | str]]) -> frozenset[str]:
-    """Return the axes that may be padded.
+    """Find the axes that may be padded.
 
     Args:
         shapes: of each input by its name; a string names an axis that may vary, the batch first.
@@ -18,5 +18,5 @@ def masked_axes(shapes: Mapping[str, Sequence[int | str]]) -> frozenset[str]:
 
 
 def bucket(size: int, sizes: Sequence[int]) -> int:
-    """Return the smallest of the rising `sizes` that holds `size`, or `size` itself where none does."""
+    """Pick the smallest of the rising `sizes` that holds `size`, or `size` itself where none does."""
     return next((one for one in sizes if one >= size), size)

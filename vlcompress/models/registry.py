@@ -37,7 +37,7 @@ def families_of(task: str) -> tuple[str, ...]:
     return tuple(name for name, family in FAMILIES.items() if task in family.tasks)
 
 
-def part_of(name: str) -> str:
-    """Tell the part of its model that a weight belongs to (see `Family.part_of`), its family told by its prefix."""
+def modality_of(name: str) -> str:
+    """Name the modality that a weight serves (see `Family.modality_of`), its family told by its prefix."""
     family = next((one for one in FAMILIES.values() if name.startswith(one.backbone_prefix)), None)
-    return "joint" if family is None else family().part_of(name)
+    return "joint" if family is None else family().modality_of(name)

@@ -16,7 +16,7 @@ _EPS = 1e-5  # of the norm that hidden states are divided by
 
 
 def transport_distance(text_BTH: Tensor, image_BRH: Tensor, words_BT: Tensor, regions_BR: Tensor) -> Tensor:
-    """Return the cost of the best transport from words to regions, float32 [B], with a gradient to both.
+    """Compute the cost of the best transport from words to regions, float32 [B], with a gradient to both.
 
     Moving a word to a region costs 1 minus the cosine of their hidden states; the plan itself has no gradient.
 
@@ -35,7 +35,7 @@ def transport_distance(text_BTH: Tensor, image_BRH: Tensor, words_BT: Tensor, re
 def transport_plan(
     cost_BTR: Tensor, words_BT: Tensor, regions_BR: Tensor, *, beta: float = BETA, iterations: int = ITERATIONS
 ) -> Tensor:
-    """Return the plan [B, T, R]: 0 at padding; each row's sum nears 1/words, each column's is 1/regions or nears it."""
+    """Find the plan [B, T, R]: 0 at padding; each row's sum nears 1/words, each column's is 1/regions or nears it."""
     both_BTR = words_BT[:, :, None] & regions_BR[:, None, :]
     nearness_BTR = torch.exp(-cost_BTR / beta) * both_BTR
     plan_BTR = both_BTR.to(cost_BTR.dtype)
@@ -50,5 +50,5 @@ def transport_plan(
 
 
 def _inverse(x: Tensor, mask: Tensor) -> Tensor:
-    """Return 1/x where the mask is true and 0 elsewhere."""
+    """Invert x where the mask is true and 0 elsewhere."""
     return torch.where(mask, 1 / x.where(mask, 1.0), 0.0)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vlcompress.errors import unknown
-from vlcompress.models.registry import part_of
+from vlcompress.models.registry import modality_of
 from vlcompress.pruning.select import Source
 
 Groups = list[list[Source]]
@@ -42,19 +42,19 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Modality:
-    """Weights compete within a part of the model (language, vision, cross, pooler), and each part reaches the sparsity.
+    """Weights compete within a modality (language, vision, cross, pooler), and each modality reaches the sparsity.
 
-    Globally, the parts of LXMERT end far apart, since their weights differ in size for reasons of their own.
+    Globally, LXMERT's modalities end far apart, since their weights differ in size for reasons of their own.
     """
 
     def __str__(self) -> str:
         return "modality"
 
     def groups(self, sources: list[Source]) -> Groups:
-        parts: dict[str, list[Source]] = {}
+        groups: dict[str, list[Source]] = {}
         for source in sources:
-            parts.setdefault(part_of(source.name), []).append(source)
-        return list(parts.values())
+            groups.setdefault(modality_of(source.name), []).append(source)
+        return list(groups.values())
 
 
 def parse_allocation(text: str) -> Allocation:

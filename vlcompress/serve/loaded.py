@@ -70,7 +70,7 @@ class LoadedModel:
             self.metrics.queue.observe(wait)
 
     def info(self) -> tuple[str, ...]:
-        """Return the labels of the metric that says what is loaded."""
+        """Label the metric that says what is loaded."""
         facts = (self.facts.get("sparsity", ""), self.facts.get("block", ""))
         return (self.name, str(self.version), *facts, self.engine.backend, self.engine.provider)
 
@@ -86,8 +86,11 @@ def load(name: str, source: StoredVersion, settings: Settings, metrics: Metrics)
     engine = open_engine(source, settings, parallel, document)
     padding = padding_of(engine.inputs, document.get("padding", {}))
     max_batch = settings.max_batch if batched(engine) else 1
-    row_s = _warm_up(engine, usual_sizes(engine, document), max_batch) if settings.warmup else 0.0
-    policy = Policy(parallel.sessions, max_batch, settings.batch_window_ms / 1000, settings.queue_rows)
+    sizes = usual_sizes(engine, document)
+    together = rows_an_answer(engine, sizes)
+    row_s = _warm_up(engine, sizes, max(together, max_batch // together * together)) if settings.warmup else 0.0
+    merges = engine.rows_apart and together == 1
+    policy = Policy(parallel.sessions, max_batch, settings.batch_window_ms / 1000, settings.queue_rows, merges)
     observer = _Later()
     loaded = LoadedModel(
         name=name,
@@ -95,7 +98,7 @@ def load(name: str, source: StoredVersion, settings: Settings, metrics: Metrics)
         source=source,
         engine=engine,
         batcher=Batcher(engine, padding, policy, observer, row_s),
-        limits=Limits(max_batch, settings.max_axis, engine.axis_limits),
+        limits=Limits(max_batch, settings.max_axis, _axis_limits(source, engine)),
         labels=_labels(source, engine),
         vocabulary=_vocabulary(source),
         parallel=Parallel(parallel.threads, parallel.sessions, measured),
@@ -137,7 +140,7 @@ def open_engine(source: StoredVersion, settings: Settings, parallel: Parallel, d
 
 
 def usual_sizes(engine: Engine, document: Mapping[str, Any]) -> dict[str, int]:
-    """Give the sizes of axes that a model is usually run at: the largest that its manifest names, or its own example's.
+    """Choose axis sizes that a model is usually run at: the largest that its manifest names, or its own example's.
 
     A model need not run at any size: one that reads pixels wants whole patches.
     """
@@ -183,19 +186,34 @@ def _parallel(
     return choose_parallel(settings.threads, settings.sessions, timed)
 
 
-def _warm_up(engine: Engine, sizes: Mapping[str, int], max_batch: int) -> float:
-    """Run the smallest and the largest batch; give the seconds of a row in the largest.
+def rows_an_answer(engine: Engine, sizes: Mapping[str, int]) -> int:
+    """Run the smallest batch: one row, or the two rows of a statement about two images.
 
     Raises:
         VlcompressError: the model cannot run on inputs of its own shapes.
     """
+    for rows in (1, 2):
+        try:
+            outputs = engine.run(example(engine.inputs, sizes, rows))
+        except Refusal as error:
+            failure = error
+        else:
+            return max(1, rows // max([1, *(len(array) for array in outputs.values() if array.ndim)]))
+    raise VlcompressError(f"the model fails on inputs of its own shapes ({failure}): export it again") from failure
+
+
+def _warm_up(engine: Engine, sizes: Mapping[str, int], rows: int) -> float:
+    """Run the largest batch; give the seconds of a row in it.
+
+    Raises:
+        VlcompressError: the model cannot run on it.
+    """
     try:
-        engine.run(example(engine.inputs, sizes, 1))
-        feeds = example(engine.inputs, sizes, max_batch)
+        feeds = example(engine.inputs, sizes, rows)
         engine.run(feeds)
-        return seconds_of(lambda: engine.run(feeds)) / max_batch
+        return seconds_of(lambda: engine.run(feeds)) / rows
     except Refusal as error:
-        raise VlcompressError(f"the model fails on inputs of its own shapes ({error}): export it again") from error
+        raise VlcompressError(f"the model fails on {rows} rows ({error}): give another --max-batch") from error
 
 
 def _labels(source: StoredVersion, engine: Engine) -> tuple[str, ...]:
@@ -211,13 +229,19 @@ def _vocabulary(source: StoredVersion) -> WordPiece | None:
 
 
 def _origin(source: StoredVersion) -> dict[str, str]:
-    """Return family and task from the run that the model belongs to, or from its own documents as far as they say."""
+    """Read family and task from the run that the model belongs to, or from its own documents as far as they say."""
     recipe = source.document("run.json").get("recipe")
     if recipe is not None:
         return {"family": recipe["model"]["family"], "task": recipe["data"]["task"]}
     documents = (source.document("manifest.json"), source.document("config.json"))
     found = next((one for one in documents if "family" in one), {})
     return {key: found[key] for key in ("family", "task") if key in found}
+
+
+def _axis_limits(source: StoredVersion, engine: Engine) -> dict[str, int]:
+    """Take the engine's limits, and the longest text that the model's position embeddings reach."""
+    longest = source.document("config.json").get("config", {}).get("max_position_embeddings")
+    return {**engine.axis_limits, **({"text": int(longest)} if longest else {})}
 
 
 def _preprocessing(source: StoredVersion, engine: Engine, document: Mapping[str, Any]) -> Preprocessing | None:
@@ -232,7 +256,7 @@ def _preprocessing(source: StoredVersion, engine: Engine, document: Mapping[str,
 
 
 def _facts(source: StoredVersion) -> dict[str, str]:
-    """Return the sparsity (of the prunable weights) and the block of the ticket, where a document says so."""
+    """Read the sparsity (of the prunable weights) and the block of the ticket, where a document says so."""
     places = (source.folder, source.folder.parent / "compiled")
     path = next((place / "plan.json" for place in places if (place / "plan.json").is_file()), None)
     if path is None:

@@ -7,7 +7,7 @@ d / (2 - d), which stands beside every figure: without it a number says nothing.
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-from vlcompress.models.registry import part_of
+from vlcompress.models.registry import modality_of
 from vlcompress.pruning.mask import Masks
 from vlcompress.report.table import Table
 from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
@@ -29,7 +29,7 @@ class Overlap:
     title = "what masks have in common, by layer and modality, beside chance (Gan et al. 2022, figure 8)"
 
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
-        """Return one cell: masks of all tasks and seeds are compared with each other."""
+        """Plan one cell: masks of all tasks and seeds are compared with each other."""
         level = max(choices.levels or (LEVEL,))
         recipes = {task: ticket_recipe(choices, task, (level,)) for task in choices.tasks}
 
@@ -45,7 +45,7 @@ class Overlap:
         return [StudyCell("masks", next(iter(recipes.values())), count, work)]
 
     def report(self, results: Mapping[str, Json]) -> StudyReport:
-        """Return every pair's overlap beside chance, whole and by part of the model."""
+        """Lay out every pair's overlap beside chance, whole and by part of the model."""
         pairs = results["masks"]["pairs"] if "masks" in results else []
         parts = list(pairs[0]["parts"]) if pairs else []
         header = ("pair", "overlap", "chance", *(f"{part} (chance)" for part in parts))
@@ -65,10 +65,12 @@ class Overlap:
 
 def _pair(one: str, other: str, masks: Mapping[str, Masks]) -> Json:
     both = [masks[one], masks[other]]
-    parts: dict[str, list[str]] = {}
+    modalities: dict[str, list[str]] = {}
     for name in both[0]:
-        parts.setdefault(part_of(name), []).append(name)
-    of_parts = {part: [Masks({name: one[name] for name in names}) for one in both] for part, names in parts.items()}
+        modalities.setdefault(modality_of(name), []).append(name)
+    of_parts = {
+        modality: [Masks({name: one[name] for name in names}) for one in both] for modality, names in modalities.items()
+    }
     return {
         "name": f"{one} and {other}",
         "overlap": overlap(both),

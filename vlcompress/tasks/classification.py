@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -15,12 +14,8 @@ from vlcompress.data.examples import HIDDEN, ClassExample, TaskData
 from vlcompress.models.base import Head
 from vlcompress.models.objective import Batch
 from vlcompress.tasks.base import Answer, LogitLoss, PerExampleTask, commonest
-from vlcompress.tasks.preprocessing import Preprocessor
+from vlcompress.tasks.preprocessing import NO_TEXT, Pixels, Preprocessor
 from vlcompress.tasks.submission import json_rows
-
-Pixels = NDArray[np.uint8]
-
-_NO_TEXT = np.zeros(0, dtype=np.int64)
 
 
 class ClassificationTask(LogitLoss, PerExampleTask):
@@ -66,7 +61,7 @@ class ClassificationTask(LogitLoss, PerExampleTask):
         return image
 
     def _batch(self, indices: Sequence[int], images: Sequence[Pixels]) -> Batch:
-        samples = [self._preprocessor.sample(_NO_TEXT, image) for image in images]
+        samples = [self._preprocessor.sample(NO_TEXT, image) for image in images]
         labels = [self._examples[index].label for index in indices]
         return Batch(self._preprocessor.batch(samples), {"class": torch.tensor(labels)})
 

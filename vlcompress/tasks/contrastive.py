@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample, normalize
 
@@ -20,10 +19,8 @@ from vlcompress.data.examples import ClassExample, TaskData
 from vlcompress.models.base import Head
 from vlcompress.models.objective import Batch
 from vlcompress.tasks.base import Answer, PerExampleTask
-from vlcompress.tasks.preprocessing import Preprocessor
+from vlcompress.tasks.preprocessing import NO_TEXT, Pixels, Preprocessor
 from vlcompress.tasks.pretraining_task import nothing_to_answer
-
-Pixels = NDArray[np.uint8]
 
 WIDTH = 64
 """Of the projection."""
@@ -33,7 +30,6 @@ JITTER = 0.3
 """Brightness, contrast and saturation change by a factor of up to 1 ± this."""
 GREY_RATE = 0.2
 
-_NO_TEXT = np.zeros(0, dtype=np.int64)
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -61,7 +57,7 @@ class ContrastiveTask(PerExampleTask):
         """Make two views of each of these pictures; inputs [E, ...], targets "other" int64 [E]: each view's partner."""
         images = np.stack([np.asarray(self._preprocessor.image(self._examples[index].image)) for index in indices])
         views = np.concatenate([view(images, rng), view(images, rng)])
-        samples = [self._preprocessor.sample(_NO_TEXT, image) for image in views]
+        samples = [self._preprocessor.sample(NO_TEXT, image) for image in views]
         return Batch(self._preprocessor.batch(samples), {"other": partners(len(views))})
 
     def judge(self, logits: Tensor, targets: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

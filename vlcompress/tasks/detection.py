@@ -20,6 +20,7 @@ from vlcompress.models.objective import Batch
 from vlcompress.models.resnet.dense import BOX
 from vlcompress.tasks.base import Scores, finite
 from vlcompress.tasks.metrics.detection import Boxes, average_precision
+from vlcompress.tasks.preprocessing import NO_TEXT
 
 STRICTER = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """The overlaps that AP is the mean over (COCO)."""
@@ -27,12 +28,10 @@ STRICTER = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 BOX_WEIGHT = 5.0
 """Of the box's loss, whose numbers are small: as in YOLO (Redmon et al., CVPR 2016)."""
 
-_NO_TEXT = np.zeros(0, dtype=np.int64)
-
 
 def batch_of(family: Family, pictures: Sequence[Located], targets: dict[str, Tensor]) -> Batch:
     """Make a batch of whole pictures."""
-    return Batch(family.collate([Sample(_NO_TEXT, _NO_TEXT, (one.image,)) for one in pictures]), targets)
+    return Batch(family.collate([Sample(NO_TEXT, NO_TEXT, (one.image,)) for one in pictures]), targets)
 
 
 def called(index: int) -> str:
@@ -66,7 +65,7 @@ class DetectionTask:
         return batch_of(self.family, chosen, targets)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the weighted sum of the losses of presence (all cells), class and box (cells with a centre)."""
+        """Compute the weighted sum of the losses of presence (all cells), class and box (cells with a centre)."""
         cells = self.family.logits(model, batch.inputs)
         row, column, wanted_K4 = _placed(batch.targets["box"], cells.shape[1:3])
         own = cells[batch.targets["picture"], row, column]
@@ -77,7 +76,7 @@ class DetectionTask:
         return presence + kinds + BOX_WEIGHT * smooth_l1_loss(own[:, 1:BOX], wanted_K4)
 
     def evaluate(self, model: nn.Module, *, batch: int) -> Scores:
-        """Return the average precision of each class at an overlap of a half, and AP75 and AP as further figures."""
+        """Compute the average precision of each class at an overlap of a half, and AP75 and AP as further figures."""
         found = [boxes for start in range(0, len(self), batch) for boxes in self._found(model, start, batch)]
         true = [_true(one) for one in self.pictures]
         at = {least: _precisions(found, true, least) for least in STRICTER}
@@ -94,7 +93,7 @@ class DetectionTask:
 
 
 def decoded(cells: Tensor) -> Boxes:
-    """Return what the cells [h, w, BOX + L] of a picture say: one box for each, in pixels, with its likeliest class."""
+    """Decode the cells [h, w, BOX + L] of a picture: one box for each, in pixels, with its likeliest class."""
     flat = cells.reshape(-1, cells.shape[2])
     size = _cell_size(cells.shape[:2], cells.device)
     rows, columns = (part.reshape(-1) for part in torch.meshgrid(*map(torch.arange, cells.shape[:2]), indexing="ij"))
@@ -105,7 +104,7 @@ def decoded(cells: Tensor) -> Boxes:
 
 
 def _placed(boxes_K4: Tensor, cells: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return row and column of the cell of each box's centre, and the four numbers that stand for the box there."""
+    """Find row and column of the cell of each box's centre, and the four numbers that stand for the box there."""
     size = _cell_size(cells, boxes_K4.device)
     middle, extent = (boxes_K4[:, :2] + boxes_K4[:, 2:]) / 2 / size, (boxes_K4[:, 2:] - boxes_K4[:, :2]) / size
     corner = middle.floor()
@@ -114,7 +113,7 @@ def _placed(boxes_K4: Tensor, cells: Sequence[int]) -> tuple[Tensor, Tensor, Ten
 
 
 def _cell_size(cells: Sequence[int], device: torch.device) -> Tensor:
-    """Return width and height of a cell in pixels, float32 [2], made on the device: nothing is copied there."""
+    """Compute width and height of a cell in pixels, float32 [2], made on the device: nothing is copied there."""
     return torch.stack([torch.full((), side, device=device) for side in (WIDTH / cells[1], HEIGHT / cells[0])])
 
 

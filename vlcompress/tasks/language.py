@@ -37,7 +37,7 @@ class WordsAlone:
     unknown_id: int
 
     def __len__(self) -> int:
-        """Return the number of examples."""
+        """Count the examples."""
         return len(self.task)
 
     def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
@@ -55,7 +55,7 @@ class WordsAlone:
         return Batch({"input_ids": shown_BT, "attention_mask": there_BT}, targets)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy of the asked words, a scalar.
+        """Compute the mean cross-entropy of the asked words, a scalar.
 
         Args:
             model: of the family, with the "pretraining" head.

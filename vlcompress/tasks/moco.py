@@ -21,7 +21,7 @@ class MocoTask(ContrastiveTask):
     variant = MOMENTUM_VARIANT
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return InfoNCE of the first views against the second views' keys; the key side moves on by a step."""
+        """Compute InfoNCE of the first views against the second views' keys; the key side moves on by a step."""
         pixels = batch.inputs["pixel_values"]
         first, second = pixels.chunk(2)
         queries_BD = normalize(self.family.logits(model, {"pixel_values": first}), dim=1)
@@ -33,7 +33,7 @@ class MocoTask(ContrastiveTask):
 
 
 def info_nce(queries_BD: Tensor, keys_BD: Tensor, queue_QD: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """Return the mean cross entropy of each query's own key among it and the queue (MoCo, equation 1).
+    """Compute the mean cross entropy of each query's own key among it and the queue (MoCo, equation 1).
 
     Args:
         queries_BD, keys_BD, queue_QD: rows of length 1.

@@ -18,8 +18,12 @@ CACHED_BYTES = 1 << 30
 COMPARED = 100
 """Sentences whose ids are compared with what the vocabulary makes of them: other vocabularies differ at once."""
 
-Image = Regions | NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
+"""A picture, uint8 [height, width, 3] RGB."""
+Image = Regions | Pixels
 Ids = NDArray[np.int64]
+NO_TEXT: Ids = np.zeros(0, dtype=np.int64)
+"""The text of a picture alone."""
 
 
 def max_words(family: Family, config: Config, most: int | None = None) -> int:

@@ -82,11 +82,11 @@ class PretrainingTask:
         return self._objective.batch(indices, rng)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the family's pre-training loss."""
+        """Compute the family's pre-training loss."""
         return self._objective.loss(model, batch)
 
     def evaluate(self, model: nn.Module, *, batch: int) -> Scores:
-        """Return 1 / (1 + loss) of every UNIT examples, in (0, 1]; the same chance for every model; no predictions."""
+        """Score 1 / (1 + loss) of every UNIT examples, in (0, 1]; the same chance for every model; no predictions."""
         device = next(model.parameters()).device
         losses = []
         for start in range(0, len(self), UNIT):
@@ -112,7 +112,7 @@ def _objective(data: TaskData[Any], preprocessor: Preprocessor) -> Objective:
 
 
 def sentences(data: TaskData[Any], preprocessor: Preprocessor) -> list[Sentence]:
-    """Return the data's sentences with the rows of their best answers (-1: no question, or an unknown answer)."""
+    """Pair the data's sentences with the rows of their best answers (-1: no question, or an unknown answer)."""
     index = {label: row for row, label in enumerate(data.labels)}
     ids = preprocessor.ids([example.text for example in data.examples])
     return [
@@ -128,7 +128,7 @@ def _best_answer(example: AnswerExample | CaptionExample, index: dict[str, int])
 
 
 def nothing_to_answer() -> VlcompressError:
-    """Return the error that says why a pre-training ticket goes no further."""
+    """Make the error that says why a pre-training ticket goes no further."""
     return VlcompressError(
         "a pre-training ticket answers nothing by itself, so it is not compiled, exported or handed in: fine-tune it "
         "with `vlcompress study transfer`, or prune a task from its weights"

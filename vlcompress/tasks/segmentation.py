@@ -40,11 +40,11 @@ class SegmentationTask:
         return batch_of(self.family, chosen, {"pixels": torch.from_numpy(np.stack([one.pixels for one in chosen]))})
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the mean cross entropy over pixels."""
+        """Compute the mean cross entropy over pixels."""
         return cross_entropy(self.family.logits(model, batch.inputs), batch.targets["pixels"])
 
     def evaluate(self, model: nn.Module, *, batch: int) -> Scores:
-        """Return each class's intersection over union, and the share of right pixels as a further figure."""
+        """Compute each class's intersection over union, and the share of right pixels as a further figure."""
         labels = len(self.head.labels)
         counts = torch.zeros(labels, labels, dtype=torch.int64)
         for start in range(0, len(self), batch):

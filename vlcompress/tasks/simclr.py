@@ -17,12 +17,12 @@ class SimclrTask(ContrastiveTask):
     """Pictures under simCLR's loss."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return NT-Xent of the batch."""
+        """Compute NT-Xent of the batch."""
         return nt_xent(self.family.logits(model, batch.inputs))
 
 
 def nt_xent(projected_ED: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """Return the normalised-temperature cross entropy (simCLR, equation 1), the mean over all views.
+    """Compute the normalised-temperature cross entropy (simCLR, equation 1), the mean over all views.
 
     Args:
         projected_ED: projections [E, D], first views and then second views.

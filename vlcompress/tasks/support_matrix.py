@@ -90,7 +90,7 @@ CHANCE = {"vcr": "Q->AR", "retrieval": "R@1", "classification": "fine"}
 
 
 def blind(cell: Mapping[str, Any]) -> str:
-    """Give " against 34.62", what the cell's data report says of words alone or of chance; "" where it says nothing."""
+    """Say " against 34.62": what the cell's data report says of words alone or of chance; "" where it says nothing."""
     found = blind_score(cell["task"], cell.get("without_looking"))
     return "" if found is None else f" against {100 * found:.2f}"
 

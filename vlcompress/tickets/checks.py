@@ -3,7 +3,7 @@
 from vlcompress.errors import VlcompressError
 from vlcompress.models.checkpoints import on_hub
 from vlcompress.models.language import language_part
-from vlcompress.models.registry import part_of
+from vlcompress.models.registry import modality_of
 from vlcompress.pruning.allocation import Modality
 from vlcompress.pruning.pattern import SAME, Unstructured
 from vlcompress.pruning.schedule import levels
@@ -76,7 +76,7 @@ def _without_effect(experiment: Experiment) -> list[str]:
             f"pruning.permutation '{pruning.permutation}' has no effect with pattern '{pattern}': it cuts no blocks "
             "from what could be reordered"
         )
-    if pruning.allocation == Modality() and len({part_of(name) for name in experiment.prunable.names}) == 1:
+    if pruning.allocation == Modality() and len({modality_of(name) for name in experiment.prunable.names}) == 1:
         warnings.append(f"pruning.allocation 'modality' has no effect on {experiment.family.name}: it has one part")
     return warnings
 

@@ -132,8 +132,8 @@ class LxmertFamily(TransformerFamily):
             return "left out by position in the released code" if _KEPT_AS_RELEASED.fullmatch(name) else ""
         return super().kept_because(name, policy)
 
-    def part_of(self, name: str) -> str:
-        """Tell the encoder that a weight belongs to."""
+    def modality_of(self, name: str) -> str:
+        """Name the modality by the encoder that a weight is in."""
         if ".x_layers." in name:
             return "cross"
         return "vision" if ".r_layers." in name else "pooler" if "pooler" in name else "language"

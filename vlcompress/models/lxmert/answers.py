@@ -23,7 +23,7 @@ _LAST = f"{_HEAD}3."
 
 
 def table_answer(answer: str) -> str:
-    """Return an answer the form that it has in LXMERT's answer table: "The Dog." is "dog", "two" is "2"."""
+    """Bring an answer into the form that it has in LXMERT's answer table: "The Dog." is "dog", "two" is "2"."""
     answer = answer.lower()
     if answer.endswith("."):
         answer = answer[:-1].strip()

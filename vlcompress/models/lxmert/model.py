@@ -62,7 +62,7 @@ def encode(model: nn.Module, inputs: Mapping[str, Tensor]) -> LxmertStates:
 
 
 def pooled(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return `encode(model, inputs).pooled` [B, H] without the work that it cannot depend on.
+    """Compute `encode(model, inputs).pooled` [B, H] without the work that it cannot depend on.
 
     The pooler reads the first word alone, so in the last cross-modality layer the vision half and, from the
     self-attention on, every other word are left out. Their weights get no gradient in either form.
@@ -116,7 +116,7 @@ def _cross_modality(layer: Any, streams: _Streams) -> _Streams:
 
 
 def _first_word(layer: Any, streams: _Streams) -> Tensor:
-    """Return the first word [B, 1, H] of a cross-modality layer's language output, computing nothing else."""
+    """Compute the first word [B, 1, H] of a cross-modality layer's language output, computing nothing else."""
     words = layer.visual_attention(streams.language, streams.vision, streams.vision_mask)[0]
     first = words[:, :1]
     (context,) = layer.lang_self_att.self(first, words, streams.language_mask)

@@ -60,7 +60,7 @@ class PretrainingObjective:
     visual_weight: float = VISUAL_WEIGHT
 
     def __len__(self) -> int:
-        """Return the number of examples."""
+        """Count the examples."""
         return len(self.examples)
 
     def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
@@ -88,11 +88,11 @@ class PretrainingObjective:
         return Batch(inputs | regions, targets | {"answers": answers_B.where(matched_B, NOTHING)} | asked)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the sum of the six losses, a scalar."""
+        """Add up the six losses, a scalar."""
         return torch.stack(list(self.losses(model, batch).values())).sum()
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return each loss, a scalar, weighted as in the sum, by the names and in the order of `LOSSES`.
+        """Compute each loss, a scalar, weighted as in the sum, by the names and in the order of `LOSSES`.
 
         Args:
             model: an LXMERT with the "pretraining" head.
@@ -157,13 +157,13 @@ def _stack(arrays: Sequence[NDArray[Any]]) -> Tensor:
 
 
 def _mean_of_labelled(scores: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy of the rows that have a label, 0 where none has (torch's own mean is NaN there)."""
+    """Average the cross-entropy of the rows that have a label, 0 where none has (torch's own mean is NaN there)."""
     total = cross_entropy(scores, labels, ignore_index=NOTHING, reduction="sum")
     return total / (labels != NOTHING).sum().clamp(min=1)
 
 
 def _region_losses(scores: Mapping[str, Tensor], targets: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
-    """Return the three losses over regions; objects and attributes count by the detector's confidence in them."""
+    """Compute the three losses over regions; objects and attributes count by the detector's confidence in them."""
     errors = {
         "objects": _each(scores["obj"], targets["objects"]) * targets["objects_conf"],
         "attributes": _each(scores["attr"], targets["attributes"]) * targets["attributes_conf"],

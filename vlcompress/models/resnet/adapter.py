@@ -212,7 +212,7 @@ class ResnetFamily(Family):
         return {"pixel_values": {0: "batch"}}
 
     def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return the scores of the classes float32 [B, L] before any softmax; of other heads see `HeadKind`."""
+        """Compute the scores of the classes float32 [B, L] before any softmax; of other heads see `HeadKind`."""
         parts: Any = model
         pixels = inputs["pixel_values"]
         scores: Tensor

@@ -18,7 +18,7 @@ _MIDDLE = 32
 
 
 class BoxHead(nn.Module):
-    """Return [B, h, w, BOX + L]."""
+    """Predict boxes and classes of every cell [B, h, w, BOX + L]."""
 
     def __init__(self, channels: Sequence[int], labels: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class BoxHead(nn.Module):
 
 
 class PixelHead(nn.Module):
-    """Return [B, L, H, W]."""
+    """Score every pixel [B, L, H, W]."""
 
     def __init__(self, channels: Sequence[int], labels: int) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ KEYS = ("encoder_k.", "queue")
 
 
 def add_key_side(model: nn.Module, width: int) -> None:
-    """Return a model a key encoder of its own shape and an empty queue of keys of this width."""
+    """Give a model a key encoder of its own shape and an empty queue of keys of this width."""
     encoder = deepcopy(model)
     for parameter in encoder.parameters():
         parameter.requires_grad_(False)
@@ -60,6 +60,6 @@ def remember(model: nn.Module, keys_BD: Tensor) -> None:
 
 
 def _chance(queue_QD: Tensor) -> Tensor:
-    """Return rows of length 1 in any direction: the keys of no picture, until there are real ones."""
+    """Draw rows of length 1 in any direction: the keys of no picture, until there are real ones."""
     rows = torch.randn(queue_QD.shape, generator=torch.Generator().manual_seed(0))
     return normalize(rows, dim=1).to(queue_QD.device)

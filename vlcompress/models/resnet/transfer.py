@@ -112,7 +112,7 @@ def _seeded(make: Callable[[], nn.Module], config: Config, seed: int) -> nn.Modu
 
 
 def _prefix(model: nn.Module) -> str:
-    """Return the start of the backbone's names, with its dot."""
+    """Find the start of the backbone's names, with its dot."""
     found = [name.removesuffix(_ANCHOR) for name in model.state_dict() if name.endswith(f".{_ANCHOR}")]
     if len(found) != 1:
         raise VlcompressError(f"{type(model).__name__} is not built around one ResNet: no ticket can be put into it")

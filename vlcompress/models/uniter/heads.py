@@ -26,12 +26,12 @@ class UniterWithHead(UniterPreTrainedModel):
         self.uniter = UniterModel(config)
 
     def pooled(self, **inputs: Tensor) -> Tensor:
-        """Return the pooled [CLS] [B, H] without the rows of the last layer that it does not depend on."""
+        """Compute the pooled [CLS] [B, H] without the rows of the last layer that it does not depend on."""
         result: Tensor = self.uniter(**inputs, first_only=True).pooler_output
         return result
 
     def hidden(self, **inputs: Tensor) -> Tensor:
-        """Return the last layer's output [B, T+R, H]."""
+        """Compute the last layer's output [B, T+R, H]."""
         result: Tensor = self.uniter(**inputs).last_hidden_state
         return result
 
@@ -46,7 +46,7 @@ class UniterForAnswers(UniterWithHead):
         self.post_init()
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Return the scores of every answer."""
+        """Compute the scores of every answer."""
         result: Tensor = self.vqa_output(self.pooled(**inputs))
         return result
 
@@ -60,7 +60,7 @@ class UniterForChoice(UniterWithHead):
         self.post_init()
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Return the scores of wrong and right."""
+        """Compute the scores of wrong and right."""
         result: Tensor = self.vcr_output(self.pooled(**inputs))
         return result
 
@@ -75,7 +75,7 @@ class UniterForMatching(UniterWithHead):
         self.post_init()
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Return the rank scores, before the sigmoid."""
+        """Compute the rank scores, before the sigmoid."""
         result: Tensor = self.rank_output(self.pooled(**inputs))[:, 0]
         return result
 
@@ -89,7 +89,7 @@ class UniterForRegions(UniterWithHead):
         self.post_init()
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Return the scores of the regions."""
+        """Compute the scores of the regions."""
         words = inputs["input_ids"].shape[1]
         scores_BR: Tensor = self.re_output(self.hidden(**inputs)[:, words:])[..., 0]
         return scores_BR.masked_fill(~_visible(inputs)[:, words:], PADDED)
@@ -117,7 +117,7 @@ class UniterForPaired(UniterWithHead):
         self.post_init()
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Return the scores of false and true."""
+        """Compute the scores of false and true."""
         result: Tensor = self.nlvr2_output(_sides(self.pooled(**inputs)).flatten(1))
         return result
 
@@ -131,7 +131,7 @@ class UniterForTriplet(UniterWithHead):
         self.post_init()
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Return the scores of false and true."""
+        """Compute the scores of false and true."""
         images = {name: _sides(value) for name, value in inputs.items() if name.startswith("visual")}
         words = {name: value[::2] for name, value in inputs.items() if name not in images}
         result: Tensor = self.nlvr2_output(
@@ -149,7 +149,7 @@ class AttentionPool(nn.Module):
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
     def forward(self, hidden_BSH: Tensor, padded_BS: Tensor) -> Tensor:
-        """Return [B, H]."""
+        """Pool to [B, H]."""
         scores_BS = self.fc(hidden_BSH)[..., 0] + padded_BS * PADDED
         weights_BS: Tensor = self.dropout(scores_BS.softmax(dim=1))
         return (weights_BS[:, None] @ hidden_BSH)[:, 0]
@@ -169,7 +169,7 @@ class UniterForPairedAttention(UniterWithHead):
         self.post_init()
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Return the scores of false and true."""
+        """Compute the scores of false and true."""
         left_BSH, right_BSH = _sides(self.hidden(**inputs)).unbind(1)
         no_left_BS, no_right_BS = _sides(~_visible(inputs)).unbind(1)
         seen_by_left, _ = self.attn1(left_BSH, right_BSH, right_BSH, key_padding_mask=no_right_BS, need_weights=False)
@@ -189,7 +189,7 @@ class WordTransform(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what `x` [..., H] is compared with the word embeddings as."""
+        """Project to what `x` [..., H] is compared with the word embeddings as."""
         result: Tensor = self.LayerNorm(nn.functional.gelu(self.dense(x)))
         return result
 
@@ -204,7 +204,7 @@ class WordPredictions(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [..., words]."""
+        """Score every word of the vocabulary [..., words]."""
         result: Tensor = self.decoder(self.transform(x)) + self.bias
         return result
 
@@ -228,7 +228,7 @@ class FeatureRegression(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.visual_feat_dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [..., F]."""
+        """Regress region features [..., F]."""
         return linear(self.net(x), self.weight.t(), self.bias)
 
 
@@ -240,7 +240,7 @@ class RegionClassifier(nn.Module):
         self.net = _mlp(config.hidden_size, config.hidden_size, config.num_object_labels, nn.GELU())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [..., C]."""
+        """Score region classes [..., C]."""
         result: Tensor = self.net(x)
         return result
 

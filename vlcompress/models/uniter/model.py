@@ -67,7 +67,7 @@ class TextEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, ids_BT: Tensor, types_BT: Tensor | None) -> Tensor:
-        """Return [B, T, H]; without types every word is of type 0."""
+        """Embed words [B, T, H]; without types every word is of type 0."""
         places_TH = self.position_embeddings(torch.arange(ids_BT.shape[1], device=ids_BT.device))
         types = self.token_type_embeddings(torch.zeros_like(ids_BT) if types_BT is None else types_BT)
         result: Tensor = self.dropout(self.LayerNorm(self.word_embeddings(ids_BT) + places_TH + types))
@@ -89,7 +89,7 @@ class ImageEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, features_BRF: Tensor, boxes_BR7: Tensor, types_BRH: Tensor, masked_BR: Tensor | None) -> Tensor:
-        """Return [B, R, H].
+        """Embed regions [B, R, H].
 
         Args:
             features_BRF: of the regions, 0 where masked.
@@ -130,7 +130,7 @@ class Output(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Return `residual` plus what the layer makes of `x`."""
+        """Add to `residual` what the layer makes of `x`."""
         result: Tensor = self.LayerNorm(residual + self.dropout(self.dense(x)))
         return result
 
@@ -152,7 +152,7 @@ class Intermediate(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return gelu(dense(x)), with the exact GELU."""
+        """Compute gelu(dense(x)), with the exact GELU."""
         return gelu(self.dense(x))
 
 
@@ -166,7 +166,7 @@ class Layer(nn.Module):
         self.output = Output(config.intermediate_size, config)
 
     def forward(self, hidden_BSH: Tensor, mask: Tensor | None, queries: int | None = None) -> Tensor:
-        """Return [B, S, H], or [B, queries, H]: the first rows alone, for less work."""
+        """Run the block, [B, S, H], or [B, queries, H]: the first rows alone, for less work."""
         asking = hidden_BSH if queries is None else hidden_BSH[:, :queries]
         attended = self.attention.output(self.attention.self(asking, hidden_BSH, mask), asking)
         result: Tensor = self.output(self.intermediate(attended), attended)
@@ -189,7 +189,7 @@ class Pooler(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden_BSH: Tensor) -> Tensor:
-        """Return [B, H]."""
+        """Pool to [B, H]."""
         return torch.tanh(self.dense(hidden_BSH[:, 0]))
 
 
@@ -274,7 +274,7 @@ class UniterModel(UniterPreTrainedModel):
 def visible(
     input_ids: Tensor, visual_pos: Tensor, attention_mask: Tensor | None, visual_attention_mask: Tensor | None
 ) -> Tensor:
-    """Return what is no padding as bool [B, T+R]; a mask that is None shows all of its part."""
+    """Mark what is no padding, bool [B, T+R]; a mask that is None shows all of its part."""
     words = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     regions = torch.ones_like(visual_pos[..., 0]) if visual_attention_mask is None else visual_attention_mask
     return torch.cat([words.bool(), regions.bool()], dim=1)

@@ -61,7 +61,7 @@ class UniterPretrainingObjective:
     mix: Mapping[str, float] = field(default_factory=lambda: MIX)
 
     def __len__(self) -> int:
-        """Return the number of examples."""
+        """Count the examples."""
         return len(self.examples)
 
     def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
@@ -85,7 +85,7 @@ class UniterPretrainingObjective:
         return makers[name](examples, rng)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the loss of the batch's objective, a scalar.
+        """Compute the loss of the batch's objective, a scalar.
 
         Args:
             model: a UNITER with the "pretraining" head.
@@ -124,7 +124,7 @@ class UniterPretrainingObjective:
     def _hidden_regions(
         self, examples: Sequence[RegionSentence], rng: torch.Generator
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Return inputs with some regions hidden, at least one an image, and the features before that."""
+        """Hide some regions, at least one an image: the inputs, and the features before that."""
         inputs = self._collate(examples, [example.regions for example in examples])
         there_BR = inputs["visual_attention_mask"].bool()
         draw_BR = torch.rand(there_BR.shape, generator=rng).masked_fill(~there_BR, 2.0)
@@ -169,7 +169,7 @@ def _feature_loss(model: nn.Module, inputs: Mapping[str, Tensor], features_BRF: 
 
 
 def _class_loss(model: nn.Module, inputs: Mapping[str, Tensor], classes: Tensor, asked: Tensor) -> Tensor:
-    """Return the divergence as the official code does: the mean over regions and classes, not the sum over classes."""
+    """Compute the divergence as the official code does: the mean over regions and classes, not the sum over classes."""
     parts: Any = model
     scores = parts.region_classifier(_regions_at(model, inputs, asked))
     wanted = at(classes, asked)
@@ -193,7 +193,7 @@ def _labels(regions: Regions) -> Tensor:
 
 
 def _first_word(ids: WordPiece) -> int:
-    """Return the first id after the special tokens, which come first in BERT's vocabularies."""
+    """Find the first id after the special tokens, which come first in BERT's vocabularies."""
     return max(ids.pad_id, ids.cls_id, ids.sep_id, ids.mask_id) + 1
 
 

@@ -87,7 +87,7 @@ _OWN_CONFIG: dict[HeadKind, Config] = {"pair": {"num_images": 2, "modality_type_
 
 
 def canonical(tensors: Mapping[str, Tensor]) -> Tensors:
-    """Return tensors of an official file under transformers' names, query, key and value apart.
+    """Put tensors of an official file under transformers' names, query, key and value apart.
 
     The official code keeps the three in one matrix "attn.qkv" of [3H, H], rows of the query first. Anything of that
     shape is split: weights, biases, gradients, masks. Names that are transformers' already stay as they are.
@@ -107,18 +107,6 @@ def canonical(tensors: Mapping[str, Tensor]) -> Tensors:
         elif not name.endswith(_POSITION_IDS):
             split[name] = tensor
     return renamed(split, OFFICIAL_NAMES)
-
-
-def canonical_masks(tensors: Mapping[str, Tensor]) -> Tensors:
-    """Return masks over an official model (1 = keep; with or without PyTorch's suffix "_mask") as `Masks` takes them.
-
-    Raises:
-        VlcompressError: as `canonical`, or a mask that holds something else than 0 and 1.
-    """
-    for name, mask in tensors.items():
-        if not bool(((mask == 0) | (mask == 1)).all()):
-            raise VlcompressError(f"mask '{name}' holds numbers other than 0 and 1: give masks, 1 = keep")
-    return canonical({name.removesuffix("_mask"): mask.bool() for name, mask in tensors.items()})
 
 
 class ViltFamily(TransformerFamily):
@@ -213,7 +201,7 @@ class ViltFamily(TransformerFamily):
         }
 
     def logits(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return the head's scores, float32; for the inputs see `encode` (NLVR2's are two rows a statement).
+        """Compute the head's scores, float32; for the inputs see `encode` (NLVR2's are two rows a statement).
 
         Returns:
             [B, labels] (answers), [B / 2, 2] (pair), [B] (match).

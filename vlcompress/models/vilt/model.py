@@ -42,7 +42,7 @@ class ViltForPretraining(ViltForMaskedLM):  # type: ignore[misc]
 
 
 def follow_the_original(model: nn.Module) -> None:
-    """Return a transformers ViLT the original's epsilons and this project's attention, in place."""
+    """Give a transformers ViLT the original's epsilons and this project's attention, in place."""
     parts: Any = model
     parts.vilt.embeddings.text_embeddings.LayerNorm.eps = _TEXT_EPS
     if isinstance(model, ViltForPretraining):
@@ -98,7 +98,7 @@ def encode(model: nn.Module, inputs: Mapping[str, Tensor]) -> ViltStates:
 
 
 def pooled(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return `encode(model, inputs).pooled` [B, H], computing the first word alone in the last block.
+    """Compute `encode(model, inputs).pooled` [B, H], with the first word alone in the last block.
 
     The pooler reads nothing else; the last block still looks at every token for it.
     """
@@ -114,7 +114,7 @@ def pooled(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 
 
 def _block(layer: Any, asking: Tensor, x_BSH: Tensor, mask: Tensor | None) -> Tensor:
-    """Give a block's output for the tokens `asking` [B, ?, H], the first ones of `x_BSH`, which look at all of them."""
+    """Run a block for the tokens `asking` [B, ?, H], the first ones of `x_BSH`, which look at all of them."""
     seen_BSH = layer.layernorm_before(x_BSH)
     (context,) = layer.attention.attention(seen_BSH[:, : asking.shape[1]], seen_BSH, mask)
     attended = asking + layer.attention.output(context, asking)
@@ -139,7 +139,7 @@ def _embed(embeddings: Any, inputs: Mapping[str, Tensor]) -> _Tokens:
 
 
 def _image_modality(table: Tensor, rows: int) -> Tensor:
-    """Return what says "image": row 1 of the table; where it has a third row, that for every second image (NLVR2)."""
+    """Look up what says "image": row 1 of the table; where it has a third row, that for every second image (NLVR2)."""
     if len(table) < 3:
         return table[1]
     return table[1 + torch.arange(rows, device=table.device) % 2][:, None]
@@ -153,7 +153,7 @@ def _text(embeddings: Any, ids_BT: Tensor) -> Tensor:
 
 
 def _image_tokens(embeddings: Any, pixels: Tensor, pixel_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Give the image's tokens [B, 1 + P, H], its [CLS] first, and which of them are the picture's, bool [B, 1 + P]."""
+    """Embed the image's tokens [B, 1 + P, H], its [CLS] first, and which of them are the picture's, bool [B, 1 + P]."""
     projection = embeddings.patch_embeddings.projection
     patches = conv2d(pixels, projection.weight, projection.bias, projection.stride)
     rows, columns = patches.shape[2:]
@@ -184,7 +184,7 @@ def _positions(table_GH: Tensor, visible_BYX: Tensor) -> Tensor:
 
 
 def _hats(counts_B: Tensor, length: int, like: Tensor, side: int) -> Tensor:
-    """Return the share [B, length, side] that each of `side` entries has in each place, spread over `counts` places."""
+    """Spread the share [B, length, side] that each of `side` entries has in each place over `counts` places."""
     exact = torch.promote_types(like.dtype, torch.float32)  # places in two bytes would be off by several per cent
     scale_B = (side - 1) / (counts_B - 1).clamp(min=1).to(exact)
     places = torch.arange(length, device=like.device, dtype=exact)

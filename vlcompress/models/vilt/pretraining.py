@@ -90,11 +90,11 @@ class ViltPretraining:
         return Batch(collate(samples), targets)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the sum of the three losses, a scalar."""
+        """Add up the three losses, a scalar."""
         return torch.stack(list(self.losses(model, batch).values())).sum()
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return each loss, a scalar, weighted as in the sum, by the names and in the order of `LOSSES`.
+        """Compute each loss, a scalar, weighted as in the sum, by the names and in the order of `LOSSES`.
 
         Args:
             model: a ViLT with the "pretraining" head.
@@ -118,7 +118,7 @@ class ViltPretraining:
         }
 
     def _hidden(self, ids_T: Ids, rng: torch.Generator) -> tuple[Ids, Ids]:
-        """Return a sentence with some whole words hidden, and the pieces to predict there (-1 elsewhere)."""
+        """Hide some whole words of a sentence, and the pieces to predict there (-1 elsewhere)."""
         asked_T = self._drawn(ids_T, rng)
         fate_T = torch.rand(len(ids_T), generator=rng).numpy()
         noise_T = torch.randint(self.vocabulary.vocab_size, (len(ids_T),), generator=rng).numpy()
@@ -144,7 +144,7 @@ class ViltPretraining:
 
 
 def _inner_words(mask_BT: Tensor) -> Tensor:
-    """Return which tokens are words: neither padding nor [CLS], the first, nor [SEP], the last."""
+    """Mark which tokens are words: neither padding nor [CLS], the first, nor [SEP], the last."""
     places_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
     return (places_T > 0) & (places_T < mask_BT.sum(1, keepdim=True) - 1)
 

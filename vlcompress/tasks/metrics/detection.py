@@ -28,7 +28,7 @@ class Boxes:
 
 
 def average_precision(found: Sequence[Boxes], true: Sequence[Boxes], label: int, least: float) -> float | None:
-    """Return the average precision of a class over all pictures, in 0..1; None where no picture has it.
+    """Compute the average precision of a class over all pictures, in 0..1; None where no picture has it.
 
     The most confident detections choose first; each takes the unclaimed true box that it overlaps most, if by `least`
     (intersection over union) or more, and is wrong otherwise.
@@ -47,7 +47,7 @@ def average_precision(found: Sequence[Boxes], true: Sequence[Boxes], label: int,
 
 
 def _judged(found: Boxes, true: Boxes, label: int, least: float) -> list[tuple[float, bool]]:
-    """Return score and rightness of a picture's detections of a class."""
+    """List score and rightness of a picture's detections of a class."""
     chosen = (found.classes == label).nonzero()[:, 0]
     overlaps_DT = intersection_over_union(found.corners[chosen], true.corners[true.classes == label])
     rows = []
@@ -61,7 +61,7 @@ def _judged(found: Boxes, true: Boxes, label: int, least: float) -> list[tuple[f
 
 
 def intersection_over_union(one_D4: Tensor, other_T4: Tensor) -> Tensor:
-    """Return the overlap of each two boxes, [D, T]."""
+    """Compute the overlap of each two boxes, [D, T]."""
     low = torch.maximum(one_D4[:, None, :2], other_T4[None, :, :2])
     high = torch.minimum(one_D4[:, None, 2:], other_T4[None, :, 2:])
     both = (high - low).clamp(min=0).prod(dim=2)

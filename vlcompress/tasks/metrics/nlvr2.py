@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def consistency(right: Sequence[bool], groups: Sequence[str]) -> float:
-    """Return the share, in [0, 1], of sentences that are judged rightly with every pair of images they are shown with.
+    """Compute the share, in [0, 1], of sentences that are judged rightly with every pair of images they are shown with.
 
     Args:
         right: whether each example was answered rightly.

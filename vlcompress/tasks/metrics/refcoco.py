@@ -11,7 +11,7 @@ HIT = 0.5
 
 
 def iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Return the intersection over union of boxes [..., 4], broadcast, in [0, 1].
+    """Compute the intersection over union of boxes [..., 4], broadcast, in [0, 1].
 
     As lichengunc/refer and UNITER's ``computeIoU`` have it: the corners of the intersection are the pixels x and
     x + width - 1, both counted, while areas are width times height. Touching boxes have no intersection.

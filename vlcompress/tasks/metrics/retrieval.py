@@ -45,6 +45,6 @@ class Ranks:
         self.text_rank_I[images] += ((scores_ti >= self._best_I[images]) & wrong_ti).sum(dim=0)
 
     def recalls(self) -> dict[str, float]:
-        """Return "image R@k" (images for a text) and "text R@k" (one of an image's texts), each in [0, 1]."""
+        """Compute "image R@k" (images for a text) and "text R@k" (one of an image's texts), each in [0, 1]."""
         ranks = {"image": self.image_rank_T, "text": self.text_rank_I}
         return {f"{what} R@{k}": float((rank < k).double().mean()) for what, rank in ranks.items() for k in KS}

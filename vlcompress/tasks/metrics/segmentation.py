@@ -16,7 +16,7 @@ def confusion(predicted: Tensor, true: Tensor, classes: int) -> Tensor:
 
 
 def class_overlaps(counts: Tensor) -> Tensor:
-    """Return each class's intersection over union, float64, of the classes that have true pixels."""
+    """Compute each class's intersection over union, float64, of the classes that have true pixels."""
     right = counts.diagonal().double()
     either = counts.sum(dim=0) + counts.sum(dim=1) - counts.diagonal()
     there = counts.sum(dim=1) > 0

@@ -13,7 +13,7 @@ NEEDED = 3
 
 
 def vqa_accuracy(answer: str, votes: Sequence[str]) -> float:
-    """Return an answer's accuracy in [0, 1]: min(1, n/3), n agreeing annotators, a mean over leaving each one out.
+    """Compute an answer's accuracy in [0, 1]: min(1, n/3), n agreeing annotators, a mean over leaving each one out.
 
     Answers are normalised only where the annotators disagree, as officially.
 
