@@ -217,4 +217,6 @@ def chosen_run(path: Path | None, home: Path) -> Any:
         run = newest_run(home)
         say(f"newest run: {run.folder}")
         return run
+    if not path.is_dir():
+        raise VlcompressError(f"no run at '{path}': give a run's folder, or nothing for the newest run of --home")
     return Run(path.parent if path.name in ("ticket", "compiled", "onnx") else path)

@@ -148,3 +148,33 @@ def test_unknown_model_task_and_size(choice: tuple[str, str, str], text: str) ->
 def test_defaults_do_not_depend_on_what_is_spelt_out() -> None:
     assert parse_recipe(TRAINING | {"model": {"size": "small"}}).sha256() == parse_recipe(TRAINING).sha256()
     assert Recipe().model.family == "lxmert"
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "one", "other"),
+    [
+        ("pruning", "schedule", "geometric:0.12345678", "geometric:0.12345699"),
+        ("pruning", "schedule", "linear:3.3333333", "linear:3.3333339"),
+        ("pruning", "schedule", "levels:12.345678,40", "levels:12.345679,40"),
+        ("training", "adversarial", "text:0.12345678", "text:0.12345699"),
+    ],
+)
+def test_long_decimals_stay_as_they_were_given(section: str, field: str, one: str, other: str) -> None:
+    document = {"training": {"steps": 10}}
+    recipes = [parse_recipe(document).override(**{section: {field: text}}) for text in (one, other)]
+    assert [recipe.tables()[section][field] for recipe in recipes] == [one, other]
+    assert recipes[0].sha256() != recipes[1].sha256()
+    assert parse_recipe(recipes[0].tables()) == recipes[0]
+
+
+@pytest.mark.parametrize(
+    ("pruning", "says"),
+    [
+        ({"seeds": [2**70]}, "give whole numbers of 0 to 2\\^32 - 1"),
+        ({"seeds": [-1]}, "give whole numbers of 0 to 2\\^32 - 1"),
+        ({"controls": ["random", "random"]}, "controls random, random: give each once"),
+    ],
+)
+def test_seeds_and_controls_that_cannot_be_are_refused(pruning: dict[str, object], says: str) -> None:
+    with pytest.raises(VlcompressError, match=says):
+        parse_recipe({"pruning": pruning, **TRAINING})

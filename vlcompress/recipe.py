@@ -6,9 +6,9 @@ A recipe is what `vlcompress prune recipe.toml` reads and what `--save-recipe` w
 
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from vlcompress.artefacts import identity, write_file
 from vlcompress.devices import check_device, check_dtype
@@ -61,7 +61,6 @@ PARSERS: dict[Any, Callable[[str], Any]] = {
 }
 """Values that are strings in a file, and what reads them; `str` of a value writes it back."""
 
-S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -234,10 +233,12 @@ class Recipe:
 
     def override(self, **sections: dict[str, Any]) -> "Recipe":
         """Replace some values, checked as those of a file are; None keeps what is there."""
-        tables = self.tables()
+        changed = {}
         for section, values in sections.items():
-            tables[section] |= {name: value for name, value in values.items() if value is not None}
-        return parse_recipe(tables)
+            current = getattr(self, section)
+            given = {name: value for name, value in values.items() if value is not None}
+            changed[section] = replace(current, **_values(type(current), section, given))
+        return _checked(replace(self, **changed))
 
     def save(self, path: Path) -> None:
         """Write the recipe as TOML, every field spelt out."""
@@ -295,20 +296,25 @@ def parse_recipe(document: dict[str, Any]) -> Recipe:
     for name in document:
         if name not in types:
             raise unknown("section", name, types)
-    recipe = Recipe(**{name: _section(kind, name, document.get(name, {})) for name, kind in types.items()})
+    sections = {name: kind(**_values(kind, name, document.get(name, {}))) for name, kind in types.items()}
+    return _checked(Recipe(**sections))
+
+
+def _checked(recipe: Recipe) -> Recipe:
     _check_fields(recipe)
     _check_together(recipe)
     return recipe
 
 
-def _section(kind: type[S], section: str, table: Any) -> S:
+def _values(kind: type, section: str, table: Any) -> dict[str, Any]:
+    """Parse the values of a section's table."""
     if not isinstance(table, dict):
         raise VlcompressError(f"section '{section}' is {table!r}: give a table of fields")
     types = get_type_hints(kind)
     for name in table:
         if name not in types:
             raise unknown(f"field of section '{section}'", name, types)
-    return kind(**{name: _value(f"{section}.{name}", types[name], value) for name, value in table.items()})
+    return {name: _value(f"{section}.{name}", types[name], value) for name, value in table.items()}
 
 
 def _value(name: str, kind: Any, value: Any) -> Any:
@@ -361,6 +367,10 @@ def _check_together(recipe: Recipe) -> None:
     pruning, training = recipe.pruning, recipe.training
     if not pruning.seeds or len(set(pruning.seeds)) < len(pruning.seeds):
         raise VlcompressError(f"seeds {list(pruning.seeds)}: give at least one, each once, for example 0,1,2")
+    if not all(0 <= seed < 2**32 for seed in pruning.seeds):
+        raise VlcompressError(f"seeds {list(pruning.seeds)}: give whole numbers of 0 to 2^32 - 1, for example 0,1,2")
+    if len(set(pruning.controls)) < len(pruning.controls):
+        raise VlcompressError(f"controls {', '.join(pruning.controls)}: give each once")
     if (training.steps > 0) == (training.epochs > 0):
         raise VlcompressError(
             f"training.steps is {training.steps} and training.epochs {training.epochs:g}: set exactly one above 0"

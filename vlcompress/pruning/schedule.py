@@ -27,7 +27,7 @@ class Linear:
     step: float
 
     def __str__(self) -> str:
-        return f"linear:{100 * self.step:g}"
+        return f"linear:{100 * self.step:.12g}"
 
     def level(self, round_: int) -> float:
         return round(round_ * self.step, _DIGITS)
@@ -43,7 +43,7 @@ class Geometric:
     fraction: float
 
     def __str__(self) -> str:
-        return f"geometric:{self.fraction:g}"
+        return f"geometric:{self.fraction:.12g}"
 
     def level(self, round_: int) -> float:
         return round(1 - (1 - self.fraction) ** round_, _DIGITS)
@@ -62,7 +62,7 @@ class Steps:
     fractions: tuple[float, ...] = ()
 
     def __str__(self) -> str:
-        points = ",".join(f"{100 * fraction:g}" for fraction in self.fractions)
+        points = ",".join(f"{100 * fraction:.12g}" for fraction in self.fractions)
         return f"levels:{points}" if points else "oneshot"
 
     def level(self, round_: int) -> float:

@@ -14,6 +14,7 @@ from vlcompress.devices import CPU, Compute
 from vlcompress.errors import VlcompressError
 from vlcompress.recipe import Recipe, parse_recipe
 from vlcompress.results import DataRead, RunResult, load, save, to_json
+from vlcompress.tasks.build_task import PRETRAINING
 from vlcompress.tickets.card import ticket_card
 from vlcompress.tickets.experiment import Experiment, Say
 from vlcompress.tickets.imp import TrainedArm, ticket_of, train_arms
@@ -114,9 +115,12 @@ def _run_on(experiment: Experiment, run: Run, say: Say) -> Run:
 
 
 def _reads_paths(recipe: Recipe) -> bool:
-    """Say whether a recipe reads anything but what is built in, which no other content can take the place of."""
+    """Say whether a recipe reads anything but what is built in, which no other content can take the place of.
+
+    Pre-training counts: how a family reads the built-in data for it is a part of the data's identity.
+    """
     built_in = recipe.data.source.partition(":")[0] == SCENES and recipe.model.checkpoint in ("built-in", "none")
-    return not built_in or bool(recipe.data.vocabulary)
+    return not built_in or bool(recipe.data.vocabulary) or recipe.data.task == PRETRAINING
 
 
 _WORDS = {"data": "data", "theta0_sha256": "checkpoint", "vocabulary_sha256": "vocabulary"}

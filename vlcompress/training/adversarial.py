@@ -51,7 +51,7 @@ class Perturbation:
     rate: float = _RATE
 
     def __str__(self) -> str:
-        return "+".join(self.modalities) + (f":{self.rate:g}" if self.rate != _RATE else "")
+        return "+".join(self.modalities) + (f":{self.rate:.12g}" if self.rate != _RATE else "")
 
     def __bool__(self) -> bool:
         return bool(self.modalities)

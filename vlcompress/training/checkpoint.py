@@ -93,7 +93,10 @@ def restore(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     missing = distinct(model.state_dict()).keys() - weights.keys()
     unexpected = weights.keys() - model.state_dict().keys()
     if missing or unexpected:
-        raise RuntimeError(f"the weights are not this model's: missing {missing}, unexpected {unexpected}")
+        raise VlcompressError(
+            f"these weights are not this model's (missing {sorted(missing)}, unexpected {sorted(unexpected)}): "
+            "they were made by another version; train them again"
+        )
     model.load_state_dict(dict(weights), strict=False)
 
 
