@@ -118,6 +118,10 @@ def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(DATA / "lxmert/data", tmp_path / "data"))
     rewritten(lambda text: "\ufeff" + text)(folder)
     assert of(check_folder(folder).splits, "vqa", "minival").examples == 3
+    raw = Path(shutil.copytree(DATA / "raw/nlvr2", tmp_path / "raw/nlvr2"))
+    lines = next(raw.rglob("dev.json"))
+    lines.write_text("\ufeff" + lines.read_text())
+    assert of(check_folder(tmp_path / "raw").splits, "nlvr2", "dev").examples > 0
 
 
 def test_a_link_to_nowhere_is_a_missing_picture(tmp_path: Path) -> None:

@@ -82,6 +82,9 @@ def _no_count(content: bytes) -> bytes:
     return content.replace(b"\t3\t", b"\tmany\t")
 
 
+ARRAYS = ("objects_id", "objects_conf", "attrs_id", "attrs_conf", "boxes", "features")
+
+
 def _empty(content: bytes) -> bytes:
     return b""
 
@@ -208,3 +211,15 @@ def test_fields_are_plain_base64_of_the_arrays() -> None:
     fields = dict(zip(FIELDS, format_row(image).rstrip(b"\n").split(b"\t"), strict=True))
     assert base64.b64decode(fields["objects_id"]) == image.objects_id.tobytes()
     assert fields["num_boxes"] == b"3"
+
+
+def test_an_image_without_boxes_and_blank_lines_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    write_regions(path, [regions("a"), regions("b"), regions("c", seed=1)])
+    first, second, third = path.read_bytes().splitlines(keepends=True)
+    fields = dict(zip(FIELDS, second.rstrip(b"\n").split(b"\t"), strict=True))
+    empty = b"\t".join(b"" if name in ARRAYS else {"num_boxes": b"0"}.get(name, fields[name]) for name in FIELDS)
+    path.write_bytes(first + empty + b"\n\n" + third + b"\r\n")
+    file = RegionFile(path)
+    assert file.ids == ("a", "c")
+    np.testing.assert_array_equal(file.read("c").features, regions("c", seed=1).features)

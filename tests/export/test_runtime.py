@@ -38,6 +38,7 @@ def test_a_target_is_the_newest_that_everybody_reads_unless_told_otherwise() -> 
     assert target() == Target(20, 10)
     assert target(runtime="1.20") == target(runtime="1.20.1") == Target(20, 10)
     assert target(runtime="1.16") == Target(19, 9)
+    assert target(runtime="1.15") == Target(18, 9)
     assert target(runtime="1.14") == Target(18, 8)
     assert target(runtime="1.31.1") == Target(20, 10)
     assert target(22) == Target(22, 10)

@@ -22,6 +22,7 @@ class Gated:
     platform = backend = provider = "test"
     inputs = SPECS
     outputs = (TensorSpec("y", "INT64", ("batch",)), TensorSpec("same", "INT64", ("batch", "text")))
+    rows_apart = True
     axis_limits: dict[str, int] = {}  # noqa: RUF012
     example_sizes: dict[str, int] = {}  # noqa: RUF012
 

@@ -18,7 +18,7 @@ import pytest
 from tests.serve.conftest import Client, expected_words, running, settings_of, words_request, write_words
 from vlcompress.errors import VlcompressError
 from vlcompress.serve.app import create_app
-from vlcompress.serve.engines.onnx_engine import OnnxEngine, id_bounds
+from vlcompress.serve.engines.onnx_engine import OnnxEngine, id_bounds, read_graph
 from vlcompress.serve.settings import ModelSpec, Settings
 from vlcompress.serve.stored import default_name, stored_versions
 
@@ -80,6 +80,19 @@ def test_a_broken_version_is_reported_and_tried_again_when_its_files_change(fold
     refreshed(client)
     assert scale_of(client) == 3.0
     assert all(row["state"] == "READY" for row in client.post("/v2/repository/index").json())
+
+
+def test_a_version_that_arrives_file_by_file_is_loaded_again_when_the_rest_is_there(folder: Path) -> None:
+    client = Client(create_app(settings_of(folder)))
+    client.get("/v2")
+    write_words(folder / "words" / "3" / "model.onnx", scale=3.0)
+    refreshed(client)
+    assert client.server.repository.get("words").limits.axes == {}
+    (folder / "words" / "3" / "config.json").write_text('{"config": {"max_position_embeddings": 5}}')
+    refreshed(client)
+    assert scale_of(client) == 3.0
+    refused = client.post(INFER, json=words_request([[1] * 6]))
+    assert refused.json()["error"] == "size 6 of axis 'text' is too large: at most 5 is accepted"
 
 
 def test_a_broken_version_is_not_tried_again_while_its_files_stay(
@@ -194,7 +207,7 @@ def test_a_session_on_another_provider_fails_the_start(models: Path, monkeypatch
 
 
 def test_bounds_of_ids_come_from_the_tables_that_they_look_up(models: Path) -> None:
-    assert id_bounds(models / "words" / "1" / "model.onnx") == {"input_ids": 50}
+    assert id_bounds(read_graph(models / "words" / "1" / "model.onnx")) == {"input_ids": 50}
 
 
 @pytest.mark.parametrize("sessions", [1, 3])

@@ -9,6 +9,7 @@ import pytest
 
 from vlcompress.errors import VlcompressError
 from vlcompress.serve import tuning
+from vlcompress.serve.run import bound, listen
 from vlcompress.serve.settings import ModelSpec, Settings
 from vlcompress.serve.start import make_settings, notes, read_token, summary
 from vlcompress.serve.tuning import Parallel, Throughput, choose_parallel
@@ -48,6 +49,39 @@ def test_threads_and_sessions_are_chosen_by_throughput(
     got, measured = choose_parallel(None, None, lambda _: (Counting(), {}))  # type: ignore[arg-type,return-value]
     assert got == chosen
     assert [(row.threads, row.sessions) for row in measured] == [(4, 1), (2, 2), (1, 4)]
+
+
+def test_on_many_cores_few_copies_of_the_weights_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "available_cores", lambda: 64)
+    monkeypatch.setattr(tuning, "_measure", lambda choice, *_: Throughput(choice.threads, choice.sessions, 1.0))
+    _, measured = choose_parallel(None, None, lambda _: (Counting(), {}))  # type: ignore[arg-type,return-value]
+    assert [(row.threads, row.sessions) for row in measured] == [(64, 1), (32, 2), (16, 4), (1, 64)]
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "50000 100000\n"}, [0.5]),
+        ({"cpu.max": "max 100000\n"}, []),
+        ({"cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": "100000\n"}, [2.5]),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, []),
+        ({}, []),
+    ],
+)
+def test_the_quota_of_a_container_counts(files: dict[str, str], cores: list[float], tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert tuning._quotas(tmp_path) == cores
+
+
+def test_of_servers_that_started_together_one_gets_the_port() -> None:
+    first = bound(Settings((ModelSpec("m", Path("m")),), port=0))
+    settings = Settings((ModelSpec("m", Path("m")),), port=first.getsockname()[1])
+    with first, bound(settings) as second:  # neither listens yet, so both may bind
+        listen(first, settings)
+        with pytest.raises(VlcompressError, match=r"cannot listen on .* give another --host or --port"):
+            listen(second, settings)
 
 
 def test_a_measurement_counts_the_rows_of_every_session(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ FOLDER/nlvr2/{train,valid,test}.json
 FOLDER/mscoco_imgfeat/, vg_gqa_imgfeat/, nlvr2_imgfeat/   the TSVs of `FEATURES`
 """
 
-from codecs import BOM_UTF8
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from vlcompress.data.examples import HIDDEN, AnswerExample, Example, PairExample
 from vlcompress.data.found import PICTURES_ONLY, Found
 from vlcompress.data.pictures import FilePictures
 from vlcompress.data.questions import Answers, Question, check_some_answer_known, read_questions
-from vlcompress.data.raw.nlvr2 import image_names
+from vlcompress.data.raw.nlvr2 import image_names, is_jsonl
 from vlcompress.data.regions import RegionFile, region_file
 
 NAME = "lxmert"
@@ -48,7 +47,7 @@ PICTURES = {"vqa": ("vqav2", "vqa_v2", "images"), "gqa": ("gqa", "images"), "nlv
 def splits(folder: Path, task: str) -> tuple[str, ...]:
     """List the splits of a task that the folder has; NLVR2's own JSONL files of the same names are not meant."""
     files = {split: folder / task / f"{split}.json" for split in FEATURES.get(task, ())}
-    return tuple(split for split, path in files.items() if path.is_file() and not (task == "nlvr2" and _is_jsonl(path)))
+    return tuple(split for split, path in files.items() if path.is_file() and not (task == "nlvr2" and is_jsonl(path)))
 
 
 def open_splits(folder: Path, task: str, splits: Sequence[str], feature_dim: int | None) -> Found:
@@ -103,8 +102,3 @@ def _regions(folder: Path, task: str, splits: Sequence[str], feature_dim: int | 
     for name in names:
         files.append(region_file(folder / name, files[0].feature_dim if files else feature_dim))
     return files
-
-
-def _is_jsonl(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(64).removeprefix(BOM_UTF8).lstrip().startswith(b"{")

@@ -30,6 +30,10 @@ class Read:
     left_out: Mapping[str, int]
 
 
+Reader = Callable[[Path, str, tuple[str, ...], str], Read]
+"""Reads a split from its folder; told the labels, and how COCO's images are named there ("COCO_")."""
+
+
 @dataclass(frozen=True)
 class DataSet:
     """A data set in its folder.
@@ -38,7 +42,7 @@ class DataSet:
         task: whose data it is.
         folder: its sub-folder's name.
         splits: gives the splits that its folder has.
-        read: reads a split from its folder; told the labels, and how COCO's images are named there ("COCO_").
+        read: reads one.
         features: folders of region features at the top, without "_imgfeat".
         pictures: other folders in which its pictures may lie.
         labels: gives the label list of its folder.
@@ -47,10 +51,20 @@ class DataSet:
     task: str
     folder: str
     splits: Callable[[Path], tuple[str, ...]]
-    read: Callable[[Path, str, tuple[str, ...], str], Read]
+    read: Reader
     features: tuple[str, ...]
     pictures: tuple[str, ...] = ()
     labels: Callable[[Path], tuple[str, ...]] | None = None
+
+
+def _plain(read: Callable[[Path, str], Sequence[Example]], *names: Callable[[Path, str], Path]) -> Reader:
+    """Read a split by its folder and name alone, from those of the named files that are there."""
+
+    def read_split(folder: Path, split: str, labels: tuple[str, ...], prefix: str) -> Read:
+        files = (name(folder, split) for name in names)
+        return Read(read(folder, split), tuple(path for path in files if path.is_file()), {})
+
+    return read_split
 
 
 def _vqa(folder: Path, split: str, labels: tuple[str, ...], prefix: str) -> Read:
@@ -58,27 +72,14 @@ def _vqa(folder: Path, split: str, labels: tuple[str, ...], prefix: str) -> Read
     return Read(vqa.read_split(folder, split, labels, prefix), tuple(path for path in files if path.is_file()), {})
 
 
-def _gqa(folder: Path, split: str, labels: tuple[str, ...], prefix: str) -> Read:
-    files = (gqa.question_file(folder, split), gqa.choices_file(folder, split))
-    return Read(gqa.read_split(folder, split), tuple(path for path in files if path.is_file()), {})
-
-
 def _gqa_labels(folder: Path) -> tuple[str, ...]:
     listed = (folder / "trainval_label2ans.json").is_file()
     return Answers.read(folder).labels if listed else gqa.labels(folder)
 
 
-def _nlvr2(folder: Path, split: str, labels: tuple[str, ...], prefix: str) -> Read:
-    return Read(nlvr2.read_split(folder, split), (nlvr2.question_file(folder, split),), {})
-
-
 def _snli_ve(folder: Path, split: str, labels: tuple[str, ...], prefix: str) -> Read:
     examples, undecided = snli_ve.read_split(folder, split)
     return Read(examples, (snli_ve.question_file(folder, split),), {"no gold label": undecided} if undecided else {})
-
-
-def _vcr(folder: Path, split: str, labels: tuple[str, ...], prefix: str) -> Read:
-    return Read(vcr.read_split(folder, split), (vcr.question_file(folder, split),), {})
 
 
 def _refcoco(folder: Path, split: str, labels: tuple[str, ...], prefix: str) -> Read:
@@ -96,10 +97,22 @@ def _caption_splits(folder: Path) -> tuple[str, ...]:
 
 _COCO = ("vqav2", "coco", "images")
 
+_gqa = _plain(gqa.read_split, gqa.question_file, gqa.choices_file)
+_nlvr2 = _plain(nlvr2.read_split, nlvr2.question_file)
+_vcr = _plain(vcr.read_split, vcr.question_file)
+
 DATA_SETS = (
     DataSet("vqa", "vqav2", vqa.splits, _vqa, ("mscoco",), _COCO, vqa.labels),
     DataSet("vqa", "vqa_v2", vqa.splits, _vqa, ("mscoco",), _COCO, vqa.labels),
-    DataSet("gqa", "gqa", gqa.splits, _gqa, ("vg_gqa", "gqa"), ("images",), _gqa_labels),
+    DataSet(
+        "gqa",
+        "gqa",
+        gqa.splits,
+        _gqa,
+        ("vg_gqa", "gqa"),
+        ("images",),
+        _gqa_labels,
+    ),
     DataSet("nlvr2", "nlvr2", nlvr2.splits, _nlvr2, ("nlvr2",), ("images",)),
     DataSet("snli_ve", "snli_ve", snli_ve.splits, _snli_ve, ("snli_ve", "flickr30k"), ("flickr30k", "images")),
     DataSet("vcr", "vcr", vcr.splits, _vcr, ("vcr",), ("images",)),

@@ -123,7 +123,8 @@ class RegionFile:
         if not self.path.is_file():
             raise VlcompressError(f"no region features at '{self.path}': give a TSV file that exists")
         for row, fields in _scan(self.path):
-            self._index(row, fields)
+            if _field(fields, "num_boxes") != b"0":  # the detector found nothing: an image without features
+                self._index(row, fields)
         if not self._rows:
             raise VlcompressError(f"'{self.path}' holds no rows: {_MAKE_AGAIN}")
 
@@ -292,7 +293,8 @@ def _scan(path: Path) -> Iterator[tuple[_Row, list[bytes]]]:
     with path.open("rb") as file:
         offset = 0
         for number, line in enumerate(file, start=1):
-            yield _Row(offset, number), _split(path, number, line)
+            if line.strip():
+                yield _Row(offset, number), _split(path, number, line)
             offset += len(line)
 
 

@@ -16,7 +16,7 @@ OPSETS = (18, 19, 20, 21, 22)
 _RUNTIMES = {
     # onnxruntime release: newest operator set and file format that it reads (its "Versioning" page)
     "1.14": (18, 8),
-    "1.15": (19, 9),
+    "1.15": (18, 9),  # it lists 19, and lacks its Shape
     "1.16": (19, 9),
     "1.17": (20, 9),
     "1.18": (21, 10),

@@ -66,12 +66,14 @@ class Policy:
         max_batch: rows of one execution.
         window_s: how long the oldest request may wait for others.
         queue_rows: rows that may wait.
+        merges: whether requests may share an execution.
     """
 
     sessions: int
     max_batch: int
     window_s: float
     queue_rows: int
+    merges: bool = True
 
 
 @dataclass(eq=False)
@@ -226,7 +228,7 @@ class Batcher:
         return None
 
     def _may_go(self, group: deque[_Waiting], now: float) -> bool:
-        window = self._policy.window_s
+        window = self._policy.window_s if self._policy.merges else 0.0
         return now >= group[0].arrived + window or sum(item.rows for item in group) >= self._policy.max_batch
 
     def _drop_finished(self) -> None:
@@ -254,7 +256,7 @@ class Batcher:
             if not item.future.done():
                 self._leave(item)
                 items.append(item)
-                rows += item.rows
+                rows += item.rows if self._policy.merges else self._policy.max_batch
         if not group:
             del self._groups[target]
         return items
@@ -300,7 +302,7 @@ class Batcher:
         return split
 
     def _split(self, results: Arrays, items: Sequence[_Waiting]) -> list[Arrays]:
-        if not self._engine_batched:
+        if len(items) == 1 and not (self._engine_batched and self._policy.merges):
             return [results]
         parts, at = [], 0
         for item in items:

@@ -86,8 +86,11 @@ def load(name: str, source: StoredVersion, settings: Settings, metrics: Metrics)
     engine = open_engine(source, settings, parallel, document)
     padding = padding_of(engine.inputs, document.get("padding", {}))
     max_batch = settings.max_batch if batched(engine) else 1
-    row_s = _warm_up(engine, usual_sizes(engine, document), max_batch) if settings.warmup else 0.0
-    policy = Policy(parallel.sessions, max_batch, settings.batch_window_ms / 1000, settings.queue_rows)
+    sizes = usual_sizes(engine, document)
+    together = rows_an_answer(engine, sizes)
+    row_s = _warm_up(engine, sizes, max(together, max_batch // together * together)) if settings.warmup else 0.0
+    merges = engine.rows_apart and together == 1
+    policy = Policy(parallel.sessions, max_batch, settings.batch_window_ms / 1000, settings.queue_rows, merges)
     observer = _Later()
     loaded = LoadedModel(
         name=name,
@@ -95,7 +98,7 @@ def load(name: str, source: StoredVersion, settings: Settings, metrics: Metrics)
         source=source,
         engine=engine,
         batcher=Batcher(engine, padding, policy, observer, row_s),
-        limits=Limits(max_batch, settings.max_axis, engine.axis_limits),
+        limits=Limits(max_batch, settings.max_axis, _axis_limits(source, engine)),
         labels=_labels(source, engine),
         vocabulary=_vocabulary(source),
         parallel=Parallel(parallel.threads, parallel.sessions, measured),
@@ -183,19 +186,34 @@ def _parallel(
     return choose_parallel(settings.threads, settings.sessions, timed)
 
 
-def _warm_up(engine: Engine, sizes: Mapping[str, int], max_batch: int) -> float:
-    """Run the smallest and the largest batch; give the seconds of a row in the largest.
+def rows_an_answer(engine: Engine, sizes: Mapping[str, int]) -> int:
+    """Run the smallest batch: one row, or the two rows of a statement about two images.
 
     Raises:
         VlcompressError: the model cannot run on inputs of its own shapes.
     """
+    for rows in (1, 2):
+        try:
+            outputs = engine.run(example(engine.inputs, sizes, rows))
+        except Refusal as error:
+            failure = error
+        else:
+            return max(1, rows // max([1, *(len(array) for array in outputs.values() if array.ndim)]))
+    raise VlcompressError(f"the model fails on inputs of its own shapes ({failure}): export it again") from failure
+
+
+def _warm_up(engine: Engine, sizes: Mapping[str, int], rows: int) -> float:
+    """Run the largest batch; give the seconds of a row in it.
+
+    Raises:
+        VlcompressError: the model cannot run on it.
+    """
     try:
-        engine.run(example(engine.inputs, sizes, 1))
-        feeds = example(engine.inputs, sizes, max_batch)
+        feeds = example(engine.inputs, sizes, rows)
         engine.run(feeds)
-        return seconds_of(lambda: engine.run(feeds)) / max_batch
+        return seconds_of(lambda: engine.run(feeds)) / rows
     except Refusal as error:
-        raise VlcompressError(f"the model fails on inputs of its own shapes ({error}): export it again") from error
+        raise VlcompressError(f"the model fails on {rows} rows ({error}): give another --max-batch") from error
 
 
 def _labels(source: StoredVersion, engine: Engine) -> tuple[str, ...]:
@@ -218,6 +236,12 @@ def _origin(source: StoredVersion) -> dict[str, str]:
     documents = (source.document("manifest.json"), source.document("config.json"))
     found = next((one for one in documents if "family" in one), {})
     return {key: found[key] for key in ("family", "task") if key in found}
+
+
+def _axis_limits(source: StoredVersion, engine: Engine) -> dict[str, int]:
+    """Take the engine's limits, and the longest text that the model's position embeddings reach."""
+    longest = source.document("config.json").get("config", {}).get("max_position_embeddings")
+    return {**engine.axis_limits, **({"text": int(longest)} if longest else {})}
 
 
 def _preprocessing(source: StoredVersion, engine: Engine, document: Mapping[str, Any]) -> Preprocessing | None:

@@ -44,9 +44,9 @@ def run_ray(settings: Settings, replicas: int, announce: Callable[[dict[str, Any
             "of it, or deploy vlcompress.serve.ray.application on a Ray cluster of your own"
         )
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     start(settings, replicas)
+    for number in (signal.SIGTERM, signal.SIGINT):  # only now: Ray sets handlers of its own when it starts
+        signal.signal(number, lambda *_: stop.set())
     document = {"url": f"http://{settings.host}:{settings.port}", "engine": "ray", "replicas": replicas}
     announce(document, f"serving on {document['url']} with {replicas} replica(s) on Ray Serve")
     stop.wait()

@@ -17,6 +17,9 @@ from vlcompress.serve.server import Server
 from vlcompress.serve.settings import Settings
 from vlcompress.serve.start import Announce, notes, summary
 
+BACKLOG = 2048
+"""Connections that may wait to be accepted, as of uvicorn."""
+
 
 def run(settings: Settings, announce: Announce = lambda document, text: None) -> None:
     """Serve until SIGTERM or SIGINT; then stop being ready, drain, and stop.
@@ -32,6 +35,7 @@ def run(settings: Settings, announce: Announce = lambda document, text: None) ->
         app = create_app(settings)
         server: Server = app.state.server
         server.load()
+        listen(address, settings)
         document = described(server, address.getsockname()[1])
         announce(document, summary(document))
         DrainingServer(config(app, settings), server).run(sockets=[address])
@@ -51,10 +55,26 @@ def bound(settings: Settings) -> socket.socket:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
     except OSError as error:
-        raise VlcompressError(
-            f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): give another --host or --port"
-        ) from error
+        raise _not_free(settings, error) from error
     return found
+
+
+def listen(address: socket.socket, settings: Settings) -> None:
+    """Open the address before anyone is told of it: of servers that started together, one gets it.
+
+    Raises:
+        VlcompressError: another server was faster.
+    """
+    try:
+        address.listen(BACKLOG)
+    except OSError as error:
+        raise _not_free(settings, error) from error
+
+
+def _not_free(settings: Settings, error: OSError) -> VlcompressError:
+    return VlcompressError(
+        f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): give another --host or --port"
+    )
 
 
 def described(server: Server, port: int) -> dict[str, Any]:

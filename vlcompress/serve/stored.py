@@ -92,8 +92,10 @@ def _numbered(path: Path, backend: Backend) -> Iterator[StoredVersion]:
 
 
 def _fingerprint(model: Path) -> tuple[int, ...]:
-    """Sum up what the file system says of the model's files, which changes with each new export."""
-    files = [model] if model.is_file() else sorted(model.iterdir())
+    """Sum up what the file system says of the model's files, which changes with each new export or late arrival."""
+    names = (model.name, f"{model.name}.data", "manifest.json", "config.json", "labels.txt", "vocab.txt")
+    beside = [model.with_name(name) for name in names]
+    files = [file for file in beside if file.is_file()] if model.is_file() else sorted(model.iterdir())
     stats = [file.stat() for file in files]
     return tuple(value for stat in stats for value in (stat.st_ino, stat.st_size, stat.st_mtime_ns))
 

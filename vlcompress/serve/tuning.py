@@ -1,10 +1,13 @@
 """How many threads and how many sessions: measured at start, since it depends on the model and on the machine."""
 
+import math
 import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from vlcompress.serve.engines.base import Engine
 from vlcompress.serve.tensors import Arrays
@@ -14,6 +17,10 @@ SECONDS = 0.3
 
 WORTH = 1.05
 """More sessions must give so much more throughput than fewer ones: a lone request is faster with more threads."""
+
+
+MOST_COPIES = 4
+"""Most sessions with weights of their own that are tried; those of one thread share one copy, however many."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,8 @@ def choose_parallel(
     if threads is not None or sessions is not None:
         threads = threads or max(1, cores // (sessions or 1))
         return Parallel(threads, sessions or max(1, cores // threads)), ()
-    choices = [Parallel(cores // count, count) for count in range(1, cores + 1) if cores % count == 0]
+    counts = [count for count in range(1, cores + 1) if cores % count == 0]
+    choices = [Parallel(cores // count, count) for count in counts if count <= MOST_COPIES or count == cores]
     if len(choices) == 1:
         return choices[0], ()
     measured = tuple(_measure(choice, *opened(choice)) for choice in choices)
@@ -66,8 +74,21 @@ def choose_parallel(
 
 
 def available_cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Count the cores that this process may use: of its affinity, and of its container's quota rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([cores, *(math.ceil(quota) for quota in _quotas())]))
+
+
+def _quotas(cgroups: Path = Path("/sys/fs/cgroup")) -> list[float]:
+    """Read the cores that the container's control group allows (version 2, then 1); none where it sets no limit."""
+    found = []
+    with suppress(OSError, ValueError):
+        most, period = (cgroups / "cpu.max").read_text().split()
+        found.append(int(most) / int(period))  # "max" is no number: no limit
+    with suppress(OSError, ValueError):
+        most, period = ((cgroups / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        found.append(int(most) / int(period))
+    return [quota for quota in found if quota > 0]
 
 
 def seconds_of(call: Callable[[], object]) -> float:

@@ -1,5 +1,6 @@
 """NLVR2's JSONL files (github lil-lab/nlvr, ``nlvr2/data/{train,dev,test1}.json``, ``balanced/``, ``unbalanced/``)."""
 
+from codecs import BOM_UTF8
 from pathlib import Path
 
 from vlcompress.data.documents import Row, bad_row, check_unique, parsed, read_lines, take
@@ -32,7 +33,7 @@ def question_file(folder: Path, split: str) -> Path:
 
 def splits(folder: Path) -> tuple[str, ...]:
     """List the splits that the folder has; LXMERT's JSON lists of the same names are not meant."""
-    return tuple(split for split in FILES if _is_lines(question_file(folder, split)))
+    return tuple(split for split in FILES if is_jsonl(question_file(folder, split)))
 
 
 def read_split(folder: Path, split: str) -> list[PairExample]:
@@ -70,10 +71,11 @@ def image_names(path: Path, number: int, identifier: str) -> tuple[tuple[str, st
     return (f"{stem}-img0", f"{stem}-img1"), "-".join((parts[0], parts[1], parts[3]))
 
 
-def _is_lines(path: Path) -> bool:
+def is_jsonl(path: Path) -> bool:
+    """Say whether a file is there and holds objects, where LXMERT's of the same name holds a list."""
     try:
         with path.open("rb") as file:
-            return file.read(1) == b"{"
+            return file.read(64).removeprefix(BOM_UTF8).lstrip().startswith(b"{")
     except FileNotFoundError:
         return False
     except OSError as error:

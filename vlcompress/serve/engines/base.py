@@ -16,6 +16,7 @@ class Engine(Protocol):
         inputs, outputs: its tensors.
         axis_limits: largest sizes of named axes, where the model has one.
         example_sizes: sizes of named axes that the model surely runs at, as far as known.
+        rows_apart: whether a row's answer is the same whatever the other rows of its execution are.
     """
 
     platform: str
@@ -25,6 +26,7 @@ class Engine(Protocol):
     outputs: tuple[TensorSpec, ...]
     axis_limits: Mapping[str, int]
     example_sizes: Mapping[str, int]
+    rows_apart: bool
 
     def run(self, feeds: Arrays) -> Arrays:
         """Run the model.

@@ -53,7 +53,10 @@ class OnnxEngine:
         for session in opened:
             session.disable_fallback()
         self.provider = str(opened[0].get_providers()[0])
-        bounds = id_bounds(model)
+        graph = read_graph(model)
+        bounds = id_bounds(graph)
+        # Dynamic int8 takes one scale for all rows: another client's large numbers would round this client's away.
+        self.rows_apart = not any(node.op_type == "DynamicQuantizeLinear" for node in graph.node)
         self.inputs = tuple(_spec(value, bounds.get(value.name)) for value in opened[0].get_inputs())
         self.outputs = tuple(_spec(value) for value in opened[0].get_outputs())
         self._names = [value.name for value in self.outputs]
@@ -70,21 +73,34 @@ class OnnxEngine:
         try:
             return dict(zip(self._names, session.run(self._names, feeds), strict=True))
         except Exception as error:
-            if type(error).__name__ == "InvalidArgument" and type(error).__module__.startswith("onnxruntime"):
+            if _about_inputs(error):
                 raise invalid(f"the model cannot run on these inputs: {shown(error, 300)}") from error
             raise
         finally:
             self._sessions.put(session)
 
 
-def id_bounds(model: Path) -> dict[str, int]:
+def _about_inputs(error: Exception) -> bool:
+    """Tell whether ONNX Runtime refused the inputs, or a node failed on their sizes (too long a text)."""
+    name, text = type(error).__name__, str(error)
+    if not type(error).__module__.startswith("onnxruntime"):
+        return False
+    node_failed = "Non-zero status code returned while running" in text and "alloc" not in text.lower()
+    return name == "InvalidArgument" or (name in ("Fail", "RuntimeException") and node_failed)
+
+
+def read_graph(model: Path) -> Any:
+    """Read a file's graph without weights that lie in a file of their own."""
+    import onnx
+
+    return onnx.load(str(model), load_external_data=False).graph
+
+
+def id_bounds(graph: Any) -> dict[str, int]:
     """Give, for each integer input that looks up rows of a table, how many rows the smallest such table has.
 
     An id outside the table makes ONNX Runtime fail, or read beyond it on some providers.
     """
-    import onnx
-
-    graph = onnx.load(str(model), load_external_data=False).graph
     tables = {tensor.name: tensor.dims for tensor in graph.initializer}
     sources = {value.name: value.name for value in graph.input}
     bounds: dict[str, int] = {}

@@ -22,6 +22,7 @@ class TorchEngine:
 
     platform = "pytorch_vlcompress"
     backend = "torch"
+    rows_apart = True
     example_sizes: Mapping[str, int]
 
     def __init__(self, folder: Path, *, threads: int, compute: Compute = CPU) -> None:
