@@ -213,6 +213,25 @@ def test_a_picture_of_sixteen_bits_of_grey_is_read_as_its_upper_eight() -> None:
     assert read_picture(base64.b64encode(file.getvalue()).decode()).getpixel((0, 0)) == (0x34, 0x34, 0x34)
 
 
+def encoded(picture: Image.Image, kind: str, **more: Any) -> str:
+    file = io.BytesIO()
+    picture.save(file, kind, **more)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_a_picture_is_read_as_it_is_shown() -> None:
+    upright = Image.new("RGB", (40, 20), "white")
+    upright.paste("red", (0, 0, 20, 20))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # shown a quarter turned to the right
+    sideways = upright.transpose(Image.Transpose.ROTATE_90)
+    read = read_picture(encoded(sideways, "JPEG", exif=turned, quality=95))
+    assert read.size == (40, 20)
+    assert np.abs(np.asarray(read).astype(int) - np.asarray(upright)).mean() < 5
+    hidden = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert read_picture(encoded(hidden, "PNG")).getpixel((0, 0)) == (255, 255, 255)
+
+
 def png(size: tuple[int, int]) -> str:
     file = io.BytesIO()
     Image.new("1", size).save(file, "PNG")

@@ -64,6 +64,18 @@ def test_a_version_that_is_gone_is_no_longer_offered_but_the_last_one_stays(fold
     assert scale_of(client) == 1.0
 
 
+def test_a_version_that_is_gone_leaves_no_metrics(folder: Path) -> None:
+    client = Client(create_app(settings_of(folder)))
+    for version in (1, 2):
+        scale_of(client, f"/v2/models/words/versions/{version}/infer")
+    assert 'vlcompress_requests_total{code="200",model="words",version="2"} 1.0' in client.get("/metrics").text
+    shutil.rmtree(folder / "words" / "2")
+    refreshed(client)
+    text = client.get("/metrics").text
+    assert 'version="2"' not in text
+    assert 'vlcompress_requests_total{code="200",model="words",version="1"} 1.0' in text
+
+
 def test_a_broken_version_is_reported_and_tried_again_when_its_files_change(folder: Path) -> None:
     client = Client(create_app(settings_of(folder)))
     client.get("/v2")

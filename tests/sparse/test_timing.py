@@ -83,6 +83,8 @@ def test_slow_forms_drop_out_after_one_round_and_stay_on_record(clock: Clock) ->
 def test_dense_stays_unless_another_form_is_five_percent_faster() -> None:
     dense = Timing(100.0, 1.0, 10)
     assert choose({"dense": dense, "sparse": Timing(96.0, 1.0, 10)}).picked == "dense"
+    assert choose({"dense": dense, "sparse": Timing(95.1, 1.0, 10)}).picked == "dense"
+    assert choose({"dense": dense, "sparse": Timing(95.0, 1.0, 10)}).picked == "sparse"
     better = choose({"dense": dense, "sparse": Timing(94.0, 1.0, 10), "other": Timing(95.0, 1.0, 10)})
     assert better.picked == "sparse"
     assert "1.06x" in better.why

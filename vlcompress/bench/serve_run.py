@@ -133,7 +133,7 @@ async def _scores(url: str, model: str, payloads: Sequence[Arrays]) -> list[npt.
 
 
 def triton_send(client: Any, model: str, payloads: Sequence[Arrays], token: str | None = None) -> Send:
-    """Return the function that sends request i to a model, binary both ways.
+    """Make the function that sends request i to a model, binary both ways.
 
     Args:
         client: a ``tritonclient.http.aio.InferenceServerClient``.
@@ -211,7 +211,7 @@ async def _must_answer(model: str, send: Send, url: str) -> None:
 
 
 def _payloads(run: Run, rows: int) -> list[dict[str, npt.NDArray[Any]]]:
-    """Return real requests that all have the same shape, so that a server can batch any of them together."""
+    """Take real requests that all have the same shape, so that a server can batch any of them together."""
     ticket = load_ticket(run.ticket)
     (inputs,) = samples(score_task(run, ticket), rows * PAYLOADS)
     parts = range(0, rows * PAYLOADS, rows)

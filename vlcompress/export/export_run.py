@@ -31,7 +31,7 @@ SCORED_AT_ONCE = 256
 
 
 def artefact_folder(run: Run, style: Style) -> Path:
-    """Return where a run's file of a precision goes: ``onnx``, ``onnx-fp16`` or ``onnx-int8``, side by side."""
+    """Name the folder of a run's file of a precision: ``onnx``, ``onnx-fp16`` or ``onnx-int8``, side by side."""
     return run.folder / ("onnx" if style.precision == "fp32" else f"onnx-{style.precision}")
 
 
@@ -166,12 +166,12 @@ def open_exported(
 
 
 def session_answer(session: Any) -> Answer:
-    """Return an opened file as an `Answer`."""
+    """Let an opened file answer a task."""
     return lambda inputs: torch.from_numpy(run_session(session, inputs))
 
 
 def _words(run: Run) -> dict[str, str]:
-    """Return the vocabulary as a file for the exported folder; nothing for a task without words."""
+    """Read the vocabulary, a file for the exported folder; nothing for a task without words."""
     path = run.ticket / "vocab.txt"
     return {path.name: path.read_text(encoding="utf-8")} if path.is_file() else {}
 
@@ -196,12 +196,12 @@ def compiled_of(run: Run, compute: Compute = CPU, say: Callable[[str], None] = p
 
 
 def _score(task: Task, session: Any) -> float:
-    """Return the task's mean score of a session, in [0, 1]."""
+    """Score a session on the task, in [0, 1]."""
     return task.measure(session_answer(session), batch=SCORED_AT_ONCE).mean
 
 
 def _reference(task: Task, compiled: Compiled) -> float:
-    """Return the task's mean score of the compiled model."""
+    """Score the compiled model on the task."""
     return task.measure(torch_predictor(compiled.family, compiled.model), batch=SCORED_AT_ONCE).mean
 
 

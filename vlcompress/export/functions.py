@@ -177,7 +177,7 @@ class _FunctionWriter(Writer):
     """Writes constants as nodes: a function has no initialisers."""
 
     def constant(self, name: str, values: npt.NDArray[np.generic]) -> ir.Value:
-        """Return the output of the Constant node of that name, made the first time."""
+        """Refer to the Constant node of that name, made the first time."""
         if name not in self.constants:
             self.constants[name] = self.tape.op("Constant", [], {"value": ir.tensor(values)})
         return self.constants[name]
@@ -204,7 +204,7 @@ class _Split:
         self.indices = self._parts(self._runs(i), to.op("Div", [sizes, to.ints([self.width])]), len(body.groups))
 
     def weight(self, group: int) -> ir.Value:
-        """Return a group's weight as [k, rows]: its panels side by side."""
+        """Write a group's weight as [k, rows]: its panels side by side."""
         panels, height, flat = self.body.groups[group], self.body.height, self.weights[group]
         if panels > 1:
             tiles = self.to.op("Reshape", [flat, self.to.ints([panels, -1, height])])
@@ -212,7 +212,7 @@ class _Split:
         return self.to.op("Reshape", [flat, self.to.ints([-1, panels * height])])
 
     def columns(self, group: int, width: int) -> ir.Value:
-        """Return the indices of a group's runs of columns; its first panel tells them."""
+        """Write the indices of a group's runs of columns; its first panel tells them."""
         panels, index = self.body.groups[group], self.indices[group]
         if panels > 1:
             repeated = self.to.op("Reshape", [index, self.to.ints([panels, -1])])
@@ -221,7 +221,7 @@ class _Split:
         return index if width == self.width else self._strided(index, width)
 
     def bounds(self, group: int) -> tuple[ir.Value, ir.Value]:
-        """Return a slice's first column and the one after its last."""
+        """Write a slice's first column and the one after its last."""
         index, one = self.columns(group, 1), self.to.ints([1])
         first = self.to.op("Slice", [index, self.to.ints([0]), one])
         last = self.to.op("Slice", [index, self.to.ints([-1]), self.to.ints([_END])])
@@ -229,7 +229,7 @@ class _Split:
         return self.to.op("Cast", [first], wide), self.to.op("Add", [self.to.op("Cast", [last], wide), one])
 
     def _sizes(self, pointers: ir.Value, count: int) -> ir.Value:
-        """Return the differences of count + 1 pointers."""
+        """Subtract count + 1 pointers, each from the next."""
         begins = self.to.op("Slice", [pointers, self.to.ints([0]), self.to.ints([count])])
         return self.to.op("Sub", [self.to.op("Slice", [pointers, self.to.ints([1]), self.to.ints([_END])]), begins])
 

@@ -78,7 +78,7 @@ class Form:
 
 
 def form_of(weight: BlockSparseWeight, rows: int, kind: Kind, merge: Merge) -> Form | None:
-    """Return one form of a weight; None where it is not worth a try."""
+    """Make one form of a weight; None where it is not worth a try."""
     form = Form(kind, merge, _grouping(weight, rows, merge))
     fits = kind == "transposed" or _widest(form.groups) > 1
     return form if fits and _worth_a_try(form.groups) else None
@@ -110,13 +110,13 @@ class GroupSource(Protocol):
     """Where a layer's packed weights come from: constants of the graph, or inputs of a function."""
 
     def weight(self, group: int) -> ir.Value:
-        """Return a group's weight as [k, rows]."""
+        """Write a group's weight as [k, rows]."""
 
     def columns(self, group: int, width: int) -> ir.Value:
-        """Return the indices of a group's runs of `width` columns, [k / width]."""
+        """Write the indices of a group's runs of `width` columns, [k / width]."""
 
     def bounds(self, group: int) -> tuple[ir.Value, ir.Value]:
-        """Return the first column of a group that reads one slice, and the one after its last: [1] each."""
+        """Write the first column of a group that reads one slice, and the one after its last: [1] each."""
 
 
 @dataclass
@@ -136,7 +136,7 @@ class Writer:
         return self.tape.op(kind, inputs, attributes)
 
     def constant(self, name: str, values: npt.NDArray[np.generic]) -> ir.Value:
-        """Return the initialiser of that name, made of `values` the first time."""
+        """Refer to the initialiser of that name, made of `values` the first time."""
         if name not in self.constants:
             tensor = ir.tensor(values, name=name)
             value = ir.Value(name=name, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype))
@@ -145,7 +145,7 @@ class Writer:
         return self.constants[name]
 
     def ints(self, values: Iterable[int]) -> ir.Value:
-        """Give an int64 vector named by its content: equal shapes are then visibly equal, and runtimes merge nodes."""
+        """Name an int64 vector by its content: equal shapes are then visibly equal, and runtimes merge nodes."""
         array = np.asarray(list(values), dtype=np.int64)
         text = "_".join(map(str, array)) if len(array) <= 4 else hashlib.sha256(array.tobytes()).hexdigest()[:16]
         return self.constant(f"ints.{text}", array)
@@ -160,16 +160,16 @@ class Constants:
     name: str
 
     def weight(self, group: int) -> ir.Value:
-        """Return a group's weight as [k, rows]."""
+        """Write a group's weight as [k, rows]."""
         values = self.form.groups.groups[group].weight.T.contiguous().numpy()
         return self.to.constant(f"{self.name}.group{group}.weight", values)
 
     def columns(self, group: int, width: int) -> ir.Value:
-        """Return the indices of a group's runs of columns."""
+        """Write the indices of a group's runs of columns."""
         return self.to.ints(self.form.groups.groups[group].columns.numpy()[::width] // width)
 
     def bounds(self, group: int) -> tuple[ir.Value, ir.Value]:
-        """Return a slice's first column and the one after its last."""
+        """Write a slice's first column and the one after its last."""
         columns = self.form.groups.groups[group].columns
         return self.to.ints([int(columns[0])]), self.to.ints([int(columns[-1]) + 1])
 
@@ -259,7 +259,7 @@ def _gather_first(to: Writer, x: ir.Value, how: Access, source: GroupSource, gro
 
 
 def aligned_width(columns: Iterable[int], total: int, widths: tuple[int, ...] = (64, 32, 16, 8)) -> int:
-    """Return the largest width such that the columns are whole aligned runs of that many, 1 if none of `widths` fits.
+    """Find the largest width such that the columns are whole aligned runs of that many, 1 if none of `widths` fits.
 
     Copying 16 floats at once is about ten times cheaper than copying them one by one, so this decides which gather an
     exported graph uses.
@@ -290,14 +290,14 @@ def _access(group: RowGroup, total: int) -> Access:
 
 
 def _widest(groups: RowGroups) -> int:
-    """Return the narrowest run of columns among the groups that need a gather at all (0 columns: any)."""
+    """Find the narrowest run of columns among the groups that need a gather at all (0 columns: any)."""
     total = groups.shape[1]
     found = (_access(group, total) for group in groups.groups)
     return min(total if isinstance(how, str) else how for how in found)
 
 
 def rank(x: ir.Value) -> int:
-    """Return the number of axes of an activation."""
+    """Count the axes of an activation."""
     assert x.shape is not None, "the exporter gives every activation a shape"
     return len(x.shape)
 

@@ -323,7 +323,7 @@ def _call(session: Any, feed: Mapping[str, npt.NDArray[Any]]) -> Call:
 
 
 def _graph_facts(model: Path) -> tuple[Json, list[str]]:
-    """Return opset, IR version and operator domains of a file, and the names of the files that hold its weights."""
+    """Read opset, IR version and operator domains of a file, and the names of the files that hold its weights."""
     import onnx
 
     graph = onnx.load(model, load_external_data=False)

@@ -229,7 +229,7 @@ def _written_as(style: Style) -> Json:
 
 @contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
-    """Return a temporary folder beside `folder`, for graphs that are measured and not shipped."""
+    """Make a temporary folder beside `folder`, for graphs that are measured and not shipped."""
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.scratch.", dir=folder.parent))
@@ -296,7 +296,7 @@ def _layer(layer: LayerExport, style: Style) -> Layer:
 
 
 def _packing(layer: LayerExport) -> RowGroups | None:
-    """Return the groups that a packed node stores; None where it would not fit the kernel, or save no bytes."""
+    """Choose the groups that a packed node stores; None where it would not fit the kernel, or save no bytes."""
     if not isinstance(layer.weight, BlockSparseWeight):
         return None
     groups = layer.form.groups if layer.form is not None else row_panels(layer.weight)

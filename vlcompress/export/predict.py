@@ -67,7 +67,7 @@ def predict(
 
 
 def _answer(run: Run, ticket: Ticket, form: Form, compute: Compute, say: Callable[[str], None]) -> tuple[Answer, Json]:
-    """Return what answers, and where it computes."""
+    """Open what answers, and say where it computes."""
     if form == "onnx":
         if compute != CPU:
             say(f"warning: device {compute.device} and dtype {compute.dtype} have no effect on an exported file")

@@ -31,7 +31,7 @@ class Provider:
     options: Mapping[str, str]
 
     def chain(self, names: Mapping[str, str] = PROVIDERS) -> Chain:
-        """Return the providers to open a session with: TensorRT falls back to CUDA, and all of them to the CPU.
+        """List the providers to open a session with: TensorRT falls back to CUDA, and all of them to the CPU.
 
         Args:
             names: ONNX Runtime's name of each provider.
@@ -50,7 +50,7 @@ class Provider:
 
 
 def _defaults(name: str, options: Mapping[str, str]) -> dict[str, str]:
-    """Return what ONNX Runtime is told unless the user says otherwise.
+    """Set what ONNX Runtime is told unless the user says otherwise.
 
     It multiplies float32 in TF32 by default: enough to fail the check against PyTorch. A TensorRT engine takes minutes
     to build, so it is kept.
@@ -95,7 +95,7 @@ def spell_provider(
     half: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> str:
-    """Return the word for a provider and what was asked of it.
+    """Spell a provider and what was asked of it in one word.
 
     Args:
         name: a provider.

@@ -69,7 +69,7 @@ class Quantizer:
         replace_nodes(self.model.graph, (node,), to, node.outputs[0], y)
 
     def _bytes(self, to: Writer, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """Return x as uint8 of its shape, with scale and zero point."""
+        """Write x as uint8 of its shape, with scale and zero point."""
         if x not in self.quantised:
             source = x.producer()
             if source is not None and source.op_type in _MOVES and source.inputs[0] is not None:
@@ -83,7 +83,7 @@ class Quantizer:
 
 
 def constant_weight(node: ir.Node) -> npt.NDArray[np.generic] | None:
-    """Return the weight of y = x W as [K, N], or None if the node is no such product with a constant."""
+    """Find the weight [K, N] of y = x W; None if the node is no such product with a constant."""
     if node.op_type not in ("MatMul", "Gemm") or node.inputs[1] is None:
         return None
     value = node.inputs[1]
@@ -98,6 +98,6 @@ def constant_weight(node: ir.Node) -> npt.NDArray[np.generic] | None:
 
 
 def quantize_weight(weight_KN: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
-    """Return int8 [K, N] in -127..127 and the scale of each output, float32 [N]."""
+    """Round to int8 [K, N] in -127..127, with the scale of each output, float32 [N]."""
     scale = np.maximum(np.abs(weight_KN).max(axis=0), np.float32(1e-12)) / np.float32(127)
     return np.rint(weight_KN / scale).astype(np.int8), scale.astype(np.float32)

@@ -110,7 +110,7 @@ class Rewriter:
         return layer.form is not None
 
     def _body(self, layer: Layer, x: ir.Value, site: Site) -> Body | None:
-        """Return the body of a packed layer, None if there are too many already."""
+        """Choose the body of a packed layer, None if there are too many already."""
         assert layer.panels is not None
         ending = site.activation, site.residual is not None
         if layer.form is None:
@@ -134,7 +134,7 @@ class Rewriter:
         replace_nodes(self.model.graph, site.nodes, to, old, y)
 
     def _panels(self, to: Writer, name: str, groups: RowGroups) -> list[ir.Value]:
-        """Return W, I and P; made once for a layer that is used twice."""
+        """Store W, I and P, once for a layer that is used twice."""
         names = [f"{name}.{part}" for part in ("values", "columns", "starts")]
         if names[0] not in self.constants:
             panels: Panels = pack_panels(groups)
@@ -156,7 +156,7 @@ class Rewriter:
         replace_nodes(self.model.graph, (node,), to, old, y)
 
     def _dense(self, to: Writer, x: ir.Value, name: str, weight: SparseWeight) -> ir.Value:
-        """Return the full weight as [K, N], in the type of x; made once for a layer that is used twice."""
+        """Store the full weight as [K, N], in the type of x, once for a layer that is used twice."""
         if name in self.constants:
             return self.constants[name]
         assert x.dtype is not None, "the exporter gives every activation a type"

@@ -66,7 +66,7 @@ def open_session(
 
 
 def _measured(model: Path) -> Native:
-    """Return what the manifest beside a model says is faster; "off" where it says nothing."""
+    """Read what the manifest beside a model says is faster; "off" where it says nothing."""
     manifest = model.parent / "manifest.json"
     found = read_json(manifest).get("native") if manifest.is_file() else None
     times = found["timings"] if found else {}

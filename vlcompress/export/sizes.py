@@ -18,7 +18,7 @@ ZIPPED_BYTES = 100_000_000
 
 
 def layer_sizes(model: nn.Module) -> Json:
-    """Return the bytes of a compiled model's packed layers: "dense", "packed" (values and indices), "zipped_masked".
+    """Count the bytes of a compiled model's packed layers: "dense", "packed" (values and indices), "zipped_masked".
 
     Above ZIPPED_BYTES the last is estimated from a sample of the layers.
     """

@@ -31,12 +31,12 @@ def save_apart(model: ir.Model, path: Path) -> int:
 
 
 def data_file(path: Path) -> Path:
-    """Return where a model's weights are if they are not in the file itself."""
+    """Name the file of a model's weights where they are not in the model's own."""
     return path.with_name(f"{path.name}.data")
 
 
 def size(path: Path) -> int:
-    """Return the bytes of a model, weights in their own file included."""
+    """Count the bytes of a model, weights in their own file included."""
     return sum(file.stat().st_size for file in (path, data_file(path)) if file.is_file())
 
 
@@ -60,7 +60,7 @@ def save_onnx(source: Path, path: Path, limit: int = LIMIT) -> None:
 
 
 def _embedded(source: Path) -> Iterator[bytes | memoryview]:
-    """Return the bytes of a ModelProto whose external weights are inside, piece by piece."""
+    """Serialise a ModelProto with its external weights inside, piece by piece."""
     import onnx
 
     model = onnx.load(source, load_external_data=False)
@@ -83,13 +83,13 @@ def _embedded(source: Path) -> Iterator[bytes | memoryview]:
 
 
 def _place(tensor: Any) -> tuple[int, int]:
-    """Return offset and length of a tensor's bytes in the weights' file; (0, 0) if it holds them itself."""
+    """Read offset and length of a tensor's bytes in the weights' file; (0, 0) if it holds them itself."""
     told = {entry.key: entry.value for entry in tensor.external_data}
     return int(told.get("offset", 0)), int(told.get("length", 0))
 
 
 def _head(tensor: Any, length: int) -> bytes:
-    """Return a tensor's serialised fields, with room announced for `length` bytes of raw data to follow."""
+    """Serialise a tensor's fields, with room announced for `length` bytes of raw data to follow."""
     if length:
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")

@@ -58,7 +58,7 @@ def bound_in(compute: Compute) -> Bound:
 
 
 def looser(one: Bound, other: Bound) -> Bound:
-    """Return what both of two bounds allow, with the score that the first asks for."""
+    """Allow what either of two bounds allows, with the score that the first asks for."""
     return Bound(max(one.relative, other.relative), min(one.agreement, other.agreement), one.score)
 
 
@@ -157,7 +157,7 @@ class Gate:
         return found
 
     def bound_of(self, name: str) -> Bound:
-        """Return what is allowed on the samples or on random inputs, by name.
+        """Say what is allowed on the samples or on random inputs, by name.
 
         Random inputs mean nothing to a model, so that many answers score nearly the same and rounding picks another
         one: in lower precision only errors count there.
@@ -263,7 +263,7 @@ def run(session: Any, inputs: Mapping[str, Tensor]) -> Floats:
 
 
 def feed(session: Any, inputs: Mapping[str, Tensor]) -> dict[str, npt.NDArray[Any]]:
-    """Return a session's inputs as arrays; inputs that the graph does not have are left out."""
+    """Pick a session's inputs as arrays; inputs that the graph does not have are left out."""
     return {argument.name: inputs[argument.name].numpy() for argument in session.get_inputs()}
 
 
@@ -273,7 +273,7 @@ def _expected(family: Family, model: nn.Module, inputs: Mapping[str, Tensor]) ->
 
 
 def _errors(expected: Floats, got: Floats) -> Floats:
-    """Return each example's largest absolute error; the largest float where it is NaN or infinite."""
+    """Compute each example's largest absolute error; the largest float where it is NaN or infinite."""
     errors = np.abs(expected - got).reshape(len(expected), -1).max(axis=1).astype(np.float32)
     return np.where(np.isfinite(errors), errors, np.finfo(np.float32).max).astype(np.float32)
 

@@ -181,7 +181,7 @@ class Batcher:
         return item.future
 
     def refusal(self) -> Refusal:
-        """Return the answer to a request that finds the queue full."""
+        """Refuse a request that finds the queue full."""
         return busy("Exceeds maximum queue size", "queue_full", max(1, math.ceil(self._expected_s(0))))
 
     def close(self) -> None:

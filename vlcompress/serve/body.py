@@ -31,7 +31,7 @@ class Budget:
 
     @contextmanager
     def hold(self) -> "Iterator[Held]":
-        """Return a share that is returned when the block ends."""
+        """Lend a share of the budget until the block ends."""
         held = Held(self)
         try:
             yield held

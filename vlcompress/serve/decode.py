@@ -154,7 +154,7 @@ def _from_json(name: str, datatype: Datatype, shape: tuple[int, ...], data: obje
 
 
 def _flatten(data: list[Any], shape: tuple[int, ...]) -> list[Any] | None:
-    """Return the elements of a list nested exactly as `shape` says; None if it is not."""
+    """List the elements of a list nested exactly as `shape` says; None if it is not."""
     level = [data]
     for size in shape:
         if not all(isinstance(part, list) and len(part) == size for part in level):

@@ -98,7 +98,7 @@ def refuse_non_finite(results: Arrays) -> None:
 
 
 def classified(array: Array, classes: int, labels: Sequence[str]) -> Array:
-    """Return the best classes of each row, best first, as ``value:index:label`` (the label where there is one).
+    """Rank the classes of each row, best first, as ``value:index:label`` (the label where there is one).
 
     Args:
         array: scores [batch, ...]; what follows the batch is flattened.
@@ -122,7 +122,7 @@ def _class(value: Any, index: int, labels: Sequence[str]) -> bytes:
 
 
 def _plain(name: str, array: Array) -> Array | list[str]:
-    """Return what stands in the JSON, flat; numbers stay an array, which is written some ten times faster."""
+    """Flatten what stands in the JSON; numbers stay an array, which is written some ten times faster."""
     if array.dtype != np.object_:
         return np.ascontiguousarray(array).ravel()
     try:

@@ -70,7 +70,7 @@ class LoadedModel:
             self.metrics.queue.observe(wait)
 
     def info(self) -> tuple[str, ...]:
-        """Return the labels of the metric that says what is loaded."""
+        """Label the metric that says what is loaded."""
         facts = (self.facts.get("sparsity", ""), self.facts.get("block", ""))
         return (self.name, str(self.version), *facts, self.engine.backend, self.engine.provider)
 
@@ -140,7 +140,7 @@ def open_engine(source: StoredVersion, settings: Settings, parallel: Parallel, d
 
 
 def usual_sizes(engine: Engine, document: Mapping[str, Any]) -> dict[str, int]:
-    """Give the sizes of axes that a model is usually run at: the largest that its manifest names, or its own example's.
+    """Choose axis sizes that a model is usually run at: the largest that its manifest names, or its own example's.
 
     A model need not run at any size: one that reads pixels wants whole patches.
     """
@@ -229,7 +229,7 @@ def _vocabulary(source: StoredVersion) -> WordPiece | None:
 
 
 def _origin(source: StoredVersion) -> dict[str, str]:
-    """Return family and task from the run that the model belongs to, or from its own documents as far as they say."""
+    """Read family and task from the run that the model belongs to, or from its own documents as far as they say."""
     recipe = source.document("run.json").get("recipe")
     if recipe is not None:
         return {"family": recipe["model"]["family"], "task": recipe["data"]["task"]}
@@ -256,7 +256,7 @@ def _preprocessing(source: StoredVersion, engine: Engine, document: Mapping[str,
 
 
 def _facts(source: StoredVersion) -> dict[str, str]:
-    """Return the sparsity (of the prunable weights) and the block of the ticket, where a document says so."""
+    """Read the sparsity (of the prunable weights) and the block of the ticket, where a document says so."""
     places = (source.folder, source.folder.parent / "compiled")
     path = next((place / "plan.json" for place in places if (place / "plan.json").is_file()), None)
     if path is None:

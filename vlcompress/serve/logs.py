@@ -17,7 +17,7 @@ class JsonFormatter(logging.Formatter):
     """Writes time (UTC), level, logger and message, the fields given as `fields`, and a traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
+        """Write the line."""
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         line: dict[str, Any] = {
             "time": f"{seconds}.{int(record.msecs):03d}Z",

@@ -23,6 +23,7 @@ class ModelMetrics:
         self.queue = metrics.queue.labels(*labels)
         self.inference = metrics.inference.labels(*labels)
         self.batch = metrics.batch.labels(*labels)
+        self._parts = (metrics.rows, metrics.duration, metrics.queue, metrics.inference, metrics.batch)
         self._requests = metrics.requests
         self._labels = labels
         self._codes: dict[int, Counter] = {}
@@ -34,6 +35,13 @@ class ModelMetrics:
             counter = self._codes[status] = self._requests.labels(*self._labels, str(status))
         counter.inc()
         self.duration.observe(seconds)
+
+    def forget(self) -> None:
+        """Report the version no longer."""
+        for part in self._parts:
+            part.remove(*self._labels)
+        for status in self._codes:
+            self._requests.remove(*self._labels, str(status))
 
 
 class Metrics:
@@ -64,7 +72,7 @@ class Metrics:
         self.registry.register(_Loaded(depths, infos))
 
     def text(self) -> bytes:
-        """Return all metrics in Prometheus's text form."""
+        """Write all metrics in Prometheus's text form."""
         return generate_latest(self.registry)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
@@ -83,7 +91,7 @@ class _Loaded(Collector):
         self._depths, self._infos = depths, infos
 
     def collect(self) -> list[GaugeMetricFamily]:
-        """Return the gauges."""
+        """Read the gauges."""
         depth = GaugeMetricFamily("vlcompress_queue_depth", "Rows that wait for a session.", labels=INFO_LABELS[:2])
         for labels, rows in self._depths().items():
             depth.add_metric(labels, rows)

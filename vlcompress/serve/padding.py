@@ -25,7 +25,7 @@ class Padding:
     buckets: Mapping[str, tuple[int, ...]]
 
     def target(self, sizes: Mapping[str, int]) -> Shapes:
-        """Return the shapes that inputs with these named sizes are padded to."""
+        """Choose the shapes that inputs with these named sizes are padded to."""
         padded = {axis: bucket(size, self.buckets.get(axis, ())) for axis, size in sizes.items()}
         return tuple(
             tuple(size if isinstance(size, int) else padded[size] for size in spec.shape[1:]) for spec in self.specs

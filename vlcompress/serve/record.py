@@ -33,7 +33,7 @@ class Record:
     metrics: ModelMetrics | None = None
 
     def fields(self) -> dict[str, Any]:
-        """Return what is known, for a log line."""
+        """List what is known, for a log line."""
         return {name: value for name, value in vars(self).items() if value and name != "metrics"}
 
 
@@ -43,6 +43,6 @@ def attach(scope: Scope, record: Record) -> None:
 
 
 def record_of(scope: Scope) -> Record:
-    """Return a request's record."""
+    """Take a request's record."""
     record: Record = scope[_KEY]
     return record

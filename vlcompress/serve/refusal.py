@@ -20,12 +20,12 @@ class Refusal(Exception):
         self.status, self.reason, self.headers = status, reason, dict(headers or {})
 
     def body(self) -> bytes:
-        """Return the JSON body."""
+        """Write the JSON body."""
         return error_body(str(self))
 
 
 def error_body(text: str) -> bytes:
-    """Return the protocol's JSON for an error; lone surrogates from the request are kept escaped."""
+    """Write the protocol's JSON for an error; lone surrogates from the request are kept escaped."""
     return json.dumps({"error": text}).encode()
 
 
@@ -40,6 +40,6 @@ def busy(text: str, reason: str, retry_after_s: int = 1) -> Refusal:
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """Return a value from a request for an error message, cut to a length that is safe to send back."""
+    """Cut a value from a request to a length that is safe to send back in an error message."""
     text = str(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -51,7 +51,7 @@ class Repository:
         return [model for versions in list(self._models.values()) for _, model in sorted(versions.items())]
 
     def get(self, name: str, version: str | None = None) -> LoadedModel:
-        """Return a version of a model; the newest one without a version.
+        """Look up a version of a model; the newest one without a version.
 
         Raises:
             Refusal: 404: no such model or version.
@@ -89,8 +89,11 @@ class Repository:
         """Wait until versions that were replaced have answered what they had accepted."""
         while any(model.batcher.busy for model in self._retiring):
             await asyncio.sleep(0.01)
+        offered = {(model.name, model.version) for model in self.loaded()}
         for model in self._retiring:
             model.batcher.close()
+            if (model.name, model.version) not in offered:  # else its successor goes on with its counts
+                model.metrics.forget()
         self._retiring.clear()
 
     async def _refresh(self, spec: ModelSpec) -> None:

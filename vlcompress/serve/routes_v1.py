@@ -83,7 +83,7 @@ def _endpoint(task: str) -> TaskEndpoint:
 
 
 def _chosen(request: Request, endpoint: TaskEndpoint, asked: TaskRequest) -> LoadedModel:
-    """Return the model that the request names, or the first one that does the task."""
+    """Choose the model that the request names, or the first one that does the task."""
     repository = server_of(request).repository
     name, version = asked.model, asked.version
     if name is None:

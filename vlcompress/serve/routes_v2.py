@@ -41,7 +41,7 @@ _SHORT_WAIT_S = 0.01
 
 
 def server_of(request: Request) -> Server:
-    """Return the server that a request came to."""
+    """Find the server that a request came to."""
     server: Server = request.app.state.server
     return server
 

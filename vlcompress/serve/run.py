@@ -94,7 +94,7 @@ def described(server: Server, port: int) -> dict[str, Any]:
 
 
 def config(app: object, settings: Settings) -> uvicorn.Config:
-    """Return uvicorn's configuration: no log of its own for requests, no header that tells what serves."""
+    """Configure uvicorn: no log of its own for requests, no header that tells what serves."""
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
         log_config=None,

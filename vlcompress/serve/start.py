@@ -111,7 +111,7 @@ def built_in() -> Demo:
 
 
 def newest_model(home: Path, backend: Backend) -> ModelSpec:
-    """Return the run whose artefact for this backend was written last.
+    """Find the run whose artefact for this backend was written last.
 
     Raises:
         VlcompressError: there is none.

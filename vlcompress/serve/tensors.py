@@ -78,7 +78,7 @@ class TensorSpec:
 
 
 def onnx_datatype(kind: str) -> Datatype:
-    """Return the protocol's name of an ONNX Runtime type ("tensor(float)").
+    """Translate an ONNX Runtime type ("tensor(float)") into the protocol's name.
 
     Raises:
         VlcompressError: a type that the protocol cannot carry.
@@ -90,5 +90,5 @@ def onnx_datatype(kind: str) -> Datatype:
 
 
 def numpy_datatype(dtype: np.dtype[np.generic]) -> Datatype:
-    """Return the protocol's name of a numpy type."""
+    """Name a numpy type as the protocol does."""
     return next(name for name, known in DATATYPES.items() if known == dtype)

@@ -95,7 +95,7 @@ def build(
 
 
 def built(folder: Path | None = None) -> Built | None:
-    """Give the library that was built from these sources for this processor; None if there is none or it is damaged."""
+    """Find the library that was built from these sources for this processor; None if there is none or it is damaged."""
     folder = folder or library_folder()
     try:
         record = unseal(folder, RECORD)

@@ -155,7 +155,7 @@ def pack_columns(dense: Floats, keep: npt.NDArray[np.bool_], height: int) -> Pan
 
 
 def _cases() -> Iterator[tuple[Floats, PanelWeight, Floats, Floats, Floats]]:
-    """Give x, a weight packed and dense, bias and residual: M around every count of registers, K no multiple of 16."""
+    """Draw x, a weight packed and dense, bias and residual: M around every count of registers, K no multiple of 16."""
     random = np.random.default_rng(0)
 
     def normal(*shape: int) -> Floats:

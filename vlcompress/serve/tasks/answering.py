@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vlcompress.data.pictures import as_rgb
 from vlcompress.data.regions import Regions
@@ -81,7 +81,7 @@ class AnsweringEndpoint:
         return Prepared(model.preprocessing.row(model.engine.inputs, ids_T, image), facts)
 
     def answers(self, model: LoadedModel, outputs: Arrays, top_k: int) -> list[ScoredLabel]:
-        """Return the best answers; a score is the sigmoid of the answer's logit, as it was trained."""
+        """Rank the answers; a score is the sigmoid of the answer's logit, as it was trained."""
         (logits_1L,) = outputs.values()
         scores_L = 1 / (1 + np.exp(-logits_1L[0].astype(np.float64)))
         return best_labels(scores_L, model.labels, top_k)
@@ -115,9 +115,17 @@ def read_picture(content: object) -> Image.Image:
         if picture.width * picture.height > MOST_PIXELS:
             raise invalid(f"the picture has {picture.width} x {picture.height} pixels: at most 25 million are accepted")
         picture.draft("RGB", (1024, 1024))  # a large JPEG is decoded small: less time and memory
-        return as_rgb(picture)
+        return as_rgb(_on_white(ImageOps.exif_transpose(picture)))
     except (UnidentifiedImageError, OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError):
         raise invalid(f"'image' is not a picture in one of {', '.join(FORMATS)}, or it is damaged") from None
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    """Show transparent parts as a page does: what colour is stored under them means nothing."""
+    if not picture.has_transparency_data:
+        return picture
+    above = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
 
 
 def _pixels(model: LoadedModel, asked: QuestionRequest) -> Pixels:
@@ -127,7 +135,7 @@ def _pixels(model: LoadedModel, asked: QuestionRequest) -> Pixels:
 
 
 def _regions(model: LoadedModel, asked: QuestionRequest) -> tuple[Regions, Origin]:
-    """Return the regions, and where their boxes came from."""
+    """Take or make the regions, and say where their boxes came from."""
     if asked.picture is not None:
         return demo_picture(_demo(model), asked.picture).regions, "stored"
     if asked.features is not None:
@@ -156,7 +164,7 @@ def _boxes(asked: QuestionRequest) -> Boxes:
 
 
 def _ids(vocabulary: WordPiece, question: str, longest: int) -> tuple[NDArray[np.int64], bool]:
-    """Return the token ids of a question, and whether it had to be cut."""
+    """Tokenise a question, and tell whether it had to be cut."""
     (ids_T,) = vocabulary.encode([question], longest)
     return ids_T, vocabulary.encode([question], longest + 1).shape[1] > longest
 

@@ -50,7 +50,7 @@ class TaskEndpoint(Protocol):
         """
 
     def answers(self, model: LoadedModel, outputs: Arrays, top_k: int) -> list[ScoredLabel]:
-        """Return the best answers, best first, as {"label", "score"}."""
+        """Rank the answers, best first."""
 
 
 def matrix(rows: object, name: str, width: int) -> NDArray[np.float32]:
@@ -72,7 +72,7 @@ def matrix(rows: object, name: str, width: int) -> NDArray[np.float32]:
 
 
 def best_labels(scores_L: NDArray[np.floating[Any]], labels: Sequence[str], top_k: int) -> list[ScoredLabel]:
-    """Return the best labels with their scores, best first; a label that has no name is told by its number."""
+    """Rank labels by score, best first; a label that has no name is told by its number."""
     best = np.argsort(-scores_L, kind="stable")[:top_k]
     names = [labels[i] if i < len(labels) else str(i) for i in best.tolist()]
     return [ScoredLabel(label=name, score=round(float(scores_L[i]), 6)) for name, i in zip(names, best, strict=True)]
