@@ -1,8 +1,8 @@
 """Options that several commands share, and how commands talk: results on stdout, progress on stderr."""
 
 import json
+import math
 import sys
-import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -12,6 +12,9 @@ import click
 
 from vlcompress.devices import DTYPES, check_device, check_dtype
 from vlcompress.errors import VlcompressError, unknown
+
+_CLEAR = "\r\033[K"
+"""Puts what a terminal shows next in the place of the progress line, which comes back below it."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -172,24 +175,36 @@ run_path = click.argument("run", required=False, type=click.Path(path_type=Path,
 
 def say(line: str) -> None:
     """Report progress, on stderr."""
-    click.echo(f"\r\033[K{line}" if sys.stderr.isatty() else line, err=True)
+    click.echo(f"{_CLEAR}{line}" if sys.stderr.isatty() else line, err=True)
 
 
 def show(document: dict[str, Any], text: str, as_json: bool) -> None:
     """Print the result on stdout: the document as JSON, or the text for people."""
-    click.echo(json.dumps(document, indent=2, allow_nan=False) if as_json else text)
+    shown = json.dumps(document, indent=2, allow_nan=False) if as_json else text
+    click.echo(f"{_CLEAR}{shown}" if sys.stdout.isatty() else shown)
 
 
 def step_line() -> Callable[[int, float], None] | None:
-    """Make a progress callback that rewrites one line on a terminal; None elsewhere."""
+    """Make a progress callback that keeps one line at the foot of a terminal until the command ends; None elsewhere."""
     if not sys.stderr.isatty():
         return None
-    last = [0.0]
+    from rich.console import Console
+    from rich.progress import Progress, TimeElapsedColumn
+
+    line = Progress(
+        "  step {task.completed:.0f}, loss {task.fields[loss]:.3f},",
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    task = line.add_task("", total=None, loss=math.nan)
+    click.get_current_context().call_on_close(line.stop)
 
     def progress(step: int, loss: float) -> None:
-        if time.monotonic() - last[0] > 0.2:
-            last[0] = time.monotonic()
-            click.echo(f"\r\033[K  step {step}, loss {loss:.3f}", err=True, nl=False)
+        line.update(task, completed=step, loss=loss)
+        line.start()  # does nothing once it has been started
 
     return progress
 

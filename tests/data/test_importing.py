@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.test_opening import some_regions
+from tests.data.test_detect_layout import some_regions
 from vlcompress.data import shards
 from vlcompress.data.detect_layout import open_task
 from vlcompress.data.examples import images_of, text_of
@@ -39,7 +39,16 @@ def raw(tmp_path: Path) -> Path:
 
 
 def same_regions(ours: Regions, theirs: Regions) -> None:
-    for name in ("boxes", "features", "objects_id", "objects_conf", "attrs_id", "attrs_conf", "position_features"):
+    for name in (
+        "boxes",
+        "features",
+        "objects_id",
+        "objects_conf",
+        "attrs_id",
+        "attrs_conf",
+        "position_features",
+        "pixel_boxes",
+    ):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), strict=True)
     assert (ours.img_id, ours.height, ours.width) == (theirs.img_id, theirs.height, theirs.width)
     if theirs.soft_labels is not None:
@@ -53,7 +62,7 @@ def check_same(source: Path, store: Path, task: str, split: str) -> None:
     assert ours.pictures.feature_dim == theirs.pictures.feature_dim
     for image in {image for example in ours.examples for image in images_of(example)}:
         for truth in (False, True):
-            if theirs.pictures.has_regions(image, ground_truth=truth):  # type: ignore[call-arg]
+            if theirs.pictures.has_regions(image, ground_truth=truth):
                 regions = theirs.pictures.regions(image, ground_truth=truth)
                 same_regions(ours.pictures.regions(image, ground_truth=truth), regions)
         if not theirs.pictures.feature_dim:
@@ -74,6 +83,9 @@ def test_raw_data_comes_back(raw: Path, tmp_path: Path, task: str) -> None:
         (DATA / "uniter", "vqa", ("train", "devval")),
         (DATA / "uniter", "nlvr2", ("dev", "test1")),
         (DATA / "uniter", "retrieval", ("train", "val", "test")),
+        (DATA / "uniter", "refcoco", ("train", "val")),
+        (DATA / "uniter", "vcr", ("train",)),
+        (DATA / "uniter", "snli_ve", ("dev",)),
         (DATA / "vilt", "nlvr2", ("dev", "test1")),
         (DATA / "vilt", "vqa", ("train", "val")),
         (DATA / "lxmert/data", "gqa", ("train", "testdev")),

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from tests.conftest import make_blocky
-from vlcompress.devices import Compute
+from vlcompress.devices import CPU, Compute
 from vlcompress.errors import VlcompressError
 from vlcompress.kernels.linear import BlockSparseLinear
+from vlcompress.kernels.synthetic import random_weight
 from vlcompress.models.base import Family, Head
 from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.models.uniter.adapter import UniterFamily
 from vlcompress.models.vilt.adapter import ViltFamily
+from vlcompress.sparse.choice import candidates
 from vlcompress.sparse.compile import compile_model, load_compiled, save_compiled, scores, sparse_layers
 from vlcompress.sparse.timing import Effort
 
@@ -122,6 +124,13 @@ def test_a_plan_for_another_device_or_dtype_says_so_and_chooses_again(tmp_path: 
     same = load_compiled(save(tmp_path / "cpu", ticket, compiled, plan), {"lxmert": family}, Compute("cpu", "bf16"))
     assert same.notice is not None
     assert {p.dtype for p in same.model.parameters()} == {torch.bfloat16}
+
+
+def test_tritons_interpreter_is_no_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can run on the CPU, for tests; a measurement of it would mean nothing."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    weight = random_weight((64, 64), (32, 32), 0.5)
+    assert candidates(weight, CPU)[0] == ["grouped"]
 
 
 def test_an_unknown_backend_in_a_plan_is_an_error(tmp_path: Path) -> None:

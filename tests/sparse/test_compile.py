@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from vlcompress.devices import CPU
 from vlcompress.errors import VerificationError, VlcompressError
 from vlcompress.sparse import compile as compiler
 from vlcompress.sparse.choice import LayerChoice
@@ -18,6 +19,7 @@ from vlcompress.sparse.compile import (
     save_compiled,
     scores,
     sparse_layers,
+    thread_count,
 )
 from vlcompress.sparse.plan import CompilePlan, LayerPlan
 from vlcompress.sparse.shrink import Kept
@@ -67,6 +69,55 @@ def test_the_plan_knows_rows_and_layers_that_never_run(ticket_of: TicketOf) -> N
     _, plan = compiled(ticket, (8, 4))
     unused = next(layer for layer in plan.layers if "visn_inter" in layer.name)
     assert "never runs" in unused.choice.why
+
+
+class Twice:
+    """A family whose models run their layer on both of two inputs."""
+
+    def logits(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.cat([model.get_submodule("layer")(x) for x in inputs.values()])
+
+
+@pytest.mark.parametrize("rows", [(9, 4), (4, 9)])
+def test_a_layer_that_runs_twice_counts_the_more_rows(rows: tuple[int, int]) -> None:
+    """LXMERT's cross attention is one set of weights for both directions."""
+    model = torch.nn.ModuleDict({"layer": torch.nn.Linear(3, 2)})
+    inputs = {str(count): torch.zeros(count, 3) for count in rows}
+    assert layer_rows(Twice(), model, ["layer.weight"], inputs) == {"layer.weight": 9}
+
+
+def test_threads_are_as_many_as_before_even_after_an_error() -> None:
+    before = torch.get_num_threads()
+
+    def fail_inside() -> None:
+        with thread_count(before + 1):
+            assert torch.get_num_threads() == before + 1
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail_inside()
+    assert torch.get_num_threads() == before
+
+
+def test_a_picture_counts_its_places_as_rows() -> None:
+    model = torch.nn.ModuleDict({"layer": torch.nn.Conv2d(3, 2, 1)})
+    assert layer_rows(Twice(), model, ["layer.weight"], {"a": torch.zeros(2, 3, 5, 7)}) == {"layer.weight": 2 * 5 * 7}
+
+
+def test_a_full_layer_would_be_larger_packed_and_stays_dense(ticket_of: TicketOf) -> None:
+    ticket = ticket_of((8, 4), 1.0)
+    model, plan = compiled(ticket, (8, 4))
+    assert not sparse_layers(model)
+    assert all("blocks of 8x4 would take more bytes than dense" in layer.choice.why for layer in plan.layers)
+
+
+@pytest.mark.parametrize(("largest", "allowed"), [(0.5, 1e-4), (1000.0, 0.1)])
+def test_scores_may_differ_by_rounding_relative_to_the_largest_or_to_one(largest: float, allowed: float) -> None:
+    expected = torch.tensor([largest, 0.0])
+    assert compiler._verified(expected, expected + 0.9 * allowed, CPU) == pytest.approx(0.9 * allowed, rel=1e-2)
+    for wrong in (1.1 * allowed, float("nan")):
+        with pytest.raises(VerificationError, match="scores differ from the masked model's"):
+            compiler._verified(expected, expected + wrong, CPU)
 
 
 @pytest.mark.parametrize("block", [(8, 4), (32, 1), (1, 1)], ids=lambda b: f"{b[0]}x{b[1]}")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from vlcompress.artefacts import read_json
-from vlcompress.bench.harness import EFFORT, bench_models, measure
+from vlcompress.bench.harness import EFFORT, bench_models
 from vlcompress.bench.statistics import latency, paired_ratio
 from vlcompress.bench.variants import Variant, bind_torch, make_onnx, make_torch, onnx_variant, torch_variant
 from vlcompress.devices import CPU, Compute, placed, precision
@@ -22,7 +22,7 @@ from vlcompress.models.base import Family
 from vlcompress.results import Accuracy, BenchResult, CurvePoint, save
 from vlcompress.sparse.compile import compile_model, thread_count
 from vlcompress.sparse.runner import fast_answer
-from vlcompress.sparse.timing import Effort
+from vlcompress.sparse.timing import Effort, interleave
 from vlcompress.tasks.base import Task
 from vlcompress.tickets.models import dense_model, samples, score_task, ticket_model
 from vlcompress.tickets.run import Run
@@ -175,7 +175,7 @@ def _curve(run: Run, ticket: Ticket, task: Task, batch: int, threads: int, compu
         answer = fast_answer(family, compiled, ticket.head, compute)
         calls[str(cell.round)] = bind_torch(compiled, answer, inputs)
     with thread_count(threads):
-        bursts = measure(calls, CURVE_EFFORT)
+        bursts = interleave(calls, CURVE_EFFORT)
     return [
         CurvePoint(
             round=cell.round,

@@ -71,7 +71,7 @@ def checkup(home: Path) -> list[Check]:
 
 
 def checkup_text(checks: list[Check]) -> str:
-    """Return the findings, a line each, with the fix under those that need one."""
+    """Lay out the findings, a line each, with the fix under those that need one."""
     width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
@@ -233,7 +233,7 @@ def _threads() -> Check:
 
 
 def _existing(path: Path) -> Path:
-    """Return the nearest folder above that exists."""
+    """Find the nearest folder above that exists."""
     path = path.absolute()
     return next(parent for parent in (path, *path.parents) if parent.exists())
 

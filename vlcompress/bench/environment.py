@@ -48,7 +48,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Return the commit of the source tree that runs, with "+" if files differ from it; None outside a git checkout."""
+    """Read the commit of the source tree that runs, with "+" if files differ from it; None outside a git checkout."""
     here = Path(__file__).parent
     try:
         head = _git(here, "rev-parse", "--short=12", "HEAD")

@@ -25,19 +25,6 @@ EFFORT = Effort(rounds=15, burst_s=0.15, warmup=2)
 """15 rounds of at least 0.15 s of calls for each variant: some 10 s a batch size for five variants."""
 
 
-def measure(variants: Mapping[str, Callable[[], object]], effort: Effort = EFFORT) -> Bursts:
-    """Measure calls in shuffled alternation, each burst warmed up, with garbage collection off.
-
-    Args:
-        variants: what to call, by name.
-        effort: rounds, and seconds of calls in each.
-
-    Returns:
-        Seconds of every call, by name and round.
-    """
-    return interleave(variants, effort)
-
-
 def measure_openings(variants: Mapping[str, Sequence[Callable[[], object]]], effort: Effort = EFFORT) -> Bursts:
     """Measure variants that are there several times, all calls in turn; the opening with the lowest median counts.
 
@@ -51,7 +38,7 @@ def measure_openings(variants: Mapping[str, Sequence[Callable[[], object]]], eff
         Seconds of every call of the fastest opening, by name and round.
     """
     each = {f"{name} #{at}": call for name, calls in variants.items() for at, call in enumerate(calls)}
-    found = measure(each, effort)
+    found = interleave(each, effort)
     openings = {name: [found[f"{name} #{at}"] for at in range(len(calls))] for name, calls in variants.items()}
     return {name: min(rounds, key=lambda one: latency(one, 1).p50_ms) for name, rounds in openings.items()}
 
@@ -94,7 +81,7 @@ def bench_models(
             truth=variant.truth,
             parity=parities[name],
             bytes=variant.nbytes,
-            memory_mb=None if variant.make is None else peak_memory(variant.make).own_mb,
+            memory_mb=None if variant.make is None else peak_memory(variant.make),
             batches={str(batch): found[name] for batch, found in batches.items()},
         )
         for name, variant in by_name.items()
@@ -121,7 +108,7 @@ def _batch(
     variants: Mapping[str, Variant], inputs: Inputs, batch: int, references: Sequence[str], effort: Effort
 ) -> dict[str, BatchResult]:
     """Measure one batch size: for each variant its latency and its speed relative to the references."""
-    bursts = measure({name: variant.bind(inputs) for name, variant in variants.items()}, effort)
+    bursts = interleave({name: variant.bind(inputs) for name, variant in variants.items()}, effort)
     return {
         name: BatchResult(
             **vars(latency(rounds, batch)), speedup={to: _speedup(bursts[to], rounds) for to in references}

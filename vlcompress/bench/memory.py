@@ -3,7 +3,6 @@
 import multiprocessing
 import resource
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -13,31 +12,17 @@ Make = Callable[[], Callable[[], object]]
 """Loads a variant and gives the call that runs it once. Importable: a module's function or a partial of one."""
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Resident memory in megabytes (10^6 bytes).
-
-    Attributes:
-        peak_mb: highest use of the process, loading included.
-        base_mb: highest use before the variant was loaded: the interpreter and its libraries.
-    """
-
-    peak_mb: float
-    base_mb: float
-
-    @property
-    def own_mb(self) -> float:
-        """What the variant added."""
-        return round(self.peak_mb - self.base_mb, 1)
-
-
-def peak_memory(make: Make, *, calls: int = 3, timeout_s: float = 600.0) -> Memory:
+def peak_memory(make: Make, *, calls: int = 3, timeout_s: float = 600.0) -> float:
     """Load a variant in a fresh process, run it, and read its peak memory.
 
     Args:
         make: see `Make`; it must load from disk, since what it carries along is counted as the base.
         calls: how often to run.
         timeout_s: when to give up.
+
+    Returns:
+        What the variant adds at its peak, loading included, to an interpreter with its libraries: megabytes (10^6
+        bytes) of resident memory.
 
     Raises:
         VlcompressError: the process failed or took too long.
@@ -48,7 +33,7 @@ def peak_memory(make: Make, *, calls: int = 3, timeout_s: float = 600.0) -> Memo
     process.start()
     there.close()  # so that the end of the child is seen here
     try:
-        found: Memory | str = here.recv() if here.poll(timeout_s) else f"no result within {timeout_s:g} s"
+        found: float | str = here.recv() if here.poll(timeout_s) else f"no result within {timeout_s:g} s"
     except EOFError:
         found = "it ended early (out of memory?)"
     finally:
@@ -69,13 +54,13 @@ def _measure(make: Make, calls: int, result: Connection) -> None:
         call = make()
         for _ in range(calls):
             call()
-        result.send(Memory(_peak_mb(), base))
+        result.send(round(_peak_mb() - base, 1))
     except Exception as error:
         result.send(f"{type(error).__name__}: {error}")
 
 
 def _peak_mb() -> float:
-    """Return this process's highest resident memory so far.
+    """Read this process's highest resident memory so far.
 
     Linux's ru_maxrss starts at what the parent process had, exec included, so its own status file is read instead.
     """

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,9 +17,8 @@ from torch import Tensor, nn
 from vlcompress.bench.advice import advice
 from vlcompress.bench.break_even import break_even
 from vlcompress.bench.environment import environment
-from vlcompress.bench.harness import measure
 from vlcompress.bench.profile_layers import measure_layers
-from vlcompress.bench.profile_onnx import Subject
+from vlcompress.bench.profile_onnx import Opened, Subject
 from vlcompress.bench.profile_torch import TorchSubject
 from vlcompress.bench.random_masks import POLICY, check_sparsity
 from vlcompress.bench.statistics import latency, paired_ratio
@@ -31,25 +29,10 @@ from vlcompress.models.base import Family, Head
 from vlcompress.models.registry import FAMILIES
 from vlcompress.results import ModelBatch, ModelPoint, ModelProfile, ProfileResult
 from vlcompress.sparse.compile import layer_rows, thread_count
-from vlcompress.sparse.timing import Call, Effort
+from vlcompress.sparse.timing import Effort, interleave
 
 Inputs = Mapping[str, Tensor]
 Say = Callable[[str], None]
-
-
-class Form(Protocol):
-    """A model in one form and runtime: how long it took to open, and how many bytes its weights take."""
-
-    @property
-    def load_s(self) -> float:
-        """Seconds."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes."""
-
-    def bind(self, inputs: Inputs) -> Call:
-        """Return the call that runs it on fixed inputs."""
 
 
 ANSWERS, WORDS, FEATURES, TEXT, REGIONS = 3129, 30522, 2048, 20, 36
@@ -145,7 +128,7 @@ def _models(
 
 
 def _points(
-    sparsity: float, dense: Form, forms: Mapping[str, Form], inputs: Mapping[int, Inputs]
+    sparsity: float, dense: Opened, forms: Mapping[str, Opened], inputs: Mapping[int, Inputs]
 ) -> dict[str, ModelPoint]:
     """Measure the forms of one pruning side by side with dense."""
     batches = {str(batch): _race({"dense": dense, **forms}, samples, batch) for batch, samples in inputs.items()}
@@ -157,12 +140,12 @@ def _points(
     }
 
 
-def _race(forms: Mapping[str, Form], inputs: Inputs, batch: int) -> dict[str, ModelBatch]:
+def _race(forms: Mapping[str, Opened], inputs: Inputs, batch: int) -> dict[str, ModelBatch]:
     calls = {form: opened.bind(inputs) for form, opened in forms.items()}
     start = time.perf_counter()
     calls["dense"]()
     slow = time.perf_counter() - start > SLOW_S
-    bursts = measure(calls, Effort(rounds=3 if slow else 7, burst_s=0.0 if slow else 0.05, warmup=1))
+    bursts = interleave(calls, Effort(rounds=3 if slow else 7, burst_s=0.0 if slow else 0.05, warmup=1))
     dense = bursts.pop("dense")
     dense_ms = latency(dense, batch).p50_ms
     return {

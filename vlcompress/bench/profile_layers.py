@@ -79,7 +79,7 @@ def _point(pattern: str, shape: Shape, rows: int, sparsity: float, chooser: Choo
 
 
 def _dense(weight_NK: Tensor) -> bytes:
-    """Return the graph of a layer without zeros: one block that is all there."""
+    """Write the graph of a layer without zeros: one block that is all there."""
     return one_layer(whole(weight_NK), None)
 
 

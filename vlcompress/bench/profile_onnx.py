@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,16 +38,19 @@ STANDARD, NATIVE, SHRUNK = "standard operators", "native kernel", "smaller layer
 
 @dataclass(frozen=True)
 class Opened:
-    """A session, seconds that it took to open, and bytes of its file."""
+    """A model in one form and runtime.
 
-    session: Any
+    Attributes:
+        bind: makes the call that runs it on fixed inputs.
+        load_s: seconds that it took to open.
+        nbytes: of its weights.
+        model: what runs: ONNX Runtime's session, or a PyTorch module.
+    """
+
+    bind: Callable[[Inputs], Call]
     load_s: float
     nbytes: int
-
-    def bind(self, inputs: Inputs) -> Call:
-        """Return the call that runs it on fixed inputs."""
-        arrays = feed(self.session, inputs)
-        return lambda: self.session.run(None, arrays)
+    model: Any
 
 
 @dataclass
@@ -98,7 +101,7 @@ class Subject:
             opened = {form: self._open(path) for form, path in paths.items()}
             for form, found in opened.items():
                 failure = f"'{form}' of {pattern} at {sparsity:g} does not compute what the masked model does"
-                require(parity(self.family, self.model, found.session, [inputs]), failure)
+                require(parity(self.family, self.model, found.model, [inputs]), failure)
         return opened
 
     def zeros(self, pattern: str, sparsity: float) -> Path:
@@ -144,7 +147,13 @@ class Subject:
     def _open(self, path: Path) -> Opened:
         start = time.perf_counter()
         session = open_session(path, threads=self.chooser.threads, provider=self.chooser.provider, native="float32")
-        return Opened(session, time.perf_counter() - start, size(path))
+        load_s = time.perf_counter() - start
+
+        def bind(inputs: Inputs) -> Call:
+            arrays = feed(session, inputs)
+            return lambda: session.run(None, arrays)
+
+        return Opened(bind, load_s, size(path), session)
 
 
 def emitting(model: nn.Module, names: Iterable[str]) -> nn.Module:
@@ -164,7 +173,7 @@ def whole(w_NK: Tensor) -> BlockSparseWeight:
 
 
 def native_layers(packed: Mapping[str, BlockSparseWeight]) -> dict[str, Layer]:
-    """Return the packed nodes of layers that the native kernel can run; none if it was not built."""
+    """Pack the layers that the native kernel can run; none if it was not built."""
     library = built()
     if library is None or not library.onnxruntime:
         return {}

@@ -4,9 +4,11 @@ import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
+from vlcompress.bench.profile_onnx import Opened
 from vlcompress.bench.random_masks import UNITS, masked, random_masks, side
 from vlcompress.bench.variants import bind_torch
 from vlcompress.devices import Compute
@@ -14,24 +16,9 @@ from vlcompress.models.base import Family, Head
 from vlcompress.sparse.choice import candidates
 from vlcompress.sparse.compile import AUTO, compile_model, sparse_layers
 from vlcompress.sparse.runner import fast_answer
-from vlcompress.sparse.timing import EFFORT, Call, Effort
-from vlcompress.tasks.base import Answer
+from vlcompress.sparse.timing import EFFORT, Effort
 
 Inputs = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A PyTorch model where it runs, seconds that it took to make, and bytes of its weights there."""
-
-    model: nn.Module
-    answer: Answer
-    load_s: float
-    nbytes: int
-
-    def bind(self, inputs: Inputs) -> Call:
-        """Return the call that runs it on fixed inputs."""
-        return bind_torch(self.model, self.answer, inputs)
 
 
 @dataclass(frozen=True)
@@ -54,11 +41,11 @@ class TorchSubject:
     inputs: Inputs
     effort: Effort = EFFORT
 
-    def dense(self) -> Placed:
+    def dense(self) -> Opened:
         """Place the dense model."""
         return self._placed(copy.deepcopy(self.model), time.perf_counter())
 
-    def forms(self, pattern: str, sparsity: float) -> dict[str, Placed]:
+    def forms(self, pattern: str, sparsity: float) -> dict[str, Opened]:
         """Prune at random, and compile: as measured for each layer, and with each backend that takes every layer.
 
         Raises:
@@ -78,7 +65,7 @@ class TorchSubject:
         everywhere = {name for names in able for name in names if all(name in other for other in able)}
         return sorted(everywhere | ({"grouped"} & {name for names in able for name in names}))
 
-    def _compiled(self, masks: Mapping[str, Tensor], block: tuple[int, int], backend: str) -> Placed:
+    def _compiled(self, masks: Mapping[str, Tensor], block: tuple[int, int], backend: str) -> Opened:
         started = time.perf_counter()
         model, _ = compile_model(
             self.family, self.model, masks, block,
@@ -86,7 +73,7 @@ class TorchSubject:
         )  # fmt: skip
         return self._placed(model, started)
 
-    def _placed(self, model: nn.Module, started: float) -> Placed:
+    def _placed(self, model: nn.Module, started: float) -> Opened:
         answer = fast_answer(self.family, model, self.head, self.compute)
         nbytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-        return Placed(model, answer, time.perf_counter() - started, nbytes)
+        return Opened(partial(bind_torch, model, answer), time.perf_counter() - started, nbytes, model)

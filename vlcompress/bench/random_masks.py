@@ -115,7 +115,7 @@ def masked(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def side(pattern: str) -> tuple[int, int]:
-    """Return rows and columns of a block pattern, (1, 1) for other patterns of weights."""
+    """Read rows and columns of a block pattern, (1, 1) for other patterns of weights."""
     return of_weights(pattern).block
 
 

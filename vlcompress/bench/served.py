@@ -79,7 +79,7 @@ def wait_ready(process: "subprocess.Popen[bytes]", url: str, log: IO[bytes], sec
 
 
 def free_port() -> int:
-    """Return a port of the loopback that nobody listens on."""
+    """Find a port of the loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

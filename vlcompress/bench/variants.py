@@ -97,7 +97,7 @@ def onnx_variant(
 
 
 def bind_torch(model: nn.Module, answer: Answer, inputs: Inputs) -> Callable[[], Scores]:
-    """Return the call that runs a PyTorch model on fixed inputs, which are moved and cast outside the clock.
+    """Make the call that runs a PyTorch model on fixed inputs, which are moved and cast outside the clock.
 
     Scores come back to the CPU, as they do from ONNX Runtime: a call ends when the device has finished.
     """

@@ -1,7 +1,7 @@
 """The rule by which measured timings decide how a layer runs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -38,9 +38,8 @@ class LayerChoice:
         return cls("dense", why)
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON object; `from_json` reads it back."""
-        timings = {name: vars(timing) for name, timing in self.timings.items()}
-        return {"picked": self.picked, "why": self.why, "timings": timings}
+        """Turn into JSON, which `from_json` reads back."""
+        return asdict(self)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "LayerChoice":

@@ -286,7 +286,7 @@ def _pack_layer(model: nn.Module, name: str, mask: Tensor, block: Block, rows: i
     if stored is None or stored.nbytes >= nbytes:
         why = f"packed, its blocks of {bsr_block[0]}x{bsr_block[1]} would take more bytes than dense"
         return LayerPlan(name, shape, "dense", None, sparsity, rows, nbytes, LayerChoice.untested(why))
-    _replace(model, name, BlockSparseLinear(stored, _buffer(module.bias)))
+    _replace(model, name, BlockSparseLinear(stored, None if module.bias is None else module.bias.detach().clone()))
     untested = LayerChoice.untested("not chosen yet")
     if isinstance(stored, TwoFourWeight):
         return LayerPlan(name, shape, "2:4", None, sparsity, rows, stored.nbytes, untested)
@@ -342,28 +342,22 @@ def _fill(model: nn.Module, plan: CompilePlan, tensors: Mapping[str, Tensor]) ->
     """Put packed layers in place and load every tensor."""
     for layer in plan.layers:
         if layer.format != "dense":
-            prefix = layer.name.removesuffix("weight")
-            weight = _read(layer, {part: tensors.get(prefix + part) for part in ("values", "crow", "col", "index")})
-            _replace(model, layer.name, BlockSparseLinear(weight, tensors.get(f"{prefix}bias")))
+            bias = tensors.get(f"{layer.name.removesuffix('weight')}bias")
+            _replace(model, layer.name, BlockSparseLinear(_read(layer, tensors), bias))
     model.load_state_dict(tensors)
 
 
-def _read(layer: LayerPlan, parts: Mapping[str, Tensor | None]) -> SparseWeight:
-    wanted = ("values", "index") if layer.format == "2:4" else ("values", "crow", "col")
-    found = [parts[part] for part in wanted]
-    tensors = [tensor for tensor in found if tensor is not None]
-    if len(tensors) < len(wanted):
-        raise VlcompressError(f"layer '{layer.name}' lacks {', '.join(wanted)} in the file: compile the ticket again")
-    if layer.format == "2:4":
-        return TwoFourWeight(*tensors)
-    values, crow, col = tensors
-    return from_bsr(values, crow, col, layer.shape)
+def _read(layer: LayerPlan, tensors: Mapping[str, Tensor]) -> SparseWeight:
+    names = ("values", "index") if layer.format == "2:4" else ("values", "crow", "col")
+    try:
+        parts = [tensors[layer.name.removesuffix("weight") + name] for name in names]
+    except KeyError as error:
+        raise VlcompressError(
+            f"layer '{layer.name}' lacks {', '.join(names)} in the file: compile the ticket again"
+        ) from error
+    return TwoFourWeight(*parts) if layer.format == "2:4" else from_bsr(parts[0], parts[1], parts[2], layer.shape)
 
 
 def _replace(model: nn.Module, weight: str, module: nn.Module) -> None:
     path, _, leaf = weight.rpartition(".")[0].rpartition(".")
     setattr(model.get_submodule(path), leaf, module)
-
-
-def _buffer(bias: Tensor | None) -> Tensor | None:
-    return None if bias is None else bias.detach().clone()

@@ -65,9 +65,8 @@ class CompilePlan:
         return None if same else f"the plan was made on {made_for} and is opened on {opened_on}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON object; `from_json` reads it back."""
-        layers = [{**vars(layer), "choice": layer.choice.to_json()} for layer in self.layers]
-        return {**vars(self), "layers": layers, "kept": [asdict(units) for units in self.kept]}
+        """Turn into JSON, which `from_json` reads back."""
+        return asdict(self)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "CompilePlan":

@@ -117,7 +117,7 @@ class Runner:
         self._kept, self._lock, self._warned = kept, threading.Lock(), False
 
     def __call__(self, inputs: Inputs) -> Tensor:
-        """Return the logits float32, on the device, in the shape that `Family.logits` gives for these inputs.
+        """Answer inputs: logits float32, on the device, in the shape that `Family.logits` gives for them.
 
         Args:
             inputs: the family's, on any device, floats in any dtype; the first axis of each is the batch.
@@ -134,7 +134,7 @@ class Runner:
         return self._family.logits(self._model, inputs).float()
 
     def _graph(self, inputs: Inputs, shapes: Mapping[str, tuple[int, ...]]) -> "_Graph":
-        """Return the graph of these shapes, captured if need be, as the newest."""
+        """Look up the graph of these shapes, captured if need be, and make it the newest."""
         key = tuple((name, shape, inputs[name].dtype) for name, shape in shapes.items())
         if key not in self._graphs:
             while len(self._graphs) >= self._kept:
@@ -182,7 +182,7 @@ class Runner:
 
 
 def fast_answer(family: Family, model: nn.Module, head: Head, compute: Compute) -> Answer:
-    """Return a model as an `Answer`, where it is asked to run: through a runner on a GPU, as it is on the CPU.
+    """Turn a model into an `Answer` where it is asked to run: through a runner on a GPU, as it is on the CPU.
 
     Args:
         family: of the model.
@@ -221,7 +221,7 @@ class _Shapes:
         self._axes, self._buckets, self._longest = axes, buckets, longest
 
     def padded(self, inputs: Inputs) -> dict[str, tuple[int, ...]]:
-        """Return the padded shape of each input."""
+        """Pad the shape of each input."""
         named = {name: self._named(name, value.dim()) for name, value in inputs.items()}
         padded = masked_axes(named) | {"batch"}
         return {
@@ -233,7 +233,7 @@ class _Shapes:
         }
 
     def size(self, inputs: Inputs, axis: str) -> int:
-        """Return the size of a named axis of the inputs, before padding."""
+        """Look up the size of a named axis of the inputs, before padding."""
         found = ((name, at) for name in inputs for at, named in self._axes.get(name, {}).items() if named == axis)
         name, at = next(found)
         return inputs[name].shape[at]
@@ -254,12 +254,12 @@ class _Shapes:
 
 
 def _power(size: int) -> int:
-    """Return the smallest power of two that is not below `size`."""
+    """Round up to a power of two."""
     return 1 << max(0, size - 1).bit_length()
 
 
 def _longest(model: nn.Module) -> int | None:
-    """Return how many words the model has places for; None where it reads none."""
+    """Look up how many words a model has places for; None where it reads none."""
     return getattr(getattr(model, "config", None), "max_position_embeddings", None)
 
 

@@ -63,7 +63,7 @@ def shrink(family: Family, model: nn.Module, masks: Masks) -> tuple[nn.Module, d
 
 
 def reshape(family: Family, model: nn.Module, kept: Sequence[Kept]) -> None:
-    """Return a full-size model the shapes of a shrunk one, in place; its weights are then to be loaded.
+    """Give a full-size model the shapes of a shrunk one, in place; its weights are then to be loaded.
 
     Raises:
         VlcompressError: the kept units are those of another architecture.
@@ -81,7 +81,7 @@ def reshape(family: Family, model: nn.Module, kept: Sequence[Kept]) -> None:
 
 
 def linear(model: nn.Module, weight: str) -> nn.Linear:
-    """Return the nn.Linear that owns a weight name ("....dense.weight")."""
+    """Find the nn.Linear that owns a weight ("....dense.weight")."""
     return cast(nn.Linear, model.get_submodule(weight.rpartition(".")[0]))
 
 
@@ -102,12 +102,12 @@ def _bias(module: nn.Linear) -> Tensor:
 
 
 def _per_unit(rows: Tensor, coupling: Coupling) -> Tensor:
-    """Tell which units' rows of [U*S, K] are all zero: bool [U]."""
+    """Mark the units whose rows of [U*S, K] are all zero: bool [U]."""
     return (rows == 0).all(dim=1).view(coupling.units, coupling.unit_size).all(dim=1)
 
 
 def _activated(model: nn.Module, coupling: Coupling) -> Tensor:
-    """Return act(bias) [U]: what the up-projection's module (linear and activation) makes of an input of zeros."""
+    """Compute act(bias) [U]: what the up-projection's module (linear and activation) makes of an input of zeros."""
     up = model.get_submodule(coupling.constant_from.rpartition(".")[0].rpartition(".")[0])
     source = linear(model, coupling.constant_from)
     result: Tensor = up(source.weight.new_zeros(1, source.in_features))
