@@ -31,7 +31,7 @@ TINY_STEPS = 200
 
 
 def recipe_of(family: str, task: str, size: str) -> Recipe:
-    """Return the recipe of a cell's dense model, which does not depend on how the built-in recipe prunes."""
+    """Make the recipe of a cell's dense model, which does not depend on how the built-in recipe prunes."""
     recipe = replace(default_recipe(family, task, size), pruning=PruningRecipe())
     source = f"scenes:{SIZE_OF.get(task, size)}"
     return recipe.override(

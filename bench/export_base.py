@@ -127,7 +127,7 @@ def export(folder: Path, batch: int, threads: int, expand: bool, quantize: str |
 
 
 def loaded(folder: Path, threads: int, native: Native | None) -> Json:
-    """Return the median of three openings, each in a process of its own."""
+    """Take the median of three openings, each in a process of its own."""
     found = [_apart(load, folder, threads, native) for _ in range(3)]
     return {key: sorted(one[key] for one in found)[1] for key in found[0]}
 
@@ -147,7 +147,7 @@ def load(folder: Path, threads: int, native: Native | None) -> Json:
 
 @contextmanager
 def _memory() -> Iterator[dict[str, float]]:
-    """Return a dictionary that holds, after the block, the most megabytes that it added."""
+    """Fill a dictionary with the most megabytes that the block added."""
     peaks: dict[str, float] = {"anonymous_mb": 0.0, "resident_mb": 0.0}
     ended, start = threading.Event(), _resident()
 

@@ -117,7 +117,7 @@ class Run:
         self.record = self.record or json.loads(self.path.read_text())
 
     def units(self, step: str | None = None) -> Json:
-        """Return what was done of a step, this one by default, by unit."""
+        """Look up what was done of a step, this one by default, by unit."""
         units: Json = self.record["steps"].setdefault(step or self.step, {"units": {}})["units"]
         return units
 
@@ -147,7 +147,7 @@ class Run:
         return None
 
     def attempt(self, what: str, make: Callable[[], Any]) -> Any:
-        """Return what `make` gives; None where it fails, with the error recorded."""
+        """Call `make`; None where it fails, with the error recorded."""
         try:
             return make()
         except Exception as error:
@@ -253,7 +253,7 @@ def conduct(name: str, path: Path, until: float, dry: bool) -> None:
 
 
 def new_record(options: argparse.Namespace, chosen: Sequence[str]) -> Json:
-    """Return a record without any result."""
+    """Begin a record without any result."""
     steps: Json = {name: {"units": {}} for name in chosen}
     asked = {"seconds": options.seconds, "steps": list(chosen)}
     head = {"measured": not options.dry_run, "asked": asked, "environment": environment()}
@@ -261,7 +261,7 @@ def new_record(options: argparse.Namespace, chosen: Sequence[str]) -> Json:
 
 
 def environment() -> Json:
-    """Return device, driver, clocks, versions, commit and time."""
+    """Describe device, driver, clocks, versions, commit and time."""
     import torch
 
     query = "name,driver_version,clocks.sm,clocks.mem,power.draw,power.limit,temperature.gpu"

@@ -130,7 +130,7 @@ def verdict(run: "Run", tensors: Tensors, case: Case) -> "Json":
 
 
 def worst_error(found: Tensor, truth: Tensor) -> float:
-    """Return the largest error of a row or a column of [M, N], relative to the average row or column."""
+    """Measure the largest error of a row or a column of [M, N], relative to the average row or column."""
     found, truth = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (found.double(), truth))
     norms = [((found - truth).norm(dim=dim), truth.norm(dim=dim)) for dim in (0, 1)]
     return max(float((error / of.clamp(min=float(of.mean()))).max()) for error, of in norms)
@@ -147,7 +147,7 @@ def poisoned() -> Iterator[None]:
 
 
 def product_of(tensors: Tensors, case: Case) -> Call:
-    """Return the call of the operator that a case is about."""
+    """Bind the operator that a case is about to its tensors."""
     if case.direction == "dX":
         return partial(input_gradient, tensors.y, tensors.weight, "triton")
     if case.direction == "dW":
@@ -157,7 +157,7 @@ def product_of(tensors: Tensors, case: Case) -> Call:
 
 
 def truth_of(tensors: Tensors, case: Case) -> Tensor:
-    """Return the same in float64, by torch alone."""
+    """Compute the same in float64, by torch alone."""
     x, y, bias = (tensor.double() for tensor in (tensors.x, tensors.y, tensors.bias))
     weight = tensors.weight
     if case.direction == "dX":
@@ -202,7 +202,7 @@ def linears(run: "Run") -> None:
 
 
 def measure(run: "Run", cases: list[Case]) -> list["Json"]:
-    """Return a row for each case whose configuration is right."""
+    """Time each case whose configuration is right: a row each."""
     dense = replace(cases[0], sparsity=0.0, skew=0.0)
     calls: dict[str, list[Call]] = {}
     for name, baseline in {"cublas": cublas, "2:4": semi_structured}.items():
@@ -226,7 +226,7 @@ def _add(
 
 
 def rotating(run: "Run", case: Case, provider: Callable[[Tensors, Case], Call]) -> list[Call]:
-    """Return a provider's call on each copy of the input."""
+    """Bind a provider to each copy of the input."""
     tensors = tensors_of(run, case)
     if run.dry:
         return [provider(tensors, case)]
@@ -254,7 +254,7 @@ def _ratio(baseline: Any, mine: Any) -> float | None:
 
 
 def floor_us(case: Case) -> float | None:
-    """Return the larger of operations over the chip's peak and bytes over its bandwidth; None for an unknown chip."""
+    """Take the larger of operations over the chip's peak and bytes over its bandwidth; None for an unknown chip."""
     from vlcompress.kernels import launch
 
     chip = CHIPS.get(launch.table_of(torch.device("cuda")))
@@ -313,7 +313,7 @@ def torch_bsr(tensors: Tensors, case: Case, stages: int | None) -> Call:
 
 
 def _bsr_meta(operators: Any, case: Case, stages: int | None) -> "Json | None":
-    """Return the launch settings; torch's own choice would split fewer than 64 rows in 0 parts."""
+    """Choose the launch settings; torch's own choice would split fewer than 64 rows in 0 parts."""
     asked: Json = {} if stages is None else {"num_stages": stages}
     if case.m < 64:
         asked["SPLIT_N"] = 1

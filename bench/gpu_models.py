@@ -103,7 +103,7 @@ def forms(run: "Run") -> Iterator[Form]:
 
 
 def compute_of(run: "Run") -> Compute:
-    """Return the scale's device and dtype."""
+    """Name the scale's device and dtype."""
     return Compute(run.scale.device, "bf16" if run.scale.dtype == "bfloat16" else "fp32")
 
 
@@ -116,7 +116,7 @@ def models(run: "Run") -> None:
 
 
 def race(run: "Run", family: str, batch: int, made: dict[str, Any]) -> list["Json"]:
-    """Return a row for each form that runs and whose configurations are right."""
+    """Time each form that runs and whose configurations are right: a row each."""
     if "subject" not in made:
         made["subject"] = Subject.make(run, family)
     subject: Subject = made["subject"]
@@ -145,7 +145,7 @@ def _row(run: "Run", family: str, batch: int, form: Form, time: Any, dense: Any,
 def _open(
     run: "Run", subject: Subject, form: Form, batch: int, inputs: dict[str, Tensor], made: dict[str, Any]
 ) -> tuple[Callable[[], object], float | None]:
-    """Return what runs a form on the inputs, and the peak of its memory in MB, weights and one run."""
+    """Make what runs a form on the inputs, and measure the peak of its memory in MB, weights and one run."""
     key = f"{form.pattern} {form.sparsity}"
     if key not in made:
         before = _allocated(run)
@@ -171,7 +171,7 @@ def _refuse_fallback(call: Callable[[], object]) -> None:
 
 
 def _allocated(run: "Run") -> int:
-    """Return the bytes in use on the device, and count the peak from here on."""
+    """Read the bytes in use on the device, and count the peak from here on."""
     if run.dry:
         return 0
     gc.collect()
@@ -238,7 +238,7 @@ def training(run: "Run") -> None:
 
 
 def train(run: "Run", batch: int) -> list["Json"]:
-    """Return one row a kind of step."""
+    """Time each kind of step: a row each."""
     subject = Subject.make(run, "lxmert")
     block = run.scale.model_blocks[0]
     masks = Masks(random_masks(subject.family, subject.model, f"block:{block[0]}x{block[1]}", 0.7))
@@ -259,7 +259,7 @@ def train(run: "Run", batch: int) -> list["Json"]:
 def _steps(
     run: "Run", subject: Subject, masks: Masks, kind: str, inputs: dict[str, Tensor], batch: int
 ) -> dict[str, Callable[[], object]]:
-    """Return the step of a kind, tried once, and for masks what holding them takes by itself."""
+    """Make the step of a kind, tried once, and for masks what holding them takes by itself."""
     model = copy.deepcopy(subject.model)
     if kind == "sparse":
         rows = layer_rows(subject.family, model, masks, subject.inputs(CHECKED_BATCH))

@@ -95,16 +95,16 @@ class Subject:
     task: Task
 
     def score(self, session: Any) -> float:
-        """Return the task's mean score of a session."""
+        """Score a session on the task."""
         return self.task.measure(partial(_answer, session), batch=SCORED_AT_ONCE).mean
 
     def samples(self) -> list[dict[str, torch.Tensor]]:
-        """Return the batches that the gate compares on."""
+        """Draw the batches that the gate compares on."""
         return samples(self.task, BATCH, -(-PARITY_SAMPLES // BATCH))
 
 
 def recipe_of(pattern: str, size: str) -> Recipe:
-    """Return the recipe of a pattern's chain of tickets."""
+    """Make the recipe of a pattern's chain of tickets."""
     base = default_recipe("lxmert", "vqa", size)
     pruning = {"pattern": pattern, "criterion": "gradient", "schedule": "levels:30,50,70,80,90", "sparsity": 0.9}
     return base.override(pruning={**pruning, "controls": []})
@@ -194,7 +194,7 @@ def _answer(session: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 
 def _half(subject: Subject) -> Answer:
-    """Return the dense model in PyTorch's bfloat16."""
+    """Run the dense model in PyTorch's bfloat16."""
     family, model = dense_model(subject.run, subject.ticket)
     model = model.bfloat16()
 
@@ -213,7 +213,7 @@ def _four_bits(weights: dict[str, Array]) -> None:
 
 
 def _one_scale(weights: dict[str, Array]) -> None:
-    """Return every output of a layer the scale of its largest one, as without a scale for each output."""
+    """Give every output of a layer the scale of its largest one, as without a scale for each output."""
     for name in [name for name in weights if name.endswith(".scale")]:
         largest = weights[name].max()
         whole = name.replace(".scale", ".int8")
@@ -368,7 +368,7 @@ def read_scores(file: Path = RECORD) -> dict[Key, float]:
 
 
 def score_cell(scores: Mapping[Key, float], pattern: str, percent: int, precision: str) -> str:
-    """Return the score in points beside that of the dense float32 model; "not measured" where there is none."""
+    """Write the score in points beside that of the dense float32 model; "not measured" where there is none."""
     got = scores.get((pattern, 0 if pattern == "dense" else percent, precision))
     dense = scores.get(("dense", 0, "fp32"))
     return "not measured" if got is None or dense is None else f"{100 * got:.1f} of {100 * dense:.1f}"

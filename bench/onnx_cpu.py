@@ -137,7 +137,7 @@ def dense_model(size: str = "base") -> tuple[LxmertFamily, dict[str, Any], torch
 
 
 def inputs_of(batch: int, size: str = "base") -> dict[str, torch.Tensor]:
-    """Return the first so many of the random inputs that everything is measured on."""
+    """Take the first so many of the random inputs that everything is measured on."""
     family = LxmertFamily()
     config = family.config(size, vocab_size=WORDS, feature_dim=FEATURES)
     inputs = family.example_inputs(config, batch=max(BATCHES), text=TEXT, regions=REGIONS, seed=0)
@@ -282,7 +282,7 @@ class Group:
             self.load_s[name] = min(self.load_s[name], round(time.perf_counter() - start, 2))
 
     def _error(self, name: str, batch: int) -> float:
-        """Return the relative error to the checked float32 scores of the same masks; float32 itself must keep them."""
+        """Compare with the checked float32 scores of the same masks; float32 itself must keep them."""
         checked = self.files[name].with_stem(self.files[name].stem.removesuffix("-int8"))
         got = run(self.sessions[name][-1], inputs_of(batch, self.size))
         found = compare_scores([np.load(truth(checked))[:batch]], [got])
@@ -292,7 +292,7 @@ class Group:
 
 
 def bound(session: Any, inputs: Any) -> Any:
-    """Return the call that runs a session on fixed inputs."""
+    """Bind a session to fixed inputs."""
     arrays = feed(session, inputs)
     return lambda: session.run(None, arrays)
 
@@ -351,7 +351,7 @@ def _cpu_rows(parts: Sequence[Json], scores: Mapping[Key, float]) -> Iterator[Se
 
 
 def ratio_cell(ratio: Json) -> str:
-    """Return a ratio with its interval."""
+    """Write a ratio with its interval."""
     return f"{ratio['value']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})"
 
 

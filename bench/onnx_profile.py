@@ -53,7 +53,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 
 
 def profile(file: Path, native: bool, batch: int, size: str = "base") -> dict[str, float]:
-    """Return the milliseconds of each kind of operator in a call, over the faster half of RUNS calls, and "all"."""
+    """Measure the milliseconds of each kind of operator in a call, over the faster half of RUNS calls, and "all"."""
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
@@ -94,7 +94,7 @@ def kind(operator: str) -> str:
 
 
 def bound_of(dense: Mapping[str, float], form: Mapping[str, float], percent: int, *, own: bool) -> float:
-    """Return how many times faster than dense a form could be; `own`: with its own other operators, not dense's."""
+    """Reckon how many times faster than dense a form could be; `own`: with its own other operators, not dense's."""
     other = form if own else dense
     rest = other["all"] - other["products"] - other.get("packed nodes", 0.0)
     return dense["all"] / (dense["products"] * (1 - percent / 100) + rest)

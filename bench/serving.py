@@ -54,7 +54,7 @@ class RunModel:
         return found
 
     def document(self, seed: int, rows: int = 1) -> dict[str, Any]:
-        """Return a request as JSON."""
+        """Write a request as JSON."""
         types = {value["name"]: TYPES[value["type"]] for value in self.manifest["inputs"]}
         inputs = [
             {"name": name, "shape": list(value.shape), "datatype": types[name], "data": value.ravel().tolist()}
@@ -63,7 +63,7 @@ class RunModel:
         return {"inputs": inputs}
 
     def expected(self, seed: int, rows: int = 1) -> npt.NDArray[np.float32]:
-        """Return the scores that the file gives for a request."""
+        """Run the file on a request."""
         scores: npt.NDArray[np.float32] = self.session.run(["logits"], self.arrays(seed, rows))[0]
         return scores
 
@@ -82,7 +82,7 @@ def ask_json(url: str, model: str, document: dict[str, Any]) -> npt.NDArray[np.f
 
 
 def resident_mb(pid: int) -> float:
-    """Return the resident size of a process."""
+    """Read the resident size of a process."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
@@ -128,7 +128,7 @@ class RawClient:
 
 
 def binary_request(model: RunModel, name: str, seed: int, rows: int) -> bytes:
-    """Return a whole HTTP request with binary tensors both ways."""
+    """Write a whole HTTP request with binary tensors both ways."""
     arrays = model.arrays(seed, rows)
     document = {"inputs": [], "parameters": {"binary_data_output": True}}
     for value in model.manifest["inputs"]:
@@ -147,7 +147,7 @@ def binary_request(model: RunModel, name: str, seed: int, rows: int) -> bytes:
 
 
 def json_request(model: RunModel, name: str, seed: int, rows: int) -> bytes:
-    """Return a whole HTTP request with JSON tensors both ways."""
+    """Write a whole HTTP request with JSON tensors both ways."""
     return _http(name, json.dumps(model.document(seed, rows)).encode(), "")
 
 

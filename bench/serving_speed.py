@@ -159,7 +159,7 @@ def _bare_latency(model: RunModel) -> float:
 
 
 def _summary(found: Measured, *, higher: bool) -> dict[str, Any]:
-    """Return median and spread over rounds, and how each compares with the bare loop of the same round."""
+    """Take median and spread over rounds, and compare each with the bare loop of the same round."""
     summary = {}
     for name, values in found.items():
         pairs = list(zip(values, found["bare"], strict=True))

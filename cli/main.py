@@ -3,8 +3,10 @@
 import contextlib
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -66,8 +68,10 @@ class Commands(click.Group):
             sys.exit(INTERRUPTED)
 
     def _code(self, args: Sequence[str] | None, **more: Any) -> int:
+        stopped = threading.Event()
         try:
-            code = super().main(args, standalone_mode=False, **more)
+            with _watching(stopped):
+                code = super().main(args, standalone_mode=False, **more)
             sys.stdout.flush()
             return code if isinstance(code, int) else 0
         except click.exceptions.NoArgsIsHelpError as error:
@@ -89,6 +93,10 @@ class Commands(click.Group):
         except OSError as error:  # a path that cannot be read or written, whoever found it
             about = f"'{error.filename}': " if error.filename else ""
             return _told(f"{about}{error.strerror or error}", 2)
+        except Exception:
+            if stopped.is_set():  # a library made an error of its own of the interruption
+                return _told("interrupted", INTERRUPTED)
+            raise
 
     def invoke(self, context: click.Context) -> Any:
         """Run a command; by itself, click prints an empty line on Ctrl-C and ends a closed pipe with exit code 1."""
@@ -99,6 +107,28 @@ class Commands(click.Group):
             context.exit(INTERRUPTED)
         except KeyboardInterrupt as error:
             raise click.exceptions.Abort from error
+
+
+@contextlib.contextmanager
+def _watching(stopped: threading.Event) -> Iterator[None]:
+    """Note when Ctrl-C interrupts the block, where nothing else handles that."""
+
+    def stop(*_: object) -> None:
+        stopped.set()
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or not _main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _told(problem: str, code: int) -> int:

@@ -122,7 +122,10 @@ def test_bad_recipes_name_value_allowed_and_fix(document: dict, text: str) -> No
 def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(VlcompressError, match="no recipe at"):
         load_recipe(tmp_path / "none.toml")
-    (tmp_path / "bad.toml").write_text("[model\n")
+    for text in ("[model\n", f"[pruning]\nseeds = [{'9' * 5000}]\n", f"a = {'[' * 5000}"):
+        (tmp_path / "bad.toml").write_text(text)
+        with pytest.raises(VlcompressError, match=r"bad.toml' is not valid TOML"):
+            load_recipe(tmp_path / "bad.toml")
     with pytest.raises(VlcompressError, match=r"bad.toml' is not valid TOML"):
         load_recipe(tmp_path / "bad.toml")
 

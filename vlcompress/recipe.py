@@ -258,7 +258,7 @@ def load_recipe(path: Path) -> Recipe:
         )
     try:
         return parse_recipe(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is no TOMLDecodeError
         raise VlcompressError(f"'{path}' is not valid TOML: {error}") from error
     except VlcompressError as error:
         raise VlcompressError(f"in recipe '{path}': {error}") from error

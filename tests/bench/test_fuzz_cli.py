@@ -43,8 +43,8 @@ def test_what_is_wrong_is_seen(outcome: Outcome, wrong: str) -> None:
 def test_a_try_is_drawn_from_its_number_alone(tmp_path: Path) -> None:
     (tmp_path / "runs" / "lxmert-vqa").mkdir(parents=True)
     (tmp_path / "odd").mkdir()
-    tries = [draw(number, 0, tmp_path) for number in range(300)]
-    assert tries == [draw(number, 0, tmp_path) for number in range(300)]
+    tries = [draw(number, 0, tmp_path) for number in range(1000)]
+    assert tries == [draw(number, 0, tmp_path) for number in range(1000)]
     assert {one.arguments[0] for one in tries if one.arguments} >= {"prune", "compile", "export", "serve", "study"}
     assert {one.place for one in tries} == {"", *fuzz_cli.PLACES}
 

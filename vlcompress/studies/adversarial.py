@@ -15,9 +15,8 @@ from vlcompress.report.table import Table
 from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.curves import (
     at,
-    curve_chart,
     curve_of,
-    curve_table,
+    curves_report,
     dense_of,
     imp_rows,
     masked_row,
@@ -50,24 +49,17 @@ class AdversarialStudy:
     title = "tickets found and trained adversarially, as VILLA trains (Gan et al. 2022, figure 5, Table 5)"
 
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
-        """Return one cell for each task."""
+        """Plan a cell for each task."""
         return [_cell(choices, task) for task in choices.tasks]
 
     def report(self, results: Mapping[str, Json]) -> StudyReport:
-        """Return the clean and the attacked scores of every arm, then each task's verdicts."""
-        return StudyReport(
-            findings=tuple(sentence for task, curve in results.items() for sentence in _findings(task, curve)),
-            tables=(
-                *(_scores(task, curve) for task, curve in results.items()),
-                *(curve_table(task, curve) for task, curve in results.items()),
-            ),
-            charts=tuple(curve_chart(f"{task}: score against sparsity", curve) for task, curve in results.items()),
-            published=("a5",),
-        )
+        """Lay out the clean and the attacked scores of every arm, then each task's verdicts."""
+        tables = [_scores(task, curve) for task, curve in results.items()]
+        return curves_report(results, _findings, tables=tables, published=("a5",))
 
 
 def strength_of(family: str, task: str) -> str:
-    """Return VILLA's perturbation for a task, as `training.adversarial` of a recipe."""
+    """Look up VILLA's perturbation for a task, as a recipe's `training.adversarial`."""
     return STRENGTHS.get((family, task), USUAL)
 
 
@@ -115,7 +107,7 @@ def _universal(easy: Experiment, tough: Experiment, seed: int, found: Sequence[M
 
 
 def _attacked(bench: Experiment, trained: Sequence[TrainingResult], times: int) -> list[float] | None:
-    """Return the score of each training under attack, once measured; None for a task that no attack is defined for."""
+    """Score each training under attack, once; None for a task that no attack is defined for."""
     task = bench.score_task
     if not isinstance(task, Attackable):
         return None
@@ -164,7 +156,7 @@ def _findings(task: str, curve: Json) -> list[str]:
 
 
 def _gain(curve: Json, before: str, after: str, level: float) -> str:
-    """Return the difference of clean scores, and under the strongest attack where there is one."""
+    """Subtract clean scores, and those under the strongest attack where there is one."""
     pair = [at(curve, name, level) for name in (before, after)]
     assert pair[0] is not None
     assert pair[1] is not None

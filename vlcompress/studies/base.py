@@ -6,7 +6,6 @@ studies share what hashes equal and an interrupted one continues. A cell that fa
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -135,7 +134,7 @@ class Study(Protocol):
         """What is asked, in a line, with the paper's table or figure."""
 
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
-        """Return the cells to run.
+        """Plan the cells to run.
 
         Raises:
             VlcompressError: an impossible cell; the message says which exist.
@@ -158,8 +157,3 @@ class Done:
     results: Mapping[str, Json]
     failed: Mapping[str, str]
     seconds: Mapping[str, float]
-
-    @cached_property
-    def whole(self) -> bool:
-        """Whether every cell succeeded."""
-        return not self.failed

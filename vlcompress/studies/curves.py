@@ -1,6 +1,6 @@
 """Scores against sparsity for several arms: what most of the papers' tables and figures are made of."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
@@ -9,7 +9,7 @@ from vlcompress.recipe import Recipe
 from vlcompress.report.plots import Chart, Point, Reference, Series
 from vlcompress.report.table import Table
 from vlcompress.results import to_json
-from vlcompress.studies.base import Json
+from vlcompress.studies.base import Json, StudyReport
 from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Row, TrainedArm, control, judged, rounds
 from vlcompress.tickets.spec import Start, Trial
@@ -38,7 +38,7 @@ def curve_cells(bench: Experiment, controls: Sequence[str] = (), levels: Sequenc
 
 
 def curve_of(bench: Experiment, cells: Sequence[TrainedArm]) -> Json:
-    """Return judged cells as plain JSON, with what they were scored on."""
+    """Write judged cells as plain JSON, with what they were scored on."""
     return {
         "metric": bench.score_task.metric,
         "examples": len(bench.score_task),
@@ -104,43 +104,61 @@ def near(sparsity: float, levels: Sequence[float]) -> bool:
 
 
 def percent(cell: Json) -> float:
-    """Return a cell's mean score over seeds, in per cent."""
+    """Average a cell's scores over seeds, in per cent."""
     return float(100 * mean(cell["scores"]))
 
 
 def deviation(cell: Json) -> float | None:
-    """Return the standard deviation over seeds, in per cent; None for a single seed."""
+    """Take the standard deviation over seeds, in per cent; None for a single seed."""
     scores = cell["scores"]
     return 100 * stdev(scores) if len(scores) > 1 else None
 
 
 def arm(curve: Json, name: str) -> list[Json]:
-    """Return the cells of an arm, by sparsity."""
+    """Pick the cells of an arm, by sparsity."""
     return sorted((cell for cell in curve["cells"] if cell["arm"] == name), key=lambda cell: cell["sparsity"])
 
 
 def dense_of(curve: Json) -> Json:
-    """Return the dense cell."""
+    """Pick the dense cell."""
     return arm(curve, "dense")[0]
 
 
 def at(curve: Json, name: str, sparsity: float) -> Json | None:
-    """Return an arm's cell at a sparsity (within half a point); None where there is none."""
+    """Find an arm's cell at a sparsity (within half a point); None where there is none."""
     return next((cell for cell in arm(curve, name) if near(cell["sparsity"], (sparsity,))), None)
 
 
 def sparsest(curve: Json, level: str, name: str = "ticket") -> tuple[float, str] | None:
-    """Return the highest sparsity whose verdict at a level is a pass (or within noise), and which it is."""
+    """Find the highest sparsity whose verdict at a level is a pass (or within noise), and which it is."""
     outcomes = [(cell["sparsity"], cell["verdict"]["levels"][level]["outcome"]) for cell in arm(curve, name)]
     return max((one for one in outcomes if one[1] != "fail"), default=None)
 
 
 def score_text(cell: Json | None) -> str:
-    """Return "59.02 ± 0.12", or a dash."""
+    """Write "59.02 ± 0.12", or a dash."""
     if cell is None:
         return "–"
     spread = deviation(cell)
     return f"{percent(cell):.2f}" if spread is None else f"{percent(cell):.2f} ± {spread:.2f}"
+
+
+def curves_report(
+    curves: Mapping[str, Json],
+    findings: Callable[[str, Json], Iterable[str]],
+    *,
+    tables: Iterable[Table] = (),
+    published: tuple[str, ...] = (),
+    summary: str = "",
+) -> StudyReport:
+    """Lay out curves by name: what `findings` says of each, some tables before theirs, and a chart each."""
+    return StudyReport(
+        findings=tuple(sentence for name, curve in curves.items() for sentence in findings(name, curve)),
+        tables=(*tables, *(curve_table(name, curve) for name, curve in curves.items())),
+        charts=tuple(curve_chart(f"{name}: score against sparsity", curve) for name, curve in curves.items()),
+        published=published,
+        summary=summary,
+    )
 
 
 def curve_table(title: str, curve: Json) -> Table:
@@ -171,7 +189,7 @@ def _row(cell: Json) -> tuple[str, ...]:
 
 
 def margin_text(level: Json) -> str:
-    """Return "-0.31 (-1.20 to +0.55)": a margin in points with its paired bootstrap interval."""
+    """Write a margin in points with its paired bootstrap interval, "-0.31 (-1.20 to +0.55)"."""
     margin, low, high = (100 * level[name] for name in ("margin", "low", "high"))
     return f"{margin:+.2f} ({low:+.2f} to {high:+.2f})"
 

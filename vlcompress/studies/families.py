@@ -11,8 +11,7 @@ from vlcompress.report.table import Table
 from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.curves import (
     at,
-    curve_chart,
-    curve_table,
+    curves_report,
     dense_of,
     run_curve,
     score_text,
@@ -37,7 +36,7 @@ class Families:
     title = "tickets of UNITER, LXMERT and ViLT side by side (Gan et al. 2022, Tables 3 and 4)"
 
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
-        """Return one cell for each family and task that exist together (ViLT answers no GQA).
+        """Plan a cell for each family and task that exist together (ViLT answers no GQA).
 
         Raises:
             VlcompressError: a task that none of the three families has.
@@ -53,16 +52,13 @@ class Families:
         ]
 
     def report(self, results: Mapping[str, Json]) -> StudyReport:
-        """Return each family's sparsest relaxed ticket, and its scores at the paper's sparsity."""
+        """Lay out each family's sparsest relaxed ticket, and its scores at the paper's sparsity."""
         header = ("cell", "without looking", "dense", "at %", "ticket", "random mask", "sparsest relaxed %")
-        rows = tuple(_row(name, curve) for name, curve in results.items())
-        findings = tuple(_finding(name, curve) for name, curve in results.items())
-        curves = (curve_table(name, curve) for name, curve in results.items())
-        charts = tuple(curve_chart(f"{name}: score against sparsity", curve) for name, curve in results.items())
-        return StudyReport(
-            findings,
-            (Table("Families", header, rows), *curves),
-            charts,
+        table = Table("Families", header, tuple(_row(name, curve) for name, curve in results.items()))
+        return curves_report(
+            results,
+            lambda name, curve: [_finding(name, curve)],
+            tables=[table],
             published=("a3", "a4"),
             summary=_summary(results),
         )

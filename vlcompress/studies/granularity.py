@@ -63,11 +63,11 @@ class Granularity:
     title = "score and measured speed against the shape of what is pruned, and levers that may close the gap (new)"
 
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
-        """Return for each task a cell for each pattern, one for each lever, and one for the speed of all patterns."""
+        """Plan for each task a cell for each pattern, one for each lever, and one for the speed of all patterns."""
         return [cell for task in choices.tasks for cell in _cells(choices, task)]
 
     def report(self, results: Mapping[str, Json]) -> StudyReport:
-        """Return score, cost and speed by pattern and level, and what the levers change."""
+        """Lay out score, cost and speed by pattern and level, and what the levers change."""
         report = tuple(findings(results)), tuple(tables(results)), tuple(charts(results))
         return StudyReport(*report, summary=summary(results))
 
@@ -98,7 +98,7 @@ def _cells(choices: Choices, task: str) -> list[StudyCell]:
 
 
 def _plan(wanted: Sequence[float]) -> dict[float, int]:
-    """Return the round that reaches each wanted level; units round the sparsity, so that it cannot be looked up."""
+    """Number the round that reaches each wanted level; units round the sparsity, so that it cannot be looked up."""
     passed = _passed(wanted)
     return {level: passed.index(level) + 1 for level in sorted(wanted)}
 
@@ -140,7 +140,7 @@ def _lever_cell(task: str, base: Recipe, name: str, plan: Plan, curves: Curves) 
 
 
 def _levels_of(recipe: Recipe, plan: Plan) -> Plan:
-    """Return the part of the plan at which a lever is compared with the same pattern without it."""
+    """Choose the levels at which a lever is compared with the same pattern without it."""
     found = {level: number for level, number in plan.items() if level <= LEVER_LIMIT} or plan
     if recipe.pruning.growth:  # before the last round its blocks are smaller, and not to be compared
         return {max(found): max(found.values())}
@@ -148,7 +148,7 @@ def _levels_of(recipe: Recipe, plan: Plan) -> Plan:
 
 
 def _compared(reference: Sequence[TrainedArm], ours: Sequence[TrainedArm], plan: Plan) -> Json:
-    """Return the rounds of the levels, and at each the difference from the reference and the weights that are gone."""
+    """Compare the levels' rounds with the reference, and name the weights that are gone."""
     differences = {_text(level): paired(_ticket(reference, at), _ticket(ours, at)) for level, at in plan.items()}
     gone = {_text(level): _gone(_ticket(ours, at)) for level, at in plan.items()}
     return {"rounds": {_text(level): at for level, at in plan.items()}, "differences": differences, "gone": gone}

@@ -29,7 +29,7 @@ def row_name(pattern: str, level: str) -> str:
 
 
 def tables(results: Results) -> Iterator[Table]:
-    """Return for each task score and speed by pattern, the verdicts, and the levers."""
+    """Lay out for each task score and speed by pattern, the verdicts, and the levers."""
     for task in _tasks(results):
         patterns, levers, speed = _of(results, task, "pattern"), _of(results, task, "lever"), _speed_of(results, task)
         if patterns:
@@ -65,7 +65,7 @@ def _tasks(results: Results) -> list[str]:
 
 
 def _of(results: Results, task: str, kind: str) -> dict[str, Json]:
-    """Return the results of a task by pattern, or by lever."""
+    """Pick the results of a task by pattern, or by lever."""
     return {result[kind]: result for result in results.values() if result["task"] == task and kind in result}
 
 
@@ -74,7 +74,7 @@ def _speed_of(results: Results, task: str) -> Json | None:
 
 
 def _cell(result: Json, level: str) -> Json:
-    """Return the cell of a level, by its round."""
+    """Find the cell of a level, by its round."""
     return next(cell for cell in arm(result, "ticket") if cell["round"] == result["rounds"][level])
 
 
@@ -114,7 +114,7 @@ def _row(pattern: str, result: Json, level: str, speed: Json | None) -> tuple[st
 
 
 def _measured(speed: Json | None, pattern: str, level: str) -> Json | None:
-    """Return the speeds of a ticket; None where it was not measured, or could not be exported."""
+    """Look up the speeds of a ticket; None where it was not measured, or could not be exported."""
     found = (speed or {}).get("tickets", {}).get(row_name(pattern, level))
     return found if found and "batches" in found else None
 

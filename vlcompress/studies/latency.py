@@ -120,7 +120,7 @@ def _inputs(bench: Experiment) -> dict[int, Inputs]:
 
 
 def _task(bench: Experiment) -> Task:
-    """Return the examples to score as batches; every task but pre-training has them."""
+    """Take the examples to score as batches, which every task but pre-training has."""
     return cast(Task, bench.score_task)
 
 
@@ -151,7 +151,7 @@ def _open(file: Path, *, skip: bool) -> Any:
 
 
 def _batch(sessions: Mapping[str, Sequence[Any]], inputs: Inputs, batch: int, effort: Effort) -> dict[str, Json]:
-    """Return each file's latency and its ratio to dense, each by the fastest of its sessions."""
+    """Time each file and its ratio to dense, each by the fastest of its sessions."""
     calls = {name: [partial(one.run, None, feed(one, inputs)) for one in opened] for name, opened in sessions.items()}
     bursts = measure_openings(calls, effort)
     return {

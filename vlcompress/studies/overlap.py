@@ -29,7 +29,7 @@ class Overlap:
     title = "what masks have in common, by layer and modality, beside chance (Gan et al. 2022, figure 8)"
 
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
-        """Return one cell: masks of all tasks and seeds are compared with each other."""
+        """Plan one cell: masks of all tasks and seeds are compared with each other."""
         level = max(choices.levels or (LEVEL,))
         recipes = {task: ticket_recipe(choices, task, (level,)) for task in choices.tasks}
 
@@ -45,7 +45,7 @@ class Overlap:
         return [StudyCell("masks", next(iter(recipes.values())), count, work)]
 
     def report(self, results: Mapping[str, Json]) -> StudyReport:
-        """Return every pair's overlap beside chance, whole and by part of the model."""
+        """Lay out every pair's overlap beside chance, whole and by part of the model."""
         pairs = results["masks"]["pairs"] if "masks" in results else []
         parts = list(pairs[0]["parts"]) if pairs else []
         header = ("pair", "overlap", "chance", *(f"{part} (chance)" for part in parts))

@@ -108,7 +108,7 @@ def read_report(document: Json) -> StudyReport:
 
 
 def report_document(report: StudyReport) -> Json:
-    """Return a study's report as plain JSON."""
+    """Write a study's report as plain JSON."""
     return {
         "findings": list(report.findings),
         "tables": [dataclasses.asdict(one) for one in report.tables],

@@ -30,7 +30,7 @@ from vlcompress.pruning.criterion import Criterion, HighMagnitude, Magnitude, Ra
 from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import Unstructured
 from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, by_magnitude
-from vlcompress.studies.curves import curve_chart, curve_of, curve_table, dense_row, imp_rows, masked_row, near, percent
+from vlcompress.studies.curves import curve_of, curves_report, dense_row, imp_rows, masked_row, near, percent
 from vlcompress.studies.tickets import NINE, ticket_recipe
 from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Row, control, judged
@@ -49,7 +49,7 @@ class PaperB:
     title = "low, high and random magnitude on LXMERT VQA, as the text says and as released (Hashemi et al. 2023)"
 
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
-        """Return the two readings.
+        """Plan the two readings.
 
         Raises:
             VlcompressError: another family, task or criterion than the paper's.
@@ -63,14 +63,10 @@ class PaperB:
         return [_text(choices), _released(choices)]
 
     def report(self, results: Mapping[str, Json]) -> StudyReport:
-        """Return both curves, and what differs between them."""
-        return StudyReport(
-            findings=tuple(sentence for name, curve in results.items() for sentence in _findings(name, curve)),
-            tables=tuple(curve_table(f"as {name}", curve) for name, curve in results.items()),
-            charts=tuple(curve_chart(f"as {name}", curve) for name, curve in results.items()),
-            published=("b1", "b2"),
-            summary=" ".join(_summary(name, curve) for name, curve in results.items()),
-        )
+        """Lay out both curves, and what differs between them."""
+        curves = {f"as {name}": curve for name, curve in results.items()}
+        summary = " ".join(_summary(name, curve) for name, curve in curves.items())
+        return curves_report(curves, _findings, published=("b1", "b2"), summary=summary)
 
 
 def _text(choices: Choices) -> StudyCell:
@@ -157,7 +153,7 @@ def _oneshot(
 
 
 def _arms(curve: Json) -> dict[str, list[Json]]:
-    """Return the cells of the three arms, level by level: low, high, random."""
+    """Sort the cells by arm, level by level: low, high, random."""
     names = dict.fromkeys(cell["arm"] for cell in curve["cells"] if cell["arm"] != "dense")
     return {name: [cell for cell in curve["cells"] if cell["arm"] == name] for name in names}
 
@@ -173,7 +169,7 @@ def _summary(name: str, curve: Json) -> str:
         sentences.append(
             f"{words} is above {other} at {above} of {len(gaps)} levels ({mean(gaps):+.2f} points on average)"
         )
-    return f"As {name}: {', '.join(sentences)}."
+    return f"{name.capitalize()}: {', '.join(sentences)}."
 
 
 def _findings(name: str, curve: Json) -> list[str]:
@@ -185,7 +181,7 @@ def _findings(name: str, curve: Json) -> list[str]:
         order = percent(other) - percent(third)
         verb = "above" if order > 0 else "below"
         sentences.append(
-            f"as {name}, {100 * one['sparsity']:.1f} %: low {percent(one):.2f}, {arms[1]} {percent(other):.2f} (at "
+            f"{name}, {100 * one['sparsity']:.1f} %: low {percent(one):.2f}, {arms[1]} {percent(other):.2f} (at "
             f"{100 * other['sparsity']:.1f} %), random {percent(third):.2f}: high is {abs(order):.2f} {verb} random."
         )
     return sentences

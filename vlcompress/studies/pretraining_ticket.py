@@ -6,6 +6,7 @@ pre-training heads are made anew each round, as every head is; the mask covers t
 the same names under every head.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
@@ -16,9 +17,8 @@ from vlcompress.report.table import Table
 from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.curves import (
     at,
-    curve_chart,
     curve_of,
-    curve_table,
+    curves_report,
     dense_of,
     imp_rows,
     masked_row,
@@ -46,7 +46,7 @@ class PretrainingTicket:
     title = "one ticket found by pre-training, on every task (Gan et al. 2022, Table 2)"
 
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
-        """Return one cell for each task.
+        """Plan a cell for each task.
 
         Raises:
             VlcompressError: pre-training is asked for as a task to be served.
@@ -58,18 +58,14 @@ class PretrainingTicket:
         return [_cell(choices, task) for task in choices.tasks]
 
     def report(self, results: Mapping[str, Json]) -> StudyReport:
-        """Return Table 2: scores by level and arm, and the mean relative drop."""
+        """Lay out Table 2: scores by level and arm, and the mean relative drop."""
         levels = sorted({level for curve in results.values() for level in curve["levels"]})
-        return StudyReport(
-            findings=tuple(sentence for level in levels if (sentence := _finding(results, level))),
-            tables=(_overview(results, levels), *(curve_table(task, curve) for task, curve in results.items())),
-            charts=tuple(curve_chart(f"{task}: score against sparsity", curve) for task, curve in results.items()),
-            published=("a2",),
-        )
+        report = curves_report(results, lambda *_: (), tables=[_overview(results, levels)], published=("a2",))
+        return dataclasses.replace(report, findings=tuple(_finding(results, level) for level in levels))
 
 
 def source_recipe(choices: Choices, task: str, levels: Sequence[float]) -> Recipe:
-    """Return the recipe that a ticket is found with: a task's, or pre-training's with a tenth of its steps."""
+    """Make the recipe that a ticket is found with: a task's, or pre-training's with a tenth of its steps."""
     recipe = ticket_recipe(choices, task, levels)
     if task == PRETRAINING and choices.size == "small":
         return recipe.override(training={"steps": SMALL_STEPS})
@@ -98,7 +94,7 @@ def _column(bench: Experiment, seed: int, found: Sequence[Masks]) -> Iterator[Ro
 
 
 def _drop(curve: Json, name: str, level: float) -> float:
-    """Return the relative drop from dense in per cent."""
+    """Take the relative drop from dense, in per cent."""
     dense, cell = percent(dense_of(curve)), at(curve, name, level)
     assert cell is not None
     return 100 * (dense - percent(cell)) / dense

@@ -24,7 +24,7 @@ class PublishedRow:
     sd: tuple[float | None, ...] = ()
 
     def cells(self) -> tuple[str, ...]:
-        """Return the row as text, "69.98 ± 0.05"."""
+        """Write the row, "69.98 ± 0.05"."""
         deviations = self.sd or (None,) * len(self.values)
         return tuple(_cell(value, sd) for value, sd in zip(self.values, deviations, strict=True))
 
@@ -49,7 +49,7 @@ class PublishedTable:
 
 
 def published_table(name: str) -> PublishedTable:
-    """Return a table by its id ("a1", Table 1 of paper a).
+    """Look up a table by its id ("a1", Table 1 of paper a).
 
     Raises:
         VlcompressError: there is none of that id.

@@ -29,7 +29,7 @@ STUDIES: dict[str, Study] = {study.name: study for study in _ALL}
 
 
 def study_named(name: str) -> Study:
-    """Return a study.
+    """Look up a study.
 
     Raises:
         VlcompressError: no such study.

@@ -20,11 +20,11 @@ class Rewind:
     title = "rewinding to a share of the dense training's steps (Gan et al. 2022, question 3)"
 
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
-        """Return one cell for each task and ratio."""
+        """Plan a cell for each task and ratio."""
         return [_cell(choices, task, ratio) for task in choices.tasks for ratio in RATIOS]
 
     def report(self, results: Mapping[str, Json]) -> StudyReport:
-        """Return score by ratio and level."""
+        """Lay out score by ratio and level."""
         levels = sorted({cell["sparsity"] for curve in results.values() for cell in curve["cells"]} - {0.0})
         wanted = [level for level in levels if near(level, THREE)] or levels
         header = ("task and share of steps", "dense", *(f"{100 * level:.0f} %" for level in wanted))

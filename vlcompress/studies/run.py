@@ -155,7 +155,7 @@ def plan(cells: Sequence[StudyCell], seconds_each: Mapping[str, float]) -> Table
 
 
 def document(study: Study, choices: Choices, done: Done, report: StudyReport, home: Path) -> Json:
-    """Return everything about a study as plain JSON."""
+    """Write everything about a study as plain JSON."""
     return {
         "study": study.name,
         "title": study.title,
@@ -194,36 +194,35 @@ def _training_names(found: Any) -> Iterator[str]:
 
 def folder_name(study: Study, choices: Choices, compute: Compute = CPU) -> str:
     """Name a study's folder after what differs from the default, so that studies of other choices sit beside it."""
-    words = [*_differing(choices), *compute.identity().values()]
-    parts = [study.name, *(re.sub(r"[^a-z0-9_.]+", "-", part.lower()).strip("-") for part in words)]
-    return "-".join(parts)[:120]
+    parts = [study.name]
+    for name, values in _chosen(choices):
+        if name in ("seeds", "levels"):
+            numbers = (f"{100 * value:g}" if name == "levels" else str(value) for value in values)
+            parts.append(f"{name}-{'-'.join(numbers)}")
+        else:
+            parts += values
+    parts += compute.identity().values()
+    return "-".join(re.sub(r"[^a-z0-9_.]+", "-", part.lower()).strip("-") for part in parts)[:120]
 
 
 def command_of(study: Study, choices: Choices) -> str:
-    """Return the command that runs a study with these choices."""
-    options = {"family": "--model", "tasks": "--task", "size": "--size", "source": "--data", "criterion": "--criterion"}
+    """Spell the command that runs a study with these choices."""
     words = [f"vlcompress study {study.name}"]
-    for name, option in options.items():
-        chosen, usual = getattr(choices, name), getattr(Choices(), name)
-        values = chosen if isinstance(chosen, tuple) else (chosen,)
-        words += [f"{option} {value}" for value in values if chosen != usual]
-    for name in ("seeds", "levels"):
-        if getattr(choices, name) != getattr(Choices(), name):
-            words.append(f"--{name} {','.join(f'{value:g}' for value in getattr(choices, name))}")
+    for name, values in _chosen(choices):
+        if name in ("seeds", "levels"):
+            words.append(f"--{name} {','.join(f'{value:g}' for value in values)}")
+        else:
+            words += [f"{OPTIONS.get(name, f'--{name}')} {value}" for value in values]
     return " ".join(words)
 
 
-def _differing(choices: Choices) -> Iterator[str]:
-    """Return the words of a folder's name for every choice that is not the default."""
-    usual = Choices()
-    if choices.family != usual.family:
-        yield choices.family
-    if choices.tasks != usual.tasks:
-        yield from choices.tasks
-    for name in ("size", "source", "criterion"):
-        if getattr(choices, name) != getattr(usual, name):
-            yield getattr(choices, name)
-    if choices.seeds != usual.seeds:
-        yield "seeds-" + "-".join(str(seed) for seed in choices.seeds)
-    if choices.levels:
-        yield "levels-" + "-".join(f"{100 * level:g}" for level in choices.levels)
+OPTIONS = {"family": "--model", "tasks": "--task", "source": "--data"}
+"""Choices whose options have other names."""
+
+
+def _chosen(choices: Choices) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """List the choices that differ from the default, with their values."""
+    for name in ("family", "tasks", "size", "source", "criterion", "seeds", "levels"):
+        chosen = getattr(choices, name)
+        if chosen != getattr(Choices(), name):
+            yield name, chosen if isinstance(chosen, tuple) else (chosen,)

@@ -15,14 +15,14 @@ from vlcompress.pruning.mask import Masks
 
 
 def overlap(masks: Sequence[Masks]) -> float:
-    """Return |all keep| / |any keeps| over all weights, in 0..1."""
+    """Divide |all keep| by |any keeps| over all weights, in 0..1."""
     layers = [torch.stack([one[name] for one in masks]) for name in masks[0]]
     any_keeps = sum(int(layer.any(dim=0).sum()) for layer in layers)
     return sum(int(layer.all(dim=0).sum()) for layer in layers) / any_keeps if any_keeps else 1.0
 
 
 def chance(masks: Sequence[Masks], *, by_layer: bool = False) -> float:
-    """Return the overlap expected of independent masks of these densities: of the network, or of each layer."""
+    """Expect the overlap of independent masks of these densities: of the network, or of each layer."""
     if by_layer:
         sizes = [mask.numel() for mask in masks[0].values()]
         densities = [[float(one[name].float().mean()) for one in masks] for name in masks[0]]
@@ -34,11 +34,11 @@ def chance(masks: Sequence[Masks], *, by_layer: bool = False) -> float:
 
 
 def zero_kernels(masks: Masks) -> tuple[int, int]:
-    """Return how many kernels [height, width] larger than 1x1 keep no weight, and how many such kernels there are."""
+    """Count the kernels [height, width] larger than 1x1 that keep no weight, and all such kernels."""
     kernels = [_kernels(mask) for mask in masks.values() if mask.dim() == 4 and mask.shape[2] * mask.shape[3] > 1]
     return sum(int((~one.any(dim=1)).sum()) for one in kernels), sum(len(one) for one in kernels)
 
 
 def _kernels(mask: Tensor) -> Tensor:
-    """Return a convolution's mask [out, in, height, width] as [out * in, height * width]."""
+    """Flatten a convolution's mask [out, in, height, width] to [out * in, height * width]."""
     return mask.flatten(0, 1).flatten(1)

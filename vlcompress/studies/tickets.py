@@ -13,8 +13,7 @@ from vlcompress.report.table import Table
 from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.curves import (
     at,
-    curve_chart,
-    curve_table,
+    curves_report,
     dense_of,
     percent,
     run_curve,
@@ -41,22 +40,17 @@ class Tickets:
     title = "tickets by task and sparsity, with their controls (Gan et al. 2022, Table 1, figures 2 and 3)"
 
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
-        """Return one cell for each task."""
+        """Plan a cell for each task."""
         return [_cell(choices, task) for task in choices.tasks]
 
     def report(self, results: Mapping[str, Json]) -> StudyReport:
-        """Return the table over tasks, then each task's curve."""
-        return StudyReport(
-            findings=tuple(sentence for task, curve in results.items() for sentence in findings(task, curve)),
-            tables=(_overview(results), *(curve_table(task, curve) for task, curve in results.items())),
-            charts=tuple(curve_chart(f"{task}: score against sparsity", curve) for task, curve in results.items()),
-            published=("a1", "a3", "a4"),
-            summary=summary(results),
-        )
+        """Lay out the table over tasks, then each task's curve."""
+        tables = [_overview(results)]
+        return curves_report(results, findings, tables=tables, published=("a1", "a3", "a4"), summary=summary(results))
 
 
 def ticket_recipe(choices: Choices, task: str, levels: Sequence[float]) -> Recipe:
-    """Return the published recipe of a task with unstructured pruning by tenths up to the highest level."""
+    """Take a task's published recipe, pruned unstructured by tenths up to the highest level."""
     data = {"source": choices.source} if choices.source else {}
     return default_recipe(choices.family, task, choices.size).override(
         data=data,

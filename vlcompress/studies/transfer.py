@@ -42,7 +42,7 @@ class Transfer:
     title = "tickets found on one task and trained on another (Gan et al. 2022, figures 4 and 5, Table 2)"
 
     def cells(self, choices: Choices) -> Sequence[StudyCell]:
-        """Return one cell for each source and target; pre-training is a source alone.
+        """Plan a cell for each source and target; pre-training is a source alone.
 
         Raises:
             VlcompressError: a single task has nothing to transfer to.
@@ -57,7 +57,7 @@ class Transfer:
         return [_cell(recipes, source, target, level) for source in recipes for target in targets]
 
     def report(self, results: Mapping[str, Json]) -> StudyReport:
-        """Return score and relative drop by source and target."""
+        """Lay out score and relative drop by source and target."""
         sources = list(dict.fromkeys(result["source"] for result in results.values()))
         targets = list(dict.fromkeys(result["target"] for result in results.values()))
         scores = tuple((source, *(_score(results, source, target) for target in targets)) for source in sources)
@@ -133,7 +133,7 @@ def _chart(results: Mapping[str, Json], sources: Sequence[str], targets: Sequenc
 def _points(
     results: Mapping[str, Json], source: str, place: int, sources: Sequence[str], targets: Sequence[str]
 ) -> Iterator[Point]:
-    """Return a source's points, each a little beside those of the other sources; bars are one deviation over seeds."""
+    """Place a source's points, each a little beside those of the other sources; bars are one deviation over seeds."""
     for number, target in enumerate(targets, start=1):
         if result := results.get(f"{source} to {target}"):
             dense, ticket = result["cells"]
