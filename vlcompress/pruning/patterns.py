@@ -12,13 +12,6 @@ PATTERNS: list[type[WeightPattern]] = [Unstructured, Block, NofM]
 _UNITS: Mapping[LayerKind, Units] = {"attention": Units("head"), "ffn": Units("neuron")}
 """The units that each kind of layer has."""
 
-_SHORT: Mapping[str, tuple[LayerKind, ...]] = {
-    "head": ("attention",),
-    "neuron": ("ffn",),
-    "neuron+head": ("attention", "ffn"),
-    "head+neuron": ("attention", "ffn"),
-}
-
 
 def parse_pattern(text: str) -> Pattern:
     """Read the name of a pattern of weights, ``head``, ``neuron``, ``neuron+head``, or a mixture by layer.
@@ -29,8 +22,9 @@ def parse_pattern(text: str) -> Pattern:
     Raises:
         VlcompressError: anything else.
     """
-    if text in _SHORT:
-        return Mixture(tuple((kind, _UNITS[kind]) for kind in _SHORT[text]))
+    units = [(kind, unit) for kind, unit in _UNITS.items() if unit.kind in text.split("+")]
+    if len(units) == len(text.split("+")):
+        return Mixture(tuple(units))
     if "=" in text:
         return _mixture(text)
     return of_weights(text, text)
