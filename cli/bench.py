@@ -74,11 +74,12 @@ def serve(run: Path | None, url: str | None, models_: tuple[str, ...], home: Pat
     RUN gives the requests: its own examples. Without --rate the rates are shares of the measured capacity. The plots
     are serve-latency.svg and serve-load.svg in RUN.
     """
-    from vlcompress.bench.serve_run import Plan, bench_serve
+    from vlcompress.bench.serve_run import LoadPlan, bench_serve
     from vlcompress.report.load import load_text, write_charts
+    from vlcompress.results import to_json
 
     chosen = options.chosen_run(run, home)
-    record = bench_serve(chosen, Plan(**plan), url=url, models=models_, say=options.say)
+    record = bench_serve(chosen, LoadPlan(**plan), url=url, models=models_, say=options.say)
     for chart in write_charts(record, chosen.folder):
         options.say(f"chart: {chart}")
-    options.show(record, load_text(record), as_json)
+    options.show(to_json(record), load_text(record), as_json)

@@ -1,4 +1,4 @@
-"""Results as types, and their files: ``run.json`` of `prune`, ``bench.json`` of `bench`.
+"""Results as types, and their files: ``run.json``, ``bench.json``, ``bench-serve.json``.
 
 A field's name is its key in the file. A field that is `absent` when None is left out of the file; every other is
 written. Keys that a type does not know are ignored, so that a file of a later version can be read.
@@ -361,6 +361,65 @@ class ProfileResult:
     layers: tuple[LayerProfile, ...]
     models: tuple[ModelProfile, ...]
     advice: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one load did to a server.
+
+    Attributes:
+        offered_per_s: requests due a second.
+        good_per_s: requests answered 200 a second, over the time until the last answer.
+        p50_ms, p95_ms, p99_ms: latency of those answered 200, from the time they were due; None if there are none.
+        refused_p99_ms: latency of those answered otherwise; None if there are none.
+        late_p99_ms: how late the client itself was; more than a few ms means the client is the bottleneck.
+        outcomes: requests by outcome.
+        seconds: from the start to the last outcome.
+    """
+
+    offered_per_s: float
+    good_per_s: float
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    refused_p99_ms: float | None
+    late_p99_ms: float
+    outcomes: Mapping[str, int]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RateResult(Load):
+    """A load at a rate that was asked for, in requests a second."""
+
+    rate: float
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model under load: answers a second in a closed loop, and what each offered rate did."""
+
+    capacity_per_s: float
+    points: tuple[RateResult, ...]
+
+
+@dataclass(frozen=True)
+class ServeResult:
+    """``bench-serve.json``: models of a server side by side at rising rates.
+
+    Attributes:
+        environment: as in `BenchResult`; server and client share the machine.
+        plan: what was offered: the fields of `bench.serve_run.LoadPlan`, and "rounds".
+        models: by name.
+        answers_checked: whether the answers were compared with the files' before.
+        command: that measured it.
+    """
+
+    environment: Json
+    plan: Json
+    models: Mapping[str, ServedModel]
+    answers_checked: bool
+    command: str = "vlcompress bench serve"
 
 
 def load(kind: type[Result], path: Path) -> Result:

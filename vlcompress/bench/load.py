@@ -7,11 +7,13 @@ Here latency counts from the time at which a request was due, so a late client o
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from vlcompress.results import Load
 
 Floats = npt.NDArray[np.float64]
 Send = Callable[[int], Awaitable[str]]
@@ -35,31 +37,6 @@ class Sample:
     late_s: float
     latency_s: float
     outcome: str
-
-
-@dataclass(frozen=True)
-class Load:
-    """What one load did to a server.
-
-    Attributes:
-        offered_per_s: requests due a second.
-        good_per_s: requests answered 200 a second, over the time until the last answer.
-        p50_ms, p95_ms, p99_ms: latency of those answered 200, from the time they were due; None if there are none.
-        refused_p99_ms: latency of those answered otherwise; None if there are none.
-        late_p99_ms: how late the client itself was; more than a few ms means the client is the bottleneck.
-        outcomes: requests by outcome.
-        seconds: from the start to the last outcome.
-    """
-
-    offered_per_s: float
-    good_per_s: float
-    p50_ms: float | None
-    p95_ms: float | None
-    p99_ms: float | None
-    refused_p99_ms: float | None
-    late_p99_ms: float
-    outcomes: Mapping[str, int]
-    seconds: float
 
 
 def arrivals(rate: float, seconds: float, seed: int) -> Floats:

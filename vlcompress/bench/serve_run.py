@@ -8,14 +8,13 @@ import contextlib
 import importlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from vlcompress.artefacts import Json, dumps, write_file
 from vlcompress.bench.environment import environment
 from vlcompress.bench.load import OK, Sample, Send, arrivals, offer, saturate, summarise
 from vlcompress.bench.served import served
@@ -23,6 +22,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.export.export_run import export_dense
 from vlcompress.export.runtime import open_session
 from vlcompress.export.verify import compare_scores, require
+from vlcompress.results import RateResult, ServedModel, ServeResult, save
 from vlcompress.tickets.models import samples, score_task
 from vlcompress.tickets.run import Run
 from vlcompress.tickets.ticket import load_ticket
@@ -44,7 +44,7 @@ _TYPES = {"int64": "INT64", "int32": "INT32", "float32": "FP32", "float16": "FP1
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoadPlan:
     """What to offer.
 
     Attributes:
@@ -62,7 +62,7 @@ class Plan:
     token: str | None = None
 
 
-def bench_serve(run: Run, plan: Plan, *, url: str | None, models: Sequence[str], say: Say = print) -> Json:
+def bench_serve(run: Run, plan: LoadPlan, *, url: str | None, models: Sequence[str], say: Say = print) -> ServeResult:
     """Load a server with the run's own examples and write ``bench-serve.json``.
 
     Args:
@@ -73,8 +73,7 @@ def bench_serve(run: Run, plan: Plan, *, url: str | None, models: Sequence[str],
         say: told one line at each step.
 
     Returns:
-        A JSON object: "environment", "server", "plan", and for each model its "capacity_per_s" and its "points", one
-        for each rate (see `load.Load`).
+        What ``bench-serve.json`` holds.
 
     Raises:
         VlcompressError: not exported, no server there, an unknown model, or the client's package is missing.
@@ -85,22 +84,18 @@ def bench_serve(run: Run, plan: Plan, *, url: str | None, models: Sequence[str],
         raise VlcompressError(f"model '{models[0]}' is at no server: give --url HOST:PORT, or leave --model out")
     payloads = _payloads(run, plan.rows)
     if url is not None:
-        record = measure(url, models or ["model"], payloads, plan, say)
+        result = measure(url, models or ["model"], payloads, plan, say)
     else:
         with _own_server(run, say) as (own, folders):
             check_answers(own, folders, payloads[:8])
-            record = measure(own, list(folders), payloads, plan, say)
-    record = {
-        "command": "vlcompress bench serve",
-        "environment": environment(),
-        "answers_checked": url is None,
-        **record,
-    }
-    write_file(run.folder / DOCUMENT, dumps(record))
-    return record
+            result = replace(measure(own, list(folders), payloads, plan, say), answers_checked=True)
+    save(result, run.folder / DOCUMENT)
+    return result
 
 
-def measure(url: str, models: Sequence[str], payloads: Sequence[Arrays], plan: Plan, say: Say = print) -> Json:
+def measure(
+    url: str, models: Sequence[str], payloads: Sequence[Arrays], plan: LoadPlan, say: Say = print
+) -> ServeResult:
     """Compare models of a running server on given requests; see `bench_serve` for what comes back."""
     return asyncio.run(_run(url, list(models), payloads, plan, say))
 
@@ -165,7 +160,7 @@ def triton_send(client: Any, model: str, payloads: Sequence[Arrays], token: str 
     return send
 
 
-async def _run(url: str, models: list[str], payloads: Sequence[Arrays], plan: Plan, say: Say) -> Json:
+async def _run(url: str, models: list[str], payloads: Sequence[Arrays], plan: LoadPlan, say: Say) -> ServeResult:
     client = _client().InferenceServerClient(url, conn_limit=4096, conn_timeout=30.0)
     try:
         sends = {model: triton_send(client, model, payloads, plan.token) for model in models}
@@ -175,18 +170,19 @@ async def _run(url: str, models: list[str], payloads: Sequence[Arrays], plan: Pl
         for model, found in capacity.items():
             say(f"{model}: about {found:.0f} requests/s at {CONCURRENCY} in flight")
         rates = plan.rates or tuple(round(share * min(capacity.values()), 1) for share in SHARES)
-        points: dict[str, list[Json]] = {model: [] for model in models}
+        points: dict[str, list[RateResult]] = {model: [] for model in models}
         for rate in rates:
             say(f"{rate:g} requests/s, {ROUNDS} times {plan.seconds:g} s for each of {len(models)} model(s)")
             for model, rounds in (await _rate(sends, rate, plan)).items():
-                points[model].append({"rate": rate, **asdict(summarise(rounds, plan.seconds))})
+                points[model].append(RateResult(**vars(summarise(rounds, plan.seconds)), rate=rate))
     finally:
         await client.close()
-    rows = {model: {"capacity_per_s": round(capacity[model], 1), "points": points[model]} for model in models}
-    return {"plan": {**asdict(plan), "token": bool(plan.token), "rounds": ROUNDS, "rates": list(rates)}, "models": rows}
+    served_models = {model: ServedModel(round(capacity[model], 1), tuple(points[model])) for model in models}
+    offered = {**asdict(plan), "token": bool(plan.token), "rounds": ROUNDS, "rates": list(rates)}
+    return ServeResult(environment(), offered, served_models, answers_checked=False)
 
 
-async def _rate(sends: Mapping[str, Send], rate: float, plan: Plan) -> dict[str, list[list[Sample]]]:
+async def _rate(sends: Mapping[str, Send], rate: float, plan: LoadPlan) -> dict[str, list[list[Sample]]]:
     """Offer one rate to every model in `ROUNDS` rounds, in an order that is shuffled in each; same arrivals for all."""
     found: dict[str, list[list[Sample]]] = {model: [] for model in sends}
     for round_ in range(ROUNDS):

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from bench.serving import RunModel
-from vlcompress.bench.serve_run import Plan, check_answers, measure
+from vlcompress.bench.serve_run import LoadPlan, check_answers, measure
 from vlcompress.bench.served import Served
 from vlcompress.errors import VerificationError, VlcompressError
 
 MODEL = "lxmert_vqa"
-QUICK = Plan(rates=(5.0, 30.0), seconds=0.3)
+QUICK = LoadPlan(rates=(5.0, 30.0), seconds=0.3)
 
 
 def quiet(line: str) -> None:
@@ -20,18 +20,18 @@ def quiet(line: str) -> None:
 def test_every_model_is_offered_the_same_rates(live_server: Served, exported: Path) -> None:
     payloads = [RunModel(exported).arrays(seed) for seed in range(4)]
     record = measure(live_server.url, [MODEL], payloads, QUICK, quiet)
-    found = record["models"][MODEL]
-    assert found["capacity_per_s"] > 0
-    assert [point["rate"] for point in found["points"]] == [5.0, 30.0]
-    assert all(set(point["outcomes"]) == {"200"} for point in found["points"])
-    assert found["points"][1]["p50_ms"] > 0
-    assert record["plan"]["token"] is False
+    found = record.models[MODEL]
+    assert found.capacity_per_s > 0
+    assert [point.rate for point in found.points] == [5.0, 30.0]
+    assert all(set(point.outcomes) == {"200"} for point in found.points)
+    assert (found.points[1].p50_ms or 0) > 0
+    assert record.plan["token"] is False
 
 
 def test_a_seed_offers_the_same_load(live_server: Served, exported: Path) -> None:
     payloads = [RunModel(exported).arrays(0)]
-    first, again = (measure(live_server.url, [MODEL], payloads, QUICK, quiet)["models"][MODEL] for _ in range(2))
-    counts = [[sum(point["outcomes"].values()) for point in found["points"]] for found in (first, again)]
+    first, again = (measure(live_server.url, [MODEL], payloads, QUICK, quiet).models[MODEL] for _ in range(2))
+    counts = [[sum(point.outcomes.values()) for point in found.points] for found in (first, again)]
     assert counts[0] == counts[1]
 
 
