@@ -88,7 +88,6 @@ READERS = {
     "pruning/patterns.py": "a mixture's parts are read",
     "pruning/growth.py": "the sizes of `growth` are read",
     "bench/random_masks.py": "`speed --pattern` is read, where there is no recipe",
-    "cli/prune.py": "`--pattern` is read for the sparsity that goes with it, before there is a recipe",
 }
 """Where text of a recipe becomes a value, and why there: everywhere else the value is passed on."""
 
