@@ -107,7 +107,8 @@ class Outcome:
         errors = [line for line in self.stderr.splitlines() if line.startswith("error: ")]
         if self.code not in (0, 2, 3, 130):
             return f"exit code {self.code}"
-        if "Traceback" in self.stderr:
+        # Python itself tells of an interruption that falls into a finalizer.
+        if "Traceback" in self.stderr and not (self.code == INTERRUPTED and "Exception ignored in" in self.stderr):
             return "a traceback"
         if self.code in (2, 3) and (len(errors) != 1 or not self.stderr.rstrip("\n").endswith(errors[0])):
             helped = self.stderr.startswith("Usage: ")  # a group without a command prints its help

@@ -273,7 +273,7 @@ def _steps(
     keeper = MaskKeeper(model, masks) if kind == "masked" else None
     step = partial(_step, run, subject.family, model, optimizer, keeper, inputs)
     step()
-    return {kind: step, **({"holding the mask": partial(keeper.hold, optimizer)} if keeper else {})}
+    return {kind: step, **({"holding the mask": partial(keeper.enforce, optimizer)} if keeper else {})}
 
 
 def _step(

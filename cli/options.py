@@ -60,6 +60,10 @@ class Listed(click.ParamType):  # type: ignore[type-arg]  # generic since click 
         """`read` raises ValueError at what is no value; `many` names several of them."""
         self.name, self._read, self._example = many, read, example
 
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Show an example."""
+        return self._example
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
         """Read the values."""
         if isinstance(value, tuple):

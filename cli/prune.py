@@ -70,9 +70,7 @@ def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
     else:
         base = default_recipe(said["model"] or "lxmert", said["task"] or "vqa", said["size"] or "small")
     controls = [control for control in said["controls"] if control != "none"]
-    if said["sparsity"] is None and said["pattern"]:
-        said = {**said, "sparsity": _sparsity_of(said["pattern"])}
-    return base.override(
+    chosen = base.override(
         model={"family": said["model"], "size": said["size"], "checkpoint": said["checkpoint"]},
         data={"task": said["task"], "source": said["data"], "vocabulary": said["vocabulary"]},
         pruning={
@@ -83,13 +81,8 @@ def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
         training={name: said[name] for name in ("steps", "batch", "learning_rate")},
         runtime={name: said[name] for name in ("device", "dtype")},
     )
-
-
-def _sparsity_of(text: str) -> float | None:
-    """Take the sparsity that a pattern sets by itself, and say so; None where the recipe's holds."""
-    from vlcompress.pruning.patterns import parse_pattern
-
-    pattern = parse_pattern(text)
-    if pattern.own_sparsity is not None:
-        options.say(f"sparsity {pattern.own_sparsity:.6g}: pattern '{pattern}' sets it, as no --sparsity was given")
-    return pattern.own_sparsity
+    pattern = chosen.pruning.pattern
+    if said["pattern"] is None or said["sparsity"] is not None or pattern.own_sparsity is None:
+        return chosen
+    options.say(f"sparsity {pattern.own_sparsity:.6g}: pattern '{pattern}' sets it, as no --sparsity was given")
+    return chosen.override(pruning={"sparsity": pattern.own_sparsity})

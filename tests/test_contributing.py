@@ -19,7 +19,7 @@ from tests.toys.spelling import SpellingEndpoint
 from vlcompress.artefacts import read_json
 from vlcompress.bench.check_family import check_family
 from vlcompress.cli.main import main
-from vlcompress.data import opening
+from vlcompress.data import detect_layout
 from vlcompress.data.regions import region_file
 from vlcompress.devices import DTYPES, Compute
 from vlcompress.errors import VlcompressError
@@ -166,7 +166,7 @@ def test_a_toy_task_is_a_file_a_reader_a_recipe_and_lines_and_then_runs_end_to_e
     monkeypatch.setitem(TASKS, "counting", kind)  # the entry in tasks/registry.py
     monkeypatch.setattr(LxmertFamily, "tasks", (*LxmertFamily.tasks, "counting"))  # in the adapter
     monkeypatch.setattr(LxmertFamily, "recipes", Path(layout.__file__).parent / "recipes")  # where its file is added
-    monkeypatch.setattr(opening, "LAYOUTS", (*opening.LAYOUTS, layout))  # the line in data/detect_layout.py
+    monkeypatch.setattr(detect_layout, "LAYOUTS", (*detect_layout.LAYOUTS, layout))  # the line in data/detect_layout.py
     pruned_compiled_exported(tmp_path / "home", "--task", "counting", "--data", str(data))
     run(tmp_path / "home", "predict", "--split", "val", "--out", str(tmp_path / "said.json"))
     assert {row["answer"] for row in json.loads((tmp_path / "said.json").read_text())} <= set(layout.LABELS)

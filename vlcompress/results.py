@@ -57,7 +57,7 @@ class Verdict:
         dense, ticket: mean score over seeds, in [0, 1].
         dense_sd, ticket_sd: standard deviation over seeds, None for a single seed.
         levels: by name, strict, matching, relaxed.
-        blind: score of a model that does not look, in [0, 1]; None where it is not known.
+        blind: score of the question-only baseline, or of chance, in [0, 1]; None where it is not known.
     """
 
     seeds: int
@@ -88,7 +88,7 @@ class Verdict:
 
 
 def nothing_learned(dense: float, blind: float) -> str:
-    """Say why there is no verdict: scores in [0, 1] of the dense model, and of one that does not look."""
+    """Say why there is no verdict: scores in [0, 1] of the dense model, and of the question-only baseline."""
     return (
         f"the dense model scores {100 * dense:.2f}, one that does not look {100 * blind:.2f}, so nothing was learned "
         "that a ticket could keep or lose (train longer, or on more data)"

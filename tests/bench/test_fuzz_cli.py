@@ -28,6 +28,8 @@ def test_two_hundred_tries_end_as_they_should() -> None:
         (Outcome(130, "error: interrupted\n"), ""),
         (Outcome(1, ""), "exit code 1"),
         (Outcome(-9, ""), "exit code -9"),
+        (Outcome(130, "Exception ignored in: x\nTraceback (most recent call last):\nerror: interrupted\n"), ""),
+        (Outcome(130, "Traceback (most recent call last):\n"), "a traceback"),
         (Outcome(2, "Traceback (most recent call last):\nerror: no\n"), "a traceback"),
         (Outcome(2, "no\n"), "0 lines of error"),
         (Outcome(2, "error: no\nerror: twice\n"), "2 lines of error"),

@@ -114,3 +114,19 @@ def test_help_says_what_may_be_given() -> None:
     shown = CliRunner().invoke(main, ["bench", "models", "--help"]).stdout
     for words in ("auto|cpu|cuda[:N]", "fp32|tf32|bf16|fp16", "cpu|cuda|tensorrt", "KEY=VALUE"):
         assert words in shown
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        (["study", "tickets", "--seeds", "0,one"], "--seeds '0,one' is not a list of whole numbers: separate them by"),
+        (["study", "tickets", "--levels", "0.5,1"], "--levels '0.5,1' is not a list of fractions above 0 and below 1"),
+        (["speed", "--sparsity", "0.5;0.7"], "--sparsity '0.5;0.7' is not a list of numbers"),
+        (["prune", "--seeds", "1.5"], "--seeds '1.5' is not a list of whole numbers"),
+    ],
+)
+def test_lists_with_commas_are_read_in_one_place(command: list[str], text: str) -> None:
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 2
+    assert result.output.startswith(f"error: {text}")
+    assert result.output.count("\n") == 1

@@ -70,8 +70,18 @@ def test_kserve_runs_that_image_without_root_and_waits_until_it_is_ready(context
     assert service["metadata"]["name"] == "lxmert-vqa"
     assert one["image"] == unseal(context, "manifest.json")["image"]
     assert one["readinessProbe"]["httpGet"] == {"path": "/v2/health/ready", "port": 8080}
+    assert one["startupProbe"]["httpGet"] == one["readinessProbe"]["httpGet"]
     assert predictor["securityContext"]["runAsNonRoot"]
     assert one["securityContext"]["readOnlyRootFilesystem"]
+
+
+def test_kserve_gives_the_memory_that_four_sessions_and_a_new_version_take(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(container, "size", lambda model: 400 << 20)
+    write_context(exported, tmp_path / "docker", NAME, vocabulary=None)
+    (one,) = yaml.safe_load((tmp_path / "docker" / "kserve.yaml").read_text())["spec"]["predictor"]["containers"]
+    assert one["resources"]["limits"] == {"memory": f"{1024 + 5 * 400}Mi"}
 
 
 def link_what_is_required(requirements: Path, folder: Path) -> None:

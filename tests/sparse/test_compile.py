@@ -19,6 +19,7 @@ from vlcompress.sparse.compile import (
     save_compiled,
     scores,
     sparse_layers,
+    thread_count,
 )
 from vlcompress.sparse.plan import CompilePlan, LayerPlan
 from vlcompress.sparse.shrink import Kept
@@ -83,6 +84,24 @@ def test_a_layer_that_runs_twice_counts_the_more_rows(rows: tuple[int, int]) -> 
     model = torch.nn.ModuleDict({"layer": torch.nn.Linear(3, 2)})
     inputs = {str(count): torch.zeros(count, 3) for count in rows}
     assert layer_rows(Twice(), model, ["layer.weight"], inputs) == {"layer.weight": 9}
+
+
+def test_threads_are_as_many_as_before_even_after_an_error() -> None:
+    before = torch.get_num_threads()
+
+    def fail_inside() -> None:
+        with thread_count(before + 1):
+            assert torch.get_num_threads() == before + 1
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail_inside()
+    assert torch.get_num_threads() == before
+
+
+def test_a_picture_counts_its_places_as_rows() -> None:
+    model = torch.nn.ModuleDict({"layer": torch.nn.Conv2d(3, 2, 1)})
+    assert layer_rows(Twice(), model, ["layer.weight"], {"a": torch.zeros(2, 3, 5, 7)}) == {"layer.weight": 2 * 5 * 7}
 
 
 def test_a_full_layer_would_be_larger_packed_and_stays_dense(ticket_of: TicketOf) -> None:

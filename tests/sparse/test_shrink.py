@@ -95,5 +95,7 @@ def test_the_given_model_is_left_alone_and_nothing_goes_from_a_full_one(ticket_o
 
 def test_reshape_refuses_units_of_another_architecture(ticket_of: TicketOf) -> None:
     ticket = ticket_of((1, 1), 0.9)
-    with pytest.raises(VlcompressError, match="made for another architecture"):
-        reshape(ticket.family, ticket.model, [Kept("nowhere.weight", "head", 4, (0,))])
+    coupling = ticket.family.couplings(ticket.model)[0]
+    for consumer, units in (("nowhere.weight", coupling.units), (coupling.consumer, coupling.units + 1)):
+        with pytest.raises(VlcompressError, match="made for another architecture"):
+            reshape(ticket.family, ticket.model, [Kept(consumer, coupling.kind, units, (0,))])

@@ -72,6 +72,19 @@ def test_a_round_counts_by_its_lower_quartile() -> None:
     assert timing.timing([[0.009, 0.002, 0.004, 0.001, 0.003, 0.007, 0.006, 0.008, 0.005]]).us == 3000.0
 
 
+def test_the_spread_is_the_interquartile_range_of_the_rounds() -> None:
+    assert timing.timing([[0.001 * one] for one in (1, 2, 3, 4, 100)]).spread_us == pytest.approx(50_500.0)
+
+
+def test_garbage_collection_stays_off_where_it_was_off(clock: Clock) -> None:
+    gc.disable()
+    try:
+        interleave({"a": clock.call("a", 0.001)}, Effort(1, 0.0, 0))
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
 def test_slow_forms_drop_out_after_one_round_and_stay_on_record(clock: Clock) -> None:
     seconds = {"dense": 0.003, "a": 0.001, "b": 0.002, "c": 0.006}
     calls = {name: clock.call(name, value) for name, value in seconds.items()}

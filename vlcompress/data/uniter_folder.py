@@ -8,6 +8,7 @@ boxes (``vcr_gt_...``, ``visual_grounding_coco_gt_...``), the name is that of th
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,7 @@ class DatabasePictures:
                 f"'{database.folder}', record '{name}': feature size {regions.features.shape[1]} where "
                 f"{self.feature_dim} was expected: use features of one size"
             )
+        regions = replace(regions, img_id=image)  # the record of annotated boxes has another name
         return regions.scaled(*self._sizes[image]) if image in self._sizes else regions
 
     def has_pixels(self, image: str) -> bool:

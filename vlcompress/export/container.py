@@ -21,11 +21,18 @@ import vlcompress
 from vlcompress.artefacts import Json, file_sha256, seal, unseal, write_file, writing
 from vlcompress.errors import VlcompressError
 from vlcompress.export.model_repository import model_name
+from vlcompress.export.storage import size
 from vlcompress.tickets.run import Run
 
 PORT = 8080
 """Where KServe and most platforms look."""
 USER = 10001
+
+SERVER_MIB = 1024
+"""Memory of a server beside the weights, in MiB: its code, and requests of the size that it accepts at once."""
+
+COPIES = 5
+"""Copies of the weights that fit: the four sessions that a server tries at most, and a new version beside them."""
 
 REQUIREMENTS = (
     "click", "httptools", "numpy", "onnx", "onnxruntime", "orjson", "pillow", "prometheus-client", "pydantic",
@@ -84,18 +91,23 @@ spec:
             path: /v2/health/ready
             port: $port
           periodSeconds: 5
+        startupProbe:
+          httpGet:
+            path: /v2/health/ready
+            port: $port
+          periodSeconds: 5
+          failureThreshold: 60
         livenessProbe:
           httpGet:
             path: /v2/health/live
             port: $port
-          initialDelaySeconds: 30
           periodSeconds: 10
         resources:
           requests:
             cpu: "1"
-            memory: 1Gi
+            memory: ${memory}Mi
           limits:
-            memory: 2Gi
+            memory: ${memory}Mi
         securityContext:
           allowPrivilegeEscalation: false
           readOnlyRootFilesystem: true
@@ -142,7 +154,8 @@ def write_context(exported: Path, folder: Path, name: str, *, vocabulary: Path |
     service = name.replace("_", "-").lower()
     image = f"{service}:{file_sha256(exported / 'model.onnx')[:12]}"
     requirements = _requirements(REQUIREMENTS)
-    values = {"user": USER, "port": PORT, "service": service, "image": image}
+    memory = SERVER_MIB + COPIES * (size(exported / "model.onnx") >> 20)
+    values = {"user": USER, "port": PORT, "service": service, "image": image, "memory": memory}
     commands = {"health": json.dumps(_health()), "entrypoint": json.dumps(_entrypoint(name))}
     with writing(folder) as temporary:
         write_file(temporary / "Dockerfile", DOCKERFILE.substitute(values, **commands))

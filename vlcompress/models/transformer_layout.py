@@ -25,10 +25,10 @@ REASONS = (
 _OUTPUT_OF = {"intermediate": "output", "lang_inter": "lang_output", "visn_inter": "visn_output"}
 
 
-def bert_size(width: int, heads: int, inner: int, **more: Any) -> Config:
-    """Size BERT's blocks: hidden width, attention heads and feed-forward neurons; dropout is 0.1 unless `more` says."""
-    dropout = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
-    return {**dropout, "hidden_size": width, "num_attention_heads": heads, "intermediate_size": inner, **more}
+def bert_size(width: int, heads: int, inner: int, *, dropout: float = 0.1, **more: Any) -> Config:
+    """Size BERT's blocks: hidden width, attention heads, feed-forward neurons and dropout; `more` goes beside them."""
+    rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    return {**rates, "hidden_size": width, "num_attention_heads": heads, "intermediate_size": inner, **more}
 
 
 class TransformerFamily(Family, ABC):

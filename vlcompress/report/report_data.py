@@ -26,6 +26,7 @@ from vlcompress.results import (
     absent,
     load,
 )
+from vlcompress.sparse.plan import CompilePlan
 from vlcompress.tickets.run import Run
 
 VARIANTS = ("dense", "masked", "compiled", "onnx dense", "onnx compiled")
@@ -129,7 +130,7 @@ class ReportData:
     ticket: ArmScore
     block_cost: tuple[BlockCost, ...] | None
     layer_sparsity: Mapping[str, float] | None
-    plan: Json | None
+    plan: CompilePlan | None
     onnx: Json | None
     speed: Speed | None
     curve: tuple[CurvePoint, ...] | None
@@ -163,6 +164,7 @@ def report_data(run: Run) -> ReportData:
     result = run.result()
     bench_file = run.folder / "bench.json"
     bench = load(BenchResult, bench_file) if bench_file.is_file() else None
+    compiled = _optional(run.folder / "compiled" / "plan.json")
     arms = tuple(_arm(cell) for cell in result.cells)
     return ReportData(
         run=run.folder.name,
@@ -174,7 +176,7 @@ def report_data(run: Run) -> ReportData:
         ticket=[arm for arm in arms if arm.arm == "ticket"][-1],
         block_cost=block_cost(result),
         layer_sparsity=result.layer_sparsity,
-        plan=(_optional(run.folder / "compiled" / "plan.json") or {}).get("plan"),
+        plan=CompilePlan.from_json(compiled["plan"]) if compiled else None,
         onnx=_onnx(_optional(run.folder / "onnx" / "manifest.json")),
         speed=_speed(bench) if bench else None,
         curve=bench.curve or None if bench else None,

@@ -159,10 +159,10 @@ def _busy(environment: Json) -> Iterator[str]:
 def _plan_caveats(data: ReportData) -> Iterator[str]:
     if data.plan is None:
         return
-    dense = [layer for layer in data.plan["layers"] if layer["choice"]["picked"] == "dense"]
-    measured = sum(1 for layer in dense if layer["choice"].get("timings"))
+    dense = [layer for layer in data.plan.layers if layer.choice.picked == "dense"]
+    measured = sum(1 for layer in dense if layer.choice.timings)
     if dense:
         yield (
-            f"{len(dense)} of {len(data.plan['layers'])} pruned layers run dense: {measured} because no sparse "
+            f"{len(dense)} of {len(data.plan.layers)} pruned layers run dense: {measured} because no sparse "
             f"form was measured clearly faster, {len(dense) - measured} for a reason that the plan gives."
         )

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from vlcompress.artefacts import Json
 from vlcompress.report.plots import Chart, Point, Reference, Series
 from vlcompress.report.report_data import ReportData, Speed, VariantSpeed
 from vlcompress.report.sentences import speed_words, threads_words
 from vlcompress.report.table import Table
 from vlcompress.results import CurvePoint
+from vlcompress.sparse.plan import CompilePlan, LayerPlan
 
 
 def latency_table(speed: Speed) -> Table:
@@ -58,14 +58,14 @@ def curve_charts(data: ReportData) -> Iterator[Chart]:
         )
 
 
-def layer_table(plan: Json) -> Table:
+def layer_table(plan: CompilePlan) -> Table:
     """Tabulate how sparse every layer is, how it runs, and why."""
-    rows = tuple(_layer_row(layer) for layer in plan["layers"])
-    sparse = sum(1 for layer in plan["layers"] if layer["choice"]["picked"] != "dense")
-    where = plan["computed_on"]
+    rows = tuple(_layer_row(layer) for layer in plan.layers)
+    sparse = sum(layer.choice.picked != "dense" for layer in plan.layers)
+    where = plan.computed_on
     title = (
         f"{sparse} of {len(rows)} pruned layers run sparse, the others dense. Timed on {where['name']} in "
-        f"{where['dtype']} with {threads_words(plan['threads'])}. Shapes and sparsities are those after removing whole "
+        f"{where['dtype']} with {threads_words(plan.threads)}. Shapes and sparsities are those after removing whole "
         "heads and neurons, so they can be below the map's."
     )
     header = ("layer", "sparsity %", "runs as", "dense µs", "sparse µs", "why", "shape", "stored as", "bytes")
@@ -84,21 +84,20 @@ def _size_row(name: str, variant: VariantSpeed) -> tuple[str, ...]:
     )
 
 
-def _layer_row(layer: Json) -> tuple[str, ...]:
-    choice = layer["choice"]
-    times = {name: timing["us"] for name, timing in choice["timings"].items()}
+def _layer_row(layer: LayerPlan) -> tuple[str, ...]:
+    times = {name: timing.us for name, timing in layer.choice.timings.items()}
     sparse = min((us for name, us in times.items() if name != "dense"), default=None)
-    block = layer["block"]
+    block = layer.block
     return (
-        layer["name"].removesuffix(".weight"),
-        f"{100 * layer['sparsity']:.1f}",
-        choice["picked"],
+        layer.name.removesuffix(".weight"),
+        f"{100 * layer.sparsity:.1f}",
+        layer.choice.picked,
         _number(times.get("dense"), 1, missing="–"),  # "why" says why there is none
         _number(sparse, 1, missing="–"),
-        choice["why"],
-        "×".join(map(str, layer["shape"])),
-        f"{layer['format']} {block[0]}×{block[1]}" if block else layer["format"],
-        f"{layer['nbytes']:,}",
+        layer.choice.why,
+        "×".join(map(str, layer.shape)),
+        f"{layer.format} {block[0]}×{block[1]}" if block else layer.format,
+        f"{layer.nbytes:,}",
     )
 
 

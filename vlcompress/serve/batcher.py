@@ -302,7 +302,7 @@ class Batcher:
         return split
 
     def _split(self, results: Arrays, items: Sequence[_Waiting]) -> list[Arrays]:
-        if len(items) == 1 and not (self._engine_batched and self._policy.merges):
+        if not self._engine_batched:
             return [results]
         parts, at = [], 0
         for item in items:

@@ -1,7 +1,10 @@
 """Padding of requests, by the rule of `vlcompress.models.padding`, and of numpy arrays."""
 
-from collections.abc import Mapping, Sequence
+import ast
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -59,10 +62,55 @@ def unpadded(array: Array, spec: TensorSpec, sizes: Mapping[str, int]) -> Array:
         spec: the output.
         sizes: the request's sizes of named axes.
     """
-    own = [sizes.get(size, found) for size, found in zip(spec.shape[1:], array.shape[1:], strict=True)]  # type: ignore[arg-type]
+    axes = zip(spec.shape[1:], array.shape[1:], strict=True)
+    own = [found if isinstance(axis, int) else axis_size(axis, sizes, found) for axis, found in axes]
     if tuple(own) == array.shape[1:]:
         return array
     return array[(slice(None), *(slice(size) for size in own))]
+
+
+def axis_size(axis: str, sizes: Mapping[str, int], otherwise: int) -> int:
+    """Compute the size of an output's axis, which is a name or an expression of names.
+
+    The tracer writes RefCOCO's scores as "Max(0, regions + text - Min(text, regions + text))".
+
+    Args:
+        axis: as the graph has it.
+        sizes: by name.
+        otherwise: what to give where it is neither.
+    """
+    if axis in sizes:
+        return sizes[axis]
+    try:
+        return _evaluated(_parsed(axis), sizes)
+    except (KeyError, SyntaxError, ValueError):
+        return otherwise
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> ast.expr:
+    return ast.parse(text, mode="eval").body
+
+
+def _evaluated(node: ast.expr, sizes: Mapping[str, int]) -> int:
+    match node:
+        case ast.Constant(value=int(number)):
+            return number
+        case ast.Name(id=name):
+            return sizes[name]
+        case ast.BinOp(left=left, op=op, right=right):
+            return _OPERATORS[type(op)](_evaluated(left, sizes), _evaluated(right, sizes))
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
+            return _FUNCTIONS[name](_evaluated(argument, sizes) for argument in arguments)
+    raise ValueError("not an expression of sizes")
+
+
+_OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+}
+_FUNCTIONS: Mapping[str, Callable[[Iterable[int]], int]] = {"Max": max, "Min": min}
 
 
 def _stack(arrays: Sequence[Array], shape: tuple[int, ...]) -> Array:

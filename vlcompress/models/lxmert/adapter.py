@@ -23,12 +23,11 @@ from vlcompress.models.lxmert.model import OFFICIAL_NAMES, LxmertForImagePairs, 
 from vlcompress.models.lxmert.pretraining import PRETRAINING
 from vlcompress.models.transformer_layout import TransformerFamily, bert_size
 
-_UNDROPPED = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 _SIZES: dict[str, Config] = {
     # tiny is for tests, small is the built-in default, base is the published model.
     "tiny": bert_size(32, 4, 64, l_layers=1, x_layers=1, r_layers=1, max_position_embeddings=24),
     # at small's width a dropout of 0.1 drowns what pre-training has to find
-    "small": bert_size(128, 4, 512, l_layers=2, x_layers=2, r_layers=1, max_position_embeddings=24, **_UNDROPPED),
+    "small": bert_size(128, 4, 512, l_layers=2, x_layers=2, r_layers=1, max_position_embeddings=24, dropout=0.0),
     "base": bert_size(768, 12, 3072, l_layers=9, x_layers=5, r_layers=5, max_position_embeddings=512),
 }
 

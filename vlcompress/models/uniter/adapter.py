@@ -31,12 +31,11 @@ from vlcompress.models.uniter.heads import HEADS
 from vlcompress.models.uniter.model import BOX_WIDTH, UniterConfig
 from vlcompress.models.uniter.pretraining import PRETRAINING
 
-_UNDROPPED = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 _SIZES: dict[str, Config] = {
     # tiny is for tests, small is of LXMERT small's scale, base and large are the published models.
     "tiny": bert_size(32, 4, 64, num_hidden_layers=2, max_position_embeddings=128),
     # at small's width a dropout of 0.1 drowns what pre-training has to find
-    "small": bert_size(128, 4, 512, num_hidden_layers=6, max_position_embeddings=128, **_UNDROPPED),
+    "small": bert_size(128, 4, 512, num_hidden_layers=6, max_position_embeddings=128, dropout=0.0),
     "base": bert_size(768, 12, 3072, num_hidden_layers=12, max_position_embeddings=512),
     "large": bert_size(1024, 16, 4096, num_hidden_layers=24, max_position_embeddings=512),
 }

@@ -47,7 +47,7 @@ _SIZES: dict[str, Config] = {
     # tiny is for tests, small for the built-in pictures (128 x 96, taken as they are), base is the published model.
     "tiny": bert_size(32, 4, 64, num_hidden_layers=2, image_size=48, patch_size=16, **_COMMON),
     "small": bert_size(  # without dropout, as LXMERT's small
-        128, 4, 512, num_hidden_layers=5, image_size=96, patch_size=16, hidden_dropout_prob=0.0, **_COMMON
+        128, 4, 512, num_hidden_layers=5, image_size=96, patch_size=16, dropout=0.0, **_COMMON
     ),
     "base": bert_size(768, 12, 3072, num_hidden_layers=12, image_size=384, patch_size=32, **_COMMON),
 }
