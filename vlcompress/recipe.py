@@ -62,7 +62,6 @@ PARSERS: dict[Any, Callable[[str], Any]] = {
 """Values that are strings in a file, and what reads them; `str` of a value writes it back."""
 
 
-
 @dataclass(frozen=True)
 class ModelRecipe:
     """Which weights to start from.
