@@ -82,7 +82,7 @@ def test_placement_counts_the_nodes_of_each_provider(model: bytes, session: Any,
 
 def test_a_file_runs_where_it_was_exported_for_or_says_that_it_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr(runtime, "available", lambda: ["cpu"])
+    monkeypatch.setattr(runtime, "available", lambda names=None: ["cpu"])
     assert provider_for(None, {"provider": "cpu"}, told.append) == "cpu"
     assert provider_for(None, {}, told.append) == "cpu"
     assert not told
@@ -91,6 +91,6 @@ def test_a_file_runs_where_it_was_exported_for_or_says_that_it_does_not(monkeypa
     assert (
         said == "warning: the file was exported for provider 'cuda,use_tf32=1', which is not here: it runs on the CPU"
     )
-    monkeypatch.setattr(runtime, "available", lambda: ["cpu", "cuda"])
+    monkeypatch.setattr(runtime, "available", lambda names=None: ["cpu", "cuda"])
     assert provider_for(None, {"provider": "cuda,use_tf32=1"}, told.append) == "cuda,use_tf32=1"
     assert provider_for("cpu", {"provider": "cuda"}, told.append) == "cpu"

@@ -23,7 +23,7 @@ def test_report_gives_one_document_on_stdout(measured: Run) -> None:
 def test_report_of_no_run_is_told_in_one_line(measured: Run) -> None:
     done = CliRunner().invoke(main, ["report", str(measured.folder / "nothing")])
     assert done.exit_code == 2
-    assert "not a finished run" in done.stderr
+    assert "no run at" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.serve.conftest import Client, client_of, write_model, write_words
+from vlcompress.errors import VlcompressError
 from vlcompress.export import runtime
 from vlcompress.serve.app import create_app
 from vlcompress.serve.engines.onnx_engine import OnnxEngine
@@ -29,19 +30,34 @@ def test_the_native_kernel_runs_where_the_export_measured_it_to_be_faster(
     assert asked == [wanted]
 
 
-def test_eight_bit_products_do_not_saturate_on_processors_without_vnni(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("saturates", [True, False])
+def test_eight_bit_weights_are_widened_on_processors_without_vnni_alone(
+    saturates: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
+    asked: list[bool] = []
     opened = onnxruntime.InferenceSession
 
     def spied(model: Any, options: Any, **more: Any) -> Any:
-        asked.append(options.get_session_config_entry("session.x64quantprecision"))
+        try:
+            asked.append(options.get_session_config_entry("session.x64quantprecision") == "1")
+        except RuntimeError:  # it was not set
+            asked.append(False)
         return opened(model, options, **more)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", spied)
+    monkeypatch.setattr(runtime, "saturates", lambda: saturates)
     OnnxEngine(write_words(tmp_path / "model.onnx"), threads=1, sessions=1)
-    assert asked == ["1"]
+    assert asked == [saturates]
+
+
+def test_a_file_whose_weights_cannot_be_widened_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any, **more: Any) -> Any:
+        raise RuntimeError("graph_utils::AddInitializerWithOrtValue: Attempt to replace the existing tensor")
+
+    file = write_words(tmp_path / "model.onnx")
+    monkeypatch.setattr(onnxruntime, "InferenceSession", failing)
+    with pytest.raises(VlcompressError, match="8-bit products saturate, and ONNX Runtime cannot widen"):
+        runtime.open_session(file, threads=1)
 
 
 def write_int8(path: Path) -> Path:

@@ -10,7 +10,7 @@ from vlcompress.studies import latency
 
 def test_dense_counts_as_the_fastest_of_its_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"dense #0": 3.0, "dense #1": 2.0, "dense #2": 1.0, "ticket #0": 0.5}
-    monkeypatch.setattr(harness, "measure", lambda calls, effort: {name: [[seconds[name]]] * 5 for name in calls})
+    monkeypatch.setattr(harness, "interleave", lambda calls, effort: {name: [[seconds[name]]] * 5 for name in calls})
     monkeypatch.setattr(latency, "feed", lambda session, inputs: {})
     session = SimpleNamespace(run=print)
     found = latency._batch({"dense": [session] * 3, "ticket": [session]}, {}, 4, latency.EFFORT)

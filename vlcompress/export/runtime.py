@@ -2,9 +2,11 @@
 
 import importlib
 import json
+import platform
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -180,14 +182,24 @@ def _session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Without VNNI the processor's 8-bit products saturate: answers would differ from those that the export checked.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if chosen.name == "cpu" and saturates():
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if chosen.name == "cpu":
         _take_native(options, native)
     disabled = [SKIP_LAYER_NORM] if disable_skip_layer_norm else []
-    session = onnxruntime.InferenceSession(model, options, providers=chosen.chain(names), disabled_optimizers=disabled)
+    try:
+        session = onnxruntime.InferenceSession(
+            model, options, providers=chosen.chain(names), disabled_optimizers=disabled
+        )
+    except Exception as error:
+        if "AddInitializerWithOrtValue" not in str(error):
+            raise
+        raise VlcompressError(
+            "this processor's 8-bit products saturate, and ONNX Runtime cannot widen the weights of this file: "
+            "serve the float32 file here, or use a processor with VNNI"
+        ) from error
     if wanted not in session.get_providers():  # it falls back to the CPU without an error
         raise VlcompressError(
             f"provider '{provider}' was asked for, but ONNX Runtime opened the model on "
@@ -195,6 +207,23 @@ def _session(
             "wrong; run `vlcompress doctor`, or use --provider cpu"
         )
     return BoundSession(session, *chosen.device) if chosen.device[0] == "cuda" else session
+
+
+@cache
+def saturates() -> bool:
+    """Tell whether 8-bit products saturate: x86 without VNNI. Answers would differ from those that the export checked.
+
+    ONNX Runtime then widens the weights to uint8 where it is asked to, which costs half of the speed: it is not asked
+    on a processor that has no need of it.
+    """
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return True
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return not {"avx512_vnni", "avx_vnni"} & set(flags)
 
 
 def _take_native(options: Any, native: Native) -> None:

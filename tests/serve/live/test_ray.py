@@ -119,7 +119,7 @@ def test_without_ray_the_command_says_what_to_install(exported: Path) -> None:
     ("options", "message"),
     [
         (["--replicas", "2"], "add --engine ray"),
-        (["--engine", "ray", "--replicas", "0"], "give --replicas 1 or more"),
+        (["--engine", "ray", "--replicas", "0"], "0 is not in the range 1<=x"),
         (["--engine", "ray", "--host", "0.0.0.0"], "listens on 127.0.0.1 only"),
     ],
 )
