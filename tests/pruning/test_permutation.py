@@ -14,7 +14,7 @@ from vlcompress.pruning.criterion import Magnitude, Movement
 from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import Block
 from vlcompress.pruning.patterns import parse_pattern
-from vlcompress.pruning.permutation import Permutation, find_permutation, parse_reordering, search
+from vlcompress.pruning.permutation import Permutation, _improved, find_permutation, parse_reordering, search
 from vlcompress.pruning.permutation import Profile as UnitProfile
 
 NEURONS = Coupling("neuron", ("up.weight",), "down.weight", units=32, unit_size=1, constant_from="up.weight")
@@ -69,6 +69,18 @@ def test_kept_mass_never_falls_whatever_the_weights(seed: int) -> None:
         assert sorted(order.tolist()) == list(range(32))
         assert torch.equal(order // span, torch.arange(32) // span)
         assert profile.best(order, 0.4)[0] >= profile.best(torch.arange(32), 0.4)[0]
+
+
+@pytest.mark.parametrize("span", [32, 16])
+def test_units_that_share_blocks_come_together_from_any_order(span: int) -> None:
+    saliency = torch.full((32, 4), 0.1, dtype=torch.float64)
+    saliency[0::2, :2] = 1.0  # every second unit reads the first half
+    saliency[1::2, 2:] = 1.01
+    start = torch.arange(32)
+    profile = UnitProfile(((8, saliency),))
+    kept, order = _improved(profile, start, span, keep=0.5)
+    assert kept == profile.best(order, 0.5)[0] == pytest.approx(16 * 2 * (1.0 + 1.01))  # nothing of 0.1 is kept
+    assert torch.equal(order // span, start // span)
 
 
 def _ffn(w: dict[str, Tensor], x: Tensor) -> Tensor:

@@ -54,6 +54,11 @@ def test_sparsity_outside_its_range(sparsity: float) -> None:
         levels(Linear(0.1), sparsity)
 
 
+def test_a_single_round_stops_at_the_schedules_first_level() -> None:
+    assert levels(Linear(0.1), 0.7, 1) == (0.1,)
+    assert levels(Linear(0.1), 0.7, 7)[-1] == 0.7
+
+
 @pytest.mark.parametrize("rounds", [0, 8])
 def test_rounds_that_do_not_fit(rounds: int) -> None:
     with pytest.raises(VlcompressError, match=f"rounds {rounds} does not fit.*7 round"):

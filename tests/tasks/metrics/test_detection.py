@@ -20,6 +20,12 @@ def test_overlap_is_shared_area_over_joint_area() -> None:
     assert found.tolist() == [[1.0, 0.0], [pytest.approx(50 / 150), 0.0]]
 
 
+def test_boxes_of_less_than_a_pixel_overlap_as_large_ones_do() -> None:
+    small = torch.tensor([[0.0, 0, 0.1, 0.1], [0.05, 0, 0.15, 0.1]])
+    found = intersection_over_union(small, small)
+    torch.testing.assert_close(found, torch.tensor([[1.0, 1 / 3], [1 / 3, 1.0]]))
+
+
 def test_all_right_is_1_and_nothing_found_is_0() -> None:
     true = [boxes([A, B], [0, 0])]
     assert average_precision([boxes([B, A], [0, 0], [0.3, 0.9])], true, 0, 0.5) == 1.0
