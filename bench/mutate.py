@@ -101,8 +101,8 @@ def fate(module: Path) -> str:
     return "survived"
 
 
-def run(folder: Path, sample: int, seed: int) -> list[Mutant]:
-    """Try a sample of the mutants of every module of a folder (or of one module)."""
+def run(folder: Path, sample: int, seed: int) -> Iterator[Mutant]:
+    """Try, one by one, a sample of the mutants of every module of a folder (or of one module)."""
     modules = [folder] if folder.suffix == ".py" else sorted(folder.glob("*.py"))
     pool = [pair for module in modules if module.name != "__init__.py" for pair in mutants(module)]
     chosen = random.Random(seed).sample(pool, min(sample, len(pool)))
@@ -120,7 +120,15 @@ def run(folder: Path, sample: int, seed: int) -> list[Mutant]:
             module.write_text(original)
         if mutant.fate == "survived":
             print(f"survived: {mutant.module} {mutant.operator} {mutant.line}", flush=True)
-    return [mutant for mutant, _ in chosen]
+        yield mutant
+
+
+def record(commit: str, seed: int, done: list[Mutant]) -> str:
+    """Write what was found so far as JSON."""
+    survivors = [asdict(mutant) for mutant in done if mutant.fate == "survived"]
+    killed = len(done) - len(survivors)
+    document = {"commit": commit, "seed": seed, "tried": len(done), "killed": killed, "survivors": survivors}
+    return json.dumps(document, indent=1) + "\n"
 
 
 def main() -> None:
@@ -142,13 +150,14 @@ def main() -> None:
         import transformers  # noqa: F401  # behind every fork
 
         torch.set_num_threads(1)
-        done = [mutant for folder in asked.folders for mutant in run(folder, asked.sample, asked.seed)]
+        done: list[Mutant] = []
+        for folder in asked.folders:
+            for mutant in run(folder, asked.sample, asked.seed):
+                done.append(mutant)
+                if asked.out:  # after each: a run that is stopped has shown something
+                    asked.out.write_text(record(commit, asked.seed, done))
     killed = sum(mutant.fate != "survived" for mutant in done)
     print(f"{killed} of {len(done)} killed ({100 * killed / max(1, len(done)):.1f} %)")
-    if asked.out:
-        survivors = [asdict(mutant) for mutant in done if mutant.fate == "survived"]
-        record = {"commit": commit, "seed": asked.seed, "tried": len(done), "killed": killed, "survivors": survivors}
-        asked.out.write_text(json.dumps(record, indent=1) + "\n")
     shutil.rmtree(copy, ignore_errors=True)
 
 

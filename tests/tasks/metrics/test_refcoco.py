@@ -31,3 +31,9 @@ def test_accuracy_of_the_official_loop() -> None:
         assert best == example["pred_index"]
         hits.append(bool(iou(boxes(example["obj_boxes"][best]), boxes(example["tgt_box"])) > HIT))
     assert hits == [example["hit"] for example in case["examples"]]
+
+
+def test_boxes_that_share_one_row_of_pixels_have_no_intersection() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10]])
+    assert iou(boxes, torch.tensor([[9.0, 0, 10, 10]])).item() == 0  # as the official comparison is strict
+    assert iou(boxes, torch.tensor([[8.0, 0, 10, 10]])).item() == pytest.approx(20 / 180)
