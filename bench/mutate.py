@@ -13,7 +13,6 @@ import difflib
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -158,7 +157,6 @@ def main() -> None:
                     asked.out.write_text(record(commit, asked.seed, done))
     killed = sum(mutant.fate != "survived" for mutant in done)
     print(f"{killed} of {len(done)} killed ({100 * killed / max(1, len(done)):.1f} %)")
-    shutil.rmtree(copy, ignore_errors=True)
 
 
 if __name__ == "__main__":

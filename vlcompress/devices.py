@@ -281,14 +281,19 @@ def usable() -> dict[str, list[str]]:
     return found
 
 
-def cpu_model() -> str:
-    """Return the processor's name, as far as the system tells it."""
+def cpu_facts() -> dict[str, str]:
+    """Read what Linux tells of the first processor: "model name", "flags" ("Features" on ARM); {} elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+        return {}
+    return {key.strip(): text.strip() for key, _, text in (line.partition(":") for line in reversed(lines))}
+
+
+def cpu_model() -> str:
+    """Return the processor's name, as far as the system tells it."""
+    facts = cpu_facts()
+    return facts.get("model name") or ("" if facts else platform.processor()) or platform.machine()
 
 
 def _device_guard(compute: Compute) -> AbstractContextManager[object]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlcompress.artefacts import Json, read_json
+from vlcompress.devices import cpu_facts
 from vlcompress.errors import VlcompressError
 from vlcompress.export.binding import BoundSession
 from vlcompress.export.native.build import built
@@ -213,17 +214,11 @@ def _session(
 def saturates() -> bool:
     """Tell whether 8-bit products saturate: x86 without VNNI. Answers would differ from those that the export checked.
 
-    ONNX Runtime then widens the weights to uint8 where it is asked to, which costs half of the speed: it is not asked
-    on a processor that has no need of it.
+    ONNX Runtime then widens the weights to uint8 where it is asked to, which is slower (see `quantize`): it is not
+    asked on a processor that has no need of it.
     """
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return False
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return True
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
-    return not {"avx512_vnni", "avx_vnni"} & set(flags)
+    on_x86 = platform.machine() in ("x86_64", "AMD64")
+    return on_x86 and not {"avx512_vnni", "avx_vnni"} & set(cpu_facts().get("flags", "").split())
 
 
 def _take_native(options: Any, native: Native) -> None:

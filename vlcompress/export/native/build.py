@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vlcompress.artefacts import Json, seal, unseal, writing
+from vlcompress.devices import cpu_facts
 from vlcompress.errors import VlcompressError
 from vlcompress.export.native.library import NativeLibrary, verify
 
@@ -186,10 +187,5 @@ def _version(compiler: str) -> str:
 
 def _processor() -> str:
     """Describe the processor: what the library may use depends on it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    wanted = {"model name", "flags", "Features"}
-    first = {key.strip(): text for key, _, text in (line.partition(":") for line in reversed(lines))}
-    return " ".join([platform.machine(), *(first[key] for key in sorted(wanted & set(first)))])
+    facts = cpu_facts()
+    return " ".join([platform.machine(), *(facts[key] for key in ("Features", "flags", "model name") if key in facts)])
