@@ -21,9 +21,9 @@ from vlcompress.pruning.patterns import parse_pattern
 from vlcompress.pruning.permutation import Reordering, parse_reordering
 from vlcompress.pruning.schedule import Linear, Schedule, parse_schedule
 from vlcompress.training.adversarial import Perturbation, parse_perturbation
+from vlcompress.training.optimizers import OPTIMIZERS
 
 RECIPES = Path(__file__).parent / "recipes"
-OPTIMIZERS = ("bertadam", "adamw", "sgd")
 HEADS = ("fresh", "answers")
 LOSSES = ("task", "best-answer")
 CONTROLS = ("random", "shuffle", "reinit", "language", "unstructured")

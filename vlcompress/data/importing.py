@@ -101,7 +101,7 @@ def _write(
         say(f"{name}: {len(data.examples)} examples")
         _write_split(root, name, data, words)
     if words:
-        (root / "vocab.txt").write_text("\n".join(words.tokens) + "\n", encoding="utf-8")
+        (root / "vocab.txt").write_text(words.text, encoding="utf-8")
     seal(root, store.DOCUMENT, _document(task, layout, opened, words))
     return images
 

@@ -66,6 +66,11 @@ class WordPiece:
         """Number of tokens."""
         return len(self.tokens)
 
+    @property
+    def text(self) -> str:
+        """The vocabulary file, as `parse` takes it: a token a line."""
+        return "\n".join(self.tokens) + "\n"
+
     @cached_property
     def sha256(self) -> str:
         """The vocabulary's identity, 64 hex digits: other tokens, another order or another case, another hash."""

@@ -9,7 +9,7 @@ import contextlib
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,9 +132,10 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, source: st
     fresh, notes = _differing_heads(own, tensors, heads)
     wanted = {name: tensor for name, tensor in own.items() if not name.startswith(fresh)}
     given = {name: tensor for name, tensor in tensors.items() if not name.startswith(fresh)}
-    _check(wanted, given, optional=_tied(model), source=source)
+    tied = _tied(model)
+    _check(wanted, given, optional=tied.keys(), source=source)
     _check_numbers(wanted, given, source)
-    _check_ties(model, given, source)
+    _check_ties(tied, given, source)
     with torch.no_grad():
         for name, tensor in given.items():
             own[name].copy_(tensor)
@@ -294,7 +295,7 @@ def _difference(head: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor
     return ""
 
 
-def _check(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], *, optional: set[str], source: str) -> None:
+def _check(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], *, optional: Set[str], source: str) -> None:
     shapes = (
         f"{name} is {_shape(given[name])} there, {_shape(wanted[name])} here"
         for name in wanted.keys() & given.keys()
@@ -313,16 +314,15 @@ def _check(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], *, optiona
         )
 
 
-def _tied(model: nn.Module) -> set[str]:
-    """Find the names under which a parameter appears a second time."""
-    first = {name for name, _ in model.named_parameters()}
-    return {name for name, _ in model.named_parameters(remove_duplicate=False)} - first
+def _tied(model: nn.Module) -> dict[str, str]:
+    """Map the names under which a parameter appears a second time to its first."""
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    every = model.named_parameters(remove_duplicate=False)
+    return {name: first[id(parameter)] for name, parameter in every if first[id(parameter)] != name}
 
 
-def _check_ties(model: nn.Module, given: Mapping[str, Tensor], source: str) -> None:
-    first: dict[int, str] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        other = first.setdefault(id(parameter), name)
+def _check_ties(tied: Mapping[str, str], given: Mapping[str, Tensor], source: str) -> None:
+    for name, other in tied.items():
         if name in given and other in given and not torch.equal(given[name], given[other]):
             raise VlcompressError(
                 f"'{source}' holds two different tensors '{other}' and '{name}' where the model has one: "

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 
 from vlcompress.errors import VlcompressError
-from vlcompress.pruning.mixture import Mixture, Units
+from vlcompress.pruning.mixture import COUPLED, Mixture, Units
 from vlcompress.pruning.pattern import Block, LayerKind, NofM, Pattern, Unstructured, WeightPattern
 
 PATTERNS: list[type[WeightPattern]] = [Unstructured, Block, NofM]
 """Every pattern of weights."""
 
-_UNITS: Mapping[LayerKind, Units] = {"attention": Units("head"), "ffn": Units("neuron")}
+_UNITS: Mapping[LayerKind, Units] = {kind: Units(unit) for kind, unit in COUPLED.items()}
 """The units that each kind of layer has."""
 
 

@@ -39,7 +39,7 @@ from vlcompress.tickets.controls import complement, perturbed
 from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Row, judged, pruned
 from vlcompress.tickets.open_experiment import checkpoint_of
-from vlcompress.tickets.spec import Start, Trial
+from vlcompress.tickets.spec import Trial
 
 TASKS = ("shapes", "colours")
 """Sets of classes that are learnt by default."""
@@ -264,8 +264,7 @@ def _controls(bench: Experiment, seed: int, ticket: Row) -> list[Row]:
         "perturbed": perturbed(masks, FLIPPED, seed),
         "complement": complement(masks),
     }
-    start: Start = "rewound" if bench.recipe.pruning.rewind_step else "theta0"
-    return [ticket, *(masked_row(bench, seed, name, one, ticket.round, start) for name, one in changed.items())]
+    return [ticket, *(masked_row(bench, seed, name, one, ticket.round, bench.start) for name, one in changed.items())]
 
 
 def _similarity(plan: Plan, runner: StudyRunner) -> Json:

@@ -96,6 +96,11 @@ class Experiment:
         return hashlib.sha256(self.vocabulary.encode()).hexdigest()
 
     @property
+    def start(self) -> Start:
+        """Where a round and its random control start: at θ_i if the recipe rewinds to one, else at θ0."""
+        return "rewound" if self.recipe.pruning.rewind_step else "theta0"
+
+    @property
     def prunable(self) -> Prunable:
         """Which weights the recipe's policy prunes."""
         return self._anatomy[0]

@@ -112,7 +112,7 @@ def _one_seed(experiment: Experiment, seed: int) -> Iterator[Row]:
 def rounds(experiment: Experiment, seed: int, dense: TrainingResult, pattern: Pattern, arm: str) -> Iterator[Row]:
     """Prune what the round before has trained, rewind, train; one row a level."""
     pruning = experiment.recipe.pruning
-    start: Start = "rewound" if pruning.rewind_step else "theta0"
+    start = experiment.start
     order = search_permutation(experiment, dense, pattern, seed)
     masks, trained = experiment.keep_all(), dataclasses.replace(dense, reading=order)
     plan = levels(pruning.schedule, pruning.sparsity, pruning.rounds or None)
@@ -129,7 +129,7 @@ def control(experiment: Experiment, seed: int, name: str, ticket: Row) -> Row:
     """Train a control ("random", "shuffle", "reinit" or "language") of one round of the ticket."""
     _, number, sparsity, trained = ticket
     masks, order = trained.masks(), None
-    start: Start = "rewound" if experiment.recipe.pruning.rewind_step else "theta0"
+    start = experiment.start
     if name == "random":
         pattern, sizes = experiment.recipe.pruning.pattern, {name: mask.numel() for name, mask in masks.items()}
         # whole units are rounded, maybe to more than a mixture's other weights can give

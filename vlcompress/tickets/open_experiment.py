@@ -111,7 +111,7 @@ def open_experiment(
         blind=blind_of(folder, recipe.data.task, score_task),
         data=(learn.identity, score.identity),
         config=config,
-        vocabulary="\n".join(vocabulary.tokens) + "\n",
+        vocabulary=vocabulary.text,
         checkpoint=checkpoint,
         home=home,
         compute=compute,

@@ -84,18 +84,27 @@ def find_ticket(
     Raises:
         VlcompressError: anything in the recipe or the data that does not fit, before the first training starts.
     """
-    run, experiment = Run(home / run_name(recipe, compute)), None
-    if run.is_finished and _reads_paths(recipe):
-        experiment = checked_experiment(recipe, home, compute=compute, say=say, progress=progress)
-        run = _run_on(experiment, run, say)
+    run, experiment = _found(recipe, home, compute=compute, say=say, progress=progress)
     if run.is_finished:
-        say(f"this recipe has been run: {run.folder}")
         return run
     experiment = experiment or checked_experiment(recipe, home, compute=compute, say=say, progress=progress)
     cells = train_arms(experiment)
     _write_ticket(run, experiment, cells)
     save(_result(experiment, cells), run.folder / DOCUMENT)
     return run
+
+
+def _found(
+    recipe: Recipe, home: Path, *, compute: Compute, say: Say, progress: Progress | None = None
+) -> tuple[Run, Experiment | None]:
+    """Find the run of a recipe, finished or not, and the experiment if what its paths hold had to be looked at."""
+    run, experiment = Run(home / run_name(recipe, compute)), None
+    if run.is_finished and _reads_paths(recipe):
+        experiment = checked_experiment(recipe, home, compute=compute, say=say, progress=progress)
+        run = _run_on(experiment, run, say)
+    if run.is_finished:
+        say(f"this recipe has been run: {run.folder}")
+    return run, experiment
 
 
 def _run_on(experiment: Experiment, run: Run, say: Say) -> Run:
@@ -153,11 +162,8 @@ def rehearse(recipe: Recipe, home: Path, *, compute: Compute, say: Say = print) 
     Raises:
         VlcompressError: as `find_ticket`, with the same words.
     """
-    run = Run(home / run_name(recipe, compute))
-    if run.is_finished and _reads_paths(recipe):
-        run = _run_on(checked_experiment(recipe, home, compute=compute, say=say), run, say)
+    run, _ = _found(recipe, home, compute=compute, say=say)
     if run.is_finished:
-        say(f"this recipe has been run: {run.folder}")
         return
     with tempfile.TemporaryDirectory() as scratch:
         rehearsed_experiment(recipe, home, Path(scratch), compute=compute, say=say)

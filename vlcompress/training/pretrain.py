@@ -162,7 +162,7 @@ def pretrain(
     with writing(folder) as temporary:
         weights = distinct({name: value.to(kind) for name, value in model.state_dict().items()})
         save_tensors(temporary / "weights.safetensors", weights)
-        write_file(temporary / "vocab.txt", "\n".join(work.vocabulary.tokens) + "\n")
+        write_file(temporary / "vocab.txt", work.vocabulary.text)
         seal(temporary, DOCUMENT, {**document, "log": log.entries(), "version": vlcompress.__version__})
     shutil.rmtree(under_way, ignore_errors=True)
     return folder
