@@ -199,3 +199,8 @@ def test_the_sparsest_passing_level_is_found() -> None:
     assert sparsest(curve(0.59, 0.5, "pass within noise"), "relaxed") == (0.5, "pass within noise")
     assert sparsest(curve(0.59, 0.5, "fail"), "relaxed") is None
     assert at(curve(0.59, 0.5, "pass"), "ticket", 0.7) is None
+
+
+def test_levels_off_the_tenths_count_the_rounds_that_run() -> None:
+    cell, *_ = study_named("rewind").cells(Choices(levels=(0.45,), seeds=(0,)))
+    assert cell.trainings == 1 + 5  # dense, and 10, 20, 30, 40, 45 %

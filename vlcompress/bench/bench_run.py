@@ -16,7 +16,7 @@ from vlcompress.bench.variants import Variant, bind_torch, make_onnx, make_torch
 from vlcompress.devices import CPU, Compute, placed, precision
 from vlcompress.errors import VlcompressError
 from vlcompress.export.export_run import compiled_of, export_dense
-from vlcompress.export.runtime import provider_for
+from vlcompress.export.runtime import SKIP_LAYER_NORM, provider_for
 from vlcompress.export.verify import bound_in
 from vlcompress.models.base import Family
 from vlcompress.results import Accuracy, BenchResult, CurvePoint, save
@@ -126,7 +126,7 @@ def _variants(
 
 def _onnx(name: str, file: Path, truth: str, one: Any, threads: int, provider: str) -> Variant:
     """Open a file with the settings that its manifest measured to be best."""
-    advised = "SkipLayerNormFusion" in read_json(file.parent / "manifest.json")["speed"]["disabled_optimizers"]
+    advised = SKIP_LAYER_NORM in read_json(file.parent / "manifest.json")["speed"]["disabled_optimizers"]
     make = partial(make_onnx, file, one, threads, advised) if provider == "cpu" else None
     return onnx_variant(
         name, file, truth=truth, threads=threads, disable_skip_layer_norm=advised, provider=provider, make=make

@@ -23,10 +23,10 @@ from vlcompress.bench.profile_torch import TorchSubject
 from vlcompress.bench.random_masks import POLICY, check_sparsity
 from vlcompress.bench.statistics import latency, paired_ratio
 from vlcompress.devices import CPU, Compute, precision
-from vlcompress.errors import VlcompressError, unknown
+from vlcompress.errors import VlcompressError
 from vlcompress.export.choose import Chooser
 from vlcompress.models.base import Family, Head
-from vlcompress.models.registry import FAMILIES
+from vlcompress.models.registry import family_named
 from vlcompress.results import ModelBatch, ModelPoint, ModelProfile, ProfileResult
 from vlcompress.sparse.compile import layer_rows, thread_count
 from vlcompress.sparse.timing import Effort, interleave
@@ -181,8 +181,7 @@ def _minutes(family: Family, model: nn.Module, asked: ProfileConfig) -> str:
 
 
 def _family(asked: ProfileConfig) -> Family:
-    if asked.model not in FAMILIES:
-        raise unknown("model", asked.model, FAMILIES)
+    family = family_named(asked.model)
     for sparsity in asked.sparsities:
         if not 0 < sparsity < 1:
             raise VlcompressError(f"sparsity {sparsity:g} is out of range: give shares between 0 and 1, as 0.5,0.7")
@@ -191,4 +190,4 @@ def _family(asked: ProfileConfig) -> Family:
     for batch in asked.batches:
         if batch < 1:
             raise VlcompressError(f"batch size {batch} is out of range: give whole numbers from 1 on, as 1,8")
-    return FAMILIES[asked.model]()
+    return family

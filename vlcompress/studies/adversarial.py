@@ -22,6 +22,7 @@ from vlcompress.studies.curves import (
     masked_row,
     masks_of,
     percent,
+    rounds_of,
     score_text,
 )
 from vlcompress.studies.pretraining_ticket import PRETRAINING, source_recipe
@@ -72,7 +73,7 @@ def _cell(choices: Choices, task: str) -> StudyCell:
     def work(runner: StudyRunner) -> Json:
         return {**_run(runner, plain, hard, source, levels), "strength": strength, "levels": list(levels)}
 
-    chain = 1 + round(10 * max(levels))
+    chain = 1 + rounds_of(hard)
     return StudyCell(task, hard, chain + len(choices.seeds) * (2 * chain + 3 * len(levels)), work)
 
 

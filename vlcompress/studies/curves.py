@@ -64,9 +64,14 @@ def paired(reference: TrainedArm, ours: TrainedArm) -> Json:
 _PAIRED = ("margin", "low", "high", "p")
 
 
-def trainings_of(recipe: Recipe, levels: Sequence[float], controls: Sequence[str], controlled: int) -> int:
+def rounds_of(recipe: Recipe) -> int:
+    """Count the rounds that a recipe's schedule takes to its sparsity."""
+    return recipe.pruning.schedule.rounds_to(recipe.pruning.sparsity)
+
+
+def trainings_of(recipe: Recipe, controls: Sequence[str], controlled: int) -> int:
     """Count the trainings of `run_curve` where nothing is there yet."""
-    return len(recipe.pruning.seeds) * (1 + len(levels) + len(controls) * controlled)
+    return len(recipe.pruning.seeds) * (1 + rounds_of(recipe) + len(controls) * controlled)
 
 
 def _column(bench: Experiment, seed: int, controls: Sequence[str], levels: Sequence[float]) -> Iterator[Row]:

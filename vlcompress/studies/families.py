@@ -74,7 +74,7 @@ def _cell(choices: Choices, task: str) -> StudyCell:
         folder = data_folder(recipe.data.source, runner.home, task=data_of(task))
         return {"family": choices.family, "without_looking": read_blind(folder, task), **curve}
 
-    count = trainings_of(recipe, range(round(10 * max(levels))), ("random",), 1)
+    count = trainings_of(recipe, ("random",), 1)
     return StudyCell(f"{choices.family} {task}", recipe, count, work)
 
 

@@ -11,7 +11,7 @@ from vlcompress.models.registry import modality_of
 from vlcompress.pruning.mask import Masks
 from vlcompress.report.table import Table
 from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
-from vlcompress.studies.curves import imp_rows, masks_of
+from vlcompress.studies.curves import imp_rows, masks_of, trainings_of
 from vlcompress.studies.similarity import chance, overlap
 from vlcompress.studies.tickets import ticket_recipe
 
@@ -41,7 +41,7 @@ class Overlap:
             }
             return {"level": level, "pairs": [_pair(one, other, masks) for one, other in combinations(masks, 2)]}
 
-        count = len(recipes) * len(choices.seeds) * (1 + round(10 * level))
+        count = sum(trainings_of(recipe, (), 0) for recipe in recipes.values())
         return [StudyCell("masks", next(iter(recipes.values())), count, work)]
 
     def report(self, results: Mapping[str, Json]) -> StudyReport:

@@ -3,13 +3,13 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from vlcompress.artefacts import read_json, write_file
 from vlcompress.errors import VlcompressError
 from vlcompress.report.html import render
-from vlcompress.report.plots import Chart, Point, Reference, Series
+from vlcompress.report.plots import Chart
 from vlcompress.report.table import Table
+from vlcompress.results import from_json
 from vlcompress.studies.base import Json, StudyReport
 from vlcompress.studies.published import PublishedTable, published_table
 
@@ -97,44 +97,18 @@ def _shown(name: str, document: Json) -> Json:
 
 def read_report(document: Json) -> StudyReport:
     """Read back a study's report from its JSON."""
-    return StudyReport(
-        findings=tuple(document["findings"]),
-        tables=tuple(_table(one) for one in document["tables"]),
-        charts=tuple(_chart(one) for one in document["charts"]),
-        published=tuple(document["published"]),
-        claims=tuple(document.get("claims", ())),
-        summary=document["summary"],
-    )
+    report: StudyReport = from_json(StudyReport, document)
+    return report
 
 
 def report_document(report: StudyReport) -> Json:
     """Write a study's report as plain JSON."""
-    return {
-        "findings": list(report.findings),
-        "tables": [dataclasses.asdict(one) for one in report.tables],
-        "charts": [dataclasses.asdict(one) for one in report.charts],
-        "published": list(report.published),
-        "claims": list(report.claims),
-        "summary": report.summary or " ".join(report.findings[:3]),
-    }
+    return {**dataclasses.asdict(report), "summary": report.summary or " ".join(report.findings[:3])}
 
 
 def failures(failed: Mapping[str, str]) -> list[str]:
     """List failed cells with their reasons."""
     return [f"{name}: {reason}" for name, reason in failed.items()]
-
-
-def _table(one: Mapping[str, Any]) -> Table:
-    return Table(one["title"], tuple(one["header"]), tuple(map(tuple, one["rows"])), tuple(one["text_columns"]))
-
-
-def _chart(one: Mapping[str, Any]) -> Chart:
-    series = tuple(
-        Series(found["name"], tuple(Point(**point) for point in found["points"]), found["line"])
-        for found in one["series"]
-    )
-    references = tuple(Reference(**found) for found in one["references"])
-    return Chart(**{**one, "series": series, "references": references, "x_names": tuple(one["x_names"])})
 
 
 def _published(one: PublishedTable) -> Table:

@@ -30,7 +30,7 @@ from vlcompress.pruning.criterion import Criterion, HighMagnitude, Magnitude, Ra
 from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import Unstructured
 from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, by_magnitude
-from vlcompress.studies.curves import curve_of, curves_report, dense_row, imp_rows, masked_row, near, percent
+from vlcompress.studies.curves import curve_of, curves_report, dense_row, imp_rows, masked_row, near, percent, rounds_of
 from vlcompress.studies.tickets import NINE, ticket_recipe
 from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Row, control, judged
@@ -77,7 +77,7 @@ def _text(choices: Choices) -> StudyCell:
         bench = runner.bench(recipe)
         return curve_of(bench, judged([list(_text_rows(bench, seed, levels)) for seed in choices.seeds]))
 
-    count = len(choices.seeds) * (1 + round(10 * max(levels)) + 2 * len(levels))
+    count = len(choices.seeds) * (1 + rounds_of(recipe) + 2 * len(levels))
     return StudyCell("text", recipe, count, work)
 
 

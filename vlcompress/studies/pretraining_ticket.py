@@ -24,6 +24,7 @@ from vlcompress.studies.curves import (
     masked_row,
     masks_of,
     percent,
+    rounds_of,
     score_text,
 )
 from vlcompress.studies.tickets import ticket_recipe
@@ -82,7 +83,7 @@ def _cell(choices: Choices, task: str) -> StudyCell:
         columns = [list(_column(bench, seed, found)) for seed in choices.seeds]
         return {**curve_of(bench, judged(columns)), "levels": list(levels)}
 
-    chain = 1 + round(10 * max(levels))
+    chain = 1 + rounds_of(target)
     return StudyCell(task, target, chain + len(choices.seeds) * (chain + 2 * len(levels)), work)
 
 

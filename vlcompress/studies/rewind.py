@@ -48,9 +48,7 @@ def _cell(choices: Choices, task: str, ratio: float) -> StudyCell:
     def work(runner: StudyRunner) -> Json:
         return run_curve(runner.bench(recipe), ())
 
-    return StudyCell(
-        f"{task} {100 * ratio:.0f} %", recipe, trainings_of(recipe, range(round(10 * max(levels))), (), 0), work
-    )
+    return StudyCell(f"{task} {100 * ratio:.0f} %", recipe, trainings_of(recipe, (), 0), work)
 
 
 def _findings(results: Mapping[str, Json], levels: Sequence[float]) -> list[str]:

@@ -13,7 +13,7 @@ from vlcompress.artefacts import dumps, read_json, write_file
 from vlcompress.bench.environment import environment
 from vlcompress.devices import CPU, Compute, computed_on
 from vlcompress.errors import VlcompressError
-from vlcompress.report.table import Table
+from vlcompress.report.table import Table, terminal
 from vlcompress.studies.base import Choices, Done, Json, Study, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.estimate import seconds_of_a_training
 from vlcompress.studies.page import DOCUMENT, FOLDER, failures, page, report_document
@@ -71,10 +71,10 @@ def dry(study: Study, choices: Choices, runner: StudyRunner) -> tuple[Json, str]
     each, failed = _seconds_of_a_training(cells, runner)
     if not each:
         raise _nothing(study, failed)
-    table_ = plan([cell for cell in cells if cell.name in each], each)
+    table = plan([cell for cell in cells if cell.name in each], each)
     note = "trainings that are there already, and those that cells share, are not done again; scoring is not counted"
-    text = "\n".join([plain(table_), note, *failures(failed)])
-    return {"seconds_each": each, "failed": failed, **dataclasses.asdict(table_)}, text
+    text = "\n".join([plain(table), note, *failures(failed)])
+    return {"seconds_each": each, "failed": failed, **dataclasses.asdict(table)}, text
 
 
 def _nothing(study: Study, failed: Mapping[str, str]) -> VlcompressError:
@@ -111,17 +111,8 @@ def _text(done: Done, report: StudyReport, folder: Path) -> str:
 
 
 def plain(one: Table) -> str:
-    """Lay a table out in columns."""
-    rows = [one.header, *one.rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(one.header))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column in one.text_columns else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([one.title, *lines])
+    """Lay a table out in columns, its title above."""
+    return "\n".join([one.title, terminal(one)])
 
 
 def _run(cells: Sequence[StudyCell], runner: StudyRunner) -> Done:

@@ -21,6 +21,7 @@ from vlcompress.studies.curves import (
     sparsest,
     trainings_of,
 )
+from vlcompress.tickets.verdict import RELAXED
 
 NINE = tuple(round(0.1 * step, 1) for step in range(1, 10))
 CONTROLS = ("random", "shuffle", "reinit")
@@ -68,14 +69,13 @@ def ticket_recipe(choices: Choices, task: str, levels: Sequence[float]) -> Recip
 def _cell(choices: Choices, task: str) -> StudyCell:
     levels = choices.levels or NINE
     recipe = ticket_recipe(choices, task, levels)
-    rounds = round(10 * max(levels))
 
     controls = (*CONTROLS, LANGUAGE) if isinstance(family_named(choices.family), StartsFromLanguage) else CONTROLS
 
     def work(runner: StudyRunner) -> Json:
         return run_curve(runner.bench(recipe), controls, levels)
 
-    return StudyCell(task, recipe, trainings_of(recipe, range(rounds), controls, len(levels)), work)
+    return StudyCell(task, recipe, trainings_of(recipe, controls, len(levels)), work)
 
 
 def _overview(results: Mapping[str, Json]) -> Table:
@@ -97,7 +97,7 @@ def _overview(results: Mapping[str, Json]) -> Table:
 
 def _column(curve: Json) -> tuple[str, ...]:
     found, dense = sparsest(curve, "relaxed"), dense_of(curve)
-    line = f"{0.99 * percent(dense):.2f}"
+    line = f"{RELAXED * percent(dense):.2f}"
     if found is None:
         return ("none", score_text(dense), line, "–", "–", "–", "–", "–")
     arms = ("ticket", *CONTROLS, LANGUAGE)

@@ -19,6 +19,7 @@ from vlcompress.studies.curves import (
     masked_row,
     masks_of,
     percent,
+    rounds_of,
     score_text,
     verdict_table,
 )
@@ -85,7 +86,7 @@ def _cell(recipes: Mapping[str, Recipe], source: str, target: str, level: float)
         cells = [to_json(cell.result()) for cell in judged(columns)]
         return {"source": source, "target": target, "level": level, "cells": cells}
 
-    count = len(recipes[source].pruning.seeds) * (3 + round(10 * level))
+    count = len(recipes[source].pruning.seeds) * (3 + rounds_of(recipes[source]))
     return StudyCell(f"{source} to {target}", recipes[target], count, work)
 
 
