@@ -210,7 +210,7 @@ def _whole_steps(work: Work, row_tiles: int, parts: int, longest: int, groups: i
     waves = -(-programs // slots)
     if parts < work.outputs:
         return float(waves * longest)
-    # Parts start longest first within a group of row_tiles, so the short ones fill the gaps that the long ones leave.
+    # Parts start longest first within a group of row tiles, so the short ones fill the gaps that the long ones leave.
     gap = 0.75 * mean if groups == 1 else longest
     return max(float(longest), min(waves * mean, programs * mean / slots + gap))
 

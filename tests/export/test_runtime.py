@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import onnxruntime
@@ -23,6 +24,15 @@ def test_a_provider_that_falls_back_is_an_error(monkeypatch: pytest.MonkeyPatch)
     data = ir.to_proto(exporter_like_graph(torch.ones(16, 16), torch.ones(16))).SerializeToString()
     with pytest.raises(VlcompressError, match=r"provider 'cuda' was asked for, but .* on CPUExecutionProvider"):
         session_from_bytes(data, threads=1, provider="cuda")
+
+
+def test_a_file_whose_weights_cannot_be_widened_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any, **more: Any) -> Any:
+        raise RuntimeError("graph_utils::AddInitializerWithOrtValue: Attempt to replace the existing tensor")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", failing)
+    with pytest.raises(VlcompressError, match="8-bit products saturate, and ONNX Runtime cannot widen"):
+        session_from_bytes(b"", threads=1)
 
 
 def test_unknown_providers_and_those_that_are_not_installed_list_what_is_there() -> None:

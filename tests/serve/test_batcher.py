@@ -23,7 +23,6 @@ class Gated:
     inputs = SPECS
     outputs = (TensorSpec("y", "INT64", ("batch",)), TensorSpec("same", "INT64", ("batch", "text")))
     rows_apart = True
-    axis_limits: dict[str, int] = {}  # noqa: RUF012
     example_sizes: dict[str, int] = {}  # noqa: RUF012
 
     def __init__(self) -> None:

@@ -91,19 +91,19 @@ def load(name: str, source: StoredVersion, settings: Settings, metrics: Metrics)
     row_s = _warm_up(engine, sizes, max(together, max_batch // together * together)) if settings.warmup else 0.0
     merges = engine.rows_apart and together == 1
     policy = Policy(parallel.sessions, max_batch, settings.batch_window_ms / 1000, settings.queue_rows, merges)
-    observer = _Later()
+    observer, origin = _Later(), _origin(source)
     loaded = LoadedModel(
         name=name,
         version=source.version,
         source=source,
         engine=engine,
         batcher=Batcher(engine, padding, policy, observer, row_s),
-        limits=Limits(max_batch, settings.max_axis, _axis_limits(source, engine)),
+        limits=Limits(max_batch, settings.max_axis, _axis_limits(source)),
         labels=_labels(source, engine),
         vocabulary=_vocabulary(source),
         parallel=Parallel(parallel.threads, parallel.sessions, measured),
-        origin=_origin(source),
-        preprocessing=_preprocessing(source, engine, document),
+        origin=origin,
+        preprocessing=_preprocessing(source, origin.get("family"), document),
         demo=settings.demo,
         facts=_facts(source),
         metrics=ModelMetrics(metrics, name, source.version),
@@ -238,16 +238,15 @@ def _origin(source: StoredVersion) -> dict[str, str]:
     return {key: found[key] for key in ("family", "task") if key in found}
 
 
-def _axis_limits(source: StoredVersion, engine: Engine) -> dict[str, int]:
-    """Take the engine's limits, and the longest text that the model's position embeddings reach."""
+def _axis_limits(source: StoredVersion) -> dict[str, int]:
+    """Read the longest text that the model's position embeddings reach."""
     longest = source.document("config.json").get("config", {}).get("max_position_embeddings")
-    return {**engine.axis_limits, **({"text": int(longest)} if longest else {})}
+    return {"text": int(longest)} if longest else {}
 
 
-def _preprocessing(source: StoredVersion, engine: Engine, document: Mapping[str, Any]) -> Preprocessing | None:
-    """Ask the engine, then the manifest; of a file exported before manifests told it, the family by its name."""
-    found = getattr(engine, "preprocessing", None) or document.get("preprocessing")
-    name, config = _origin(source).get("family"), source.document("config.json").get("config")
+def _preprocessing(source: StoredVersion, name: str | None, document: Mapping[str, Any]) -> Preprocessing | None:
+    """Ask the manifest; where none tells it, the family of this name."""
+    found, config = document.get("preprocessing"), source.document("config.json").get("config")
     if found is None and name is not None and config:
         from vlcompress.models.registry import FAMILIES, family_named  # brings torch along
 

@@ -39,7 +39,7 @@ async def overview(request: Request) -> Response:
 async def picture(request: Request) -> Response:
     """``GET /v1/pictures/{name}``: a JPEG."""
     demo, name = server_of(request).settings.demo, request.path_params["name"]
-    found = await asyncio.to_thread(lambda: demo_picture(demo() if demo else None, name))
+    found = await asyncio.to_thread(demo_picture, demo, name)
     return Response(found.jpeg, media_type="image/jpeg", headers={"Cache-Control": "max-age=3600"})
 
 

@@ -128,12 +128,8 @@ class QuestionRequest(TaskRequest):
     question: str = Field(
         pattern=r"\S", max_length=LONGEST_QUESTION, description=f"some text: at most {LONGEST_QUESTION} characters"
     )
-    picture: Annotated[Any, WithJsonSchema({"type": "string"})] = Field(
-        default=None, description="name of a built-in picture"
-    )
-    image: Annotated[Any, WithJsonSchema({"type": "string"})] = Field(
-        default=None, description="a JPEG, PNG or WEBP file in base64"
-    )
+    picture: UncheckedText = Field(default=None, description="name of a built-in picture")
+    image: UncheckedText = Field(default=None, description="a JPEG, PNG or WEBP file in base64")
     features: Unchecked = Field(default=None, description="region features, one row of numbers a region")
     boxes: Unchecked = Field(
         default=None, description="corners x1, y1, x2, y2 of the regions as fractions of the picture"

@@ -14,7 +14,6 @@ class Engine(Protocol):
         backend: what runs it.
         provider: the execution provider that it really runs on.
         inputs, outputs: its tensors.
-        axis_limits: largest sizes of named axes, where the model has one.
         example_sizes: sizes of named axes that the model surely runs at, as far as known.
         rows_apart: whether a row's answer is the same whatever the other rows of its execution are.
     """
@@ -24,7 +23,6 @@ class Engine(Protocol):
     provider: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    axis_limits: Mapping[str, int]
     example_sizes: Mapping[str, int]
     rows_apart: bool
 

@@ -18,7 +18,6 @@ class OnnxEngine:
 
     platform = "onnx_onnxv1"
     backend = "onnxruntime"
-    axis_limits: Mapping[str, int] = {}  # a length that the graph cannot take is refused by the runtime
     example_sizes: Mapping[str, int] = {}  # the manifest names them
 
     def __init__(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from vlcompress.artefacts import Json
 from vlcompress.devices import CPU, Compute, keep_precision
 from vlcompress.models.registry import FAMILIES
 from vlcompress.serve.tensors import Arrays, TensorSpec, numpy_datatype
@@ -48,18 +47,11 @@ class TorchEngine:
         self.outputs: tuple[TensorSpec, ...] = (
             TensorSpec("logits", "FP32", ("batch", len(self._compiled.head.labels))),
         )
-        longest = self._compiled.config.get("max_position_embeddings")
-        self.axis_limits: Mapping[str, int] = {"text": int(longest)} if longest else {}
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The answers in the order of the scores."""
         return self._compiled.head.labels
-
-    @property
-    def preprocessing(self) -> Json:
-        """How a question and an image become its inputs."""
-        return self._compiled.family.preprocessing(self._compiled.config)
 
     def run(self, feeds: Arrays) -> Arrays:
         """Run the model."""

@@ -6,6 +6,7 @@ Shapes: R regions, D feature width, T words, L labels.
 import base64
 import binascii
 import io
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -87,12 +88,13 @@ class AnsweringEndpoint:
         return best_labels(scores_L, model.labels, top_k)
 
 
-def demo_picture(demo: Demo | None, name: object) -> DemoPicture:
+def demo_picture(opened: Callable[[], Demo] | None, name: object) -> DemoPicture:
     """Take a built-in picture with its boxes and questions.
 
     Raises:
         Refusal: 404: there is none of that name.
     """
+    demo = None if opened is None else opened()
     if demo is None or name not in demo.names:
         raise Refusal(404, f"no built-in picture '{shown(name)}': GET /v1 lists them", "not_found")
     return demo.picture(str(name))
@@ -131,13 +133,13 @@ def _on_white(picture: Image.Image) -> Image.Image:
 def _pixels(model: LoadedModel, asked: QuestionRequest) -> Pixels:
     if asked.picture is None:
         return np.asarray(read_picture(asked.image))
-    return np.asarray(Image.open(io.BytesIO(demo_picture(_demo(model), asked.picture).jpeg)).convert("RGB"))
+    return np.asarray(Image.open(io.BytesIO(demo_picture(model.demo, asked.picture).jpeg)).convert("RGB"))
 
 
 def _regions(model: LoadedModel, asked: QuestionRequest) -> tuple[Regions, Origin]:
     """Take or make the regions, and say where their boxes came from."""
     if asked.picture is not None:
-        return demo_picture(_demo(model), asked.picture).regions, "stored"
+        return demo_picture(model.demo, asked.picture).regions, "stored"
     if asked.features is not None:
         features_RD = matrix(asked.features, "features", _feature_dim(model))
         boxes_R4 = _boxes(asked)
@@ -149,10 +151,6 @@ def _regions(model: LoadedModel, asked: QuestionRequest) -> tuple[Regions, Origi
     if asked.boxes is None:
         return model.demo().detect(picture, None), "proposed"
     return model.demo().detect(picture, _boxes(asked)), "given"
-
-
-def _demo(model: LoadedModel) -> Demo | None:
-    return None if model.demo is None else model.demo()
 
 
 def _boxes(asked: QuestionRequest) -> Boxes:
