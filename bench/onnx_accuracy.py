@@ -30,8 +30,9 @@ from vlcompress.bench.environment import environment
 from vlcompress.errors import VerificationError
 from vlcompress.export.export_run import PARITY_SAMPLES, SCORED_AT_ONCE
 from vlcompress.export.onnx import Style, export_onnx
+from vlcompress.export.parity import BOUNDS, Bound, Precision, compare_scores
 from vlcompress.export.runtime import Native, open_session
-from vlcompress.export.verify import BOUNDS, Bound, Gate, Precision, compare_scores, run
+from vlcompress.export.verify import Gate, run
 from vlcompress.models.base import Family
 from vlcompress.pruning.patterns import parse_pattern
 from vlcompress.recipe import Recipe, default_recipe

@@ -37,12 +37,13 @@ from vlcompress.bench.random_masks import masked, random_masks
 from vlcompress.bench.statistics import latency, paired_ratio
 from vlcompress.errors import VlcompressError
 from vlcompress.export.choose import Chooser
+from vlcompress.export.parity import compare_scores, require
 from vlcompress.export.quantize import Quantizer
 from vlcompress.export.runtime import open_session
 from vlcompress.export.storage import save_apart
 from vlcompress.export.storage import size as bytes_of
 from vlcompress.export.tidy import prune_unused
-from vlcompress.export.verify import compare_scores, feed, parity, require, run
+from vlcompress.export.verify import feed, parity, run
 from vlcompress.models.base import Head
 from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.sparse.compile import layer_rows
