@@ -137,8 +137,9 @@ def test_a_missing_package_is_told_with_its_extra(named: str, extra: str) -> Non
 def test_without_torch_a_command_says_in_one_line_what_to_install(command: str, tmp_path: Path) -> None:
     without = "import sys; sys.modules['torch'] = None; from vlcompress.cli.main import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", without, *command.split()], cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
+        [sys.executable, "-c", without, *command.split()],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
     assert done.returncode == 2
     says = "error: this needs the package 'torch', which is not installed: pip install 'vlcompress[cpu]' (or [gpu])\n"
     assert done.stderr == says
