@@ -32,7 +32,6 @@ from vlcompress.sparse.timing import Call
 
 Inputs = Mapping[str, Tensor]
 
-OLD_OPSET, OLD_IR_VERSION = 17, 8
 STANDARD, NATIVE, SHRUNK = "standard operators", "native kernel", "smaller layers"
 """The forms: row groups as standard operators; packed nodes for the native kernel; layers without the removed units."""
 
@@ -104,14 +103,6 @@ class Subject:
                 failure = f"'{form}' of {pattern} at {sparsity:g} does not compute what the masked model does"
                 require(parity(self.family, self.model, found.model, [inputs]), failure)
         return opened
-
-    def zeros(self, pattern: str, sparsity: float) -> Path:
-        """Prune at random, and write the dense graph with those zeros, for runtimes that read only older ONNX."""
-        masks = random_masks(self.family, self.model, pattern, sparsity)
-        with masked(self.model, masks):
-            graph = trace(self.family, self.model, self.config, opset=OLD_OPSET)
-            graph.ir_version = OLD_IR_VERSION
-            return self._write(graph, "masked")
 
     def _shrunk(self, masks: Mapping[str, Tensor]) -> Path:
         smaller, _, _ = shrink(self.family, self.model, masks)

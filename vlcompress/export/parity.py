@@ -46,7 +46,7 @@ BOUNDS: Mapping[Precision, Bound] = {
 }
 """float16 has 11 bits and sums over hundreds of layers' roundings; int8 has 8, so there the task's score decides: it
 must stay "relaxed", at least 99 % (the level of Gan et al. 2022 for a ticket). Int8 files that keep it were measured to
-differ by up to 0.017 (bench/onnx_accuracy.py)."""
+differ by up to 0.017 (bench/results/onnx/accuracy.md)."""
 
 REPEATED: Mapping[Precision, Bound] = {
     "fp32": Bound(TOLERANCE, 1.0),
