@@ -24,6 +24,8 @@ ROWS = 4
 _INPUT, _EXPECTED = "inputs/", "expected"
 
 Arrays = Mapping[str, NDArray[Any]]
+Answer = Callable[[Arrays], NDArray[Any]]
+"""Runs a file: from its inputs to its scores."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Samples:
     expected: Floats
 
 
-def write_samples(folder: Path, inputs: Arrays, answer: Callable[[Arrays], Floats]) -> None:
+def write_samples(folder: Path, inputs: Arrays, answer: Answer) -> None:
     """Keep the first rows of real inputs, and what the file answers to them, in `FILE`.
 
     Args:
@@ -43,7 +45,7 @@ def write_samples(folder: Path, inputs: Arrays, answer: Callable[[Arrays], Float
         answer: runs the file.
     """
     few = {name: array[:ROWS] for name, array in inputs.items()}
-    arrays = {f"{_INPUT}{name}": array for name, array in few.items()}
+    arrays: dict[str, Any] = {f"{_INPUT}{name}": array for name, array in few.items()}
     with disk_errors(folder):
         np.savez_compressed(folder / FILE, **{_EXPECTED: answer(few), **arrays})
 
@@ -66,7 +68,7 @@ def read_samples(folder: Path) -> Samples | None:
         raise VlcompressError(f"'{path}' holds no verification samples ({error}): export the model again") from error
 
 
-def check_samples(samples: Samples, answer: Callable[[Arrays], Floats], precision: Precision, provider: str) -> Parity:
+def check_samples(samples: Samples, answer: Answer, precision: Precision, provider: str) -> Parity:
     """Compare what a file answers here with what it answered where it was exported.
 
     Args:
