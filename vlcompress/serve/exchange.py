@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from vlcompress.serve.auth import OPEN_PATHS
+from vlcompress.serve.auth import OPEN_CALLS, OPEN_PATHS
 from vlcompress.serve.record import Record
 from vlcompress.serve.refusal import Refusal
 from vlcompress.serve.server import Server
@@ -16,7 +16,7 @@ from vlcompress.serve.server import Server
 logger = logging.getLogger(__name__)
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
-_QUIET = OPEN_PATHS - {"/", "/openapi.json"} | {"/metrics"}
+_QUIET = OPEN_PATHS - {"/", "/openapi.json"} | OPEN_CALLS | {"/metrics"}
 
 
 @contextmanager

@@ -35,9 +35,13 @@ def serve(models: Sequence[str], *, home: Path, announce: Announce, say: Say = p
     engine, replicas = given.pop("engine", "local"), given.pop("replicas", None)
     if engine == "local" and replicas is not None:
         raise VlcompressError(f"--replicas {replicas} has no effect on one process: add --engine ray, or leave it out")
-    _require_packages()
+    _require_packages(over_grpc=given.get("grpc_port") is not None)
     settings = make_settings(models, home=home, say=say, **given)
     if engine == "ray":
+        if settings.grpc_port is not None:
+            raise VlcompressError(
+                "--grpc-port is for one process: with --engine ray requests come over HTTP; leave it out"
+            )
         from vlcompress.serve.ray import run_ray
 
         return run_ray(settings, 1 if replicas is None else replicas, announce)
@@ -147,7 +151,8 @@ def read_token(path: Path | None) -> str | None:
 
 def summary(document: dict[str, Any]) -> str:
     """Say what is served, for people."""
-    lines = [f"serving on {document['url']}"]
+    grpc = f", gRPC on {document['grpc']}" if "grpc" in document else ""
+    lines = [f"serving on {document['url']}{grpc}"]
     for model in document["models"]:
         sparsity = f", {float(model['sparsity']):.0%} pruned" if model["sparsity"] else ""
         runs = f"{model['backend']} on {model['provider']}"
@@ -184,8 +189,10 @@ def _count(option: str, text: str) -> int | None:
     return int(text)
 
 
-def _require_packages() -> None:
+def _require_packages(*, over_grpc: bool) -> None:
     try:
+        if over_grpc:
+            import grpc  # noqa: F401
         import prometheus_client  # noqa: F401
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
