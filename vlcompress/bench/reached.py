@@ -5,8 +5,9 @@ from vlcompress.bench.environment import environment
 from vlcompress.bench.harness import measure_openings
 from vlcompress.bench.statistics import latency, paired_ratio
 from vlcompress.errors import VlcompressError
-from vlcompress.export.export_run import artefact_folder, export_dense, export_run, open_exported
+from vlcompress.export.export_run import artefact_folder, export_dense, export_run
 from vlcompress.export.onnx import Style
+from vlcompress.export.runtime import open_exported
 from vlcompress.export.verify import feed
 from vlcompress.results import ReachedResult, load, save
 from vlcompress.sparse.compile_run import compile_run
