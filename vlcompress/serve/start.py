@@ -193,6 +193,7 @@ def _require_packages(*, over_grpc: bool) -> None:
     try:
         if over_grpc:
             import grpc  # noqa: F401
+        import httptools  # noqa: F401
         import prometheus_client  # noqa: F401
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
