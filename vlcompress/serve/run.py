@@ -4,6 +4,7 @@ import asyncio
 import signal
 import socket
 from dataclasses import asdict
+from importlib import import_module
 from types import FrameType
 from typing import Any
 
@@ -33,8 +34,9 @@ def run(settings: Settings, announce: Announce = lambda document, text: None) ->
         VlcompressError: a model that cannot be served, or an address that cannot be listened on.
     """
     with json_logs(settings.log_level), bound(settings) as address:
-        if settings.grpc_port:
-            bound(settings, settings.grpc_port).close()  # told now if taken; gRPC listens by itself later
+        if settings.grpc_port is not None:  # a taken port and a missing package are told now
+            import_module("vlcompress.serve.routes_grpc")
+            bound(settings, settings.grpc_port).close()
         app = create_app(settings)
         server: Server = app.state.server
         server.load()
