@@ -39,7 +39,7 @@ class Connection(HttpToolsProtocol):
         self.waits_since: float | None = time.monotonic()
         """When the server began to wait for the client; None while it works on a request."""
         self._head_bytes: int | None = 0
-        self._new_head = self._closed_half = False
+        self._began = self._new_head = self._closed_half = False
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -80,7 +80,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Count a new request's bytes and time."""
         super().on_message_begin()
-        self._head_bytes, self._new_head = 0, True
+        self._head_bytes, self._began, self._new_head = 0, True, True
         if self._head_timer is None:
             self._start_head_timer()
 
@@ -130,10 +130,10 @@ class Connection(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         self._head_timer = None
-        if self.scope is None:  # nothing arrived at all: nobody expects an answer
-            self.transport.close()
-        else:
+        if self._began:
             self._refuse(408, f"the request's headers did not arrive within {HEAD_SECONDS:g} s")
+        else:  # nothing arrived at all: nobody expects an answer
+            self.transport.close()
 
     def _probe(self) -> None:
         if not (self.transport.is_closing() or self.cycle.response_started):
