@@ -16,12 +16,13 @@ from vlcompress.export.choose import Chooser
 from vlcompress.export.functions import packable
 from vlcompress.export.lowering import WORTH_A_TRY
 from vlcompress.export.native.build import built
+from vlcompress.export.parity import require
 from vlcompress.export.rewrite import Layer, Rewriter
 from vlcompress.export.runtime import OPSET, open_session
 from vlcompress.export.storage import save_apart, size
 from vlcompress.export.tidy import prune_unused
 from vlcompress.export.trace import trace
-from vlcompress.export.verify import feed, parity, require
+from vlcompress.export.verify import feed, parity
 from vlcompress.kernels.formats import BlockSparseWeight, pack, pack_masked
 from vlcompress.kernels.grouped import row_panels
 from vlcompress.kernels.linear import BlockSparseLinear

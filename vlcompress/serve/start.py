@@ -35,7 +35,6 @@ def serve(models: Sequence[str], *, home: Path, announce: Announce, say: Say = p
     engine, replicas = given.pop("engine", "local"), given.pop("replicas", None)
     if engine == "local" and replicas is not None:
         raise VlcompressError(f"--replicas {replicas} has no effect on one process: add --engine ray, or leave it out")
-    _require_packages(over_grpc=given.get("grpc_port") is not None)
     settings = make_settings(models, home=home, say=say, **given)
     if engine == "ray":
         if settings.grpc_port is not None:
@@ -187,16 +186,3 @@ def _count(option: str, text: str) -> int | None:
     if not text.isdecimal() or int(text) < 1:
         raise VlcompressError(f"--{option} '{text}' is neither a number from 1 up nor 'auto'")
     return int(text)
-
-
-def _require_packages(*, over_grpc: bool) -> None:
-    try:
-        if over_grpc:
-            import grpc  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise VlcompressError(
-            f"serving needs '{error.name}', which is not installed: pip install 'vlcompress[cpu,serve]'"
-        ) from error
