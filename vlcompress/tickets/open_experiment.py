@@ -101,7 +101,8 @@ def open_experiment(
     for data, asked in ((learn, recipe.data.train), (score, (recipe.data.score,))):
         tell_stand_ins(data, asked, say)
         tell_unlisted(data, say)
-    config = family.config(recipe.model.size, vocab_size=vocabulary.vocab_size, feature_dim=width)
+    config = family.config_of(recipe.model.size, checkpoint, recipe.data.task, vocabulary, width)
+    family = family.of(config)
     score_task = build_eval_task(kind, score, family, config, vocabulary)
     return Experiment(
         recipe=recipe,
