@@ -60,7 +60,7 @@ class EncoderFamily(Family):
     title = "encoder"
     sizes: ClassVar[Mapping[str, Config]] = {
         "tiny": _clip_size(32, 4, 64, 2, 32, 8, 24),
-        "small": _clip_size(128, 4, 512, 4, 96, 16, 24),
+        "small": _clip_size(128, 4, 512, 2, 64, 16, 24),
         CHECKPOINT: {},
     }
     heads: ClassVar[tuple[HeadKind, ...]] = ("classes", "answers", "match", "embeddings")
