@@ -1,4 +1,4 @@
-"""vlcompress serve: answer requests over HTTP."""
+"""vlcompress serve: answer requests over HTTP and gRPC."""
 
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,14 @@ from vlcompress.cli import options
 @click.option("--max-body", default=32, show_default=True, help="MiB of one request body; 413 beyond.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen on.")
+@click.option("--grpc-port", type=click.IntRange(0, 65535), help="Port to listen on for gRPC as well.  [none]")
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path, dir_okay=False),
     help="File with the bearer token that clients must send.  [$VLCOMPRESS_TOKEN]",
 )
+@click.option("--cors", multiple=True, metavar="ORIGIN", help="Origin of pages whose scripts may ask; repeatable.")
+@click.option("--prefix", default="", help="What precedes every path, where a proxy passes it on (/vqa).")
 @click.option("--drain", default=5.0, show_default=True, help="Seconds to go on serving, not ready, after SIGTERM.")
 @click.option("--poll", default=5.0, show_default=True, help="Seconds between looks for new versions; 0 never looks.")
 @click.option("--page/--no-page", default=True, show_default=True, help="The interactive page at /.")

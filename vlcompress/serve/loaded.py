@@ -9,6 +9,7 @@ import numpy as np
 from vlcompress.artefacts import unseal
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
+from vlcompress.export.samples import check_samples, read_samples
 from vlcompress.serve.batcher import Batcher, Execution, Policy, batched
 from vlcompress.serve.checks import Limits
 from vlcompress.serve.demo import Demo
@@ -88,6 +89,7 @@ def load(name: str, source: StoredVersion, settings: Settings, metrics: Metrics)
     max_batch = settings.max_batch if batched(engine) else 1
     sizes = usual_sizes(engine, document)
     together = rows_an_answer(engine, sizes)
+    _verify(engine, source, document, settings)
     row_s = _warm_up(engine, sizes, max(together, max_batch // together * together)) if settings.warmup else 0.0
     merges = engine.rows_apart and together == 1
     policy = Policy(parallel.sessions, max_batch, settings.batch_window_ms / 1000, settings.queue_rows, merges)
@@ -202,6 +204,19 @@ def rows_an_answer(engine: Engine, sizes: Mapping[str, int]) -> int:
     raise VlcompressError(f"the model fails on inputs of its own shapes ({failure}): export it again") from failure
 
 
+def _verify(engine: Engine, source: StoredVersion, document: Mapping[str, Any], settings: Settings) -> None:
+    """Repeat the samples that an exported folder holds: it may have been exported on another processor.
+
+    Raises:
+        VerificationError: it answers otherwise here.
+    """
+    samples = read_samples(source.folder) if settings.backend == "onnx" and "precision" in document else None
+    if samples is not None:
+        check_samples(
+            samples, lambda inputs: engine.run(dict(inputs))["logits"], document["precision"], settings.provider
+        )
+
+
 def _warm_up(engine: Engine, sizes: Mapping[str, int], rows: int) -> float:
     """Run the largest batch; give the seconds of a row in it.
 
@@ -250,7 +265,7 @@ def _preprocessing(source: StoredVersion, name: str | None, document: Mapping[st
     if found is None and name is not None and config:
         from vlcompress.models.registry import FAMILIES, family_named  # brings torch along
 
-        found = family_named(name).preprocessing(config) if name in FAMILIES else None
+        found = family_named(name, config).preprocessing(config) if name in FAMILIES else None
     return None if found is None else Preprocessing.read(found)
 
 

@@ -1,6 +1,7 @@
 """Opening what a recipe names: its data, vocabulary and model, checked before anything is trained."""
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import vlcompress
@@ -24,7 +25,7 @@ from vlcompress.tasks.build_task import (
     without_long_texts,
 )
 from vlcompress.tasks.registry import task_of
-from vlcompress.tasks.support_matrix import blind_of
+from vlcompress.tasks.support_matrix import read_blind
 from vlcompress.tickets.checks import check_length, check_run
 from vlcompress.tickets.experiment import Experiment, Say
 from vlcompress.training.loop import Progress
@@ -92,6 +93,8 @@ def open_experiment(
     checkpoint = checkpoint_of(recipe, family)
     folder = data_folder(recipe.data.source, home, say, task=data_of(recipe.data.task))
     vocabulary = _vocabulary(recipe, folder, reads_text=kind.words != 0)
+    model = partial(family.config_of, recipe.model.size, checkpoint, recipe.data.task, vocabulary)
+    family = family.of(model(0))  # what images it reads may be the checkpoint's to say
     learn = open_data(folder, recipe.data.task, recipe.data.train, family)
     learn = without_long_texts(learn, family, vocabulary, say)
     width = learn.pictures.feature_dim
@@ -101,15 +104,13 @@ def open_experiment(
     for data, asked in ((learn, recipe.data.train), (score, (recipe.data.score,))):
         tell_stand_ins(data, asked, say)
         tell_unlisted(data, say)
-    config = family.config_of(recipe.model.size, checkpoint, recipe.data.task, vocabulary, width)
-    family = family.of(config)
-    score_task = build_eval_task(kind, score, family, config, vocabulary)
+    config = model(width)
     return Experiment(
         recipe=recipe,
         family=family,
         train_task=build_train_task(kind, learn, family, config, vocabulary, recipe.training.loss),
-        score_task=score_task,
-        blind=blind_of(folder, recipe.data.task, score_task),
+        score_task=build_eval_task(kind, score, family, config, vocabulary),
+        reported=read_blind(folder, recipe.data.task),
         data=(learn.identity, score.identity),
         config=config,
         vocabulary=vocabulary.text,

@@ -111,6 +111,11 @@ class EncoderFamily(Family):
             )
         config = read_config(checkpoint, task)
         _check_words(config, vocabulary, checkpoint)
+        if config.get("visual_feat_dim", width) != width and width:
+            raise VlcompressError(
+                f"the data's region features are {width} wide, '{checkpoint}' takes {config['visual_feat_dim']}: give "
+                "features of its detector"
+            )
         return config
 
     def _sized_config(self, size: str, task: str, vocab_size: int, end: int) -> Config:
