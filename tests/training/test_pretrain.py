@@ -91,6 +91,21 @@ def test_nothing_is_left_of_an_interrupted_pretraining_once_it_is_finished(
     assert not list(tmp_path.glob("pretrained/*.under-way"))
 
 
+def test_the_log_has_the_mean_loss_of_every_so_many_steps(
+    scenes: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "LOGGED_EVERY", 2)
+    losses: list[float] = []
+    lines: list[str] = []
+    work = _work("lxmert", scenes)
+    folder = pretrain(work, tmp_path, say=lines.append, progress=lambda step, loss: losses.append(loss))
+    means = [round((first + second) / 2, 4) for first, second in zip(losses[::2], losses[1::2], strict=True)]
+    assert read_json(folder / "pretraining.json")["log"] == [
+        {"step": step, "loss": mean} for step, mean in zip((2, 4, 6), means, strict=True)
+    ]
+    assert f"step 6: loss {means[-1]}" in lines
+
+
 def interrupted(folder: Path) -> None:
     raise KeyboardInterrupt
 
