@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,13 +58,13 @@ class Mutant:
     """Why it may survive; written into the record by whoever has read it."""
 
 
-def mutants(module: Path) -> Iterator[tuple[Mutant, str]]:
-    """Make every mutant of a module, with its text."""
+def mutants(module: Path, operators: Iterable[str]) -> Iterator[tuple[Mutant, str]]:
+    """Make every mutant of a module by these operators, with its text."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
     code = module.read_text()
-    for name in OPERATORS:
+    for name in operators:
         occurrence = 0
         while (changed := mutate_code(code, get_operator(f"core/{name}")(), occurrence)) is not None:
             lines = difflib.unified_diff(code.splitlines(), changed.splitlines(), n=0, lineterm="")
@@ -137,7 +137,7 @@ def fate(module: Path, own: bool, limit_s: float) -> str:
 def sampled(folder: Path, sample: int, seed: int) -> list[tuple[Mutant, str]]:
     """Draw mutants of all modules of a folder (or of one module)."""
     modules = [folder] if folder.suffix == ".py" else sorted(folder.glob("*.py"))
-    pool = [pair for module in modules if module.name != "__init__.py" for pair in mutants(module)]
+    pool = [pair for module in modules if module.name != "__init__.py" for pair in mutants(module, OPERATORS)]
     chosen = random.Random(seed).sample(pool, min(sample, len(pool)))
     print(f"{folder}: {len(chosen)} of {len(pool)} mutants", flush=True)
     return chosen
@@ -149,7 +149,7 @@ def survivors_of(record: Document) -> list[tuple[Mutant, str]]:
     found = {
         _key(asdict(mutant)): (mutant, changed)
         for module in sorted({one["module"] for one in wanted.values()})
-        for mutant, changed in mutants(Path(module))
+        for mutant, changed in mutants(Path(module), {key[1] for key in wanted if key[0] == module})
         if _key(asdict(mutant)) in wanted
     }
     return list(found.values())
