@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vlcompress.errors import VerificationError
-from vlcompress.export.parity import BOUNDS, Floats, Parity, Precision, compare_scores, require
+from vlcompress.export.parity import BOUNDS, Floats, Parity, Precision, compare_scores, repeated, require
 
 SCORES = np.array([[1.0, 5.0, 2.0], [4.0, 0.0, 1.0]], dtype=np.float32)
 
@@ -37,6 +37,32 @@ def test_ties_may_go_either_way() -> None:
 
 def test_nan_scores_do_not_pass() -> None:
     assert not compare_scores([SCORES], [SCORES * np.nan]).passed
+
+
+def test_a_model_that_scores_nothing_agrees_with_itself() -> None:
+    zeros = np.zeros((2, 3), dtype=np.float32)
+    assert compare_scores([zeros], [zeros]).passed
+
+
+def test_batches_that_are_not_there_are_an_error_and_not_left_out() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        compare_scores([SCORES, SCORES], [SCORES])
+
+
+@pytest.mark.parametrize(
+    ("precision", "provider", "relative", "agreement"),
+    [
+        *(("fp32", "cpu", 1e-4, 1.0), ("fp32", "cuda", 1e-4, 1.0), ("fp32", "tensorrt", 0.02, 0.95)),
+        *(("fp16", "cpu", 0.02, 0.98), ("fp16", "tensorrt", 0.02, 0.95), ("int8", "cpu", 0.02, 0.95)),
+    ],
+)
+def test_what_a_file_may_differ_by_on_another_machine(
+    precision: Precision, provider: str, relative: float, agreement: float
+) -> None:
+    bound = repeated(precision, provider)
+    assert Parity(100, 0.0, 0.99 * relative, agreement).within(bound)
+    assert not Parity(100, 0.0, 1.01 * relative, agreement).within(bound)
+    assert not Parity(100, 0.0, 0.0, agreement - 0.01).within(bound)
 
 
 ALLOWED: list[tuple[Precision, float, int]] = [("fp32", 1e-4, 0), ("fp16", 0.02, 4), ("int8", 0.1, 20)]
