@@ -7,6 +7,9 @@ import click
 
 from vlcompress.cli import options
 
+RUNTIME = ("device", "dtype", "micro_batch", "activation_checkpointing")
+"""Options that are fields of a recipe's "runtime"."""
+
 
 @click.command()
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
@@ -35,6 +38,7 @@ from vlcompress.cli import options
 @click.option("--save-recipe", type=click.Path(path_type=Path, dir_okay=False), help="Write the whole recipe here.")
 @click.option("--dry-run", is_flag=True, help="Refuse what a run would, say what would be trained, and stop.")
 @options.where(device=None, dtype=None)
+@options.fitting(default=None)
 @options.home
 @options.as_json
 def command(recipe: Path | None, **said: Any) -> None:
@@ -49,9 +53,9 @@ def command(recipe: Path | None, **said: Any) -> None:
     from vlcompress.tickets.run import find_ticket, rehearse, run_name
 
     chosen = _recipe(recipe, said)
-    compute = parse_compute(chosen.runtime.device, chosen.runtime.dtype, training=True)
+    compute = parse_compute(**vars(chosen.runtime), training=True)
     if said["dry_run"] or said["save_recipe"]:
-        rehearse(chosen, said["home"], compute=compute, say=options.say)
+        compute = rehearse(chosen, said["home"], compute=compute, say=options.say)
     if said["save_recipe"]:
         chosen.save(said["save_recipe"])
         options.say(f"recipe written to {said['save_recipe']}")
@@ -79,7 +83,7 @@ def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
             "seeds": said["seeds"],
         },
         training={name: said[name] for name in ("steps", "batch", "learning_rate")},
-        runtime={name: said[name] for name in ("device", "dtype")},
+        runtime={name: said[name] for name in RUNTIME},
     )
     pattern = chosen.pruning.pattern
     if said["pattern"] is None or said["sparsity"] is not None or pattern.own_sparsity is None:

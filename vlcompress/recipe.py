@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from vlcompress.artefacts import identity, write_file
-from vlcompress.devices import check_device, check_dtype
+from vlcompress.devices import MicroBatch, check_device, check_dtype, parse_micro_batch
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.pruning.allocation import Allocation, Global, parse_allocation
 from vlcompress.pruning.criterion import Ranking, parse_criterion
@@ -58,8 +58,9 @@ PARSERS: dict[Any, Callable[[str], Any]] = {
     Growth: parse_growth,
     Reordering: parse_reordering,
     Perturbation: parse_perturbation,
+    MicroBatch: parse_micro_batch,
 }
-"""Values that are strings in a file, and what reads them; `str` of a value writes it back."""
+"""Values that are strings in a file (or whole numbers), and what reads them; `str` of a value writes it back."""
 
 
 @dataclass(frozen=True)
@@ -187,10 +188,16 @@ class RuntimeRecipe:
     Attributes:
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
         dtype: one of `vlcompress.devices.DTYPES`; weights, their gradients' sums and scores stay float32.
+        micro_batch: examples that are computed at once, a step's batch in parts; 0 is the whole batch, "auto" the most
+            that fit into the GPU's memory.
+        activation_checkpointing: compute the insides of blocks again in the backward pass: the same bits in less
+            memory and more time.
     """
 
     device: str = "auto"
     dtype: str = "fp32"
+    micro_batch: MicroBatch = MicroBatch(0)  # noqa: RUF009 (an int)
+    activation_checkpointing: bool = False
 
 
 @dataclass(frozen=True)
@@ -318,8 +325,8 @@ def _values(kind: type, section: str, table: Any) -> dict[str, Any]:
 
 def _value(name: str, kind: Any, value: Any) -> Any:
     """Parse one value; lists become tuples, and whole numbers stand for numbers."""
-    if kind in PARSERS and type(value) is str:
-        return PARSERS[kind](value)
+    if kind in PARSERS and type(value) in (str, int):
+        return PARSERS[kind](str(value))
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is kind:
@@ -338,7 +345,7 @@ def _plain(value: Any) -> Any:
     """Make a field's value what TOML and JSON hold: lists for tuples, names for what has one."""
     if isinstance(value, tuple):
         return list(value)
-    return value if isinstance(value, str | int | float) else str(value)
+    return value if type(value) in (str, bool, int, float) else str(value)
 
 
 def _check_fields(recipe: Recipe) -> None:

@@ -14,7 +14,8 @@ from vlcompress.models.objective import Batch
 from vlcompress.models.resnet.adapter import ResnetFamily
 from vlcompress.models.resnet.transfer import detection_model, put_backbone, segmentation_model
 from vlcompress.pruning.mask import Masks
-from vlcompress.training.loop import Hyperparameters, train
+from vlcompress.training.hyperparameters import Hyperparameters
+from vlcompress.training.loop import train
 
 FAMILY = ResnetFamily()
 CONFIG = FAMILY.config("tiny")

@@ -6,6 +6,7 @@ from statistics import mean
 from typing import Any
 
 from vlcompress.artefacts import Json
+from vlcompress.devices import spelt
 from vlcompress.models.registry import FAMILIES
 from vlcompress.pruning.schedule import levels
 from vlcompress.recipe import Recipe
@@ -56,7 +57,7 @@ def run_text(run: Run) -> str:
 
 def computed_text(computed_on: Mapping[str, str] | None) -> list[str]:
     """Say where something was trained and in what, unless that is float32 on the CPU."""
-    return [f"trained on {computed_on['device']} in {computed_on['dtype']}"] if computed_on else []
+    return [f"trained on {spelt(computed_on)}"] if computed_on else []
 
 
 def _other_metrics(result: RunResult) -> list[str]:

@@ -17,7 +17,7 @@ from vlcompress.data.examples import AnswerExample, CaptionExample, TaskData
 from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head, pretraining_of
-from vlcompress.models.objective import Batch, Objective
+from vlcompress.models.objective import Batch, Divisible
 from vlcompress.tasks.base import Answer, Scores, finite
 from vlcompress.tasks.preprocessing import Preprocessor
 
@@ -85,6 +85,10 @@ class PretrainingTask:
         """Compute the family's pre-training loss."""
         return self._objective.loss(model, batch)
 
+    def share(self, part: Batch) -> float:
+        """See `vlcompress.models.objective.Divisible`."""
+        return self._objective.share(part)
+
     def evaluate(self, model: nn.Module, *, batch: int) -> Scores:
         """Score 1 / (1 + loss) of every UNIT examples, in (0, 1]; the same chance for every model; no predictions."""
         device = next(model.parameters()).device
@@ -105,7 +109,7 @@ class PretrainingTask:
         raise nothing_to_answer()
 
 
-def _objective(data: TaskData[Any], preprocessor: Preprocessor) -> Objective:
+def _objective(data: TaskData[Any], preprocessor: Preprocessor) -> Divisible:
     """Make the family's objectives."""
     spec = pretraining_of(preprocessor.family)
     return spec.objective(sentences(data, preprocessor), preprocessor.vocabulary, **spec.settings)

@@ -30,9 +30,10 @@ from vlcompress.tickets.store import TrainingResult, TrainingStore
 from vlcompress.training.adversarial import Adversarial
 from vlcompress.training.checkpoint import distinct, restore
 from vlcompress.training.distillation import Distilled
+from vlcompress.training.hyperparameters import Hyperparameters
 from vlcompress.training.language import WEIGHTS as LANGUAGE_WEIGHTS
 from vlcompress.training.language import words_alone
-from vlcompress.training.loop import Hyperparameters, Progress, evaluate, train
+from vlcompress.training.loop import Progress, evaluate, train
 from vlcompress.training.saliency import Saliency
 
 Say = Callable[[str], None]

@@ -25,7 +25,7 @@ from vlcompress.tasks.build_task import (
 )
 from vlcompress.tasks.registry import task_of
 from vlcompress.tasks.support_matrix import blind_of
-from vlcompress.tickets.checks import check_length, check_run
+from vlcompress.tickets.checks import check_length, check_run, fit
 from vlcompress.tickets.experiment import Experiment, Say
 from vlcompress.training.loop import Progress
 
@@ -47,6 +47,7 @@ def checked_experiment(
     experiment = open_experiment(recipe, home, compute=compute, say=say, progress=progress)
     check_run(experiment)
     check_length(experiment)
+    fit(experiment)
     return experiment
 
 
@@ -77,6 +78,7 @@ def rehearsed_experiment(
         data_folder(small.data.source, scratch, lambda line: None, task=task)
         experiment = open_experiment(small, scratch, compute=compute, say=say)
         check_run(experiment)
+        fit(experiment)
     except VlcompressError as error:
         stand_in = place_of(small.data.source, scratch, task=task)
         raise VlcompressError(str(error).replace(str(stand_in), str(place))) from error

@@ -10,7 +10,7 @@ import torch
 import vlcompress
 from vlcompress.artefacts import identity
 from vlcompress.data.sources import SCENES
-from vlcompress.devices import CPU, Compute
+from vlcompress.devices import AUTO, CPU, Compute
 from vlcompress.errors import VlcompressError
 from vlcompress.recipe import Recipe, parse_recipe
 from vlcompress.results import DataRead, RunResult, load, save, to_json
@@ -84,9 +84,14 @@ def find_ticket(
     Raises:
         VlcompressError: anything in the recipe or the data that does not fit, before the first training starts.
     """
+    fitted = None
+    if compute.micro_batch == AUTO:  # what fits is part of the run's name
+        fitted = checked_experiment(recipe, home, compute=compute, say=say, progress=progress)
+        compute = fitted.compute
     run, experiment = _found(recipe, home, compute=compute, say=say, progress=progress)
     if run.is_finished:
         return run
+    experiment = experiment or fitted
     experiment = experiment or checked_experiment(recipe, home, compute=compute, say=say, progress=progress)
     cells = train_arms(experiment)
     _write_ticket(run, experiment, cells)
@@ -146,12 +151,12 @@ def _read_by(experiment: Experiment) -> dict[str, Any]:
 
 def run_name(recipe: Recipe, compute: Compute) -> str:
     """Name a run's folder: by its recipe, and by where it is computed unless that is the default."""
-    computed = compute.identity()
+    computed = compute.for_batch(recipe.training.batch).identity()
     return recipe.name() + (f"-{identity(computed)[:6]}" if computed else "")
 
 
-def rehearse(recipe: Recipe, home: Path, *, compute: Compute, say: Say = print) -> None:
-    """Refuse what `find_ticket` would refuse before its first training, and write nothing.
+def rehearse(recipe: Recipe, home: Path, *, compute: Compute, say: Say = print) -> Compute:
+    """Refuse what `find_ticket` would refuse before its first training, write nothing, and say where it would train.
 
     Args:
         recipe: what is to be run.
@@ -162,11 +167,12 @@ def rehearse(recipe: Recipe, home: Path, *, compute: Compute, say: Say = print) 
     Raises:
         VlcompressError: as `find_ticket`, with the same words.
     """
-    run, _ = _found(recipe, home, compute=compute, say=say)
-    if run.is_finished:
-        return
+    if compute.micro_batch != AUTO:
+        run, _ = _found(recipe, home, compute=compute, say=say)
+        if run.is_finished:
+            return compute
     with tempfile.TemporaryDirectory() as scratch:
-        rehearsed_experiment(recipe, home, Path(scratch), compute=compute, say=say)
+        return rehearsed_experiment(recipe, home, Path(scratch), compute=compute, say=say).compute
 
 
 def newest_run(home: Path) -> Run:

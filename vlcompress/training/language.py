@@ -18,7 +18,8 @@ from vlcompress.models.language import language_part
 from vlcompress.models.objective import Objective
 from vlcompress.tasks.language import WORD_RATE, WordsAlone
 from vlcompress.training.checkpoint import distinct
-from vlcompress.training.loop import Hyperparameters, train
+from vlcompress.training.hyperparameters import Hyperparameters
+from vlcompress.training.loop import train
 
 DOCUMENT = "language.json"
 WEIGHTS = "weights.safetensors"

@@ -1,11 +1,8 @@
 """The training loop. Every random number is a function of (seed, step), so that any step can be repeated or resumed."""
 
-import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -13,63 +10,22 @@ from torch import Tensor, nn
 
 from vlcompress.devices import CPU, Compute, autocast, precision
 from vlcompress.errors import VlcompressError
+from vlcompress.models.blocks import checkpoint_blocks
 from vlcompress.models.objective import Objective
 from vlcompress.pruning.mask import Masks
 from vlcompress.tasks.base import EvalTask, Scores
 from vlcompress.training.checkpoint import Checkpoint
-from vlcompress.training.optimizers import OPTIMIZERS, rate
+from vlcompress.training.hyperparameters import Hyperparameters
+from vlcompress.training.memory import check_divisible
 from vlcompress.training.saliency import Saliency
+from vlcompress.training.sampling import Sampler, generator, mix
+from vlcompress.training.step import Stepper, optimizer_of, scaler_of
 
 Progress = Callable[[int, float], None]
 """Called with the steps done and that step's loss: after each step, on a GPU `LOOK_EVERY` steps at a time."""
 
 LOOK_EVERY = 16
 """Steps between looks at the losses on a GPU: a look waits until the GPU has done all that was queued."""
-
-
-@dataclass(frozen=True)
-class Hyperparameters:
-    """How long and how fast to train.
-
-    They are part of a training's identity (`vlcompress.artefacts.distinguishing`): give a new field a default.
-
-    Attributes:
-        steps: optimizer steps.
-        batch: examples a step.
-        learning_rate: the peak, reached at the end of the warm-up.
-        warmup: share of the steps, in (0, 1).
-        clip: the gradient of all parameters together is scaled down to this norm.
-        weight_decay: decoupled, but in the gradient for "sgd"; "adamw" takes it on matrices alone, the others on every
-            parameter.
-        head_rate: factor on the learning rate of the task head (10 in UNITER's and ViLT's VQA recipes).
-        optimizer: "bertadam" (LXMERT), "adamw" (UNITER, ViLT) or "sgd" (ResNet; its rate falls in steps, the others'
-            on a straight line).
-    """
-
-    steps: int
-    batch: int
-    learning_rate: float
-    warmup: float
-    clip: float
-    weight_decay: float
-    head_rate: float
-    optimizer: str = "bertadam"
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """Which examples a step takes: a fresh permutation each epoch, the last incomplete batch dropped."""
-
-    examples: int
-    batch: int
-    seed: int
-
-    def indices(self, step: int) -> list[int]:
-        """Pick the examples of step `step` (from 0)."""
-        per_epoch = max(1, self.examples // self.batch)
-        epoch, position = divmod(step, per_epoch)
-        order = _permutation(self.examples, self.seed, epoch)
-        return order[position * self.batch : (position + 1) * self.batch].tolist()
 
 
 class MaskKeeper:
@@ -131,9 +87,13 @@ def train(
     """
     if len(objective) == 0:
         raise VlcompressError("there is no example to train on: check the data folder and the split")
-    optimizer = _optimizer(model, hyper, backbone_prefix)
-    scaler = _scaler(compute)
-    stepper = _Stepper(model, optimizer, hyper, saliency, scaler)
+    if compute.micro_batch > 0:
+        check_divisible(model, objective)
+    if compute.activation_checkpointing:
+        checkpoint_blocks(model)
+    optimizer = optimizer_of(model, hyper, backbone_prefix)
+    scaler = scaler_of(compute)
+    stepper = Stepper(model, objective, optimizer, hyper, compute, saliency, scaler)
     under_way = Checkpoint(checkpoint, identity, model, optimizer, saliency, scaler) if checkpoint is not None else None
     start = (under_way.load() if under_way is not None else 0) or first_step
     for group in optimizer.param_groups if scaler is None else ():  # with one, steps are skipped: the checkpoint counts
@@ -145,12 +105,11 @@ def train(
     model.train()
     with precision(compute):
         for step in range(start, hyper.steps):
-            batch = objective.batch(sampler.indices(step), _generator(seed, "batch", step)).to(compute.torch_device)
-            torch.manual_seed(_mix(seed, "dropout", step))
-            with autocast(compute):
-                loss = objective.loss(model, batch)
-            losses.add(step, loss)
-            stepper.step(loss, step)
+            indices = sampler.indices(step)
+            batch = objective.batch(indices, generator(seed, "batch", step))
+            torch.manual_seed(mix(seed, "dropout", step))
+            losses.add(step, stepper.learn(batch, len(indices), step))
+            stepper.step(step)
             if keeper is not None:
                 keeper.enforce(optimizer)
             snapshot, last = (at_step or {}).get(step + 1), step + 1 == hyper.steps
@@ -168,50 +127,6 @@ def _bits(mask: Tensor, weight: Tensor) -> Tensor:
     """Make all ones where `mask` keeps and all zeros where it prunes, as integers of the weight's width."""
     kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()]
     return -mask.to(weight.device, kind)
-
-
-def _optimizer(model: nn.Module, hyper: Hyperparameters, backbone_prefix: str) -> torch.optim.Optimizer:
-    """Make the optimizer, with a group for each peak rate (backbone, head) and decay (matrices, all else)."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        peak = hyper.learning_rate * (1.0 if name.startswith(backbone_prefix) else hyper.head_rate)
-        decays = hyper.optimizer != "adamw" or parameter.dim() > 1
-        groups.setdefault((peak, hyper.weight_decay if decays else 0.0), []).append(parameter)
-    return OPTIMIZERS[hyper.optimizer](
-        [{"params": params, "peak": peak, "weight_decay": decay} for (peak, decay), params in groups.items()], lr=0.0
-    )
-
-
-@dataclass(frozen=True)
-class _Stepper:
-    """One optimizer step from a loss: gradients, sums, clipping, rate.
-
-    Attributes:
-        scaler: of float16 losses, whose small gradients would be 0 otherwise; None elsewhere.
-    """
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    hyper: Hyperparameters
-    saliency: Saliency | None
-    scaler: torch.amp.GradScaler | None
-
-    def step(self, loss: Tensor, step: int) -> None:
-        """Take step `step` (from 0)."""
-        self.optimizer.zero_grad(set_to_none=True)
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
-        if self.scaler is not None:
-            self.scaler.unscale_(self.optimizer)
-        if self.saliency is not None:
-            self.saliency.add(step, overflows=self.scaler is not None)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.hyper.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * rate(self.hyper.optimizer, step + 1, self.hyper.steps, self.hyper.warmup)
-        if self.scaler is None:
-            self.optimizer.step()
-        else:
-            self.scaler.step(self.optimizer)  # not taken where gradients overflowed
-            self.scaler.update()
 
 
 class _Losses:
@@ -256,27 +171,8 @@ class _Losses:
         self._unreported.clear()
 
 
-def _scaler(compute: Compute) -> torch.amp.GradScaler | None:
-    return torch.amp.GradScaler(compute.torch_device.type) if compute.facts.scaled else None
-
-
 def evaluate(model: nn.Module, scored: EvalTask, *, batch: int = 256, compute: Compute = CPU) -> Scores:
     """Score every example of a split, without dropout, computed as in training."""
     model.eval()
     with torch.inference_mode(), autocast(compute):
         return scored.evaluate(model, batch=batch)
-
-
-@lru_cache(maxsize=1)
-def _permutation(examples: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(examples, generator=_generator(seed, "epoch", epoch))
-
-
-def _mix(seed: int, purpose: str, step: int) -> int:
-    """Derive a 63-bit seed for one purpose at one step."""
-    digest = hashlib.blake2b(f"{seed}:{purpose}:{step}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-def _generator(seed: int, purpose: str, step: int) -> torch.Generator:
-    return torch.Generator().manual_seed(_mix(seed, purpose, step))
