@@ -60,7 +60,7 @@ PARSERS: dict[Any, Callable[[str], Any]] = {
     Perturbation: parse_perturbation,
     MicroBatch: parse_micro_batch,
 }
-"""Values that are strings in a file (or whole numbers), and what reads them; `str` of a value writes it back."""
+"""Values that are strings in a file (a micro-batch may be a number), and what reads them; `str` writes them back."""
 
 
 @dataclass(frozen=True)
@@ -325,7 +325,7 @@ def _values(kind: type, section: str, table: Any) -> dict[str, Any]:
 
 def _value(name: str, kind: Any, value: Any) -> Any:
     """Parse one value; lists become tuples, and whole numbers stand for numbers."""
-    if kind in PARSERS and type(value) in (str, int):
+    if (kind in PARSERS and type(value) is str) or (kind is MicroBatch and type(value) is int):
         return PARSERS[kind](str(value))
     if kind is float and type(value) is int:
         return float(value)
