@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from vlcompress import __version__
-from vlcompress.errors import VerificationError, VlcompressError
+from vlcompress.errors import VerificationError, VlcompressError, missing
 from vlcompress.kernels.errors import KernelInputError
 
 COMMANDS = (
@@ -88,6 +88,11 @@ class Commands(click.Group):
             return _told(str(error), 3)
         except (VlcompressError, KernelInputError) as error:
             return _told(str(error), 2)
+        except ModuleNotFoundError as error:
+            lacking = missing(error)
+            if lacking is None:
+                raise
+            return _told(str(lacking), 2)
         except BrokenPipeError:
             raise
         except OSError as error:  # a path that cannot be read or written, whoever found it

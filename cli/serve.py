@@ -1,4 +1,4 @@
-"""vlcompress serve: answer requests over HTTP."""
+"""vlcompress serve: answer requests over HTTP and gRPC."""
 
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from vlcompress.cli import options
 @click.option("--max-body", default=32, show_default=True, help="MiB of one request body; 413 beyond.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen on.")
+@click.option("--grpc-port", type=click.IntRange(0, 65535), help="Port to listen on for gRPC as well.  [none]")
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path, dir_okay=False),

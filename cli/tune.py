@@ -31,12 +31,14 @@ def command(out: Path, rows: tuple[int, ...], dtype: str) -> None:
     import torch
 
     if not torch.cuda.is_available() or importlib.util.find_spec("triton") is None:
-        raise click.UsageError("tuning needs a CUDA device and the package triton; the shipped tables stay in use")
+        raise click.UsageError(
+            "tuning needs a CUDA device and the package triton; without a table a rule of thumb chooses"
+        )
     from vlcompress.devices import parse_compute, precision
-    from vlcompress.kernels import cost_model, tune
+    from vlcompress.kernels import tune
 
     device, kept = torch.device("cuda", torch.cuda.current_device()), tune.DTYPES[dtype]
-    wanted = tune.keys(rows=rows or cost_model.ROWS)
+    wanted = tune.keys(rows=rows or tune.ROWS)
     with precision(parse_compute(str(device), dtype)):
         entries = tune.tune(device, wanted, kept, progress=lambda line: click.echo(line, err=True))
         click.echo(tune.save(entries, device, kept, out))

@@ -1,10 +1,11 @@
-"""Which kernel runs with which tile: a shipped table, looked up and never tuned at run time.
+"""Which kernel runs with which tile: a measured table where there is one, looked up and never tuned at run time.
 
-``tables/<name>.json`` holds entries keyed (N, K, block, M, density). The nearest-key rule, in this order:
+`vlcompress tune` writes ``<name>.json``, entries keyed (N, K, block, M, density), into the folder that the environment
+names by ``VLCOMPRESS_KERNEL_TABLES``; none is shipped, and without one :func:`rule_of_thumb` chooses. The nearest-key
+rule, in this order:
 
-1. table: the device's own (``sm_90-h100`` for an H100), else that of its arch; a chip without one takes the newest of
-   its kind (8.6 and 8.9: sm_80; 10.x: sm_100; 12.x has neither wgmma nor tcgen05 and takes sm_80). A table in the
-   user's folder, which `vlcompress tune` writes, comes before any shipped one.
+1. table: the device's own (``sm_90-h100`` for an H100), else that of its arch (8.6 and 8.9: sm_80; 10.x: sm_100; 12.x
+   has neither wgmma nor tcgen05 and takes sm_80).
 2. block: exact. A block that no entry has takes :func:`rule_of_thumb`, since a tile that fits one block may not fit
    another.
 3. (N, K): the smallest |log2 N/N'| + |log2 K/K'|; then M: the smallest |log2 M/M'|; then the nearest density.
@@ -28,9 +29,8 @@ ARCHS = ("sm_80", "sm_90", "sm_100")
 CHIP_TABLES = {"H100": "sm_90-h100"}
 """Tables of single chips, by a word of the device's name; others have that of their arch (sm_90: an H200)."""
 KERNELS = ("tma", "pointer", "small")
-TABLES = Path(__file__).parent / "tables"
 TABLES_VARIABLE = "VLCOMPRESS_KERNEL_TABLES"
-"""Environment variable: a folder of tables that takes the place of the shipped ones (what `vlcompress tune` writes)."""
+"""Environment variable: a folder of tables, as `vlcompress tune` writes them."""
 
 SMALL_M = 64
 MEDIUM_M = 2048
@@ -68,8 +68,7 @@ class Entry:
     Attributes:
         m, n, k, block, density: the key.
         config: what to launch.
-        sparse_us, dense_us: microseconds of the kernel and of the dense product.
-        measured: whether they were measured on the device that the table names, or come from cost_model.py.
+        sparse_us, dense_us: measured microseconds of the kernel and of the dense product.
     """
 
     n: int
@@ -80,7 +79,6 @@ class Entry:
     config: KernelConfig
     sparse_us: float
     dense_us: float
-    measured: bool
 
 
 def find(table: str, n: int, k: int, block: tuple[int, int], m: int, density: float) -> Entry | None:
@@ -199,21 +197,22 @@ def arch_of(table: str) -> str:
 
 
 def load_table(table: str) -> tuple[Entry, ...]:
-    """Read a table from the user's folder where the environment names one, else the shipped one."""
-    return read_table(table_path(table))
+    """Read a table from the folder that the environment names; () where there is none."""
+    path = table_path(table)
+    return read_table(path) if path else ()
 
 
-def table_path(table: str) -> Path:
+def table_path(table: str) -> Path | None:
     """Find the file that :func:`load_table` reads."""
-    return _table_path(table, os.environ.get(TABLES_VARIABLE))
+    folder = os.environ.get(TABLES_VARIABLE)
+    return _table_path(table, folder) if folder else None
 
 
 @lru_cache
-def _table_path(table: str, folder: str | None) -> Path:
+def _table_path(table: str, folder: str) -> Path | None:
     """Look for the file once: a launch has no time for the file system."""
-    folders = (TABLES if folder is None else Path(folder), TABLES)
-    paths = (one / f"{name}.json" for one in folders for name in (table, arch_of(table)))
-    return next(path for path in paths if path.exists())
+    paths = (Path(folder) / f"{name}.json" for name in (table, arch_of(table)))
+    return next((path for path in paths if path.exists()), None)
 
 
 @lru_cache
@@ -233,12 +232,12 @@ def read_table(path: Path) -> tuple[Entry, ...]:
 
 
 def tables_in_use() -> tuple[str | None, int]:
-    """Name what a lookup depends on beside its key: the user's folder, and how often a table has been written."""
+    """Name what a lookup depends on beside its key: the folder of tables, and how often one has been written."""
     return os.environ.get(TABLES_VARIABLE), _writes
 
 
 def write_table(path: Path, table: str, entries: Iterable[Entry], origin: dict[str, Any]) -> None:
-    """Write a table; `origin` says where its times come from (device, driver, versions, or the model)."""
+    """Write a table; `origin` says where its times come from (device, driver, versions)."""
     document = {"table": table, "origin": origin, "entries": [asdict(entry) for entry in entries]}
     path.parent.mkdir(parents=True, exist_ok=True)
     head, rows = json.dumps({k: document[k] for k in ("table", "origin")}, indent=1), document["entries"]
@@ -256,6 +255,7 @@ def _entry(row: dict[str, Any]) -> Entry:
     config = KernelConfig(**row.pop("config"))
     if config.kernel not in KERNELS:
         raise KeyError(f"kernel '{config.kernel}' is none of {KERNELS}")
+    row.pop("measured", None)  # of tables that were written while some were only modelled
     return Entry(**{**row, "block": (row["block"][0], row["block"][1])}, config=config)
 
 

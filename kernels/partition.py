@@ -8,20 +8,17 @@ A program owns a row tile of BLOCK_M rows of X and one part of the work list. Tw
   which a second launch adds in the order of the work list, so every run gives the same bits.
 
 Splitting pays where the chip has more slots than whole outputs can fill evenly: few rows of X, or rows of W that differ
-much. `cheapest` prices each in bytes that a multiprocessor moves from L2, which is what bounds these tiles; `makespan`
-is what the choice is judged by. Neither has met a GPU.
+much. `cheapest` prices each in bytes that a multiprocessor moves from L2, which is what bounds these tiles. It has not
+met a GPU.
 """
 
-import heapq
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 from vlcompress.kernels import configs
 from vlcompress.kernels.configs import KernelConfig
-from vlcompress.kernels.formats import BlockPattern
-from vlcompress.kernels.work_list import WorkList, part_counts, part_of
+from vlcompress.kernels.work_list import part_counts
 
 START_STEPS = 2.0
 """Estimate: steps of a multiprocessor that pass while a program fills its pipeline; twice as many where it is alone."""
@@ -138,45 +135,6 @@ def slots_of(work: Work, config: KernelConfig, multiprocessors: int, shared_byte
 def tile_of(work: Work, config: KernelConfig) -> Tile:
     """Size one step of a configuration."""
     return Tile(config.block_m, *work.block, work.itemsize)
-
-
-def work_of(m: int, pattern: BlockPattern, work_list: WorkList, itemsize: int) -> Work:
-    """Describe the product of M rows of X and a work list of a pattern."""
-    transposed = work_list is pattern.transposed
-    (height, width), (n, k) = pattern.block, pattern.shape
-    block, outputs, reduced = ((width, height), k // width, n) if transposed else ((height, width), n // height, k)
-    return Work(m, reduced, block, outputs, work_list.longest, itemsize)
-
-
-def part_steps(work_list: WorkList, outputs: int, cut: Partition) -> list[int]:
-    """Count the steps of each part, in the order in which a row tile's programs start."""
-    if cut.splits_outputs:
-        return lengths(even_cuts(work_list.entries, cut.parts))
-    return lengths(part_of(work_list, outputs, cut.parts).tolist())
-
-
-def makespan(parts: Sequence[int], row_tiles: int, group: int, slots: int) -> int:
-    """Count the steps of the busiest slot when each program goes to the slot that is free first.
-
-    Args:
-        parts: steps of each part, in the order in which programs start.
-    """
-    load = [0] * slots
-    for start in range(0, row_tiles, group):
-        for steps in parts:
-            for _ in range(min(group, row_tiles - start)):
-                heapq.heapreplace(load, load[0] + steps)
-    return max(load)
-
-
-def even_cuts(entries: int, parts: int) -> list[int]:
-    """Cut anywhere, as the kernels do: positions [parts + 1]."""
-    return [entries * part // parts for part in range(parts + 1)]
-
-
-def lengths(cuts: Sequence[int]) -> list[int]:
-    """Count the steps between consecutive cuts."""
-    return [end - begin for begin, end in itertools.pairwise(cuts)]
 
 
 def _options(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from vlcompress.kernels.formats import BlockPattern, BlockSparseWeight, pack
+from vlcompress.kernels.formats import BlockSparseWeight, pack
 
 
 def random_mask(
@@ -27,14 +27,6 @@ def random_mask(
     mask = torch.zeros(rows * cols, dtype=torch.bool)
     mask[order[:kept]] = True
     return mask.reshape(rows, cols)
-
-
-def pattern_of(mask_nk: Tensor, block: tuple[int, int]) -> BlockPattern:
-    """Store the pattern of a mask [N/R, K/C] of blocks R x C."""
-    counts = mask_nk.sum(1)
-    crow = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
-    shape = (mask_nk.shape[0] * block[0], mask_nk.shape[1] * block[1])
-    return BlockPattern(shape, block, crow, mask_nk.nonzero()[:, 1].int())
 
 
 def masked(w_NK: Tensor, mask_nk: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Measure the table again on the GPU at hand: the library behind ``vlcompress tune``.
+"""Measure the table of the GPU at hand: the library behind ``vlcompress tune``.
 
 For each key, every candidate configuration is first checked against float64; those that are right are timed in turn
 with the dense product, and the fastest becomes the entry. All products have what layers have: a bias, and GELU where
@@ -16,7 +16,7 @@ import torch
 import triton
 from torch import Tensor
 
-from vlcompress.kernels import configs, cost_model, launch, naive, timing
+from vlcompress.kernels import configs, launch, naive, timing
 from vlcompress.kernels.configs import Entry, KernelConfig
 from vlcompress.kernels.errors import KernelInputError
 from vlcompress.kernels.formats import TRITON_DTYPES, BlockSparseWeight, unpack
@@ -26,6 +26,12 @@ from vlcompress.kernels.timing import GraphTiming
 DTYPES = {"tf32" if name == "fp32" else name: dtype for dtype, name in TRITON_DTYPES.items()}
 TOLERANCE = 1e-2
 """Relative error that an output may have against float64 in any of them."""
+
+SHAPES = ((768, 768), (1536, 768), (2304, 768), (3072, 768), (768, 3072), (1024, 1024), (4096, 1024), (1024, 4096))
+"""(N, K) of BERT-base, with q, k and v in one product too, and of BERT-large."""
+BLOCKS = ((32, 32), (64, 64), (128, 64))
+ROWS = (32, 640, 1152, 4096, 16384)
+DENSITIES = (0.5, 0.3, 0.1)
 
 Timer = Callable[[Mapping[str, Sequence[timing.Call]]], dict[str, GraphTiming]]
 
@@ -41,9 +47,9 @@ class Key:
     density: float
 
 
-def keys(shapes: Sequence[tuple[int, int]] = cost_model.SHAPES, rows: Sequence[int] = cost_model.ROWS) -> list[Key]:
-    """List the keys of a table over (N, K) shapes and rows M, for the blocks and densities of the shipped ones."""
-    grid = itertools.product(shapes, cost_model.BLOCKS, rows, cost_model.DENSITIES)
+def keys(shapes: Sequence[tuple[int, int]] = SHAPES, rows: Sequence[int] = ROWS) -> list[Key]:
+    """List the keys of a table over (N, K) shapes and rows M."""
+    grid = itertools.product(shapes, BLOCKS, rows, DENSITIES)
     return [Key(n, k, block, m, density) for (n, k), block, m, density in grid]
 
 
@@ -64,7 +70,7 @@ def tune(
         KernelInputError: the device has no CUDA.
     """
     if device.type != "cuda" and not launch.INTERPRETED:
-        raise KernelInputError(f"tuning needs a CUDA device, not {device}: the shipped tables hold modelled times")
+        raise KernelInputError(f"tuning needs a CUDA device, not {device}: without a table a rule of thumb chooses")
     for done, key in enumerate(wanted, start=1):
         try:
             entry = measure(key, device, dtype, timer, progress)
@@ -100,7 +106,7 @@ def measure(
     times = timer({str(config): _calls(config, case) for config in right} | {"dense": _dense(case)})
     best = min(right, key=lambda config: times[str(config)].median_us)
     sparse, dense = times[str(best)].median_us, times["dense"].median_us
-    return Entry(key.n, key.k, key.block, key.m, key.density, best, round(sparse, 2), round(dense, 2), measured=True)
+    return Entry(key.n, key.k, key.block, key.m, key.density, best, round(sparse, 2), round(dense, 2))
 
 
 @dataclass(frozen=True)

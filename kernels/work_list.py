@@ -117,12 +117,6 @@ def cut_offset(outputs: int, parts: int) -> int:
     return sum(count + 1 for count in part_counts(outputs) if count < parts)
 
 
-def part_of(work_list: WorkList, outputs: int, parts: int) -> Tensor:
-    """View the ``parts + 1`` cuts between which the parts run."""
-    start = cut_offset(outputs, parts)
-    return work_list.cuts[start : start + parts + 1]
-
-
 def _check(shape: tuple[int, int], block: tuple[int, int]) -> None:
     why = no_work_list_because(shape, block)
     if why is not None:

@@ -6,10 +6,14 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from vlcompress.errors import EXTRAS
+from vlcompress.export.container import REQUIREMENTS
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"vlcompress": "vlcompress", "cli": "vlcompress/cli", "kernels": "vlcompress/kernels"}
@@ -103,3 +107,39 @@ def test_an_installed_wheel_prunes_compiles_and_exports(installed: Path, tmp_pat
     called(*tool, "compile", cwd=tmp_path, path=installed)
     called(*tool, "export", "--format", "onnx", cwd=tmp_path, path=installed)
     assert len(list(tmp_path.glob("runs/*/onnx/model.onnx"))) == 1
+
+
+def declared(extra: str | None = None) -> set[str]:
+    """Names of the packages that pyproject.toml lists for an extra, or for the project itself, extras in it opened."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = project["dependencies"] if extra is None else project["optional-dependencies"][extra]
+    found = set[str]()
+    for line in lines:
+        name, inner = re.match(r"([\w.-]+)(?:\[(\w+)\])?", line).groups()  # type: ignore[union-attr]
+        found |= declared(inner) if name == "vlcompress" else {name}
+    return found
+
+
+def test_a_server_needs_no_torch_and_an_image_holds_just_what_it_needs() -> None:
+    needed = declared() | declared("serve")
+    assert not needed & {"torch", "transformers", "safetensors", "matplotlib"}
+    assert set(REQUIREMENTS) == needed - {"rich"}, "rich draws tables and progress, which a server has none of"
+
+
+def test_a_missing_package_is_told_with_its_extra() -> None:
+    for extra, named in zip(("cpu", "serve"), EXTRAS, strict=True):
+        assert named.startswith(f"'vlcompress[{extra}]'")
+        modules = {name.replace("-", "_").removesuffix("io") for name in declared(extra)}  # grpcio is imported as grpc
+        assert set(EXTRAS[named]) <= modules
+
+
+@pytest.mark.parametrize("command", ["prune", "export", "verify", "tasks", "serve --backend torch x"])
+def test_without_torch_a_command_says_in_one_line_what_to_install(command: str, tmp_path: Path) -> None:
+    without = "import sys; sys.modules['torch'] = None; from vlcompress.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", without, *command.split()],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    says = "error: this needs the package 'torch', which is not installed: pip install 'vlcompress[cpu]' (or [gpu])\n"
+    assert done.stderr == says

@@ -284,6 +284,31 @@ class BenchResult:
 
 
 @dataclass(frozen=True)
+class ReachedResult:
+    """``reached.json``: the exported ticket of a run with a target, measured beside the exported dense model.
+
+    Attributes:
+        environment: as in `BenchResult`.
+        target: that was asked for.
+        batch, threads: that both ran with, in ONNX Runtime.
+        dense, ticket: latencies.
+        speedup: of the ticket over dense.
+        bytes: of both files, by "dense" and "ticket".
+        command: that measured it.
+    """
+
+    environment: Json
+    target: str
+    batch: int
+    threads: int
+    dense: Latency
+    ticket: Latency
+    speedup: Ratio
+    bytes: Mapping[str, int]
+    command: str = "vlcompress prune"
+
+
+@dataclass(frozen=True)
 class LayerForm:
     """One layer in one form: µs a call, times faster than dense, and how it was written where there was a choice."""
 

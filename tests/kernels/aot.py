@@ -229,7 +229,7 @@ KINDS = ((torch.bfloat16, False), (torch.float16, False), (torch.float32, False)
 
 
 def configurations(arch: str) -> dict[str, Build]:
-    """Return every build that the tables and rules of an arch can lead to, by what it is.
+    """Return every build that the rules of an arch can lead to, by what it is.
 
     That is: each block, dtype and precision; forward with bias and GELU, the heaviest epilogue that layers use, and dX;
     outputs whole and split; by TMA, and by pointers where X is not aligned for it; and dW.
@@ -264,12 +264,10 @@ def _products(arch: str, block: tuple[int, int], dtype: torch.dtype, exact: bool
 
 
 def _choices(arch: str, block: tuple[int, int]) -> list[KernelConfig]:
-    """What the tables and the rule of thumb say for a block on an arch, and the stand-ins where TMA cannot read X."""
-    tables = [name for name in (arch, *configs.CHIP_TABLES.values()) if configs.arch_of(name) == arch]
+    """What the rule of thumb says for a block on an arch, and the stand-ins where TMA cannot read X."""
     chosen = {
         configs.rule_of_thumb(arch, block, m) for m in (16, configs.SMALL_M, configs.MEDIUM_M - 1, configs.MEDIUM_M)
     }
-    chosen |= {entry.config for name in tables for entry in configs.load_table(name) if entry.block == block}
     return sorted(chosen | {replace(each, kernel="pointer") for each in chosen if each.kernel == "tma"}, key=str)
 
 

@@ -1,20 +1,18 @@
-"""The tables, the nearest-key rule, the fit to shared memory, and the model that filled the tables."""
+"""The tables, the nearest-key rule, and the fit to shared memory."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from vlcompress.kernels import configs, cost_model
+from vlcompress.kernels import configs
 from vlcompress.kernels.configs import ARCHS, Entry, KernelConfig, fit, read_table, rule_of_thumb, write_table
 from vlcompress.kernels.errors import KernelInputError
-from vlcompress.kernels.synthetic import pattern_of, random_mask
 
 CONFIG = KernelConfig("tma", block_m=128, warps=4, stages=4)
 
 
 def entry(n: int = 768, k: int = 768, m: int = 4096, density: float = 0.5, sparse: float = 5.0) -> Entry:
-    return Entry(n, k, (64, 64), m, density, CONFIG, sparse, 10.0, measured=True)
+    return Entry(n, k, (64, 64), m, density, CONFIG, sparse, 10.0)
 
 
 @pytest.fixture
@@ -28,16 +26,6 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
     write_table(tmp_path / "sm_90.json", "sm_90", entries, {"source": "test"})
     monkeypatch.setenv(configs.TABLES_VARIABLE, str(tmp_path))
     return entries
-
-
-@pytest.mark.parametrize("name", cost_model.CHIPS)
-def test_shipped_tables_are_marked_as_modelled_and_in_step_with_the_model(name: str) -> None:
-    document = json.loads((configs.TABLES / f"{name}.json").read_text())
-    entries = read_table(configs.TABLES / f"{name}.json")
-    assert "not measured" in document["origin"]["source"]
-    assert document["origin"]["chip"] == cost_model.CHIPS[name].name
-    assert not any(row.measured for row in entries)
-    assert list(entries) == cost_model.modelled_entries(name)
 
 
 @pytest.mark.parametrize(
@@ -76,11 +64,21 @@ def test_the_table_of_a_device(capability: tuple[int, int], device: str, table: 
     assert configs.table_name(*capability, device) == table
 
 
-def test_a_table_of_the_users_own_comes_before_the_shipped_one_of_the_chip(table: list[Entry], tmp_path: Path) -> None:
+def test_a_chip_takes_its_own_table_or_else_that_of_its_arch(table: list[Entry], tmp_path: Path) -> None:
     assert configs.table_path("sm_90-h100") == tmp_path / "sm_90.json"
-    assert configs.table_path("sm_100") == configs.TABLES / "sm_100.json"
     write_table(tmp_path / "sm_90-h100.json", "sm_90-h100", table[:1], {"source": "test"})
     assert configs.load_table("sm_90-h100") == tuple(table[:1])
+
+
+def test_where_nothing_was_measured_the_rule_of_thumb_chooses(table: list[Entry]) -> None:
+    assert configs.table_path("sm_100") is None
+    assert configs.config_for("sm_100", 768, 768, (64, 64), 4096, 0.5) == rule_of_thumb("sm_100", (64, 64), 4096)
+
+
+def test_a_table_that_says_measured_is_read(table: list[Entry], tmp_path: Path) -> None:
+    path = tmp_path / "sm_90.json"
+    path.write_text(path.read_text().replace('"sparse_us"', '"measured": true, "sparse_us"'))
+    assert read_table(path) == tuple(table)
 
 
 def test_old_chips_are_refused() -> None:
@@ -134,27 +132,3 @@ def test_a_broken_table_names_itself(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(KernelInputError, match="is not a table of kernel configurations"):
         read_table(path)
-
-
-def modelled(density: float, block: tuple[int, int] = (64, 64), skew: float = 0.0, m: int = 16384) -> float:
-    pattern = pattern_of(random_mask((768, 3072), block, 1 - density, skew=skew), block)
-    return cost_model.sparse_us("sm_90", m, pattern, rule_of_thumb("sm_90", block, m))
-
-
-def test_the_model_knows_the_hard_floor() -> None:
-    """No product is faster than its bytes, and more sparsity never costs more."""
-    chip = cost_model.CHIPS["sm_90"]
-    times = [modelled(density) for density in (1.0, 0.5, 0.3, 0.1)]
-    assert times == sorted(times, reverse=True)
-    assert times[-1] > 2 * 16384 * (768 + 3072) / chip.bandwidth * 1e6
-    assert times[0] >= 1.15 * cost_model.dense_us(chip, 16384, 768, 3072)
-
-
-def test_the_model_counts_traffic_from_l2() -> None:
-    """At 50 % and 128 rows a step of 64x64 brings 24 KiB for 1 Mi operations: 128 * 12 * 24 steps at 8.7 TB/s."""
-    assert modelled(0.5) >= 128 * 12 * 24 * 24576 / 8.7e12 * 1e6
-    assert modelled(0.5, (128, 64)) < 0.75 * modelled(0.5), "a block of 128 rows reads X half as often"
-
-
-def test_the_model_sees_rows_that_differ() -> None:
-    assert modelled(0.1, skew=1.0, m=1152) > 1.2 * modelled(0.1, m=1152)

@@ -55,7 +55,7 @@ def test_a_table_that_is_written_reaches_products_that_have_a_plan(
     monkeypatch.setenv(configs.TABLES_VARIABLE, str(tmp_path))
     before, _ = interpreted.planned(product)
     tuned = configs.KernelConfig("pointer", 128, 8, 2)
-    entry = configs.Entry(64, 64, (16, 16), 5, 0.5, tuned, sparse_us=1.0, dense_us=2.0, measured=True)
+    entry = configs.Entry(64, 64, (16, 16), 5, 0.5, tuned, sparse_us=1.0, dense_us=2.0)
     configs.write_table(tmp_path / "sm_80.json", "sm_80", [entry], {"source": "a test"})
     after, _ = interpreted.planned(product)
     assert before != after == interpreted.fitted(tuned, product)

@@ -2,17 +2,18 @@
 
 import pytest
 
+from tests.kernels.simulated import even_cuts, lengths, makespan, part_steps, pattern_of, work_of
 from vlcompress.kernels import partition
 from vlcompress.kernels.configs import SHARED_BYTES, KernelConfig, rule_of_thumb
 from vlcompress.kernels.formats import BlockPattern
 from vlcompress.kernels.partition import Partition
-from vlcompress.kernels.synthetic import pattern_of, random_mask
+from vlcompress.kernels.synthetic import random_mask
 
 MULTIPROCESSORS, MEMORY = 132, SHARED_BYTES["sm_90"]
 
 
 def shared(pattern: BlockPattern, m: int) -> tuple[partition.Work, KernelConfig, Partition]:
-    work = partition.work_of(m, pattern, pattern.forward, itemsize=2)
+    work = work_of(m, pattern, itemsize=2)
     return work, *partition.cheapest(work, rule_of_thumb("sm_90", pattern.block, m), MULTIPROCESSORS, MEMORY)
 
 
@@ -21,24 +22,24 @@ def imbalance(pattern: BlockPattern, m: int) -> float:
     work, config, cut = shared(pattern, m)
     slots = partition.slots_of(work, config, MULTIPROCESSORS, MEMORY, cut.splits_outputs).count
     row_tiles = work.row_tiles(config.block_m)
-    parts = partition.part_steps(pattern.forward, work.outputs, cut)
+    parts = part_steps(pattern.forward, work.outputs, cut)
     assert sum(parts) == work.entries
-    return partition.makespan(parts, row_tiles, cut.group, slots) * slots / (work.entries * row_tiles)
+    return makespan(parts, row_tiles, cut.group, slots) * slots / (work.entries * row_tiles)
 
 
 def test_makespan_by_hand() -> None:
     """Two row tiles of parts 5, 3 and 1 on two slots: 5 5 | 3 3 | 1 1 together, 5 3 | 1 5 | 3 1 one after the other."""
-    assert partition.makespan([5, 3, 1], row_tiles=2, group=2, slots=2) == 9
-    assert partition.makespan([5, 3, 1], row_tiles=2, group=1, slots=2) == 9
-    assert partition.makespan([4, 2, 2], row_tiles=1, group=1, slots=2) == 4
-    assert partition.makespan([2, 2, 4], row_tiles=1, group=1, slots=2) == 6, "the longest part last leaves a slot idle"
+    assert makespan([5, 3, 1], row_tiles=2, group=2, slots=2) == 9
+    assert makespan([5, 3, 1], row_tiles=2, group=1, slots=2) == 9
+    assert makespan([4, 2, 2], row_tiles=1, group=1, slots=2) == 4
+    assert makespan([2, 2, 4], row_tiles=1, group=1, slots=2) == 6, "the longest part last leaves a slot idle"
 
 
 @pytest.mark.parametrize(("entries", "parts"), [(7, 3), (10, 10), (48, 5)])
 def test_even_cuts_differ_by_one_step(entries: int, parts: int) -> None:
-    cuts = partition.even_cuts(entries, parts)
+    cuts = even_cuts(entries, parts)
     assert (cuts[0], cuts[-1]) == (0, entries)
-    assert set(partition.lengths(cuts)) <= {entries // parts, -(-entries // parts)}
+    assert set(lengths(cuts)) <= {entries // parts, -(-entries // parts)}
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,6 @@ def tune(interpreted: Any) -> Any:
 def test_the_fastest_right_candidate_is_kept_and_saved(tune: Any, dtype: torch.dtype, tmp_path: Path) -> None:
     key = tune.Key(64, 32, (32, 32), 130, 0.5)
     (entry,) = tune.tune(CPU, [key], dtype, timer=counting_timer)
-    assert entry.measured
     assert entry.dense_us == 100.0
     assert entry.config == list(tune.candidates("sm_90", key))[-1]
     path = tune.save([entry], CPU, dtype, tmp_path)

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.kernels.simulated import part_of, pattern_of
 from vlcompress.kernels.errors import KernelInputError
 from vlcompress.kernels.formats import BlockPattern
-from vlcompress.kernels.synthetic import pattern_of, random_mask, random_weight
-from vlcompress.kernels.work_list import WorkList, part_counts, part_of
+from vlcompress.kernels.synthetic import random_mask, random_weight
+from vlcompress.kernels.work_list import WorkList, part_counts
 
 
 def entries(work_list: WorkList) -> list[tuple[int, int, int, int]]:

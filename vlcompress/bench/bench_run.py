@@ -16,8 +16,8 @@ from vlcompress.bench.variants import Variant, bind_torch, make_onnx, make_torch
 from vlcompress.devices import CPU, Compute, placed, precision
 from vlcompress.errors import VlcompressError
 from vlcompress.export.export_run import compiled_of, export_dense
+from vlcompress.export.parity import bound_in
 from vlcompress.export.runtime import SKIP_LAYER_NORM, provider_for
-from vlcompress.export.verify import bound_in
 from vlcompress.models.base import Family
 from vlcompress.results import Accuracy, BenchResult, CurvePoint, save
 from vlcompress.sparse.compile import compile_model, thread_count

@@ -14,7 +14,7 @@ from vlcompress.bench.memory import peak_memory
 from vlcompress.bench.statistics import latency, paired_ratio
 from vlcompress.bench.variants import Scores, Variant
 from vlcompress.errors import VlcompressError
-from vlcompress.export.verify import BOUNDS, Bound, compare_scores, require
+from vlcompress.export.parity import BOUNDS, Bound, compare_scores, require
 from vlcompress.results import BatchResult, BenchResult, Speedup, VariantResult
 from vlcompress.sparse.compile import thread_count
 from vlcompress.sparse.timing import Bursts, Effort, interleave

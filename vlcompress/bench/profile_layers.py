@@ -14,8 +14,8 @@ from vlcompress.bench.break_even import break_even
 from vlcompress.bench.profile_onnx import NATIVE, SHRUNK, STANDARD, native_layers, whole
 from vlcompress.bench.random_masks import UNITS, side, weight_mask
 from vlcompress.export.choose import Chooser, one_layer
+from vlcompress.export.parity import Floats, compare_scores, require
 from vlcompress.export.runtime import session_from_bytes
-from vlcompress.export.verify import Floats, compare_scores, require
 from vlcompress.kernels.formats import pack_masked
 from vlcompress.results import LayerForm, LayerPoint, LayerProfile
 from vlcompress.sparse.timing import Effort, compare

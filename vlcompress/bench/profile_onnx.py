@@ -16,12 +16,13 @@ from vlcompress.export.choose import Chooser
 from vlcompress.export.functions import packable
 from vlcompress.export.lowering import WORTH_A_TRY
 from vlcompress.export.native.build import built
+from vlcompress.export.parity import require
 from vlcompress.export.rewrite import Layer, Rewriter
 from vlcompress.export.runtime import OPSET, open_session
 from vlcompress.export.storage import save_apart, size
 from vlcompress.export.tidy import prune_unused
 from vlcompress.export.trace import trace
-from vlcompress.export.verify import feed, parity, require
+from vlcompress.export.verify import feed, parity
 from vlcompress.kernels.formats import BlockSparseWeight, pack, pack_masked
 from vlcompress.kernels.grouped import row_panels
 from vlcompress.kernels.linear import BlockSparseLinear
@@ -31,7 +32,6 @@ from vlcompress.sparse.timing import Call
 
 Inputs = Mapping[str, Tensor]
 
-OLD_OPSET, OLD_IR_VERSION = 17, 8
 STANDARD, NATIVE, SHRUNK = "standard operators", "native kernel", "smaller layers"
 """The forms: row groups as standard operators; packed nodes for the native kernel; layers without the removed units."""
 
@@ -103,14 +103,6 @@ class Subject:
                 failure = f"'{form}' of {pattern} at {sparsity:g} does not compute what the masked model does"
                 require(parity(self.family, self.model, found.model, [inputs]), failure)
         return opened
-
-    def zeros(self, pattern: str, sparsity: float) -> Path:
-        """Prune at random, and write the dense graph with those zeros, for runtimes that read only older ONNX."""
-        masks = random_masks(self.family, self.model, pattern, sparsity)
-        with masked(self.model, masks):
-            graph = trace(self.family, self.model, self.config, opset=OLD_OPSET)
-            graph.ir_version = OLD_IR_VERSION
-            return self._write(graph, "masked")
 
     def _shrunk(self, masks: Mapping[str, Tensor]) -> Path:
         smaller, _, _ = shrink(self.family, self.model, masks)

@@ -20,8 +20,8 @@ from vlcompress.bench.load import OK, Sample, Send, arrivals, offer, saturate, s
 from vlcompress.bench.served import served
 from vlcompress.errors import VlcompressError
 from vlcompress.export.export_run import export_dense
+from vlcompress.export.parity import compare_scores, require
 from vlcompress.export.runtime import open_session
-from vlcompress.export.verify import compare_scores, require
 from vlcompress.results import RateResult, ServedModel, ServeResult, save
 from vlcompress.tickets.models import samples, score_task
 from vlcompress.tickets.run import Run

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vlcompress.artefacts import Json
-from vlcompress.data import labelled_folder, store
+from vlcompress.data import class_folders, store
 from vlcompress.data.detect_layout import LAYOUTS, check_examples, distinct
 from vlcompress.data.examples import AnswerExample, ChoiceExample, Example, images_of, text_of
 from vlcompress.data.found import Found, Layout, OpenedPictures
@@ -115,7 +115,7 @@ def check_folder(folder: Path | str) -> FolderReport:
         raise VlcompressError(f"no data folder at '{root}': give a folder that exists")
     splits = [one for task in store.EXAMPLES for layout in LAYOUTS for one in _reports(root, task, layout)]
     # Pictures of any data set lie in folders: they are taken for classes only where there is nothing else.
-    splits = [one for one in splits if one.layout != labelled_folder.NAME] or splits
+    splits = [one for one in splits if one.layout != class_folders.NAME] or splits
     if not splits:
         raise VlcompressError(
             f"'{root}' holds no data in a known layout: vqa/train.json (LXMERT), vqav2/, gqa/, nlvr2/, snli_ve/, "

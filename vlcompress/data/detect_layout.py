@@ -46,9 +46,9 @@ has all the splits that are asked for is taken.
 
     {vqav2,nlvr2,f30k_caption_karpathy,coco_caption_karpathy}_SPLIT.arrow                       also in arrow/
 
-**labelled**, task classification: CIFAR-10 and -100 (binary or Python version), SVHN (train_32x32.mat, test_32x32.mat),
-Fashion-MNIST (IDX files, plain or .gz), or any FOLDER/SPLIT/CLASS/**/picture.jpg; see
-`vlcompress.data.labelled_folder`.
+**cifar**, task classification: CIFAR-10 and -100, binary version; see `vlcompress.data.cifar`.
+
+**labelled**, task classification: any FOLDER/SPLIT/CLASS/**/picture.jpg; see `vlcompress.data.class_folders`.
 
 Splits go by their published names: vqa train, nominival, minival (lxmert), train, val, test, test-dev (raw); gqa train,
 valid, testdev; nlvr2 train, valid or dev, test or test1; snli_ve train, dev, test; vcr train, val, test; refcoco train,
@@ -62,7 +62,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from vlcompress.data import labelled_folder, lxmert_folder, raw_folder, store, uniter_folder, vilt_arrow
+from vlcompress.data import cifar, class_folders, lxmert_folder, raw_folder, store, uniter_folder, vilt_arrow
 from vlcompress.data.examples import Example, TaskData, images_of, problem_of
 from vlcompress.data.found import Found, Layout, OpenedPictures
 from vlcompress.data.identity import files_identity
@@ -70,7 +70,15 @@ from vlcompress.data.questions import check_answer_list
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError, unknown
 
-_MODULES: tuple[ModuleType, ...] = (store, lxmert_folder, raw_folder, uniter_folder, vilt_arrow, labelled_folder)
+_MODULES: tuple[ModuleType, ...] = (
+    store,
+    lxmert_folder,
+    raw_folder,
+    uniter_folder,
+    vilt_arrow,
+    cifar,
+    class_folders,
+)
 LAYOUTS: tuple[Layout, ...] = tuple(cast(Layout, module) for module in _MODULES)
 """In the order in which they are tried."""
 

@@ -1,9 +1,9 @@
-"""Read pickle files without executing them: plain containers, strings and numbers, and where asked NumPy's arrays.
+"""Read pickle files without executing them: plain containers, strings and numbers.
 
-Published data comes in pickles (RefCOCO's ``refs(unc).p``, UNITER's ``ans2label.pkl``, CIFAR's batches). Python's own
-reader runs whatever a file says; here it looks up no name but those of plain arrays, and knows no other opcode that
-calls anything. Of the standard library's two readers this is the one in Python: the one in C reserves memory by an
-index that the file merely claims (64 GB for nine bytes).
+Published data comes in pickles (RefCOCO's ``refs(unc).p``, UNITER's ``ans2label.pkl``). Python's own reader runs
+whatever a file says; here it looks up no name, and knows no opcode that calls anything. Of the standard library's two
+readers this is the one in Python: the one in C reserves memory by an index that the file merely claims (64 GB for nine
+bytes).
 """
 
 import io
@@ -12,8 +12,6 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
-
-import numpy as np
 
 from vlcompress.errors import VlcompressError
 
@@ -27,22 +25,21 @@ _CALLS_NOTHING = (
     *("PROTO", "FRAME", "MARK", "POP", "DUP", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_TUPLE", "LIST", "DICT", "TUPLE"),
     *("TUPLE1", "TUPLE2", "TUPLE3", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "MEMOIZE", "STOP"),
 )
-_LOOKS_UP = ("GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD")
-"""What an array needs beside them; every name goes through `_Reader.find_class`."""
+_LOOKS_UP = ("GLOBAL", "STACK_GLOBAL")
+"""Names go through `_Reader.find_class`, so that the error has them."""
 
 
 class _Refused(Exception):
     """What the file holds that is not allowed."""
 
 
-def read_pickle(path: Path, *, arrays: bool = False) -> Any:
+def read_pickle(path: Path) -> Any:
     """Read a pickle of dicts, lists, tuples, strings, bytes, numbers, booleans and None.
 
-    Python 2's byte strings become text by Latin-1, or stay bytes where `arrays` is on (they are then an array's data).
+    Python 2's byte strings become text by Latin-1.
 
     Args:
         path: the file, of any pickle protocol.
-        arrays: allow NumPy arrays of numbers as well (CIFAR's batches).
 
     Raises:
         VlcompressError: no such file, not a pickle, cut, or anything beyond those types.
@@ -55,7 +52,7 @@ def read_pickle(path: Path, *, arrays: bool = False) -> Any:
     except OSError as error:
         raise VlcompressError(f"no pickle at '{path}' ({error.strerror}): give a file that exists") from error
     try:
-        return _Reader(data, arrays).whole()
+        return _Reader(data).whole()
     except _Refused as error:
         raise VlcompressError(f"'{path}' is refused: {error}; only plain data is read, nothing is executed") from error
     except (pickle.UnpicklingError, ArithmeticError, LookupError, MemoryError, EOFError) as error:
@@ -75,9 +72,8 @@ class _Reader(pickle._Unpickler):
         for code in (getattr(pickle, name)[0] for name in (*_CALLS_NOTHING, *_LOOKS_UP))
     }
 
-    def __init__(self, data: bytes, arrays: bool) -> None:
-        super().__init__(io.BytesIO(data), encoding="bytes" if arrays else "latin-1")
-        self.names = _ARRAY_NAMES if arrays else {}
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data), encoding="latin-1")
 
     def whole(self) -> Any:
         """Read the one value that the file holds."""
@@ -87,51 +83,5 @@ class _Reader(pickle._Unpickler):
         return value
 
     def find_class(self, module: str, name: str) -> Any:
-        """Give a stand-in of a name that plain arrays have; the named thing itself is never looked up."""
-        if (module, name) not in self.names:
-            raise _Refused(f"it names {module}.{name}")
-        return self.names[module, name]
-
-    def load_build(self) -> None:
-        """Set the state of an array or of its type, after a look at it."""
-        state, target = self.stack.pop(), self.stack[-1]
-        if not isinstance(state, tuple) or not isinstance(target, np.ndarray | np.dtype):
-            raise _Refused("it sets the state of an object")
-        _check_state(target, state)
-        setter: Any = target
-        setter.__setstate__(state)  # NumPy compares the bytes with the shape before it takes memory
-
-    dispatch[pickle.BUILD[0]] = load_build
-
-
-def _check_state(target: np.ndarray[Any, Any] | np.dtype[Any], state: tuple[Any, ...]) -> None:
-    if isinstance(target, np.dtype):
-        order = state[1].decode() if isinstance(state[1], bytes) else state[1]
-        if order not in ("|", "<", ">", "=") or any(part is not None for part in state[2:5]):
-            raise _Refused(f"it holds an array of type '{order}{target.str[1:]}' with a state of its own")
-    elif not (len(state) == 5 and isinstance(state[2], np.dtype) and isinstance(state[4], bytes)):
-        raise _Refused("it holds an array that is not of plain numbers")
-
-
-def _new_array(*_: Any) -> np.ndarray[Any, Any]:
-    return np.empty(0, np.uint8)
-
-
-def _new_dtype(code: str | bytes, *_: Any) -> np.dtype[Any]:
-    code = code.decode() if isinstance(code, bytes) else code
-    if code[:1] not in ("b", "i", "u", "f"):
-        raise _Refused(f"it holds an array of type '|{code}'")
-    return np.dtype(code, copy=True)
-
-
-def _encoded(text: str, *_: Any) -> bytes:
-    return text.encode("latin-1")
-
-
-_ARRAY_NAMES: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _new_array,
-    ("numpy._core.multiarray", "_reconstruct"): _new_array,
-    ("numpy", "ndarray"): None,  # an argument of `_reconstruct`
-    ("numpy", "dtype"): _new_dtype,
-    ("_codecs", "encode"): _encoded,  # how Python 3 writes bytes for Python 2
-}
+        """Refuse: plain data names nothing."""
+        raise _Refused(f"it names {module}.{name}")

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 import vlcompress
-from vlcompress.artefacts import Json, read_json, unseal
+from vlcompress.artefacts import Json, unseal
 from vlcompress.devices import CPU, Compute, precision
 from vlcompress.errors import VlcompressError
 from vlcompress.export.onnx import Style, export_onnx
-from vlcompress.export.runtime import open_session, placement, provider_for
-from vlcompress.export.verify import BOUNDS, Gate, bound_in, feed, looser
+from vlcompress.export.parity import BOUNDS, bound_in, looser
+from vlcompress.export.runtime import open_exported, placement
+from vlcompress.export.verify import Gate, feed
 from vlcompress.export.verify import run as run_session
 from vlcompress.models.registry import FAMILIES
 from vlcompress.sparse.compile import Compiled, load_compiled
@@ -138,31 +139,6 @@ def verify_file(
         "task_score": check.task_score(session, lambda opened: _score(task, opened), reference),
         **({} if provider == "cpu" else {"placement": placement(file, provider, feed(session, batches[0]))}),
     }
-
-
-def open_exported(
-    file: Path, provider: str | None, *, threads: int = 1, say: Callable[[str], None] = print
-) -> tuple[Any, str]:
-    """Open an exported file as its manifest advises, with its own operators alone.
-
-    Args:
-        file: model.onnx.
-        provider: spelled out; None takes the one that the file was exported for.
-        threads: of ONNX Runtime.
-        say: told where that is not there.
-
-    Returns:
-        The session, and the provider that it runs on.
-
-    Raises:
-        VlcompressError: no such file, or no such provider.
-    """
-    if not file.is_file():
-        raise VlcompressError(f"no ONNX model at '{file}': run `vlcompress export` first")
-    manifest = read_json(file.parent / "manifest.json")
-    chosen = provider_for(provider, manifest, say)
-    skip = bool(manifest["speed"]["disabled_optimizers"])
-    return open_session(file, threads=threads, disable_skip_layer_norm=skip, provider=chosen, native="off"), chosen
 
 
 def session_answer(session: Any) -> Answer:

@@ -18,15 +18,17 @@ from vlcompress.export.choose import Chooser
 from vlcompress.export.functions import packable
 from vlcompress.export.lowering import Form
 from vlcompress.export.native.build import built
+from vlcompress.export.parity import BOUNDS, Precision
 from vlcompress.export.quantize import Quantizer
 from vlcompress.export.rewrite import Layer, Rewriter
 from vlcompress.export.runtime import SKIP_LAYER_NORM, Native, open_session, require_provider
+from vlcompress.export.samples import write_samples
 from vlcompress.export.sizes import layer_sizes
 from vlcompress.export.storage import LIMIT, save_apart, save_onnx, size
 from vlcompress.export.target import Target, target
 from vlcompress.export.tidy import prune_unused
 from vlcompress.export.trace import trace
-from vlcompress.export.verify import BOUNDS, Gate, Precision, check_graph, feed, refuse_nan
+from vlcompress.export.verify import Gate, check_graph, feed, refuse_nan
 from vlcompress.kernels.backends import SparseWeight
 from vlcompress.kernels.formats import BlockSparseWeight
 from vlcompress.kernels.grouped import RowGroups, row_panels
@@ -137,7 +139,7 @@ def export_onnx(
     extra: Mapping[str, Any] | None = None,
     beside: Mapping[str, str] | None = None,
 ) -> Json:
-    """Write the artefact ``onnx/``: model.onnx, labels.txt, config.json, manifest.json.
+    """Write the artefact ``onnx/``: model.onnx, labels.txt, config.json, verification.npz, manifest.json.
 
     Packed layers are written as row groups where ONNX Runtime, on this machine, is at least 5 % faster with that, and
     dense elsewhere; if the whole model is slower for it, all of it stays dense. Nothing is left behind if a check
@@ -199,6 +201,7 @@ def export_onnx(
         }
         for name, text in texts.items():
             write_file(temporary / name, text)
+        write_samples(temporary, feed(session, samples[0]), lambda few: session.run(["logits"], dict(few))[0])
         seal(temporary, "manifest.json", manifest)
     return manifest
 

@@ -7,7 +7,8 @@ from typing import Any, Literal
 from vlcompress.artefacts import Json, write_file
 from vlcompress.devices import CPU, Compute, precision
 from vlcompress.errors import VlcompressError
-from vlcompress.export.export_run import compiled_of, open_exported, session_answer
+from vlcompress.export.export_run import compiled_of, session_answer
+from vlcompress.export.runtime import open_exported
 from vlcompress.sparse.runner import fast_answer
 from vlcompress.tasks.base import Answer
 from vlcompress.tasks.pretraining_task import nothing_to_answer

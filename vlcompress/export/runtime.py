@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from vlcompress.artefacts import Json, read_json
 from vlcompress.devices import cpu_facts
-from vlcompress.errors import VlcompressError
+from vlcompress.errors import VlcompressError, missing
 from vlcompress.export.binding import BoundSession
 from vlcompress.export.native.build import built
 from vlcompress.export.providers import PROVIDERS, parse_provider
@@ -113,9 +113,7 @@ def _onnxruntime() -> Any:
     try:
         return importlib.import_module("onnxruntime")
     except ModuleNotFoundError as error:
-        raise VlcompressError(
-            "ONNX files need ONNX Runtime, which is not installed: pip install 'vlcompress[cpu]' (or [gpu])"
-        ) from error
+        raise missing(error) or error from error
 
 
 def provider_for(asked: str | None, manifest: Json, say: Callable[[str], None]) -> str:
@@ -138,6 +136,31 @@ def provider_for(asked: str | None, manifest: Json, say: Callable[[str], None]) 
         return measured
     say(f"warning: the file was exported for provider '{measured}', which is not here: it runs on the CPU")
     return "cpu"
+
+
+def open_exported(
+    file: Path, provider: str | None, *, threads: int = 1, say: Callable[[str], None] = print
+) -> tuple[Any, str]:
+    """Open an exported file as its manifest advises, with its own operators alone.
+
+    Args:
+        file: model.onnx.
+        provider: spelled out; None takes the one that the file was exported for.
+        threads: of ONNX Runtime.
+        say: told where that is not there.
+
+    Returns:
+        The session, and the provider that it runs on.
+
+    Raises:
+        VlcompressError: no such file, or no such provider.
+    """
+    if not file.is_file():
+        raise VlcompressError(f"no ONNX model at '{file}': run `vlcompress export` first")
+    manifest = read_json(file.parent / "manifest.json")
+    chosen = provider_for(provider, manifest, say)
+    skip = bool(manifest["speed"]["disabled_optimizers"])
+    return open_session(file, threads=threads, disable_skip_layer_norm=skip, provider=chosen, native="off"), chosen
 
 
 def placement(model: Path, provider: str, feed: Mapping[str, Any]) -> dict[str, dict[str, int]]:

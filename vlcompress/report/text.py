@@ -12,12 +12,14 @@ from vlcompress.pruning.schedule import levels
 from vlcompress.recipe import Recipe
 from vlcompress.report.table import Table, terminal
 from vlcompress.report.table import markdown as as_markdown
+from vlcompress.report.verification import task_line
 from vlcompress.results import (
     LEVELS,
     Accuracy,
     ArmResult,
     BatchResult,
     BenchResult,
+    ReachedResult,
     RunResult,
     VariantResult,
     Verdict,
@@ -52,6 +54,20 @@ def run_text(run: Run) -> str:
             "speed and size: not measured yet (a mask alone makes nothing faster); "
             "run `vlcompress compile`, `export` and `bench`",
         ]
+    )
+
+
+def reached_text(run: Run, reached: ReachedResult) -> str:
+    """Say what a ticket with a target has come to, in one line."""
+    verdict, speed, size = run.result().ticket.verdict, reached.speedup, reached.bytes
+    assert verdict is not None
+    return (
+        f"{speed.value:.2f} times as fast as dense on this machine (95 % interval {speed.low:.2f} to {speed.high:.2f}; "
+        f"ONNX Runtime, batch {reached.batch}, {reached.threads} thread{'s' if reached.threads > 1 else ''}: "
+        f"{reached.ticket.p50_ms:.3g} against {reached.dense.p50_ms:.3g} ms), "
+        f"{size['ticket'] / 1e6:.1f} against {size['dense'] / 1e6:.1f} MB, "
+        f"{100 * verdict.ticket:.2f} against {100 * verdict.dense:.2f}, {verdict['relaxed'].outcome}; "
+        f"asked for: {reached.target}"
     )
 
 
@@ -178,35 +194,13 @@ def export_text(folder: Path, manifest: dict[str, Any], *, explain: bool = False
             f"({speed['threads']} thread(s))",
             f"size: {_mb(manifest['bytes']['model'])} against {_mb(manifest['bytes']['dense'])} written dense",
             *_layers_on_disk(manifest["bytes"]["pruned_layers"]),
-            *_task_line(manifest["task_score"]),
+            *task_line(manifest["task_score"]),
             *(_explained({layer["name"]: layer["choice"] for layer in manifest["layers"]}) if explain else ()),
             f"opset {manifest['opset']}; switch off in ONNX Runtime: "
             f"{', '.join(speed['disabled_optimizers']) or 'nothing'}",
             f"exported: {folder / 'model.onnx'}",
         ]
     )
-
-
-def verify_text(found: dict[str, Any]) -> str:
-    """Say that a file still answers as its PyTorch model does."""
-    lines = [
-        f"{name}: {parity['samples']} examples, answers agree on {100 * parity['answer_agreement']:.1f} %, "
-        f"max abs error {parity['max_abs_error']:.1e}, relative {parity['max_rel_error']:.1e}"
-        for name, parity in found["parity"].items()
-    ]
-    where = f"{found['precision']} on provider {found['provider']}"
-    return "\n".join(
-        [*lines, *_task_line(found["task_score"]), *_placement(found), f"verified ({where}): {found['file']}"]
-    )
-
-
-def _placement(found: Mapping[str, Any]) -> list[str]:
-    """Say which provider took how many nodes, and what kinds of them were left to the CPU."""
-    lines = []
-    for name, kinds in found.get("placement", {}).items():
-        left = f" ({', '.join(kinds)})" if name == "CPUExecutionProvider" else ""
-        lines.append(f"{name}: {sum(kinds.values())} nodes{left}")
-    return lines
 
 
 def _layers_on_disk(sizes: dict[str, int]) -> list[str]:
@@ -216,15 +210,6 @@ def _layers_on_disk(sizes: dict[str, int]) -> list[str]:
     return [
         f"pruned layers: {_mb(sizes['packed'])} packed, {packed:.2f} of {_mb(sizes['dense'])} dense; "
         f"the masked dense weights zipped: {zipped:.2f} (and dense again once they are read)"
-    ]
-
-
-def _task_line(task: dict[str, float] | None) -> list[str]:
-    if task is None:
-        return []
-    return [
-        f"score on the task: {100 * task['file']:.2f}, float32 {100 * task['fp32']:.2f}, "
-        f"a drop of {100 * task['drop']:.2f} points"
     ]
 
 

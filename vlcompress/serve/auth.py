@@ -1,10 +1,14 @@
-"""A static bearer token; health checks, the page's shell and the API's description need none."""
+"""A static bearer token, over gRPC too; health checks, the page's shell and the API's description need none."""
 
 import hmac
 
 from vlcompress.serve.refusal import Refusal
 
+GRPC, GRPC_HEALTH = "inference.GRPCInferenceService", "grpc.health.v1.Health"
+"""Services that are called over gRPC; their methods' paths follow them."""
+
 OPEN_PATHS = frozenset({"/", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
+OPEN_CALLS = frozenset({f"/{GRPC}/ServerLive", f"/{GRPC}/ServerReady", f"/{GRPC_HEALTH}/Check"})
 
 
 def check_token(path: str, header: str, token: str | None) -> None:
@@ -18,7 +22,7 @@ def check_token(path: str, header: str, token: str | None) -> None:
     Raises:
         Refusal: 401.
     """
-    if token is None or path in OPEN_PATHS:
+    if token is None or path in OPEN_PATHS | OPEN_CALLS:
         return
     scheme, _, given = header.partition(" ")
     right = hmac.compare_digest(given.strip().encode(errors="replace"), token.encode())

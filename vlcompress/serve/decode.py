@@ -2,6 +2,7 @@
 
 import math
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,14 +74,28 @@ def decode_request(body: bytes, json_length: int | None) -> DecodedRequest:
     if json_length is not None and json_length > len(body):
         raise invalid(f"Inference-Header-Content-Length {json_length} is more than the body's {len(body)} bytes")
     end = len(body) if json_length is None else json_length
-    asked = checked(InferRequest, parse_object(body[:end]))
     raw = _Raw(body, end)
+    decoded = decode_document(parse_object(body[:end]), raw.take)
+    raw.finish()
+    return decoded
+
+
+def decode_document(document: Json, take: Callable[[str, int], memoryview]) -> DecodedRequest:
+    """Decode an infer request from its JSON, or from another protocol's request in the words of that.
+
+    Args:
+        document: the request.
+        take: gives the raw tensor of an input (its name, and how many bytes it declares), in the order of the inputs.
+
+    Raises:
+        Refusal: 400 with what is wrong.
+    """
+    asked = checked(InferRequest, document)
     inputs: Arrays = {}
     for row in asked.inputs:
         if row.name in inputs:
             raise invalid(f"input '{shown(row.name)}' is given twice")
-        inputs[row.name] = _tensor(row, raw)
-    raw.finish()
+        inputs[row.name] = _tensor(row, take)
     parameters = asked.parameters or RequestParameters()
     return DecodedRequest(
         asked.id or "",
@@ -125,13 +140,13 @@ class _Raw:
             raise invalid(f"{len(self.body) - self.at} bytes of the body belong to no input")
 
 
-def _tensor(row: InferInput, raw: _Raw) -> Array:
+def _tensor(row: InferInput, take: Callable[[str, int], memoryview]) -> Array:
     size = row.parameters.binary_data_size if row.parameters else None
     if size is None:
         return _from_json(row.name, row.datatype, tuple(row.shape), row.data)
     if "data" in row.model_fields_set:
         raise invalid(f"input '{shown(row.name)}' has both data and binary_data_size")
-    return _from_binary(row.name, row.datatype, tuple(row.shape), raw.take(row.name, size))
+    return _from_binary(row.name, row.datatype, tuple(row.shape), take(row.name, size))
 
 
 def _wanted(row: InferOutput, binary: bool) -> WantedOutput:
@@ -144,7 +159,7 @@ def _from_json(name: str, datatype: Datatype, shape: tuple[int, ...], data: obje
     if not isinstance(data, list):
         raise invalid(f"input '{shown(name)}' has no data: give a list, or binary_data_size and raw bytes")
     if datatype == "FP16":
-        raise invalid(f"input '{shown(name)}': FP16 has no JSON form, send it as binary data")
+        raise invalid(f"input '{shown(name)}': FP16 can be sent as raw bytes only")
     flat = _flatten(data, shape) if data and isinstance(data[0], list) else data
     if flat is None or len(flat) != math.prod(shape):
         raise invalid(f"input '{shown(name)}' has shape {shown(list(shape))}, which its data does not have")
@@ -164,11 +179,11 @@ def _flatten(data: list[Any], shape: tuple[int, ...]) -> list[Any] | None:
 
 
 def _strings(name: str, flat: list[Any]) -> Array:
-    if not all(isinstance(value, str) for value in flat):
+    if not all(isinstance(value, str | bytes) for value in flat):
         raise invalid(f"input '{shown(name)}' is BYTES: its data must be strings")
     array = np.empty(len(flat), dtype=np.object_)
     try:
-        array[:] = [value.encode() for value in flat]
+        array[:] = [value.encode() if isinstance(value, str) else value for value in flat]
     except UnicodeEncodeError:
         raise invalid(f"input '{shown(name)}' holds a string that is not Unicode text") from None
     return array

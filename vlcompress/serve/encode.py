@@ -10,7 +10,7 @@ import orjson
 
 from vlcompress.serve.decode import WantedOutput
 from vlcompress.serve.refusal import Refusal, invalid, shown
-from vlcompress.serve.tensors import Array, Arrays, TensorSpec
+from vlcompress.serve.tensors import Array, Arrays, Datatype, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,16 @@ class ResponseBody:
 
     body: bytes
     json_length: int | None
+
+
+@dataclass(frozen=True)
+class SentOutput:
+    """One output as it is sent; `binary` asks for raw bytes where the protocol leaves the choice."""
+
+    name: str
+    datatype: Datatype
+    array: Array
+    binary: bool
 
 
 def wanted_outputs(
@@ -45,38 +55,47 @@ def wanted_outputs(
     return tuple(asked)
 
 
-def encode_response(
-    model: str,
-    version: int,
-    request_id: str,
+def sent_outputs(
     wanted: Sequence[WantedOutput],
     results: Mapping[str, Array],
-    datatypes: Mapping[str, str],
+    specs: Sequence[TensorSpec],
     labels: Sequence[str],
-) -> ResponseBody:
-    """Write a response.
+) -> list[SentOutput]:
+    """Take from a model's results what a request asks for, ranked where it asks for classes.
+
+    Args:
+        wanted: outputs in the order to be sent.
+        results: the arrays by name, finite.
+        specs: the model's outputs.
+        labels: names of the classes; may be empty.
+    """
+    datatypes = {spec.name: spec.datatype for spec in specs}
+    return [
+        SentOutput(output.name, "BYTES", classified(results[output.name], output.classes, labels), output.binary)
+        if output.classes
+        else SentOutput(output.name, datatypes[output.name], results[output.name], output.binary)
+        for output in wanted
+    ]
+
+
+def encode_response(model: str, version: int, request_id: str, sent: Sequence[SentOutput]) -> ResponseBody:
+    """Write a response as JSON and raw tensors behind it.
 
     Args:
         model: the model's name.
         version: its version.
         request_id: the request's id; "" is left out.
-        wanted: outputs in the order to be sent.
-        results: the arrays by name, finite.
-        datatypes: the outputs' datatypes by name.
-        labels: names of the classes; may be empty.
+        sent: the outputs.
     """
     outputs: list[dict[str, Any]] = []
     raw: list[bytes] = []
-    for output in wanted:
-        array, datatype = results[output.name], datatypes[output.name]
-        if output.classes:
-            array, datatype = classified(array, output.classes, labels), "BYTES"
-        row: dict[str, Any] = {"name": output.name, "datatype": datatype, "shape": list(array.shape)}
+    for output in sent:
+        row: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": list(output.array.shape)}
         if output.binary:
-            raw.append(_binary(array))
+            raw.append(raw_bytes(output.array))
             row["parameters"] = {"binary_data_size": len(raw[-1])}
         else:
-            row["data"] = _plain(output.name, array)
+            row["data"] = _plain(output.name, output.array)
         outputs.append(row)
     head: dict[str, Any] = {"model_name": model, "model_version": str(version)}
     if request_id:
@@ -131,7 +150,8 @@ def _plain(name: str, array: Array) -> Array | list[str]:
         raise invalid(f"output '{name}' is not UTF-8 text: ask for it as binary data") from None
 
 
-def _binary(array: Array) -> bytes:
+def raw_bytes(array: Array) -> bytes:
+    """Write a tensor little-endian and row-major; each text is preceded by its length in 4 bytes."""
     if array.dtype != np.object_:
         return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
     values = [value if isinstance(value, bytes) else str(value).encode() for value in array.ravel()]

@@ -9,6 +9,7 @@ import numpy as np
 from vlcompress.artefacts import unseal
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
+from vlcompress.export.samples import check_samples, read_samples
 from vlcompress.serve.batcher import Batcher, Execution, Policy, batched
 from vlcompress.serve.checks import Limits
 from vlcompress.serve.demo import Demo
@@ -88,6 +89,7 @@ def load(name: str, source: StoredVersion, settings: Settings, metrics: Metrics)
     max_batch = settings.max_batch if batched(engine) else 1
     sizes = usual_sizes(engine, document)
     together = rows_an_answer(engine, sizes)
+    _verify(engine, source, document, settings)
     row_s = _warm_up(engine, sizes, max(together, max_batch // together * together)) if settings.warmup else 0.0
     merges = engine.rows_apart and together == 1
     policy = Policy(parallel.sessions, max_batch, settings.batch_window_ms / 1000, settings.queue_rows, merges)
@@ -200,6 +202,19 @@ def rows_an_answer(engine: Engine, sizes: Mapping[str, int]) -> int:
         else:
             return max(1, rows // max([1, *(len(array) for array in outputs.values() if array.ndim)]))
     raise VlcompressError(f"the model fails on inputs of its own shapes ({failure}): export it again") from failure
+
+
+def _verify(engine: Engine, source: StoredVersion, document: Mapping[str, Any], settings: Settings) -> None:
+    """Repeat the samples that an exported folder holds: it may have been exported on another processor.
+
+    Raises:
+        VerificationError: it answers otherwise here.
+    """
+    samples = read_samples(source.folder) if settings.backend == "onnx" and "precision" in document else None
+    if samples is not None:
+        check_samples(
+            samples, lambda inputs: engine.run(dict(inputs))["logits"], document["precision"], settings.provider
+        )
 
 
 def _warm_up(engine: Engine, sizes: Mapping[str, int], rows: int) -> float:

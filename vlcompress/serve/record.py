@@ -18,6 +18,7 @@ class Record:
         request_id: the client's X-Request-Id, or a new one.
         model, version: of the model that was asked.
         rows: of the request.
+        status: of HTTP that it was answered with, on other protocols too; 0 until then.
         reason: why it was refused.
         queue_ms, inference_ms: where its time went.
         metrics: of that model.
@@ -27,6 +28,7 @@ class Record:
     model: str = ""
     version: str = ""
     rows: int = 0
+    status: int = 0
     reason: str = ""
     queue_ms: float = 0.0
     inference_ms: float = 0.0

@@ -10,10 +10,11 @@ from starlette.responses import JSONResponse, Response
 from vlcompress.serve.body import read_body
 from vlcompress.serve.decode import parse_object
 from vlcompress.serve.demo import Demo
+from vlcompress.serve.infer import note, require_loaded
 from vlcompress.serve.loaded import LoadedModel
 from vlcompress.serve.record import record_of
 from vlcompress.serve.refusal import Refusal, shown
-from vlcompress.serve.routes_v2 import note, require_loaded, run_model, server_of
+from vlcompress.serve.routes_v2 import run_model, server_of
 from vlcompress.serve.schemas import Overview, TaskRequest, TaskResponse, checked
 from vlcompress.serve.tasks.answering import AnsweringEndpoint, demo_picture
 from vlcompress.serve.tasks.base import TaskEndpoint, not_for_task

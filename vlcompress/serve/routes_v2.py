@@ -5,29 +5,29 @@ import gzip
 import time
 import zlib
 from collections.abc import Mapping
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 import vlcompress
+from vlcompress.serve import infer as core
 from vlcompress.serve.batcher import Answer
 from vlcompress.serve.body import gone, read_body
-from vlcompress.serve.checks import check_inputs
 from vlcompress.serve.decode import decode_request, parse_object
-from vlcompress.serve.encode import ResponseBody, encode_response, wanted_outputs
+from vlcompress.serve.encode import ResponseBody, encode_response
+from vlcompress.serve.infer import metadata_of, model_of, note
 from vlcompress.serve.loaded import LoadedModel
-from vlcompress.serve.record import Record, record_of
-from vlcompress.serve.refusal import busy, invalid, shown
+from vlcompress.serve.record import record_of
+from vlcompress.serve.refusal import invalid, shown
 from vlcompress.serve.schemas import (
     IndexRequest,
     Live,
     ModelConfig,
-    ModelMetadata,
     ModelReady,
     Ready,
     ServerMetadata,
     Statistics,
-    Tensor,
     TensorConfig,
     checked,
 )
@@ -71,16 +71,7 @@ async def model_ready(request: Request) -> Response:
 
 async def model_metadata(request: Request) -> Response:
     """``GET /v2/models/{model}``."""
-    model = _model(request)
-    return JSONResponse(
-        ModelMetadata(
-            name=model.name,
-            versions=[str(version) for version in server_of(request).repository.versions(model.name)],
-            platform=model.engine.platform,
-            inputs=[_tensor(spec) for spec in model.engine.inputs],
-            outputs=[_tensor(spec) for spec in model.engine.outputs],
-        )
-    )
+    return JSONResponse(metadata_of(server_of(request), _model(request)))
 
 
 async def model_config(request: Request) -> Response:
@@ -144,17 +135,13 @@ async def infer(request: Request) -> Response:
         model = _model(request)  # again: while the body came in, the version may have been replaced
         note(record, model)
         with model.stats.counted(start):
-            encoded = await _infer(request, server, model, record, body)
+            decode = partial(decode_request, body, _json_length(request))
+            found = await core.infer(server, record, model, decode, partial(_until_gone, request))
+            encoded = encode_response(model.name, model.version, found.id, found.outputs)
         return _response(encoded, request.headers.get("accept-encoding", ""))
 
 
-async def run_model(
-    request: Request,
-    model: LoadedModel,
-    inputs: Arrays,
-    datatypes: Mapping[str, str],
-    timeout_us: int | None = None,
-) -> Answer:
+async def run_model(request: Request, model: LoadedModel, inputs: Arrays, datatypes: Mapping[str, str]) -> Answer:
     """Check tensors, queue them, and wait for the answer for as long as the client does.
 
     Args:
@@ -162,47 +149,12 @@ async def run_model(
         model: to be run.
         inputs: its inputs.
         datatypes: what the request says that they are.
-        timeout_us: the request's own deadline, if it has one; it can only shorten the server's.
 
     Raises:
         Refusal: 400, 499, 500 or 503.
     """
-    server, record = server_of(request), record_of(request.scope)
-    sizes = check_inputs(model.engine.inputs, inputs, datatypes, model.limits)
-    record.rows = len(next(iter(inputs.values()))) if model.engine.inputs[0].batched else 1
-    allowed_s = server.settings.deadline_ms / 1000
-    if timeout_us is not None:
-        allowed_s = min(allowed_s, timeout_us / 1e6)
-    deadline = asyncio.get_running_loop().time() + allowed_s
-    answer = await _until_gone(request, model.batcher.submit(inputs, sizes, record.rows, deadline))
-    record.queue_ms = round(answer.queue_s * 1000, 3)
-    record.inference_ms = round(answer.inference_s * 1000, 3)
-    return answer
-
-
-def note(record: Record, model: LoadedModel) -> None:
-    """Put the model on the request's record."""
-    record.model, record.version, record.metrics = model.name, str(model.version), model.metrics
-
-
-def require_loaded(server: Server) -> None:
-    """Refuse requests until the models are loaded.
-
-    Raises:
-        Refusal: 503.
-    """
-    if not server.loaded:
-        raise busy("the server is loading its models", "loading")
-
-
-async def _infer(request: Request, server: Server, model: LoadedModel, record: Record, body: bytes) -> ResponseBody:
-    if model.batcher.full:  # before the work of decoding: refusing must stay cheap when there is too much to do
-        raise model.batcher.refusal()
-    asked = decode_request(body, _json_length(request))
-    wanted = wanted_outputs(model.engine.outputs, asked.outputs, asked.binary)
-    answer = await run_model(request, model, asked.inputs, asked.datatypes, asked.timeout_us)
-    datatypes = {spec.name: spec.datatype for spec in model.engine.outputs}
-    return encode_response(model.name, model.version, asked.id, wanted, answer.outputs, datatypes, model.labels)
+    wait = partial(_until_gone, request)
+    return await core.run_model(server_of(request), record_of(request.scope), model, inputs, datatypes, wait)
 
 
 async def _until_gone(request: Request, work: "asyncio.Future[Answer]") -> Answer:
@@ -230,9 +182,7 @@ async def _until_gone(request: Request, work: "asyncio.Future[Answer]") -> Answe
 
 
 def _model(request: Request) -> LoadedModel:
-    server = server_of(request)
-    require_loaded(server)
-    return server.repository.get(request.path_params["model"], request.path_params.get("version"))
+    return model_of(server_of(request), request.path_params["model"], request.path_params.get("version"))
 
 
 def _json_length(request: Request) -> int | None:
@@ -262,10 +212,6 @@ def _compressed(body: bytes, headers: dict[str, str], accepted: str) -> tuple[by
     if "deflate" in names:
         return zlib.compress(body, 1), {**headers, "Content-Encoding": "deflate", "Vary": "Accept-Encoding"}
     return body, headers
-
-
-def _tensor(spec: TensorSpec) -> Tensor:
-    return Tensor(name=spec.name, datatype=spec.datatype, shape=spec.public_shape)
 
 
 def _config(spec: TensorSpec, batched: bool) -> TensorConfig:

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import socket
 from dataclasses import asdict
+from importlib import import_module
 from types import FrameType
 from typing import Any
 
@@ -11,6 +12,7 @@ import uvicorn
 
 from vlcompress.errors import VlcompressError
 from vlcompress.serve.app import create_app
+from vlcompress.serve.connections import Connection
 from vlcompress.serve.logs import json_logs
 from vlcompress.serve.metrics import INFO_LABELS
 from vlcompress.serve.server import Server
@@ -26,36 +28,42 @@ def run(settings: Settings, announce: Announce = lambda document, text: None) ->
 
     Args:
         settings: what to serve and how.
-        announce: told what is served, as a document and as text, once it is loaded.
+        announce: told what is served, as a document and as text, once everyone can connect.
 
     Raises:
         VlcompressError: a model that cannot be served, or an address that cannot be listened on.
     """
     with json_logs(settings.log_level), bound(settings) as address:
+        if settings.grpc_port is not None:  # a taken port and a missing package are told now
+            import_module("vlcompress.serve.routes_grpc")
+            bound(settings, settings.grpc_port).close()
         app = create_app(settings)
         server: Server = app.state.server
         server.load()
         listen(address, settings)
-        document = described(server, address.getsockname()[1])
-        announce(document, summary(document))
-        DrainingServer(config(app, settings), server).run(sockets=[address])
+        DrainingServer(config(app, settings), server, announce).run(sockets=[address])
 
 
-def bound(settings: Settings) -> socket.socket:
+def bound(settings: Settings, port: int | None = None) -> socket.socket:
     """Take the address before anything is loaded; nobody can connect until the server listens.
+
+    Args:
+        settings: they say where.
+        port: another one than theirs.
 
     Raises:
         VlcompressError: the port is taken, not allowed, or the address is not this machine's.
     """
+    port = settings.port if port is None else port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            settings.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         found = socket.socket(family, kind, protocol)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
     except OSError as error:
-        raise _not_free(settings, error) from error
+        raise _not_free(settings, port, error) from error
     return found
 
 
@@ -68,16 +76,17 @@ def listen(address: socket.socket, settings: Settings) -> None:
     try:
         address.listen(BACKLOG)
     except OSError as error:
-        raise _not_free(settings, error) from error
+        raise _not_free(settings, settings.port, error) from error
 
 
-def _not_free(settings: Settings, error: OSError) -> VlcompressError:
+def _not_free(settings: Settings, port: int, error: OSError) -> VlcompressError:
+    option = "--port" if port == settings.port else "--grpc-port"
     return VlcompressError(
-        f"cannot listen on {settings.host}:{settings.port} ({error.strerror}): give another --host or --port"
+        f"cannot listen on {settings.host}:{port} ({error.strerror}): give another --host or {option}"
     )
 
 
-def described(server: Server, port: int) -> dict[str, Any]:
+def described(server: Server, port: int, grpc_port: int | None = None) -> dict[str, Any]:
     """Say what is served and where, as JSON."""
     settings = server.settings
     rows = [
@@ -90,13 +99,15 @@ def described(server: Server, port: int) -> dict[str, Any]:
         for model in server.repository.loaded()
     ]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return {"url": f"http://{host}:{port}", "models": rows, "notes": notes(settings)}
+    grpc = {} if grpc_port is None else {"grpc": f"{host}:{grpc_port}"}
+    return {"url": f"http://{host}:{port}", **grpc, "models": rows, "notes": notes(settings)}
 
 
 def config(app: object, settings: Settings) -> uvicorn.Config:
     """Configure uvicorn: no log of its own for requests, no header that tells what serves."""
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
+        http=Connection,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -115,10 +126,31 @@ class DrainingServer(uvicorn.Server):
     A second signal ends the drain at once.
     """
 
-    def __init__(self, config: uvicorn.Config, server: Server) -> None:
+    def __init__(
+        self, config: uvicorn.Config, server: Server, announce: Announce = lambda document, text: None
+    ) -> None:
         super().__init__(config)
-        self._server = server
+        self._server, self._announce = server, announce
         self._drained: asyncio.Task[None] | None = None
+        self._grpc: Any = None
+        self.grpc_port: int | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, for gRPC too where it was asked for, and only then tell anyone."""
+        settings = self._server.settings
+        if settings.grpc_port is not None:
+            from vlcompress.serve import routes_grpc
+
+            self._grpc, self.grpc_port = await routes_grpc.start(self._server, settings.host, settings.grpc_port)
+        await super().startup(sockets)
+        if self.started and sockets:
+            document = described(self._server, sockets[0].getsockname()[1], self.grpc_port)
+            self._announce(document, summary(document))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, and wait for what is in flight on either protocol."""
+        stopped = [] if self._grpc is None else [self._grpc.stop(self._server.settings.stop_seconds)]
+        await asyncio.gather(super().shutdown(sockets), *stopped)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the drain, or end it."""

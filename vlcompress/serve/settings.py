@@ -60,6 +60,7 @@ class Settings:
         warmup: run every model at its batch sizes before it is ready.
         poll_seconds: how often to look for new versions on disk; 0 never looks.
         host, port: where to listen.
+        grpc_port: where to listen for gRPC as well; 0 takes a free one, None none.
         page: serve the interactive page at ``/``.
         log_level: "debug", "info", "warning" or "error".
         otel: trace requests with OpenTelemetry, configured by its usual environment variables.
@@ -88,6 +89,7 @@ class Settings:
     poll_seconds: float = 5.0
     host: str = "127.0.0.1"
     port: int = 8000
+    grpc_port: int | None = None
     page: bool = True
     log_level: str = "info"
     otel: bool = False

@@ -35,9 +35,12 @@ def serve(models: Sequence[str], *, home: Path, announce: Announce, say: Say = p
     engine, replicas = given.pop("engine", "local"), given.pop("replicas", None)
     if engine == "local" and replicas is not None:
         raise VlcompressError(f"--replicas {replicas} has no effect on one process: add --engine ray, or leave it out")
-    _require_packages()
     settings = make_settings(models, home=home, say=say, **given)
     if engine == "ray":
+        if settings.grpc_port is not None:
+            raise VlcompressError(
+                "--grpc-port is for one process: with --engine ray requests come over HTTP; leave it out"
+            )
         from vlcompress.serve.ray import run_ray
 
         return run_ray(settings, 1 if replicas is None else replicas, announce)
@@ -147,7 +150,8 @@ def read_token(path: Path | None) -> str | None:
 
 def summary(document: dict[str, Any]) -> str:
     """Say what is served, for people."""
-    lines = [f"serving on {document['url']}"]
+    grpc = f", gRPC on {document['grpc']}" if "grpc" in document else ""
+    lines = [f"serving on {document['url']}{grpc}"]
     for model in document["models"]:
         sparsity = f", {float(model['sparsity']):.0%} pruned" if model["sparsity"] else ""
         runs = f"{model['backend']} on {model['provider']}"
@@ -182,14 +186,3 @@ def _count(option: str, text: str) -> int | None:
     if not text.isdecimal() or int(text) < 1:
         raise VlcompressError(f"--{option} '{text}' is neither a number from 1 up nor 'auto'")
     return int(text)
-
-
-def _require_packages() -> None:
-    try:
-        import prometheus_client  # noqa: F401
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise VlcompressError(
-            f"serving needs '{error.name}', which is not installed: pip install 'vlcompress[cpu,serve]'"
-        ) from error

@@ -19,6 +19,7 @@ from vlcompress.models.base import Config, Coupling, Family, LoadReport, Prunabl
 from vlcompress.models.checkpoints import read_checkpoint
 from vlcompress.models.language import language_part, published_language_model
 from vlcompress.models.objective import Objective
+from vlcompress.pruning.budget import Pricing
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.pattern import Pattern
 from vlcompress.pruning.permutation import Permutation, find_permutation
@@ -57,6 +58,7 @@ class Experiment:
         progress: called after every training step.
         blind: score of the blind baseline (question-only, or one answer to all), in [0, 1]; None where unknown.
         answers: of the checkpoint's answer head, in the order of its rows, where φ0 takes that head; () is a new head.
+        pricing: what the model's heads and neurons cost, where the recipe has a target.
         load_report: how the weights that were loaded last fitted.
     """
 
@@ -74,6 +76,7 @@ class Experiment:
     progress: Progress | None = None
     blind: float | None = None
     answers: tuple[str, ...] = ()
+    pricing: Pricing | None = None
     load_report: LoadReport | None = field(default=None, init=False)
 
     @cached_property

@@ -1,7 +1,7 @@
 """Small heads that look at a ResNet's feature maps: boxes cell by cell, and a class for every pixel.
 
 They stand for the detectors and segmenters of Chen et al. (CVPR 2021, section 4.3) where a training has to end in
-seconds; transformers' own are in `vlcompress.models.resnet.transfer`.
+seconds.
 
 Shapes: B pictures of H x W pixels, C channels, h x w cells of the last stage, L labels.
 """

@@ -1,4 +1,7 @@
-"""Any pictures sorted into folders, one a class: FOLDER/SPLIT/CLASS/**/picture.jpg (ImageNet's layout, VisDA's)."""
+"""Any pictures sorted into folders, one a class: FOLDER/SPLIT/CLASS/**/picture.jpg (ImageNet's layout, VisDA's).
+
+The splits are the sub-folders; the task is classification.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +14,8 @@ from vlcompress.data.found import Found, PicturesOnly
 from vlcompress.data.pictures import MOST_BYTES, SUFFIXES, decode
 from vlcompress.errors import VlcompressError
 
+NAME = "labelled"
+TASK = "classification"
 SPLITS = ("train", "val", "valid", "test")
 """Names of sub-folders that are taken for splits: other data sets have folders of pictures too."""
 
@@ -40,19 +45,21 @@ class FolderPictures(PicturesOnly):
         return decode(self.picture_bytes(image), f"'{self.folder / image}'")
 
 
-def splits(folder: Path) -> tuple[str, ...]:
-    """Name the sub-folders that hold at least two classes with pictures."""
+def splits(folder: Path, task: str) -> tuple[str, ...]:
+    """Name the sub-folders that hold at least two classes with pictures; () for other tasks."""
+    if task != TASK:
+        return ()
     named = (path for path in _folders(folder) if path.name in SPLITS)
     return tuple(path.name for path in named if len(_classes(path)) > 1)
 
 
-def open_splits(folder: Path, names: Sequence[str]) -> Found:
-    """Open splits; the classes are those of all splits together, in the order of their names.
+def open_splits(folder: Path, task: str, names: Sequence[str], feature_dim: int | None) -> Found:
+    """Open splits; the classes are those of all splits together, by name. `feature_dim` says nothing here.
 
     Raises:
         VlcompressError: a split that lacks a class of another: what is scored could not be learned, or not scored.
     """
-    classes = {name: _classes(folder / name) for name in splits(folder)}
+    classes = {name: _classes(folder / name) for name in splits(folder, task)}
     labels = sorted({one for own in classes.values() for one in own})
     files: list[Path] = []
     examples: list[ClassExample] = []

@@ -1,0 +1,71 @@
+"""Check a copied folder by itself: without its run, its data and torch, by the samples that lie in it."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+from vlcompress.artefacts import Json, unseal
+from vlcompress.errors import VlcompressError
+from vlcompress.export.runtime import open_exported
+from vlcompress.export.samples import FILE, check_samples, read_samples
+
+STORED = "stored samples"
+"""What the record of such a comparison is called in "parity"."""
+
+
+def has_truth(file: Path, run: Path | None, say: Callable[[str], None] = print) -> bool:
+    """Tell whether a file can be compared with its PyTorch model, by `vlcompress.export.export_run.verify_file`.
+
+    Args:
+        file: model.onnx of an exported artefact.
+        run: its run, where that was named: then nothing else will do.
+        say: told where only torch is missing.
+    """
+    if run is not None:
+        return True
+    if not (file.resolve().parent.parent / "compiled" / "plan.json").is_file():
+        return False
+    if find_spec("torch") is None:
+        say("torch is not installed: the file is compared with its stored samples, not with its PyTorch model")
+        return False
+    return True
+
+
+def verify_folder(
+    file: Path, *, threads: int = 1, provider: str | None = None, say: Callable[[str], None] = print
+) -> Json:
+    """Check a folder by itself: the hashes of its files, and its answers to the samples that lie in it.
+
+    Args:
+        file: model.onnx of an exported artefact.
+        threads: threads of ONNX Runtime.
+        provider: where the file runs, spelled out; None takes the one that it was exported for.
+        say: told where that is not there.
+
+    Returns:
+        "file", "precision", "provider", "parity" (of `STORED`), and "task_score": None.
+
+    Raises:
+        VlcompressError: no manifest, an altered file, no samples.
+        VerificationError: the file answers otherwise than where it was exported.
+    """
+    if not file.is_file():
+        raise VlcompressError(f"no ONNX model at '{file}': give a file that `vlcompress export` wrote, or its folder")
+    manifest, samples = unseal(file.parent, "manifest.json"), read_samples(file.parent)
+    if samples is None:
+        raise VlcompressError(
+            f"'{file.parent}' has no {FILE}, it was exported before samples were kept: give its run with --run, or "
+            "export it again"
+        )
+    session, chosen = open_exported(file, provider, threads=threads, say=say)
+    found = check_samples(
+        samples, lambda inputs: session.run(["logits"], dict(inputs))[0], manifest["precision"], chosen
+    )
+    return {
+        "file": str(file),
+        "precision": manifest["precision"],
+        "provider": chosen,
+        "parity": {STORED: asdict(found)},
+        "task_score": None,
+    }
