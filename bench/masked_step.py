@@ -63,7 +63,7 @@ def steps_of(family: Any, size: str, batch: int, compute: Compute, *, masked: bo
     keeper = _keeper(family, model) if masked else None
 
     def step(number: int) -> None:
-        stepper.learn(objective.made, batch, number)
+        stepper.learn([(objective.made, batch)], number)
         stepper.step(number)
         if keeper is not None:
             keeper.enforce(stepper.optimizer)

@@ -128,7 +128,7 @@ class Compute:
     micro_batch: MicroBatch = MicroBatch(0)  # noqa: RUF009 (an int)
     activation_checkpointing: bool = False
 
-    def for_batch(self, batch: int) -> "Compute":
+    def for_batch(self, batch: float) -> "Compute":
         """Leave out a micro-batch that is no smaller than the batch: it changes nothing."""
         return replace(self, micro_batch=MicroBatch(0)) if self.micro_batch >= batch else self
 

@@ -40,6 +40,7 @@ LIMITS: dict[tuple[str, str], tuple[str, str]] = {
     ("training", "clip"): ("(0, inf)", "the gradient's largest norm, for example 5, or 1e6 to clip none"),
     ("training", "weight_decay"): ("[0, inf)", "a factor, for example 0.01, or 0 for none"),
     ("training", "head_rate"): ("[0, inf)", "a factor on the head's learning rate, for example 10"),
+    ("training", "tokens"): ("[0, inf)", "words and regions of a group, for example 5120, or 0 to count examples"),
     ("training", "distill"): ("[0, inf)", "0 (off), or a weight above 0, for example 1"),
 }
 """The interval that a number lies in, and what to give."""
@@ -168,6 +169,9 @@ class TrainingRecipe:
             VILLA does, with ":RATE" for another step than 1e-3; "" trains plainly.
         loss: the "task"'s own; "best-answer" learns the best answer of each question alone, by cross entropy, as
             LXMERT's --mceLoss does (VQA, GQA and SNLI-VE).
+        tokens: 0 counts a step's examples. Otherwise a step has `batch` groups of examples of like length, each of at
+            most so many words and regions with padding, as UNITER's official configurations have them (a group for
+            each GPU and accumulated step); its loss is the mean over groups. Give `steps` with it.
     """
 
     steps: int = 0
@@ -182,6 +186,12 @@ class TrainingRecipe:
     distill: float = 0.0
     adversarial: Perturbation = field(default_factory=Perturbation)
     loss: str = "task"
+    tokens: int = 0
+
+    @property
+    def most_examples(self) -> float:
+        """Most examples that one forward pass may have: no bound is known where tokens are counted."""
+        return float("inf") if self.tokens else self.batch
 
 
 @dataclass(frozen=True)
@@ -387,6 +397,8 @@ def _check_together(recipe: Recipe) -> None:
         raise VlcompressError(
             f"training.steps is {training.steps} and training.epochs {training.epochs:g}: set exactly one above 0"
         )
+    if training.tokens and not training.steps:
+        raise VlcompressError(f"training.tokens {training.tokens} makes no epochs of equal length: set training.steps")
     if training.steps and pruning.rewind_step >= training.steps:
         raise VlcompressError(
             f"rewind_step {pruning.rewind_step} is outside the training of {training.steps} steps: "

@@ -36,6 +36,7 @@ from vlcompress.training.language import WEIGHTS as LANGUAGE_WEIGHTS
 from vlcompress.training.language import words_alone
 from vlcompress.training.loop import Progress, evaluate, train
 from vlcompress.training.saliency import Saliency
+from vlcompress.training.sampling import token_lengths
 
 Say = Callable[[str], None]
 
@@ -132,6 +133,14 @@ class Experiment:
         steps = asked.steps or round(asked.epochs * max(1, len(self.train_task) // asked.batch))
         names = {field.name for field in dataclasses.fields(Hyperparameters)} - {"steps"}
         return Hyperparameters(steps, **{name: getattr(asked, name) for name in names})
+
+    @cached_property
+    def lengths(self) -> Sequence[int]:
+        """Words and regions of every example to learn from, where the recipe counts them; reads every one, once."""
+        if not self.hyper.tokens:
+            return ()
+        self.say(f"counting words and regions of {len(self.train_task)} examples")
+        return token_lengths(self.train_task)
 
     @property
     def language_model(self) -> str:
@@ -339,6 +348,7 @@ def _train_and_save(experiment: Experiment, trial: Trial, spec: TrainingSpec, st
         at_step=snapshot,
         compute=compute,
         progress=experiment.progress,
+        lengths=experiment.lengths,
     )
     scores = evaluate(model, experiment.score_task, compute=compute)
     sums = saliency.sums if saliency is not None else None

@@ -173,7 +173,7 @@ def _read_by(experiment: Experiment) -> dict[str, Any]:
 
 def run_name(recipe: Recipe, compute: Compute) -> str:
     """Name a run's folder: by its recipe, and by where it is computed unless that is the default."""
-    computed = compute.for_batch(recipe.training.batch).identity()
+    computed = compute.for_batch(recipe.training.most_examples).identity()
     return recipe.name() + (f"-{identity(computed)[:6]}" if computed else "")
 
 

@@ -10,8 +10,8 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.objective import Objective
 from vlcompress.training.hyperparameters import Hyperparameters
 from vlcompress.training.memory import check_divisible, largest_that_fits, memory_share
-from vlcompress.training.sampling import Sampler, generator
-from vlcompress.training.step import Stepper, optimizer_of, scaler_of
+from vlcompress.training.sampling import sampler_of, token_lengths
+from vlcompress.training.step import Stepper, drawn, optimizer_of, scaler_of
 
 PROBED = 3
 """Batches that are tried for the largest micro-batch."""
@@ -40,7 +40,7 @@ def fitted(
     whole = replace(compute, micro_batch=MicroBatch(0))
     if not asked:
         return compute
-    if asked >= hyper.batch:
+    if not hyper.tokens and asked >= hyper.batch:
         say(f"warning: micro-batch {asked} has no effect: a step has {hyper.batch} examples")
         return whole
     if asked == AUTO and not compute.on_gpu:
@@ -51,8 +51,9 @@ def fitted(
         check_divisible(model, objective)
         return compute
     found = _largest_micro_batch(model.to(compute.torch_device), objective, hyper, whole)
-    say(f"micro-batch auto: {found} of a step's {hyper.batch} examples at once (give this number to keep to it)")
-    return replace(compute, micro_batch=MicroBatch(found)).for_batch(hyper.batch)
+    of = "" if hyper.tokens else f" of a step's {hyper.batch}"
+    say(f"micro-batch auto: {found}{of} examples at once (give this number to keep to it)")
+    return replace(compute, micro_batch=MicroBatch(found)).for_batch(float("inf") if hyper.tokens else hyper.batch)
 
 
 def _largest_micro_batch(model: nn.Module, objective: Objective, hyper: Hyperparameters, compute: Compute) -> int:
@@ -68,16 +69,15 @@ def _largest_micro_batch(model: nn.Module, objective: Objective, hyper: Hyperpar
     stepper = Stepper(
         model.train(), objective, optimizer_of(model, hyper, ""), hyper, compute, None, scaler_of(compute)
     )
-    sampler = Sampler(len(objective), min(hyper.batch, len(objective)), seed=0)
-    drawn = [sampler.indices(step) for step in range(PROBED)]
-    batches = [objective.batch(indices, generator(0, "batch", step)) for step, indices in enumerate(drawn)]
+    sampler = sampler_of(len(objective), hyper, 0, token_lengths(objective) if hyper.tokens else ())
+    steps = [drawn(objective, sampler, 0, step) for step in range(PROBED)]
 
     def attempt(most: int) -> None:
-        for batch in batches:
-            stepper.try_step(batch, sampler.batch, most)
+        for groups in steps:
+            stepper.try_step(groups, most)
 
     with precision(compute), memory_share(compute, PROBED_SHARE):
-        found = largest_that_fits(attempt, sampler.batch)
+        found = largest_that_fits(attempt, max(examples for groups in steps for _, examples in groups))
     if not found:
         raise VlcompressError(
             f"not even one example fits into the memory of {compute.device}: take a smaller model or a larger device"

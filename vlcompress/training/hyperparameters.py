@@ -11,7 +11,7 @@ class Hyperparameters:
 
     Attributes:
         steps: optimizer steps.
-        batch: examples a step.
+        batch: examples a step, or groups of `tokens` a step.
         learning_rate: the peak, reached at the end of the warm-up.
         warmup: share of the steps, in (0, 1).
         clip: the gradient of all parameters together is scaled down to this norm.
@@ -20,6 +20,8 @@ class Hyperparameters:
         head_rate: factor on the learning rate of the task head (10 in UNITER's and ViLT's VQA recipes).
         optimizer: "bertadam" (LXMERT), "adamw" (UNITER, ViLT) or "sgd" (ResNet; its rate falls in steps, the others'
             on a straight line).
+        tokens: most words and regions, padding included, of a group of examples of like length; the step's loss is the
+            mean over its groups' (UNITER). 0 counts a step in examples.
     """
 
     steps: int
@@ -30,3 +32,4 @@ class Hyperparameters:
     weight_decay: float
     head_rate: float
     optimizer: str = "bertadam"
+    tokens: int = 0

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -18,8 +18,8 @@ from vlcompress.training.checkpoint import Checkpoint
 from vlcompress.training.hyperparameters import Hyperparameters
 from vlcompress.training.memory import check_divisible
 from vlcompress.training.saliency import Saliency
-from vlcompress.training.sampling import Sampler, generator, mix
-from vlcompress.training.step import Stepper, optimizer_of, scaler_of
+from vlcompress.training.sampling import mix, sampler_of
+from vlcompress.training.step import Stepper, drawn, optimizer_of, scaler_of
 
 Progress = Callable[[int, float], None]
 """Called with the steps done and that step's loss: after each step, on a GPU `LOOK_EVERY` steps at a time."""
@@ -64,6 +64,7 @@ def train(
     identity: str = "",
     at_step: dict[int, Callable[[nn.Module], None]] | None = None,
     progress: Progress | None = None,
+    lengths: Sequence[int] = (),
 ) -> nn.Module:
     """Train `model` in place and give it back in eval mode.
 
@@ -81,6 +82,7 @@ def train(
         identity: hash of what is trained, stored in the checkpoint.
         at_step: called with the model once these many steps are done (for a rewinding point); not on resuming past it.
         progress: see `Progress`.
+        lengths: of each example, where `hyper.tokens` counts them (`vlcompress.training.sampling.token_lengths`).
 
     Raises:
         VlcompressError: no examples, or the loss is not finite.
@@ -99,16 +101,15 @@ def train(
     for group in optimizer.param_groups if scaler is None else ():  # with one, steps are skipped: the checkpoint counts
         group["taken"] = start - first_step  # the moments are those of so many steps
     keeper = MaskKeeper(model, masks) if masks is not None else None
-    sampler = Sampler(len(objective), min(hyper.batch, len(objective)), seed)
+    sampler = sampler_of(len(objective), hyper, seed, lengths)
     losses = _Losses(hyper, progress, LOOK_EVERY if compute.on_gpu else 1)
     saved = time.monotonic()
     model.train()
     with precision(compute):
         for step in range(start, hyper.steps):
-            indices = sampler.indices(step)
-            batch = objective.batch(indices, generator(seed, "batch", step))
+            groups = drawn(objective, sampler, seed, step)
             torch.manual_seed(mix(seed, "dropout", step))
-            losses.add(step, stepper.learn(batch, len(indices), step))
+            losses.add(step, stepper.learn(groups, step))
             stepper.step(step)
             if keeper is not None:
                 keeper.enforce(optimizer)

@@ -1,5 +1,6 @@
 """One optimizer step: the gradients of a batch, in parts that fit into memory, and what is made of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,16 @@ from vlcompress.training.hyperparameters import Hyperparameters
 from vlcompress.training.memory import check_divisible, largest_that_fits, parts
 from vlcompress.training.optimizers import OPTIMIZERS, rate
 from vlcompress.training.saliency import Saliency
+from vlcompress.training.sampling import StepSampler, generator
+
+Group = tuple[Batch, int]
+"""A batch and its number of examples."""
+
+
+def drawn(objective: Objective, sampler: StepSampler, seed: int, step: int) -> list[Group]:
+    """Make the batches of a step: all their chance is of (seed, step)."""
+    rng = generator(seed, "batch", step)
+    return [(objective.batch(indices, rng), len(indices)) for indices in sampler.groups(step)]
 
 
 @dataclass(frozen=True)
@@ -30,28 +41,31 @@ class Stepper:
     saliency: Saliency | None
     scaler: torch.amp.GradScaler | None
 
-    def learn(self, batch: Batch, examples: int, step: int) -> Tensor:
-        """Take the gradients of a batch of so many examples, and give its loss.
+    def learn(self, groups: Sequence[Group], step: int) -> Tensor:
+        """Take the gradients of the mean loss of some groups of examples, and give that loss.
 
         Raises:
             VlcompressError: out of memory; names the micro-batch that fits.
         """
         try:
-            return self._gradients(batch, examples, self.compute.micro_batch)
+            return self._gradients(groups, self.compute.micro_batch)
         except torch.OutOfMemoryError:
             pass  # what failed is let go of before more is tried
-        raise _too_large(self, batch, examples, step)
+        raise _too_large(self, groups, step)
 
-    def _gradients(self, batch: Batch, examples: int, most: int) -> Tensor:
+    def _gradients(self, groups: Sequence[Group], most: int) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        losses = [self._backward(part) for part in parts(batch, examples, most)]
+        cut = [part for batch, examples in groups for part in parts(batch, examples, most)]
+        losses = [self._backward(part, len(groups)) for part in cut]
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
-    def _backward(self, part: Batch) -> Tensor:
+    def _backward(self, part: Batch, groups: int) -> Tensor:
         with autocast(self.compute):
             loss = self.objective.loss(self.model, part.to(self.compute.torch_device))
         if part.whole is not None and isinstance(self.objective, Divisible):
             loss = loss * self.objective.share(part)
+        if groups > 1:
+            loss = loss / groups
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
@@ -70,21 +84,22 @@ class Stepper:
             self.scaler.step(self.optimizer)  # not taken where gradients overflowed
             self.scaler.update()
 
-    def try_step(self, batch: Batch, examples: int, most: int) -> None:
-        """Take a step that counts for nothing, its batch in parts of at most `most`: for the memory that it needs."""
-        self._gradients(batch, examples, most)
+    def try_step(self, groups: Sequence[Group], most: int) -> None:
+        """Take a step that counts for nothing, in parts of at most `most`: for the memory that it needs."""
+        self._gradients(groups, most)
         self.step(0)
 
 
-def _too_large(stepper: Stepper, batch: Batch, examples: int, step: int) -> VlcompressError:
+def _too_large(stepper: Stepper, groups: Sequence[Group], step: int) -> VlcompressError:
     """Find out what fits where a step did not, and say so; the training is lost to it, its checkpoint is not."""
-    now = min(stepper.compute.micro_batch or examples, examples)
+    most = max(examples for _, examples in groups)
+    now = min(stepper.compute.micro_batch or most, most)
     what = f"step {step} does not fit into the memory of {stepper.compute.device} with {now} examples at once"
     try:
         check_divisible(stepper.model, stepper.objective)
     except VlcompressError:
         return VlcompressError(f"{what}: lower --batch, or take bf16")
-    fits = largest_that_fits(lambda most: stepper.try_step(batch, examples, most), (now + 1) // 2) if now > 1 else 0
+    fits = largest_that_fits(lambda size: stepper.try_step(groups, size), (now + 1) // 2) if now > 1 else 0
     if not fits:
         return VlcompressError(f"{what}, nor does a single one: take a smaller model or a larger device")
     return VlcompressError(f"{what}: {fits} fit, add --micro-batch {fits}")
