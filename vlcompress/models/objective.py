@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from vlcompress.errors import unknown
+from vlcompress.models.marginal import Asked
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,13 @@ def _share(part: Batch, count: Callable[[Batch], int]) -> float:
     return 1.0 if part.whole is None else count(part) / max(1, count(part.whole))
 
 
+class PretrainingObjective(Divisible, Protocol):
+    """An objective that a model which looks at nothing can be scored by."""
+
+    def asked(self, targets: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Asked]:
+        """Say what each part of `loss` asks of a model of this configuration in a batch's targets."""
+
+
 @dataclass(frozen=True)
 class PretrainingSpec:
     """How a family is pre-trained.
@@ -113,7 +121,7 @@ class PretrainingSpec:
         reads: what it reads of the data in a way of its own: data read otherwise is other data.
     """
 
-    objective: Callable[..., Divisible]
+    objective: Callable[..., PretrainingObjective]
     settings: Mapping[str, float]
     optimizer: str
     reads: Mapping[str, str] = field(default_factory=dict)
