@@ -246,6 +246,28 @@ def step_line() -> Callable[[int, float], None] | None:
     return progress
 
 
+track = click.option(
+    "--track",
+    type=Checked("tensorboard|wandb|trackio|mlflow", lambda name: _trackers().check_tracker(name)),
+    help="Log every step to a tracker too, whose package must be installed.",
+)
+
+
+def _trackers() -> Any:
+    from vlcompress.training import trackers
+
+    return trackers
+
+
+def watching(tracker: str | None, home: Path) -> Any:
+    """Make what watches a command's trainings: progress, and the tracker that was asked for."""
+    from vlcompress.cli.progress import training_progress
+    from vlcompress.training.watching import Watchers
+
+    tracked = [_trackers().tracker_named(tracker, home)] if tracker else []
+    return Watchers([training_progress(say), *tracked])
+
+
 def chosen_run(path: Path | None, home: Path) -> Any:
     """Open the run at `path` (its folder or its ticket), or the newest finished one."""
     from vlcompress.tickets.run import Run, newest_run

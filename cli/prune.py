@@ -47,6 +47,7 @@ RUNTIME = ("device", "dtype", "micro_batch", "activation_checkpointing")
 @click.option("--dry-run", is_flag=True, help="Refuse what a run would, say what would be trained, and stop.")
 @options.where(device=None, dtype=None)
 @options.fitting(default=None)
+@options.track
 @options.home
 @options.as_json
 def command(recipe: Path | None, **said: Any) -> None:
@@ -72,9 +73,8 @@ def command(recipe: Path | None, **said: Any) -> None:
     if said["dry_run"]:
         options.show(chosen.document(), dry_run_text(chosen, run_name(chosen, compute)), said["as_json"])
         return
-    run = find_ticket(
-        chosen, said["home"], compute=compute, say=options.say, progress=options.step_line(), pricing=pricing_of
-    )
+    watching = options.watching(said["track"], said["home"])
+    run = find_ticket(chosen, said["home"], compute=compute, say=options.say, progress=watching, pricing=pricing_of)
     document, text = {"run": str(run.folder), **to_json(run.result())}, run_text(run)
     if chosen.pruning.target:
         reached = reach(run, options.say)

@@ -27,6 +27,7 @@ from vlcompress.results import (
 )
 from vlcompress.sparse.plan import CompilePlan, LayerPlan
 from vlcompress.tasks.support_matrix import LEGEND, rows
+from vlcompress.tickets.imp import count_trainings
 from vlcompress.tickets.run import Run
 
 
@@ -102,12 +103,9 @@ def dry_run_text(recipe: Recipe, name: str) -> str:
     """Say what a recipe would train, for a run of this name."""
     pruning = recipe.pruning
     plan = levels(pruning.schedule, pruning.sparsity, pruning.rounds or None)
-    chains = 1 + pruning.controls.count("unstructured")
-    single = sum(control != "unstructured" for control in pruning.controls)
-    trainings = len(pruning.seeds) * (1 + chains * len(plan) + single)
     return "\n".join(
         [
-            f"run {name}: {trainings} trainings",
+            f"run {name}: {count_trainings(recipe)} trainings",
             f"levels: {', '.join(f'{100 * level:g} %' for level in plan)} ({pruning.pattern}, {pruning.schedule})",
             f"controls: {', '.join(pruning.controls) or 'none'}; seeds: {', '.join(map(str, pruning.seeds))}",
         ]

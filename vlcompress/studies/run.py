@@ -43,7 +43,10 @@ def run_study(study: Study, choices: Choices, runner: StudyRunner) -> StudyOutco
     Raises:
         VlcompressError: no cell succeeded, or an impossible cell was asked for.
     """
-    done = _run(study.cells(choices), runner)
+    cells = study.cells(choices)
+    if runner.progress is not None:
+        runner.progress.plan(sum(cell.trainings for cell in cells))
+    done = _run(cells, runner)
     if not done.results:
         raise _nothing(study, done.failed)
     report = study.report(done.results)

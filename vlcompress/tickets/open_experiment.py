@@ -27,13 +27,13 @@ from vlcompress.tasks.registry import task_of
 from vlcompress.tasks.support_matrix import read_blind
 from vlcompress.tickets.checks import check_length, check_run, fit
 from vlcompress.tickets.experiment import Experiment, Say
-from vlcompress.training.loop import Progress
+from vlcompress.training.watching import Watcher
 
 BUILT_IN = Path(vlcompress.__file__).parent / "weights"
 
 
 def checked_experiment(
-    recipe: Recipe, home: Path, *, compute: Compute, say: Say = print, progress: Progress | None = None
+    recipe: Recipe, home: Path, *, compute: Compute, say: Say = print, progress: Watcher | None = None
 ) -> Experiment:
     """Open what a recipe names to train on, and refuse what cannot work: before built-in data is made for it.
 
@@ -86,7 +86,7 @@ def rehearsed_experiment(
 
 
 def open_experiment(
-    recipe: Recipe, home: Path, *, compute: Compute = CPU, say: Say = print, progress: Progress | None = None
+    recipe: Recipe, home: Path, *, compute: Compute = CPU, say: Say = print, progress: Watcher | None = None
 ) -> Experiment:
     """Open the data and the vocabulary that a recipe names, and size the model to them."""
     family = family_named(recipe.model.family)

@@ -23,7 +23,7 @@ from vlcompress.tickets.experiment import Experiment, Say
 from vlcompress.tickets.imp import TrainedArm, ticket_of, train_arms
 from vlcompress.tickets.open_experiment import checked_experiment, rehearsed_experiment
 from vlcompress.tickets.ticket import save_ticket
-from vlcompress.training.loop import Progress
+from vlcompress.training.watching import Watcher
 
 DOCUMENT = "run.json"
 
@@ -78,7 +78,7 @@ def find_ticket(
     *,
     compute: Compute = CPU,
     say: Say = print,
-    progress: Progress | None = None,
+    progress: Watcher | None = None,
     pricing: Callable[[Experiment], Pricing] | None = None,
 ) -> Run:
     """Run a recipe to its ticket, or find it done.
@@ -88,7 +88,7 @@ def find_ticket(
         home: folder for runs, trainings and built-in data.
         compute: where to train, and in what; a run on another device or in another dtype is another run.
         say: called with a line at each step.
-        progress: called after every training step.
+        progress: watches every training.
         pricing: tells what heads and neurons cost, for a recipe with a target
             (`vlcompress.bench.pricing.pricing_of`).
 
@@ -122,7 +122,7 @@ def _price(experiment: Experiment, pricing: Callable[[Experiment], Pricing] | No
 
 
 def _found(
-    recipe: Recipe, home: Path, *, compute: Compute, say: Say, progress: Progress | None = None
+    recipe: Recipe, home: Path, *, compute: Compute, say: Say, progress: Watcher | None = None
 ) -> tuple[Run, Experiment | None]:
     """Find the run of a recipe, finished or not, and the experiment if what its paths hold had to be looked at."""
     run, experiment = Run(home / run_name(recipe, compute)), None

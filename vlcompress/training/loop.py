@@ -17,9 +17,11 @@ from vlcompress.tasks.base import EvalTask, Scores
 from vlcompress.training.checkpoint import Checkpoint
 from vlcompress.training.hyperparameters import Hyperparameters
 from vlcompress.training.memory import check_divisible
+from vlcompress.training.optimizers import rate
 from vlcompress.training.saliency import Saliency
 from vlcompress.training.sampling import mix, sampler_of
 from vlcompress.training.step import Stepper, drawn, optimizer_of, scaler_of
+from vlcompress.training.watching import Entry, Journal, peak_bytes
 
 Progress = Callable[[int, float], None]
 """Called with the steps done and that step's loss: after each step, on a GPU `LOOK_EVERY` steps at a time."""
@@ -65,6 +67,7 @@ def train(
     at_step: dict[int, Callable[[nn.Module], None]] | None = None,
     progress: Progress | None = None,
     lengths: Sequence[int] = (),
+    journal: Journal | None = None,
 ) -> nn.Module:
     """Train `model` in place and give it back in eval mode.
 
@@ -82,6 +85,7 @@ def train(
         identity: hash of what is trained, stored in the checkpoint.
         at_step: called with the model once these many steps are done (for a rewinding point); not on resuming past it.
         progress: see `Progress`.
+        journal: called with every step's `vlcompress.training.watching.Entry`.
         lengths: of each example, where `hyper.tokens` counts them (`vlcompress.training.sampling.token_lengths`).
 
     Raises:
@@ -102,7 +106,7 @@ def train(
         group["taken"] = start - first_step  # the moments are those of so many steps
     keeper = MaskKeeper(model, masks) if masks is not None else None
     sampler = sampler_of(len(objective), hyper, seed, lengths)
-    losses = _Losses(hyper, progress, LOOK_EVERY if compute.on_gpu else 1)
+    losses = _Losses(hyper, progress, LOOK_EVERY if compute.on_gpu else 1, journal, compute)
     saved = time.monotonic()
     model.train()
     with precision(compute):
@@ -110,7 +114,7 @@ def train(
             groups = drawn(objective, sampler, seed, step)
             torch.manual_seed(mix(seed, "dropout", step))
             losses.add(step, stepper.learn(groups, step))
-            stepper.step(step)
+            losses.took(stepper.step(step))
             if keeper is not None:
                 keeper.enforce(optimizer)
             snapshot, last = (at_step or {}).get(step + 1), step + 1 == hyper.steps
@@ -131,18 +135,32 @@ def _bits(mask: Tensor, weight: Tensor) -> Tensor:
 
 
 class _Losses:
-    """The losses, checked and reported every so many steps: until then they stay on the device."""
+    """The losses and gradient norms, checked and reported every so many steps: until then they stay on the device."""
 
-    def __init__(self, hyper: Hyperparameters, progress: Progress | None, every: int) -> None:
+    def __init__(
+        self,
+        hyper: Hyperparameters,
+        progress: Progress | None,
+        every: int,
+        journal: Journal | None = None,
+        compute: Compute = CPU,
+    ) -> None:
         self._hyper, self._progress, self._every = hyper, progress, every
+        self._journal, self._compute, self._started = journal, compute, time.monotonic()
         self._unseen: list[tuple[int, Tensor]] = []
         self._unreported: list[tuple[int, float]] = []
+        self._norms: list[Tensor] = []
 
     def add(self, step: int, loss: Tensor) -> None:
         """Take the loss of step `step` (from 0), and look if it is time."""
         self._unseen.append((step, loss.detach()))
         if len(self._unseen) >= self._every:
             self.look()
+
+    def took(self, norm: Tensor) -> None:
+        """Take the gradient norm of the step whose loss came last."""
+        if self._journal is not None:
+            self._norms.append(norm.detach())
 
     def look(self) -> None:
         """Wait for the losses and check them.
@@ -169,7 +187,17 @@ class _Losses:
         if self._progress is not None:
             for done, value in self._unreported:
                 self._progress(done, value)
+        if self._journal is not None and self._unreported:
+            self._write(self._journal)
         self._unreported.clear()
+
+    def _write(self, journal: Journal) -> None:
+        hyper, seconds = self._hyper, time.monotonic() - self._started
+        norms = torch.stack(self._norms).tolist()
+        self._norms.clear()
+        for (done, loss), norm in zip(self._unreported, norms, strict=True):
+            factor = rate(hyper.optimizer, done, hyper.steps, hyper.warmup)
+            journal(Entry(done, loss, hyper.learning_rate * factor, norm, round(seconds, 3), peak_bytes(self._compute)))
 
 
 def evaluate(model: nn.Module, scored: EvalTask, *, batch: int = 256, compute: Compute = CPU) -> Scores:

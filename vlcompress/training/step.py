@@ -69,13 +69,13 @@ class Stepper:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def step(self, step: int) -> None:
-        """Take step `step` (from 0) along the gradients at hand."""
+    def step(self, step: int) -> Tensor:
+        """Take step `step` (from 0) along the gradients at hand, and give their norm before clipping."""
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         if self.saliency is not None:
             self.saliency.add(step, overflows=self.scaler is not None)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.hyper.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.hyper.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * rate(self.hyper.optimizer, step + 1, self.hyper.steps, self.hyper.warmup)
         if self.scaler is None:
@@ -83,6 +83,7 @@ class Stepper:
         else:
             self.scaler.step(self.optimizer)  # not taken where gradients overflowed
             self.scaler.update()
+        return norm
 
     def try_step(self, groups: Sequence[Group], most: int) -> None:
         """Take a step that counts for nothing, in parts of at most `most`: for the memory that it needs."""
