@@ -17,6 +17,7 @@ from vlcompress.recipe import Recipe
 from vlcompress.results import ArmResult, Verdict
 from vlcompress.tasks.base import Blind
 from vlcompress.tickets.budgeting import Budget, budget_of
+from vlcompress.tickets.disk import tell_size
 from vlcompress.tickets.experiment import Experiment, search_permutation
 from vlcompress.tickets.spec import Start, Trial
 from vlcompress.tickets.store import TrainingResult
@@ -80,8 +81,10 @@ def count_trainings(recipe: Recipe) -> int:
 
 def train_arms(experiment: Experiment) -> list[TrainedArm]:
     """Train the dense model, every round of the ticket, and the controls, with every seed; judge each against dense."""
+    trainings = count_trainings(experiment.recipe)
+    tell_size(experiment, trainings)
     if experiment.progress is not None:
-        experiment.progress.plan(count_trainings(experiment.recipe))
+        experiment.progress.plan(trainings)
     return judged([list(_one_seed(experiment, seed)) for seed in experiment.recipe.pruning.seeds], experiment.blind)
 
 

@@ -22,6 +22,7 @@ from vlcompress.tickets.card import ticket_card
 from vlcompress.tickets.experiment import Experiment, Say
 from vlcompress.tickets.imp import TrainedArm, ticket_of, train_arms
 from vlcompress.tickets.open_experiment import checked_experiment, rehearsed_experiment
+from vlcompress.tickets.store import WEIGHTS
 from vlcompress.tickets.ticket import save_ticket
 from vlcompress.training.watching import Watcher
 
@@ -213,7 +214,8 @@ def _write_ticket(run: Run, experiment: Experiment, cells: list[TrainedArm]) -> 
     first = ticket_of(cells).trained[0]
     document, head = to_json(_result(experiment, cells)), experiment.train_task.head
     ticket = first.ticket(document, experiment.family.name, experiment.config, head, experiment.vocabulary)
-    save_ticket(run.ticket, ticket, ticket_card(ticket, cells, experiment.compute))
+    card = ticket_card(ticket, cells, experiment.compute)
+    save_ticket(run.ticket, ticket, card, weights=first.folder / WEIGHTS)
 
 
 def _result(experiment: Experiment, cells: list[TrainedArm]) -> RunResult:
