@@ -6,6 +6,8 @@ from typing import Any
 import click
 
 from vlcompress.cli import options
+from vlcompress.errors import VlcompressError
+from vlcompress.pruning.target import KINDS, MEASURED
 
 
 @click.command()
@@ -18,6 +20,12 @@ from vlcompress.cli import options
 @click.option("--vocabulary", help="A vocab.txt, where the data folder has none.")
 @click.option("--pattern", help="unstructured, block:RxC, n:m, head, neuron, neuron+head, or attention=...,ffn=...")
 @click.option("--sparsity", type=float, help="Fraction of the prunable weights to prune, in [0, 1).  [1-n/m for n:m]")
+@click.option("--speedup", type=float, help="In place of --sparsity: times as fast as dense, measured here, as 2.")
+@click.option("--latency-ms", type=float, help="In place of --sparsity: milliseconds a batch, measured here.")
+@click.option("--size-mb", type=float, help="In place of --sparsity: 10^6 bytes of float32 weights.")
+@click.option("--flops", type=float, help="In place of --sparsity: the share of the operations that may stay, as 0.4.")
+@click.option("--for-batch", type=options.COUNT, help="Batch size that --speedup or --latency-ms is for.  [32]")
+@click.option("--for-threads", type=options.THREADS, help="Threads of ONNX Runtime that they are for.  [1]")
 @click.option("--schedule", help="linear:P (points a round), geometric:F (of the rest), levels:P,P,... or oneshot.")
 @click.option("--rounds", type=options.COUNT, help="Stop after so many rounds.")
 @click.option("--allocation", help="global, uniform, or modality (language, vision, cross and pooler each by itself).")
@@ -43,8 +51,10 @@ def command(recipe: Path | None, **said: Any) -> None:
     RECIPE is a TOML file; without one the published recipe of --model, --task and --size is taken. Options override it.
     The same command again continues where it was stopped, or returns at once.
     """
+    from vlcompress.bench.pricing import pricing_of
+    from vlcompress.bench.reached import reach
     from vlcompress.devices import parse_compute
-    from vlcompress.report.text import dry_run_text, run_text
+    from vlcompress.report.text import dry_run_text, reached_text, run_text
     from vlcompress.results import to_json
     from vlcompress.tickets.run import find_ticket, rehearse, run_name
 
@@ -58,8 +68,28 @@ def command(recipe: Path | None, **said: Any) -> None:
     if said["dry_run"]:
         options.show(chosen.document(), dry_run_text(chosen, run_name(chosen, compute)), said["as_json"])
         return
-    run = find_ticket(chosen, said["home"], compute=compute, say=options.say, progress=options.step_line())
-    options.show({"run": str(run.folder), **to_json(run.result())}, run_text(run), said["as_json"])
+    run = find_ticket(
+        chosen, said["home"], compute=compute, say=options.say, progress=options.step_line(), pricing=pricing_of
+    )
+    document, text = {"run": str(run.folder), **to_json(run.result())}, run_text(run)
+    if chosen.pruning.target:
+        reached = reach(run, options.say)
+        document["reached"], text = to_json(reached), f"{text}\n{reached_text(run, reached)}"
+    options.show(document, text, said["as_json"])
+
+
+def _target(said: dict[str, Any]) -> str | None:
+    """Spell out the one target that was asked for; None if none was."""
+    asked = {f"--{kind}": f"{kind}:{said[name]}" for kind in KINDS if said[name := kind.replace("-", "_")] is not None}
+    where = {"batch": said["for_batch"], "threads": said["for_threads"]}
+    for at, number in where.items():
+        if number is not None and not asked.keys() & {f"--{kind}" for kind in MEASURED}:
+            raise VlcompressError(f"--for-{at} {number} has no effect without --speedup or --latency-ms: give one too")
+    if asked and said["sparsity"] is not None:
+        asked["--sparsity"] = ""
+    if len(asked) > 1:
+        raise VlcompressError(f"{' and '.join(asked)} exclude each other: give one")
+    return "".join([*asked.values(), *(f",{at}:{number}" for at, number in where.items() if number)]) or None
 
 
 def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
@@ -69,6 +99,7 @@ def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
         base = load_recipe(path)
     else:
         base = default_recipe(said["model"] or "lxmert", said["task"] or "vqa", said["size"] or "small")
+    target = _target(said)
     controls = [control for control in said["controls"] if control != "none"]
     chosen = base.override(
         model={"family": said["model"], "size": said["size"], "checkpoint": said["checkpoint"]},
@@ -77,11 +108,15 @@ def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
             **{name: said[name] for name in ("pattern", "sparsity", "schedule", "rounds", "allocation", "rewind_step")},
             "controls": controls if said["controls"] else None,
             "seeds": said["seeds"],
+            "target": target,
         },
         training={name: said[name] for name in ("steps", "batch", "learning_rate")},
         runtime={name: said[name] for name in ("device", "dtype")},
     )
     pattern = chosen.pruning.pattern
+    if chosen.pruning.target and said["pattern"] is None and pattern.by_kind:
+        options.say(f"target '{target}': pattern neuron+head ranked by gradients, since '{pattern}' has no price")
+        return chosen.override(pruning={"pattern": "neuron+head", "criterion": "gradient"})
     if said["pattern"] is None or said["sparsity"] is not None or pattern.own_sparsity is None:
         return chosen
     options.say(f"sparsity {pattern.own_sparsity:.6g}: pattern '{pattern}' sets it, as no --sparsity was given")

@@ -20,6 +20,7 @@ from vlcompress.pruning.pattern import Pattern, Unstructured
 from vlcompress.pruning.patterns import parse_pattern
 from vlcompress.pruning.permutation import Reordering, parse_reordering
 from vlcompress.pruning.schedule import Linear, Schedule, parse_schedule
+from vlcompress.pruning.target import Target, parse_target
 from vlcompress.training.adversarial import Perturbation, parse_perturbation
 from vlcompress.training.optimizers import OPTIMIZERS
 
@@ -57,6 +58,7 @@ PARSERS: dict[Any, Callable[[str], Any]] = {
     Allocation: parse_allocation,
     Growth: parse_growth,
     Reordering: parse_reordering,
+    Target: parse_target,
     Perturbation: parse_perturbation,
 }
 """Values that are strings in a file, and what reads them; `str` of a value writes it back."""
@@ -125,6 +127,9 @@ class PruningRecipe:
             heads) before blocks are cut, so that they gather what is important (see `vlcompress.pruning.permutation`).
         controls: trained at the ticket's sparsity (and "unstructured" at every level) for comparison.
         seeds: each is a whole chain of its own: head, data order and dropout.
+        target: "", or what the exported ticket is to reach in place of a sparsity: "speedup:2", "latency-ms:20",
+            "size-mb:60" or "flops:0.4" (see `vlcompress.pruning.target`). The schedule then says how far each round
+            goes towards it.
     """
 
     pattern: Pattern = field(default_factory=Unstructured)
@@ -139,6 +144,7 @@ class PruningRecipe:
     permutation: Reordering = field(default_factory=Reordering)
     controls: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
+    target: Target = field(default_factory=Target)
 
 
 @dataclass(frozen=True)
@@ -379,7 +385,23 @@ def _check_together(recipe: Recipe) -> None:
             f"rewind_step {pruning.rewind_step} is outside the training of {training.steps} steps: "
             f"give 0 to {training.steps - 1}"
         )
+    _check_target(pruning)
     if training.adversarial and training.distill:
         raise VlcompressError(
             f"training.adversarial '{training.adversarial}' and training.distill {training.distill:g}: set one of them"
         )
+
+
+def _check_target(pruning: PruningRecipe) -> None:
+    """Refuse what has no effect beside a target, which shares the cost out by itself."""
+    idle = {
+        "allocation": str(pruning.allocation) != "global",
+        "growth": bool(str(pruning.growth)),
+        "rounds": pruning.rounds > 0,
+    }
+    for name, given in idle.items():
+        if pruning.target and given:
+            value = getattr(pruning, name)
+            raise VlcompressError(
+                f"pruning.{name} '{value}' has no effect with target '{pruning.target}': give one of them"
+            )

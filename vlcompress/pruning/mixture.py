@@ -150,11 +150,20 @@ class CoupledUnits:
         if not criterion.signed:
             values = [value.square() for value in values]
         by_unit = [self._by_unit(name, value) for name, value in zip(self.names, values, strict=True)]
-        kept = torch.stack([self._by_unit(name, masks[name].float()) for name in self.names]).sum(dim=0) > 0
+        kept = self.alive(masks)
         size = sum(masks[name].numel() for name in self.names) // self.coupling.units
         means = torch.stack(by_unit).sum(dim=0) / size
         scores = ordered(means) if criterion.signed else means.sqrt()
         return Source(self.coupling.consumer, self.coupling.units, lambda a, b: scores[a:b], lambda a, b: kept[a:b])
+
+    def sums(self, weights: Mapping[str, Tensor], criterion: Criterion) -> Tensor:
+        """Add up the scores of each unit's weights, float32 [units]: what is lost with it, as far as scores add up."""
+        values = [self._by_unit(name, criterion.scores(name, weights[name]).float()) for name in self.names]
+        return torch.stack(values).sum(dim=0)
+
+    def alive(self, masks: Mapping[str, Tensor]) -> Tensor:
+        """Tell which units an earlier round has left: bool [units]."""
+        return torch.stack([self._by_unit(name, masks[name].float()) for name in self.names]).sum(dim=0) > 0
 
     def spread(self, kept: Tensor, masks: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Make the mask of each weight from a bool for each unit [units]."""

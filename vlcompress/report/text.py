@@ -18,6 +18,7 @@ from vlcompress.results import (
     ArmResult,
     BatchResult,
     BenchResult,
+    ReachedResult,
     RunResult,
     VariantResult,
     Verdict,
@@ -52,6 +53,20 @@ def run_text(run: Run) -> str:
             "speed and size: not measured yet (a mask alone makes nothing faster); "
             "run `vlcompress compile`, `export` and `bench`",
         ]
+    )
+
+
+def reached_text(run: Run, reached: ReachedResult) -> str:
+    """Say what a ticket with a target has come to, in one line."""
+    verdict, speed, size = run.result().ticket.verdict, reached.speedup, reached.bytes
+    assert verdict is not None
+    return (
+        f"{speed.value:.2f} times as fast as dense on this machine (95 % interval {speed.low:.2f} to {speed.high:.2f}; "
+        f"ONNX Runtime, batch {reached.batch}, {reached.threads} thread{'s' if reached.threads > 1 else ''}: "
+        f"{reached.ticket.p50_ms:.3g} against {reached.dense.p50_ms:.3g} ms), "
+        f"{size['ticket'] / 1e6:.1f} against {size['dense'] / 1e6:.1f} MB, "
+        f"{100 * verdict.ticket:.2f} against {100 * verdict.dense:.2f}, {verdict['relaxed'].outcome}; "
+        f"asked for: {reached.target}"
     )
 
 

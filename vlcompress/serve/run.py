@@ -4,6 +4,7 @@ import asyncio
 import signal
 import socket
 from dataclasses import asdict
+from importlib import import_module
 from types import FrameType
 from typing import Any
 
@@ -11,6 +12,7 @@ import uvicorn
 
 from vlcompress.errors import VlcompressError
 from vlcompress.serve.app import create_app
+from vlcompress.serve.connections import Connection
 from vlcompress.serve.logs import json_logs
 from vlcompress.serve.metrics import INFO_LABELS
 from vlcompress.serve.server import Server
@@ -32,8 +34,9 @@ def run(settings: Settings, announce: Announce = lambda document, text: None) ->
         VlcompressError: a model that cannot be served, or an address that cannot be listened on.
     """
     with json_logs(settings.log_level), bound(settings) as address:
-        if settings.grpc_port:
-            bound(settings, settings.grpc_port).close()  # told now if taken; gRPC listens by itself later
+        if settings.grpc_port is not None:  # a taken port and a missing package are told now
+            import_module("vlcompress.serve.routes_grpc")
+            bound(settings, settings.grpc_port).close()
         app = create_app(settings)
         server: Server = app.state.server
         server.load()
@@ -104,6 +107,7 @@ def config(app: object, settings: Settings) -> uvicorn.Config:
     """Configure uvicorn: no log of its own for requests, no header that tells what serves."""
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
+        http=Connection,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -14,6 +14,8 @@ from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import Pattern, Unstructured
 from vlcompress.pruning.schedule import levels
 from vlcompress.results import ArmResult, Verdict
+from vlcompress.tasks.base import Blind
+from vlcompress.tickets.budgeting import Budget, budget_of
 from vlcompress.tickets.experiment import Experiment, search_permutation
 from vlcompress.tickets.spec import Start, Trial
 from vlcompress.tickets.store import TrainingResult
@@ -71,12 +73,12 @@ def train_arms(experiment: Experiment) -> list[TrainedArm]:
     return judged([list(_one_seed(experiment, seed)) for seed in experiment.recipe.pruning.seeds], experiment.blind)
 
 
-def judged(columns: Sequence[Sequence[Row]], blind: float | None = None) -> list[TrainedArm]:
+def judged(columns: Sequence[Sequence[Row]], blind: Blind = None) -> list[TrainedArm]:
     """Put the rows of all seeds together and judge each against dense.
 
     Args:
         columns: the rows of each seed, in the same order of arms and rounds; the first is the dense model.
-        blind: score of the blind baseline; None where it is not known, or not asked for.
+        blind: scores of the blind baseline; None where they are not known, or not asked for.
     """
     dense = [column[0].result.scores.scores for column in columns]
     cells = []
@@ -100,26 +102,49 @@ def _one_seed(experiment: Experiment, seed: int) -> Iterator[Row]:
     pruning = experiment.recipe.pruning
     dense = experiment.train(Trial(seed), f"seed {seed} dense")
     yield Row("dense", 0, 0.0, dense)
-    tickets = list(rounds(experiment, seed, dense, pruning.pattern, "ticket"))
+    budget = budget_of(experiment)
+    tickets = list(rounds(experiment, seed, dense, pruning.pattern, "ticket", budget))
     yield from tickets
     for name in pruning.controls:
         if name == "unstructured":
-            yield from rounds(experiment, seed, dense, Unstructured(), name)
+            plan = [row.sparsity for row in tickets] if budget else None
+            yield from rounds(experiment, seed, dense, Unstructured(), name, plan=plan)
         else:
             yield control(experiment, seed, name, tickets[-1])
 
 
-def rounds(experiment: Experiment, seed: int, dense: TrainingResult, pattern: Pattern, arm: str) -> Iterator[Row]:
-    """Prune what the round before has trained, rewind, train; one row a level."""
+def rounds(
+    experiment: Experiment,
+    seed: int,
+    dense: TrainingResult,
+    pattern: Pattern,
+    arm: str,
+    budget: Budget | None = None,
+    plan: Sequence[float] | None = None,
+) -> Iterator[Row]:
+    """Prune what the round before has trained, rewind, train; one row a level.
+
+    Args:
+        experiment: whose recipe says how.
+        seed: of the chain.
+        dense: the trained dense model of the seed.
+        pattern: what goes together.
+        arm: to be named in rows and reports.
+        budget: what the rounds may cost, where that decides how far each goes; the levels then say how much of the way.
+        plan: the levels; None takes the recipe's.
+    """
     pruning = experiment.recipe.pruning
     start = experiment.start
     order = search_permutation(experiment, dense, pattern, seed)
     masks, trained = experiment.keep_all(), dataclasses.replace(dense, reading=order)
-    plan = levels(pruning.schedule, pruning.sparsity, pruning.rounds or None)
+    plan = plan or levels(pruning.schedule, pruning.sparsity, pruning.rounds or None)
     patterns = pruning.growth.patterns(pattern, len(plan))
     for number, (level, shape) in enumerate(zip(plan, patterns, strict=True), start=1):
         criterion = pruning.criterion.of(seed, trained.saliency())
-        masks = pruned(experiment, trained, masks, level, shape, criterion)
+        if budget is None:
+            masks = pruned(experiment, trained, masks, level, shape, criterion)
+        else:
+            masks = budget.cut(trained.weights(), masks, level / plan[-1], criterion)
         label = f"seed {seed} {arm} round {number}/{len(plan)} at {100 * masks.sparsity:.1f} % ({shape})"
         trained = experiment.train(Trial(seed, masks, start, order), label)
         yield Row(arm, number, masks.sparsity, trained)
@@ -129,8 +154,10 @@ def control(experiment: Experiment, seed: int, name: str, ticket: Row) -> Row:
     """Train a control ("random", "shuffle", "reinit" or "language") of one round of the ticket."""
     _, number, sparsity, trained = ticket
     masks, order = trained.masks(), None
-    start = experiment.start
-    if name == "random":
+    start, budget = experiment.start, budget_of(experiment)
+    if name == "random" and budget is not None:
+        masks = budget.like(masks, Random(seed))
+    elif name == "random":
         pattern, sizes = experiment.recipe.pruning.pattern, {name: mask.numel() for name, mask in masks.items()}
         # whole units are rounded, maybe to more than a mixture's other weights can give
         sparsity = min(sparsity, pattern.reach_in(sizes, experiment.couplings))

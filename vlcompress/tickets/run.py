@@ -1,6 +1,7 @@
 """A run from recipe to ticket: train every arm, write ``run.json`` and ``ticket/``, and find them done."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from vlcompress.artefacts import identity
 from vlcompress.data.sources import SCENES
 from vlcompress.devices import CPU, Compute
 from vlcompress.errors import VlcompressError
+from vlcompress.pruning.budget import Pricing
 from vlcompress.recipe import Recipe, parse_recipe
 from vlcompress.results import DataRead, RunResult, load, save, to_json
 from vlcompress.tasks.build_task import PRETRAINING
+from vlcompress.tickets.budgeting import budget_of
 from vlcompress.tickets.card import ticket_card
 from vlcompress.tickets.experiment import Experiment, Say
 from vlcompress.tickets.imp import TrainedArm, ticket_of, train_arms
@@ -70,7 +73,13 @@ class Run:
 
 
 def find_ticket(
-    recipe: Recipe, home: Path, *, compute: Compute = CPU, say: Say = print, progress: Progress | None = None
+    recipe: Recipe,
+    home: Path,
+    *,
+    compute: Compute = CPU,
+    say: Say = print,
+    progress: Progress | None = None,
+    pricing: Callable[[Experiment], Pricing] | None = None,
 ) -> Run:
     """Run a recipe to its ticket, or find it done.
 
@@ -80,18 +89,31 @@ def find_ticket(
         compute: where to train, and in what; a run on another device or in another dtype is another run.
         say: called with a line at each step.
         progress: called after every training step.
+        pricing: tells what heads and neurons cost, for a recipe with a target
+            (`vlcompress.bench.pricing.pricing_of`).
 
     Raises:
-        VlcompressError: anything in the recipe or the data that does not fit, before the first training starts.
+        VlcompressError: anything in the recipe or the data that does not fit, or a target out of reach, before the
+            first training starts.
     """
     run, experiment = _found(recipe, home, compute=compute, say=say, progress=progress)
     if run.is_finished:
         return run
     experiment = experiment or checked_experiment(recipe, home, compute=compute, say=say, progress=progress)
+    _price(experiment, pricing)
     cells = train_arms(experiment)
     _write_ticket(run, experiment, cells)
     save(_result(experiment, cells), run.folder / DOCUMENT)
     return run
+
+
+def _price(experiment: Experiment, pricing: Callable[[Experiment], Pricing] | None) -> None:
+    """Learn what the model costs, and refuse a target that no ticket reaches."""
+    if experiment.recipe.pruning.target and pricing is not None:
+        experiment.pricing = pricing(experiment)
+    budget = budget_of(experiment)
+    if budget is not None:
+        budget.check(experiment.keep_all())
 
 
 def _found(

@@ -1,0 +1,122 @@
+"""A ticket's way to a target: each round may cost less, and the last what the target says, measured on the whole."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vlcompress.errors import VlcompressError
+from vlcompress.models.base import Coupling
+from vlcompress.pruning.budget import Kept, Pricing, affordable, coupled_units, keep, worth_of
+from vlcompress.pruning.criterion import Criterion
+from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.pattern import Pattern
+from vlcompress.pruning.target import MEASURED, Target
+from vlcompress.tickets.experiment import Experiment
+
+CLOSE = 0.01
+"""How close, as a share of it, the measured cost of the whole must come to the target."""
+
+ATTEMPTS = 4
+"""Choices that are measured at most; the closest is taken."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the rounds of a ticket may cost.
+
+    Attributes:
+        target: what is to be reached.
+        pricing: of the model.
+        pattern: the units that may go.
+        couplings: of the model.
+    """
+
+    target: Target
+    pricing: Pricing
+    pattern: Pattern
+    couplings: Sequence[Coupling]
+
+    def check(self, masks: Masks) -> None:
+        """Refuse what no ticket reaches, before anything is trained.
+
+        Raises:
+            VlcompressError: the pattern has no prices, or the fewest units cost more than the target says.
+        """
+        names = [one.coupling.consumer for one in coupled_units(self.pattern, masks, self.couplings)]
+        dense = self.pricing.prices.dense
+        limit, least = self.target.limit(dense), self.pricing.measured(self.pricing.prices.fewest(names))
+        if least > limit:
+            raise VlcompressError(
+                f"target '{self.target}' is out of reach: with one head and the fewest neurons in every layer that "
+                f"'{self.pattern}' prunes, {self._said(dense, least)}; ask for less"
+            )
+        if limit >= dense:
+            raise VlcompressError(f"target '{self.target}' prunes nothing: {self._said(dense, dense)} without pruning")
+
+    def cut(self, weights: Mapping[str, Tensor], masks: Masks, progress: float, criterion: Criterion) -> Masks:
+        """Prune further, as far as a share `progress` of the way from dense to the target, in (0, 1].
+
+        Args:
+            weights: of the round before, trained.
+            masks: what the rounds before have kept.
+            progress: 1 in the last round.
+            criterion: scores the weights; what a unit is worth is the sum of its weights' scores.
+        """
+        units = coupled_units(self.pattern, masks, self.couplings)
+        worth, dense = worth_of(units, weights, masks, criterion), self.pricing.prices.dense
+        limit = dense + progress * (self.target.limit(dense) - dense)
+        exact = progress == 1 and self.target.kind in MEASURED
+        kept = self._calibrated(worth, limit) if exact else affordable(self.pricing.prices, worth, limit)
+        return keep(units, weights, masks, criterion, kept)
+
+    def like(self, masks: Masks, criterion: Criterion) -> Masks:
+        """Keep as many units of every coupling as `masks` do, the best by another criterion: as fast and as small."""
+        everything = Masks.keep_all(masks)
+        units = coupled_units(self.pattern, masks, self.couplings)
+        return keep(
+            units, masks, everything, criterion, {one.coupling.consumer: int(one.alive(masks).sum()) for one in units}
+        )
+
+    def _calibrated(self, worth: Mapping[str, Tensor], goal: float) -> Kept:
+        """Choose, measure the whole, and choose again by as much more or less as it was off."""
+        found: dict[float, Kept] = {}
+        limit = goal
+        for _ in range(ATTEMPTS):
+            kept = affordable(self.pricing.prices, worth, limit)
+            cost = self.pricing.measured(kept)
+            off = abs(cost / goal - 1)
+            if off in found:  # the same choice again
+                break
+            found[off] = kept
+            if off <= CLOSE:
+                break
+            limit = max(limit * goal / cost, self.pricing.prices.total(self.pricing.prices.fewest(worth)))
+        return found[min(found)]
+
+    def _said(self, dense: float, cost: float) -> str:
+        match self.target.kind:
+            case "speedup":
+                return f"the model is {dense / cost:.2f} times as fast as dense"
+            case "latency-ms":
+                return f"a batch of {self.target.batch} takes {cost:.3g} ms"
+            case "size-mb":
+                return f"the weights take {cost:.4g} MB"
+            case _:
+                return f"{cost / dense:.3g} of the operations stay"
+
+
+def budget_of(experiment: Experiment) -> Budget | None:
+    """Make the budget of an experiment; None where its recipe has no target.
+
+    Raises:
+        VlcompressError: a target, and nobody who knows the prices.
+    """
+    pruning = experiment.recipe.pruning
+    if not pruning.target:
+        return None
+    if experiment.pricing is None:
+        raise VlcompressError(
+            f"target '{pruning.target}' needs prices: give `find_ticket` pricing=vlcompress.bench.pricing.pricing_of"
+        )
+    return Budget(pruning.target, experiment.pricing, pruning.pattern, experiment.couplings)
