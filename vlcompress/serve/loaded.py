@@ -272,7 +272,7 @@ def _preprocessing(source: StoredVersion, name: str | None, document: Mapping[st
     if found is None and name is not None and config:
         from vlcompress.models.registry import FAMILIES, family_named  # brings torch along
 
-        found = family_named(name).preprocessing(config) if name in FAMILIES else None
+        found = family_named(name, config).preprocessing(config) if name in FAMILIES else None
     return None if found is None else Preprocessing.read(found)
 
 
