@@ -12,6 +12,7 @@ from vlcompress.pruning.target import KINDS, MEASURED
 
 @click.command()
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
+@click.option("--recipe", "named", type=click.Choice(["paper"]), help="Prune as Gan et al. do: unstructured masks.")
 @click.option("--model", help="Model family.  [lxmert]")
 @click.option("--task", help="Task.  [vqa]")
 @click.option("--size", help="Model size: tiny, small (built-in), base (published).  [small]")
@@ -93,12 +94,14 @@ def _target(said: dict[str, Any]) -> str | None:
 
 
 def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
-    from vlcompress.recipe import default_recipe, load_recipe
+    from vlcompress.recipe import PAPER, default_recipe, load_recipe
 
     if path is not None:
         base = load_recipe(path)
     else:
         base = default_recipe(said["model"] or "lxmert", said["task"] or "vqa", said["size"] or "small")
+    if said["named"]:
+        base = base.override(pruning=PAPER)
     target = _target(said)
     controls = [control for control in said["controls"] if control != "none"]
     chosen = base.override(
