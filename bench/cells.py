@@ -17,7 +17,7 @@ from vlcompress.bench.environment import environment
 from vlcompress.data.sources import data_folder
 from vlcompress.models.registry import families_of
 from vlcompress.recipe import PruningRecipe, Recipe, default_recipe
-from vlcompress.tasks.build_task import data_of
+from vlcompress.tasks.build_task import PRETRAINING, data_of
 from vlcompress.tasks.registry import tabled
 from vlcompress.tasks.support_matrix import RECORD, read_baselines, read_record
 from vlcompress.tickets.open_experiment import open_experiment
@@ -45,6 +45,8 @@ def run(family: str, task: str, size: str, home: Path) -> dict[str, Any]:
     recipe = recipe_of(family, task, size)
     bench = open_experiment(recipe, home)
     trained = bench.train(Trial(recipe.pruning.seeds[0]), f"{family} {task} {size} dense")
+    folder = data_folder(recipe.data.source, home, task=data_of(task))
+    blind = {"constant": float(bench.score_task.constant(bench.config).mean())} if task == PRETRAINING else None
     return {
         "size": size,
         "source": recipe.data.source,
@@ -55,7 +57,7 @@ def run(family: str, task: str, size: str, home: Path) -> dict[str, Any]:
         "steps": bench.hyper.steps,
         "checkpoint": recipe.model.checkpoint,
         "recipe_sha256": recipe.sha256(),
-        "without_looking": read_baselines(data_folder(recipe.data.source, home, task=data_of(task))),
+        "without_looking": blind or read_baselines(folder),
         "seconds": round(time.monotonic() - started, 1),
     }
 
@@ -75,7 +77,9 @@ def main() -> None:
             wanted = not chosen.cell or name in chosen.cell
             if wanted and done.get("recipe_sha256") != recipe_of(family, task, chosen.size).sha256():
                 record["cells"][name] = run(family, task, chosen.size, chosen.home)
-                record |= {"command": f"python -m bench.cells --size {chosen.size}", "environment": environment()}
+                only = f" --cell {name}" if chosen.cell else ""
+                made = {"command": f"python -m bench.cells{only} --size {chosen.size}", "environment": environment()}
+                (record["cells"][name] if chosen.cell else record).update(made)  # no other cell was made by it
                 write_file(RECORD, dumps(record))
 
 

@@ -32,6 +32,8 @@ from vlcompress.cli import options
     type=click.Path(path_type=Path, dir_okay=False),
     help="File with the bearer token that clients must send.  [$VLCOMPRESS_TOKEN]",
 )
+@click.option("--cors", multiple=True, metavar="ORIGIN", help="Origin of pages whose scripts may ask; repeatable.")
+@click.option("--prefix", default="", help="What precedes every path, where a proxy passes it on (/vqa).")
 @click.option("--drain", default=5.0, show_default=True, help="Seconds to go on serving, not ready, after SIGTERM.")
 @click.option("--poll", default=5.0, show_default=True, help="Seconds between looks for new versions; 0 never looks.")
 @click.option("--page/--no-page", default=True, show_default=True, help="The interactive page at /.")

@@ -259,6 +259,8 @@ def png(size: tuple[int, int]) -> str:
         ({"features": [[1.0] * 128], "boxes": [[0.5, 0, 0.5, 1]], "question": "x"}, 400, "corners x1, y1, x2, y2"),
         ({"features": [[1.0] * 128], "boxes": [[0, 0, 640, 480]], "question": "x"}, 400, "corners x1, y1, x2, y2"),
         ({"picture": NAMES[0], "question": "x", "top_k": 0}, 400, "from 1 to 100"),
+        ({"picture": NAMES[0], "question": "x", "version": True}, 400, "'version' of request is True: give a whole"),
+        ({"picture": NAMES[0], "question": "x", "version": 1.0}, 400, "'version' of request is 1.0: give a whole"),
         ({"picture": NAMES[0], "question": "x", "model": "nope"}, 404, "unknown model"),
     ],
 )

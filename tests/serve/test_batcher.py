@@ -54,11 +54,11 @@ class Rig:
         padding = padding_of(SPECS, {"text": buckets})
         self.batcher = Batcher(self.engine, padding, chosen, self.counts, row_s)
 
-    def ask(self, *rows: list[int], within_s: float = 5.0) -> "asyncio.Future[Answer]":
+    def ask(self, *rows: list[int], within_s: float = 5.0, client: str = "") -> "asyncio.Future[Answer]":
         x = np.array(rows)
         deadline = asyncio.get_running_loop().time() + within_s
         sizes = {"batch": len(x), "text": x.shape[1]}
-        return self.batcher.submit({"x": x, "x_mask": np.ones_like(x)}, sizes, len(x), deadline)
+        return self.batcher.submit({"x": x, "x_mask": np.ones_like(x)}, sizes, len(x), deadline, client)
 
 
 def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -260,5 +260,46 @@ def test_two_sessions_run_at_the_same_time() -> None:
         rig.engine.gate.set()
         await asyncio.gather(*asked)
         assert rig.engine.shapes == [(1, 1), (1, 1)]
+
+    run(scenario)
+
+
+def test_a_client_that_fills_the_queue_gives_way_to_others_until_they_have_as_much() -> None:
+    async def scenario() -> None:
+        rig = Rig(max_batch=1)
+        first = await blocked(rig)
+        greedy = [rig.ask([index], client="a") for index in range(8)]
+        assert rig.batcher.refuses("a")
+        assert not rig.batcher.refuses("b")
+        with pytest.raises(Refusal, match="Exceeds maximum queue size"):
+            rig.ask([1], client="a")
+        modest = [rig.ask([100 + index], client="b") for index in range(4)]
+        with pytest.raises(Refusal, match="Exceeds maximum queue size"):
+            rig.ask([1], client="b")  # four each: nobody has more than the other
+        assert rig.batcher.waiting_rows == 8
+        rig.engine.gate.set()
+        found = await asyncio.gather(*greedy, *modest, return_exceptions=True)
+        await first
+        answers = [int(one.outputs["y"][0]) for one in found if isinstance(one, Answer)]
+        assert answers == [0, 1, 2, 3, 100, 101, 102, 103]  # the newest of the greedy client's were given up
+        refusals = [one for one in found if isinstance(one, Refusal)]
+        assert {(one.status, one.reason) for one in refusals} == {(503, "queue_share")}
+        assert all("Retry-After" in one.headers for one in refusals)
+        assert rig.batcher._held == {}
+
+    run(scenario)
+
+
+def test_a_deadline_that_one_clients_queue_makes_hopeless_is_not_the_others_loss() -> None:
+    async def scenario() -> None:
+        rig = Rig(row_s=1.0, max_batch=1)
+        await blocked(rig)
+        greedy = [rig.ask([index], client="a", within_s=60.0) for index in range(5)]
+        with pytest.raises(Refusal, match="more than the request's deadline allows"):
+            rig.ask([1], client="a", within_s=3.5)
+        rig.ask([1], client="b", within_s=3.5)
+        await asyncio.sleep(0)
+        assert [one.done() for one in greedy] == [False, False, True, True, True]
+        rig.engine.gate.set()
 
     run(scenario)

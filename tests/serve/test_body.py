@@ -25,7 +25,14 @@ def small(settings: Callable[..., Settings]) -> Client:
 
 
 @pytest.mark.parametrize(
-    ("encoding", "encode"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("identity", bytes)]
+    ("encoding", "encode"),
+    [
+        ("gzip", gzip.compress),
+        ("x-gzip", gzip.compress),
+        ("gzip", lambda body: gzip.compress(body[:20]) + gzip.compress(b"") + gzip.compress(body[20:])),
+        ("deflate", zlib.compress),
+        ("identity", bytes),
+    ],
 )
 def test_compressed_bodies(client: Client, encoding: str, encode: Callable[[bytes], bytes]) -> None:
     found = client.post(INFER, content=encode(BODY), headers={"Content-Encoding": encoding})
@@ -50,12 +57,15 @@ def test_a_decompression_bomb_is_413_and_never_inflated(small: Client) -> None:
     found = small.post(INFER, content=bomb, headers={"Content-Encoding": "gzip"})
     assert found.status_code == 413
     assert "when decompressed: at most 2000" in found.json()["error"]
+    several = b"".join(gzip.compress(bytes(150)) for _ in range(20))
+    found = small.post(INFER, content=several, headers={"Content-Encoding": "gzip"})
+    assert found.status_code == 413
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"not gzip", gzip.compress(BODY)[:-9], gzip.compress(BODY) + b"more", b""],
-    ids=["none", "cut", "more", "empty"],
+    [b"not gzip", gzip.compress(BODY)[:-9], gzip.compress(BODY) + b"more", gzip.compress(b"{") * 2 + b"\x1f\x8b", b""],
+    ids=["none", "cut", "more", "second cut", "empty"],
 )
 def test_broken_compression_is_400(client: Client, content: bytes) -> None:
     found = client.post(INFER, content=content, headers={"Content-Encoding": "gzip"})

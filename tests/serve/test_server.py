@@ -69,6 +69,30 @@ def test_the_token_is_not_in_the_settings_text(settings: Make) -> None:
     assert "s3cret" not in repr(settings(token="s3cret"))
 
 
+def test_scripts_of_the_given_origins_may_ask_and_no_others(settings: Make) -> None:
+    client = Client(create_app(settings(cors=("https://app.example",), token="s3cret")))
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    for origin, status in (("https://app.example", 200), ("https://evil.example", 400)):
+        found = client.call("OPTIONS", INFER, headers={"Origin": origin, **asks})
+        assert found.status_code == status
+        assert found.headers.get("access-control-allow-origin") == (origin if status == 200 else None)
+    refused = client.post(INFER, json={}, headers={"Origin": "https://app.example"})
+    assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "https://app.example")
+    plain = Client(create_app(settings())).get("/v2", headers={"Origin": "https://app.example"})
+    assert "access-control-allow-origin" not in plain.headers
+
+
+def test_a_prefix_may_precede_every_path(settings: Make) -> None:
+    client = Client(create_app(settings(prefix="/vqa", token="s3cret")))
+    token = {"Authorization": "Bearer s3cret"}
+    for path in ("/vqa/v2/health/ready", "/v2/health/ready", "/vqa/"):  # a proxy may take it away, or not
+        assert client.get(path).status_code == 200
+    assert client.post(f"/vqa{INFER}", json=words_request([[1]])).status_code == 401
+    assert client.post(f"/vqa{INFER}", json=words_request([[1]]), headers=token).status_code == 200
+    assert client.get("/vqav2", headers=token).status_code == 404
+    assert client.get("/openapi.json").json()["servers"] == [{"url": "/vqa"}]
+
+
 def test_metrics_have_the_promised_names_and_few_labels(settings: Make) -> None:
     client = Client(create_app(settings()))
     assert client.post(INFER, json=words_request([[1], [2]])).status_code == 200
@@ -224,6 +248,10 @@ def _drain(descriptor: int) -> None:
         ({"provider": "gpu"}, "allowed are cpu, cuda"),
         ({"max_batch": 0}, "max_batch 0 is too low"),
         ({"drain_seconds": -1.0}, "drain_seconds -1.0 is negative"),
+        ({"cors": ("example.org",)}, r"origin 'example\.org' is none: give scheme and host"),
+        ({"cors": ("https://example.org/page",)}, "give scheme and host"),
+        ({"prefix": "vqa"}, "prefix 'vqa' is none: give a path such as /vqa"),
+        ({"prefix": "/vqa/"}, "without a slash at its end"),
         ({"queue_rows": 8}, "queue_rows 8 is below max_batch 32"),
     ],
 )

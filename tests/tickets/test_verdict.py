@@ -66,6 +66,16 @@ def test_a_model_no_better_than_one_that_does_not_look_gets_no_verdict(blind: fl
     assert verdict.blind == blind
 
 
+@pytest.mark.parametrize(("more", "gets_one"), [(0.02, True), (0.0005, False), (0.0, False), (-0.02, False)])
+def test_a_blind_baseline_of_each_example_is_compared_example_by_example(more: float, gets_one: bool) -> None:
+    """Scores of ten units that lie far apart, as UNITER's objectives do: what a model is better by, it is in each."""
+    blind = torch.linspace(0.1, 0.9, 10)
+    dense = blind + more + torch.tensor([0.001, -0.001]).repeat(5)
+    verdict = judge([dense], [dense], blind=blind)
+    assert {level.outcome for level in verdict.levels.values()} == {"pass" if gets_one else "no verdict"}
+    assert verdict.blind == pytest.approx(0.5)
+
+
 def test_without_a_verdict_the_scores_are_still_said() -> None:
     dense = (torch.arange(100) < 30).float()
     assert judge([dense, dense], [dense, dense], blind=0.3).sentence() == (

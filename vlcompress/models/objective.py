@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from vlcompress.errors import unknown
+from vlcompress.models.marginal import Asked
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,13 @@ class Objective(Protocol):
         """Compute the training loss of the batch, a scalar."""
 
 
+class PretrainingObjective(Objective, Protocol):
+    """An objective that a model which looks at nothing can be scored by."""
+
+    def asked(self, targets: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Asked]:
+        """Say what each part of `loss` asks of a model of this configuration in a batch's targets."""
+
+
 @dataclass(frozen=True)
 class PretrainingSpec:
     """How a family is pre-trained.
@@ -59,7 +67,7 @@ class PretrainingSpec:
         reads: what it reads of the data in a way of its own: data read otherwise is other data.
     """
 
-    objective: Callable[..., Objective]
+    objective: Callable[..., PretrainingObjective]
     settings: Mapping[str, float]
     optimizer: str
     reads: Mapping[str, str] = field(default_factory=dict)

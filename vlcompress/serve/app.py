@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -56,7 +57,7 @@ def create_app(settings: Settings) -> Starlette:
     found = endpoints(page=settings.page)
     app = Starlette(
         routes=[*(endpoint.route() for endpoint in found), Route("/openapi.json", _openapi)],
-        middleware=[Middleware(Requests, server=server)],
+        middleware=[*_cors(settings), Middleware(Requests, server=server)],
         exception_handlers={HTTPException: _http_error},
         lifespan=_lifespan,
     )
@@ -64,7 +65,18 @@ def create_app(settings: Settings) -> Starlette:
     app.state.server = server
     names = [model.name for model in settings.models]
     app.state.document = openapi_document(found, names, list(TASKS), authenticated=settings.token is not None)
+    app.state.document |= {"servers": [{"url": settings.prefix}]} if settings.prefix else {}
     return app
+
+
+def _cors(settings: Settings) -> list[Middleware]:
+    """Let scripts of other origins ask; a browser's question whether they may needs no token."""
+    shown = ["X-Request-Id", "Retry-After", routes_v2.JSON_LENGTH]
+    origins = list(settings.cors)
+    found = Middleware(
+        CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=shown
+    )
+    return [found] if origins else []
 
 
 def endpoints(*, page: bool) -> list[Endpoint]:

@@ -9,7 +9,7 @@ import logging
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -86,6 +86,7 @@ class _Waiting:
     arrived: float
     deadline: float
     future: "asyncio.Future[Answer]"
+    client: str
     queued: bool = True
 
 
@@ -138,25 +139,33 @@ class Batcher:
             worker.start()
         self._wake: asyncio.TimerHandle | None = None
         self.waiting_rows = 0
+        self._held: Counter[str] = Counter()
 
     @property
     def full(self) -> bool:
-        """Whether a request of one row would be refused."""
+        """Whether a request of one row has no place."""
         return self.waiting_rows >= self._policy.queue_rows
+
+    def refuses(self, client: str) -> bool:
+        """Whether a request of one row would be refused: none has to give way to it."""
+        return self.full and self._greediest(client, 1) is None
 
     @property
     def busy(self) -> bool:
         """Whether anything is waiting or running."""
         return self.waiting_rows > 0 or self._idle < self._policy.sessions
 
-    def submit(self, inputs: Arrays, sizes: Mapping[str, int], rows: int, deadline: float) -> "asyncio.Future[Answer]":
-        """Queue a request.
+    def submit(
+        self, inputs: Arrays, sizes: Mapping[str, int], rows: int, deadline: float, client: str = ""
+    ) -> "asyncio.Future[Answer]":
+        """Queue a request. Where there is no room, the newest one of the client that has most rows waiting gives way.
 
         Args:
             inputs: checked, `rows` rows each.
             sizes: of the named axes.
             rows: of the request.
             deadline: on the event loop's clock; the future fails then, whatever the request is doing.
+            client: who asks.
 
         Returns:
             A future of the answer; cancel it when the client is gone. It fails with a Refusal.
@@ -166,17 +175,16 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if self.waiting_rows + rows > self._policy.queue_rows:
-            raise self.refusal()
-        expected_s = self._expected_s(rows)
-        if now + expected_s > deadline:
-            text = f"the answer would take {expected_s:.1f} s, more than the request's deadline allows"
-            raise busy(text, "overload", math.ceil(expected_s))
-        item = _Waiting(inputs, sizes, rows, now, deadline, loop.create_future())
+        while (refusal := self._no_room(rows, deadline - now)) is not None:
+            greediest = self._greediest(client, rows)
+            if greediest is None or not self._give_way(greediest):
+                raise refusal
+        item = _Waiting(inputs, sizes, rows, now, deadline, loop.create_future(), client)
         timer = loop.call_at(deadline, self._expire, item)
         item.future.add_done_callback(lambda _: self._done(item, timer))
         self._groups.setdefault(self._padding.target(sizes), deque()).append(item)
         self.waiting_rows += rows
+        self._held[client] += rows
         self._pump()
         return item.future
 
@@ -188,6 +196,33 @@ class Batcher:
         """Let the threads end once nothing is left to run."""
         for _ in self._workers:
             self._batches.put(None)
+
+    def _no_room(self, rows: int, allowed_s: float) -> Refusal | None:
+        """Say why a request cannot be queued now; None if it can."""
+        if self.waiting_rows + rows > self._policy.queue_rows:
+            return self.refusal()
+        expected_s = self._expected_s(rows)
+        if expected_s <= allowed_s:
+            return None
+        text = f"the answer would take {expected_s:.1f} s, more than the request's deadline allows"
+        return busy(text, "overload", math.ceil(expected_s))
+
+    def _greediest(self, client: str, rows: int) -> str | None:
+        """Name the client with most rows waiting, if it has more than this one would have."""
+        most = max(self._held, key=self._held.__getitem__, default=client)
+        return most if self._held[most] > self._held[client] + rows else None
+
+    def _give_way(self, client: str) -> bool:
+        """Refuse the newest request that a client has waiting; False if it has none."""
+        waiting = (item for group in self._groups.values() for item in group if item.queued and item.client == client)
+        item = max(waiting, key=lambda one: one.arrived, default=None)
+        if item is None:
+            return False
+        if not item.future.done():
+            text = "the queue is full, and this client has most of it: another one's request took the place"
+            item.future.set_exception(busy(text, "queue_share", max(1, math.ceil(self._expected_s(0)))))
+        self._leave(item)
+        return True
 
     def _expected_s(self, rows: int) -> float:
         """Estimate when a request of so many rows would be answered, were it queued now."""
@@ -207,6 +242,9 @@ class Batcher:
             item.queued = False
             item.inputs = {} if item.future.done() else item.inputs
             self.waiting_rows -= item.rows
+            self._held[item.client] -= item.rows
+            if not self._held[item.client]:
+                del self._held[item.client]
 
     def _pump(self) -> None:
         """Start executions while there are sessions and requests that are ready."""

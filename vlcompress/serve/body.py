@@ -110,19 +110,24 @@ def gone() -> Refusal:
 
 
 def _inflate(body: bytes, encoding: str, limit: int, held: Held) -> bytes:
-    if encoding not in ("gzip", "deflate"):
+    if encoding not in ("gzip", "x-gzip", "deflate"):
         raise Refusal(415, f"Content-Encoding '{shown(encoding)}' is not supported: use gzip, deflate or identity")
-    reader = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # recognises gzip and zlib by their headers
-    try:
-        inflated = reader.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise invalid(f"the body is not {encoding} data: {error}") from None
-    if len(inflated) > limit:
-        raise _too_large("more bytes when decompressed", limit)
-    if not reader.eof or reader.unused_data:
-        raise invalid(f"the {encoding} data of the body is cut, or something follows it")
-    held.add(len(inflated))
-    return inflated
+    parts: list[bytes] = []
+    size, rest = 0, body
+    while rest or not parts:  # gzip data may be several files one after the other
+        reader = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # recognises gzip and zlib by their headers
+        try:
+            parts.append(reader.decompress(rest, limit + 1 - size))
+        except zlib.error as error:
+            raise invalid(f"the body, or what follows its first part, is not {encoding} data: {error}") from None
+        size += len(parts[-1])
+        if size > limit:
+            raise _too_large("more bytes when decompressed", limit)
+        if not reader.eof or (reader.unused_data and encoding == "deflate"):
+            raise invalid(f"the {encoding} data of the body is cut, or something follows it")
+        rest = reader.unused_data
+    held.add(size)
+    return b"".join(parts)
 
 
 def _too_large(size: str, limit: int) -> Refusal:

@@ -47,7 +47,7 @@ async def infer(
     Raises:
         Refusal: 400, 499, 500 or 503.
     """
-    if model.batcher.full:
+    if model.batcher.refuses(record.client):
         raise model.batcher.refusal()
     asked = decode()
     wanted = wanted_outputs(model.engine.outputs, asked.outputs, asked.binary)
@@ -84,7 +84,7 @@ async def run_model(
     if timeout_us is not None:
         allowed_s = min(allowed_s, timeout_us / 1e6)
     deadline = asyncio.get_running_loop().time() + allowed_s
-    answer = await wait(model.batcher.submit(inputs, sizes, record.rows, deadline))
+    answer = await wait(model.batcher.submit(inputs, sizes, record.rows, deadline, record.client))
     record.queue_ms = round(answer.queue_s * 1000, 3)
     record.inference_ms = round(answer.inference_s * 1000, 3)
     return answer

@@ -42,9 +42,12 @@ class Requests:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
+        headers, prefix = Headers(scope=scope), self.server.settings.prefix
+        if prefix and scope["path"].startswith(f"{prefix}/"):
+            scope["path"] = scope["path"].removeprefix(prefix)
         with exchange(self.server, scope["method"], "HTTP", scope["path"], headers) as record:
             attach(scope, record)
+            record.client = (scope.get("client") or ("",))[0]
             answered = _Answered(send, record, self.server.draining)
             try:
                 check_token(scope["path"], headers.get("authorization", ""), self.server.settings.token)

@@ -16,6 +16,7 @@ class Record:
 
     Attributes:
         request_id: the client's X-Request-Id, or a new one.
+        client: its address; a proxy's where there is one.
         model, version: of the model that was asked.
         rows: of the request.
         status: of HTTP that it was answered with, on other protocols too; 0 until then.
@@ -25,6 +26,7 @@ class Record:
     """
 
     request_id: str
+    client: str = ""
     model: str = ""
     version: str = ""
     rows: int = 0

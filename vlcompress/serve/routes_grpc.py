@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -165,6 +166,7 @@ def _handler(server: Server, path: str, method: _Method) -> Any:
     async def answer(raw: bytes, context: Any) -> bytes:
         headers = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
         with exchange(server, "gRPC", path.rpartition("/")[2], path, headers) as record:
+            record.client = _address(context.peer())
             try:
                 check_token(path, headers.get("authorization", ""), server.settings.token)
                 with server.budget.hold() as held:
@@ -182,6 +184,11 @@ def _handler(server: Server, path: str, method: _Method) -> Any:
         raise AssertionError("abort has raised")
 
     return grpc.unary_unary_rpc_method_handler(answer)
+
+
+def _address(peer: str) -> str:
+    """Take the address from what gRPC calls a client ("ipv4:127.0.0.1:5000")."""
+    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
 
 
 def _parsed(kind: Any, raw: bytes) -> Message:

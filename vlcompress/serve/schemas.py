@@ -48,6 +48,13 @@ def _refuse(value: object, info: ValidationInfo) -> object:
     return value
 
 
+def _refuse_no_version(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | str | None):
+        raise ValueError(f"'version' of request is {shown(value)}: give a whole number, or the same as text")
+    return value
+
+
+Version = Annotated[Any, WithJsonSchema({"type": ["string", "integer"]}), AfterValidator(_refuse_no_version)]
 NotOffered = SkipJsonSchema[Annotated[Any, AfterValidator(_refuse)]]
 
 
@@ -116,9 +123,7 @@ class TaskRequest(RequestPart):
     """What every task's request may say."""
 
     model: str | None = Field(default=None, description="the name of a model")
-    version: Annotated[Any, WithJsonSchema({"type": ["string", "integer"]})] = Field(
-        default=None, description="its version"
-    )
+    version: Version = Field(default=None, description="its version")
     top_k: int = Field(default=5, ge=1, le=MOST_ANSWERS, description=f"a whole number from 1 to {MOST_ANSWERS}")
 
 

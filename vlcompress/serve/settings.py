@@ -1,5 +1,6 @@
 """What a server is told: plain values that pickle, so that another process can build the same app."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +62,8 @@ class Settings:
         poll_seconds: how often to look for new versions on disk; 0 never looks.
         host, port: where to listen.
         grpc_port: where to listen for gRPC as well; 0 takes a free one, None none.
+        cors: origins whose pages' scripts may ask ("https://HOST", or "*" for any); none else.
+        prefix: what precedes every path ("/vqa"), where a proxy passes it on; without it paths are answered too.
         page: serve the interactive page at ``/``.
         log_level: "debug", "info", "warning" or "error".
         otel: trace requests with OpenTelemetry, configured by its usual environment variables.
@@ -90,6 +93,8 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000
     grpc_port: int | None = None
+    cors: tuple[str, ...] = ()
+    prefix: str = ""
     page: bool = True
     log_level: str = "info"
     otel: bool = False
@@ -109,6 +114,13 @@ class Settings:
         if self.backend not in ("onnx", "torch"):
             raise VlcompressError(f"unknown backend '{self.backend}': allowed are onnx, torch")
         parse_provider(self.provider, PROVIDERS)
+        for origin in self.cors:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise VlcompressError(f"origin '{origin}' is none: give scheme and host (https://HOST:PORT), or *")
+        if self.prefix and not _PREFIX.fullmatch(self.prefix):
+            raise VlcompressError(
+                f"prefix '{self.prefix}' is none: give a path such as /vqa, without a slash at its end"
+            )
         for setting in _AT_LEAST_ONE:
             value = getattr(self, setting)
             if value is not None and value < 1:
@@ -123,6 +135,8 @@ class Settings:
             )
 
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s]+")
+_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _AT_LEAST_ONE = (
     "threads", "sessions", "max_batch", "queue_rows", "deadline_ms", "max_body_bytes", "max_inflated_bytes",
     "max_inflight_bytes", "max_axis",

@@ -18,6 +18,9 @@ from vlcompress.tasks.preprocessing import Preprocessor
 Answer = Callable[[Mapping[str, Tensor]], Tensor]
 """A model in any form and runtime: takes a batch's inputs, gives its head's logits on the CPU."""
 
+Blind = float | Tensor | None
+"""What a model that does not look scores, in [0, 1]: of a split, or of each of its units [n]; None is not known."""
+
 
 @dataclass(frozen=True)
 class Scores:

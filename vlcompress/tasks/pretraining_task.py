@@ -5,7 +5,7 @@ not promise good fine-tuning, as the paper warns: the score here is a stand-in t
 judged like any task.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from vlcompress.data.examples import AnswerExample, CaptionExample, TaskData
 from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError
-from vlcompress.models.base import Head, pretraining_of
-from vlcompress.models.objective import Batch, Objective
+from vlcompress.models.base import Config, Head, pretraining_of
+from vlcompress.models.marginal import constant_losses
+from vlcompress.models.objective import Batch, PretrainingObjective
 from vlcompress.tasks.base import Answer, Scores, finite
 from vlcompress.tasks.preprocessing import Preprocessor
 
@@ -88,13 +89,23 @@ class PretrainingTask:
     def evaluate(self, model: nn.Module, *, batch: int) -> Scores:
         """Score 1 / (1 + loss) of every UNIT examples, in (0, 1]; the same chance for every model; no predictions."""
         device = next(model.parameters()).device
-        losses = []
-        for start in range(0, len(self), UNIT):
-            indices = range(start, min(start + UNIT, len(self)))
-            unit = self.batch(indices, torch.Generator().manual_seed(start)).to(device)
-            losses.append(finite(self.loss(model, unit).float().cpu(), indices[:1], self._called))
+        losses = [
+            finite(self.loss(model, unit.to(device)).float().cpu(), indices[:1], self._called)
+            for indices, unit in self._units()
+        ]
         loss = torch.stack(losses)
         return Scores(1 / (1 + loss), torch.full((len(loss),), _NOTHING), {})
+
+    def constant(self, config: Config) -> Tensor:
+        """Score the best single answer to all that is asked of a model of this configuration, float32 [units]."""
+        losses = constant_losses(lambda: (self._objective.asked(unit.targets, config) for _, unit in self._units()))
+        return 1 / (1 + losses)
+
+    def _units(self) -> Iterator[tuple[range, Batch]]:
+        """Make every UNIT examples one batch, with the same chance at every call."""
+        for start in range(0, len(self), UNIT):
+            indices = range(start, min(start + UNIT, len(self)))
+            yield indices, self.batch(indices, torch.Generator().manual_seed(start))
 
     def measure(self, answer: Answer, *, batch: int) -> Scores:
         """Refuse: pre-training heads give no one set of scores that a file or a compiled model could answer with."""
@@ -105,7 +116,7 @@ class PretrainingTask:
         raise nothing_to_answer()
 
 
-def _objective(data: TaskData[Any], preprocessor: Preprocessor) -> Objective:
+def _objective(data: TaskData[Any], preprocessor: Preprocessor) -> PretrainingObjective:
     """Make the family's objectives."""
     spec = pretraining_of(preprocessor.family)
     return spec.objective(sentences(data, preprocessor), preprocessor.vocabulary, **spec.settings)

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vlcompress.models.base import Config
 from vlcompress.models.registry import FAMILIES, families_of
-from vlcompress.tasks.base import EvalTask, PerExampleTask
+from vlcompress.tasks.base import Blind, EvalTask, PerExampleTask
+from vlcompress.tasks.pretraining_task import PretrainingTask
 from vlcompress.tasks.registry import tabled
 
 RECORD = Path(__file__).parent / "cells.json"
@@ -22,7 +24,7 @@ Evidence = dict[str, dict[str, list[str]]]
 
 MARKS = {"parity": "p", "format": "f", "metric": "m"}
 LEGEND = (
-    "Score: the dense model on built-in data, one seed, beside what words alone or chance give "
+    "Score: the dense model on built-in data, one seed, beside what words alone, chance or one answer to all give "
     "(with p: its outputs are compared with the official code's, f: files of its official code are read, "
     "m: the metric is checked against the official evaluator; tests show each). "
     "tiny: random weights and 40 pictures show that a cell runs, not how good it is."
@@ -85,8 +87,9 @@ def _text(cell: Mapping[str, Any] | None, markdown: bool) -> str:
 
 
 BLIND = {"gqa": "words_only", "nlvr2": "words_only", "snli_ve": "words_only", "vqa": "question_only"}
-CHANCE = {"vcr": "Q->AR", "retrieval": "R@1", "classification": "fine"}
-"""What of a data folder's report stands beside a task's score: per cent of a blind model, or a fraction at random."""
+CHANCE = {"vcr": "Q->AR", "retrieval": "R@1", "classification": "fine", "pretraining": "constant"}
+"""What of a data folder's report stands beside a task's score: per cent of a blind model, or a fraction at random. Of
+pre-training no report says any: a cell's record has the fraction that one answer to all that is asked gets."""
 
 
 def blind(cell: Mapping[str, Any]) -> str:
@@ -105,7 +108,7 @@ def blind_score(task: str, report: Mapping[str, Any] | None) -> float | None:
     if report is None or task not in (*BLIND, *CHANCE):
         return None
     if task in CHANCE:
-        return float(report[CHANCE[task]])
+        return report.get(CHANCE[task])
     found = report[BLIND[task]]
     return float(found["overall"] if isinstance(found, dict) else found) / 100
 
@@ -115,13 +118,15 @@ def read_blind(folder: Path, task: str) -> float | None:
     return blind_score(task, read_baselines(folder))
 
 
-def blind_of(folder: Path, task: str, examples: EvalTask) -> float | None:
-    """Compute what a model that does not look scores on examples, in [0, 1], as far as it is known.
+def blind_of(reported: float | None, examples: EvalTask, config: Config) -> Blind:
+    """Compute what a model that does not look scores on examples, as far as it is known.
 
-    That is what the folder's report says, or one answer given to all of them, whichever is more.
+    That is what the data's report says (`read_blind`), or one answer given to all of them, whichever is more.
     """
+    if isinstance(examples, PretrainingTask):
+        return examples.constant(config)
     constant = examples.constant() if isinstance(examples, PerExampleTask) else None
-    return max((one for one in (read_blind(folder, task), constant) if one is not None), default=None)
+    return max((one for one in (reported, constant) if one is not None), default=None)
 
 
 def read_baselines(folder: Path) -> dict[str, Any] | None:

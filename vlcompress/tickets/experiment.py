@@ -24,7 +24,8 @@ from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.pattern import Pattern
 from vlcompress.pruning.permutation import Permutation, find_permutation
 from vlcompress.recipe import Recipe
-from vlcompress.tasks.base import EvalTask, LogitTask, TrainTask
+from vlcompress.tasks.base import Blind, EvalTask, LogitTask, TrainTask
+from vlcompress.tasks.support_matrix import blind_of
 from vlcompress.tickets.controls import shuffled
 from vlcompress.tickets.spec import GENERATION, Start, Teacher, TrainingSpec, Trial
 from vlcompress.tickets.store import TrainingResult, TrainingStore
@@ -55,7 +56,7 @@ class Experiment:
         compute: where to train, and in what.
         say: called with a line at each step of the work.
         progress: called after every training step.
-        blind: score of the blind baseline (question-only, or one answer to all), in [0, 1]; None where unknown.
+        reported: score of questions alone, or of chance, in [0, 1], as the data report has it; None where it has none.
         answers: of the checkpoint's answer head, in the order of its rows, where φ0 takes that head; () is a new head.
         pricing: what the model's heads and neurons cost, where the recipe has a target.
         load_report: how the weights that were loaded last fitted.
@@ -73,7 +74,7 @@ class Experiment:
     compute: Compute = CPU
     say: Say = print
     progress: Progress | None = None
-    blind: float | None = None
+    reported: float | None = None
     answers: tuple[str, ...] = ()
     pricing: Pricing | None = None
     load_report: LoadReport | None = field(default=None, init=False)
@@ -97,6 +98,11 @@ class Experiment:
     def vocabulary_sha256(self) -> str:
         """Hash of the vocabulary file."""
         return hashlib.sha256(self.vocabulary.encode()).hexdigest()
+
+    @cached_property
+    def blind(self) -> Blind:
+        """What a model that does not look scores, worked out once it is asked for: it may read the whole split."""
+        return blind_of(self.reported, self.score_task, self.config)
 
     @property
     def start(self) -> Start:

@@ -14,6 +14,7 @@ from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import Pattern, Unstructured
 from vlcompress.pruning.schedule import levels
 from vlcompress.results import ArmResult, Verdict
+from vlcompress.tasks.base import Blind
 from vlcompress.tickets.budgeting import Budget, budget_of
 from vlcompress.tickets.experiment import Experiment, search_permutation
 from vlcompress.tickets.spec import Start, Trial
@@ -72,12 +73,12 @@ def train_arms(experiment: Experiment) -> list[TrainedArm]:
     return judged([list(_one_seed(experiment, seed)) for seed in experiment.recipe.pruning.seeds], experiment.blind)
 
 
-def judged(columns: Sequence[Sequence[Row]], blind: float | None = None) -> list[TrainedArm]:
+def judged(columns: Sequence[Sequence[Row]], blind: Blind = None) -> list[TrainedArm]:
     """Put the rows of all seeds together and judge each against dense.
 
     Args:
         columns: the rows of each seed, in the same order of arms and rounds; the first is the dense model.
-        blind: score of the blind baseline; None where it is not known, or not asked for.
+        blind: scores of the blind baseline; None where they are not known, or not asked for.
     """
     dense = [column[0].result.scores.scores for column in columns]
     cells = []

@@ -24,7 +24,7 @@ from vlcompress.tasks.build_task import (
     without_long_texts,
 )
 from vlcompress.tasks.registry import task_of
-from vlcompress.tasks.support_matrix import blind_of
+from vlcompress.tasks.support_matrix import read_blind
 from vlcompress.tickets.checks import check_length, check_run
 from vlcompress.tickets.experiment import Experiment, Say
 from vlcompress.training.loop import Progress
@@ -102,13 +102,12 @@ def open_experiment(
         tell_stand_ins(data, asked, say)
         tell_unlisted(data, say)
     config = family.config(recipe.model.size, vocab_size=vocabulary.vocab_size, feature_dim=width)
-    score_task = build_eval_task(kind, score, family, config, vocabulary)
     return Experiment(
         recipe=recipe,
         family=family,
         train_task=build_train_task(kind, learn, family, config, vocabulary, recipe.training.loss),
-        score_task=score_task,
-        blind=blind_of(folder, recipe.data.task, score_task),
+        score_task=build_eval_task(kind, score, family, config, vocabulary),
+        reported=read_blind(folder, recipe.data.task),
         data=(learn.identity, score.identity),
         config=config,
         vocabulary=vocabulary.text,

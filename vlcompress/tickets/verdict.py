@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vlcompress.errors import VlcompressError
 from vlcompress.results import Level, Outcome, Verdict
+from vlcompress.tasks.base import Blind
 
 RELAXED = 0.99
 CONFIDENCE = 0.95
@@ -30,16 +31,26 @@ def learned(dense: float, examples: int, blind: float | None) -> bool:
 
     The interval is that of a share of so many examples.
     """
-    return blind is None or dense - TWO_SIDED * math.sqrt(dense * (1 - dense) / examples) > blind
+    return blind is None or _surely(dense - blind, dense * (1 - dense), examples)
 
 
-def judge(dense: Sequence[Tensor], ticket: Sequence[Tensor], *, blind: float | None = None) -> Verdict:
+def learned_more(dense_N: Tensor, blind_N: Tensor) -> bool:
+    """Tell whether a model's scores of examples, in [0, 1], are surely above the blind baseline's on the same ones."""
+    more_N = dense_N - blind_N
+    return _surely(float(more_N.mean()), float(more_N.var(correction=0)), len(more_N))
+
+
+def _surely(margin: float, variance: float, examples: int) -> bool:
+    return margin - TWO_SIDED * math.sqrt(variance / examples) > 0
+
+
+def judge(dense: Sequence[Tensor], ticket: Sequence[Tensor], *, blind: Blind = None) -> Verdict:
     """Compare per-example scores.
 
     Args:
         dense: for each seed, scores [examples] float in [0, 1] of the dense model.
         ticket: the same seeds and examples, of the ticket.
-        blind: score of the blind baseline, in [0, 1]; None where it is not known.
+        blind: score of the blind baseline, or its scores [examples], in [0, 1]; None where it is not known.
 
     Raises:
         VlcompressError: no seed, different shapes, or a dense model that scores nothing.
@@ -59,7 +70,11 @@ def judge(dense: Sequence[Tensor], ticket: Sequence[Tensor], *, blind: float | N
         name: _level(name, ticket_mean, threshold, resampled_ticket_B - resampled_B)
         for name, (threshold, resampled_B) in thresholds.items()
     }
-    if not learned(dense_mean, examples, blind):
+    if isinstance(blind, Tensor):
+        shows, blind = learned_more(dense_SN.mean(dim=0), blind), float(blind.double().mean())
+    else:
+        shows = learned(dense_mean, examples, blind)
+    if not shows:
         levels = {name: dataclasses.replace(level, outcome="no verdict") for name, level in levels.items()}
     return Verdict(seeds, examples, dense_mean, ticket_mean, sd, _sd(ticket_SN), levels, blind)
 

@@ -21,6 +21,7 @@ from vlcompress.data.regions import Regions
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
 from vlcompress.models.lxmert.model import encode
+from vlcompress.models.marginal import Asked, labelled
 from vlcompress.models.masking import NOTHING, RegionSentence, at, masked_words, mlm_mask, other_image, places
 from vlcompress.models.objective import Batch, PretrainingSpec
 
@@ -110,6 +111,23 @@ class PretrainingObjective:
             "answers": _mean_of_labelled(parts.answer_head(encoded.pooled), targets["answers"]),
         }
 
+    def asked(self, targets: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Asked]:
+        """Say what each loss asks for, by the names of `LOSSES`."""
+        shares = {
+            "objects": targets["objects_conf"],
+            "attributes": targets["attributes_conf"],
+            "features": targets["features_asked"],
+        }
+        share_of = {name: (share.flatten() * self.visual_weight / share.numel()) for name, share in shares.items()}
+        return {
+            "words": labelled(targets["words"].flatten(), NOTHING),
+            "matched": labelled(targets["matched"], NOTHING),
+            "objects": Asked(targets["objects"].flatten(), share_of["objects"]),
+            "attributes": Asked(targets["attributes"].flatten(), share_of["attributes"]),
+            "features": Asked(targets["features"].flatten(0, 1), share_of["features"], _feature_error),
+            "answers": labelled(targets["answers"], NOTHING),
+        }
+
     def _words(self, sentences: Sequence[NDArray[np.int64]], rng: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
         pad = self.vocabulary.pad_id
         tokens_BT = torch.nn.utils.rnn.pad_sequence(
@@ -167,10 +185,13 @@ def _region_losses(scores: Mapping[str, Tensor], targets: Mapping[str, Tensor], 
     errors = {
         "objects": _each(scores["obj"], targets["objects"]) * targets["objects_conf"],
         "attributes": _each(scores["attr"], targets["attributes"]) * targets["attributes_conf"],
-        "features": smooth_l1_loss(scores["feat"], targets["features"], reduction="none").mean(-1)
-        * targets["features_asked"],
+        "features": _feature_error(scores["feat"], targets["features"]).mean(-1) * targets["features_asked"],
     }
     return {name: error_BR.mean() * weight for name, error_BR in errors.items()}
+
+
+def _feature_error(said: Tensor, wanted: Tensor) -> Tensor:
+    return smooth_l1_loss(said, wanted, reduction="none")
 
 
 def _each(scores_BRC: Tensor, labels_BR: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from vlcompress.data.regions import Regions
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Sample
+from vlcompress.models.marginal import Asked, labelled
 from vlcompress.models.masking import NOTHING, RegionSentence, at, masked_words, other_image, places
 from vlcompress.models.objective import Batch, PretrainingSpec
 from vlcompress.models.transport import transport_distance
@@ -98,6 +99,17 @@ class UniterPretrainingObjective:
         (name,) = targets.keys() & losses
         return losses[name](model, batch.inputs, targets[name], targets["asked"])
 
+    def asked(self, targets: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Asked]:
+        """Say what the batch's objective asks for; one answer to all aligns every word with every region."""
+        (name,) = targets.keys() & {"words", "features", "classes", "matched"}
+        if name in ("words", "matched"):
+            return {name: labelled(targets[name].flatten(), NOTHING)}
+        wanted = at(targets[name], targets["asked"])
+        each_N = torch.full((len(wanted),), 1 / len(wanted))
+        if name == "features":
+            return {name: Asked(wanted, each_N, _feature_error)}
+        return {name: Asked(wanted, each_N / config["num_object_labels"])}
+
     def _words(self, examples: Sequence[RegionSentence], rng: torch.Generator) -> Batch:
         inputs = self._collate(examples, [example.regions for example in examples])
         shown_BT, words_BT = masked_words(
@@ -166,6 +178,10 @@ def _word_loss(model: nn.Module, inputs: Mapping[str, Tensor], labels_BT: Tensor
 def _feature_loss(model: nn.Module, inputs: Mapping[str, Tensor], features_BRF: Tensor, asked: Tensor) -> Tensor:
     parts: Any = model
     return mse_loss(parts.feat_regress(_regions_at(model, inputs, asked)), at(features_BRF, asked))
+
+
+def _feature_error(said: Tensor, wanted: Tensor) -> Tensor:
+    return mse_loss(said, wanted, reduction="none")
 
 
 def _class_loss(model: nn.Module, inputs: Mapping[str, Tensor], classes: Tensor, asked: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ beside their own pictures, then the whole sentences, half of them beside another
 Shapes: B batch, T words, P patches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.models.base import Sample
+from vlcompress.models.marginal import Asked, labelled
 from vlcompress.models.masking import NOTHING, Sentence, at, other_image, places
 from vlcompress.models.objective import Batch, PretrainingSpec
 from vlcompress.models.transport import transport_distance
@@ -116,6 +117,11 @@ class ViltPretraining:
             "matched": cross_entropy(parts.itm_score["fc"](encoded.pooled[size:]), matched_B),
             "alignment": self.transport_weight * (distance_B * (2 * matched_B - 1)).mean(),
         }
+
+    def asked(self, targets: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Asked]:
+        """Say what the losses ask for; one answer to all aligns every word with every patch."""
+        names = ("words", "matched")
+        return {name: labelled(targets[name].flatten(), NOTHING) for name in names}
 
     def _hidden(self, ids_T: Ids, rng: torch.Generator) -> tuple[Ids, Ids]:
         """Hide some whole words of a sentence, and the pieces to predict there (-1 elsewhere)."""

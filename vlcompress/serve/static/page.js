@@ -6,9 +6,11 @@ class Refused extends Error {
   constructor(status, text) { super(text); this.status = status; }
 }
 
+const base = location.pathname.replace(/\/$/, ""); // behind a proxy there may be a prefix
+
 async function call(path, options = {}) {
   const headers = state.token ? { Authorization: "Bearer " + state.token } : {};
-  const answer = await fetch(path, { ...options, headers }).catch(() => null);
+  const answer = await fetch(base + path, { ...options, headers }).catch(() => null);
   if (!answer) throw new Refused(0, "The server cannot be reached.");
   if (answer.ok) return answer;
   const body = await answer.json().catch(() => ({}));
