@@ -29,7 +29,7 @@ FLAGS = {
     "bench serve": {"url", "model", "rate", "seconds", "rows", "seed", "token", "home", "json"},
     "serve": {
         "backend", "engine", "replicas", "provider", "provider-option", "device", "dtype", "threads", "sessions",
-        "max-batch", "batch-window", "queue", "deadline", "max-body",
+        "max-batch", "batch-window", "queue", "deadline", "max-body", "grpc-port", "cors", "prefix",
         "host", "port", "token-file", "drain", "poll", "page", "log-level", "otel", "home", "json",
     },
     "speed": {
