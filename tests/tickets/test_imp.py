@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.training.test_watching import Seen
 from vlcompress.artefacts import read_json, save_tensors
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head
@@ -21,6 +22,7 @@ from vlcompress.tickets.imp import TrainedArm, ticket_of, train_arms
 from vlcompress.tickets.open_experiment import open_experiment
 from vlcompress.tickets.run import find_ticket, newest_run
 from vlcompress.tickets.spec import Trial
+from vlcompress.tickets.store import LOG
 from vlcompress.tickets.ticket import load_ticket
 from vlcompress.training.checkpoint import distinct
 
@@ -71,6 +73,16 @@ def test_pruned_weights_are_bit_zero_in_every_saved_file(recipe: Recipe, tmp_pat
         assert (weights[name][mask] != 0).any()
 
 
+def test_what_is_said_of_trainings_are_their_scores_and_sparsity(recipe: Recipe, tmp_path: Path) -> None:
+    lines: list[str] = []
+    experiment = open_experiment(recipe.override(pruning={"controls": ["random"]}), tmp_path, say=lines.append)
+    cells = train_arms(experiment)
+    said = [line for line in lines if line.startswith("seed 0")]
+    scores = [f"{100 * cell.trained[0].scores.mean:.2f} (" for cell in cells]
+    assert all(f": {score}" in line for line, score in zip(said, scores, strict=True))
+    assert said[-1].startswith("seed 0 control random at 50.0 %: ")
+
+
 def test_controls_change_one_thing_each(recipe: Recipe, tmp_path: Path) -> None:
     recipe = recipe.override(
         pruning={"pattern": "block:8x4", "controls": ["random", "shuffle", "reinit", "unstructured"]}
@@ -106,10 +118,10 @@ def test_rewinding_starts_from_the_dense_training_at_that_step(recipe: Recipe, t
     name = experiment.prunable.names[0]
     assert not torch.equal(rewound[name], experiment.theta0[name])
     assert not torch.equal(rewound[name], dense[name])
-    steps: list[int] = []
-    experiment.progress = lambda step, loss: steps.append(step)
-    experiment.train(Trial(0, experiment.keep_all(), "rewound"), "again")
-    assert steps == [3, 4]  # the schedule goes on where the rewinding point lies
+    experiment.progress = seen = Seen()
+    again = experiment.train(Trial(0, experiment.keep_all(), "rewound"), "again")
+    steps = [json.loads(line)["step"] for line in (again.folder / LOG).read_text().splitlines()]
+    assert [entry.step for entry in seen.entries] == steps == [3, 4]  # the schedule goes on at the rewinding point
 
 
 def test_several_seeds_are_whole_chains_and_give_one_verdict(recipe: Recipe, tmp_path: Path) -> None:
