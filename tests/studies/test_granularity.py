@@ -30,7 +30,15 @@ from vlcompress.studies.granularity_report import (
     findings,
     summary,
 )
-from vlcompress.studies.latency import BATCHES, FileBatch, FileSpeed, Measured, NotExported, Speeds, measure_tickets
+from vlcompress.studies.latency import (
+    BATCHES,
+    FileBatch,
+    FileSpeed,
+    MeasuredTicket,
+    NotExported,
+    Speeds,
+    measure_tickets,
+)
 from vlcompress.studies.registry import study_named
 from vlcompress.studies.run import StudyOutcome, command_of, folder_name, run_study
 from vlcompress.tickets.experiment import Experiment
@@ -54,7 +62,7 @@ def speeds(names: Sequence[str], value: float = 1.5, load: float = 0.1) -> Speed
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> StudyOutcome:
     """The study at the smallest size with one option; speeds are made up."""
 
-    def measured(bench: Experiment, dense: Any, tickets: Sequence[Measured]) -> Speeds:
+    def measured(bench: Experiment, dense: Any, tickets: Sequence[MeasuredTicket]) -> Speeds:
         assert all(one.trained.masks().sparsity == pytest.approx(0.5, abs=0.03) for one in tickets)
         return speeds([one.name for one in tickets])
 
@@ -200,7 +208,7 @@ def test_tickets_are_compiled_exported_and_measured_beside_dense(
     ticket = next(rounds(bench, 0, dense, parse_pattern("neuron+head"), "ticket")).result
     damaged = TrainingResult(tmp_path / "nothing")
     pattern = parse_pattern("neuron+head")
-    tickets = [Measured("good", bench, ticket, pattern), Measured("bad", bench, damaged, pattern)]
+    tickets = [MeasuredTicket("good", bench, ticket, pattern), MeasuredTicket("bad", bench, damaged, pattern)]
     found = measure_tickets(bench, dense, tickets, effort=Effort(rounds=2, burst_s=0.001, warmup=1))
     assert isinstance(found.tickets["bad"], NotExported)
     row = found.tickets["good"]

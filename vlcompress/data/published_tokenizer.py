@@ -98,6 +98,13 @@ class PublishedTokenizer(WordPiece):
         ids: list[int] = self._tokenizer.encode(sentence.strip(), add_special_tokens=False).ids
         return ids
 
+    def to_json(self, longest: int) -> str:
+        """See `WordPiece.to_json`."""
+        tokenizer = _backend(self.document)
+        tokenizer.enable_truncation(longest)
+        text: str = tokenizer.to_str(pretty=False)
+        return text
+
     def _closed(self, sentence: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(sentence.strip()).ids
         return ids or [_NONE]

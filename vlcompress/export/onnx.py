@@ -19,8 +19,9 @@ from vlcompress.export.functions import packable
 from vlcompress.export.lowering import Form
 from vlcompress.export.native.build import built
 from vlcompress.export.parity import BOUNDS, Precision
+from vlcompress.export.preprocessing import TOKENIZER, VOCABULARY, reading_files
 from vlcompress.export.quantize import Quantizer
-from vlcompress.export.rewrite import Layer, Rewriter
+from vlcompress.export.rewrite import Rewriter, WrittenLayer
 from vlcompress.export.runtime import SKIP_LAYER_NORM, Native, open_session, require_provider
 from vlcompress.export.samples import write_samples
 from vlcompress.export.sizes import layer_sizes
@@ -139,7 +140,8 @@ def export_onnx(
     extra: Mapping[str, Any] | None = None,
     beside: Mapping[str, str] | None = None,
 ) -> Json:
-    """Write the artefact ``onnx/``: model.onnx, labels.txt, config.json, verification.npz, manifest.json.
+    """Write the artefact ``onnx/``: model.onnx, labels.txt, config.json, preprocessing.json, tokenizer.json,
+    verification.npz, manifest.json.
 
     Packed layers are written as row groups where ONNX Runtime, on this machine, is at least 5 % faster with that, and
     dense elsewhere; if the whole model is slower for it, all of it stays dense. Nothing is left behind if a check
@@ -181,7 +183,6 @@ def export_onnx(
         manifest = {
             **(extra or {}),
             **_description(family, session, samples, buckets),
-            "preprocessing": family.preprocessing(config),
             **_written_as(style),
             "layers": [_layer_json(name, layer, picked.stem) for name, layer in layers.items()],
             "parity": {name: asdict(found) for name, found in check.parities(session).items()},
@@ -194,10 +195,12 @@ def export_onnx(
                 "pruned_layers": layer_sizes(model),
             },
         }
+        words = next((text for name, text in (beside or {}).items() if name in (VOCABULARY, TOKENIZER)), None)
         texts = {
             "labels.txt": "".join(f"{label}\n" for label in head.labels),
             "config.json": dumps({"family": family.name, "config": config}),
             **(beside or {}),
+            **reading_files(family, config, head, words),
         }
         for name, text in texts.items():
             write_file(temporary / name, text)
@@ -258,7 +261,7 @@ def _write_graphs(
     graph.ir_version = style.target.ir_version
     gc.collect()  # the tracer's graphs refer to themselves: from here on only `graph` holds the weights
     packed = sparse_layers(model)
-    _write_dense(graph, {name: Layer(layer.weight) for name, layer in packed.items()}, scratch / "dense.onnx")
+    _write_dense(graph, {name: WrittenLayer(layer.weight) for name, layer in packed.items()}, scratch / "dense.onnx")
     rows = layer_rows(family, model, packed, inputs)
     chooser = Chooser(threads, effort, style.provider, style.precision == "int8")
     layers = {name: _choose(chooser, name, layer.weight, rows[name], half) for name, layer in packed.items()}
@@ -274,7 +277,7 @@ def _write_graphs(
     return {name: replace(layer, form=None) for name, layer in layers.items()}, bool(rewritten)
 
 
-def _write_dense(graph: ir.Model, layers: Mapping[str, Layer], path: Path) -> None:
+def _write_dense(graph: ir.Model, layers: Mapping[str, WrittenLayer], path: Path) -> None:
     """Write the graph with every packed layer as the product of its full weight: what sparse forms are measured
     against."""
     plain = graph.clone()
@@ -293,9 +296,9 @@ def _choose(chooser: Chooser, name: str, weight: SparseWeight, rows: int, half: 
     return LayerExport(weight, rows, *chooser.choose(name, weight, rows))
 
 
-def _layer(layer: LayerExport, style: Style) -> Layer:
+def _layer(layer: LayerExport, style: Style) -> WrittenLayer:
     groups = _packing(layer) if style.packed else None
-    return Layer(layer.weight, layer.form, groups)
+    return WrittenLayer(layer.weight, layer.form, groups)
 
 
 def _packing(layer: LayerExport) -> RowGroups | None:

@@ -28,7 +28,7 @@ from vlcompress.studies.granularity_report import (
     summary,
     tables,
 )
-from vlcompress.studies.latency import Measured, measure_tickets
+from vlcompress.studies.latency import MeasuredTicket, measure_tickets
 from vlcompress.studies.tickets import ticket_recipe
 from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import TrainedArm
@@ -181,7 +181,7 @@ def _text(level: float) -> str:
 
 def _speed(runner: StudyRunner, task: str, recipes: Mapping[str, Recipe], plan: Rounds, curves: Curves) -> SpeedResult:
     """Measure the first seed's tickets of every pattern and level; a pattern that failed has said why in its cell."""
-    tickets: list[Measured] = []
+    tickets: list[MeasuredTicket] = []
     for pattern, recipe in recipes.items():
         try:
             tickets += _tickets(runner.bench(recipe), curves.of(runner, recipe), pattern, plan)
@@ -191,9 +191,9 @@ def _speed(runner: StudyRunner, task: str, recipes: Mapping[str, Recipe], plan: 
     return SpeedResult(task, measure_tickets(runner.bench(recipes[PLAIN]), dense, tickets))
 
 
-def _tickets(bench: Experiment, cells: Sequence[TrainedArm], pattern: str, plan: Rounds) -> list[Measured]:
+def _tickets(bench: Experiment, cells: Sequence[TrainedArm], pattern: str, plan: Rounds) -> list[MeasuredTicket]:
     return [
-        Measured(
+        MeasuredTicket(
             row_name(pattern, _text(level)), bench, _ticket(cells, number).trained[0], bench.recipe.pruning.pattern
         )
         for level, number in plan.items()

@@ -22,7 +22,7 @@ from vlcompress.bench.harness import measure_openings
 from vlcompress.bench.statistics import latency, paired_ratio
 from vlcompress.errors import VlcompressError
 from vlcompress.export.onnx import export_onnx
-from vlcompress.export.runtime import SKIP_LAYER_NORM, open_session
+from vlcompress.export.runtime import open_session
 from vlcompress.export.verify import feed
 from vlcompress.pruning.pattern import Pattern
 from vlcompress.results import Latency, Ratio
@@ -82,7 +82,7 @@ class Speeds:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredTicket:
     """A ticket to measure.
 
     Attributes:
@@ -99,7 +99,7 @@ class Measured:
 
 
 def measure_tickets(
-    bench: Experiment, dense: TrainingResult, tickets: Sequence[Measured], *, effort: Effort = EFFORT
+    bench: Experiment, dense: TrainingResult, tickets: Sequence[MeasuredTicket], *, effort: Effort = EFFORT
 ) -> Speeds:
     """Export the dense model and every ticket (checked before anything is timed), and measure them side by side.
 
@@ -153,7 +153,7 @@ def _race(files: Mapping[str, tuple[Path, Json]], inputs: Mapping[int, Inputs], 
     """Measure every file in turn with the others, as its manifest advises to open it; dense as is best for it."""
     tickets = {name: found for name, found in files.items() if name != "dense"}
     dense = [_open(files["dense"][0], skip=skip) for skip in (False, True)]
-    sessions = {name: [_open(file, skip=_advised(manifest))] for name, (file, manifest) in tickets.items()}
+    sessions = {name: [_open(file)] for name, (file, _) in tickets.items()}
     sessions["dense"] = dense + [_open(files["dense"][0], skip=skip) for skip in (False, True)]
     batches = {batch: _batch(sessions, one, batch, effort) for batch, one in inputs.items()}
     return {
@@ -167,11 +167,7 @@ def _race(files: Mapping[str, tuple[Path, Json]], inputs: Mapping[int, Inputs], 
     }
 
 
-def _advised(manifest: Json) -> bool:
-    return SKIP_LAYER_NORM in manifest["speed"]["disabled_optimizers"]
-
-
-def _open(file: Path, *, skip: bool) -> Any:
+def _open(file: Path, *, skip: bool | None = None) -> Any:
     return open_session(file, threads=THREADS, disable_skip_layer_norm=skip, native="off")
 
 

@@ -188,7 +188,8 @@ class EncoderFamily(Family):
 
     def preprocessing(self, config: Config) -> Config:
         """Add how a picture becomes pixels and how words are padded."""
-        return super().preprocessing(config) | {"picture": config["picture"], "text": config["text"]}
+        words = {} if config["text"] else {"longest_text": 0}
+        return super().preprocessing(config) | words | {"picture": config["picture"], "text": config["text"]}
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Pad texts, scale pictures of one size, pad regions, whatever of these the model reads.
