@@ -18,7 +18,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import default_recipe, load_recipe
 from vlcompress.tickets.run import Run
-from vlcompress.tickets.store import TIME, TrainingResult
+from vlcompress.tickets.store import LOG, TIME, TrainingResult
 from vlcompress.tickets.ticket import load_ticket
 
 TINY = ["--size", "tiny", "--control", "none"]
@@ -38,7 +38,7 @@ def tree(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != TIME
+        if path.is_file() and path.name not in (TIME, LOG)
     }
 
 

@@ -6,6 +6,7 @@ from statistics import mean
 from typing import Any
 
 from vlcompress.artefacts import Json
+from vlcompress.devices import spelt
 from vlcompress.models.registry import FAMILIES
 from vlcompress.pruning.schedule import levels
 from vlcompress.recipe import Recipe
@@ -26,6 +27,7 @@ from vlcompress.results import (
 )
 from vlcompress.sparse.plan import CompilePlan, LayerPlan
 from vlcompress.tasks.support_matrix import LEGEND, rows
+from vlcompress.tickets.imp import count_trainings
 from vlcompress.tickets.run import Run
 
 
@@ -72,7 +74,7 @@ def reached_text(run: Run, reached: ReachedResult) -> str:
 
 def computed_text(computed_on: Mapping[str, str] | None) -> list[str]:
     """Say where something was trained and in what, unless that is float32 on the CPU."""
-    return [f"trained on {computed_on['device']} in {computed_on['dtype']}"] if computed_on else []
+    return [f"trained on {spelt(computed_on)}"] if computed_on else []
 
 
 def _other_metrics(result: RunResult) -> list[str]:
@@ -101,12 +103,9 @@ def dry_run_text(recipe: Recipe, name: str) -> str:
     """Say what a recipe would train, for a run of this name."""
     pruning = recipe.pruning
     plan = levels(pruning.schedule, pruning.sparsity, pruning.rounds or None)
-    chains = 1 + pruning.controls.count("unstructured")
-    single = sum(control != "unstructured" for control in pruning.controls)
-    trainings = len(pruning.seeds) * (1 + chains * len(plan) + single)
     return "\n".join(
         [
-            f"run {name}: {trainings} trainings",
+            f"run {name}: {count_trainings(recipe)} trainings",
             f"levels: {', '.join(f'{100 * level:g} %' for level in plan)} ({pruning.pattern}, {pruning.schedule})",
             f"controls: {', '.join(pruning.controls) or 'none'}; seeds: {', '.join(map(str, pruning.seeds))}",
         ]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vlcompress.data.examples import TaskData
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family, Head, scores_of
-from vlcompress.models.objective import Batch, Objective
+from vlcompress.models.objective import Batch, Divisible, Objective, row_share
 from vlcompress.tasks.preprocessing import Preprocessor
 
 Answer = Callable[[Mapping[str, Tensor]], Tensor]
@@ -55,7 +55,7 @@ class TrainTask(Objective, Protocol):
 
 
 @runtime_checkable
-class LogitTask(TrainTask, Protocol):
+class LogitTask(TrainTask, Divisible, Protocol):
     """An objective whose loss sees nothing of the model but its logits."""
 
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
@@ -105,6 +105,10 @@ class LogitLoss(ABC):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Run the model on a batch, and take `loss_of` its logits."""
         return self.loss_of(self.family.logits(model, batch.inputs), batch.targets)
+
+    def share(self, part: Batch) -> float:
+        """See `Divisible`: the loss is a mean over examples; a task whose loss is a sum says 1."""
+        return row_share(part)
 
     @abstractmethod
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:

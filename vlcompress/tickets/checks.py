@@ -1,14 +1,22 @@
 """Refuse what cannot work, and warn of what has no effect, before anything is trained."""
 
+import copy
+
+from torch import nn
+
 from vlcompress.errors import VlcompressError
+from vlcompress.models.blocks import checkpoint_blocks
 from vlcompress.models.checkpoints import on_hub
 from vlcompress.models.language import language_part
+from vlcompress.models.objective import Objective
 from vlcompress.models.registry import modality_of
 from vlcompress.pruning.allocation import Modality
 from vlcompress.pruning.pattern import SAME, Unstructured
 from vlcompress.pruning.schedule import levels
 from vlcompress.tickets.experiment import Experiment, build_model, objective_of, teachable
 from vlcompress.tickets.spec import Trial
+from vlcompress.training.distillation import Distilled
+from vlcompress.training.fit import fitted
 
 
 def check_run(experiment: Experiment) -> None:
@@ -48,6 +56,20 @@ def check_length(experiment: Experiment) -> None:
         raise VlcompressError(f"rewind_step {step} is outside the training of {steps} steps: give 0 to {steps - 1}")
 
 
+def fit(experiment: Experiment) -> None:
+    """Settle the experiment's micro-batch: see `vlcompress.training.fit.fitted`."""
+
+    def training() -> tuple[nn.Module, Objective]:
+        model = experiment.family.build(experiment.config, experiment.train_task.head, seed=0)
+        distill = experiment.recipe.training.distill
+        if not distill:
+            return model, objective_of(experiment, Trial(0))
+        teacher = copy.deepcopy(model).to(experiment.compute.torch_device)
+        return model, Distilled(teachable(experiment), experiment.family, teacher, distill)
+
+    experiment.compute = fitted(experiment.compute, experiment.hyper, training, experiment.say)
+
+
 def _check_objective(experiment: Experiment) -> None:
     if experiment.recipe.training.distill:
         teachable(experiment)
@@ -69,6 +91,12 @@ def _check_starts(experiment: Experiment) -> None:
 def _without_effect(experiment: Experiment) -> list[str]:
     pruning, warnings = experiment.recipe.pruning, []
     pattern = pruning.pattern
+    if experiment.compute.activation_checkpointing:
+        model = experiment.family.build(experiment.config, experiment.train_task.head, seed=0)
+        if not checkpoint_blocks(model):
+            warnings.append(
+                f"activation checkpointing has no effect on {experiment.family.name}: it has no such blocks"
+            )
     if pruning.growth and pattern == Unstructured():
         warnings.append(f"pruning.growth '{pruning.growth}' has no effect with pattern '{pattern}': it has no blocks")
     if pruning.permutation and not pruning.permutation.free(pattern, experiment.couplings):

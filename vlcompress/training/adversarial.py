@@ -117,6 +117,10 @@ class Adversarial:
         losses = [self._passes(model, batch, clean, modality) for modality in self._perturbation.modalities]
         return torch.stack(losses).mean()
 
+    def share(self, part: Batch) -> float:
+        """See `vlcompress.models.objective.Divisible`: divergences are reduced as the task's loss is."""
+        return self._task.share(part)
+
     def _passes(self, model: nn.Module, batch: Batch, clean: Tensor, modality: str) -> Tensor:
         delta = no_shift(model, self._family, batch.inputs, modality)
         losses = []
