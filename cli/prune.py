@@ -15,6 +15,7 @@ RUNTIME = ("device", "dtype", "micro_batch", "activation_checkpointing")
 
 @click.command()
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
+@click.option("--recipe", "named", type=click.Choice(["paper"]), help="Prune as Gan et al. do: unstructured masks.")
 @click.option("--model", help="Model family, or an encoder's Hugging Face folder or hub name.  [lxmert]")
 @click.option("--task", help="Task.  [vqa]")
 @click.option("--size", help="Model size: tiny, small (built-in), base (published).  [small]")
@@ -98,13 +99,15 @@ def _target(said: dict[str, Any]) -> str | None:
 
 def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
     from vlcompress.models.registry import FAMILIES
-    from vlcompress.recipe import load_recipe, recipe_of
+    from vlcompress.recipe import PAPER, load_recipe, recipe_of
 
     if path is not None:
         base = load_recipe(path)
     else:
         base = recipe_of(said["model"] or "lxmert", said["task"] or "vqa", said["size"])
     family = said["model"] if path is not None or said["model"] in FAMILIES else None
+    if said["named"]:
+        base = base.override(pruning=PAPER)
     target = _target(said)
     controls = [control for control in said["controls"] if control != "none"]
     chosen = base.override(

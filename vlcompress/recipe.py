@@ -52,6 +52,15 @@ NAMES = {
 }
 """The fixed sets that a field's value, or each of its values, is of."""
 
+PAPER: dict[str, Any] = {
+    "pattern": "unstructured",
+    "criterion": "magnitude",
+    "schedule": "linear:10",
+    "allocation": "global",
+    "controls": ["random"],
+}
+"""How Gan et al. (AAAI 2022) prune: `--recipe paper`. Published sizes have whole heads and neurons instead."""
+
 PARSERS: dict[Any, Callable[[str], Any]] = {
     Pattern: parse_pattern,
     Ranking: parse_criterion,
