@@ -1,6 +1,8 @@
 """Which examples a step takes: UNITER's groups of tokens as its official code deals them, the same on resuming."""
 
 import json
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -17,7 +19,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.objective import Batch
 from vlcompress.models.registry import family_named
 from vlcompress.training.loop import train
-from vlcompress.training.sampling import TokenSampler, token_groups, token_lengths
+from vlcompress.training.sampling import TokenSampler, ahead, token_groups, token_lengths
 
 OFFICIAL = json.loads(
     (Path(__file__).parents[1] / "fixtures/data/uniter/expected_batches/token_bucket_sampler.json").read_text()
@@ -106,3 +108,31 @@ def test_an_interrupted_training_goes_on_in_the_same_groups(tmp_path: Path) -> N
     with pytest.raises(KeyboardInterrupt):
         train(net(), Regression(64), hyper, progress=die, **given, **where)
     assert state(train(net(), Regression(64), hyper, **given, **where)) == state(whole)
+
+
+def test_batches_are_made_one_step_ahead_and_no_further_and_the_same() -> None:
+    made: list[int] = []
+
+    def make(step: int) -> int:
+        made.append(step)
+        return 10 * step
+
+    seen = []
+    for step, value in ahead(make, 3, 8):
+        time.sleep(0.02)
+        seen.append((step, value, max(made)))
+    assert seen == [(3, 30, 4), (4, 40, 5), (5, 50, 6), (6, 60, 7), (7, 70, 7)]
+    assert list(ahead(make, 5, 5)) == []
+
+
+def test_a_batch_that_cannot_be_made_is_told_at_its_step_and_leaves_no_thread() -> None:
+    def make(step: int) -> int:
+        if step == 2:
+            raise VlcompressError("image 'x' is broken")
+        return step
+
+    steps = ahead(make, 0, 5)
+    assert [next(steps), next(steps)] == [(0, 0), (1, 1)]
+    with pytest.raises(VlcompressError, match="image 'x' is broken"):
+        next(steps)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]

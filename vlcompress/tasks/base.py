@@ -58,6 +58,10 @@ class TrainTask(Objective, Protocol):
 class LogitTask(TrainTask, Divisible, Protocol):
     """An objective whose loss sees nothing of the model but its logits."""
 
+    @property
+    def compares(self) -> bool:
+        """See `LogitLoss`."""
+
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         """Compute the training loss, a scalar, of a batch's logits (`Family.logits`) and targets."""
 
@@ -101,6 +105,8 @@ class LogitLoss(ABC):
     """A loss of the head's logits alone, computed on what the family's model says of a batch."""
 
     family: Family
+    compares = False
+    """Whether the loss compares a batch's examples with one another, so that it cannot be learned in parts."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Run the model on a batch, and take `loss_of` its logits."""

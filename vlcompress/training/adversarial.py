@@ -103,6 +103,7 @@ class Adversarial:
                 "tasks that choose among answers (not pre-training, not retrieval)"
             )
         self._task, self._family, self._perturbation = task, family, perturbation
+        self.compares = task.compares
 
     def __len__(self) -> int:
         return len(self._task)

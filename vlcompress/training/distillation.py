@@ -33,6 +33,7 @@ class Distilled:
 
     def __init__(self, task: LogitTask, family: Family, teacher: nn.Module, weight: float) -> None:
         self._task, self._family, self._weight = task, family, weight
+        self.compares = task.compares
         self._teacher = teacher.eval().requires_grad_(False)
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from vlcompress.training.hyperparameters import Hyperparameters
 from vlcompress.training.memory import check_divisible
 from vlcompress.training.optimizers import rate
 from vlcompress.training.saliency import Saliency
-from vlcompress.training.sampling import mix, sampler_of
+from vlcompress.training.sampling import ahead, mix, sampler_of
 from vlcompress.training.step import Stepper, drawn, optimizer_of, scaler_of
 from vlcompress.training.watching import Entry, Journal, peak_bytes
 
@@ -110,8 +111,7 @@ def train(
     saved = time.monotonic()
     model.train()
     with precision(compute):
-        for step in range(start, hyper.steps):
-            groups = drawn(objective, sampler, seed, step)
+        for step, groups in ahead(partial(drawn, objective, sampler, seed), start, hyper.steps):
             torch.manual_seed(mix(seed, "dropout", step))
             losses.add(step, stepper.learn(groups, step))
             losses.took(stepper.step(step))

@@ -34,7 +34,7 @@ def check_divisible(model: nn.Module, objective: Objective) -> Divisible:
     """
     if any(isinstance(module, _BatchNorm) for module in model.modules()):
         why = "the model normalises over the batch (batch normalisation)"
-    elif not isinstance(objective, Divisible):
+    elif not isinstance(objective, Divisible) or getattr(objective, "compares", False):
         why = "this loss compares the examples of a batch with one another, or does not say how it adds up over them"
     else:
         return objective

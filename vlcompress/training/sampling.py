@@ -1,11 +1,12 @@
 """Which examples a step takes, and where its chance comes from: functions of (seed, step) alone."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from torch import Tensor
 from vlcompress.errors import VlcompressError
 from vlcompress.models.objective import Objective
 from vlcompress.training.hyperparameters import Hyperparameters
+
+Made = TypeVar("Made")
 
 BUCKET = 8192
 """Examples that UNITER's official sampler sorts by length together."""
@@ -46,6 +49,20 @@ class Sampler:
         epoch, position = divmod(step, per_epoch)
         order = _permutation(self.examples, self.seed, epoch)
         return order[position * self.batch : (position + 1) * self.batch].tolist()
+
+
+def ahead(make: Callable[[int], Made], first: int, last: int) -> Iterator[tuple[int, Made]]:
+    """Make what each step takes while the step before it is computed: by one thread, one step ahead, in order.
+
+    `make` must be a function of the step alone; what it raises is raised at its step.
+    """
+    with ThreadPoolExecutor(1, "batches") as thread:
+        coming = thread.submit(make, first) if first < last else None
+        for step in range(first, last):
+            assert coming is not None
+            made = coming.result()
+            coming = thread.submit(make, step + 1) if step + 1 < last else None
+            yield step, made
 
 
 class TokenSampler:
