@@ -120,15 +120,37 @@ class WordPiece:
         """
         if max_length < 3:
             raise VlcompressError(f"max_length {max_length} leaves no room for a word: give 3 or more")
-        rows = [
-            [self.cls_id, *pieces[: max_length - 2], self.sep_id]
-            for pieces in (self.pieces(sentence) for sentence in sentences)
-        ]
+        rows = self.rows(sentences, max_length)
         length = max_length if fixed else max((len(row) for row in rows), default=0)
         ids_NL = np.full((len(rows), length), self.pad_id, dtype=np.int64)
         for ids_L, row in zip(ids_NL, rows, strict=True):
             ids_L[: len(row)] = row
         return ids_NL
+
+    def rows(self, sentences: Sequence[str], max_length: int) -> list[NDArray[np.int64]]:
+        """Turn each sentence into ``[CLS] pieces [SEP]`` of its own length, int64 [L], L at most `max_length`."""
+        cut = (self.pieces(sentence)[: max_length - 2] for sentence in sentences)
+        return [np.array([self.cls_id, *pieces, self.sep_id], dtype=np.int64) for pieces in cut]
+
+    def joined(
+        self, parts: Sequence[tuple[Sequence[int], int]], longest: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Join pieces of several texts as UNITER's official code does for VCR: [CLS] part [SEP] part [SEP].
+
+        Args:
+            parts: token ids of each part, and its segment: the [SEP] before a part is of its segment.
+            longest: most tokens, [CLS] and [SEP] included.
+
+        Returns:
+            ids and segments, int64 [L].
+        """
+        ids, types = [self.cls_id], [0]
+        for number, (pieces, segment) in enumerate(parts):
+            separator = [self.sep_id] if number else []
+            ids += [*separator, *pieces]
+            types += [segment] * (len(separator) + len(pieces))
+        ids, types = ids[: longest - 1], types[: longest - 1]
+        return np.array([*ids, self.sep_id], np.int64), np.array([*types, types[-1]], np.int64)
 
     def unknown_rate(self, sentences: Sequence[str]) -> float:
         """Measure the fraction (0 to 1) of the sentences' pieces that the vocabulary does not know."""
@@ -171,6 +193,22 @@ class WordPiece:
         tokenizer.normalizer = BertNormalizer(lowercase=self.lowercase)
         tokenizer.pre_tokenizer = BertPreTokenizer()
         return tokenizer
+
+    def to_json(self, longest: int) -> str:
+        """Write the tokenizer with [CLS], [SEP] and the cut of `encode`, as `tokenizers` and its like read it.
+
+        Args:
+            longest: most tokens of a text, [CLS] and [SEP] included.
+        """
+        from tokenizers import Tokenizer
+        from tokenizers.processors import TemplateProcessing
+
+        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        special = [("[CLS]", self.cls_id), ("[SEP]", self.sep_id)]
+        tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=special)
+        tokenizer.enable_truncation(longest)
+        text: str = tokenizer.to_str(pretty=False)
+        return text
 
     def pieces(self, sentence: str) -> list[int]:
         """Tokenise a sentence without [CLS] and [SEP], however long it gets."""

@@ -14,6 +14,7 @@ from vlcompress.serve.batcher import Batcher, Execution, Policy, batched
 from vlcompress.serve.checks import Limits
 from vlcompress.serve.demo import Demo
 from vlcompress.serve.engines.base import Engine
+from vlcompress.serve.index import Index, read_index
 from vlcompress.serve.metrics import Metrics, ModelMetrics
 from vlcompress.serve.padding import padding_of
 from vlcompress.serve.preprocessing import Preprocessing
@@ -41,6 +42,7 @@ class LoadedModel:
         origin: "family" and "task" that it was trained for, as far as its documents say.
         preprocessing: what it reads; None where neither its documents nor its family say so.
         demo: opens pictures to try it on; None where the server was given none.
+        index: what retrieval searches; None where the server was given none.
         facts: what metrics and the page say about it (sparsity, block).
         stats: what it has done.
     """
@@ -57,6 +59,7 @@ class LoadedModel:
     origin: Mapping[str, str]
     preprocessing: Preprocessing | None
     demo: Callable[[], Demo] | None
+    index: Index | None
     facts: Mapping[str, str]
     metrics: ModelMetrics
     stats: Stats = field(default_factory=Stats)
@@ -88,7 +91,7 @@ def load(name: str, source: StoredVersion, settings: Settings, metrics: Metrics)
     padding = padding_of(engine.inputs, document.get("padding", {}))
     max_batch = settings.max_batch if batched(engine) else 1
     sizes = usual_sizes(engine, document)
-    together = rows_an_answer(engine, sizes)
+    together = rows_an_answer(engine, sizes, source.document("preprocessing.json").get("rows"))
     _verify(engine, source, document, settings)
     row_s = _warm_up(engine, sizes, max(together, max_batch // together * together)) if settings.warmup else 0.0
     merges = engine.rows_apart and together == 1
@@ -107,6 +110,7 @@ def load(name: str, source: StoredVersion, settings: Settings, metrics: Metrics)
         origin=origin,
         preprocessing=_preprocessing(source, origin.get("family"), document),
         demo=settings.demo,
+        index=None if settings.index is None else read_index(settings.index),
         facts=_facts(source),
         metrics=ModelMetrics(metrics, name, source.version),
     )
@@ -188,13 +192,17 @@ def _parallel(
     return choose_parallel(settings.threads, settings.sessions, timed)
 
 
-def rows_an_answer(engine: Engine, sizes: Mapping[str, int]) -> int:
+def rows_an_answer(engine: Engine, sizes: Mapping[str, int], told: int | None = None) -> int:
     """Run the smallest batch: one row, or the two rows of a statement about two images.
+
+    Args:
+        engine, sizes: of the model.
+        told: the rows that the model's documents say; without them both are tried.
 
     Raises:
         VlcompressError: the model cannot run on inputs of its own shapes.
     """
-    for rows in (1, 2):
+    for rows in (1, 2) if told is None else (told,):
         try:
             outputs = engine.run(example(engine.inputs, sizes, rows))
         except Refusal as error:
@@ -260,8 +268,11 @@ def _axis_limits(source: StoredVersion) -> dict[str, int]:
 
 
 def _preprocessing(source: StoredVersion, name: str | None, document: Mapping[str, Any]) -> Preprocessing | None:
-    """Ask the manifest; where none tells it, the family of this name."""
-    found, config = document.get("preprocessing"), source.document("config.json").get("config")
+    """Read preprocessing.json; of older files the manifest, or the family of this name."""
+    found = source.document("preprocessing.json") or document.get("preprocessing")
+    config = source.document("config.json").get("config")
+    if found is not None and "square" in found and "mean" not in found:  # written before it was told
+        found = None
     if found is None and name is not None and config:
         from vlcompress.models.registry import FAMILIES, family_named  # brings torch along
 

@@ -67,6 +67,7 @@ class Settings:
         page: serve the interactive page at ``/``.
         log_level: "debug", "info", "warning" or "error".
         otel: trace requests with OpenTelemetry, configured by its usual environment variables.
+        index: folder of pictures and captions that retrieval searches; None has none.
         demo: opens what the page is tried with, when it is first needed; a function of a module, so that it pickles.
     """
 
@@ -98,6 +99,7 @@ class Settings:
     page: bool = True
     log_level: str = "info"
     otel: bool = False
+    index: Path | None = None
     demo: Callable[[], Demo] | None = None
 
     def __post_init__(self) -> None:

@@ -93,8 +93,8 @@ def _numbered(path: Path, backend: Backend) -> Iterator[StoredVersion]:
 
 def _fingerprint(model: Path) -> tuple[int, ...]:
     """Sum up what the file system says of the model's files, which changes with each new export or late arrival."""
-    names = (model.name, f"{model.name}.data", "manifest.json", "config.json", "labels.txt", "vocab.txt")
-    beside = [model.with_name(name) for name in names]
+    names = ("manifest.json", "config.json", "labels.txt", "vocab.txt", "preprocessing.json", "verification.npz")
+    beside = [model.with_name(name) for name in (model.name, f"{model.name}.data", *names)]
     files = [file for file in beside if file.is_file()] if model.is_file() else sorted(model.iterdir())
     stats = [file.stat() for file in files]
     return tuple(value for stat in stats for value in (stat.st_ino, stat.st_size, stat.st_mtime_ns))
