@@ -2,9 +2,9 @@
 
     python -m bench.serving_malformed RUN [--count 10000] [--seed 0] [--out bench/results/serving/malformed.json]
 
-tests/serve/live/malformed.py draws the requests from the seed, malformed_grpc.py beside it the calls; they take turns, a
-batch of each. After every 500 a valid request must be answered with the scores that ONNX Runtime gives for it. Memory is
-the server's resident size; it is taken as a base after the first 1,000, when pools and caches are filled.
+tests/serve/live/malformed.py draws the requests from the seed, malformed_grpc.py beside it the calls; they take turns,
+a batch of each. After every 500 a valid request must be answered with the scores that ONNX Runtime gives for it. Memory
+is the server's resident size; it is taken as a base after the first 1,000, when pools and caches are filled.
 """
 
 import argparse
