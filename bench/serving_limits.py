@@ -25,8 +25,8 @@ import grpc
 import numpy as np
 
 from bench.records import write_record
-from bench.serving import RawClient, RunModel, binary_request, resident_mb
-from tests.serve.live.malformed_grpc import SERVICE, infer_request
+from bench.serving import RawClient, RunModel, binary_request, grpc_request, resident_mb
+from tests.serve.live.malformed_grpc import SERVICE
 from vlcompress.bench.served import Served, served
 
 FILES, HELD, SECONDS = 1024, 1100, 20.0
@@ -103,7 +103,7 @@ async def _ask_for(
     longest = 0.0
     doing = asyncio.create_task(asyncio.to_thread(meanwhile) if seconds is None else asyncio.sleep(seconds))
     raw, request = RawClient(server.url), binary_request(model, "model", 1, 1)
-    message, expected = infer_request("model", model.arrays(1)).SerializeToString(), model.expected(1)
+    message, expected = grpc_request(model, "model", 1, 1), model.expected(1)
     health = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n"
 
     async def http() -> None:
@@ -132,7 +132,7 @@ async def _ask_for(
 
     await asyncio.gather(*(work(one) for one in (http, call) for _ in range(WORKERS)))
     await doing
-    raw.close()
+    await raw.close()
     return {"outcomes": outcomes, "versions": versions, "longest_ms": round(1000 * longest, 1)}
 
 
