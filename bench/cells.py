@@ -23,8 +23,8 @@ from vlcompress.tasks.support_matrix import RECORD, read_baselines, read_record
 from vlcompress.tickets.open_experiment import open_experiment
 from vlcompress.tickets.spec import Trial
 
-SIZE_OF = {"retrieval": "tiny"}
-"""Where the small data would take too long: every caption is scored with every image."""
+SIZE_OF = {(family, "retrieval"): "tiny" for family in ("uniter", "vilt")}
+"""Where the small data would take too long: every caption is scored with every image, together."""
 
 TINY_STEPS = 200
 """The recipes for trying things out stop after 8, which shows nothing."""
@@ -33,7 +33,7 @@ TINY_STEPS = 200
 def recipe_of(family: str, task: str, size: str) -> Recipe:
     """Make the recipe of a cell's dense model, which does not depend on how the built-in recipe prunes."""
     recipe = replace(default_recipe(family, task, size), pruning=PruningRecipe())
-    source = f"scenes:{SIZE_OF.get(task, size)}"
+    source = f"scenes:{SIZE_OF.get((family, task), size)}"
     return recipe.override(
         data={"source": source}, training={"steps": TINY_STEPS, "epochs": 0.0} if size == "tiny" else {}
     )

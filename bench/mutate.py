@@ -2,6 +2,7 @@
 
     pip install cosmic-ray==8.7.0
     python -m bench.mutate vlcompress/pruning [...] [--sample 60] [--seed 0] [--out FILE]
+    python -m bench.mutate --again --out FILE
 
 Works on a copy of the last commit. A change is one operator of Cosmic Ray at one place: a sum for a difference, a bound
 that moves by one, a condition turned round, a number that differs by one. It is killed when a test of the mirror tree
@@ -23,6 +24,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 OPERATORS = (
@@ -34,6 +36,8 @@ OPERATORS = (
     *("AddNot", "ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "ReplaceAndWithOr", "ReplaceOrWithAnd"),
     *("ReplaceBreakWithContinue", "ReplaceContinueWithBreak", "NumberReplacer", "ZeroIterationForLoop"),
 )
+Document = dict[str, Any]
+
 TIMEOUT_S = 300
 """For tests of unchanged code; those of changed code get three times as long as these took."""
 IMPORTED = Path("imported.txt")
@@ -50,6 +54,8 @@ class Mutant:
     line: str
     fate: str = ""
     """killed, timeout or survived."""
+    kept: str = ""
+    """Why it may survive; written into the record by whoever has read it."""
 
 
 def mutants(module: Path) -> Iterator[tuple[Mutant, str]]:
@@ -67,11 +73,13 @@ def mutants(module: Path) -> Iterator[tuple[Mutant, str]]:
             occurrence += 1
 
 
-def tests_of(module: Path) -> list[list[str]]:
+def tests_of(module: Path, own_alone: bool) -> list[list[str]]:
     """Name the module's tests of the mirror tree, and then the others of its folder, as pytest takes them."""
     folder = Path("tests") / module.parent.relative_to("vlcompress")
     own = folder / f"test_{module.stem}.py"
-    return [[str(own)], [str(folder), f"--ignore={own}"]] if own.exists() else [[str(folder)]]
+    if not own.exists():
+        return [[str(folder)]]
+    return [[str(own)]] if own_alone else [[str(own)], [str(folder), f"--ignore={own}"]]
 
 
 def passes(tests: list[str], limit_s: float) -> bool | None:
@@ -117,29 +125,51 @@ def warm_up(tests: list[str]) -> float:
     return took_s
 
 
-def fate(module: Path, limit_s: float) -> str:
+def fate(module: Path, own: bool, limit_s: float) -> str:
     """Say what becomes of the module as it stands on disk."""
-    for tests in tests_of(module):
+    for tests in tests_of(module, own):
         result = passes(tests, limit_s)
         if not result:
             return "timeout" if result is None else "killed"
     return "survived"
 
 
-def run(folder: Path, sample: int, seed: int) -> Iterator[Mutant]:
-    """Try, one by one, a sample of the mutants of every module of a folder (or of one module)."""
+def sampled(folder: Path, sample: int, seed: int) -> list[tuple[Mutant, str]]:
+    """Draw mutants of all modules of a folder (or of one module)."""
     modules = [folder] if folder.suffix == ".py" else sorted(folder.glob("*.py"))
     pool = [pair for module in modules if module.name != "__init__.py" for pair in mutants(module)]
     chosen = random.Random(seed).sample(pool, min(sample, len(pool)))
     print(f"{folder}: {len(chosen)} of {len(pool)} mutants", flush=True)
-    limit_s = 10 + 3 * warm_up([str(Path("tests") / modules[0].parent.relative_to("vlcompress"))])
+    return chosen
+
+
+def survivors_of(record: Document) -> list[tuple[Mutant, str]]:
+    """Make the survivors of a record again, wherever their lines have gone, but for those that are kept on purpose."""
+    wanted = {_key(one): one for one in record["survivors"] if not one.get("kept")}
+    found = {
+        _key(asdict(mutant)): (mutant, changed)
+        for module in sorted({one["module"] for one in wanted.values()})
+        for mutant, changed in mutants(Path(module))
+        if _key(asdict(mutant)) in wanted
+    }
+    return list(found.values())
+
+
+def _key(mutant: Document) -> tuple[str, str, str]:
+    return mutant["module"], mutant["operator"], mutant["line"].split("@@")[-1]
+
+
+def tried(chosen: list[tuple[Mutant, str]], own: bool) -> Iterator[Mutant]:
+    """Try mutants one by one."""
+    suites = {tests_of(Path(mutant.module), own)[-1][0] for mutant, _ in chosen}
+    limit_s = 10 + 3 * sum(warm_up([tests]) for tests in sorted(suites))
     for mutant, changed in chosen:
         module = Path(mutant.module)
         original = module.read_text()
         Path(importlib.util.cache_from_source(mutant.module)).unlink(missing_ok=True)
         module.write_text(changed)
         try:
-            mutant.fate = fate(module, limit_s)
+            mutant.fate = fate(module, own, limit_s)
         finally:
             module.write_text(original)
         if mutant.fate == "survived":
@@ -147,23 +177,29 @@ def run(folder: Path, sample: int, seed: int) -> Iterator[Mutant]:
         yield mutant
 
 
-def record(commit: str, seed: int, done: list[Mutant]) -> str:
-    """Write what was found so far as JSON."""
-    survivors = [asdict(mutant) for mutant in done if mutant.fate == "survived"]
-    killed = len(done) - len(survivors)
-    document = {"commit": commit, "seed": seed, "tried": len(done), "killed": killed, "survivors": survivors}
-    return json.dumps(document, indent=1) + "\n"
+def recorded(before: Document, done: list[Mutant]) -> Document:
+    """Add what was found so far to a record; a mutant that has been tried before counts once."""
+    again = {_key(asdict(mutant)) for mutant in done}
+    old = [one for one in before["survivors"] if _key(one) not in again]
+    new = [asdict(mutant) for mutant in done if mutant.fate == "survived"]
+    tried_before = before["tried"] or len(done)
+    return before | {"tried": tried_before, "killed": tried_before - len(old + new), "survivors": old + new}
 
 
 def main() -> None:
     """Parse, copy the commit, run, record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--sample", type=int, default=60, help="mutants of each folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--again", action="store_true", help="the survivors of --out instead")
+    parser.add_argument("--own", action="store_true", help="only a module's own tests, where it has a file of them")
     asked = parser.parse_args()
     commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
+    before: Document = json.loads(asked.out.read_text()) if asked.again else {"tried": 0, "survivors": []}
+    before |= {"commit": commit, "seed": before.get("seed", asked.seed)}
+    out = asked.out and asked.out.absolute()
     with tempfile.TemporaryDirectory() as copy:
         subprocess.run(f"git archive {commit} | tar -x -C '{copy}'", shell=True, check=True, cwd=ROOT)
         os.chdir(copy)
@@ -173,14 +209,16 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(1)
+        parts = (
+            [survivors_of(before)] if asked.again else (sampled(one, asked.sample, asked.seed) for one in asked.folders)
+        )
         done: list[Mutant] = []
-        for folder in asked.folders:
-            for mutant in run(folder, asked.sample, asked.seed):
-                done.append(mutant)
-                if asked.out:  # after each: a run that is stopped has shown something
-                    asked.out.write_text(record(commit, asked.seed, done))
-    killed = sum(mutant.fate != "survived" for mutant in done)
-    print(f"{killed} of {len(done)} killed ({100 * killed / max(1, len(done)):.1f} %)")
+        for mutant in (one for part in parts for one in tried(part, asked.own)):
+            done.append(mutant)
+            if out:  # after each: a run that is stopped has shown something
+                out.write_text(json.dumps(recorded(before, done), indent=1) + "\n")
+    found = recorded(before, done)
+    print(f"{found['killed']} of {found['tried']} killed ({100 * found['killed'] / max(1, found['tried']):.1f} %)")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlcompress.artefacts import read_json
-from vlcompress.export.runtime import SKIP_LAYER_NORM, open_session
+from vlcompress.export.runtime import open_session
 from vlcompress.serve.messages import message_class
 
 TYPES = {"tensor(int64)": "INT64", "tensor(float)": "FP32"}
@@ -37,8 +37,7 @@ class RunModel:
     @cached_property
     def session(self) -> Any:
         """The file in ONNX Runtime, with the settings that its manifest advises."""
-        skip = SKIP_LAYER_NORM in self.manifest["speed"]["disabled_optimizers"]
-        return open_session(self.folder / "model.onnx", threads=self.threads, disable_skip_layer_norm=skip)
+        return open_session(self.folder / "model.onnx", threads=self.threads)
 
     def arrays(self, seed: int, rows: int = 1) -> Arrays:
         """Draw a request; ids stay below 30, the words that every vocabulary has."""

@@ -12,7 +12,7 @@ from vlcompress.pruning.target import KINDS, MEASURED
 
 @click.command()
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
-@click.option("--model", help="Model family.  [lxmert]")
+@click.option("--model", help="Model family, or an encoder's Hugging Face folder or hub name.  [lxmert]")
 @click.option("--task", help="Task.  [vqa]")
 @click.option("--size", help="Model size: tiny, small (built-in), base (published).  [small]")
 @click.option("--checkpoint", help="Pre-trained weights: built-in, none, a folder, a file or a hub name.")
@@ -93,16 +93,18 @@ def _target(said: dict[str, Any]) -> str | None:
 
 
 def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
-    from vlcompress.recipe import default_recipe, load_recipe
+    from vlcompress.models.registry import FAMILIES
+    from vlcompress.recipe import load_recipe, recipe_of
 
     if path is not None:
         base = load_recipe(path)
     else:
-        base = default_recipe(said["model"] or "lxmert", said["task"] or "vqa", said["size"] or "small")
+        base = recipe_of(said["model"] or "lxmert", said["task"] or "vqa", said["size"])
+    family = said["model"] if path is not None or said["model"] in FAMILIES else None
     target = _target(said)
     controls = [control for control in said["controls"] if control != "none"]
     chosen = base.override(
-        model={"family": said["model"], "size": said["size"], "checkpoint": said["checkpoint"]},
+        model={"family": family, "size": said["size"], "checkpoint": said["checkpoint"]},
         data={"task": said["task"], "source": said["data"], "vocabulary": said["vocabulary"]},
         pruning={
             **{name: said[name] for name in ("pattern", "sparsity", "schedule", "rounds", "allocation", "rewind_step")},

@@ -69,8 +69,9 @@ class ModelRecipe:
     """Which weights to start from.
 
     Attributes:
-        family: "lxmert", "uniter", "vilt" or "resnet".
-        size: a size of the family; built-in weights exist for "small".
+        family: "lxmert", "uniter", "vilt", "resnet", or "encoder" for what transformers has.
+        size: a size of the family; built-in weights exist for LXMERT's "small". "checkpoint" is what the config.json of
+            an encoder's checkpoint says.
         checkpoint: θ0: "built-in", "none" (random weights), a folder, a file in the official layout, or a hub name.
         head: φ0: "fresh", a new head, or "answers", the rows of the same answers in the checkpoint's answer head
             (LXMERT's ``--loadLXMERTQA``; needs the checkpoint's answer list, ``lxmert/all_ans.json`` in the data).
@@ -268,6 +269,26 @@ def load_recipe(path: Path) -> Recipe:
         raise VlcompressError(f"'{path}' is not valid TOML: {error}") from error
     except VlcompressError as error:
         raise VlcompressError(f"in recipe '{path}': {error}") from error
+
+
+def recipe_of(model: str, task: str, size: str | None = None) -> Recipe:
+    """Load the published recipe for a family, or for the encoder in a Hugging Face folder or on the hub.
+
+    Args:
+        model: name of a family, a folder, or a hub name (owner/model).
+        task: name of the task.
+        size: of the family, "small" by default; a folder or hub name has its own.
+
+    Raises:
+        VlcompressError: see `default_recipe`; a size beside a folder or a hub name.
+    """
+    from vlcompress.models.registry import FAMILIES
+
+    if model in FAMILIES or not (Path(model).is_dir() or "/" in model):
+        return default_recipe(model, task, size or "small")
+    if size is not None:
+        raise VlcompressError(f"size '{size}' beside model '{model}': its config.json says its size, leave --size out")
+    return default_recipe("encoder", task, "checkpoint").override(model={"checkpoint": model})
 
 
 def default_recipe(family: str, task: str, size: str) -> Recipe:

@@ -7,6 +7,7 @@ written. Keys that a type does not know are ignored, so that a file of a later v
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
+from statistics import mean, stdev
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -121,6 +122,20 @@ class ArmResult:
     def score(self) -> float:
         """Mean over seeds, in [0, 1]."""
         return sum(self.scores) / len(self.scores)
+
+    @property
+    def percent(self) -> float:
+        """Mean over seeds, in per cent."""
+        return 100 * mean(self.scores)
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over seeds, in per cent; None for a single seed."""
+        return 100 * stdev(self.scores) if len(self.scores) > 1 else None
+
+    def outcome(self, level: str) -> str:
+        """Look up the verdict at one of `LEVELS`; "" for dense itself."""
+        return self.verdict[level].outcome if self.verdict else ""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from vlcompress.cli.main import main
 from vlcompress.devices import Compute
 from vlcompress.errors import VerificationError, VlcompressError
 from vlcompress.export.choose import Chooser
-from vlcompress.export.rewrite import Layer, is_emitted
+from vlcompress.export.rewrite import WrittenLayer, is_emitted
 from vlcompress.export.runtime import open_session
 from vlcompress.export.verify import parity
 from vlcompress.kernels.formats import BlockSparseWeight, unpack
@@ -73,13 +73,13 @@ def test_a_form_that_computes_something_else_is_found(monkeypatch: pytest.Monkey
     """A graph of other weights is found before anything is measured."""
     monkeypatch.setattr(profile_onnx.Chooser, "choose", always_rows)
     monkeypatch.setattr(profile_onnx, "native_layers", lambda packed: {})
-    right = profile_onnx.Subject._replaced
+    right = profile_onnx.OnnxSubject._replaced
 
-    def doubled(layer: Layer) -> Layer:
-        return Layer(profile_onnx.whole(2 * unpack(layer.weight)))  # type: ignore[arg-type]
+    def doubled(layer: WrittenLayer) -> WrittenLayer:
+        return WrittenLayer(profile_onnx.whole(2 * unpack(layer.weight)))  # type: ignore[arg-type]
 
     monkeypatch.setattr(
-        profile_onnx.Subject,
+        profile_onnx.OnnxSubject,
         "_replaced",
         lambda self, layers, name: right(self, {key: doubled(layer) for key, layer in layers.items()}, name),
     )
@@ -93,7 +93,7 @@ def test_zeros_are_in_the_right_places(tmp_path: Path) -> None:
     config = family.config("tiny", vocab_size=50, feature_dim=8)
     model = family.build(config, Head("answers", ("yes", "no")), seed=0).eval()
     rows = dict.fromkeys(family.prunable(model, POLICY).names, 8)
-    subject = profile_onnx.Subject(family, config, model, tmp_path, Chooser(1, Effort(1, 0.0, 0)), rows)
+    subject = profile_onnx.OnnxSubject(family, config, model, tmp_path, Chooser(1, Effort(1, 0.0, 0)), rows)
     inputs = family.example_inputs(config, batch=2, text=3, regions=4, seed=0)
     with masked(model, random_masks(family, model, "block:16x1", 0.5)):
         path = subject._replaced({}, "zeros")

@@ -76,7 +76,7 @@ def test_dry_run_trains_nothing(tiny_scenes: Path, tmp_path: Path) -> None:
 LINES = [
     (
         ["--model", "lxmet"],
-        "unknown model 'lxmet': allowed are lxmert, resnet, uniter, vilt; did you mean 'lxmert'?",
+        "unknown model 'lxmet': allowed are encoder, lxmert, resnet, uniter, vilt; did you mean 'lxmert'?",
     ),
     (["--task", "vga"], "unknown task 'vga'"),
     (["--task", "refcoco"], "lxmert has no refcoco in its official code"),

@@ -18,7 +18,7 @@ from tests.export.graphs import emitted_graph, exporter_like_graph
 from vlcompress.export.functions import DOMAIN, MAX_BODIES, NAME, packable
 from vlcompress.export.lowering import Form, forms
 from vlcompress.export.quantize import Quantizer, quantize_weight
-from vlcompress.export.rewrite import Layer, Rewriter
+from vlcompress.export.rewrite import Rewriter, WrittenLayer
 from vlcompress.export.runtime import session_from_bytes
 from vlcompress.export.target import OPSET
 from vlcompress.export.tidy import prune_unused
@@ -50,7 +50,7 @@ def rewritten(bsr: BlockSparseWeight, form: Form | None, panels: RowGroups | Non
     """Return the graph of plain products, the one of the layer's nodes replaced, and how many became sparse."""
     before = serialised(exporter_like_graph(unpack(bsr), torch.linspace(-1, 1, 128)))
     model = emitted_graph(bsr, torch.linspace(-1, 1, 128))
-    count = Rewriter(model, OPSET).apply({"layer.weight": Layer(bsr, form, panels)})
+    count = Rewriter(model, OPSET).apply({"layer.weight": WrittenLayer(bsr, form, panels)})
     prune_unused(model)
     return before, serialised(model), count
 
@@ -58,7 +58,7 @@ def rewritten(bsr: BlockSparseWeight, form: Form | None, panels: RowGroups | Non
 def as_dense(model: ir.Model, bsr: BlockSparseWeight) -> bytes:
     """Return a graph with the layer's nodes as dense products."""
     plain = model.clone()
-    assert Rewriter(plain, OPSET).apply({"layer.weight": Layer(bsr)}) == 0
+    assert Rewriter(plain, OPSET).apply({"layer.weight": WrittenLayer(bsr)}) == 0
     return serialised(plain)
 
 
@@ -191,7 +191,7 @@ def test_an_activation_that_others_read_as_well_stays_outside(blocky: Blocky) ->
     model.graph.outputs.append(biased)
     form = next(iter(forms(bsr, 6).values()))
     before = as_dense(model, bsr)
-    Rewriter(model, OPSET).apply({"layer.weight": Layer(bsr, form, form.groups)})
+    Rewriter(model, OPSET).apply({"layer.weight": WrittenLayer(bsr, form, form.groups)})
     after = serialised(model)
     assert "Gelu" in {node.op_type for node in model.graph}
     for got, want in zip(*(session_from_bytes(d, threads=1).run(None, FEEDS) for d in (after, before)), strict=True):
@@ -205,7 +205,7 @@ def test_a_residual_of_surely_the_same_shape_is_absorbed(blocky: Blocky, shape: 
     for name, (form, panels) in all_writings(bsr).items():
         model = with_residual(emitted_graph(bsr, torch.linspace(-1, 1, 128)), shape, first)
         before = as_dense(model, bsr)
-        Rewriter(model, OPSET).apply({"layer.weight": Layer(bsr, form, panels)})
+        Rewriter(model, OPSET).apply({"layer.weight": WrittenLayer(bsr, form, panels)})
         after = serialised(model)
         check_graph(after)
         absorbed = panels is not None and shape == ("b", "t", 128)
@@ -240,7 +240,7 @@ def with_residual(model: ir.Model, shape: tuple[Any, ...], first: bool) -> ir.Mo
 def quantised(bsr: BlockSparseWeight, form: Form | None) -> tuple[bytes, bytes]:
     before = serialised(exporter_like_graph(unpack(bsr), torch.linspace(-1, 1, 128)))
     model = emitted_graph(bsr, torch.linspace(-1, 1, 128))
-    Rewriter(model, OPSET).apply({"layer.weight": Layer(bsr, form)})
+    Rewriter(model, OPSET).apply({"layer.weight": WrittenLayer(bsr, form)})
     prune_unused(model)
     assert Quantizer(model).apply() > 0
     return before, serialised(model)

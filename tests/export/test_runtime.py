@@ -81,3 +81,25 @@ def test_the_native_kernel_runs_where_the_export_measured_it_to_be_faster(
     open_session(model, threads=1)
     open_session(model, threads=1, native="bfloat16")
     assert opened == [wanted, "bfloat16"]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "unfused"),
+    [
+        (None, True),
+        ({}, True),
+        ({"speed": {"disabled_optimizers": []}}, False),
+        ({"speed": {"disabled_optimizers": [runtime.SKIP_LAYER_NORM]}}, True),
+    ],
+)
+def test_a_file_is_opened_as_its_export_measured_to_be_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manifest: dict[str, Any] | None, unfused: bool
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(runtime, "_session", lambda model, threads, skip, *rest, **more: asked.append(skip))
+    (tmp_path / "model.onnx").touch()
+    if manifest is not None:
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    open_session(tmp_path / "model.onnx", threads=1)
+    open_session(tmp_path / "model.onnx", threads=1, disable_skip_layer_norm=not unfused)
+    assert asked == [unfused, not unfused]

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from vlcompress.errors import VlcompressError
-from vlcompress.models.base import Head
+from vlcompress.models.base import Coupling, Head
 from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.pruning.allocation import Allocation, Global, Uniform
 from vlcompress.pruning.criterion import Magnitude, Random
 from vlcompress.pruning.mask import Masks, prune
-from vlcompress.pruning.mixture import Mixture, Units, members
+from vlcompress.pruning.mixture import CoupledUnits, Mixture, Units, members
 from vlcompress.pruning.pattern import Block, Unstructured
 from vlcompress.pruning.patterns import parse_pattern
 from vlcompress.sparse.compile import compile_model, scores
@@ -182,3 +182,13 @@ def test_compile_removes_exactly_what_was_pruned_shared_cross_attention_included
 
 def _alive(masks: Masks, consumer: str) -> bool:
     return bool(masks[consumer].any())
+
+
+def test_units_of_layers_of_other_widths_compare_by_their_mean_square() -> None:
+    """Two neurons and four, all of whose weights are 3 in size: none is worth more than another."""
+    for units in (2, 4):
+        coupling = Coupling("neuron", ("up",), "down", units=units, unit_size=1, constant_from="up")
+        weights = {"up": torch.full((units, 5), 3.0), "down": torch.full((5, units), -3.0)}
+        masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
+        source = CoupledUnits(coupling, ("up", "down")).source(weights, masks, Magnitude())
+        assert source.scores(0, units).tolist() == pytest.approx([3.0] * units)

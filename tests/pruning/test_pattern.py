@@ -36,6 +36,13 @@ def test_block_bools_spread_over_their_weights() -> None:
 def test_block_that_does_not_divide_names_weight_and_fix() -> None:
     with pytest.raises(VlcompressError, match=r"'block:16x5' does not divide weight 'w' \(32, 48\).*block:16x1"):
         Block(16, 5).check_weight("w", torch.Size((32, 48)))
+    with pytest.raises(VlcompressError, match=r"rows divide 24 and whose columns divide 32, for example block:8x16"):
+        Block(16, 16).check_weight("w", torch.Size((24, 32)))
+
+
+def test_patterns_without_blocks_are_packed_by_single_weights() -> None:
+    assert Unstructured().storage == NofM(2, 4).storage == (1, 1)
+    assert Block(16, 4).storage == (16, 4)
 
 
 def test_n_of_m_on_a_width_that_m_does_not_divide_names_weight_and_fix() -> None:

@@ -31,7 +31,9 @@ def test_levels_are_passed_one_by_one_up_to_the_target() -> None:
     assert parse_schedule("levels:12.5,70") == Steps((0.125, 0.7))
 
 
-@pytest.mark.parametrize("text", ["linear:10", "geometric:0.2", "oneshot", "levels:30,50,70,80,90", "levels:12.5"])
+@pytest.mark.parametrize(
+    "text", ["linear:10", "geometric:0.2", "oneshot", "levels:30,50,70,80,90", "levels:12.5", "levels:0.5,1,99.5"]
+)
 def test_names_are_read_and_written_back(text: str) -> None:
     assert str(parse_schedule(text)) == text
 

@@ -5,7 +5,7 @@ import torch
 
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning import select
-from vlcompress.pruning.select import Source, kept_units, smallest
+from vlcompress.pruning.select import Source, kept_units, ordered, smallest
 
 
 def source(name: str, scores: torch.Tensor, alive: torch.Tensor | None = None) -> Source:
@@ -33,6 +33,15 @@ def test_scores_that_differ_in_the_last_bit_are_told_apart() -> None:
     low = torch.tensor([1.0, 1.0]).view(torch.int32).add(torch.tensor([0, 1], dtype=torch.int32)).view(torch.float32)
     parts = [source("a", low.flip(0))]
     assert kept_units(parts, smallest(parts, 1))["a"].tolist() == [True, False]
+
+
+def test_numbers_of_either_sign_are_ordered_to_the_last_bit_but_one() -> None:
+    bits = torch.arange(0, 64, 2, dtype=torch.int32)
+    size = torch.cat([(0x3F800000 + bits).view(torch.float32), torch.tensor([0.0, 3e38])])
+    numbers = torch.cat([-size, size]).unique()
+    found = ordered(numbers)
+    assert (found >= 0).all()
+    assert (found[1:] > found[:-1]).all()
 
 
 def test_pruned_units_go_first_even_where_a_living_score_is_zero() -> None:

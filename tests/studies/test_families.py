@@ -1,12 +1,12 @@
 """The cells of study families."""
 
-from typing import Any
-
 import pytest
 
+from tests.studies.made import arm, curve, dense
 from vlcompress.errors import VlcompressError
+from vlcompress.results import Outcome
 from vlcompress.studies.base import Choices
-from vlcompress.studies.families import Families, learned
+from vlcompress.studies.families import Families, FamilyCurve, learned
 
 
 def test_only_families_that_have_the_task_are_asked() -> None:
@@ -19,19 +19,16 @@ def test_a_task_of_no_family_says_which_there_are() -> None:
         Families().cells(Choices(tasks=("classification",), size="tiny"))
 
 
-def curve(family: str, dense: float, blind: float | None, outcome: str, examples: int = 4000) -> dict[str, Any]:
-    levels = {name: {"margin": 0.0, "low": 0.0, "high": 0.0, "p": 0.5, "outcome": outcome} for name in ("relaxed",)}
-    verdict = {"dense": dense, "levels": {**levels, "strict": levels["relaxed"], "matching": levels["relaxed"]}}
-    cells = [{"arm": "dense", "round": 0, "sparsity": 0.0, "scores": [dense], "verdict": None}]
-    cells += [{"arm": "ticket", "round": 1, "sparsity": 0.3, "scores": [dense], "verdict": verdict}]
-    return {"family": family, "without_looking": blind, "metric": "accuracy", "examples": examples, "cells": cells}
+def family_curve(family: str, score: float, blind: float | None, outcome: Outcome, examples: int = 4000) -> FamilyCurve:
+    cells = dense(score), arm("ticket", score, sparsity=0.3, outcome=outcome)
+    return FamilyCurve(**curve(*cells, examples=examples), family=family, without_looking=blind)
 
 
 def test_a_model_that_learned_nothing_gets_no_verdict() -> None:
     results = {
-        "lxmert vqa": curve("lxmert", 0.59, 0.37, "pass"),
-        "uniter vqa": curve("uniter", 0.59, None, "fail"),
-        "vilt vqa": curve("vilt", 0.25, 0.37, "pass"),
+        "lxmert vqa": family_curve("lxmert", 0.59, 0.37, "pass"),
+        "uniter vqa": family_curve("uniter", 0.59, None, "fail"),
+        "vilt vqa": family_curve("vilt", 0.25, 0.37, "pass"),
     }
     report = Families().report(results)
     assert report.findings[0] == "lxmert vqa: a relaxed ticket up to 30 %."
@@ -45,5 +42,5 @@ def test_a_model_that_learned_nothing_gets_no_verdict() -> None:
 
 
 def test_a_score_that_may_be_chance_is_not_learned() -> None:
-    assert not learned(curve("vilt", 0.51, 0.5, "pass", examples=1500))
-    assert learned(curve("lxmert", 0.557, 0.5, "pass", examples=1500))
+    assert not learned(family_curve("vilt", 0.51, 0.5, "pass", examples=1500))
+    assert learned(family_curve("lxmert", 0.557, 0.5, "pass", examples=1500))

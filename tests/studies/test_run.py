@@ -8,15 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.studies.made import arm, curve, dense
 from vlcompress.devices import CPU
 from vlcompress.errors import VlcompressError
 from vlcompress.recipe import default_recipe
+from vlcompress.results import Outcome
 from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, Table
-from vlcompress.studies.curves import LEVELS, at, sparsest
+from vlcompress.studies.curves import Curve
 from vlcompress.studies.page import page, read_report, report_document
 from vlcompress.studies.registry import STUDIES, study_named
 from vlcompress.studies.run import command_of, dry, folder_name, run_study
 from vlcompress.studies.tickets import findings
+from vlcompress.studies.transfer import TransferResult
 
 TINY = Choices(size="tiny", source="scenes:tiny", seeds=(0,), levels=(0.2,))
 
@@ -156,19 +159,12 @@ def test_a_transfer_needs_two_tasks(tmp_path: Path) -> None:
 
 
 def test_a_transfer_shows_the_drop_of_every_source_and_target() -> None:
-    def cell(dense: float, ticket: float) -> Json:
-        levels = {name: {"outcome": "pass", "margin": 0.01, "low": 0.0, "high": 0.02, "p": 0.01} for name in LEVELS}
-        verdict = {"dense": dense, "levels": levels}
-        made = (("dense", 0.0, dense, None), ("ticket", 0.7, ticket, verdict))
-        return [
-            dict(zip(("arm", "sparsity", "scores", "verdict"), (a, s, [v, v], d), strict=True)) for a, s, v, d in made
-        ]
-
     scores = {("vqa", "vqa"): 0.6, ("vqa", "gqa"): 0.45, ("gqa", "gqa"): 0.5}
     results = {
-        f"{source} to {target}": {"source": source, "target": target, "level": 0.7, "cells": cell(dense, score)}
+        f"{source} to {target}": TransferResult(
+            source, target, 0.7, (dense({"vqa": 0.6, "gqa": 0.5}[target]), arm("ticket", score, sparsity=0.7))
+        )
         for (source, target), score in scores.items()
-        for dense in ({"vqa": 0.6, "gqa": 0.5}[target],)
     }
     report = study_named("transfer").report(results)
     assert report.tables[1].rows == (("vqa", "0.00", "10.00", "5.00"), ("gqa", "failed", "0.00", "0.00"))
@@ -178,27 +174,22 @@ def test_a_transfer_shows_the_drop_of_every_source_and_target() -> None:
     assert "the best ticket is its own" in report.findings[1]
 
 
-def curve(ticket: float, random: float, outcome: str) -> Json:
-    levels = {level: {"outcome": outcome, "p": 0.5} for level in ("strict", "matching", "relaxed")}
-    made = [("dense", 0.0, 0.6, None)]
-    made += [(arm, 0.5, score, {"levels": levels}) for arm, score in (("ticket", ticket), ("random", random))]
-    keys = ("arm", "sparsity", "score", "verdict")
-    cells = [{**dict(zip(keys, cell, strict=True)), "scores": [cell[2]]} for cell in made]
-    return {"metric": "accuracy", "cells": cells}
+def made(ticket: float, random: float, outcome: Outcome) -> Curve:
+    return Curve(**curve(dense(0.6), arm("ticket", ticket, outcome=outcome), arm("random", random, outcome=outcome)))
 
 
 def test_findings_say_what_does_not_hold() -> None:
-    said = findings("vqa", curve(0.5, 0.55, "pass"))
+    said = findings("vqa", made(0.5, 0.55, "pass"))
     assert any("does not beat a random mask (-5.00 points)" in sentence for sentence in said)
-    assert findings("vqa", curve(0.5, 0.55, "fail")) == [
+    assert findings("vqa", made(0.5, 0.55, "fail")) == [
         "vqa: no level passes, not even within noise: there is no relaxed ticket here."
     ]
 
 
 def test_the_sparsest_passing_level_is_found() -> None:
-    assert sparsest(curve(0.59, 0.5, "pass within noise"), "relaxed") == (0.5, "pass within noise")
-    assert sparsest(curve(0.59, 0.5, "fail"), "relaxed") is None
-    assert at(curve(0.59, 0.5, "pass"), "ticket", 0.7) is None
+    assert made(0.59, 0.5, "pass within noise").sparsest("relaxed") == (0.5, "pass within noise")
+    assert made(0.59, 0.5, "fail").sparsest("relaxed") is None
+    assert made(0.59, 0.5, "pass").at("ticket", 0.7) is None
 
 
 def test_levels_off_the_tenths_count_the_rounds_that_run() -> None:

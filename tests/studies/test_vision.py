@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 
+from tests.studies.made import arm, curve, dense
 from vlcompress.artefacts import load_tensors
 from vlcompress.devices import CPU
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyRunner
+from vlcompress.results import Outcome
+from vlcompress.studies.base import Choices, StudyCell, StudyRunner
+from vlcompress.studies.curves import Curve
 from vlcompress.studies.run import dry, run_study
 from vlcompress.studies.vision import SCHEDULE, Vision, plan_of, weights_of
 from vlcompress.studies.vision_report import KINDS, findings
@@ -137,26 +140,25 @@ def test_levels_are_rounds_of_a_fifth_and_a_folder_is_a_task() -> None:
     assert set(KINDS) == {"supervised", "simclr", "moco"}
 
 
-def curve(name: str, *outcomes: str) -> Json:
-    cells: list[Json] = [{"arm": "dense", "round": 0, "sparsity": 0.0, "scores": [0.9], "verdict": None}]
-    for number, outcome in enumerate(outcomes, start=1):
-        levels = {level: {"outcome": outcome, "p": 0.5} for level in ("strict", "matching", "relaxed")}
-        verdict = {"levels": levels}
-        cells.append({"arm": name, "round": number, "sparsity": 0.2 * number, "scores": [0.8], "verdict": verdict})
-    return {"metric": "accuracy", "cells": cells}
+def made(name: str, *outcomes: Outcome) -> Curve:
+    tickets = (
+        arm(name, 0.8, sparsity=0.2 * number, number=number, outcome=outcome)
+        for number, outcome in enumerate(outcomes, start=1)
+    )
+    return Curve(**curve(dense(0.9), *tickets))
 
 
 def test_a_universal_ticket_is_one_level_that_matches_everywhere() -> None:
     name = "pre-training ticket"
     results = {
-        "moco ticket": curve(name, "pass", "pass", "fail"),
-        "moco on a": curve(name, "pass", "fail", "pass"),
-        "moco on b": curve(name, "pass within noise", "pass", "fail"),
+        "moco ticket": made(name, "pass", "pass", "fail"),
+        "moco on a": made(name, "pass", "fail", "pass"),
+        "moco on b": made(name, "pass within noise", "pass", "fail"),
     }
     said = list(findings(results))
     assert said[0] == "moco: on its own task the ticket matches up to 40.00 %."
     assert said[1] == "moco: one ticket matches on all of a, b up to 20.00 %."
-    results["moco on b"] = curve(name, "fail", "fail", "pass")
+    results["moco on b"] = made(name, "fail", "fail", "pass")
     assert "up to 60.00 %" in list(findings(results))[1]
-    results["moco on b"] = curve(name, "fail", "pass", "fail")
+    results["moco on b"] = made(name, "fail", "pass", "fail")
     assert list(findings(results))[1].endswith("at no level.")

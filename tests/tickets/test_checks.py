@@ -213,6 +213,8 @@ def test_rounds_that_end_before_a_pattern_holds_are_told(
     assert [
         line.startswith("warning: at sparsity 0.25 some groups of 4 weights keep more than 2") for line in lines
     ] == [True] * told
+    if told and pattern == "2:4":
+        assert lines[0].endswith("where 50 % of a weight is pruned, and here it is 25 %")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from vlcompress.data.scenes.benchmarks import make_benchmark
 from vlcompress.models.base import Head
 from vlcompress.models.registry import family_named
+from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import default_recipe
 from vlcompress.tickets.experiment import Experiment, build_model
 from vlcompress.tickets.open_experiment import open_experiment
@@ -39,6 +40,21 @@ def test_ranking_head_starts_from_pre_training_under_every_seed(captions: Path, 
         assert torch.equal(start["rank_output.weight"], tensors["itm_output.weight"][1:])
     fresh = build_model(experiment, Trial(0, start="fresh")).state_dict()
     assert not torch.equal(fresh["rank_output.weight"], tensors["itm_output.weight"][1:])
+
+
+def test_a_mask_that_is_not_held_prunes_the_start_and_no_more(captions: Path, tmp_path: Path) -> None:
+    experiment = opened(captions, tmp_path, "none")
+    masks = Masks(
+        {name: torch.arange(mask.numel()).view(mask.shape) % 2 == 0 for name, mask in experiment.keep_all().items()}
+    )
+    start = build_model(experiment, Trial(0, masks, held=False)).state_dict()
+    for name, mask in masks.items():
+        assert torch.equal(start[name], experiment.theta0[name] * mask)
+
+
+def test_data_smaller_than_a_batch_are_a_step_an_epoch(captions: Path, tmp_path: Path) -> None:
+    recipe = opened(captions, tmp_path, "none").recipe.override(training={"steps": 0, "epochs": 3.0, "batch": 100_000})
+    assert open_experiment(recipe, tmp_path, say=lambda line: None).hyper.steps == 3
 
 
 def test_without_a_checkpoint_every_seed_has_a_ranking_head_of_its_own(captions: Path, tmp_path: Path) -> None:

@@ -71,6 +71,16 @@ def test_pruned_weights_are_bit_zero_in_every_saved_file(recipe: Recipe, tmp_pat
         assert (weights[name][mask] != 0).any()
 
 
+def test_what_is_said_of_trainings_are_their_scores_and_sparsity(recipe: Recipe, tmp_path: Path) -> None:
+    lines: list[str] = []
+    experiment = open_experiment(recipe.override(pruning={"controls": ["random"]}), tmp_path, say=lines.append)
+    cells = train_arms(experiment)
+    said = [line for line in lines if line.startswith("seed 0")]
+    scores = [f"{100 * cell.trained[0].scores.mean:.2f} (" for cell in cells]
+    assert all(f": {score}" in line for line, score in zip(said, scores, strict=True))
+    assert said[-1].startswith("seed 0 control random at 50.0 %: ")
+
+
 def test_controls_change_one_thing_each(recipe: Recipe, tmp_path: Path) -> None:
     recipe = recipe.override(
         pruning={"pattern": "block:8x4", "controls": ["random", "shuffle", "reinit", "unstructured"]}

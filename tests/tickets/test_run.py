@@ -46,3 +46,21 @@ def test_another_vocabulary_under_the_same_path_is_another_run(recipe: Recipe, d
     first = find_ticket(named, tmp_path, say=lambda line: None)
     words.write_text(words.read_text() + "another\n")
     assert find_ticket(named, tmp_path, say=lambda line: None) != first
+
+
+def test_a_run_on_what_is_built_in_is_found_without_making_that_again(recipe: Recipe, tmp_path: Path) -> None:
+    built_in = recipe.override(data={"source": "scenes:tiny"}, pruning={"rounds": 1})
+    first = find_ticket(built_in, tmp_path, say=lambda line: None)
+    shutil.rmtree(tmp_path / "data")
+    lines: list[str] = []
+    assert find_ticket(built_in, tmp_path, say=lines.append) == first
+    assert lines == [f"this recipe has been run: {first.folder}"]
+
+
+def test_built_in_data_with_another_vocabulary_are_another_run(recipe: Recipe, data: Path, tmp_path: Path) -> None:
+    words = tmp_path / "words.txt"
+    shutil.copy(data / "vocab.txt", words)
+    named = recipe.override(data={"source": "scenes:tiny", "vocabulary": str(words)}, pruning={"rounds": 1})
+    first = find_ticket(named, tmp_path, say=lambda line: None)
+    words.write_text(words.read_text() + "another\n")
+    assert find_ticket(named, tmp_path, say=lambda line: None) != first

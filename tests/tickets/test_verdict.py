@@ -55,7 +55,9 @@ def test_seeds_give_the_standard_deviation_that_matching_uses() -> None:
     assert "3 seeds" in verdict.sentence()
 
 
-@pytest.mark.parametrize(("blind", "gets_one"), [(None, True), (0.28, True), (0.29, False), (0.3, False), (0.9, False)])
+@pytest.mark.parametrize(
+    ("blind", "gets_one"), [(None, True), (0.285, True), (0.29, False), (0.3, False), (0.9, False)]
+)
 def test_a_model_no_better_than_one_that_does_not_look_gets_no_verdict(blind: float | None, gets_one: bool) -> None:
     """Dense has 1200 of 4000 right: a 95 % interval of 1.42 points to either side."""
     dense = (torch.arange(4000) < 1200).float()
@@ -84,6 +86,17 @@ def test_without_a_verdict_the_scores_are_still_said() -> None:
     )
 
 
+def test_one_answer_lost_may_be_none_in_another_sample() -> None:
+    dense = torch.ones(1000)
+    strict = judge([dense], [worse(dense, 0.001)])["strict"]
+    assert (strict.high, strict.outcome) == (0.0, "pass within noise")
+
+
+def test_two_seeds_have_a_standard_deviation() -> None:
+    dense = [scores(0.69), scores(0.71, seed=1)]
+    assert judge(dense, dense).dense_sd == pytest.approx(float(torch.stack(dense).mean(dim=1).std()))
+
+
 def test_a_single_seed_is_called_a_single_seed() -> None:
     verdict = judge([scores(0.7)], [scores(0.7)])
     assert verdict.dense_sd is None
@@ -104,6 +117,8 @@ def test_scores_that_do_not_pair_are_refused() -> None:
         judge([scores(0.7)], [scores(0.7, examples=10)])
     with pytest.raises(VlcompressError, match="at least one seed"):
         judge([], [])
+    with pytest.raises(VlcompressError, match="at least one seed"):
+        judge([scores(0.7), scores(0.7, examples=10)], [scores(0.7)] * 2)
     with pytest.raises(VlcompressError, match="the dense model scores 0"):
         judge([torch.zeros(5)], [torch.zeros(5)])
 

@@ -17,7 +17,7 @@ from vlcompress.devices import CPU, Compute, placed, precision
 from vlcompress.errors import VlcompressError
 from vlcompress.export.export_run import compiled_of, export_dense
 from vlcompress.export.parity import bound_in
-from vlcompress.export.runtime import SKIP_LAYER_NORM, provider_for
+from vlcompress.export.runtime import provider_for
 from vlcompress.models.base import Family
 from vlcompress.results import Accuracy, BenchResult, CurvePoint, save
 from vlcompress.sparse.compile import compile_model, thread_count
@@ -125,12 +125,8 @@ def _variants(
 
 
 def _onnx(name: str, file: Path, truth: str, one: Any, threads: int, provider: str) -> Variant:
-    """Open a file with the settings that its manifest measured to be best."""
-    advised = SKIP_LAYER_NORM in read_json(file.parent / "manifest.json")["speed"]["disabled_optimizers"]
-    make = partial(make_onnx, file, one, threads, advised) if provider == "cpu" else None
-    return onnx_variant(
-        name, file, truth=truth, threads=threads, disable_skip_layer_norm=advised, provider=provider, make=make
-    )
+    make = partial(make_onnx, file, one, threads) if provider == "cpu" else None
+    return onnx_variant(name, file, truth=truth, threads=threads, provider=provider, make=make)
 
 
 def _silent(line: str) -> None:

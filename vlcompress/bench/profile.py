@@ -18,7 +18,7 @@ from vlcompress.bench.advice import advice
 from vlcompress.bench.break_even import break_even
 from vlcompress.bench.environment import environment
 from vlcompress.bench.profile_layers import measure_layers
-from vlcompress.bench.profile_onnx import Opened, Subject
+from vlcompress.bench.profile_onnx import OnnxSubject, Opened
 from vlcompress.bench.profile_torch import TorchSubject
 from vlcompress.bench.random_masks import POLICY, check_sparsity
 from vlcompress.bench.statistics import latency, paired_ratio
@@ -98,7 +98,7 @@ def profile(asked: ProfileConfig, say: Say) -> ProfileResult:
         say(f"about {_minutes(family, model, asked)} for {len(asked.patterns) * len(asked.sparsities)} random prunings")
         chooser = Chooser(asked.threads, CHOOSING, asked.provider)
         layers = measure_layers(model, rows, asked.patterns, asked.sparsities, chooser, say)
-        subject = Subject(family, config, model, Path(folder), chooser, rows)
+        subject = OnnxSubject(family, config, model, Path(folder), chooser, rows)
         tuned = inputs[asked.batches[-1]]
         in_torch = None if asked.compute == CPU else TorchSubject(family, model, head, asked.compute, tuned, CHOOSING)
         with precision(asked.compute):
@@ -107,7 +107,11 @@ def profile(asked: ProfileConfig, say: Say) -> ProfileResult:
 
 
 def _models(
-    subject: Subject, torch_subject: TorchSubject | None, asked: ProfileConfig, inputs: Mapping[int, Inputs], say: Say
+    subject: OnnxSubject,
+    torch_subject: TorchSubject | None,
+    asked: ProfileConfig,
+    inputs: Mapping[int, Inputs],
+    say: Say,
 ) -> list[ModelProfile]:
     """Measure whole models: for each pattern and form, its points by sparsity and batch size.
 

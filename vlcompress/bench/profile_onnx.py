@@ -17,7 +17,7 @@ from vlcompress.export.functions import packable
 from vlcompress.export.lowering import WORTH_A_TRY
 from vlcompress.export.native.build import built
 from vlcompress.export.parity import require
-from vlcompress.export.rewrite import Layer, Rewriter
+from vlcompress.export.rewrite import Rewriter, WrittenLayer
 from vlcompress.export.runtime import OPSET, open_session
 from vlcompress.export.storage import save_apart, size
 from vlcompress.export.tidy import prune_unused
@@ -54,7 +54,7 @@ class Opened:
 
 
 @dataclass
-class Subject:
+class OnnxSubject:
     """A model with random weights, its dense graph, and where its forms are written.
 
     Attributes:
@@ -81,7 +81,7 @@ class Subject:
     def dense(self) -> Opened:
         """Open the dense graph, from which the others differ in the pruned layers alone."""
         weights = {name: whole(self.model.get_parameter(name).data) for name in self.rows}
-        return self._open(self._replaced({name: Layer(weight) for name, weight in weights.items()}, "dense"))
+        return self._open(self._replaced({name: WrittenLayer(weight) for name, weight in weights.items()}, "dense"))
 
     def forms(self, pattern: str, sparsity: float, inputs: Inputs) -> dict[str, Opened]:
         """Prune at random, and open the model in every form that can be faster.
@@ -111,7 +111,7 @@ class Subject:
     def _blocks(self, masks: Mapping[str, Tensor], block: tuple[int, int]) -> dict[str, Path]:
         packed = {name: pack_masked(self.model.get_parameter(name), mask, block) for name, mask in masks.items()}
         standard = {
-            name: Layer(weight, self.chooser.choose(name, weight, self.rows[name])[1])
+            name: WrittenLayer(weight, self.chooser.choose(name, weight, self.rows[name])[1])
             for name, weight in packed.items()
         }
         found = {}
@@ -122,10 +122,10 @@ class Subject:
             found[NATIVE] = self._replaced(layers, "native")
         return found
 
-    def _replaced(self, layers: Mapping[str, Layer], name: str) -> Path:
+    def _replaced(self, layers: Mapping[str, WrittenLayer], name: str) -> Path:
         """Write the graph with these layers; those that are not named are whole."""
         names = [other for other in self.rows if other not in layers]
-        others = {other: Layer(whole(self.model.get_parameter(other).data)) for other in names}
+        others = {other: WrittenLayer(whole(self.model.get_parameter(other).data)) for other in names}
         graph = self.graph.clone()
         Rewriter(graph, OPSET).apply({**others, **layers})
         prune_unused(graph)
@@ -164,14 +164,14 @@ def whole(w_NK: Tensor) -> BlockSparseWeight:
     return pack(w_NK, (w_NK.shape[0], w_NK.shape[1]), torch.ones(1, 1, dtype=torch.bool))
 
 
-def native_layers(packed: Mapping[str, BlockSparseWeight]) -> dict[str, Layer]:
+def native_layers(packed: Mapping[str, BlockSparseWeight]) -> dict[str, WrittenLayer]:
     """Pack the layers that the native kernel can run; none if it was not built."""
     library = built()
     if library is None or not library.onnxruntime:
         return {}
     panels = {name: row_panels(weight) for name, weight in packed.items()}
     return {
-        name: Layer(packed[name], None, groups)
+        name: WrittenLayer(packed[name], None, groups)
         for name, groups in panels.items()
         if groups is not None and packable(groups) and groups.density <= WORTH_A_TRY
     }

@@ -68,26 +68,23 @@ def onnx_variant(
     *,
     truth: str,
     threads: int,
-    disable_skip_layer_norm: bool = True,
     provider: str = "cpu",
     make: Make | None = None,
 ) -> Variant:
-    """Make a variant of an exported file in ONNX Runtime.
+    """Make a variant of an exported file in ONNX Runtime, opened as its manifest says is fastest.
 
     Args:
         name: of the variant.
         file: model.onnx.
         truth: the variant that it must agree with.
         threads: threads of the session.
-        disable_skip_layer_norm: as the file's manifest advises.
         provider: where it runs, spelled out.
         make: see `Variant`.
 
     Raises:
         VlcompressError: no such file, or not a model.
     """
-    skip = disable_skip_layer_norm
-    session = open_session(file, threads=threads, disable_skip_layer_norm=skip, provider=provider)
+    session = open_session(file, threads=threads, provider=provider)
 
     def bind(inputs: Inputs) -> Callable[[], Scores]:
         arrays = feed(session, inputs)
@@ -110,10 +107,9 @@ def bind_torch(model: nn.Module, answer: Answer, inputs: Inputs) -> Callable[[],
     return call
 
 
-def make_onnx(file: Path, inputs: Inputs, threads: int, disable_skip_layer_norm: bool = True) -> Callable[[], Scores]:
+def make_onnx(file: Path, inputs: Inputs, threads: int) -> Callable[[], Scores]:
     """Open a file and give its call, in the process that measures memory (use it in a `functools.partial`)."""
-    skip = disable_skip_layer_norm
-    return onnx_variant("", file, truth="", threads=threads, disable_skip_layer_norm=skip).bind(inputs)
+    return onnx_variant("", file, truth="", threads=threads).bind(inputs)
 
 
 def make_torch(load: Callable[[], tuple[Family, nn.Module]], inputs: Inputs, threads: int) -> Callable[[], Scores]:

@@ -31,7 +31,7 @@ _PIXELS = 3 * _SIDE * _SIDE
 
 
 @dataclass(frozen=True)
-class Variant:
+class CifarSet:
     """One of the two data sets.
 
     Attributes:
@@ -47,14 +47,14 @@ class Variant:
     archive: str
 
 
-VARIANTS = (
-    Variant(
+SETS = (
+    CifarSet(
         "batches.meta.txt",
         1,
         {"train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)), "test": ("test_batch.bin",)},
         "cifar-10-batches-bin",
     ),
-    Variant("fine_label_names.txt", 2, {"train": ("train.bin",), "test": ("test.bin",)}, "cifar-100-binary"),
+    CifarSet("fine_label_names.txt", 2, {"train": ("train.bin",), "test": ("test.bin",)}, "cifar-100-binary"),
 )
 
 
@@ -117,13 +117,13 @@ def _examples(split: str, labels: NDArray[np.uint8]) -> list[ClassExample]:
     return [ClassExample(f"{part}/{i}", f"{part}/{i}", int(labels[i])) for i in range(start, end)]
 
 
-def _find(folder: Path) -> tuple[Path, Variant] | None:
+def _find(folder: Path) -> tuple[Path, CifarSet] | None:
     """Find the one data set of a folder, or of what its archive unpacks to.
 
     Raises:
         VlcompressError: several.
     """
-    places = [(place, one) for one in VARIANTS for place in (folder, folder / one.archive)]
+    places = [(place, one) for one in SETS for place in (folder, folder / one.archive)]
     found = [(place, one) for place, one in places if (place / one.names).is_file()]
     if len(found) > 1:
         names = ", ".join(f"'{place / one.names}'" for place, one in found)
@@ -131,7 +131,7 @@ def _find(folder: Path) -> tuple[Path, Variant] | None:
     return found[0] if found else None
 
 
-def _records(file: Path, variant: Variant, classes: int) -> NDArray[np.uint8]:
+def _records(file: Path, variant: CifarSet, classes: int) -> NDArray[np.uint8]:
     """Read a file's records, uint8 [N, labels and pixels], each with a label that is a class."""
     width = variant.label_bytes + _PIXELS
     try:

@@ -92,6 +92,38 @@ class Resized(_Changed):
         return resized(self.source.pixels(image), self.shorter, self.multiple)
 
 
+def framed(image: NDArray[np.uint8], height: int, width: int, *, crop: bool, resample: int) -> NDArray[np.uint8]:
+    """Bring RGB uint8 [?, ?, 3] to [height, width, 3], as image processors of transformers do.
+
+    Args:
+        image: of any size.
+        height, width: of the result.
+        crop: keep the proportions and cut the middle out; otherwise stretch.
+        resample: Pillow's number of a filter (2 bilinear, 3 bicubic).
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    box = None
+    if crop:
+        scale = min(image.shape[0] / height, image.shape[1] / width)
+        down, across = (image.shape[0] - height * scale) / 2, (image.shape[1] - width * scale) / 2
+        box = (across, down, across + width * scale, down + height * scale)
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling(resample), box=box))
+
+
+class Framed(_Changed):
+    """Pictures of one size; for `height`, `width`, `crop` and `resample` see `framed`."""
+
+    def __init__(self, source: Pictures, height: int, width: int, *, crop: bool, resample: int) -> None:
+        super().__init__(source)
+        self.height, self.width, self.crop, self.resample = height, width, crop, resample
+
+    def pixels(self, image: str) -> NDArray[np.uint8]:
+        """Read an image as uint8 [height, width, 3]."""
+        source = self.source.pixels(image)
+        return framed(source, self.height, self.width, crop=self.crop, resample=self.resample)
+
+
 class Square(_Changed):
     """Pictures cut to their middle square and resized to `side` pixels."""
 

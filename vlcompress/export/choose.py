@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from vlcompress.export.lowering import Form, Kind, Merge, form_of, forms
 from vlcompress.export.quantize import Quantizer
-from vlcompress.export.rewrite import Layer, Rewriter, emitted
+from vlcompress.export.rewrite import Rewriter, WrittenLayer, emitted
 from vlcompress.export.runtime import IR_VERSION, OPSET, session_from_bytes
 from vlcompress.kernels.formats import BlockSparseWeight
 from vlcompress.kernels.grouped import RowGroups
@@ -122,7 +122,7 @@ def one_layer(
     model = ir.Model(
         ir.Graph([x], node.outputs, nodes=[node], opset_imports={"": OPSET}, name="layer"), ir_version=IR_VERSION
     )
-    Rewriter(model, OPSET).apply({"layer": Layer(weight, form, panels)})
+    Rewriter(model, OPSET).apply({"layer": WrittenLayer(weight, form, panels)})
     if int8:
         Quantizer(model).apply()
     data: bytes = ir.to_proto(model).SerializeToString()

@@ -20,7 +20,7 @@ from vlcompress.export.lowering import Form
 from vlcompress.export.native.build import built
 from vlcompress.export.parity import BOUNDS, Precision
 from vlcompress.export.quantize import Quantizer
-from vlcompress.export.rewrite import Layer, Rewriter
+from vlcompress.export.rewrite import Rewriter, WrittenLayer
 from vlcompress.export.runtime import SKIP_LAYER_NORM, Native, open_session, require_provider
 from vlcompress.export.samples import write_samples
 from vlcompress.export.sizes import layer_sizes
@@ -258,7 +258,7 @@ def _write_graphs(
     graph.ir_version = style.target.ir_version
     gc.collect()  # the tracer's graphs refer to themselves: from here on only `graph` holds the weights
     packed = sparse_layers(model)
-    _write_dense(graph, {name: Layer(layer.weight) for name, layer in packed.items()}, scratch / "dense.onnx")
+    _write_dense(graph, {name: WrittenLayer(layer.weight) for name, layer in packed.items()}, scratch / "dense.onnx")
     rows = layer_rows(family, model, packed, inputs)
     chooser = Chooser(threads, effort, style.provider, style.precision == "int8")
     layers = {name: _choose(chooser, name, layer.weight, rows[name], half) for name, layer in packed.items()}
@@ -274,7 +274,7 @@ def _write_graphs(
     return {name: replace(layer, form=None) for name, layer in layers.items()}, bool(rewritten)
 
 
-def _write_dense(graph: ir.Model, layers: Mapping[str, Layer], path: Path) -> None:
+def _write_dense(graph: ir.Model, layers: Mapping[str, WrittenLayer], path: Path) -> None:
     """Write the graph with every packed layer as the product of its full weight: what sparse forms are measured
     against."""
     plain = graph.clone()
@@ -293,9 +293,9 @@ def _choose(chooser: Chooser, name: str, weight: SparseWeight, rows: int, half: 
     return LayerExport(weight, rows, *chooser.choose(name, weight, rows))
 
 
-def _layer(layer: LayerExport, style: Style) -> Layer:
+def _layer(layer: LayerExport, style: Style) -> WrittenLayer:
     groups = _packing(layer) if style.packed else None
-    return Layer(layer.weight, layer.form, groups)
+    return WrittenLayer(layer.weight, layer.form, groups)
 
 
 def _packing(layer: LayerExport) -> RowGroups | None:

@@ -30,7 +30,7 @@ from vlcompress.kernels.linear import EMITTED
 
 
 @dataclass(frozen=True)
-class Layer:
+class WrittenLayer:
     """How one layer is to be written.
 
     Attributes:
@@ -80,7 +80,7 @@ class Rewriter:
     constants: dict[str, ir.Value] = field(default_factory=dict)
     bodies: dict[Body, str] = field(default_factory=dict)
 
-    def apply(self, layers: Mapping[str, Layer]) -> int:
+    def apply(self, layers: Mapping[str, WrittenLayer]) -> int:
         """Replace every emitted node.
 
         Args:
@@ -98,7 +98,7 @@ class Rewriter:
         self._add_functions()
         return sparse
 
-    def _replace(self, node: ir.Node, name: str, layers: Mapping[str, Layer]) -> bool:
+    def _replace(self, node: ir.Node, name: str, layers: Mapping[str, WrittenLayer]) -> bool:
         layer = layers[name]
         if layer.panels is not None:
             site = _site(node)
@@ -109,7 +109,7 @@ class Rewriter:
         self._expand(node, name, layer)
         return layer.form is not None
 
-    def _body(self, layer: Layer, x: ir.Value, site: Site) -> Body | None:
+    def _body(self, layer: WrittenLayer, x: ir.Value, site: Site) -> Body | None:
         """Choose the body of a packed layer, None if there are too many already."""
         assert layer.panels is not None
         ending = site.activation, site.residual is not None
@@ -143,7 +143,7 @@ class Rewriter:
             to.constant(names[2], panels.starts)
         return [self.constants[part] for part in names]
 
-    def _expand(self, node: ir.Node, name: str, layer: Layer) -> None:
+    def _expand(self, node: ir.Node, name: str, layer: WrittenLayer) -> None:
         """Write standard operators in place of a node: row groups, or the dense product."""
         x, bias, to, old = _x(node), _bias(node), Writer(constants=self.constants), node.outputs[0]
         if layer.form is not None:

@@ -31,7 +31,7 @@ def open_session(
     model: Path,
     *,
     threads: int,
-    disable_skip_layer_norm: bool = True,
+    disable_skip_layer_norm: bool | None = None,
     provider: str = "cpu",
     native: Native | None = None,
     names: Mapping[str, str] = PROVIDERS,
@@ -43,7 +43,8 @@ def open_session(
         model: a .onnx file.
         threads: threads inside one operator, at least 1.
         disable_skip_layer_norm: leave LayerNormalization unfused. ONNX Runtime's fp32 CPU kernel of the fused form was
-            measured about five times slower than the two nodes that it replaces.
+            measured about five times slower than the two nodes that it replaces. None does what the export measured to
+            be faster, and leaves it unfused where no manifest lies beside the file.
         provider: "cpu", "cuda" or "tensorrt", with options as `vlcompress.export.providers` spells them. Off the CPU
             inputs and outputs are bound (`BoundSession`).
         native: on the CPU, what the native kernel computes packed nodes in, if `vlcompress native build` was run;
@@ -60,20 +61,25 @@ def open_session(
     if not model.is_file():
         raise VlcompressError(f"no ONNX model at '{model}': give a file that exists, or run export first")
     try:
-        chosen = native or _measured(model)
-        return _session(str(model), threads, disable_skip_layer_norm, provider, chosen, names=names, spin=spin)
+        faster, unfused = _measured(model)
+        skip = unfused if disable_skip_layer_norm is None else disable_skip_layer_norm
+        return _session(str(model), threads, skip, provider, native or faster, names=names, spin=spin)
     except Exception as error:
         if type(error).__module__.startswith("onnxruntime"):
             raise VlcompressError(f"ONNX Runtime cannot read '{model}' ({error}): export it again") from error
         raise
 
 
-def _measured(model: Path) -> Native:
-    """Read what the manifest beside a model says is faster; "off" where it says nothing."""
-    manifest = model.parent / "manifest.json"
-    found = read_json(manifest).get("native") if manifest.is_file() else None
-    times = found["timings"] if found else {}
-    return "float32" if times and times["float32"]["us"] < times["off"]["us"] else "off"
+def _measured(model: Path) -> tuple[Native, bool]:
+    """Read what the manifest beside a model says is faster: the native kernel, and to leave LayerNormalization unfused.
+
+    Where it says nothing, the file's own operators are, and unfused.
+    """
+    file = model.parent / "manifest.json"
+    manifest = read_json(file) if file.is_file() else {}
+    times = (manifest.get("native") or {}).get("timings")
+    native: Native = "float32" if times and times["float32"]["us"] < times["off"]["us"] else "off"
+    return native, SKIP_LAYER_NORM in manifest.get("speed", {}).get("disabled_optimizers", (SKIP_LAYER_NORM,))
 
 
 def session_from_bytes(
@@ -157,10 +163,8 @@ def open_exported(
     """
     if not file.is_file():
         raise VlcompressError(f"no ONNX model at '{file}': run `vlcompress export` first")
-    manifest = read_json(file.parent / "manifest.json")
-    chosen = provider_for(provider, manifest, say)
-    skip = bool(manifest["speed"]["disabled_optimizers"])
-    return open_session(file, threads=threads, disable_skip_layer_norm=skip, provider=chosen, native="off"), chosen
+    chosen = provider_for(provider, read_json(file.parent / "manifest.json"), say)
+    return open_session(file, threads=threads, provider=chosen, native="off"), chosen
 
 
 def placement(model: Path, provider: str, feed: Mapping[str, Any]) -> dict[str, dict[str, int]]:

@@ -131,7 +131,10 @@ def _attention(
     factor = float(query_BNTD.shape[-1]) ** -0.5 if scale is None else scale
     query = op.Mul(query_BNTD, op.Constant(value=ir.tensor(np.array(factor, dtype=query_BNTD.dtype.numpy()))))
     scores_BNTS = op.MatMul(query, op.Transpose(key_BNSD, perm=[0, 1, 3, 2]))
-    if attn_mask is not None:
+    if attn_mask is not None and attn_mask.dtype == ir.DataType.BOOL:
+        lowest = np.array(np.finfo(query_BNTD.dtype.numpy()).min, dtype=query_BNTD.dtype.numpy())
+        scores_BNTS = op.Where(attn_mask, scores_BNTS, op.Constant(value=ir.tensor(lowest)))
+    elif attn_mask is not None:
         scores_BNTS = op.Add(scores_BNTS, attn_mask)
     return op.MatMul(op.Softmax(scores_BNTS, axis=-1), value_BNSD)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vlcompress.data.examples import Pictures
 from vlcompress.data.regions import Regions
+from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.building import materialise, skeleton
 from vlcompress.models.objective import PretrainingSpec
@@ -25,14 +26,18 @@ Config = dict[str, Any]
 """A model's plain JSON configuration: everything that `Family.build` needs, and nothing that is not JSON."""
 
 
-HeadKind = Literal["answers", "pair", "choice", "region", "match", "classes", "boxes", "pixels", "pretraining"]
+HeadKind = Literal[
+    "answers", "pair", "choice", "region", "match", "embeddings", "classes", "boxes", "pixels", "pretraining"
+]
 """What a head's logits mean, and the shape of `Family.logits`.
 
 answers [B, labels]: a closed list of answers (VQA, GQA; SNLI-VE's three labels). pair [B, 2]: false, true of a
 statement about two images (NLVR2). choice [B, 2]: wrong, right of one choice, each choice a sample of its own (VCR).
 region [B, R]: one score a region, padded regions at -1e4 (RefCOCO). match [B]: how well text and image belong together
-(retrieval). classes [B, labels]: image classification. boxes [B, h, w, 5 + labels] and pixels [B, labels, H, W]: what
-is where in a picture (`vlcompress.models.resnet.dense`). pretraining: every objective at once; has no `logits`.
+(retrieval). embeddings [B, 2, D]: the text's and the image's, whose product says how well they belong together
+(retrieval by two towers). classes [B, labels]: classification of an image or a text. boxes [B, h, w, 5 + labels] and
+pixels [B, labels, H, W]: what is where in a picture (`vlcompress.models.resnet.dense`). pretraining: every objective at
+once; has no `logits`.
 """
 
 
@@ -84,8 +89,12 @@ class Coupling:
         units: how many units there are.
         unit_size: rows of one unit (the head's width; 1 for a neuron).
         constant_from: the producer whose bias is what the consumer reads when that producer's rows are all zero: the
-            value projection (attention weights sum to 1) or, after the activation, the up-projection.
+            value projection (attention weights sum to 1) or, after the activation, the up-projection; "" where no
+            single producer decides it (a gated neuron).
         owner: name of the module that stores the unit count (``num_attention_heads``), "" where none does.
+        activation: name of the module between producer and consumer of a neuron; "" where the module that holds the
+            producer has it inside.
+        turned: whether query and key are turned by their position, so that the channels of a head have an order.
     """
 
     kind: Literal["head", "neuron"]
@@ -95,6 +104,8 @@ class Coupling:
     unit_size: int
     constant_from: str
     owner: str = ""
+    activation: str = ""
+    turned: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,7 +191,7 @@ class Family(ABC):
     ranking head, which officially starts from the matching head of pre-training."""
     normalises_answers: ClassVar[bool] = False
     """Whether the official code normalises the annotators' answers of VQA before it counts them."""
-    retrieval: ClassVar[Literal["triplet", "false-texts", ""]] = ""
+    retrieval: ClassVar[Literal["triplet", "false-texts", "contrastive", ""]] = ""
     """Pairs and loss that retrieval is trained with (`vlcompress.tasks.retrieval`)."""
     perturbed: ClassVar[Mapping[str, str]] = {}
     """What adversarial training moves: "text" names the module of the word embeddings, "image" an input; {} is none."""
@@ -203,6 +214,25 @@ class Family(ABC):
         Raises:
             VlcompressError: unknown size.
         """
+
+    def of(self, config: Config) -> "Family":
+        """Make the adapter for models of a configuration; itself, unless what they read depends on it."""
+        return self
+
+    def config_of(self, size: str, checkpoint: str | None, task: str, vocabulary: WordPiece, width: int) -> Config:
+        """Make the configuration of a run: that of a size, unless the family takes its checkpoint's.
+
+        Args:
+            size: one of `sizes`.
+            checkpoint: where the weights come from; None for random ones.
+            task: what the model is to do.
+            vocabulary: of the words that it reads.
+            width: of region features, 0 where there are none.
+
+        Raises:
+            VlcompressError: unknown size, or a checkpoint that says no configuration that fits.
+        """
+        return self.config(size, vocab_size=vocabulary.vocab_size, feature_dim=width)
 
     @abstractmethod
     def construct(self, config: Config, head: Head) -> nn.Module:

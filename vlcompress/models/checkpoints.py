@@ -34,6 +34,8 @@ _WRAPPERS = re.compile(r"^module\.|(?<![^.])_orig_mod\.")
 _PRUNED, _MASK = "_orig", "_mask"
 """Suffixes under which torch.nn.utils.prune keeps a weight and its mask."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_WANTED = ["*.json", "*/config.json", "vocab.txt", "*.safetensors", "pytorch_model.bin"]
+"""Files of a hub's repository that are fetched: configurations, tokenizer, weights."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -60,8 +62,19 @@ def _read(checkpoint: str) -> Tensors:
         return _read_folder(path)
     if path.is_file():
         return _read_file(path)
+    return _read_folder(local_folder(checkpoint))
+
+
+def local_folder(checkpoint: str) -> Path:
+    """Find the Hugging Face folder of a checkpoint; a hub name is fetched, once.
+
+    Raises:
+        VlcompressError: nothing there, or an unreachable hub.
+    """
+    if Path(checkpoint).is_dir():
+        return Path(checkpoint)
     if on_hub(checkpoint):
-        return _read_folder(_download(checkpoint))
+        return _download(checkpoint)
     raise VlcompressError(f"no checkpoint at '{checkpoint}': give a folder, a file or a hub name (owner/model)")
 
 
@@ -265,7 +278,7 @@ def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors*", "pytorch_model.bin"]))
+        return Path(snapshot_download(name, allow_patterns=_WANTED))
     except (OSError, ValueError) as error:  # the hub's own errors are both; no network and no such model included
         reason = str(error).splitlines()[0]
         raise VlcompressError(

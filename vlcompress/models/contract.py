@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vlcompress.data.regions import Regions
 from vlcompress.errors import VlcompressError
@@ -102,7 +103,7 @@ class Tiny:
     """A family's smallest models, and inputs for them, made once."""
 
     def __init__(self, family: Family) -> None:
-        self.family = family
+        self.family = family.of(family.config("tiny", vocab_size=WORDS, feature_dim=WIDTH))
 
     @cached_property
     def config(self) -> Config:
@@ -221,7 +222,9 @@ def _couplings(tiny: Tiny) -> str:
         odd = [name for name in one.producers if shapes[name][0] != width]
         odd += [one.consumer] if shapes[one.consumer][1] != width else []
         require(not odd, f"{odd} do not have {one.units} units of {one.unit_size}", "couple rows to columns")
-        require(one.constant_from in one.producers, f"{one.constant_from} produces no {one.kind}", "name a producer")
+        require(
+            one.constant_from in ("", *one.producers), f"{one.constant_from} produces no {one.kind}", "name a producer"
+        )
         require(not one.owner or one.owner in modules, f"no module '{one.owner}'", "name the one that counts its units")
     kinds = ", ".join(sorted({f"{one.kind}s" for one in couplings})) or "units (none can be removed)"
     return f"{len(couplings)} layers of {kinds}"
@@ -252,6 +255,7 @@ def expected_shape(kind: HeadKind, labels: int, batch: int) -> tuple[int | None,
         "choice": (batch, 2),
         "region": (batch, None),
         "match": (batch,),
+        "embeddings": (batch, 2, None),
         "boxes": (batch, None, None, 5 + labels),
         "pixels": (batch, labels, None, None),
     }
@@ -335,18 +339,19 @@ def _modalities(tiny: Tiny) -> str:
 
 
 def _graph(tiny: Tiny) -> str:
-    inputs = {name: value.to("meta") for name, value in tiny.inputs().items()}
-    for kind in tiny.family.heads:
-        if kind != "pretraining":
-            model = tiny.family.skeleton(tiny.config, tiny.head(kind)).eval()
-            try:
+    fake = FakeTensorMode(allow_non_fake_inputs=True)  # no numbers, as while a graph is captured
+    inputs = {name: fake.from_tensor(value.to("meta")) for name, value in tiny.inputs().items()}
+    for kind, model in tiny.scored():
+        model.to("meta")
+        try:
+            with fake:
                 tiny.family.logits(model, inputs)
-            except (NotImplementedError, RuntimeError) as error:
-                reason = " ".join(str(error).split())[:120]
-                raise BrokenClauseError(
-                    f"'{kind}' asks for a tensor's numbers ({reason})",
-                    "compute with masks in place of `if`, `.item()` and boolean indices: no CUDA graph can take those",
-                ) from error
+        except (NotImplementedError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise BrokenClauseError(
+                f"'{kind}' asks for a tensor's numbers ({reason})",
+                "compute with masks in place of `if`, `.item()` and boolean indices: no CUDA graph can take those",
+            ) from error
     return "no forward pass asks for a tensor's numbers"
 
 

@@ -1,8 +1,9 @@
 """The families by name. Adding one is a folder beside this file and a line here."""
 
 from vlcompress.errors import VlcompressError, unknown
-from vlcompress.models.base import Family
+from vlcompress.models.base import Config, Family
 from vlcompress.models.contract import missing_attributes
+from vlcompress.models.encoder.adapter import EncoderFamily
 from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.models.resnet.adapter import ResnetFamily
 from vlcompress.models.uniter.adapter import UniterFamily
@@ -13,11 +14,12 @@ FAMILIES: dict[str, type[Family]] = {
     "uniter": UniterFamily,
     "vilt": ViltFamily,
     "resnet": ResnetFamily,
+    "encoder": EncoderFamily,
 }
 
 
-def family_named(name: str) -> Family:
-    """Make the adapter of a family.
+def family_named(name: str, config: Config | None = None) -> Family:
+    """Make the adapter of a family; with `config` that for models of this configuration (`Family.of`).
 
     Raises:
         VlcompressError: no such family, or one that does not say all that `Family` asks for.
@@ -29,7 +31,8 @@ def family_named(name: str) -> Family:
             f"the family '{name}' lacks {', '.join(missing)}: say them in its adapter (vlcompress/models/base.py, "
             f"Family), then run `vlcompress check-family {name}`"
         )
-    return FAMILIES[name]()
+    family = FAMILIES[name]()
+    return family if config is None else family.of(config)
 
 
 def families_of(task: str) -> tuple[str, ...]:

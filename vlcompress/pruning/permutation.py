@@ -152,7 +152,8 @@ def _free(coupling: Coupling) -> Iterator[Free]:
         return
     value = coupling.constant_from
     yield Free("attention", (value,), (coupling.consumer,), units, span)
-    yield Free("attention", tuple(name for name in coupling.producers if name != value), (), units, span)
+    if not coupling.turned:
+        yield Free("attention", tuple(name for name in coupling.producers if name != value), (), units, span)
 
 
 def find_permutation(

@@ -1,5 +1,7 @@
 """What the report shows of accuracy: the chart, the arms and their verdicts, and what blocks cost."""
 
+from collections.abc import Iterable
+
 from vlcompress.report.plots import Chart, Point, Reference, Series
 from vlcompress.report.report_data import ArmScore, ReportData
 from vlcompress.report.sentences import seeds_words
@@ -7,18 +9,20 @@ from vlcompress.report.table import Table
 from vlcompress.results import LEVELS
 from vlcompress.tickets.verdict import RELAXED
 
+SPARSITY = "sparsity of the prunable weights, %"
+
 
 def accuracy_chart(data: ReportData) -> Chart:
     """Lay out score (percent) against sparsity (percent): a series for each arm, dense and its 99 % as lines."""
-    dense = data.dense.score
     names = dict.fromkeys(arm.arm for arm in data.arms if arm.arm != "dense")
-    return Chart(
-        title="Accuracy against sparsity",
-        x_label="sparsity of the prunable weights, %",
-        y_label=f"{data.metric}, %",
-        series=tuple(_series(name, [arm for arm in data.arms if arm.arm == name]) for name in names),
-        references=(Reference(f"dense {dense:.2f}", dense), Reference("99 % of dense", RELAXED * dense)),
-    )
+    series = (_series(name, [arm for arm in data.arms if arm.arm == name]) for name in names)
+    return score_chart("Accuracy against sparsity", data.metric, data.dense.score, series)
+
+
+def score_chart(title: str, metric: str, dense: float, series: Iterable[Series], x_label: str = SPARSITY) -> Chart:
+    """Lay out scores in percent: a series for each arm, dense and its 99 % as lines."""
+    lines = (Reference(f"dense {dense:.2f}", dense), Reference("99 % of dense", RELAXED * dense))
+    return Chart(title, x_label, f"{metric}, %", tuple(series), lines)
 
 
 def accuracy_caption(data: ReportData) -> str:

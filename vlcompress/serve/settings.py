@@ -67,6 +67,7 @@ class Settings:
         page: serve the interactive page at ``/``.
         log_level: "debug", "info", "warning" or "error".
         otel: trace requests with OpenTelemetry, configured by its usual environment variables.
+        replica: which of several behind one address this is, for its metrics; "" where it is the only one.
         demo: opens what the page is tried with, when it is first needed; a function of a module, so that it pickles.
     """
 
@@ -98,6 +99,7 @@ class Settings:
     page: bool = True
     log_level: str = "info"
     otel: bool = False
+    replica: str = ""
     demo: Callable[[], Demo] | None = None
 
     def __post_init__(self) -> None:

@@ -247,7 +247,7 @@ def load_compiled(
     description = read_json(folder / "config.json")
     if description["family"] not in families:
         raise unknown("model family", description["family"], families)
-    family = families[description["family"]]
+    family = families[description["family"]].of(description["config"])
     head = Head(description["head"]["kind"], tuple(description["head"]["labels"]))
     model = family.build(description["config"], head, seed=0)
     reshape(family, model, plan.kept)

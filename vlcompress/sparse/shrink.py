@@ -21,6 +21,9 @@ from vlcompress.models.base import Coupling, Family
 
 Masks = Mapping[str, Tensor]
 
+_COUNTS = ("num_attention_heads", "num_heads", "n_heads")
+"""What transformers calls a module's number of heads."""
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -87,8 +90,11 @@ def linear(model: nn.Module, weight: str) -> nn.Linear:
 
 def _contributions(model: nn.Module, coupling: Coupling) -> tuple[Tensor, Tensor]:
     """Find which units can go (bool [U]) and what the consumer reads of the constant ones ([U*S], 0 elsewhere)."""
-    consumer, source = linear(model, coupling.consumer), linear(model, coupling.constant_from)
+    consumer = linear(model, coupling.consumer)
     unread = _per_unit(consumer.weight.T, coupling)
+    if not coupling.constant_from:
+        return unread, consumer.weight.new_zeros(consumer.in_features)
+    source = linear(model, coupling.constant_from)
     silent = _per_unit(source.weight, coupling)
     if getattr(consumer, "bias", None) is None:  # nowhere to put a constant
         silent = silent & unread
@@ -107,9 +113,12 @@ def _per_unit(rows: Tensor, coupling: Coupling) -> Tensor:
 
 
 def _activated(model: nn.Module, coupling: Coupling) -> Tensor:
-    """Compute act(bias) [U]: what the up-projection's module (linear and activation) makes of an input of zeros."""
-    up = model.get_submodule(coupling.constant_from.rpartition(".")[0].rpartition(".")[0])
+    """Compute act(bias) [U]: what the up-projection and its activation make of an input of zeros."""
     source = linear(model, coupling.constant_from)
+    if coupling.activation:
+        constant: Tensor = model.get_submodule(coupling.activation)(_bias(source))
+        return constant
+    up = model.get_submodule(coupling.constant_from.rpartition(".")[0].rpartition(".")[0])
     result: Tensor = up(source.weight.new_zeros(1, source.in_features))
     return result[0]
 
@@ -163,7 +172,9 @@ def _set_count(model: nn.Module, coupling: Coupling, units: int) -> None:
     if not coupling.owner:
         return
     owner: Any = model.get_submodule(coupling.owner)
-    owner.num_attention_heads = units
+    for count in _COUNTS:
+        if hasattr(owner, count):
+            setattr(owner, count, units)
     for total in ("all_head_size", "head_size"):  # transformers' names for heads x width, by family
         if getattr(owner, total, None) == coupling.units * coupling.unit_size:
             setattr(owner, total, units * coupling.unit_size)

@@ -6,29 +6,30 @@ examples alone; here each model is also scored under attack, at the strength of 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from vlcompress.artefacts import dumps, read_json, write_file
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
 from vlcompress.report.table import Table
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
+from vlcompress.results import ArmResult
+from vlcompress.studies.base import Choices, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.curves import (
-    at,
+    Curve,
     curve_of,
     curves_report,
-    dense_of,
     imp_rows,
     masked_row,
     masks_of,
-    percent,
+    near,
     rounds_of,
     score_text,
 )
 from vlcompress.studies.pretraining_ticket import PRETRAINING, source_recipe
 from vlcompress.studies.tickets import ticket_recipe
 from vlcompress.tickets.experiment import Experiment
-from vlcompress.tickets.imp import Row, judged
+from vlcompress.tickets.imp import Row, TrainedArm, judged
 from vlcompress.tickets.store import TrainingResult
 from vlcompress.training.adversarial import Attackable, Perturbation, attacked_score
 
@@ -43,6 +44,22 @@ HARD_TICKET = "adversarial ticket"
 UNIVERSAL, UNIVERSAL_HARD = "pre-training ticket", "pre-training ticket, trained adversarially"
 
 
+@dataclass(frozen=True)
+class AttackedArm(ArmResult):
+    """An arm, and its scores under attack by the attack's strength; None for a task that no attack is defined for."""
+
+    attacked: Mapping[str, tuple[float, ...] | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AttackedCurve(Curve):
+    """Attacked arms, the training's perturbation, and the sparsities that were asked for."""
+
+    cells: tuple[AttackedArm, ...]
+    strength: str
+    levels: tuple[float, ...]
+
+
 class AdversarialStudy:
     """See the top of the file."""
 
@@ -53,7 +70,7 @@ class AdversarialStudy:
         """Plan a cell for each task."""
         return [_cell(choices, task) for task in choices.tasks]
 
-    def report(self, results: Mapping[str, Json]) -> StudyReport:
+    def report(self, results: Mapping[str, AttackedCurve]) -> StudyReport:
         """Lay out the clean and the attacked scores of every arm, then each task's verdicts."""
         tables = [_scores(task, curve) for task, curve in results.items()]
         return curves_report(results, _findings, tables=tables, published=("a5",))
@@ -66,18 +83,18 @@ def strength_of(family: str, task: str) -> str:
 
 def _cell(choices: Choices, task: str) -> StudyCell:
     levels = choices.levels or LEVELS
-    plain, strength = ticket_recipe(choices, task, levels), strength_of(choices.family, task)
-    hard = plain.override(training={"adversarial": strength})
+    plain = ticket_recipe(choices, task, levels)
+    hard = plain.override(training={"adversarial": strength_of(choices.family, task)})
     source = source_recipe(choices, PRETRAINING, levels)
 
-    def work(runner: StudyRunner) -> Json:
-        return {**_run(runner, plain, hard, source, levels), "strength": strength, "levels": list(levels)}
+    def work(runner: StudyRunner) -> AttackedCurve:
+        return _run(runner, plain, hard, source, levels)
 
     chain = 1 + rounds_of(hard)
     return StudyCell(task, hard, chain + len(choices.seeds) * (2 * chain + 3 * len(levels)), work)
 
 
-def _run(runner: StudyRunner, plain: Recipe, hard: Recipe, source: Recipe, levels: Sequence[float]) -> Json:
+def _run(runner: StudyRunner, plain: Recipe, hard: Recipe, source: Recipe, levels: Sequence[float]) -> AttackedCurve:
     easy, tough = runner.bench(plain), runner.bench(hard)
     universal = runner.bench(source)
     found = masks_of(imp_rows(universal, universal.recipe.pruning.seeds[0], levels))
@@ -85,10 +102,14 @@ def _run(runner: StudyRunner, plain: Recipe, hard: Recipe, source: Recipe, level
         [*_tickets(easy, tough, seed, levels), *_universal(easy, tough, seed, found)] for seed in plain.pruning.seeds
     ]
     cells = judged(columns)
-    curve = curve_of(easy, cells)
-    for document, cell in zip(curve["cells"], cells, strict=True):
-        document["attacked"] = {str(times): _attacked(tough, cell.trained, times) for times in TIMES}
-    return curve
+    arms = tuple(_arm(tough, cell) for cell in cells)
+    strength = strength_of(hard.model.family, hard.data.task)
+    return AttackedCurve(**{**vars(curve_of(easy, cells)), "cells": arms}, strength=strength, levels=tuple(levels))
+
+
+def _arm(bench: Experiment, cell: TrainedArm) -> AttackedArm:
+    attacked = {str(times): _attacked(bench, cell.trained, times) for times in TIMES}
+    return AttackedArm(**vars(cell.result()), attacked=attacked)
 
 
 def _tickets(easy: Experiment, tough: Experiment, seed: int, levels: Sequence[float]) -> Iterator[Row]:
@@ -107,13 +128,13 @@ def _universal(easy: Experiment, tough: Experiment, seed: int, found: Sequence[M
         yield from (masked_row(bench, seed, arm, masks) for masks in found)
 
 
-def _attacked(bench: Experiment, trained: Sequence[TrainingResult], times: int) -> list[float] | None:
+def _attacked(bench: Experiment, trained: Sequence[TrainingResult], times: int) -> tuple[float, ...] | None:
     """Score each training under attack, once; None for a task that no attack is defined for."""
     task = bench.score_task
     if not isinstance(task, Attackable):
         return None
     own = bench.recipe.training.adversarial
-    return [_measured(bench, task, one, Perturbation(own.modalities, own.rate * times)) for one in trained]
+    return tuple(_measured(bench, task, one, Perturbation(own.modalities, own.rate * times)) for one in trained)
 
 
 def _measured(bench: Experiment, task: Attackable, trained: TrainingResult, perturbation: Perturbation) -> float:
@@ -124,29 +145,29 @@ def _measured(bench: Experiment, task: Attackable, trained: TrainingResult, pert
     return float(read_json(path)["score"])
 
 
-def _scores(task: str, curve: Json) -> Table:
+def _scores(task: str, curve: AttackedCurve) -> Table:
     header = ("arm", "sparsity %", "clean", *(f"attacked, {times} x" for times in TIMES))
     rows = tuple(
         (
-            cell["arm"],
-            f"{100 * cell['sparsity']:.0f}",
+            cell.arm,
+            f"{100 * cell.sparsity:.0f}",
             score_text(cell),
             *(_attacked_text(cell, times) for times in TIMES),
         )
-        for cell in curve["cells"]
+        for cell in curve.cells
     )
-    return Table(f"{task}, perturbation {curve['strength']}", header, rows)
+    return Table(f"{task}, perturbation {curve.strength}", header, rows)
 
 
-def _attacked_text(cell: Json, times: int) -> str:
-    scores = cell["attacked"][str(times)]
-    return score_text({"scores": scores}) if scores else "–"
+def _attacked_text(cell: AttackedArm, times: int) -> str:
+    scores = cell.attacked[str(times)]
+    return score_text(replace(cell, scores=scores) if scores else None)
 
 
-def _findings(task: str, curve: Json) -> list[str]:
-    dense = percent(dense_of(curve))
+def _findings(task: str, curve: AttackedCurve) -> list[str]:
+    dense = curve.dense.percent
     sentences = [f"{task}: adversarial training changes the dense model by {_gain(curve, 'dense', DENSE_HARD, 0.0)}."]
-    for level in curve["levels"]:
+    for level in curve.levels:
         sentences.append(
             f"{task} at {100 * level:.0f} % (dense {dense:.2f}): adversarial training changes the plain ticket by "
             f"{_gain(curve, 'ticket', TICKET_HARD, level)} and the pre-training ticket by "
@@ -156,11 +177,11 @@ def _findings(task: str, curve: Json) -> list[str]:
     return sentences
 
 
-def _gain(curve: Json, before: str, after: str, level: float) -> str:
+def _gain(curve: AttackedCurve, before: str, after: str, level: float) -> str:
     """Subtract clean scores, and those under the strongest attack where there is one."""
-    pair = [at(curve, name, level) for name in (before, after)]
-    assert pair[0] is not None
-    assert pair[1] is not None
-    clean = f"{percent(pair[1]) - percent(pair[0]):+.2f} points"
-    hit = [one["attacked"][str(TIMES[-1])] for one in pair if one]
-    return f"{clean} ({100 * (fmean(hit[1]) - fmean(hit[0])):+.2f} under attack)" if all(hit) else clean
+    old, new = (
+        cell for name in (before, after) for cell in curve.cells if cell.arm == name and near(cell.sparsity, (level,))
+    )
+    clean = f"{new.percent - old.percent:+.2f} points"
+    hit, was_hit = (cell.attacked[str(TIMES[-1])] for cell in (new, old))
+    return f"{clean} ({100 * (fmean(hit) - fmean(was_hit)):+.2f} under attack)" if hit and was_hit else clean

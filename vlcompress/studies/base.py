@@ -60,13 +60,13 @@ class StudyCell:
         name: unique in the study ("vqa", "block:16x16 seed 1").
         recipe: what is trained (for the estimate and for the record).
         trainings: how many trainings it takes where nothing is there yet.
-        work: does it and gives what was found, as plain JSON.
+        work: does it and gives what was found, a dataclass that `to_json` writes (`studies.curves.Curve`).
     """
 
     name: str
     recipe: Recipe
     trainings: int
-    work: Callable[[StudyRunner], Json]
+    work: Callable[[StudyRunner], Any]
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Study(Protocol):
             VlcompressError: an impossible cell; the message says which exist.
         """
 
-    def report(self, results: Mapping[str, Json]) -> StudyReport:
+    def report(self, results: Mapping[str, Any]) -> StudyReport:
         """Make tables, charts and findings of the results of the cells that succeeded, by cell name."""
 
 
@@ -154,6 +154,6 @@ class Done:
         seconds: wall time of each cell, this time.
     """
 
-    results: Mapping[str, Json]
+    results: Mapping[str, Any]
     failed: Mapping[str, str]
     seconds: Mapping[str, float]

@@ -1,33 +1,87 @@
 """Scores against sparsity for several arms: what most of the papers' tables and figures are made of."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from statistics import mean, stdev
-from typing import Any
+from dataclasses import dataclass
+from typing import TypeVar
 
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
-from vlcompress.report.plots import Chart, Point, Reference, Series
+from vlcompress.report.accuracy import score_chart
+from vlcompress.report.plots import Chart, Point, Series
 from vlcompress.report.table import Table
-from vlcompress.results import to_json
-from vlcompress.studies.base import Json, StudyReport
+from vlcompress.results import LEVELS, ArmResult, Level
+from vlcompress.studies.base import StudyReport
 from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Row, TrainedArm, control, judged, rounds
 from vlcompress.tickets.spec import Start, Trial
-from vlcompress.tickets.verdict import RELAXED, judge
-
-LEVELS = ("strict", "matching", "relaxed")
+from vlcompress.tickets.verdict import judge
 
 
-def run_curve(bench: Experiment, controls: Sequence[str], levels: Sequence[float] = ()) -> Json:
+@dataclass(frozen=True)
+class Curve:
+    """Arms at their levels, each judged against dense.
+
+    Attributes:
+        metric, examples: what was scored.
+        seeds: of every arm.
+        prunable_weights: how many there are.
+        cells: every arm at every level, dense first.
+    """
+
+    metric: str
+    examples: int
+    seeds: tuple[int, ...]
+    prunable_weights: int
+    cells: tuple[ArmResult, ...]
+
+    @property
+    def dense(self) -> ArmResult:
+        """The dense model."""
+        return self.arm("dense")[0]
+
+    def arm(self, name: str) -> list[ArmResult]:
+        """Pick the cells of an arm, by sparsity."""
+        return sorted((cell for cell in self.cells if cell.arm == name), key=lambda cell: cell.sparsity)
+
+    def at(self, name: str, sparsity: float) -> ArmResult | None:
+        """Find an arm's cell at a sparsity (within half a point); None where there is none."""
+        return next((cell for cell in self.arm(name) if near(cell.sparsity, (sparsity,))), None)
+
+    def sparsest(self, level: str, name: str = "ticket") -> tuple[float, str] | None:
+        """Find the highest sparsity whose verdict at a level is a pass (or within noise), and which it is."""
+        outcomes = [(cell.sparsity, cell.outcome(level)) for cell in self.arm(name)]
+        return max((one for one in outcomes if one[1] != "fail"), default=None)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two cells of the same seeds and examples.
+
+    Attributes:
+        sparsity: of ours.
+        points: the difference of each seed (fractions, positive where ours is better).
+        margin, low, high: their mean with its paired bootstrap interval.
+        p: share of resamples in which ours is worse.
+    """
+
+    sparsity: float
+    points: tuple[float, ...]
+    margin: float
+    low: float
+    high: float
+    p: float
+
+
+CurveOf = TypeVar("CurveOf", bound=Curve)
+
+
+def run_curve(bench: Experiment, controls: Sequence[str], levels: Sequence[float] = ()) -> Curve:
     """Train the dense model, the ticket at every level of the schedule, and the controls at chosen levels.
 
     Args:
         bench: of a recipe whose schedule passes the levels.
         controls: "random", "shuffle", "reinit", "language".
         levels: sparsities at which controls are trained; () takes every level.
-
-    Returns:
-        metric, number of examples, and "cells": arm, sparsity, scores of each seed (fractions), verdict.
     """
     return curve_of(bench, curve_cells(bench, controls, levels))
 
@@ -37,31 +91,23 @@ def curve_cells(bench: Experiment, controls: Sequence[str] = (), levels: Sequenc
     return judged([list(_column(bench, seed, controls, levels)) for seed in bench.recipe.pruning.seeds])
 
 
-def curve_of(bench: Experiment, cells: Sequence[TrainedArm]) -> Json:
-    """Write judged cells as plain JSON, with what they were scored on."""
-    return {
-        "metric": bench.score_task.metric,
-        "examples": len(bench.score_task),
-        "seeds": list(bench.recipe.pruning.seeds),
-        "prunable_weights": bench.prunable.weights,
-        "cells": [to_json(cell.result()) for cell in cells],
-    }
+def curve_of(bench: Experiment, cells: Sequence[TrainedArm]) -> Curve:
+    """Keep judged cells with what they were scored on."""
+    return Curve(
+        metric=bench.score_task.metric,
+        examples=len(bench.score_task),
+        seeds=tuple(bench.recipe.pruning.seeds),
+        prunable_weights=bench.prunable.weights,
+        cells=tuple(cell.result() for cell in cells),
+    )
 
 
-def paired(reference: TrainedArm, ours: TrainedArm) -> Json:
-    """Compare two cells of the same seeds and examples, as plain JSON.
-
-    Returns:
-        "sparsity" of ours; "points", the difference of each seed (fractions, positive where ours is better); their mean
-        "margin" with its paired bootstrap interval "low" to "high"; "p", the share of resamples in which ours is worse.
-    """
+def paired(reference: TrainedArm, ours: TrainedArm) -> Difference:
+    """Compare two cells of the same seeds and examples."""
     both = [[one.scores for one in cell.trained] for cell in (reference, ours)]
     level = judge(*([one.scores for one in scores] for scores in both))["strict"]
-    points = [one.mean - other.mean for other, one in zip(*both, strict=True)]
-    return {"sparsity": ours.sparsity, "points": points, **{name: vars(level)[name] for name in _PAIRED}}
-
-
-_PAIRED = ("margin", "low", "high", "p")
+    points = tuple(one.mean - other.mean for other, one in zip(*both, strict=True))
+    return Difference(ours.sparsity, points, level.margin, level.low, level.high, level.p)
 
 
 def rounds_of(recipe: Recipe) -> int:
@@ -108,49 +154,16 @@ def near(sparsity: float, levels: Sequence[float]) -> bool:
     return not levels or any(abs(sparsity - level) < 5e-3 for level in levels)
 
 
-def percent(cell: Json) -> float:
-    """Average a cell's scores over seeds, in per cent."""
-    return float(100 * mean(cell["scores"]))
-
-
-def deviation(cell: Json) -> float | None:
-    """Take the standard deviation over seeds, in per cent; None for a single seed."""
-    scores = cell["scores"]
-    return 100 * stdev(scores) if len(scores) > 1 else None
-
-
-def arm(curve: Json, name: str) -> list[Json]:
-    """Pick the cells of an arm, by sparsity."""
-    return sorted((cell for cell in curve["cells"] if cell["arm"] == name), key=lambda cell: cell["sparsity"])
-
-
-def dense_of(curve: Json) -> Json:
-    """Pick the dense cell."""
-    return arm(curve, "dense")[0]
-
-
-def at(curve: Json, name: str, sparsity: float) -> Json | None:
-    """Find an arm's cell at a sparsity (within half a point); None where there is none."""
-    return next((cell for cell in arm(curve, name) if near(cell["sparsity"], (sparsity,))), None)
-
-
-def sparsest(curve: Json, level: str, name: str = "ticket") -> tuple[float, str] | None:
-    """Find the highest sparsity whose verdict at a level is a pass (or within noise), and which it is."""
-    outcomes = [(cell["sparsity"], cell["verdict"]["levels"][level]["outcome"]) for cell in arm(curve, name)]
-    return max((one for one in outcomes if one[1] != "fail"), default=None)
-
-
-def score_text(cell: Json | None) -> str:
+def score_text(cell: ArmResult | None) -> str:
     """Write "59.02 ± 0.12", or a dash."""
     if cell is None:
         return "–"
-    spread = deviation(cell)
-    return f"{percent(cell):.2f}" if spread is None else f"{percent(cell):.2f} ± {spread:.2f}"
+    return f"{cell.percent:.2f}" if cell.deviation is None else f"{cell.percent:.2f} ± {cell.deviation:.2f}"
 
 
 def curves_report(
-    curves: Mapping[str, Json],
-    findings: Callable[[str, Json], Iterable[str]],
+    curves: Mapping[str, CurveOf],
+    findings: Callable[[str, CurveOf], Iterable[str]],
     *,
     tables: Iterable[Table] = (),
     published: tuple[str, ...] = (),
@@ -166,12 +179,12 @@ def curves_report(
     )
 
 
-def curve_table(title: str, curve: Json) -> Table:
+def curve_table(title: str, curve: Curve) -> Table:
     """Lay out every cell with its verdicts."""
-    return verdict_table(title, "arm", [(cell["arm"], cell) for cell in curve["cells"]])
+    return verdict_table(title, "arm", [(cell.arm, cell) for cell in curve.cells])
 
 
-def verdict_table(title: str, what: str, cells: Sequence[tuple[str, Json]]) -> Table:
+def verdict_table(title: str, what: str, cells: Sequence[tuple[str, ArmResult]]) -> Table:
     """Lay out cells, a row each: seeds, mean and deviation, verdicts, and how sure they are.
 
     Args:
@@ -184,39 +197,31 @@ def verdict_table(title: str, what: str, cells: Sequence[tuple[str, Json]]) -> T
     return Table(title, header, tuple((name, *_row(cell)) for name, cell in cells), text_columns=(0, 5, 6, 7))
 
 
-def _row(cell: Json) -> tuple[str, ...]:
-    verdict, start = cell["verdict"], (f"{100 * cell['sparsity']:.1f}", str(len(cell["scores"])), score_text(cell))
-    if verdict is None:
+def _row(cell: ArmResult) -> tuple[str, ...]:
+    start = (f"{100 * cell.sparsity:.1f}", str(len(cell.scores)), score_text(cell))
+    if cell.verdict is None:
         return (*start, "100.0", *("" for _ in LEVELS), "", "")
-    relaxed = verdict["levels"]["relaxed"]
-    outcomes = (verdict["levels"][level]["outcome"] for level in LEVELS)
-    return (*start, f"{percent(cell) / verdict['dense']:.1f}", *outcomes, margin_text(relaxed), f"{relaxed['p']:.3f}")
+    relaxed, of_dense = cell.verdict["relaxed"], cell.percent / cell.verdict.dense
+    return (*start, f"{of_dense:.1f}", *map(cell.outcome, LEVELS), margin_text(relaxed), f"{relaxed.p:.3f}")
 
 
-def margin_text(level: Json) -> str:
+def margin_text(level: Level | Difference) -> str:
     """Write a margin in points with its paired bootstrap interval, "-0.31 (-1.20 to +0.55)"."""
-    margin, low, high = (100 * level[name] for name in ("margin", "low", "high"))
-    return f"{margin:+.2f} ({low:+.2f} to {high:+.2f})"
+    return f"{100 * level.margin:+.2f} ({100 * level.low:+.2f} to {100 * level.high:+.2f})"
 
 
-def curve_chart(title: str, curve: Json) -> Chart:
+def curve_chart(title: str, curve: Curve) -> Chart:
     """Draw every arm against sparsity, with dense and its 99 % as lines."""
-    dense = percent(dense_of(curve))
-    names = list(dict.fromkeys(cell["arm"] for cell in curve["cells"] if cell["arm"] != "dense"))
-    return Chart(
-        title=title,
-        x_label="sparsity of the prunable weights, %",
-        y_label=f"{curve['metric']}, %",
-        series=tuple(_series(name, arm(curve, name)) for name in names),
-        references=(Reference(f"dense {dense:.2f}", dense), Reference("99 % of dense", RELAXED * dense)),
-    )
+    names = dict.fromkeys(cell.arm for cell in curve.cells if cell.arm != "dense")
+    series = (_series(name, curve.arm(name)) for name in names)
+    return score_chart(title, curve.metric, curve.dense.percent, series)
 
 
-def _series(name: str, cells: Sequence[Json]) -> Series:
-    return Series(name, tuple(_point(cell) for cell in cells), line=len(cells) > 1)
+def _series(name: str, cells: Sequence[ArmResult]) -> Series:
+    return Series(name, tuple(point(100 * cell.sparsity, cell) for cell in cells), line=len(cells) > 1)
 
 
-def _point(cell: dict[str, Any]) -> Point:
-    spread, score = deviation(cell), percent(cell)
-    bounds = (None, None) if spread is None else (score - spread, score + spread)
-    return Point(100 * cell["sparsity"], score, *bounds)
+def point(x: float, cell: ArmResult) -> Point:
+    """Place a cell's score in a chart, with one standard deviation to each side."""
+    score, spread = cell.percent, cell.deviation
+    return Point(x, score) if spread is None else Point(x, score, score - spread, score + spread)

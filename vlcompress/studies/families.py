@@ -8,16 +8,8 @@ from vlcompress.data.sources import data_folder
 from vlcompress.errors import unknown
 from vlcompress.models.registry import families_of
 from vlcompress.report.table import Table
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
-from vlcompress.studies.curves import (
-    at,
-    curves_report,
-    dense_of,
-    run_curve,
-    score_text,
-    sparsest,
-    trainings_of,
-)
+from vlcompress.studies.base import Choices, StudyCell, StudyReport, StudyRunner
+from vlcompress.studies.curves import Curve, curves_report, run_curve, score_text, trainings_of
 from vlcompress.studies.tickets import NINE, ticket_recipe
 from vlcompress.tasks.build_task import data_of
 from vlcompress.tasks.registry import TASKS
@@ -27,6 +19,14 @@ from vlcompress.tickets import verdict
 FAMILIES = ("uniter", "lxmert", "vilt")
 LEVEL = {"uniter": 0.7, "lxmert": 0.7, "vilt": 0.3}
 """The sparsities of the paper's tables."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FamilyCurve(Curve):
+    """A family's curve, and what a model that does not look scores in [0, 1]; None where the data say nothing of it."""
+
+    family: str
+    without_looking: float | None
 
 
 class Families:
@@ -51,7 +51,7 @@ class Families:
             if family in families_of(task)
         ]
 
-    def report(self, results: Mapping[str, Json]) -> StudyReport:
+    def report(self, results: Mapping[str, FamilyCurve]) -> StudyReport:
         """Lay out each family's sparsest relaxed ticket, and its scores at the paper's sparsity."""
         header = ("cell", "without looking", "dense", "at %", "ticket", "random mask", "sparsest relaxed %")
         table = Table("Families", header, tuple(_row(name, curve) for name, curve in results.items()))
@@ -69,54 +69,54 @@ def _cell(choices: Choices, task: str) -> StudyCell:
     recipe = ticket_recipe(choices, task, levels)
     level = LEVEL[choices.family]
 
-    def work(runner: StudyRunner) -> Json:
+    def work(runner: StudyRunner) -> FamilyCurve:
         curve = run_curve(runner.bench(recipe), ("random",), (level,))
         folder = data_folder(recipe.data.source, runner.home, task=data_of(task))
-        return {"family": choices.family, "without_looking": read_blind(folder, task), **curve}
+        return FamilyCurve(**vars(curve), family=choices.family, without_looking=read_blind(folder, task))
 
     count = trainings_of(recipe, ("random",), 1)
     return StudyCell(f"{choices.family} {task}", recipe, count, work)
 
 
-def learned(curve: Json) -> bool:
+def learned(curve: FamilyCurve) -> bool:
     """Tell whether the dense model surely beats one that does not look, where the data say what such a one scores."""
-    return verdict.learned(mean(dense_of(curve)["scores"]), curve["examples"], curve["without_looking"])
+    return verdict.learned(mean(curve.dense.scores), curve.examples, curve.without_looking)
 
 
-def _row(name: str, curve: Json) -> tuple[str, ...]:
-    level, blind = LEVEL[curve["family"]], curve["without_looking"]
-    scores = (score_text(at(curve, arm, level)) for arm in ("ticket", "random"))
+def _row(name: str, curve: FamilyCurve) -> tuple[str, ...]:
+    level, blind = LEVEL[curve.family], curve.without_looking
+    scores = (score_text(curve.at(arm, level)) for arm in ("ticket", "random"))
     return (
         name,
         "-" if blind is None else f"{100 * blind:.2f}",
-        score_text(dense_of(curve)),
+        score_text(curve.dense),
         f"{100 * level:.0f}",
         *scores,
         _sparsest(curve),
     )
 
 
-def _sparsest(curve: Json) -> str:
+def _sparsest(curve: FamilyCurve) -> str:
     if not learned(curve):
         return "nothing learned"
-    found = sparsest(curve, "relaxed")
+    found = curve.sparsest("relaxed")
     return f"{100 * found[0]:.0f}" if found else "none"
 
 
-def _finding(name: str, curve: Json) -> str:
-    if not learned(curve):
+def _finding(name: str, curve: FamilyCurve) -> str:
+    if curve.without_looking is not None and not learned(curve):
         return (
-            f"{name}: dense scores {score_text(dense_of(curve))}, a model that does not look "
-            f"{100 * curve['without_looking']:.2f}: nothing was learned here that a ticket could keep or lose."
+            f"{name}: dense scores {score_text(curve.dense)}, a model that does not look "
+            f"{100 * curve.without_looking:.2f}: nothing was learned here that a ticket could keep or lose."
         )
-    found = sparsest(curve, "relaxed")
+    found = curve.sparsest("relaxed")
     return f"{name}: {'a relaxed ticket up to ' + f'{100 * found[0]:.0f} %' if found else 'no relaxed ticket'}."
 
 
-def _summary(results: Mapping[str, Json]) -> str:
+def _summary(results: Mapping[str, FamilyCurve]) -> str:
     """Say each cell's sparsest relaxed ticket, and whether ViLT's is the least sparse, as the paper finds."""
     there = {name: curve for name, curve in results.items() if learned(curve)}
-    found = {name: (sparsest(curve, "relaxed") or (0.0, "none"))[0] for name, curve in there.items()}
+    found = {name: (curve.sparsest("relaxed") or (0.0, "none"))[0] for name, curve in there.items()}
     listed = ", ".join(f"{name} {f'{100 * level:.0f} %' if level else 'none'}" for name, level in found.items())
     lines = [f"The sparsest relaxed ticket: {listed or 'of no cell'}."]
     empty = [name for name in results if name not in there]

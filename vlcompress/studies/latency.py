@@ -10,7 +10,7 @@ times, before and after the tickets, with and without SkipLayerNormFusion, and t
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -22,9 +22,10 @@ from vlcompress.bench.harness import measure_openings
 from vlcompress.bench.statistics import latency, paired_ratio
 from vlcompress.errors import VlcompressError
 from vlcompress.export.onnx import export_onnx
-from vlcompress.export.runtime import SKIP_LAYER_NORM, open_session
+from vlcompress.export.runtime import open_session
 from vlcompress.export.verify import feed
 from vlcompress.pruning.pattern import Pattern
+from vlcompress.results import Latency, Ratio
 from vlcompress.sparse.compile import compile_model
 from vlcompress.sparse.timing import Effort
 from vlcompress.studies.base import Json
@@ -47,7 +48,41 @@ Inputs = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Measured:
+class FileBatch(Latency):
+    """A file at one batch size, and how many times faster than dense it is."""
+
+    speedup: Ratio
+
+
+@dataclass(frozen=True)
+class FileSpeed:
+    """An exported file: its bytes, the graph that was picked, its packed layers, and its speed by batch size."""
+
+    bytes: int
+    picked: str
+    lowered: int
+    batches: Mapping[str, FileBatch]
+
+
+@dataclass(frozen=True)
+class NotExported:
+    """Why a ticket could not be exported."""
+
+    failed: str
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """The dense model and tickets by name, measured side by side."""
+
+    threads: int
+    environment: Json
+    dense: FileSpeed
+    tickets: Mapping[str, FileSpeed | NotExported]
+
+
+@dataclass(frozen=True)
+class MeasuredTicket:
     """A ticket to measure.
 
     Attributes:
@@ -64,8 +99,8 @@ class Measured:
 
 
 def measure_tickets(
-    bench: Experiment, dense: TrainingResult, tickets: Sequence[Measured], *, effort: Effort = EFFORT
-) -> Json:
+    bench: Experiment, dense: TrainingResult, tickets: Sequence[MeasuredTicket], *, effort: Effort = EFFORT
+) -> Speeds:
     """Export the dense model and every ticket (checked before anything is timed), and measure them side by side.
 
     Args:
@@ -74,11 +109,6 @@ def measure_tickets(
         tickets: of the same task and size.
         effort: how long to measure each batch size.
 
-    Returns:
-        "threads", "environment", "dense" and "tickets": for each its bytes and by batch size its latency; tickets have
-        "speedup" against dense with a 95 % interval, the graph that was "picked", and how many layers are "lowered". A
-        ticket that cannot be exported has "failed" with the reason.
-
     Raises:
         VlcompressError: a task without answers, or a dense model that cannot be exported.
     """
@@ -86,19 +116,14 @@ def measure_tickets(
         raise nothing_to_answer()
     with tempfile.TemporaryDirectory() as folder:
         files = {"dense": _export(bench, dense, None, Path(folder) / "dense")}
-        failed: dict[str, str] = {}
+        failed: dict[str, NotExported] = {}
         for number, one in enumerate(tickets):
             try:
                 files[one.name] = _export(one.bench, one.trained, one.pattern, Path(folder) / str(number))
             except VlcompressError as error:
-                failed[one.name] = str(error)
+                failed[one.name] = NotExported(str(error))
         rows = _race(files, _inputs(bench), effort)
-    return {
-        "threads": THREADS,
-        "environment": environment(),
-        "dense": rows.pop("dense"),
-        "tickets": {**rows, **{name: {"failed": reason} for name, reason in failed.items()}},
-    }
+    return Speeds(THREADS, environment(), rows.pop("dense"), {**rows, **failed})
 
 
 def _export(bench: Experiment, trained: TrainingResult, pattern: Pattern | None, folder: Path) -> tuple[Path, Json]:
@@ -124,37 +149,33 @@ def _task(bench: Experiment) -> Task:
     return cast(Task, bench.score_task)
 
 
-def _race(files: Mapping[str, tuple[Path, Json]], inputs: Mapping[int, Inputs], effort: Effort) -> dict[str, Json]:
+def _race(files: Mapping[str, tuple[Path, Json]], inputs: Mapping[int, Inputs], effort: Effort) -> dict[str, FileSpeed]:
     """Measure every file in turn with the others, as its manifest advises to open it; dense as is best for it."""
     tickets = {name: found for name, found in files.items() if name != "dense"}
     dense = [_open(files["dense"][0], skip=skip) for skip in (False, True)]
-    sessions = {name: [_open(file, skip=_advised(manifest))] for name, (file, manifest) in tickets.items()}
+    sessions = {name: [_open(file)] for name, (file, _) in tickets.items()}
     sessions["dense"] = dense + [_open(files["dense"][0], skip=skip) for skip in (False, True)]
     batches = {batch: _batch(sessions, one, batch, effort) for batch, one in inputs.items()}
     return {
-        name: {
-            "bytes": manifest["bytes"]["model"],
-            "picked": manifest["speed"]["picked"],
-            "lowered": sum(layer["form"] != "dense" for layer in manifest["layers"]),
-            "batches": {str(batch): found[name] for batch, found in batches.items()},
-        }
+        name: FileSpeed(
+            manifest["bytes"]["model"],
+            manifest["speed"]["picked"],
+            sum(layer["form"] != "dense" for layer in manifest["layers"]),
+            {str(batch): found[name] for batch, found in batches.items()},
+        )
         for name, (_, manifest) in files.items()
     }
 
 
-def _advised(manifest: Json) -> bool:
-    return SKIP_LAYER_NORM in manifest["speed"]["disabled_optimizers"]
-
-
-def _open(file: Path, *, skip: bool) -> Any:
+def _open(file: Path, *, skip: bool | None = None) -> Any:
     return open_session(file, threads=THREADS, disable_skip_layer_norm=skip, native="off")
 
 
-def _batch(sessions: Mapping[str, Sequence[Any]], inputs: Inputs, batch: int, effort: Effort) -> dict[str, Json]:
+def _batch(sessions: Mapping[str, Sequence[Any]], inputs: Inputs, batch: int, effort: Effort) -> dict[str, FileBatch]:
     """Time each file and its ratio to dense, each by the fastest of its sessions."""
     calls = {name: [partial(one.run, None, feed(one, inputs)) for one in opened] for name, opened in sessions.items()}
     bursts = measure_openings(calls, effort)
     return {
-        name: {**asdict(latency(rounds, batch)), "speedup": asdict(paired_ratio(bursts["dense"], rounds))}
+        name: FileBatch(**vars(latency(rounds, batch)), speedup=paired_ratio(bursts["dense"], rounds))
         for name, rounds in bursts.items()
     }

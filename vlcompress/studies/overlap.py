@@ -5,12 +5,13 @@ d / (2 - d), which stands beside every figure: without it a number says nothing.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 from vlcompress.models.registry import modality_of
 from vlcompress.pruning.mask import Masks
 from vlcompress.report.table import Table
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
+from vlcompress.studies.base import Choices, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.curves import imp_rows, masks_of, trainings_of
 from vlcompress.studies.similarity import chance, overlap
 from vlcompress.studies.tickets import ticket_recipe
@@ -20,6 +21,24 @@ CLAIMS = (
     "Gan et al. (2022), figure 8 (heat maps without numbers): the mask of pre-training is closest to those of VQA, "
     "NLVR2 and visual entailment, and least like those of GQA, RefCOCO+ and retrieval. No chance level is given.",
 )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What two masks have in common: overlap and chance of the whole, and both of each part of the model by name."""
+
+    name: str
+    overlap: float
+    chance: float
+    parts: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Every two of the masks of one sparsity."""
+
+    level: float
+    pairs: tuple[Pair, ...]
 
 
 class Overlap:
@@ -33,37 +52,37 @@ class Overlap:
         level = max(choices.levels or (LEVEL,))
         recipes = {task: ticket_recipe(choices, task, (level,)) for task in choices.tasks}
 
-        def work(runner: StudyRunner) -> Json:
+        def work(runner: StudyRunner) -> Pairs:
             masks = {
                 f"{task} seed {seed}": masks_of(imp_rows(runner.bench(recipes[task]), seed))[-1]
                 for task in recipes
                 for seed in choices.seeds
             }
-            return {"level": level, "pairs": [_pair(one, other, masks) for one, other in combinations(masks, 2)]}
+            return Pairs(level, tuple(_pair(one, other, masks) for one, other in combinations(masks, 2)))
 
         count = sum(trainings_of(recipe, (), 0) for recipe in recipes.values())
         return [StudyCell("masks", next(iter(recipes.values())), count, work)]
 
-    def report(self, results: Mapping[str, Json]) -> StudyReport:
+    def report(self, results: Mapping[str, Pairs]) -> StudyReport:
         """Lay out every pair's overlap beside chance, whole and by part of the model."""
-        pairs = results["masks"]["pairs"] if "masks" in results else []
-        parts = list(pairs[0]["parts"]) if pairs else []
+        pairs = results["masks"].pairs if "masks" in results else ()
+        parts = list(pairs[0].parts) if pairs else []
         header = ("pair", "overlap", "chance", *(f"{part} (chance)" for part in parts))
         rows = tuple(
             (
-                pair["name"],
-                f"{pair['overlap']:.3f}",
-                f"{pair['chance']:.3f}",
-                *(f"{pair['parts'][part][0]:.3f} ({pair['parts'][part][1]:.3f})" for part in parts),
+                pair.name,
+                f"{pair.overlap:.3f}",
+                f"{pair.chance:.3f}",
+                *(f"{pair.parts[part][0]:.3f} ({pair.parts[part][1]:.3f})" for part in parts),
             )
             for pair in pairs
         )
-        above = sum(pair["overlap"] > pair["chance"] for pair in pairs)
+        above = sum(pair.overlap > pair.chance for pair in pairs)
         findings = (f"{above} of {len(pairs)} pairs of masks have more in common than chance gives.",) if pairs else ()
         return StudyReport(findings, (Table("Overlap of kept weights (Jaccard)", header, rows),), claims=CLAIMS)
 
 
-def _pair(one: str, other: str, masks: Mapping[str, Masks]) -> Json:
+def _pair(one: str, other: str, masks: Mapping[str, Masks]) -> Pair:
     both = [masks[one], masks[other]]
     modalities: dict[str, list[str]] = {}
     for name in both[0]:
@@ -71,9 +90,5 @@ def _pair(one: str, other: str, masks: Mapping[str, Masks]) -> Json:
     of_parts = {
         modality: [Masks({name: one[name] for name in names}) for one in both] for modality, names in modalities.items()
     }
-    return {
-        "name": f"{one} and {other}",
-        "overlap": overlap(both),
-        "chance": chance(both),
-        "parts": {part: [overlap(of_part), chance(of_part)] for part, of_part in of_parts.items()},
-    }
+    parts = {part: (overlap(masks), chance(masks)) for part, masks in of_parts.items()}
+    return Pair(f"{one} and {other}", overlap(both), chance(both), parts)

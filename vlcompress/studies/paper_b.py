@@ -20,6 +20,7 @@ its rounds prune ties and one weight more of each tensor, and its head starts fr
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import mean
 
 import torch
@@ -29,8 +30,9 @@ from vlcompress.pruning.allocation import Allocation, Global, Uniform
 from vlcompress.pruning.criterion import Criterion, HighMagnitude, Magnitude, Random
 from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import Unstructured
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, by_magnitude
-from vlcompress.studies.curves import curve_of, curves_report, dense_row, imp_rows, masked_row, near, percent, rounds_of
+from vlcompress.results import ArmResult
+from vlcompress.studies.base import Choices, StudyCell, StudyReport, StudyRunner, by_magnitude
+from vlcompress.studies.curves import Curve, curve_of, curves_report, dense_row, imp_rows, masked_row, near, rounds_of
 from vlcompress.studies.tickets import NINE, ticket_recipe
 from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Row, control, judged
@@ -40,6 +42,13 @@ from vlcompress.tickets.store import TrainingResult
 RELEASED_ROUNDS = (1, 3, 4, 5, 7, 9, 12, 16, 22)
 """Rounds of a tenth of what is left that the code runs for the labels 10 to 90 %."""
 RELEASED = tuple(round(1 - 0.9**rounds, 3) for rounds in RELEASED_ROUNDS)
+
+
+@dataclass(frozen=True)
+class LabelledCurve(Curve):
+    """A curve, and the labels that its levels have in the released code."""
+
+    labels: tuple[float, ...]
 
 
 class PaperB:
@@ -62,7 +71,7 @@ class PaperB:
         by_magnitude(self.name, choices)
         return [_text(choices), _released(choices)]
 
-    def report(self, results: Mapping[str, Json]) -> StudyReport:
+    def report(self, results: Mapping[str, Curve]) -> StudyReport:
         """Lay out both curves, and what differs between them."""
         curves = {f"as {name}": curve for name, curve in results.items()}
         summary = " ".join(_summary(name, curve) for name, curve in curves.items())
@@ -73,7 +82,7 @@ def _text(choices: Choices) -> StudyCell:
     levels = choices.levels or NINE
     recipe = ticket_recipe(choices, "vqa", levels)
 
-    def work(runner: StudyRunner) -> Json:
+    def work(runner: StudyRunner) -> Curve:
         bench = runner.bench(recipe)
         return curve_of(bench, judged([list(_text_rows(bench, seed, levels)) for seed in choices.seeds]))
 
@@ -94,10 +103,10 @@ def _released(choices: Choices) -> StudyCell:
     recipe = ticket_recipe(choices, "vqa", NINE).override(pruning={"prunable": "as-released", "allocation": "uniform"})
     wanted = [place for place, label in enumerate(NINE) if near(label, choices.levels)]
 
-    def work(runner: StudyRunner) -> Json:
+    def work(runner: StudyRunner) -> Curve:
         bench = runner.bench(recipe)
         columns = [list(_released_rows(bench, seed, wanted)) for seed in choices.seeds]
-        return {"labels": [NINE[place] for place in wanted], **curve_of(bench, judged(columns))}
+        return LabelledCurve(**vars(curve_of(bench, judged(columns))), labels=tuple(NINE[place] for place in wanted))
 
     return StudyCell("released", recipe, len(choices.seeds) * (1 + 3 * len(wanted)), work)
 
@@ -152,15 +161,15 @@ def _oneshot(
     return prune(weights, everything, level, pattern=Unstructured(), criterion=criterion, allocation=allocation)
 
 
-def _arms(curve: Json) -> dict[str, list[Json]]:
+def _arms(curve: Curve) -> dict[str, list[ArmResult]]:
     """Sort the cells by arm, level by level: low, high, random."""
-    names = dict.fromkeys(cell["arm"] for cell in curve["cells"] if cell["arm"] != "dense")
-    return {name: [cell for cell in curve["cells"] if cell["arm"] == name] for name in names}
+    names = dict.fromkeys(cell.arm for cell in curve.cells if cell.arm != "dense")
+    return {name: [cell for cell in curve.cells if cell.arm == name] for name in names}
 
 
-def _summary(name: str, curve: Json) -> str:
+def _summary(name: str, curve: Curve) -> str:
     """Say at how many levels each arm beats the next, and by how much on average."""
-    low, high, random = ([percent(cell) for cell in cells] for cells in _arms(curve).values())
+    low, high, random = ([cell.percent for cell in cells] for cells in _arms(curve).values())
     sentences = []
     for words, ours, theirs in (("low magnitude", low, high), ("high magnitude", high, random)):
         gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
@@ -172,16 +181,16 @@ def _summary(name: str, curve: Json) -> str:
     return f"{name.capitalize()}: {', '.join(sentences)}."
 
 
-def _findings(name: str, curve: Json) -> list[str]:
+def _findings(name: str, curve: Curve) -> list[str]:
     """Compare the three arms level by level, and say what the paper found surprising."""
     arms = list(_arms(curve))
     low, high, random = _arms(curve).values()
     sentences = []
     for one, other, third in zip(low, high, random, strict=True):
-        order = percent(other) - percent(third)
+        order = other.percent - third.percent
         verb = "above" if order > 0 else "below"
         sentences.append(
-            f"{name}, {100 * one['sparsity']:.1f} %: low {percent(one):.2f}, {arms[1]} {percent(other):.2f} (at "
-            f"{100 * other['sparsity']:.1f} %), random {percent(third):.2f}: high is {abs(order):.2f} {verb} random."
+            f"{name}, {100 * one.sparsity:.1f} %: low {one.percent:.2f}, {arms[1]} {other.percent:.2f} (at "
+            f"{100 * other.sparsity:.1f} %), random {third.percent:.2f}: high is {abs(order):.2f} {verb} random."
         )
     return sentences

@@ -14,16 +14,14 @@ from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
 from vlcompress.report.table import Table
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
+from vlcompress.studies.base import Choices, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.curves import (
-    at,
+    Curve,
     curve_of,
     curves_report,
-    dense_of,
     imp_rows,
     masked_row,
     masks_of,
-    percent,
     rounds_of,
     score_text,
 )
@@ -38,6 +36,13 @@ SMALL_STEPS = 400
 """A tenth of the 4000 steps of the built-in pre-training, at half its batch: 20 to 40 s on one thread of a quiet
 machine. The published sizes take a tenth of the official steps (see vlcompress/recipes)."""
 ARMS = {"ticket": "the task's own", "pretraining": "found by pre-training", "random": "a random mask"}
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelCurve(Curve):
+    """A curve, and the sparsities that were asked for."""
+
+    levels: tuple[float, ...]
 
 
 class PretrainingTicket:
@@ -58,9 +63,9 @@ class PretrainingTicket:
             )
         return [_cell(choices, task) for task in choices.tasks]
 
-    def report(self, results: Mapping[str, Json]) -> StudyReport:
+    def report(self, results: Mapping[str, LevelCurve]) -> StudyReport:
         """Lay out Table 2: scores by level and arm, and the mean relative drop."""
-        levels = sorted({level for curve in results.values() for level in curve["levels"]})
+        levels = sorted({level for curve in results.values() for level in curve.levels})
         report = curves_report(results, lambda *_: (), tables=[_overview(results, levels)], published=("a2",))
         return dataclasses.replace(report, findings=tuple(_finding(results, level) for level in levels))
 
@@ -77,11 +82,11 @@ def _cell(choices: Choices, task: str) -> StudyCell:
     levels = choices.levels or LEVELS
     source, target = (source_recipe(choices, one, levels) for one in (PRETRAINING, task))
 
-    def work(runner: StudyRunner) -> Json:
+    def work(runner: StudyRunner) -> LevelCurve:
         found = masks_of(imp_rows(runner.bench(source), choices.seeds[0], levels))
         bench = runner.bench(target)
         columns = [list(_column(bench, seed, found)) for seed in choices.seeds]
-        return {**curve_of(bench, judged(columns)), "levels": list(levels)}
+        return LevelCurve(**vars(curve_of(bench, judged(columns))), levels=tuple(levels))
 
     chain = 1 + rounds_of(target)
     return StudyCell(task, target, chain + len(choices.seeds) * (chain + 2 * len(levels)), work)
@@ -94,24 +99,24 @@ def _column(bench: Experiment, seed: int, found: Sequence[Masks]) -> Iterator[Ro
     yield from (control(bench, seed, "random", row) for row in own)
 
 
-def _drop(curve: Json, name: str, level: float) -> float:
+def _drop(curve: Curve, name: str, level: float) -> float:
     """Take the relative drop from dense, in per cent."""
-    dense, cell = percent(dense_of(curve)), at(curve, name, level)
+    dense, cell = curve.dense.percent, curve.at(name, level)
     assert cell is not None
-    return 100 * (dense - percent(cell)) / dense
+    return 100 * (dense - cell.percent) / dense
 
 
-def _mean_drop(results: Mapping[str, Json], name: str, level: float) -> float:
+def _mean_drop(results: Mapping[str, LevelCurve], name: str, level: float) -> float:
     return fmean(_drop(curve, name, level) for curve in results.values())
 
 
-def _overview(results: Mapping[str, Json], levels: Sequence[float]) -> Table:
-    dense = ("0", "dense", *(score_text(dense_of(curve)) for curve in results.values()), "–")
+def _overview(results: Mapping[str, LevelCurve], levels: Sequence[float]) -> Table:
+    dense = ("0", "dense", *(score_text(curve.dense) for curve in results.values()), "–")
     rows = [
         (
             f"{100 * level:.0f}",
             words,
-            *(score_text(at(curve, name, level)) for curve in results.values()),
+            *(score_text(curve.at(name, level)) for curve in results.values()),
             f"{_mean_drop(results, name, level):.2f}",
         )
         for level in levels
@@ -121,7 +126,7 @@ def _overview(results: Mapping[str, Json], levels: Sequence[float]) -> Table:
     return Table("One ticket for every task", header, (dense, *rows), text_columns=(1,))
 
 
-def _finding(results: Mapping[str, Json], level: float) -> str:
+def _finding(results: Mapping[str, LevelCurve], level: float) -> str:
     universal, own, random = (_mean_drop(results, name, level) for name in (PRETRAINING, "ticket", "random"))
     better = "beats" if universal < random else "does not beat"
     return (

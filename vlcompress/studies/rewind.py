@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from vlcompress.report.table import Table
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
-from vlcompress.studies.curves import at, dense_of, near, percent, run_curve, score_text, trainings_of, verdict_table
+from vlcompress.studies.base import Choices, StudyCell, StudyReport, StudyRunner
+from vlcompress.studies.curves import Curve, near, run_curve, score_text, trainings_of, verdict_table
 from vlcompress.studies.tickets import ticket_recipe
 
 RATIOS = (0.0, 0.05, 0.1, 0.2, 0.5)
@@ -23,17 +23,17 @@ class Rewind:
         """Plan a cell for each task and ratio."""
         return [_cell(choices, task, ratio) for task in choices.tasks for ratio in RATIOS]
 
-    def report(self, results: Mapping[str, Json]) -> StudyReport:
+    def report(self, results: Mapping[str, Curve]) -> StudyReport:
         """Lay out score by ratio and level."""
-        levels = sorted({cell["sparsity"] for curve in results.values() for cell in curve["cells"]} - {0.0})
+        levels = sorted({cell.sparsity for curve in results.values() for cell in curve.cells} - {0.0})
         wanted = [level for level in levels if near(level, THREE)] or levels
         header = ("task and share of steps", "dense", *(f"{100 * level:.0f} %" for level in wanted))
         rows = tuple(
-            (name, score_text(dense_of(curve)), *(score_text(at(curve, "ticket", level)) for level in wanted))
+            (name, score_text(curve.dense), *(score_text(curve.at("ticket", level)) for level in wanted))
             for name, curve in results.items()
         )
         cells = [
-            (name, cell) for name, curve in results.items() for level in wanted if (cell := at(curve, "ticket", level))
+            (name, cell) for name, curve in results.items() for level in wanted if (cell := curve.at("ticket", level))
         ]
         tables = (Table("Score by rewinding ratio", header, rows), verdict_table("Against dense", header[0], cells))
         return StudyReport(tuple(_findings(results, wanted)), tables, claims=CLAIMS)
@@ -45,18 +45,18 @@ def _cell(choices: Choices, task: str, ratio: float) -> StudyCell:
     steps = recipe.training.steps
     recipe = recipe.override(pruning={"rewind_step": round(ratio * steps)})
 
-    def work(runner: StudyRunner) -> Json:
+    def work(runner: StudyRunner) -> Curve:
         return run_curve(runner.bench(recipe), ())
 
     return StudyCell(f"{task} {100 * ratio:.0f} %", recipe, trainings_of(recipe, (), 0), work)
 
 
-def _findings(results: Mapping[str, Json], levels: Sequence[float]) -> list[str]:
+def _findings(results: Mapping[str, Curve], levels: Sequence[float]) -> list[str]:
     sentences = []
     for level in levels:
-        cells = {name: cell for name, curve in results.items() if (cell := at(curve, "ticket", level)) is not None}
+        cells = {name: cell for name, curve in results.items() if (cell := curve.at("ticket", level)) is not None}
         if len(cells) > 1:
-            scores = {name: percent(cell) for name, cell in cells.items()}
+            scores = {name: cell.percent for name, cell in cells.items()}
             best, worst = max(scores, key=scores.__getitem__), min(scores, key=scores.__getitem__)
             spread = scores[best] - scores[worst]
             sentences.append(

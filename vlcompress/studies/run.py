@@ -14,6 +14,7 @@ from vlcompress.bench.environment import environment
 from vlcompress.devices import CPU, Compute, computed_on
 from vlcompress.errors import VlcompressError
 from vlcompress.report.table import Table, terminal
+from vlcompress.results import to_json
 from vlcompress.studies.base import Choices, Done, Json, Study, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.estimate import seconds_of_a_training
 from vlcompress.studies.page import DOCUMENT, FOLDER, failures, page, report_document
@@ -22,7 +23,7 @@ from vlcompress.tickets.store import TIME
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StudyOutcome:
     """A study that was run.
 
     Attributes:
@@ -36,7 +37,7 @@ class Outcome:
     text: str
 
 
-def run_study(study: Study, choices: Choices, runner: StudyRunner) -> Outcome:
+def run_study(study: Study, choices: Choices, runner: StudyRunner) -> StudyOutcome:
     """Run every cell and write what came under the home, in a folder named after the study and its choices.
 
     Raises:
@@ -51,7 +52,7 @@ def run_study(study: Study, choices: Choices, runner: StudyRunner) -> Outcome:
     facts = document(study, choices, done, report, runner.home) | computed_on(runner.compute)
     write_file(folder / DOCUMENT, dumps(facts))
     write_file(folder / "study.html", page(facts))
-    return Outcome(folder, facts, _text(done, report, folder))
+    return StudyOutcome(folder, facts, _text(done, report, folder))
 
 
 def describe(studies: Iterable[Study]) -> str:
@@ -116,7 +117,7 @@ def plain(one: Table) -> str:
 
 
 def _run(cells: Sequence[StudyCell], runner: StudyRunner) -> Done:
-    results: dict[str, Json] = {}
+    results: dict[str, Any] = {}
     failed: dict[str, str] = {}
     seconds: dict[str, float] = {}
     for number, cell in enumerate(cells, start=1):
@@ -147,6 +148,7 @@ def plan(cells: Sequence[StudyCell], seconds_each: Mapping[str, float]) -> Table
 
 def document(study: Study, choices: Choices, done: Done, report: StudyReport, home: Path) -> Json:
     """Write everything about a study as plain JSON."""
+    results = to_json(done.results)
     return {
         "study": study.name,
         "title": study.title,
@@ -154,10 +156,10 @@ def document(study: Study, choices: Choices, done: Done, report: StudyReport, ho
         "choices": dataclasses.asdict(choices),
         "environment": environment(),
         "seconds": dict(done.seconds),
-        "trainings": trained(done.results, home),
+        "trainings": trained(results, home),
         "failed": dict(done.failed),
         **report_document(report),
-        "results": dict(done.results),
+        "results": results,
     }
 
 

@@ -10,17 +10,8 @@ from vlcompress.models.language import StartsFromLanguage
 from vlcompress.models.registry import family_named
 from vlcompress.recipe import Recipe, default_recipe
 from vlcompress.report.table import Table
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
-from vlcompress.studies.curves import (
-    at,
-    curves_report,
-    dense_of,
-    percent,
-    run_curve,
-    score_text,
-    sparsest,
-    trainings_of,
-)
+from vlcompress.studies.base import Choices, StudyCell, StudyReport, StudyRunner
+from vlcompress.studies.curves import Curve, curves_report, run_curve, score_text, trainings_of
 from vlcompress.tickets.verdict import RELAXED
 
 NINE = tuple(round(0.1 * step, 1) for step in range(1, 10))
@@ -44,7 +35,7 @@ class Tickets:
         """Plan a cell for each task."""
         return [_cell(choices, task) for task in choices.tasks]
 
-    def report(self, results: Mapping[str, Json]) -> StudyReport:
+    def report(self, results: Mapping[str, Curve]) -> StudyReport:
         """Lay out the table over tasks, then each task's curve."""
         tables = [_overview(results)]
         return curves_report(results, findings, tables=tables, published=("a1", "a3", "a4"), summary=summary(results))
@@ -72,13 +63,13 @@ def _cell(choices: Choices, task: str) -> StudyCell:
 
     controls = (*CONTROLS, LANGUAGE) if isinstance(family_named(choices.family), StartsFromLanguage) else CONTROLS
 
-    def work(runner: StudyRunner) -> Json:
+    def work(runner: StudyRunner) -> Curve:
         return run_curve(runner.bench(recipe), controls, levels)
 
     return StudyCell(task, recipe, trainings_of(recipe, controls, len(levels)), work)
 
 
-def _overview(results: Mapping[str, Json]) -> Table:
+def _overview(results: Mapping[str, Curve]) -> Table:
     """Lay out Table 1: a column for each task at its sparsest ticket that passes relaxed."""
     columns = {task: _column(curve) for task, curve in results.items()}
     names = (
@@ -95,39 +86,39 @@ def _overview(results: Mapping[str, Json]) -> Table:
     return Table("The sparsest ticket that passes relaxed (99 % of dense)", ("", *columns), rows)
 
 
-def _column(curve: Json) -> tuple[str, ...]:
-    found, dense = sparsest(curve, "relaxed"), dense_of(curve)
-    line = f"{RELAXED * percent(dense):.2f}"
+def _column(curve: Curve) -> tuple[str, ...]:
+    found, dense = curve.sparsest("relaxed"), curve.dense
+    line = f"{RELAXED * dense.percent:.2f}"
     if found is None:
         return ("none", score_text(dense), line, "–", "–", "–", "–", "–")
     arms = ("ticket", *CONTROLS, LANGUAGE)
-    scores = [score_text(at(curve, name, found[0])) for name in arms]
+    scores = [score_text(curve.at(name, found[0])) for name in arms]
     return (f"{100 * found[0]:.0f} ({found[1]})", score_text(dense), line, *scores)
 
 
-def findings(task: str, curve: Json) -> list[str]:
+def findings(task: str, curve: Curve) -> list[str]:
     """Say which of the paper's findings hold on a task's curve, with the figures."""
-    relaxed, strict = sparsest(curve, "relaxed"), sparsest(curve, "strict")
+    relaxed, strict = curve.sparsest("relaxed"), curve.sparsest("strict")
     if relaxed is None:
         return [f"{task}: no level passes, not even within noise: there is no relaxed ticket here."]
     sparsity = relaxed[0]
-    ticket = at(curve, "ticket", sparsity)
+    ticket = curve.at("ticket", sparsity)
     sentences = [
         f"{task}: the sparsest relaxed ticket is at {100 * sparsity:.0f} % ({relaxed[1]}); strict: "
         f"{f'{100 * strict[0]:.0f} % ({strict[1]})' if strict else 'none'}."
     ]
     for name, words in CONTROL_WORDS.items():
-        other = at(curve, name, sparsity)
+        other = curve.at(name, sparsity)
         if ticket and other:
-            gap = percent(ticket) - percent(other)
+            gap = ticket.percent - other.percent
             verb = "beats" if gap > 0 else "does not beat"
             sentences.append(f"{task}: at {100 * sparsity:.0f} % the ticket {verb} {words} ({gap:+.2f} points).")
     return sentences
 
 
-def summary(results: Mapping[str, Json]) -> str:
+def summary(results: Mapping[str, Curve]) -> str:
     """Say each task's sparsest tickets and distance from the controls, and whether the paper's finding holds."""
-    relaxed = {task: sparsest(curve, "relaxed") for task, curve in results.items()}
+    relaxed = {task: curve.sparsest("relaxed") for task, curve in results.items()}
     holds = [task for task, found in relaxed.items() if found and found[0] >= 0.495]
     fails = [task for task in relaxed if task not in holds]
     sentences = [_line(task, curve) for task, curve in results.items()]
@@ -135,12 +126,12 @@ def summary(results: Mapping[str, Json]) -> str:
     return f"{' '.join(sentences)} That relaxed tickets exist at 50 % and above {' and '.join(verdict)}."
 
 
-def _line(task: str, curve: Json) -> str:
-    relaxed, strict = sparsest(curve, "relaxed"), sparsest(curve, "strict")
+def _line(task: str, curve: Curve) -> str:
+    relaxed, strict = curve.sparsest("relaxed"), curve.sparsest("strict")
     if relaxed is None:
         return f"{task}: no relaxed ticket at any level."
-    cells = {name: at(curve, name, relaxed[0]) for name in ("ticket", "random", "shuffle")}
-    scores = {name: percent(cell) for name, cell in cells.items() if cell}
+    cells = {name: curve.at(name, relaxed[0]) for name in ("ticket", "random", "shuffle")}
+    scores = {name: cell.percent for name, cell in cells.items() if cell}
     gaps = [
         f"{scores['ticket'] - scores[name]:+.2f} points from {words}"
         for name, words in (("random", "a random mask"), ("shuffle", "its mask on shuffled weights"))

@@ -5,20 +5,19 @@ averaged over targets as in their Table 2.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from vlcompress.errors import VlcompressError
 from vlcompress.recipe import Recipe
 from vlcompress.report.plots import Chart, Point, Reference, Series
 from vlcompress.report.table import Table
-from vlcompress.results import to_json
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner
+from vlcompress.results import ArmResult
+from vlcompress.studies.base import Choices, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.curves import (
     dense_row,
-    deviation,
     imp_rows,
     masked_row,
     masks_of,
-    percent,
     rounds_of,
     score_text,
     verdict_table,
@@ -34,6 +33,30 @@ CLAIMS = (
     "better for GQA than GQA's own.",
     "Figure 4: on VCR at 70 % the ticket of pre-training is 0.71 to 2.69 points better than those of other tasks.",
 )
+
+
+@dataclass(frozen=True)
+class TransferResult:
+    """The target's dense model, and the source's ticket trained on the target."""
+
+    source: str
+    target: str
+    level: float
+    cells: tuple[ArmResult, ...]
+
+    @property
+    def ticket(self) -> ArmResult:
+        """The ticket."""
+        return self.cells[1]
+
+    @property
+    def drop(self) -> float:
+        """Relative drop from dense, in per cent."""
+        dense, ticket = (cell.percent for cell in self.cells)
+        return 100 * (dense - ticket) / dense
+
+
+Results = Mapping[str, TransferResult]
 
 
 class Transfer:
@@ -57,14 +80,14 @@ class Transfer:
         targets = [task for task in recipes if task != PRETRAINING]
         return [_cell(recipes, source, target, level) for source in recipes for target in targets]
 
-    def report(self, results: Mapping[str, Json]) -> StudyReport:
+    def report(self, results: Results) -> StudyReport:
         """Lay out score and relative drop by source and target."""
-        sources = list(dict.fromkeys(result["source"] for result in results.values()))
-        targets = list(dict.fromkeys(result["target"] for result in results.values()))
+        sources = list(dict.fromkeys(result.source for result in results.values()))
+        targets = list(dict.fromkeys(result.target for result in results.values()))
         scores = tuple((source, *(_score(results, source, target) for target in targets)) for source in sources)
         drops = tuple(_drops(results, source, targets) for source in sources)
         dense = ("dense", *(_dense(results, target) for target in targets))
-        judged_cells = [(name, result["cells"][1]) for name, result in results.items()]
+        judged_cells = [(name, result.ticket) for name, result in results.items()]
         return StudyReport(
             findings=_findings(results, sources, targets),
             tables=(
@@ -80,11 +103,10 @@ class Transfer:
 
 
 def _cell(recipes: Mapping[str, Recipe], source: str, target: str, level: float) -> StudyCell:
-    def work(runner: StudyRunner) -> Json:
+    def work(runner: StudyRunner) -> TransferResult:
         here, there = runner.bench(recipes[source]), runner.bench(recipes[target])
         columns = [_column(here, there, seed) for seed in recipes[source].pruning.seeds]
-        cells = [to_json(cell.result()) for cell in judged(columns)]
-        return {"source": source, "target": target, "level": level, "cells": cells}
+        return TransferResult(source, target, level, tuple(cell.result() for cell in judged(columns)))
 
     count = len(recipes[source].pruning.seeds) * (3 + rounds_of(recipes[source]))
     return StudyCell(f"{source} to {target}", recipes[target], count, work)
@@ -94,28 +116,23 @@ def _column(here: Experiment, there: Experiment, seed: int) -> list[Row]:
     return [dense_row(there, seed), masked_row(there, seed, "ticket", masks_of(imp_rows(here, seed))[-1])]
 
 
-def _score(results: Mapping[str, Json], source: str, target: str) -> str:
+def _score(results: Results, source: str, target: str) -> str:
     result = results.get(f"{source} to {target}")
-    return score_text(result["cells"][1]) if result else "failed"
+    return score_text(result.ticket) if result else "failed"
 
 
-def _dense(results: Mapping[str, Json], target: str) -> str:
-    return next(score_text(result["cells"][0]) for result in results.values() if result["target"] == target)
+def _dense(results: Results, target: str) -> str:
+    return next(score_text(result.cells[0]) for result in results.values() if result.target == target)
 
 
-def _drop(result: Json) -> float:
-    dense, ticket = (percent(cell) for cell in result["cells"])
-    return 100 * (dense - ticket) / dense
-
-
-def _drops(results: Mapping[str, Json], source: str, targets: Sequence[str]) -> tuple[str, ...]:
+def _drops(results: Results, source: str, targets: Sequence[str]) -> tuple[str, ...]:
     found = [results.get(f"{source} to {target}") for target in targets]
-    values = [_drop(one) for one in found if one]
+    values = [one.drop for one in found if one]
     mean = f"{sum(values) / len(values):.2f}" if values else "–"
-    return (source, *(f"{_drop(one):.2f}" if one else "failed" for one in found), mean)
+    return (source, *(f"{one.drop:.2f}" if one else "failed" for one in found), mean)
 
 
-def _chart(results: Mapping[str, Json], sources: Sequence[str], targets: Sequence[str]) -> Chart:
+def _chart(results: Results, sources: Sequence[str], targets: Sequence[str]) -> Chart:
     """Draw the ticket's score as a share of the dense one: a group for each target, a marker for each source."""
     series = tuple(
         Series(f"ticket of {source}", tuple(_points(results, source, place, sources, targets)), line=False)
@@ -132,21 +149,21 @@ def _chart(results: Mapping[str, Json], sources: Sequence[str], targets: Sequenc
 
 
 def _points(
-    results: Mapping[str, Json], source: str, place: int, sources: Sequence[str], targets: Sequence[str]
+    results: Results, source: str, place: int, sources: Sequence[str], targets: Sequence[str]
 ) -> Iterator[Point]:
     """Place a source's points, each a little beside those of the other sources; bars are one deviation over seeds."""
     for number, target in enumerate(targets, start=1):
         if result := results.get(f"{source} to {target}"):
-            dense, ticket = result["cells"]
-            share, spread = 100 - _drop(result), 100 * (deviation(ticket) or 0.0) / percent(dense)
+            dense, ticket = result.cells
+            share, spread = 100 - result.drop, 100 * (ticket.deviation or 0.0) / dense.percent
             x = number + 0.15 * (place - (len(sources) - 1) / 2)
             yield Point(x, share, share - spread, share + spread)
 
 
-def _findings(results: Mapping[str, Json], sources: Sequence[str], targets: Sequence[str]) -> tuple[str, ...]:
+def _findings(results: Results, sources: Sequence[str], targets: Sequence[str]) -> tuple[str, ...]:
     sentences = []
     for target in targets:
-        drops = {source: _drop(one) for source in sources if (one := results.get(f"{source} to {target}"))}
+        drops = {source: one.drop for source in sources if (one := results.get(f"{source} to {target}"))}
         best = min(drops, key=drops.__getitem__)
         own = "its own" if best == target else f"{best}'s"
         its_own = f"{drops[target]:.2f} %" if target in drops else "failed"
@@ -154,16 +171,15 @@ def _findings(results: Mapping[str, Json], sources: Sequence[str], targets: Sequ
     return tuple(sentences)
 
 
-def _summary(results: Mapping[str, Json], sources: Sequence[str], targets: Sequence[str]) -> str:
+def _summary(results: Results, sources: Sequence[str], targets: Sequence[str]) -> str:
     """Say the mean drop by source, how many transferred tickets pass, and how often a task's own ticket is the best."""
     drops = {
-        source: [_drop(one) for target in targets if (one := results.get(f"{source} to {target}"))]
-        for source in sources
+        source: [one.drop for target in targets if (one := results.get(f"{source} to {target}"))] for source in sources
     }
     means = ", ".join(f"{source} {sum(found) / len(found):.2f} %" for source, found in drops.items() if found)
-    others = [one["cells"][1] for one in results.values() if one["source"] != one["target"]]
-    passing = sum(cell["verdict"]["levels"]["relaxed"]["outcome"] != "fail" for cell in others)
-    level = next(iter(results.values()))["level"]
+    others = [one.ticket for one in results.values() if one.source != one.target]
+    passing = sum(cell.outcome("relaxed") != "fail" for cell in others)
+    level = next(iter(results.values())).level
     own = sum(": the best ticket is its own " in sentence for sentence in _findings(results, sources, targets))
     return (
         f"At {100 * level:.0f} %, mean drop from dense by the task that the ticket was found on: {means}. Of "

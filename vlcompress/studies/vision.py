@@ -29,10 +29,20 @@ from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.pattern import Unstructured
 from vlcompress.pruning.schedule import Geometric
 from vlcompress.recipe import Recipe, default_recipe
-from vlcompress.studies.base import Choices, Json, StudyCell, StudyReport, StudyRunner, by_magnitude
-from vlcompress.studies.curves import curve_of, dense_row, imp_rows, masked_row, masks_of
+from vlcompress.studies.base import Choices, StudyCell, StudyReport, StudyRunner, by_magnitude
+from vlcompress.studies.curves import Curve, curve_of, dense_row, imp_rows, masked_row, masks_of
 from vlcompress.studies.similarity import chance, overlap, zero_kernels
-from vlcompress.studies.vision_report import KINDS, PRETRAINING_TICKET, TASK_TICKET, vision_report
+from vlcompress.studies.vision_report import (
+    KINDS,
+    PRETRAINING_TICKET,
+    TASK_TICKET,
+    InCommon,
+    KernelCurve,
+    MaskGroup,
+    Result,
+    Similarity,
+    vision_report,
+)
 from vlcompress.tasks.detection import DetectionTask
 from vlcompress.tasks.segmentation import SegmentationTask
 from vlcompress.tickets.controls import complement, perturbed
@@ -76,7 +86,7 @@ MANY_SCENES = (1000, 200)
 
 
 @dataclass(frozen=True)
-class Plan:
+class VisionPlan:
     """What a user's choices come to.
 
     Attributes:
@@ -125,7 +135,7 @@ class Plan:
         )
 
 
-def plan_of(choices: Choices) -> Plan:
+def plan_of(choices: Choices) -> VisionPlan:
     """Read what a user chose.
 
     Raises:
@@ -145,7 +155,7 @@ def plan_of(choices: Choices) -> Plan:
     if own:
         tasks = {Path(choices.source).name: choices.source}
     count = round(math.log1p(-max(choices.levels)) / math.log1p(-SCHEDULE.fraction)) if choices.levels else MOST
-    return Plan(NETWORK.get(choices.size, choices.size), data, tasks, max(1, count), choices.seeds)
+    return VisionPlan(NETWORK.get(choices.size, choices.size), data, tasks, max(1, count), choices.seeds)
 
 
 class Vision:
@@ -172,7 +182,7 @@ class Vision:
             StudyCell("similarity", plan.ticket("supervised"), 0, partial(_similarity, plan)),
         ]
 
-    def report(self, results: Mapping[str, Json]) -> StudyReport:
+    def report(self, results: Mapping[str, Result]) -> StudyReport:
         """Set the highest matching sparsities beside the paper's, with masks in common, kernels, controls, curves."""
         return vision_report(results)
 
@@ -181,29 +191,29 @@ Column = Callable[[StudyRunner, int], tuple[Experiment, Iterable[Row]]]
 """What is trained with a seed, and where."""
 
 
-def _curve(plan: Plan, column: Column, runner: StudyRunner) -> Json:
+def _curve(plan: VisionPlan, column: Column, runner: StudyRunner) -> Curve:
     """Train the column of every seed, and judge them side by side."""
     benches, columns = zip(*(column(runner, seed) for seed in plan.seeds), strict=True)
     return curve_of(benches[0], judged([list(rows) for rows in columns]))
 
 
-def _ticket(plan: Plan, kind: str) -> StudyCell:
+def _ticket(plan: VisionPlan, kind: str) -> StudyCell:
     """Prune on the pre-training's own task, and count the kernels that go."""
 
     def column(runner: StudyRunner, seed: int) -> tuple[Experiment, Iterable[Row]]:
         bench = _pretrained(plan, kind, runner)
         return bench, imp_rows(bench, seed, arm=PRETRAINING_TICKET)
 
-    def work(runner: StudyRunner) -> Json:
+    def work(runner: StudyRunner) -> KernelCurve:
         _, rows = column(runner, plan.seeds[0])
         kernels = [zero_kernels(masks) for masks in masks_of(list(rows))]
-        shares = [gone / count if count else 0.0 for gone, count in kernels]
-        return {**_curve(plan, column, runner), "zero_kernels": shares}
+        shares = tuple(gone / count if count else 0.0 for gone, count in kernels)
+        return KernelCurve(**vars(_curve(plan, column, runner)), zero_kernels=shares)
 
     return StudyCell(f"{kind} ticket", plan.ticket(kind), 1 + len(plan.seeds) * (1 + plan.rounds), work)
 
 
-def _task(plan: Plan, kind: str, task: str) -> StudyCell:
+def _task(plan: VisionPlan, kind: str, task: str) -> StudyCell:
     """Prune on a task from θp, and train the pre-training ticket on it at every second round."""
     wanted = range(plan.rounds, 0, -2)[::-1]
 
@@ -215,7 +225,7 @@ def _task(plan: Plan, kind: str, task: str) -> StudyCell:
     return StudyCell(f"{kind} on {task}", plan.task(task), count, partial(_curve, plan, column))
 
 
-def _scene(plan: Plan, kind: str, task: str) -> StudyCell:
+def _scene(plan: VisionPlan, kind: str, task: str) -> StudyCell:
     """Train on whole scenes: dense, the pre-training ticket in the middle and at the end, a random mask at the end."""
     wanted = sorted({max(1, plan.rounds // 2), plan.rounds})
 
@@ -231,7 +241,7 @@ def _scene(plan: Plan, kind: str, task: str) -> StudyCell:
     return StudyCell(f"{kind} on {task}", like, len(plan.seeds) * (2 + len(wanted)), partial(_curve, plan, column))
 
 
-def _start(plan: Plan, task: str, start: str) -> StudyCell:
+def _start(plan: VisionPlan, task: str, start: str) -> StudyCell:
     """Prune on a task from another start."""
 
     def column(runner: StudyRunner, seed: int) -> tuple[Experiment, Iterable[Row]]:
@@ -243,7 +253,7 @@ def _start(plan: Plan, task: str, start: str) -> StudyCell:
     return StudyCell(f"{start} start on {task}", recipe, count, partial(_curve, plan, column))
 
 
-def _changed(plan: Plan, task: str, start: str) -> StudyCell:
+def _changed(plan: VisionPlan, task: str, start: str) -> StudyCell:
     """Train changed masks from the start that the task ticket was found from."""
     wanted = sorted({max(1, round(plan.rounds * part / 3)) for part in (1, 2, 3)})
 
@@ -267,22 +277,22 @@ def _controls(bench: Experiment, seed: int, ticket: Row) -> list[Row]:
     return [ticket, *(masked_row(bench, seed, name, one, ticket.round, bench.start) for name, one in changed.items())]
 
 
-def _similarity(plan: Plan, runner: StudyRunner) -> Json:
+def _similarity(plan: VisionPlan, runner: StudyRunner) -> Similarity:
     """Compare the first seed's masks of the three pre-trainings, two by two and all together, beside chance."""
     found = {kind: imp_rows(_pretrained(plan, kind, runner), plan.seeds[0], arm=PRETRAINING_TICKET) for kind in KINDS}
     masks = {kind: masks_of(rows) for kind, rows in found.items()}
     groups = []
     for kinds in (*combinations(KINDS, 2), tuple(KINDS)):
         by_round = zip(*(masks[kind] for kind in kinds), strict=True)
-        groups.append({"name": " and ".join(kinds), "rows": [_common(one) for one in by_round]})
-    return {"levels": [SCHEDULE.level(number) for number in range(1, plan.rounds + 1)], "groups": groups}
+        groups.append(MaskGroup(" and ".join(kinds), tuple(_common(one) for one in by_round)))
+    return Similarity(tuple(SCHEDULE.level(number) for number in range(1, plan.rounds + 1)), tuple(groups))
 
 
-def _common(masks: Sequence[Masks]) -> Json:
-    return {"overlap": overlap(masks), "chance": chance(masks), "chance_by_layer": chance(masks, by_layer=True)}
+def _common(masks: Sequence[Masks]) -> InCommon:
+    return InCommon(overlap(masks), chance(masks), chance(masks, by_layer=True))
 
 
-def weights_of(runner: StudyRunner, plan: Plan, kind: str) -> str:
+def weights_of(runner: StudyRunner, plan: VisionPlan, kind: str) -> str:
     """Find the pre-trained weights of a kind: the user's file, or what is trained here once."""
     for suffix in (".pth", ".safetensors"):
         own = runner.home / "pretrained" / f"resnet-{plan.network}-{kind}{suffix}"
@@ -292,12 +302,12 @@ def weights_of(runner: StudyRunner, plan: Plan, kind: str) -> str:
     return str(trained.folder / "weights.safetensors")
 
 
-def _pretrained(plan: Plan, kind: str, runner: StudyRunner) -> Experiment:
+def _pretrained(plan: VisionPlan, kind: str, runner: StudyRunner) -> Experiment:
     """Open the pre-training's own task, from its weights."""
     return runner.bench(plan.ticket(kind, weights_of(runner, plan, kind)))
 
 
-def _started(plan: Plan, task: str, start: str, runner: StudyRunner, seed: int) -> Experiment:
+def _started(plan: VisionPlan, task: str, start: str, runner: StudyRunner, seed: int) -> Experiment:
     """Open a task from one of `STARTS`, or from a pre-training's weights."""
     if start in ("random", "early"):
         return runner.bench(plan.task(task, early=start == "early"))
@@ -308,7 +318,7 @@ def _started(plan: Plan, task: str, start: str, runner: StudyRunner, seed: int) 
     return bench
 
 
-def scene_bench(runner: StudyRunner, plan: Plan, recipe: Recipe, task: str) -> Experiment:
+def scene_bench(runner: StudyRunner, plan: VisionPlan, recipe: Recipe, task: str) -> Experiment:
     """Open a task on pictures of whole scenes, which are made in memory; its head is new."""
     recipe, family = recipe.override(data={"task": task}), family_named("resnet")
     counts = dict(zip(("train", "test"), SCENES.get(plan.data, MANY_SCENES), strict=True))
@@ -331,7 +341,7 @@ def scene_bench(runner: StudyRunner, plan: Plan, recipe: Recipe, task: str) -> E
 
 
 def _carried(
-    plan: Plan, kind: str, runner: StudyRunner, bench: Experiment, seed: int, wanted: Iterable[int]
+    plan: VisionPlan, kind: str, runner: StudyRunner, bench: Experiment, seed: int, wanted: Iterable[int]
 ) -> list[Row]:
     """Train the pre-training ticket of some rounds on another task."""
     tickets = imp_rows(_pretrained(plan, kind, runner), seed, arm=PRETRAINING_TICKET)

@@ -29,7 +29,7 @@ _NO_ANSWERS = ("",)  # LXMERT's answer head needs a row even where no sentence i
 _NOTHING = -1
 
 
-class Sentence:
+class PretrainingSentence:
     """One sentence about one image, as the families' objectives want it; the image is read when it is asked for."""
 
     def __init__(
@@ -122,12 +122,12 @@ def _objective(data: TaskData[Any], preprocessor: Preprocessor) -> PretrainingOb
     return spec.objective(sentences(data, preprocessor), preprocessor.vocabulary, **spec.settings)
 
 
-def sentences(data: TaskData[Any], preprocessor: Preprocessor) -> list[Sentence]:
+def sentences(data: TaskData[Any], preprocessor: Preprocessor) -> list[PretrainingSentence]:
     """Pair the data's sentences with the rows of their best answers (-1: no question, or an unknown answer)."""
     index = {label: row for row, label in enumerate(data.labels)}
     ids = preprocessor.ids([example.text for example in data.examples])
     return [
-        Sentence(example, tokens, _best_answer(example, index), preprocessor)
+        PretrainingSentence(example, tokens, _best_answer(example, index), preprocessor)
         for example, tokens in zip(data.examples, ids, strict=True)
     ]
 

@@ -1,7 +1,8 @@
 """Image-text retrieval (Flickr30k, COCO): find the image of a caption, and a caption of an image.
 
-Every pair of text and image is scored. The score matrix streams through in blocks and is not kept, so memory grows with
-texts and images, not with their pairs. The metric is the mean of both directions' recall at 1.
+Every pair of text and image is scored: together, or by the product of what two towers make of each
+(`vlcompress.tasks.two_towers`), as `Family.retrieval` says. The score matrix streams through in blocks and is not kept,
+so memory grows with texts and images, not with their pairs. The metric is the mean of both directions' recall at 1.
 
 Shapes: B batch; T texts, I images; t, i those of a block.
 """
@@ -17,8 +18,9 @@ from torch.nn.functional import cross_entropy
 
 from vlcompress.data.examples import CaptionExample, TaskData
 from vlcompress.errors import VlcompressError
-from vlcompress.models.base import Head, Sample
+from vlcompress.models.base import Family, Head, Sample
 from vlcompress.models.objective import Batch
+from vlcompress.tasks import two_towers
 from vlcompress.tasks.base import Answer, LogitLoss, Scores, finite, torch_predictor
 from vlcompress.tasks.metrics.retrieval import Ranks
 from vlcompress.tasks.preprocessing import Preprocessor
@@ -114,29 +116,42 @@ OFFICIAL: dict[str, tuple[Callable[[Captions, int, torch.Generator], Pairs], Cal
 and ViLT's official code."""
 
 
+def head_of(family: Family) -> Head:
+    """Name the head that a family retrieves with."""
+    return two_towers.HEAD if family.retrieval == "contrastive" else HEAD
+
+
 class RetrievalTraining(LogitLoss):
     """Captions to learn from, each with its image and with what does not belong to it."""
 
-    head = HEAD
     hidden = False
 
     def __init__(self, data: TaskData[CaptionExample], preprocessor: Preprocessor) -> None:
         self._captions = Captions(data, preprocessor)
         self.family = preprocessor.family
-        self._pairs, self._loss = OFFICIAL[self.family.retrieval]
+        self.head = head_of(self.family)
+        if self.head != two_towers.HEAD:
+            self._pairs, self._loss = OFFICIAL[self.family.retrieval]
 
     def __len__(self) -> int:
         return len(self._captions)
 
     def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
-        """Make the pairs of these captions, P for each, the right one first; there are no targets."""
-        return Batch(
-            self._captions.inputs([pair for index in indices for pair in self._pairs(self._captions, index, rng)]),
-            {"right": torch.zeros(len(indices), dtype=torch.int64)},
-        )
+        """Make the pairs of these captions, P for each, the right one first (two towers: that one alone).
+
+        Targets: "right" int64 [B], the place of the right pair, 0; for two towers "image" int64 [B], its image's row.
+        """
+        images = [self._captions.image_of[index] for index in indices]
+        if self.head == two_towers.HEAD:
+            inputs = self._captions.inputs(list(zip(indices, images, strict=True)))
+            return Batch(inputs, {"image": torch.tensor(images)})
+        pairs = [pair for index in indices for pair in self._pairs(self._captions, index, rng)]
+        return Batch(self._captions.inputs(pairs), {"right": torch.zeros(len(indices), dtype=torch.int64)})
 
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        """Compute the family's official loss (see `OFFICIAL`)."""
+        """Compute the family's official loss (see `OFFICIAL`; for two towers `two_towers.contrast`)."""
+        if self.head == two_towers.HEAD:
+            return two_towers.contrast(logits, targets["image"])
         return self._loss(logits.reshape(len(targets["right"]), -1))
 
 
@@ -144,13 +159,13 @@ class RetrievalTask:
     """Captions and images to be matched, all with all."""
 
     metric = "mean of image and text R@1"
-    head = HEAD
     hidden = False
 
     def __init__(self, data: TaskData[CaptionExample], preprocessor: Preprocessor) -> None:
         self._captions = Captions(data, preprocessor)
         self._called = data.called
         self.family = preprocessor.family
+        self.head = head_of(self.family)
 
     def __len__(self) -> int:
         return len(self._captions)
@@ -171,16 +186,32 @@ class RetrievalTask:
             its captions that it is found for (image R@1). Predictions: how many wrong captions rank above its best.
         """
         ranks = Ranks(self._captions.image_of, len(self._captions.images))
+        if self.head == two_towers.HEAD:
+            text_TD, image_ID = self._embedded(answer, batch=batch)
+            ranks.right(slice(0, len(self)), two_towers.products(text_TD, image_ID[self._captions.image_of]))
+            blocks = two_towers.blocks(text_TD, image_ID)
+        else:
+            self._rank_right(ranks, answer, batch=batch)
+            blocks = self.blocks(answer, batch=batch)
+        for rows, columns, scores_ti in blocks:
+            ranks.block(rows, columns, scores_ti)
+        return Scores(self._by_image(ranks), ranks.text_rank_I, ranks.recalls())
+
+    def _embedded(self, answer: Answer, *, batch: int) -> tuple[Tensor, Tensor]:
+        captions = self._captions
+        return two_towers.embed(answer, captions.inputs, captions.image_of, batch=batch, called=self._called)
+
+    def _rank_right(self, ranks: Ranks, answer: Answer, *, batch: int) -> None:
         for start in range(0, len(self), batch):
             texts = range(start, min(start + batch, len(self)))
             right = answer(self.batch(texts, torch.Generator()).inputs)
             ranks.right(slice(texts.start, texts.stop), finite(right, texts, self._called))
-        for rows, columns, scores_ti in self.blocks(answer, batch=batch):
-            ranks.block(rows, columns, scores_ti)
-        return Scores(self._by_image(ranks), ranks.text_rank_I, ranks.recalls())
 
     def blocks(self, answer: Answer, *, batch: int) -> Iterator[tuple[slice, slice, Tensor]]:
         """Score the matrix [T, I] block by block, at most `batch` pairs each."""
+        if self.head == two_towers.HEAD:
+            yield from two_towers.blocks(*self._embedded(answer, batch=batch))
+            return
         high = min(batch, len(self))
         wide = max(1, batch // high)
         for first in range(0, len(self._captions.images), wide):

@@ -50,7 +50,7 @@ def score_task(run: Run, ticket: Ticket) -> Task:
         raise VlcompressError(
             f"the data of '{recipe.data.source}' is not what the ticket was scored on: restore it, or prune again"
         )
-    kind, family = task_of(ticket.family, recipe.data.task), family_named(ticket.family)
+    kind, family = task_of(ticket.family, recipe.data.task), family_named(ticket.family, ticket.config)
     return build_eval_task(kind, data, family, ticket.config, vocabulary_of(ticket))
 
 
@@ -60,7 +60,7 @@ def split_to_predict(run: Run, ticket: Ticket, split: str) -> Task:
     Raises:
         VlcompressError: no such split.
     """
-    kind, family = task_of(ticket.family, run.recipe().data.task), family_named(ticket.family)
+    kind, family = task_of(ticket.family, run.recipe().data.task), family_named(ticket.family, ticket.config)
     return build_task(kind, _opened(run, ticket, split), family, ticket.config, vocabulary_of(ticket))
 
 
@@ -78,7 +78,7 @@ def samples(task: Task, batch: int, count: int = 1) -> list[dict[str, Tensor]]:
 
 
 def _with_weights(ticket: Ticket, weights: Mapping[str, Tensor]) -> tuple[Family, nn.Module]:
-    family = family_named(ticket.family)
+    family = family_named(ticket.family, ticket.config)
     model = family.build(ticket.config, ticket.head, seed=0)
     restore(model, weights)
     return family, model.eval()
@@ -88,4 +88,4 @@ def _opened(run: Run, ticket: Ticket, split: str) -> TaskData[Any]:
     recipe = run.recipe()
     width = ticket.config.get("visual_feat_dim") or None
     folder = data_folder(recipe.data.source, run.home, task=data_of(recipe.data.task))
-    return open_data(folder, recipe.data.task, (split,), family_named(ticket.family), width)
+    return open_data(folder, recipe.data.task, (split,), family_named(ticket.family, ticket.config), width)

@@ -1,6 +1,7 @@
 """Opening what a recipe names: its data, vocabulary and model, checked before anything is trained."""
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import vlcompress
@@ -92,6 +93,8 @@ def open_experiment(
     checkpoint = checkpoint_of(recipe, family)
     folder = data_folder(recipe.data.source, home, say, task=data_of(recipe.data.task))
     vocabulary = _vocabulary(recipe, folder, reads_text=kind.words != 0)
+    model = partial(family.config_of, recipe.model.size, checkpoint, recipe.data.task, vocabulary)
+    family = family.of(model(0))  # what images it reads may be the checkpoint's to say
     learn = open_data(folder, recipe.data.task, recipe.data.train, family)
     learn = without_long_texts(learn, family, vocabulary, say)
     width = learn.pictures.feature_dim
@@ -101,7 +104,7 @@ def open_experiment(
     for data, asked in ((learn, recipe.data.train), (score, (recipe.data.score,))):
         tell_stand_ins(data, asked, say)
         tell_unlisted(data, say)
-    config = family.config(recipe.model.size, vocab_size=vocabulary.vocab_size, feature_dim=width)
+    config = model(width)
     return Experiment(
         recipe=recipe,
         family=family,

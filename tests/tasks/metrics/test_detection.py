@@ -46,6 +46,16 @@ def test_a_true_box_is_claimed_once_by_the_most_confident() -> None:
     assert average_precision(twice, [boxes([A, B], [0, 0])], 0, 0.5) == pytest.approx(0.5)
 
 
+def test_a_box_found_in_a_picture_without_any_is_wrong() -> None:
+    found, true = [boxes([A], [0], [0.9]), boxes([B], [0], [0.8])], [boxes([], []), boxes([B], [0])]
+    assert average_precision(found, true, 0, 0.5) == pytest.approx(0.5)
+
+
+def test_pictures_without_detections_are_an_error_and_not_left_out() -> None:
+    with pytest.raises(ValueError, match="longer"):
+        average_precision([boxes([A], [0])], [boxes([A], [0]), boxes([B], [0])], 0, 0.5)
+
+
 def test_pictures_and_classes_are_kept_apart_and_the_overlap_counts() -> None:
     true = [boxes([A], [0]), boxes([B], [0])]
     assert average_precision([boxes([B], [0]), boxes([A], [0])], true, 0, 0.5) == 0.0

@@ -1,0 +1,1 @@
+"""Any transformer encoder of transformers: text, pictures, or both."""
