@@ -36,6 +36,9 @@ from vlcompress.cli import options
 @click.option("--prefix", default="", help="What precedes every path, where a proxy passes it on (/vqa).")
 @click.option("--drain", default=5.0, show_default=True, help="Seconds to go on serving, not ready, after SIGTERM.")
 @click.option("--poll", default=5.0, show_default=True, help="Seconds between looks for new versions; 0 never looks.")
+@click.option(
+    "--index", type=click.Path(path_type=Path, file_okay=False), help="Pictures and captions that retrieval searches."
+)
 @click.option("--page/--no-page", default=True, show_default=True, help="The interactive page at /.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
@@ -44,7 +47,7 @@ from vlcompress.cli import options
 @options.home
 @options.as_json
 def command(models: tuple[str, ...], home: Path, as_json: bool, **given: Any) -> None:
-    """Serve models: Open Inference Protocol v2, questions in words at /v1/vqa, and a page to try them at /.
+    """Serve models: Open Inference Protocol v2, tasks in words at /v1/TASK, and a page to try them at /.
 
     MODEL is a run, an exported folder, a .onnx file, or a folder of numbered versions; the newest exported run is
     taken without it. Logs are JSON lines on stderr. TLS is left to a proxy in front of it.

@@ -28,7 +28,7 @@ def test_resize_is_the_official_transform(row: dict[str, Any]) -> None:
 
 
 def test_values_are_to_the_bit_those_of_to_tensor_and_normalize() -> None:
-    every = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    every = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
     assert np.array_equal(normalized(every), ((every / np.float32(255)) - np.float32(0.5)) / np.float32(0.5))
     assert normalized(every).min() == -1
     assert normalized(every).max() == 1

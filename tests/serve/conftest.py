@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +188,15 @@ def words_request(ids: list[list[int]], **more: Any) -> dict[str, Any]:
 def expected_words(ids: list[list[int]], scale: float = 2.0) -> np.ndarray[Any, Any]:
     """Return what the model of words should answer (version 2 unless scale says otherwise)."""
     return scale * TABLE[np.array(ids)].sum(axis=1)
+
+
+@pytest.fixture(scope="session")
+def cell(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Return the maker of served tiny models by family, task and precision, each made once."""
+    from tests.serve.cells import make_cell
+
+    @cache
+    def made(family: str, task: str, precision: str = "fp32") -> Any:
+        return make_cell(family, task, tmp_path_factory.mktemp(f"{family}-{task}") / "onnx", precision)
+
+    return made

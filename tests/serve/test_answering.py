@@ -32,7 +32,7 @@ from vlcompress.serve.app import create_app
 from vlcompress.serve.scenes import Scenes
 from vlcompress.serve.settings import ModelSpec, Settings
 from vlcompress.serve.start import built_in, make_settings, newest_model
-from vlcompress.serve.tasks.answering import read_picture
+from vlcompress.serve.tasks.images import read_picture
 from vlcompress.sparse.timing import Effort
 from vlcompress.tickets.models import samples, score_task, ticket_model
 from vlcompress.tickets.run import Run, newest_run
@@ -40,6 +40,7 @@ from vlcompress.tickets.ticket import load_ticket
 
 NAMES, picture = Scenes.names, Scenes().picture
 QUESTION = "What color is the large circle?"
+ALL = ["classification", "gqa", "nlvr2", "refcoco", "retrieval", "snli_ve", "vcr", "vqa"]
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +211,7 @@ def test_other_families_are_asked_in_the_same_words(name: str, tmp_path: Path) -
 def test_a_picture_of_sixteen_bits_of_grey_is_read_as_its_upper_eight() -> None:
     file = io.BytesIO()
     Image.fromarray(np.full((4, 4), 0x3412, np.uint16)).save(file, "PNG")
-    assert read_picture(base64.b64encode(file.getvalue()).decode()).getpixel((0, 0)) == (0x34, 0x34, 0x34)
+    assert read_picture(base64.b64encode(file.getvalue()).decode())[0].getpixel((0, 0)) == (0x34, 0x34, 0x34)
 
 
 def encoded(picture: Image.Image, kind: str, **more: Any) -> str:
@@ -225,11 +226,11 @@ def test_a_picture_is_read_as_it_is_shown() -> None:
     turned = Image.Exif()
     turned[0x0112] = 6  # shown a quarter turned to the right
     sideways = upright.transpose(Image.Transpose.ROTATE_90)
-    read = read_picture(encoded(sideways, "JPEG", exif=turned, quality=95))
-    assert read.size == (40, 20)
+    read, size = read_picture(encoded(sideways, "JPEG", exif=turned, quality=95))
+    assert read.size == size == (40, 20)
     assert np.abs(np.asarray(read).astype(int) - np.asarray(upright)).mean() < 5
     hidden = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    assert read_picture(encoded(hidden, "PNG")).getpixel((0, 0)) == (255, 255, 255)
+    assert read_picture(encoded(hidden, "PNG"))[0].getpixel((0, 0)) == (255, 255, 255)
 
 
 def png(size: tuple[int, int]) -> str:
@@ -274,12 +275,12 @@ def test_unknown_tasks_and_models_that_do_not_do_it(
     client: Client, models: Path, settings: Callable[..., Settings]
 ) -> None:
     found = client.post("/v1/chess", json={})
-    assert (found.status_code, found.json()["error"]) == (404, "unknown task 'chess': allowed are gqa, snli_ve, vqa")
+    assert (found.status_code, found.json()["error"]) == (404, f"unknown task 'chess': allowed are {', '.join(ALL)}")
     tensors_only = Client(create_app(settings()))
     asked = {"question": "x", "picture": NAMES[0]}
     assert "no model on this server does task 'vqa'" in tensors_only.post("/v1/vqa", json=asked).json()["error"]
     assert "does not do task" in tensors_only.post("/v1/vqa", json={**asked, "model": "words"}).json()["error"]
-    assert tensors_only.get("/v1").json() == {"tasks": ["gqa", "snli_ve", "vqa"], "models": [], "pictures": []}
+    assert tensors_only.get("/v1").json() == {"tasks": ALL, "models": [], "pictures": []}
 
 
 def test_the_overview_lists_models_and_pictures_with_questions(client: Client) -> None:

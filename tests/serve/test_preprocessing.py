@@ -11,7 +11,7 @@ import pytest
 
 from vlcompress.models.base import Family, Sample
 from vlcompress.models.registry import family_named
-from vlcompress.serve.preprocessing import Preprocessing
+from vlcompress.serve.preprocessing import Preprocessing, Text
 from vlcompress.serve.scenes import Scenes
 from vlcompress.serve.tensors import TensorSpec
 
@@ -71,7 +71,7 @@ def test_a_row_is_what_training_reads(name: str) -> None:
     preprocessing = Preprocessing.read(family.preprocessing(config))
     assert preprocessing.fills(specs)
     assert not preprocessing.fills([*specs, TensorSpec("depth", "FP32", ("batch", 3))])
-    row = preprocessing.row(specs, ids_T, given)
+    row = preprocessing.row(specs, Text(ids_T), given)
     assert row.keys() == expected.keys()
     for key, value in expected.items():
         assert row[key].dtype == value.numpy().dtype, key
@@ -80,8 +80,9 @@ def test_a_row_is_what_training_reads(name: str) -> None:
 
 def test_the_longest_text_is_the_smaller_of_the_family_s_and_the_model_s() -> None:
     family = family_named("lxmert")
-    assert family.preprocessing({})["longest_text"] == family.longest_text
-    assert family.preprocessing({"max_position_embeddings": 7})["longest_text"] == 7
+    config = {"visual_feat_dim": 4}
+    assert family.preprocessing(config)["longest_text"] == family.longest_text
+    assert family.preprocessing({**config, "max_position_embeddings": 7})["longest_text"] == 7
 
 
 def test_an_exported_model_is_served_without_torch_and_without_what_made_it(home: Path) -> None:

@@ -5,8 +5,7 @@ from pydantic import Field
 
 from vlcompress.serve.loaded import LoadedModel
 from vlcompress.serve.schemas import ScoredLabel, TaskRequest, TaskResponse
-from vlcompress.serve.tasks.base import Prepared, best_labels
-from vlcompress.serve.tensors import Arrays
+from vlcompress.serve.tasks.base import Logits, Prepared, best_labels
 
 
 class SpellingRequest(TaskRequest):
@@ -34,8 +33,7 @@ class SpellingEndpoint:
 
     def prepare(self, model: LoadedModel, asked: SpellingRequest) -> Prepared:
         ids = np.array([[ord(letter) - ord("a") for letter in asked.letters]])
-        return Prepared({"input_ids": ids, "attention_mask": np.ones_like(ids)}, {"letters": ids.size})
+        return Prepared([{"input_ids": ids, "attention_mask": np.ones_like(ids)}], {"letters": ids.size})
 
-    def answers(self, model: LoadedModel, outputs: Arrays, top_k: int) -> list[ScoredLabel]:
-        (scores,) = outputs.values()
-        return best_labels(np.asarray(scores[0], dtype=np.float64), model.labels, top_k)
+    def answers(self, model: LoadedModel, prepared: Prepared, logits: Logits, top_k: int) -> list[ScoredLabel]:
+        return best_labels(logits[0], model.labels, top_k)

@@ -119,7 +119,8 @@ def check_folder(folder: Path | str) -> FolderReport:
     if not splits:
         raise VlcompressError(
             f"'{root}' holds no data in a known layout: vqa/train.json (LXMERT), vqav2/, gqa/, nlvr2/, snli_ve/, "
-            "vcr/, refcoco+/, flickr30k/ (raw), txt_db/ (UNITER), *.arrow (ViLT), data.json (imported) are looked for"
+            "vcr/, refcoco+/, flickr30k/ (raw), txt_db/ (UNITER), *.arrow (ViLT), data.json (imported), "
+            "batches.meta.txt, fine_label_names.txt (CIFAR, binary version), train/CLASS/picture.jpg are looked for"
         )
     return FolderReport(str(root), _vocabulary(root), tuple(splits))
 

@@ -4,12 +4,17 @@ ViLT's rules are those of the official code (dandelin/ViLT, ``vilt/transforms``)
 the longer would pass 1333/800 of that, bicubic, both sides floored to a multiple of 32; values go from -1 to 1.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from vlcompress.data.examples import Pictures
 from vlcompress.data.regions import Regions
+
+HALF = (0.5, 0.5, 0.5)
+"""Mean and deviation of each channel that take 0..1 to -1..1."""
 
 LONGEST = 1333 / 800
 """Longest side as a multiple of the shorter side's target (detectors' habit, which PixelBERT and ViLT keep)."""
@@ -23,13 +28,18 @@ def target_size(height: int, width: int, shorter: int, multiple: int) -> tuple[i
         shorter: what the shorter side becomes where the longer allows it (384).
         multiple: both results are floored to a multiple of this (32), and are at least one of it.
     """
-    longest = int(LONGEST * shorter)
+    longest = longest_side(shorter)
     scale = shorter / min(height, width)
     sides = (height * scale, width * scale)
     if max(sides) > longest:
         sides = (sides[0] * longest / max(sides), sides[1] * longest / max(sides))
     down, across = (max(multiple, int(side + 0.5) // multiple * multiple) for side in sides)
     return down, across
+
+
+def longest_side(shorter: int) -> int:
+    """Compute the most pixels of a picture's longer side."""
+    return int(LONGEST * shorter)
 
 
 def resized(image: NDArray[np.uint8], shorter: int, multiple: int) -> NDArray[np.uint8]:
@@ -40,9 +50,17 @@ def resized(image: NDArray[np.uint8], shorter: int, multiple: int) -> NDArray[np
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def normalized(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Scale pixels to -1..1, float32 in the image's shape, to the bit those of the official transform."""
-    return (image.astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
+def normalized(
+    image: NDArray[np.uint8], mean: Sequence[float] = HALF, std: Sequence[float] = HALF
+) -> NDArray[np.float32]:
+    """Scale pixels to 0..1, subtract each channel's mean and divide by its deviation: float32 in the image's shape.
+
+    By default to -1..1, to the bit as the official transform of ViLT.
+    """
+    scaled = image.astype(np.float32) / np.float32(255)
+    mean_C: NDArray[np.float32] = np.array(mean, np.float32)
+    std_C: NDArray[np.float32] = np.array(std, np.float32)
+    return (scaled - mean_C) / std_C
 
 
 def square(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

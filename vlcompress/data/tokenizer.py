@@ -130,6 +130,26 @@ class WordPiece:
             ids_L[: len(row)] = row
         return ids_NL
 
+    def joined(
+        self, parts: Sequence[tuple[Sequence[int], int]], longest: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Join pieces of several texts as UNITER's official code does for VCR: [CLS] part [SEP] part [SEP].
+
+        Args:
+            parts: token ids of each part, and its segment: the [SEP] before a part is of its segment.
+            longest: most tokens, [CLS] and [SEP] included.
+
+        Returns:
+            ids and segments, int64 [L].
+        """
+        ids, types = [self.cls_id], [0]
+        for number, (pieces, segment) in enumerate(parts):
+            separator = [self.sep_id] if number else []
+            ids += [*separator, *pieces]
+            types += [segment] * (len(separator) + len(pieces))
+        ids, types = ids[: longest - 1], types[: longest - 1]
+        return np.array([*ids, self.sep_id], np.int64), np.array([*types, types[-1]], np.int64)
+
     def unknown_rate(self, sentences: Sequence[str]) -> float:
         """Measure the fraction (0 to 1) of the sentences' pieces that the vocabulary does not know."""
         pieces = [piece for sentence in sentences for piece in self.pieces(sentence)]
@@ -171,6 +191,22 @@ class WordPiece:
         tokenizer.normalizer = BertNormalizer(lowercase=self.lowercase)
         tokenizer.pre_tokenizer = BertPreTokenizer()
         return tokenizer
+
+    def to_json(self, longest: int) -> str:
+        """Write the tokenizer with [CLS], [SEP] and the cut of `encode`, as `tokenizers` and its like read it.
+
+        Args:
+            longest: most tokens of a text, [CLS] and [SEP] included.
+        """
+        from tokenizers import Tokenizer
+        from tokenizers.processors import TemplateProcessing
+
+        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        special = [("[CLS]", self.cls_id), ("[SEP]", self.sep_id)]
+        tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=special)
+        tokenizer.enable_truncation(longest)
+        text: str = tokenizer.to_str(pretty=False)
+        return text
 
     def pieces(self, sentence: str) -> list[int]:
         """Tokenise a sentence without [CLS] and [SEP], however long it gets."""

@@ -2,6 +2,7 @@
 
     REPOSITORY/NAME/config.pbtxt      batching, queue limits, warm-up
     REPOSITORY/NAME/labels.txt
+    REPOSITORY/NAME/preprocessing.json, tokenizer.json   how a client or an ensemble makes its inputs
     REPOSITORY/NAME/manifest.json     where it comes from; Triton ignores it
     REPOSITORY/NAME/1/model.onnx      a file, or a folder of that name if the weights are outside the graph
 
@@ -27,6 +28,9 @@ from vlcompress.export.runtime import provider_for
 from vlcompress.export.target import newest_read
 from vlcompress.sparse.timing import Call, Effort, compare
 from vlcompress.tickets.run import Run
+
+READING = ("preprocessing.json", "tokenizer.json")
+"""Files of an exported folder that say how inputs are made."""
 
 TARGET_ORT = "1.27"
 """ONNX Runtime that Triton's main branch builds its backend with (server/build.py, Triton 2.73)."""
@@ -146,7 +150,8 @@ def write_model(
     config = to_text(_config(folder.name, described, batch, threads, LEVELS[level], parse_provider(provider)))
     with writing(folder) as temporary:
         write_file(temporary / "config.pbtxt", config)
-        shutil.copyfile(exported / "labels.txt", temporary / "labels.txt")
+        for name in ("labels.txt", *(name for name in READING if (exported / name).is_file())):
+            shutil.copyfile(exported / name, temporary / name)
         _copy_model(exported, temporary / "1" / "model.onnx", outside)
         seal(temporary, "manifest.json", manifest)
     return manifest

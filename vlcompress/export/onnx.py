@@ -19,6 +19,7 @@ from vlcompress.export.functions import packable
 from vlcompress.export.lowering import Form
 from vlcompress.export.native.build import built
 from vlcompress.export.parity import BOUNDS, Precision
+from vlcompress.export.preprocessing import VOCABULARY, reading_files
 from vlcompress.export.quantize import Quantizer
 from vlcompress.export.rewrite import Rewriter, WrittenLayer
 from vlcompress.export.runtime import SKIP_LAYER_NORM, Native, open_session, require_provider
@@ -139,7 +140,8 @@ def export_onnx(
     extra: Mapping[str, Any] | None = None,
     beside: Mapping[str, str] | None = None,
 ) -> Json:
-    """Write the artefact ``onnx/``: model.onnx, labels.txt, config.json, verification.npz, manifest.json.
+    """Write the artefact ``onnx/``: model.onnx, labels.txt, config.json, preprocessing.json, tokenizer.json,
+    verification.npz, manifest.json.
 
     Packed layers are written as row groups where ONNX Runtime, on this machine, is at least 5 % faster with that, and
     dense elsewhere; if the whole model is slower for it, all of it stays dense. Nothing is left behind if a check
@@ -181,7 +183,6 @@ def export_onnx(
         manifest = {
             **(extra or {}),
             **_description(family, session, samples, buckets),
-            "preprocessing": family.preprocessing(config),
             **_written_as(style),
             "layers": [_layer_json(name, layer, picked.stem) for name, layer in layers.items()],
             "parity": {name: asdict(found) for name, found in check.parities(session).items()},
@@ -198,6 +199,7 @@ def export_onnx(
             "labels.txt": "".join(f"{label}\n" for label in head.labels),
             "config.json": dumps({"family": family.name, "config": config}),
             **(beside or {}),
+            **reading_files(family, config, head, (beside or {}).get(VOCABULARY)),
         }
         for name, text in texts.items():
             write_file(temporary / name, text)

@@ -19,6 +19,9 @@ from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.building import materialise, skeleton
 from vlcompress.models.objective import PretrainingSpec
 
+CORNERS = ("x1", "y1", "x2", "y2")
+"""The box of a region, in fractions of the picture's width and height."""
+
 UNCUT = 1 << 30
 """`Family.longest_text` of a family that cuts no text."""
 
@@ -345,8 +348,9 @@ class Family(ABC):
         """Say as JSON how a question and an image become inputs, for whoever runs an exported file without torch.
 
         Returns:
-            "reads", "longest_text" (in word pieces), and for pixels how a picture is resized: "shorter" and "multiple"
-            as of `vlcompress.data.pixels.target_size`, or "square".
+            "reads", "longest_text" (in word pieces); of regions "feature_width" and the parts of a box, "boxes"; of
+            pixels how a picture is resized, "shorter", "longest" and "multiple" as of
+            `vlcompress.data.pixels.target_size`, or "square", by which "filter", and the channels' "mean" and "std".
         """
         return {
             "reads": self.reads,

@@ -15,6 +15,7 @@ from vlcompress.serve.batcher import Batcher, Execution, Policy, batched
 from vlcompress.serve.checks import Limits
 from vlcompress.serve.demo import Demo
 from vlcompress.serve.engines.base import Engine
+from vlcompress.serve.index import Index, read_index
 from vlcompress.serve.metrics import Metrics, ModelMetrics
 from vlcompress.serve.padding import padding_of
 from vlcompress.serve.preprocessing import Preprocessing
@@ -42,6 +43,7 @@ class LoadedModel:
         origin: "family" and "task" that it was trained for, as far as its documents say.
         preprocessing: what it reads; None where neither its documents nor its family say so.
         demo: opens pictures to try it on; None where the server was given none.
+        index: what retrieval searches; None where the server was given none.
         facts: what metrics and the page say about it (sparsity, block).
         stats: what it has done.
     """
@@ -58,6 +60,7 @@ class LoadedModel:
     origin: Mapping[str, str]
     preprocessing: Preprocessing | None
     demo: Callable[[], Demo] | None
+    index: Index | None
     facts: Mapping[str, str]
     metrics: ModelMetrics
     stats: Stats = field(default_factory=Stats)
@@ -108,6 +111,7 @@ def load(name: str, source: StoredVersion, settings: Settings, metrics: Metrics)
         origin=origin,
         preprocessing=_preprocessing(source, origin.get("family"), document),
         demo=settings.demo,
+        index=None if settings.index is None else read_index(settings.index),
         facts=_facts(source),
         metrics=ModelMetrics(metrics, name, source.version),
     )
@@ -267,8 +271,11 @@ def _axis_limits(source: StoredVersion) -> dict[str, int]:
 
 
 def _preprocessing(source: StoredVersion, name: str | None, document: Mapping[str, Any]) -> Preprocessing | None:
-    """Ask the manifest; where none tells it, the family of this name."""
-    found, config = document.get("preprocessing"), source.document("config.json").get("config")
+    """Read preprocessing.json; of older files the manifest, or the family of this name."""
+    found = source.document("preprocessing.json") or document.get("preprocessing")
+    config = source.document("config.json").get("config")
+    if found is not None and "square" in found and "mean" not in found:  # written before it was told
+        found = None
     if found is None and name is not None and config:
         from vlcompress.models.registry import FAMILIES, family_named  # brings torch along
 

@@ -1,6 +1,6 @@
-"""From a question and an image to the tensors of one row, with numpy and Pillow alone.
+"""From texts and images to the tensors of a request, with numpy and Pillow alone.
 
-What differs between models is in the artefact's manifest, under "preprocessing"; it comes from
+What differs between models is in the artefact's preprocessing.json; it comes from
 `vlcompress.models.base.Family.preprocessing`. `tests/serve/test_preprocessing.py` compares with `Family.collate`.
 
 Shapes: T words, R regions.
@@ -13,12 +13,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlcompress.data.pixels import normalized, resized
+from vlcompress.data.pixels import HALF, normalized, resized, square
 from vlcompress.data.regions import Regions
 from vlcompress.serve.tensors import Array, Arrays, TensorSpec
 
 Ids = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
+Image = Regions | Pixels
+
+
+@dataclass(frozen=True)
+class Text:
+    """Token ids int64 [T], [CLS] and [SEP] included, and the segment of each; None is segment 0."""
+
+    ids_T: Ids
+    types_T: Ids | None = None
+
+
+NO_TEXT = Text(np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True)
@@ -27,45 +39,67 @@ class Preprocessing:
 
     Attributes:
         reads: "regions" or "pixels".
-        longest_text: in word pieces, [CLS] and [SEP] included.
+        longest_text: in word pieces, [CLS] and [SEP] included; 0 reads no text.
         shorter: pixels of a picture's shorter side.
         multiple: both sides are floored to a multiple of this.
+        square: pixels of a side, where a picture is cut to its middle square.
+        mean, std: of the channels.
     """
 
     reads: str
     longest_text: int
     shorter: int = 0
     multiple: int = 0
+    square: int = 0
+    mean: Sequence[float] = HALF
+    std: Sequence[float] = HALF
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> "Preprocessing":
-        """Read it from a manifest; what this server does not know (a square cut) is left out."""
+        """Read it from its file; what this server has no use for is left out."""
         return cls(**{name: document[name] for name in cls.__dataclass_fields__ if name in document})
 
     def fills(self, specs: Sequence[TensorSpec]) -> bool:
-        """Say whether every input of a model can be made of a question and an image."""
-        image = _OF_REGIONS if self.reads == "regions" else _OF_PIXELS if self.shorter else {}
-        names = {spec.name for spec in specs}
-        return "input_ids" in names and names <= {*_OF_TEXT, *image}
+        """Say whether every input of a model can be made of a text and an image."""
+        image = _OF_REGIONS if self.reads == "regions" else _OF_PIXELS if self.shorter or self.square else {}
+        names, text = {spec.name for spec in specs}, _OF_TEXT if self.longest_text else {}
+        return names <= {*text, *image} and ("input_ids" in names) == bool(self.longest_text)
 
-    def row(self, specs: Sequence[TensorSpec], ids_T: Ids, image: Regions | Pixels) -> Arrays:
+    def row(self, specs: Sequence[TensorSpec], text: Text, image: Image, *, side: int = 0) -> Arrays:
         """Make the inputs of one row.
 
         Args:
             specs: the model's inputs, which `fills` says yes to.
-            ids_T: int64 [T], [CLS] and [SEP] included.
+            text: the words.
             image: regions, or an RGB picture uint8 [height, width, 3] of any size.
+            side: 0 for the left or only image, 1 for the right one.
         """
         if isinstance(image, Regions):
             makers: Mapping[str, Callable[[Regions], Array]] = _OF_REGIONS
             found = {spec.name: makers[spec.name](image) for spec in specs if spec.name in makers}
             if wide := [spec for spec in specs if spec.name == "visual_pos" and spec.shape[-1] == 7]:
                 found[wide[0].name] = image.position_features  # UNITER's
+            if "visual_type_ids" in found:
+                found["visual_type_ids"] = np.full(len(image.boxes), 1 + side, np.int64)
         else:
-            picture = resized(image, self.shorter, self.multiple)
-            found = {spec.name: _OF_PIXELS[spec.name](picture) for spec in specs if spec.name in _OF_PIXELS}
-        found |= {spec.name: _OF_TEXT[spec.name](ids_T) for spec in specs if spec.name in _OF_TEXT}
-        return {name: array[None] for name, array in found.items()}
+            picture = square(image, self.square) if self.square else resized(image, self.shorter, self.multiple)
+            scaled = normalized(picture, self.mean, self.std)
+            found = {spec.name: _OF_PIXELS[spec.name](scaled) for spec in specs if spec.name in _OF_PIXELS}
+        found |= {spec.name: _OF_TEXT[spec.name](text) for spec in specs if spec.name in _OF_TEXT}
+        return {name: np.ascontiguousarray(array)[None] for name, array in found.items()}
+
+
+def stacked(rows: Sequence[Arrays]) -> Arrays:
+    """Put rows of one request into one batch, with zeros after the shorter ones, as training pads them."""
+    found: Arrays = {}
+    for name, first in rows[0].items():
+        parts = [row[name] for row in rows]
+        shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+        found[name] = np.zeros((len(parts), *shape), first.dtype)
+        for index, part in enumerate(parts):
+            corner = tuple(slice(size) for size in part.shape[1:])
+            found[name][index][corner] = part[0]
+    return found
 
 
 def bare_regions(boxes_R4: NDArray[np.float32], features_RD: NDArray[np.float32]) -> Regions:
@@ -75,10 +109,10 @@ def bare_regions(boxes_R4: NDArray[np.float32], features_RD: NDArray[np.float32]
     return Regions("", 1, 1, boxes_R4, features_RD, nothing, unsure, nothing, unsure)
 
 
-_OF_TEXT: Mapping[str, Callable[[Ids], Array]] = {
-    "input_ids": lambda ids_T: ids_T,
-    "attention_mask": np.ones_like,
-    "token_type_ids": np.zeros_like,
+_OF_TEXT: Mapping[str, Callable[[Text], Array]] = {
+    "input_ids": lambda text: text.ids_T,
+    "attention_mask": lambda text: np.ones_like(text.ids_T),
+    "token_type_ids": lambda text: np.zeros_like(text.ids_T) if text.types_T is None else text.types_T,
 }
 _OF_REGIONS: Mapping[str, Callable[[Regions], Array]] = {
     "visual_feats": lambda regions: regions.features,
@@ -86,7 +120,7 @@ _OF_REGIONS: Mapping[str, Callable[[Regions], Array]] = {
     "visual_attention_mask": lambda regions: np.ones(len(regions.boxes), np.int64),
     "visual_type_ids": lambda regions: np.ones(len(regions.boxes), np.int64),
 }
-_OF_PIXELS: Mapping[str, Callable[[Pixels], Array]] = {
-    "pixel_values": lambda picture: normalized(picture).transpose(2, 0, 1),
-    "pixel_mask": lambda picture: np.ones(picture.shape[:2], np.bool_),
+_OF_PIXELS: Mapping[str, Callable[[NDArray[np.float32]], Array]] = {
+    "pixel_values": lambda scaled: scaled.transpose(2, 0, 1),
+    "pixel_mask": lambda scaled: np.ones(scaled.shape[:2], np.bool_),
 }

@@ -101,7 +101,10 @@ async def _health(call: Call) -> Json:
 
 
 async def _model_ready(call: Call) -> Json:
-    model_of(call.server, call.request.name, call.request.version)
+    try:
+        model_of(call.server, call.request.name, call.request.version)
+    except Refusal:
+        return {"ready": False}  # as Triton answers: a model that is not there is no failure of this question
     return {"ready": call.server.ready}
 
 

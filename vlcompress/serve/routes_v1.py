@@ -4,6 +4,7 @@ import asyncio
 import time
 from typing import Any
 
+import numpy as np
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -16,11 +17,27 @@ from vlcompress.serve.record import record_of
 from vlcompress.serve.refusal import Refusal, shown
 from vlcompress.serve.routes_v2 import run_model, server_of
 from vlcompress.serve.schemas import Overview, TaskRequest, TaskResponse, checked
-from vlcompress.serve.tasks.answering import AnsweringEndpoint, demo_picture
-from vlcompress.serve.tasks.base import TaskEndpoint, not_for_task
+from vlcompress.serve.tasks.answering import AnsweringEndpoint
+from vlcompress.serve.tasks.base import Logits, Prepared, TaskEndpoint, not_for_task
+from vlcompress.serve.tasks.classification import ClassificationEndpoint
+from vlcompress.serve.tasks.images import demo_picture
+from vlcompress.serve.tasks.nlvr2 import Nlvr2Endpoint
+from vlcompress.serve.tasks.refcoco import RefcocoEndpoint
+from vlcompress.serve.tasks.retrieval import RetrievalEndpoint
+from vlcompress.serve.tasks.vcr import VcrEndpoint
 from vlcompress.serve.tensors import numpy_datatype
 
-TASKS: dict[str, TaskEndpoint] = {name: AnsweringEndpoint(name) for name in ("vqa", "gqa", "snli_ve")}
+_ENDPOINTS: tuple[TaskEndpoint, ...] = (
+    AnsweringEndpoint("vqa"),
+    AnsweringEndpoint("gqa"),
+    AnsweringEndpoint("snli_ve"),
+    Nlvr2Endpoint(),
+    VcrEndpoint(),
+    RefcocoEndpoint(),
+    RetrievalEndpoint(),
+    ClassificationEndpoint(),
+)
+TASKS: dict[str, TaskEndpoint] = {endpoint.name: endpoint for endpoint in _ENDPOINTS}
 
 
 async def overview(request: Request) -> Response:
@@ -56,25 +73,36 @@ async def ask(request: Request) -> Response:
         model = _chosen(request, endpoint, asked)
         note(record_of(request.scope), model)
         prepared = await asyncio.to_thread(endpoint.prepare, model, asked)
-        datatypes = {name: numpy_datatype(array.dtype) for name, array in prepared.inputs.items()}
         encode_ms = (time.perf_counter() - start) * 1000
         model = _chosen(request, endpoint, asked)  # again: meanwhile the version may have been replaced
         with model.stats.counted(start):
-            answer = await run_model(request, model, prepared.inputs, datatypes)
+            logits, queue_s, inference_s = await _scored(request, model, prepared)
     times = {
         "encode": encode_ms,
-        "queue": answer.queue_s * 1000,
-        "inference": answer.inference_s * 1000,
+        "queue": queue_s * 1000,
+        "inference": inference_s * 1000,
         "total": (time.perf_counter() - start) * 1000,
     }
     found = TaskResponse(
         task=endpoint.name,
         model=model.name,
         model_version=str(model.version),
-        answers=endpoint.answers(model, answer.outputs, asked.top_k),
+        answers=endpoint.answers(model, prepared, logits, asked.top_k),
         timing_ms={name: round(ms, 3) for name, ms in times.items()},
     )
     return JSONResponse({**found, **prepared.facts})
+
+
+async def _scored(request: Request, model: LoadedModel, prepared: Prepared) -> tuple[Logits, float, float]:
+    """Run every batch; give the logits of all, and the seconds in the queue and in the model."""
+    batches, logits, queue_s, inference_s = iter(prepared.batches), list[Logits](), 0.0, 0.0
+    while (inputs := await asyncio.to_thread(next, batches, None)) is not None:
+        datatypes = {name: numpy_datatype(array.dtype) for name, array in inputs.items()}
+        answer = await run_model(request, model, inputs, datatypes)
+        (found,) = answer.outputs.values()
+        logits.append(np.asarray(found, np.float64))
+        queue_s, inference_s = queue_s + answer.queue_s, inference_s + answer.inference_s
+    return np.concatenate(logits), queue_s, inference_s
 
 
 def _endpoint(task: str) -> TaskEndpoint:

@@ -24,6 +24,7 @@ from vlcompress.serve.tensors import DATATYPES, Datatype
 
 Json = dict[str, Any]
 MOST_ANSWERS = 100
+MOST_CHOICES = 16
 LONGEST_QUESTION = 2000
 
 Count = Annotated[int, Field(ge=0)]
@@ -127,26 +128,92 @@ class TaskRequest(RequestPart):
     top_k: int = Field(default=5, ge=1, le=MOST_ANSWERS, description=f"a whole number from 1 to {MOST_ANSWERS}")
 
 
-class QuestionRequest(TaskRequest):
-    """A question about an image, which is named, sent, or told by the features of its regions."""
+class ImageInput(RequestPart):
+    """An image, which is named, sent as a file, or told by the features of its regions."""
 
-    question: str = Field(
-        pattern=r"\S", max_length=LONGEST_QUESTION, description=f"some text: at most {LONGEST_QUESTION} characters"
-    )
     picture: UncheckedText = Field(default=None, description="name of a built-in picture")
     image: UncheckedText = Field(default=None, description="a JPEG, PNG or WEBP file in base64")
-    features: Unchecked = Field(default=None, description="region features, one row of numbers a region")
+    features: Unchecked = Field(
+        default=None,
+        description="region features, one row of numbers a region, or an .npz file of 'features' and 'boxes' in base64",
+    )
     boxes: Unchecked = Field(
         default=None, description="corners x1, y1, x2, y2 of the regions as fractions of the picture"
     )
+    width: Count | None = Field(default=None, description="pixels of the picture that features were made of")
+    height: Count | None = Field(default=None, description="pixels of the picture that features were made of")
 
     @model_validator(mode="before")
     @classmethod
-    def _one_image(cls, document: Json) -> Json:
-        given = [name for name in ("picture", "image", "features") if document.get(name) is not None]
+    def _one_image(cls, document: Any) -> Any:
+        names = [name for name in ("picture", "image", "features") if name in cls.model_fields]
+        given = [name for name in names if isinstance(document, dict) and document.get(name) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none"
-            raise ValueError(f"give exactly one of picture, image, features: there is {found}")
+            raise ValueError(f"give exactly one of {', '.join(names)}: there is {found}")
+        return document
+
+
+def _sentence(description: str) -> Any:
+    """Make the field of a text that must not be empty."""
+    return Field(
+        pattern=r"\S", max_length=LONGEST_QUESTION, description=f"{description}: at most {LONGEST_QUESTION} characters"
+    )
+
+
+class QuestionRequest(TaskRequest, ImageInput):
+    """A question about an image, or a statement (SNLI-VE)."""
+
+    question: str = _sentence("some text")
+
+
+class StatementRequest(TaskRequest):
+    """A statement about two images (NLVR2)."""
+
+    statement: str = _sentence("some text")
+    left: ImageInput = Field(description="an image")
+    right: ImageInput = Field(description="an image")
+
+
+class ChoiceRequest(TaskRequest, ImageInput):
+    """A question about people in an image with answers to choose from (VCR), or rationales of a given answer.
+
+    "[0]" in a text is the first of `objects`, which are the classes of the first boxes.
+    """
+
+    question: str = _sentence("some text")
+    choices: list[Annotated[str, Field(min_length=1, max_length=LONGEST_QUESTION)]] = Field(
+        min_length=2, max_length=MOST_CHOICES, description=f"a list of 2 to {MOST_CHOICES} texts to choose from"
+    )
+    answer: str | None = Field(
+        default=None, max_length=LONGEST_QUESTION, description="the answer that the choices give a reason for"
+    )
+    objects: list[Annotated[str, Field(max_length=100)]] = Field(
+        default=[], max_length=MOST_ANSWERS, description="a list of the classes of the first boxes, such as person"
+    )
+
+
+class ExpressionRequest(TaskRequest, ImageInput):
+    """An expression that means one region of an image (RefCOCO)."""
+
+    expression: str = _sentence("some text")
+
+
+class PictureRequest(TaskRequest, ImageInput):
+    """An image to be classified."""
+
+
+class SearchRequest(TaskRequest):
+    """A text to find images of, or an image to find texts of, in the server's index."""
+
+    text: str | None = Field(default=None, pattern=r"\S", max_length=LONGEST_QUESTION, description="some text, or none")
+    image: ImageInput | None = Field(default=None, description="an image, or none")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_side(cls, document: Any) -> Any:
+        if isinstance(document, dict) and (document.get("text") is None) == (document.get("image") is None):
+            raise ValueError("give either text, to find images, or image, to find texts")
         return document
 
 
@@ -260,8 +327,12 @@ class Overview(TypedDict):
 
 
 class ScoredLabel(TypedDict):
+    """One answer, best first; of a region also its number and its box as x, y, width, height in pixels."""
+
     label: str
     score: float
+    region: NotRequired[int]
+    pixels: NotRequired[list[float]]
 
 
 class TaskResponse(TypedDict):
@@ -274,17 +345,42 @@ class TaskResponse(TypedDict):
     timing_ms: dict[str, float]
 
 
-class QuestionFacts(TypedDict):
-    """What was made of the image and of the question."""
+Origin = Literal["stored", "given", "proposed", "none"]
 
-    boxes: list[list[float]]
-    boxes_from: Literal["stored", "given", "proposed", "none"]
+
+class TextFacts(TypedDict):
+    """What was made of the words."""
+
     question_cut: bool
     unknown_words: list[str]
 
 
-class QuestionResponse(TaskResponse, QuestionFacts):
-    """The best answers to a question."""
+class ImageFacts(TypedDict):
+    """What was made of an image."""
+
+    boxes: list[list[float]]
+    boxes_from: Origin
+
+
+class QuestionResponse(TaskResponse, TextFacts, ImageFacts):
+    """The best answers to a question; for RefCOCO the likeliest regions."""
+
+
+class StatementResponse(TaskResponse, TextFacts):
+    """Whether a statement about two images is true."""
+
+    left: ImageFacts
+    right: ImageFacts
+
+
+class PictureResponse(TaskResponse, ImageFacts):
+    """The likeliest classes."""
+
+
+class SearchResponse(TaskResponse):
+    """What in the index fits best."""
+
+    searched: int
 
 
 def checked(kind: type[Asked], document: Json) -> Asked:

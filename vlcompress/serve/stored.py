@@ -105,8 +105,9 @@ def _fingerprint(model: Path) -> tuple[int, ...]:
         inside = model if model.is_dir() else model.parent
         files = sorted(path for path in inside.rglob("*") if path.is_file())
     else:
-        names = (model.name, f"{model.name}.data", "manifest.json", "config.json", "labels.txt", "vocab.txt")
-        files = [file for file in map(model.with_name, names) if file.is_file()]
+        names = ("manifest.json", "config.json", "labels.txt", "vocab.txt", "preprocessing.json", "verification.npz")
+        beside = [model.with_name(name) for name in (model.name, f"{model.name}.data", *names)]
+        files = [file for file in beside if file.is_file()]
     stats = [file.stat() for file in files]
     return tuple(value for stat in stats for value in (stat.st_ino, stat.st_size, stat.st_mtime_ns))
 

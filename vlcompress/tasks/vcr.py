@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from vlcompress.data.examples import HIDDEN, ChoiceExample, TaskData, Words
+from vlcompress.data.people import ANSWER, QUESTION, RATIONALE, runs
 from vlcompress.data.regions import Regions
 from vlcompress.models.base import Head, Sample
 from vlcompress.models.objective import Batch
@@ -29,11 +30,6 @@ from vlcompress.tasks.submission import csv_rows
 MAX_WORDS = 220
 """Longest text in word pieces (UNITER's configuration for VCR)."""
 
-PEOPLE = 81
-"""Extra token ids for people: the vocabulary's size + the person's row among the image's objects."""
-
-_ANSWER, _RATIONALE = 2, 3
-_PERSON = "person"
 HEAD = Head("choice", ("wrong", "right"))
 HEADER = (
     "annot_id",
@@ -67,7 +63,7 @@ class Sentences:
         example = self.examples[index]
         image, question = self._regions(example.image), self._pieces(example.question, example.objects)
         return [
-            self._sample(image, (question, 0), (self._pieces(words, example.objects), _ANSWER))
+            self._sample(image, (question, QUESTION), (self._pieces(words, example.objects), ANSWER))
             for words in example.answers
         ]
 
@@ -76,27 +72,16 @@ class Sentences:
         example = self.examples[index]
         image, question = self._regions(example.image), self._pieces(example.question, example.objects)
         given = self._pieces(example.answers[answer], example.objects)
-        return [
-            self._sample(image, (question, 0), (given, _ANSWER), (self._pieces(words, example.objects), _RATIONALE))
-            for words in _given(example.rationales, answer)
-        ]
+        reasons = [self._pieces(words, example.objects) for words in _given(example.rationales, answer)]
+        return [self._sample(image, (question, QUESTION), (given, ANSWER), (one, RATIONALE)) for one in reasons]
 
     def _sample(self, image: Regions, *parts: tuple[list[int], int]) -> Sample:
-        """Join parts with [SEP]: one before each part but the first is of the segment of that part, as the last is."""
-        vocabulary = self.preprocessor.vocabulary
-        ids, types = [vocabulary.cls_id], [0]
-        for number, (pieces, segment) in enumerate(parts):
-            separator = [vocabulary.sep_id] if number else []
-            ids += separator + pieces
-            types += [segment] * (len(separator) + len(pieces))
-        ids, types = ids[: self.preprocessor.most - 1], types[: self.preprocessor.most - 1]
-        ids_T = np.array([*ids, vocabulary.sep_id], dtype=np.int64)
-        types_T = np.array([*types, types[-1]], dtype=np.int64)
+        ids_T, types_T = self.preprocessor.vocabulary.joined(parts, self.preprocessor.most)
         return self.preprocessor.sample(ids_T, image, types_T=types_T)
 
     def _pieces(self, words: Words, objects: Sequence[str]) -> list[int]:
         """Make token ids of words in pieces, people as ids of their own, other objects by the name of their class."""
-        return [piece for run in _runs(words, objects) for piece in self._run(run)]
+        return [piece for run in runs(words, objects) for piece in self._run(run)]
 
     def _run(self, run: str | int) -> list[int]:
         if isinstance(run, int):
@@ -215,24 +200,8 @@ def _given(rationales: Sequence[Words], answer: int) -> Sequence[Words]:
     return rationales if len(rationales) == CHOICES else rationales[CHOICES * answer : CHOICES * (answer + 1)]
 
 
-def _runs(words: Words, objects: Sequence[str]) -> Iterator[str | int]:
-    """Split words into runs of plain words as text, and people as their rows among the objects."""
-    text: list[str] = []
-    for word in words:
-        for part in (word,) if isinstance(word, str) else word:
-            if isinstance(part, str) or objects[part] != _PERSON or part >= PEOPLE:
-                text.append(part if isinstance(part, str) else objects[part])
-                continue
-            if text:
-                yield " ".join(text)
-                text = []
-            yield part
-    if text:
-        yield " ".join(text)
-
-
 def _plain(words: Words, objects: Sequence[str]) -> str:
-    return " ".join(run for run in _runs(words, objects) if isinstance(run, str))
+    return " ".join(run for run in runs(words, objects) if isinstance(run, str))
 
 
 def _joined(kinds: Sequence[Regions]) -> Regions:

@@ -14,7 +14,7 @@ from transformers import LxmertConfig, LxmertForPreTraining, LxmertForQuestionAn
 
 from vlcompress.data.regions import Regions
 from vlcompress.models.attention import additive
-from vlcompress.models.base import Config, Head, HeadKind, LoadReport, Sample
+from vlcompress.models.base import CORNERS, Config, Head, HeadKind, LoadReport, Sample
 from vlcompress.models.batches import padded, padding_mask, random_regions, random_text, regions_of
 from vlcompress.models.building import left_and_right
 from vlcompress.models.checkpoints import knows_images, load_strictly, new_head, read_checkpoint, renamed, without_heads
@@ -148,6 +148,11 @@ class LxmertFamily(TransformerFamily):
         ids = [ids for ids, _ in rows]
         visual = _visual([regions_of(image) for _, image in rows])
         return {"input_ids": padded(ids), "attention_mask": padding_mask(ids), **visual}
+
+    def preprocessing(self, config: Config) -> Config:
+        """Add the form of the regions: boxes are fractions of the picture."""
+        regions = {"feature_width": config["visual_feat_dim"], "boxes": [*CORNERS]}
+        return super().preprocessing(config) | regions
 
     def example_inputs(self, config: Config, *, batch: int, text: int, regions: int, seed: int) -> dict[str, Tensor]:
         """Make random inputs of the form of `collate`; every sentence but the first is padded."""

@@ -182,8 +182,9 @@ class ResnetFamily(Family):
         return Square(source, side=config["image_size"])
 
     def preprocessing(self, config: Config) -> Config:
-        """Add the square's side."""
-        return super().preprocessing(config) | {"square": config["image_size"]}
+        """Add the side of the middle square, and mean and deviation of the channels."""
+        square = {"square": config["image_size"], "filter": "bilinear"}
+        return super().preprocessing(config) | square | {"mean": [*MEAN], "std": [*STD]}
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Stack pictures of one size.

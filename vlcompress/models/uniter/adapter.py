@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vlcompress.errors import unknown
-from vlcompress.models.base import UNCUT, Config, Head, HeadKind, LoadReport
+from vlcompress.models.base import CORNERS, UNCUT, Config, Head, HeadKind, LoadReport
 from vlcompress.models.batches import random_mask, random_regions, random_text
 from vlcompress.models.checkpoints import (
     Tensors,
@@ -170,6 +170,11 @@ class UniterFamily(TransformerFamily):
         nowhere = torch.zeros(len(tokens_BT), 0, BOX_WIDTH, device=tokens_BT.device)
         result: Tensor = parts.hidden(**inputs, visual_feats=nothing, visual_pos=nowhere)
         return result
+
+    def preprocessing(self, config: Config) -> Config:
+        """Add the form of the regions: boxes are fractions of the picture."""
+        regions = {"feature_width": config["visual_feat_dim"], "boxes": [*CORNERS, "width", "height", "area"]}
+        return super().preprocessing(config) | regions
 
     def example_inputs(self, config: Config, *, batch: int, text: int, regions: int, seed: int) -> dict[str, Tensor]:
         """Make random inputs of the form of `collate`; types are 0 or 1, which every head has."""

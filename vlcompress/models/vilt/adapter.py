@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from vlcompress.data.examples import Pictures
-from vlcompress.data.pixels import Resized
+from vlcompress.data.pixels import HALF, Resized, longest_side
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Head, HeadKind, LoadReport
 from vlcompress.models.batches import random_mask, random_text
@@ -172,8 +172,10 @@ class ViltFamily(TransformerFamily):
         return Resized(source, shorter=config["image_size"], multiple=config["patch_size"])
 
     def preprocessing(self, config: Config) -> Config:
-        """Add the resize."""
-        return super().preprocessing(config) | {"shorter": config["image_size"], "multiple": config["patch_size"]}
+        """Add the resize and the range of values."""
+        shorter = config["image_size"]
+        sides = {"shorter": shorter, "longest": longest_side(shorter), "multiple": config["patch_size"]}
+        return super().preprocessing(config) | sides | {"filter": "bicubic", "mean": [*HALF], "std": [*HALF]}
 
     def example_inputs(self, config: Config, *, batch: int, text: int, regions: int, seed: int) -> dict[str, Tensor]:
         """Make random inputs; every sentence and every picture but the first is padded by a random amount.

@@ -1,6 +1,6 @@
 """What a task's endpoint must tell: which models it suits, how a person's request becomes tensors, and back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,18 +12,22 @@ from vlcompress.serve.refusal import Refusal, invalid, shown
 from vlcompress.serve.schemas import ScoredLabel, TaskRequest
 from vlcompress.serve.tensors import Arrays
 
+Logits = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Prepared:
     """A request as tensors.
 
     Attributes:
-        inputs: for the model, one row.
+        batches: for the model, each at most its largest batch; made one after the other, as they are run.
         facts: what the answer should tell besides (boxes and where they came from, unknown words).
+        about: whatever `TaskEndpoint.answers` needs to know of the request.
     """
 
-    inputs: Arrays
+    batches: Iterable[Arrays]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    about: Any = None
 
 
 class TaskEndpoint(Protocol):
@@ -49,8 +53,8 @@ class TaskEndpoint(Protocol):
             Refusal: 400 with what is wrong.
         """
 
-    def answers(self, model: LoadedModel, outputs: Arrays, top_k: int) -> list[ScoredLabel]:
-        """Rank the answers, best first."""
+    def answers(self, model: LoadedModel, prepared: Prepared, logits: Logits, top_k: int) -> list[ScoredLabel]:
+        """Rank the answers, best first; `logits` are those of all batches, float64."""
 
 
 def matrix(rows: object, name: str, width: int) -> NDArray[np.float32]:
@@ -76,6 +80,18 @@ def best_labels(scores_L: NDArray[np.floating[Any]], labels: Sequence[str], top_
     best = np.argsort(-scores_L, kind="stable")[:top_k]
     names = [labels[i] if i < len(labels) else str(i) for i in best.tolist()]
     return [ScoredLabel(label=name, score=round(float(scores_L[i]), 6)) for name, i in zip(names, best, strict=True)]
+
+
+def softmax(logits: Logits) -> Logits:
+    """Make probabilities along the last axis."""
+    powers: Logits = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    shares: Logits = powers / powers.sum(axis=-1, keepdims=True)
+    return shares
+
+
+def is_for(model: LoadedModel, task: str) -> bool:
+    """Tell whether a model was trained for a task, as far as its documents say."""
+    return model.origin.get("task", "vqa" if task == "vqa" else "") == task
 
 
 def not_for_task(model: LoadedModel, task: str) -> Refusal:
