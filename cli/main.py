@@ -26,6 +26,7 @@ COMMANDS = (
     "predict",
     "bench",
     "report",
+    "clean",
     "serve",
     "tasks",
     "check-family",

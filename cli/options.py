@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from vlcompress.devices import DTYPES, check_device, check_dtype
+from vlcompress.devices import DTYPES, check_device, check_dtype, parse_micro_batch
 from vlcompress.errors import VlcompressError, unknown
 
 _CLEAR = "\r\033[K"
@@ -101,17 +101,50 @@ def where(device: str | None = "auto", dtype: str | None = "fp32") -> Callable[[
     return lambda command: first(second(command))
 
 
+class _MicroBatch(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
+    """What `parse_micro_batch` reads."""
+
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read it."""
+        return parse_micro_batch(str(value))
+
+
+def fitting(default: str | None = "0") -> Callable[[F], F]:
+    """Add --micro-batch and --activation-checkpointing to a command; a default of None leaves them to the recipe."""
+    said = "" if default else "  [the recipe's]"
+    first = click.option(
+        "--micro-batch",
+        type=_MicroBatch(),
+        metavar="N|auto",
+        default=default,
+        help="Compute so many of a step's examples at once; auto: as many as the GPU has memory for." + said,
+    )
+    second = click.option(
+        "--activation-checkpointing",
+        is_flag=True,
+        default=None if default is None else False,
+        help="Compute the insides of blocks twice: the same bits in less memory, more time." + said,
+    )
+    return lambda command: first(second(command))
+
+
 def computing(*, training: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Add --device and --dtype to a command, which takes what they say as `compute`, checked against this machine."""
+    """Add --device and --dtype to a command, which takes what they say as `compute`, checked against this machine.
+
+    One that trains gets the options of `fitting` too.
+    """
 
     def add(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def run(*, device: str, dtype: str, **given: Any) -> None:
             from vlcompress.devices import parse_compute
 
-            command(compute=parse_compute(device, dtype, training=training), **given)
+            fits = {name: given.pop(name) for name in ("micro_batch", "activation_checkpointing") if training}
+            command(compute=parse_compute(device, dtype, training=training, **fits), **given)
 
-        return where()(run)
+        return where()(fitting()(run) if training else run)
 
     return add
 
@@ -211,6 +244,28 @@ def step_line() -> Callable[[int, float], None] | None:
         line.start()  # does nothing once it has been started
 
     return progress
+
+
+track = click.option(
+    "--track",
+    type=Checked("tensorboard|wandb|trackio|mlflow", lambda name: _trackers().check_tracker(name)),
+    help="Log every step to a tracker too, whose package must be installed.",
+)
+
+
+def _trackers() -> Any:
+    from vlcompress.training import trackers
+
+    return trackers
+
+
+def watching(tracker: str | None, home: Path) -> Any:
+    """Make what watches a command's trainings: progress, and the tracker that was asked for."""
+    from vlcompress.cli.progress import training_progress
+    from vlcompress.training.watching import Watchers
+
+    tracked = [_trackers().tracker_named(tracker, home)] if tracker else []
+    return Watchers([training_progress(say), *tracked])
 
 
 def chosen_run(path: Path | None, home: Path) -> Any:

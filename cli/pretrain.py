@@ -62,7 +62,7 @@ def command(
     from vlcompress.data.sources import pretraining_folder
     from vlcompress.models.base import pretraining_of
     from vlcompress.models.registry import family_named
-    from vlcompress.training.loop import Hyperparameters
+    from vlcompress.training.hyperparameters import Hyperparameters
     from vlcompress.training.pretrain import Pretraining, PretrainingRecipe, pretrain
 
     family = family_named(model)

@@ -9,9 +9,13 @@ from vlcompress.cli import options
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.target import KINDS, MEASURED
 
+RUNTIME = ("device", "dtype", "micro_batch", "activation_checkpointing")
+"""Options that are fields of a recipe's "runtime"."""
+
 
 @click.command()
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
+@click.option("--recipe", "named", type=click.Choice(["paper"]), help="Prune as Gan et al. do: unstructured masks.")
 @click.option("--model", help="Model family, or an encoder's Hugging Face folder or hub name.  [lxmert]")
 @click.option("--task", help="Task.  [vqa]")
 @click.option("--size", help="Model size: tiny, small (built-in), base (published).  [small]")
@@ -43,6 +47,8 @@ from vlcompress.pruning.target import KINDS, MEASURED
 @click.option("--save-recipe", type=click.Path(path_type=Path, dir_okay=False), help="Write the whole recipe here.")
 @click.option("--dry-run", is_flag=True, help="Refuse what a run would, say what would be trained, and stop.")
 @options.where(device=None, dtype=None)
+@options.fitting(default=None)
+@options.track
 @options.home
 @options.as_json
 def command(recipe: Path | None, **said: Any) -> None:
@@ -59,18 +65,17 @@ def command(recipe: Path | None, **said: Any) -> None:
     from vlcompress.tickets.run import find_ticket, rehearse, run_name
 
     chosen = _recipe(recipe, said)
-    compute = parse_compute(chosen.runtime.device, chosen.runtime.dtype, training=True)
+    compute = parse_compute(**vars(chosen.runtime), training=True)
     if said["dry_run"] or said["save_recipe"]:
-        rehearse(chosen, said["home"], compute=compute, say=options.say)
+        compute = rehearse(chosen, said["home"], compute=compute, say=options.say)
     if said["save_recipe"]:
         chosen.save(said["save_recipe"])
         options.say(f"recipe written to {said['save_recipe']}")
     if said["dry_run"]:
         options.show(chosen.document(), dry_run_text(chosen, run_name(chosen, compute)), said["as_json"])
         return
-    run = find_ticket(
-        chosen, said["home"], compute=compute, say=options.say, progress=options.step_line(), pricing=pricing_of
-    )
+    watching = options.watching(said["track"], said["home"])
+    run = find_ticket(chosen, said["home"], compute=compute, say=options.say, progress=watching, pricing=pricing_of)
     document, text = {"run": str(run.folder), **to_json(run.result())}, run_text(run)
     if chosen.pruning.target:
         reached = reach(run, options.say)
@@ -94,13 +99,15 @@ def _target(said: dict[str, Any]) -> str | None:
 
 def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
     from vlcompress.models.registry import FAMILIES
-    from vlcompress.recipe import load_recipe, recipe_of
+    from vlcompress.recipe import PAPER, load_recipe, recipe_of
 
     if path is not None:
         base = load_recipe(path)
     else:
         base = recipe_of(said["model"] or "lxmert", said["task"] or "vqa", said["size"])
     family = said["model"] if path is not None or said["model"] in FAMILIES else None
+    if said["named"]:
+        base = base.override(pruning=PAPER)
     target = _target(said)
     controls = [control for control in said["controls"] if control != "none"]
     chosen = base.override(
@@ -113,7 +120,7 @@ def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
             "target": target,
         },
         training={name: said[name] for name in ("steps", "batch", "learning_rate")},
-        runtime={name: said[name] for name in ("device", "dtype")},
+        runtime={name: said[name] for name in RUNTIME},
     )
     pattern = chosen.pruning.pattern
     if chosen.pruning.target and said["pattern"] is None and pattern.by_kind:

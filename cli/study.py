@@ -25,10 +25,13 @@ from vlcompress.cli import options
 )
 @click.option("--criterion", default="magnitude", show_default=True, help="What tickets are ranked by.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be trained, and how long it takes at most.")
+@options.track
 @options.home
 @options.computing(training=True)
 @options.as_json
-def command(name: str | None, dry_run: bool, home: Path, compute: Any, as_json: bool, **choices: Any) -> None:
+def command(
+    name: str | None, dry_run: bool, track: str | None, home: Path, compute: Any, as_json: bool, **choices: Any
+) -> None:
     """Run the study NAME (without NAME: list them). An interrupted study continues; studies share trainings."""
     from vlcompress.studies.base import Choices, StudyRunner
     from vlcompress.studies.registry import STUDIES, study_named
@@ -38,7 +41,7 @@ def command(name: str | None, dry_run: bool, home: Path, compute: Any, as_json: 
         options.show({one.name: one.title for one in STUDIES.values()}, describe(STUDIES.values()), as_json)
         return
     study = study_named(name)
-    runner = StudyRunner(home, compute, options.say, options.step_line())
+    runner = StudyRunner(home, compute, options.say, options.watching(track, home))
     if dry_run:
         options.show(*dry(study, Choices(**choices), runner), as_json=as_json)
         return

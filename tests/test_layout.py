@@ -87,6 +87,7 @@ READERS = {
     "recipe.py": "a recipe's file or table is read",
     "pruning/patterns.py": "a mixture's parts are read",
     "pruning/growth.py": "the sizes of `growth` are read",
+    "cli/options.py": "`--micro-batch` of a command without a recipe is read",
     "bench/random_masks.py": "the `--block` of `speed` is read, where there is no recipe",
 }
 """Where text of a recipe becomes a value, and why there: everywhere else the value is passed on."""

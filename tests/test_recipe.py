@@ -6,7 +6,7 @@ import pytest
 from vlcompress.errors import VlcompressError
 from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.models.registry import FAMILIES, family_named
-from vlcompress.recipe import RECIPES, Recipe, default_recipe, load_recipe, parse_recipe
+from vlcompress.recipe import PAPER, RECIPES, Recipe, default_recipe, load_recipe, parse_recipe
 
 TRAINING = {"training": {"steps": 10}}
 
@@ -178,3 +178,15 @@ def test_long_decimals_stay_as_they_were_given(section: str, field: str, one: st
 def test_seeds_and_controls_that_cannot_be_are_refused(pruning: dict[str, object], says: str) -> None:
     with pytest.raises(VlcompressError, match=says):
         parse_recipe({"pruning": pruning, **TRAINING})
+
+
+@pytest.mark.parametrize(
+    "path", sorted(RECIPES.glob("*/*-base.toml")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
+def test_published_sizes_prune_what_pays_and_the_papers_way_stays_by_name(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert not recipe.pruning.pattern.by_kind, "leaves zeros that nothing runs faster"
+    assert "unstructured" in recipe.pruning.controls
+    paper = recipe.override(pruning=PAPER).pruning
+    assert (str(paper.pattern), str(paper.criterion), str(paper.schedule)) == ("unstructured", "magnitude", "linear:10")
+    assert (paper.sparsity, paper.seeds, paper.controls) == (recipe.pruning.sparsity, (0, 1, 2), ("random",))

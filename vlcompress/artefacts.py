@@ -105,6 +105,21 @@ def write_file(path: Path, content: bytes | str) -> None:
         _flush(path.parent)
 
 
+def keep_once(path: Path, other: Path) -> None:
+    """Make `path` a hard link to `other` where both hold the same bytes on one file system; leave it alone elsewhere.
+
+    Files of artefacts are replaced as a whole and never written into, so neither name can change the other's content.
+    """
+    if not other.is_file() or other.stat().st_size != path.stat().st_size or file_sha256(other) != file_sha256(path):
+        return
+    link = path.with_name(f".{path.name}.link")
+    try:
+        os.link(other, link)
+    except OSError:  # another file system, or one without links
+        return
+    os.replace(link, path)
+
+
 def dumps(document: Mapping[str, Any]) -> str:
     """Return the JSON text that every artefact uses: sorted keys, two spaces, no NaN, final newline."""
     return json.dumps(document, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"

@@ -11,7 +11,7 @@ import platform
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +85,32 @@ _TF32: dict[bool, tuple[str, bool]] = {True: ("high", True), False: ("highest", 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
+class MicroBatch(int):
+    """Most examples that a training step computes at once, its batch in parts; 0 is the whole batch, -1 `AUTO`."""
+
+    def __str__(self) -> str:
+        return "auto" if self == AUTO else str(int(self))
+
+
+AUTO = MicroBatch(-1)
+"""The largest micro-batch that fits, which is looked for before anything is trained."""
+
+
+def parse_micro_batch(text: str) -> MicroBatch:
+    """Read "auto", a number of examples, or "0" for the whole batch.
+
+    Raises:
+        VlcompressError: anything else.
+    """
+    if text == "auto":
+        return AUTO
+    if not text.isdecimal() or int(text) > 1 << 16:
+        raise VlcompressError(
+            f"micro-batch '{text}': give auto, a number of examples up to 65536, or 0 for the whole batch"
+        )
+    return MicroBatch(text)
+
+
 @dataclass(frozen=True)
 class Compute:
     """Device and dtype of a computation; the default is what everything else is compared with.
@@ -92,10 +118,19 @@ class Compute:
     Attributes:
         device: "cpu", "cuda" (the first one) or "cuda:N".
         dtype: one of `DTYPES`.
+        micro_batch: most examples that a training step computes at once.
+        activation_checkpointing: keep what enters a block in a forward pass, and compute what is inside it again in
+            the backward pass: the same bits in less memory and more time.
     """
 
     device: str = "cpu"
     dtype: str = "fp32"
+    micro_batch: MicroBatch = MicroBatch(0)  # noqa: RUF009 (an int)
+    activation_checkpointing: bool = False
+
+    def for_batch(self, batch: float) -> "Compute":
+        """Leave out a micro-batch that is no smaller than the batch: it changes nothing."""
+        return replace(self, micro_batch=MicroBatch(0)) if self.micro_batch >= batch else self
 
     @property
     def facts(self) -> Dtype:
@@ -130,13 +165,20 @@ class Compute:
         return {"device": self.device, "dtype": self.dtype, "name": name}
 
     def identity(self) -> dict[str, str]:
-        """Tell what of it decides the bits of a result: {} at the default, else architecture and dtype."""
-        if self == CPU:
+        """Tell what of it decides the bits of a result: {} at the default, else architecture, dtype, micro-batch."""
+        parts = {"micro_batch": str(self.micro_batch)} if self.micro_batch else {}
+        if not parts and (self.device, self.dtype) == (CPU.device, CPU.dtype):
             return {}
         import torch
 
         major, minor = torch.cuda.get_device_capability(self.device) if self.on_gpu else (0, 0)
-        return {"device": f"cuda sm_{major}{minor}" if self.on_gpu else self.device, "dtype": self.dtype}
+        return {"device": f"cuda sm_{major}{minor}" if self.on_gpu else self.device, "dtype": self.dtype, **parts}
+
+
+def spelt(computed: Mapping[str, str]) -> str:
+    """Say for people what `Compute.identity` says."""
+    parts = f", {computed['micro_batch']} examples at once" if "micro_batch" in computed else ""
+    return f"{computed['device']} in {computed['dtype']}{parts}"
 
 
 CPU = Compute()
@@ -149,13 +191,16 @@ def computed_on(compute: Compute) -> dict[str, dict[str, str]]:
     return {"computed_on": said} if said else {}
 
 
-def parse_compute(device: str, dtype: str, *, training: bool = False) -> Compute:
+def parse_compute(
+    device: str, dtype: str, *, training: bool = False, micro_batch: int = 0, activation_checkpointing: bool = False
+) -> Compute:
     """Return the device and dtype that were asked for, checked against this machine.
 
     Args:
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
         dtype: one of `DTYPES`.
         training: whether gradients are taken.
+        micro_batch, activation_checkpointing: see `Compute`.
 
     Raises:
         VlcompressError: a name that is unknown, a device that is not there, or a dtype that it does not have.
@@ -171,7 +216,7 @@ def parse_compute(device: str, dtype: str, *, training: bool = False) -> Compute
         _check_gpu(device, dtype, count)
     else:
         _check_cpu(dtype, training)
-    return Compute(device, dtype)
+    return Compute(device, dtype, MicroBatch(micro_batch), activation_checkpointing)
 
 
 def check_device(device: str) -> None:

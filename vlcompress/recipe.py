@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from vlcompress.artefacts import identity, write_file
-from vlcompress.devices import check_device, check_dtype
+from vlcompress.devices import MicroBatch, check_device, check_dtype, parse_micro_batch
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.pruning.allocation import Allocation, Global, parse_allocation
 from vlcompress.pruning.criterion import Ranking, parse_criterion
@@ -40,6 +40,7 @@ LIMITS: dict[tuple[str, str], tuple[str, str]] = {
     ("training", "clip"): ("(0, inf)", "the gradient's largest norm, for example 5, or 1e6 to clip none"),
     ("training", "weight_decay"): ("[0, inf)", "a factor, for example 0.01, or 0 for none"),
     ("training", "head_rate"): ("[0, inf)", "a factor on the head's learning rate, for example 10"),
+    ("training", "tokens"): ("[0, inf)", "words and regions of a group, for example 5120, or 0 to count examples"),
     ("training", "distill"): ("[0, inf)", "0 (off), or a weight above 0, for example 1"),
 }
 """The interval that a number lies in, and what to give."""
@@ -51,6 +52,15 @@ NAMES = {
 }
 """The fixed sets that a field's value, or each of its values, is of."""
 
+PAPER: dict[str, Any] = {
+    "pattern": "unstructured",
+    "criterion": "magnitude",
+    "schedule": "linear:10",
+    "allocation": "global",
+    "controls": ["random"],
+}
+"""How Gan et al. (AAAI 2022) prune: `--recipe paper`. Published sizes have whole heads and neurons instead."""
+
 PARSERS: dict[Any, Callable[[str], Any]] = {
     Pattern: parse_pattern,
     Ranking: parse_criterion,
@@ -60,8 +70,9 @@ PARSERS: dict[Any, Callable[[str], Any]] = {
     Reordering: parse_reordering,
     Target: parse_target,
     Perturbation: parse_perturbation,
+    MicroBatch: parse_micro_batch,
 }
-"""Values that are strings in a file, and what reads them; `str` of a value writes it back."""
+"""Values that are strings in a file (a micro-batch may be a number), and what reads them; `str` writes them back."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +179,9 @@ class TrainingRecipe:
             VILLA does, with ":RATE" for another step than 1e-3; "" trains plainly.
         loss: the "task"'s own; "best-answer" learns the best answer of each question alone, by cross entropy, as
             LXMERT's --mceLoss does (VQA, GQA and SNLI-VE).
+        tokens: 0 counts a step's examples. Otherwise a step has `batch` groups of examples of like length, each of at
+            most so many words and regions with padding, as UNITER's official configurations have them (a group for
+            each GPU and accumulated step); its loss is the mean over groups. Give `steps` with it.
     """
 
     steps: int = 0
@@ -182,6 +196,12 @@ class TrainingRecipe:
     distill: float = 0.0
     adversarial: Perturbation = field(default_factory=Perturbation)
     loss: str = "task"
+    tokens: int = 0
+
+    @property
+    def most_examples(self) -> float:
+        """Most examples that one forward pass may have: no bound is known where tokens are counted."""
+        return float("inf") if self.tokens else self.batch
 
 
 @dataclass(frozen=True)
@@ -194,10 +214,16 @@ class RuntimeRecipe:
     Attributes:
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
         dtype: one of `vlcompress.devices.DTYPES`; weights, their gradients' sums and scores stay float32.
+        micro_batch: examples that are computed at once, a step's batch in parts; 0 is the whole batch, "auto" the most
+            that fit into the GPU's memory.
+        activation_checkpointing: compute the insides of blocks again in the backward pass: the same bits in less
+            memory and more time.
     """
 
     device: str = "auto"
     dtype: str = "fp32"
+    micro_batch: MicroBatch = MicroBatch(0)  # noqa: RUF009 (an int)
+    activation_checkpointing: bool = False
 
 
 @dataclass(frozen=True)
@@ -345,8 +371,8 @@ def _values(kind: type, section: str, table: Any) -> dict[str, Any]:
 
 def _value(name: str, kind: Any, value: Any) -> Any:
     """Parse one value; lists become tuples, and whole numbers stand for numbers."""
-    if kind in PARSERS and type(value) is str:
-        return PARSERS[kind](value)
+    if (kind in PARSERS and type(value) is str) or (kind is MicroBatch and type(value) is int):
+        return PARSERS[kind](str(value))
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is kind:
@@ -365,7 +391,7 @@ def _plain(value: Any) -> Any:
     """Make a field's value what TOML and JSON hold: lists for tuples, names for what has one."""
     if isinstance(value, tuple):
         return list(value)
-    return value if isinstance(value, str | int | float) else str(value)
+    return value if type(value) in (str, bool, int, float) else str(value)
 
 
 def _check_fields(recipe: Recipe) -> None:
@@ -401,6 +427,8 @@ def _check_together(recipe: Recipe) -> None:
         raise VlcompressError(
             f"training.steps is {training.steps} and training.epochs {training.epochs:g}: set exactly one above 0"
         )
+    if training.tokens and not training.steps:
+        raise VlcompressError(f"training.tokens {training.tokens} makes no epochs of equal length: set training.steps")
     if training.steps and pruning.rewind_step >= training.steps:
         raise VlcompressError(
             f"rewind_step {pruning.rewind_step} is outside the training of {training.steps} steps: "

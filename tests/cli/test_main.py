@@ -11,7 +11,8 @@ from vlcompress.cli.main import COMMANDS, main
 
 FLAGS = {
     "prune": {
-        "model", "task", "size", "checkpoint", "data", "vocabulary", "pattern", "sparsity", "schedule", "rounds",
+        "recipe", "model", "task", "size", "checkpoint", "data", "vocabulary", "pattern", "sparsity", "schedule",
+        "rounds", "speedup", "latency-ms", "size-mb", "flops", "for-batch", "for-threads",
         "allocation", "rewind-step", "control", "seeds", "steps", "batch", "learning-rate", "save-recipe", "dry-run",
         "device", "dtype", "home", "json",
     },
@@ -28,7 +29,7 @@ FLAGS = {
     "bench serve": {"url", "model", "rate", "seconds", "rows", "seed", "token", "home", "json"},
     "serve": {
         "backend", "engine", "replicas", "provider", "provider-option", "device", "dtype", "threads", "sessions",
-        "max-batch", "batch-window", "queue", "deadline", "max-body",
+        "max-batch", "batch-window", "queue", "deadline", "max-body", "grpc-port", "cors", "prefix",
         "host", "port", "token-file", "drain", "poll", "page", "log-level", "otel", "home", "json",
     },
     "speed": {

@@ -18,7 +18,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import default_recipe, load_recipe
 from vlcompress.tickets.run import Run
-from vlcompress.tickets.store import TIME, TrainingResult
+from vlcompress.tickets.store import LOG, TIME, TrainingResult
 from vlcompress.tickets.ticket import load_ticket
 
 TINY = ["--size", "tiny", "--control", "none"]
@@ -38,7 +38,7 @@ def tree(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != TIME
+        if path.is_file() and path.name not in (TIME, LOG)
     }
 
 
@@ -231,14 +231,17 @@ def refused(outcome: tuple[int, str, str], text: str) -> None:
     *before, last = err.strip().split("\n")
     assert last.startswith("error: ")
     assert text in last
-    assert all(line.startswith(("sparsity ", "target ")) for line in before)  # what a pattern or a target sets
+    told = ("sparsity ", "target ", "warning: pattern ")  # what a pattern or a target sets, and what it does not pay
+    assert all(line.startswith(told) for line in before)
 
 
 @pytest.mark.parametrize("source", [[], ["--data", "scenes:small"]], ids=["its own", "small"])
 def test_dry_run_makes_no_built_in_data(tmp_path: Path, source: list[str]) -> None:
     code, out, err = run("prune", *TINY, *source, "--pattern", "2:4", "--home", str(tmp_path / "home"), "--dry-run")
     assert code == 0, err
-    assert err == "sparsity 0.5: pattern '2:4' sets it, as no --sparsity was given\n"
+    first, second = err.splitlines()
+    assert first == "sparsity 0.5: pattern '2:4' sets it, as no --sparsity was given"
+    assert second.startswith("warning: pattern '2:4' leaves single zeros")
     assert "levels: 25 %, 50 % (2:4, linear:25)" in out
     assert not (tmp_path / "home").exists()
 
@@ -346,3 +349,24 @@ def test_a_speed_that_was_asked_for_is_measured_at_the_end(tiny_scenes: Path, tm
         reached["dense"]["p50_ms"] / reached["ticket"]["p50_ms"], rel=0.3
     )
     assert reached["bytes"]["ticket"] < reached["bytes"]["dense"]
+
+
+def test_a_pattern_that_nothing_runs_faster_is_told_before_it_is_trained(tiny_scenes: Path, tmp_path: Path) -> None:
+    said = "leaves single zeros, which no runtime here runs faster or stores smaller; whole units do: --pattern"
+    for pattern, told in {"unstructured": True, "2:4": True, "block:8x8": False, "neuron+head": False}.items():
+        code, _, err = run(*command(tiny_scenes, tmp_path, "--pattern", pattern, "--dry-run"))
+        assert code == 0, err
+        assert (f"warning: pattern '{pattern}' {said}" in err) == told
+
+
+def test_the_papers_recipe_by_name(tiny_scenes: Path, tmp_path: Path) -> None:
+    code, out, err = run(
+        "prune", "--size", "small", "--recipe", "paper", "--dry-run", "--json", "--home", str(tmp_path)
+    )
+    assert code == 0, err
+    pruning = json.loads(out)["pruning"]
+    assert [pruning[name] for name in ("pattern", "criterion", "schedule")] == [
+        "unstructured",
+        "magnitude",
+        "linear:10",
+    ]

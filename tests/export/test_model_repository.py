@@ -90,7 +90,7 @@ def test_the_cpu_has_no_accelerators(exported: Path, tmp_path: Path) -> None:
 def test_files_are_where_triton_looks_for_them(exported: Path, tmp_path: Path) -> None:
     write(exported, tmp_path / "lxmert_vqa")
     assert sorted(path.name for path in (tmp_path / "lxmert_vqa").iterdir()) == [
-        "1", "config.pbtxt", "labels.txt", "manifest.json",
+        "1", "config.pbtxt", "labels.txt", "manifest.json", "preprocessing.json",
     ]  # fmt: skip
     assert (tmp_path / "lxmert_vqa" / "1" / "model.onnx").read_bytes() == (exported / "model.onnx").read_bytes()
     found = unseal(tmp_path / "lxmert_vqa", "manifest.json")

@@ -9,7 +9,8 @@ from vlcompress.models.resnet.adapter import ResnetFamily
 from vlcompress.models.resnet.dense import BOX
 from vlcompress.tasks.detection import DetectionTask, _placed, decoded
 from vlcompress.tasks.segmentation import SegmentationTask
-from vlcompress.training.loop import Hyperparameters, evaluate, train
+from vlcompress.training.hyperparameters import Hyperparameters
+from vlcompress.training.loop import evaluate, train
 
 FAMILY = ResnetFamily()
 CONFIG = FAMILY.config("mini")

@@ -15,7 +15,8 @@ from vlcompress.models.resnet.adapter import ResnetFamily
 from vlcompress.models.resnet.momentum import MOMENTUM, QUEUE, follow, remember
 from vlcompress.pruning.mask import Masks
 from vlcompress.tasks.moco import MocoTask, info_nce
-from vlcompress.training.loop import Hyperparameters, train
+from vlcompress.training.hyperparameters import Hyperparameters
+from vlcompress.training.loop import train
 
 FAMILY = ResnetFamily()
 CONFIG = FAMILY.config("tiny")

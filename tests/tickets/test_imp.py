@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.training.test_watching import Seen
 from vlcompress.artefacts import read_json, save_tensors
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head
@@ -21,6 +22,7 @@ from vlcompress.tickets.imp import TrainedArm, ticket_of, train_arms
 from vlcompress.tickets.open_experiment import open_experiment
 from vlcompress.tickets.run import find_ticket, newest_run
 from vlcompress.tickets.spec import Trial
+from vlcompress.tickets.store import LOG
 from vlcompress.tickets.ticket import load_ticket
 from vlcompress.training.checkpoint import distinct
 
@@ -116,10 +118,10 @@ def test_rewinding_starts_from_the_dense_training_at_that_step(recipe: Recipe, t
     name = experiment.prunable.names[0]
     assert not torch.equal(rewound[name], experiment.theta0[name])
     assert not torch.equal(rewound[name], dense[name])
-    steps: list[int] = []
-    experiment.progress = lambda step, loss: steps.append(step)
-    experiment.train(Trial(0, experiment.keep_all(), "rewound"), "again")
-    assert steps == [3, 4]  # the schedule goes on where the rewinding point lies
+    experiment.progress = seen = Seen()
+    again = experiment.train(Trial(0, experiment.keep_all(), "rewound"), "again")
+    steps = [json.loads(line)["step"] for line in (again.folder / LOG).read_text().splitlines()]
+    assert [entry.step for entry in seen.entries] == steps == [3, 4]  # the schedule goes on at the rewinding point
 
 
 def test_several_seeds_are_whole_chains_and_give_one_verdict(recipe: Recipe, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from vlcompress.artefacts import distinguishing, identity
 from vlcompress.tickets.spec import Teacher, TrainingSpec
-from vlcompress.training.loop import Hyperparameters
+from vlcompress.training.hyperparameters import Hyperparameters
 
 HYPER = Hyperparameters(8, 16, 1e-3, warmup=0.1, clip=5.0, weight_decay=0.01, head_rate=1.0)
 DENSE = TrainingSpec(

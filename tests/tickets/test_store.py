@@ -12,7 +12,7 @@ from vlcompress.pruning.permutation import Permutation
 from vlcompress.tasks.base import Scores
 from vlcompress.tickets.spec import TrainingSpec, Trial
 from vlcompress.tickets.store import TIME, TrainingResult, TrainingStore
-from vlcompress.training.loop import Hyperparameters
+from vlcompress.training.hyperparameters import Hyperparameters
 
 HYPER = Hyperparameters(8, 16, 1e-3, warmup=0.1, clip=5.0, weight_decay=0.01, head_rate=1.0)
 SPEC = TrainingSpec(

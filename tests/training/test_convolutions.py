@@ -13,7 +13,8 @@ from vlcompress.models.base import Head
 from vlcompress.models.objective import Batch
 from vlcompress.models.resnet.adapter import ResnetFamily
 from vlcompress.pruning.mask import Masks
-from vlcompress.training.loop import Hyperparameters, MaskKeeper, train
+from vlcompress.training.hyperparameters import Hyperparameters
+from vlcompress.training.loop import MaskKeeper, train
 
 FAMILY = ResnetFamily()
 HYPER = Hyperparameters(6, 4, 0.1, warmup=0.2, clip=5.0, weight_decay=2e-4, head_rate=1.0, optimizer="sgd")

@@ -14,8 +14,10 @@ from vlcompress.models.objective import Batch
 from vlcompress.pruning.mask import Masks
 from vlcompress.tasks.base import Scores
 from vlcompress.training.checkpoint import Checkpoint
-from vlcompress.training.loop import Hyperparameters, Sampler, _Losses, evaluate, train
+from vlcompress.training.hyperparameters import Hyperparameters
+from vlcompress.training.loop import _Losses, evaluate, train
 from vlcompress.training.saliency import Saliency
+from vlcompress.training.sampling import Sampler
 
 LOWER = (Compute("cpu", "bf16"), Compute("cpu", "fp16"))
 """float16 is refused on the CPU where a user asks for it, since it is slow there; the loop itself is the GPU's."""

@@ -40,8 +40,10 @@ from vlcompress.tasks.registry import TASKS
 from vlcompress.tasks.segmentation import SegmentationTask
 from vlcompress.training.adversarial import Adversarial, parse_perturbation
 from vlcompress.training.distillation import Distilled
-from vlcompress.training.loop import Hyperparameters, MaskKeeper, _optimizer
+from vlcompress.training.hyperparameters import Hyperparameters
+from vlcompress.training.loop import MaskKeeper
 from vlcompress.training.saliency import Saliency
+from vlcompress.training.step import optimizer_of
 
 ELSEWHERE = torch.device("meta")
 FAKE = FakeTensorMode()
@@ -153,7 +155,7 @@ def check_step(family: Family, model: nn.Module, objective: Objective, batch: Ba
         hyper = Hyperparameters(
             4, 2, 1e-3, warmup=0.1, clip=5.0, weight_decay=0.01, head_rate=1.0, optimizer=OPTIMIZER[family.name]
         )
-        optimizer = _optimizer(model, hyper, family.backbone_prefix)
+        optimizer = optimizer_of(model, hyper, family.backbone_prefix)
         for group in optimizer.param_groups:
             group["taken"] = 0
         keeper, saliency = MaskKeeper(model, masks), Saliency("movement", model, masks, hyper.steps)

@@ -15,7 +15,7 @@ from vlcompress.devices import CPU, Compute
 from vlcompress.models.base import Head, pretraining_of
 from vlcompress.models.registry import FAMILIES, family_named
 from vlcompress.training import pretrain as training
-from vlcompress.training.loop import Hyperparameters
+from vlcompress.training.hyperparameters import Hyperparameters
 from vlcompress.training.pretrain import Pretraining, PretrainingRecipe, pretrain
 
 PRETRAINED = [name for name, family in FAMILIES.items() if family.pretraining]

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from tests.training.test_loop import HYPER, Regression, masks, net, state
-from vlcompress.training.loop import Hyperparameters, Sampler, _generator, _mix, train
+from vlcompress.training.hyperparameters import Hyperparameters
+from vlcompress.training.loop import train
 from vlcompress.training.optimizers import rate
 from vlcompress.training.saliency import Kind, Saliency
+from vlcompress.training.sampling import Sampler, generator, mix
 
 NAMES = ("0.weight", "3.weight")
 KINDS: tuple[Kind, ...] = ("gradient", "movement")
@@ -21,8 +23,8 @@ def products(hyper: Hyperparameters) -> dict[str, list[torch.Tensor]]:
     found: dict[str, list[torch.Tensor]] = {name: [] for name in NAMES}
     velocity: dict[str, torch.Tensor] = {}
     for step in range(hyper.steps):
-        batch = task.batch(Sampler(len(task), hyper.batch, 0).indices(step), _generator(0, "batch", step))
-        torch.manual_seed(_mix(0, "dropout", step))
+        batch = task.batch(Sampler(len(task), hyper.batch, 0).indices(step), generator(0, "batch", step))
+        torch.manual_seed(mix(0, "dropout", step))
         model.zero_grad()
         task.loss(model, batch).backward()
         parameters = dict(model.named_parameters())

@@ -1,7 +1,7 @@
 """What an exported folder says of its inputs and scores, for whoever runs model.onnx with nothing of this project.
 
 ``preprocessing.json`` with ``tokenizer.json`` beside it: our own server reads them, and a reader of plain ONNX Runtime,
-tokenizers and Pillow can (`tests/export/test_preprocessing.py` is one).
+tokenizers and Pillow can (`tests/serve/test_plain_reader.py` is one).
 """
 
 from collections.abc import Mapping

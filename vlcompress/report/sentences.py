@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from vlcompress.artefacts import Json
+from vlcompress.devices import spelt
 from vlcompress.report.report_data import ReportData, Speed, VariantSpeed
 from vlcompress.results import BatchResult, Ratio
 
@@ -105,7 +106,7 @@ def _seed_caveats(data: ReportData) -> Iterator[str]:
 def _computed(data: ReportData) -> Iterator[str]:
     said = data.computed_on
     if said:
-        yield f"Trained on {said['device']} in {said['dtype']}: float32 on the CPU gives other bits."
+        yield f"Trained on {spelt(said)}: whole batches in float32 on the CPU give other bits."
 
 
 def _missing(data: ReportData) -> Iterator[str]:

@@ -1,11 +1,14 @@
 """Results as plain text for the terminal."""
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from vlcompress.artefacts import Json
+from vlcompress.devices import spelt
 from vlcompress.models.registry import FAMILIES
 from vlcompress.pruning.schedule import levels
 from vlcompress.recipe import Recipe
@@ -26,6 +29,7 @@ from vlcompress.results import (
 )
 from vlcompress.sparse.plan import CompilePlan, LayerPlan
 from vlcompress.tasks.support_matrix import LEGEND, rows
+from vlcompress.tickets.imp import count_trainings
 from vlcompress.tickets.run import Run
 
 
@@ -72,7 +76,7 @@ def reached_text(run: Run, reached: ReachedResult) -> str:
 
 def computed_text(computed_on: Mapping[str, str] | None) -> list[str]:
     """Say where something was trained and in what, unless that is float32 on the CPU."""
-    return [f"trained on {computed_on['device']} in {computed_on['dtype']}"] if computed_on else []
+    return [f"trained on {spelt(computed_on)}"] if computed_on else []
 
 
 def _other_metrics(result: RunResult) -> list[str]:
@@ -101,12 +105,9 @@ def dry_run_text(recipe: Recipe, name: str) -> str:
     """Say what a recipe would train, for a run of this name."""
     pruning = recipe.pruning
     plan = levels(pruning.schedule, pruning.sparsity, pruning.rounds or None)
-    chains = 1 + pruning.controls.count("unstructured")
-    single = sum(control != "unstructured" for control in pruning.controls)
-    trainings = len(pruning.seeds) * (1 + chains * len(plan) + single)
     return "\n".join(
         [
-            f"run {name}: {trainings} trainings",
+            f"run {name}: {count_trainings(recipe)} trainings",
             f"levels: {', '.join(f'{100 * level:g} %' for level in plan)} ({pruning.pattern}, {pruning.schedule})",
             f"controls: {', '.join(pruning.controls) or 'none'}; seeds: {', '.join(map(str, pruning.seeds))}",
         ]
@@ -142,8 +143,15 @@ def prediction_text(document: dict[str, Any]) -> str:
 
 
 def plan_text(folder: Path, plan: CompilePlan, *, explain: bool = False) -> str:
-    """Say how a ticket was compiled: a row for each layer, what was removed, and if asked the reason for each layer."""
-    rows = tuple(_layer_row(layer) for layer in plan.layers)
+    """Say how a ticket was compiled: a row for each kind of layer, and what was removed.
+
+    If asked, a row for each layer, and the reason why it runs so.
+    """
+    kinds: dict[str, list[LayerPlan]] = {}
+    for layer in plan.layers:
+        name = layer.name.removesuffix(".weight")
+        kinds.setdefault(name if explain else re.sub(r"\.\d+(?=\.)", ".*", name), []).append(layer)
+    rows = tuple(_kind_row(kind, layers) for kind, layers in kinds.items())
     sparse = sum(layer.choice.picked != "dense" for layer in plan.layers)
     removed = {
         kind: sum(units.units - len(units.kept) for units in plan.kept if units.kind == kind)
@@ -153,11 +161,11 @@ def plan_text(folder: Path, plan: CompilePlan, *, explain: bool = False) -> str:
     dense = sum(4 * layer.shape[0] * layer.shape[1] for layer in plan.layers)
     return "\n".join(
         [
-            terminal(Table("", ("layer", "sparsity %", "M", "dense µs", "sparse µs", "runs"), rows)),
+            terminal(Table("", ("layers", "", "sparsity %", "M", "dense µs", "sparse µs", "runs"), rows)),
             "",
             f"{sparse} of {len(plan.layers)} layers run sparse, the others dense, as measured on "
             f"{plan.computed_on['name']} in {plan.computed_on['dtype']} "
-            f"with {plan.threads} thread(s); plan.json says why for each",
+            f"with {plan.threads} thread(s); --explain says why, layer by layer",
             f"removed for good: {removed['head']} attention heads, {removed['neuron']} feed-forward neurons",
             f"pruned layers on disk: {_mb(stored)} of {_mb(dense)} dense; "
             f"largest difference from the masked model {plan.max_abs_error:.1e}",
@@ -273,16 +281,21 @@ def place_text(compute: Mapping[str, str], provider: str) -> list[str]:
     return [f"PyTorch on {compute.get('name', device)} in {dtype}; ONNX Runtime on provider {provider}"]
 
 
-def _layer_row(layer: LayerPlan) -> tuple[str, ...]:
-    timings = layer.choice.timings
-    sparse = [timing.us for name, timing in timings.items() if name != "dense"]
+def _kind_row(kind: str, layers: Sequence[LayerPlan]) -> tuple[str, ...]:
+    """Lay out layers of one kind: their mean sparsity, the sums of their times, and how many run how."""
+    timings = [layer.choice.timings for layer in layers]
+    dense = [of_one["dense"].us for of_one in timings if "dense" in of_one]
+    sparse = [min(one.us for name, one in of_one.items() if name != "dense") for of_one in timings if len(of_one) > 1]
+    picked = Counter(layer.choice.picked for layer in layers)
+    rows = sorted({layer.rows for layer in layers})
     return (
-        layer.name.removesuffix(".weight"),
-        f"{100 * layer.sparsity:.1f}",
-        str(layer.rows),
-        f"{timings['dense'].us:.0f}" if "dense" in timings else "-",
-        f"{min(sparse):.0f}" if sparse else "-",
-        layer.choice.picked,
+        kind,
+        str(len(layers)) if len(layers) > 1 else "",
+        f"{100 * mean(layer.sparsity for layer in layers):.1f}",
+        f"{rows[0]} to {rows[-1]}" if len(rows) > 1 else str(rows[0]),
+        f"{sum(dense):.0f}" if dense else "-",
+        f"{sum(sparse):.0f}" if sparse else "-",
+        ", ".join(f"{name} {count}" for name, count in picked.items()) if len(picked) > 1 else next(iter(picked)),
     )
 
 

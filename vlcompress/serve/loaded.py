@@ -92,7 +92,7 @@ def load(name: str, source: StoredVersion, settings: Settings, metrics: Metrics)
     padding = padding_of(engine.inputs, document.get("padding", {}))
     max_batch = settings.max_batch if batched(engine) else 1
     sizes = usual_sizes(engine, document)
-    together = rows_an_answer(engine, sizes)
+    together = rows_an_answer(engine, sizes, source.document("preprocessing.json").get("rows"))
     _verify(engine, source, document, settings)
     row_s = _warm_up(engine, sizes, max(together, max_batch // together * together)) if settings.warmup else 0.0
     merges = engine.rows_apart and together == 1
@@ -199,13 +199,17 @@ def _weight_bytes(model: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def rows_an_answer(engine: Engine, sizes: Mapping[str, int]) -> int:
+def rows_an_answer(engine: Engine, sizes: Mapping[str, int], told: int | None = None) -> int:
     """Run the smallest batch: one row, or the two rows of a statement about two images.
+
+    Args:
+        engine, sizes: of the model.
+        told: the rows that the model's documents say; without them both are tried.
 
     Raises:
         VlcompressError: the model cannot run on inputs of its own shapes.
     """
-    for rows in (1, 2):
+    for rows in (1, 2) if told is None else (told,):
         try:
             outputs = engine.run(example(engine.inputs, sizes, rows))
         except Refusal as error:

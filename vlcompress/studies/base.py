@@ -16,7 +16,7 @@ from vlcompress.report.plots import Chart
 from vlcompress.report.table import Table
 from vlcompress.tickets.experiment import Experiment, Say
 from vlcompress.tickets.open_experiment import checked_experiment
-from vlcompress.training.loop import Progress
+from vlcompress.training.watching import Watcher
 
 Json = dict[str, Any]
 
@@ -29,13 +29,13 @@ class StudyRunner:
         home: folder of runs, trainings and built-in data.
         compute: where to train, and in what.
         say: called with one line at each step of the work.
-        progress: called after every training step.
+        progress: watches every training.
     """
 
     home: Path
     compute: Compute = CPU
     say: Say = print
-    progress: Progress | None = None
+    progress: Watcher | None = None
     _open: dict[str, Experiment] = field(default_factory=dict, init=False)
 
     def bench(self, recipe: Recipe) -> Experiment:

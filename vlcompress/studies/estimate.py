@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from typing import Any
 
 from vlcompress.tickets.experiment import Experiment, objective_of
 from vlcompress.tickets.spec import Trial
@@ -18,7 +19,8 @@ def seconds_of_a_training(bench: Experiment) -> float:
     """
     model = bench.family.build(bench.config, bench.train_task.head, seed=0).to(bench.compute.torch_device)
     objective = objective_of(bench, Trial(0))
-    train(model, objective, dataclasses.replace(bench.hyper, steps=1), seed=0, compute=bench.compute)
+    given: dict[str, Any] = {"compute": bench.compute, "lengths": bench.lengths}
+    train(model, objective, dataclasses.replace(bench.hyper, steps=1), seed=0, **given)
     started = time.perf_counter()
-    train(model, objective, dataclasses.replace(bench.hyper, steps=STEPS), seed=0, compute=bench.compute)
+    train(model, objective, dataclasses.replace(bench.hyper, steps=STEPS), seed=0, **given)
     return (time.perf_counter() - started) / STEPS * bench.hyper.steps

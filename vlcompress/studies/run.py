@@ -18,6 +18,7 @@ from vlcompress.results import to_json
 from vlcompress.studies.base import Choices, Done, Json, Study, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.estimate import seconds_of_a_training
 from vlcompress.studies.page import DOCUMENT, FOLDER, failures, page, report_document
+from vlcompress.tickets.disk import training_names
 from vlcompress.tickets.open_experiment import rehearsed_experiment
 from vlcompress.tickets.store import TIME
 
@@ -43,7 +44,10 @@ def run_study(study: Study, choices: Choices, runner: StudyRunner) -> StudyOutco
     Raises:
         VlcompressError: no cell succeeded, or an impossible cell was asked for.
     """
-    done = _run(study.cells(choices), runner)
+    cells = study.cells(choices)
+    if runner.progress is not None:
+        runner.progress.plan(sum(cell.trainings for cell in cells))
+    done = _run(cells, runner)
     if not done.results:
         raise _nothing(study, done.failed)
     report = study.report(done.results)
@@ -169,20 +173,10 @@ def trained(results: Mapping[str, Json], home: Path) -> Json:
     Returns:
         "count"; "timed", how many of them say how long they took; "seconds", the sum of those.
     """
-    names = sorted(set(_training_names(results)))
+    names = sorted(set(training_names(results)))
     times = [home / "trainings" / name / TIME for name in names]
     seconds = [float(read_json(path)["seconds"]) for path in times if path.is_file()]
     return {"count": len(names), "timed": len(seconds), "seconds": round(sum(seconds), 1)}
-
-
-def _training_names(found: Any) -> Iterator[str]:
-    """Find what stands under "trainings" anywhere in a JSON value."""
-    if isinstance(found, Mapping):
-        yield from (name for name in found.get("trainings", ()))
-        found = [value for key, value in found.items() if key != "trainings"]
-    if isinstance(found, list | tuple):
-        for value in found:
-            yield from _training_names(value)
 
 
 def folder_name(study: Study, choices: Choices, compute: Compute = CPU) -> str:

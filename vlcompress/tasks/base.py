@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vlcompress.data.examples import TaskData
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family, Head, scores_of
-from vlcompress.models.objective import Batch, Objective
+from vlcompress.models.objective import Batch, Divisible, Objective, row_share
 from vlcompress.tasks.preprocessing import Preprocessor
 
 Answer = Callable[[Mapping[str, Tensor]], Tensor]
@@ -55,8 +55,12 @@ class TrainTask(Objective, Protocol):
 
 
 @runtime_checkable
-class LogitTask(TrainTask, Protocol):
+class LogitTask(TrainTask, Divisible, Protocol):
     """An objective whose loss sees nothing of the model but its logits."""
+
+    @property
+    def compares(self) -> bool:
+        """See `LogitLoss`."""
 
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         """Compute the training loss, a scalar, of a batch's logits (`Family.logits`) and targets."""
@@ -101,10 +105,16 @@ class LogitLoss(ABC):
     """A loss of the head's logits alone, computed on what the family's model says of a batch."""
 
     family: Family
+    compares = False
+    """Whether the loss compares a batch's examples with one another, so that it cannot be learned in parts."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Run the model on a batch, and take `loss_of` its logits."""
         return self.loss_of(self.family.logits(model, batch.inputs), batch.targets)
+
+    def share(self, part: Batch) -> float:
+        """See `Divisible`: the loss is a mean over examples; a task whose loss is a sum says 1."""
+        return row_share(part)
 
     @abstractmethod
     def loss_of(self, logits: Tensor, targets: Mapping[str, Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.models.language import StartsFromLanguage
 from vlcompress.models.masking import NOTHING, at, masked_words, places
-from vlcompress.models.objective import Batch, Objective
+from vlcompress.models.objective import ASKED, Batch, Objective, asked_share
 
 WORD_RATE = 0.15
 """Chance that a word is to be predicted (BERT's)."""
@@ -51,7 +51,7 @@ class WordsAlone:
         tokens_BT, there_BT = inputs["input_ids"], inputs["attention_mask"]
         tokens_BT = tokens_BT.where(tokens_BT < ids.vocab_size, self.unknown_id)
         shown_BT, words_BT = masked_words(tokens_BT, there_BT.bool(), WORD_RATE, ids, rng, at_least_one=True)
-        targets = {"words": words_BT, "asked": places(words_BT != NOTHING)}
+        targets = {"words": words_BT, ASKED: places(words_BT != NOTHING)}
         return Batch({"input_ids": shown_BT, "attention_mask": there_BT}, targets)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -62,6 +62,10 @@ class WordsAlone:
             batch: as `batch` makes it.
         """
         parts: Any = model
-        asked = batch.targets["asked"]
+        asked = batch.targets[ASKED]
         states_BTH = self.family.word_states(model, batch.inputs)
         return cross_entropy(parts.cls.predictions(at(states_BTH, asked)), at(batch.targets["words"], asked))
+
+    def share(self, part: Batch) -> float:
+        """See `vlcompress.models.objective.Divisible`."""
+        return asked_share(part)

@@ -86,6 +86,10 @@ class PretrainingTask:
         """Compute the family's pre-training loss."""
         return self._objective.loss(model, batch)
 
+    def share(self, part: Batch) -> float:
+        """See `vlcompress.models.objective.Divisible`."""
+        return self._objective.share(part)
+
     def evaluate(self, model: nn.Module, *, batch: int) -> Scores:
         """Score 1 / (1 + loss) of every UNIT examples, in (0, 1]; the same chance for every model; no predictions."""
         device = next(model.parameters()).device

@@ -85,6 +85,10 @@ class RefcocoTraining(LogitLoss, Expressions):
         """Compute the cross entropy over an image's regions, summed over B as officially."""
         return cross_entropy(logits, targets["region"], reduction="sum")
 
+    def share(self, part: Batch) -> float:
+        """See `Divisible`: the loss is a sum."""
+        return 1.0
+
 
 class RefcocoTask(Expressions):
     """Expressions to be scored on the detector's regions."""

@@ -130,6 +130,7 @@ class RetrievalTraining(LogitLoss):
         self._captions = Captions(data, preprocessor)
         self.family = preprocessor.family
         self.head = head_of(self.family)
+        self.compares = self.head == two_towers.HEAD
         if self.head != two_towers.HEAD:
             self._pairs, self._loss = OFFICIAL[self.family.retrieval]
 

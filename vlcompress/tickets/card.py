@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from vlcompress.devices import CPU, Compute
+from vlcompress.devices import CPU, Compute, spelt
 from vlcompress.tickets.imp import TrainedArm, ticket_of
 from vlcompress.tickets.ticket import Ticket
 
@@ -47,7 +47,7 @@ into that order: `permutation.safetensors` says for each row or column where it 
 
 def _computed(compute: Compute) -> str:
     computed = compute.identity()
-    return f", trained on {computed['device']} in {computed['dtype']}" if computed else ""
+    return f", trained on {spelt(computed)}" if computed else ""
 
 
 def _row(cell: TrainedArm) -> str:

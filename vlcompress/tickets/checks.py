@@ -1,14 +1,22 @@
 """Refuse what cannot work, and warn of what has no effect, before anything is trained."""
 
+import copy
+
+from torch import nn
+
 from vlcompress.errors import VlcompressError
+from vlcompress.models.blocks import checkpoint_blocks
 from vlcompress.models.checkpoints import on_hub
 from vlcompress.models.language import language_part
+from vlcompress.models.objective import Objective
 from vlcompress.models.registry import modality_of
 from vlcompress.pruning.allocation import Modality
 from vlcompress.pruning.pattern import SAME, Unstructured
 from vlcompress.pruning.schedule import levels
 from vlcompress.tickets.experiment import Experiment, build_model, objective_of, teachable
 from vlcompress.tickets.spec import Trial
+from vlcompress.training.distillation import Distilled
+from vlcompress.training.fit import fitted
 
 
 def check_run(experiment: Experiment) -> None:
@@ -33,7 +41,7 @@ def check_run(experiment: Experiment) -> None:
             "control 'unstructured' is the ticket itself here: leave it out, or choose a block pattern"
         )
     _check_starts(experiment)
-    for line in [*_without_effect(experiment), *_short_of(experiment, plan[-1])]:
+    for line in [*_without_effect(experiment), *_no_faster(experiment), *_short_of(experiment, plan[-1])]:
         experiment.say(f"warning: {line}")
 
 
@@ -46,6 +54,20 @@ def check_length(experiment: Experiment) -> None:
     step, steps = experiment.recipe.pruning.rewind_step, experiment.hyper.steps
     if step >= steps:
         raise VlcompressError(f"rewind_step {step} is outside the training of {steps} steps: give 0 to {steps - 1}")
+
+
+def fit(experiment: Experiment) -> None:
+    """Settle the experiment's micro-batch: see `vlcompress.training.fit.fitted`."""
+
+    def training() -> tuple[nn.Module, Objective]:
+        model = experiment.family.build(experiment.config, experiment.train_task.head, seed=0)
+        distill = experiment.recipe.training.distill
+        if not distill:
+            return model, objective_of(experiment, Trial(0))
+        teacher = copy.deepcopy(model).to(experiment.compute.torch_device)
+        return model, Distilled(teachable(experiment), experiment.family, teacher, distill)
+
+    experiment.compute = fitted(experiment.compute, experiment.hyper, training, experiment.say)
 
 
 def _check_objective(experiment: Experiment) -> None:
@@ -69,6 +91,12 @@ def _check_starts(experiment: Experiment) -> None:
 def _without_effect(experiment: Experiment) -> list[str]:
     pruning, warnings = experiment.recipe.pruning, []
     pattern = pruning.pattern
+    if experiment.compute.activation_checkpointing:
+        model = experiment.family.build(experiment.config, experiment.train_task.head, seed=0)
+        if not checkpoint_blocks(model):
+            warnings.append(
+                f"activation checkpointing has no effect on {experiment.family.name}: it has no such blocks"
+            )
     if pruning.growth and pattern == Unstructured():
         warnings.append(f"pruning.growth '{pruning.growth}' has no effect with pattern '{pattern}': it has no blocks")
     if pruning.permutation and not pruning.permutation.free(pattern, experiment.couplings):
@@ -79,6 +107,16 @@ def _without_effect(experiment: Experiment) -> list[str]:
     if pruning.allocation == Modality() and len({modality_of(name) for name in experiment.prunable.names}) == 1:
         warnings.append(f"pruning.allocation 'modality' has no effect on {experiment.family.name}: it has one part")
     return warnings
+
+
+def _no_faster(experiment: Experiment) -> list[str]:
+    """Say where what is pruned can make nothing faster: single zeros, but in twos of four on a GPU."""
+    pattern = experiment.recipe.pruning.pattern
+    single = [part for part in pattern.by_kind.values() if part.block == (1, 1)]
+    if not single or (experiment.compute.on_gpu and pattern.own_sparsity is not None):
+        return []
+    instead = "; whole units do: --pattern neuron+head, or --speedup 2" if experiment.couplings else ""
+    return [f"pattern '{single[0]}' leaves single zeros, which no runtime here runs faster or stores smaller{instead}"]
 
 
 def _short_of(experiment: Experiment, last: float) -> list[str]:

@@ -32,10 +32,13 @@ from vlcompress.tickets.store import TrainingResult, TrainingStore
 from vlcompress.training.adversarial import Adversarial
 from vlcompress.training.checkpoint import distinct, restore
 from vlcompress.training.distillation import Distilled
+from vlcompress.training.hyperparameters import Hyperparameters
 from vlcompress.training.language import WEIGHTS as LANGUAGE_WEIGHTS
 from vlcompress.training.language import words_alone
-from vlcompress.training.loop import Hyperparameters, Progress, evaluate, train
+from vlcompress.training.loop import evaluate, train
 from vlcompress.training.saliency import Saliency
+from vlcompress.training.sampling import token_lengths
+from vlcompress.training.watching import Watcher, watched
 
 Say = Callable[[str], None]
 
@@ -55,7 +58,7 @@ class Experiment:
         home: folder under which trainings are kept.
         compute: where to train, and in what.
         say: called with a line at each step of the work.
-        progress: called after every training step.
+        progress: watches every training.
         reported: score of questions alone, or of chance, in [0, 1], as the data report has it; None where it has none.
         answers: of the checkpoint's answer head, in the order of its rows, where φ0 takes that head; () is a new head.
         pricing: what the model's heads and neurons cost, where the recipe has a target.
@@ -73,7 +76,7 @@ class Experiment:
     home: Path
     compute: Compute = CPU
     say: Say = print
-    progress: Progress | None = None
+    progress: Watcher | None = None
     reported: float | None = None
     answers: tuple[str, ...] = ()
     pricing: Pricing | None = None
@@ -137,6 +140,14 @@ class Experiment:
         steps = asked.steps or round(asked.epochs * max(1, len(self.train_task) // asked.batch))
         names = {field.name for field in dataclasses.fields(Hyperparameters)} - {"steps"}
         return Hyperparameters(steps, **{name: getattr(asked, name) for name in names})
+
+    @cached_property
+    def lengths(self) -> Sequence[int]:
+        """Words and regions of every example to learn from, where the recipe counts them; reads every one, once."""
+        if not self.hyper.tokens:
+            return ()
+        self.say(f"counting words and regions of {len(self.train_task)} examples")
+        return token_lengths(self.train_task)
 
     @property
     def language_model(self) -> str:
@@ -214,7 +225,7 @@ class Experiment:
             self.say(f"{label}: {100 * done.scores.mean:.2f} (done before)")
             return done
         started = time.monotonic()
-        result = _train_and_save(self, trial, spec, started)
+        result = _train_and_save(self, trial, spec, label, started)
         self.say(f"{label}: {100 * result.scores.mean:.2f} ({time.monotonic() - started:.1f} s)")
         return result
 
@@ -322,7 +333,9 @@ def _taught(experiment: Experiment, trial: Trial) -> bool:
     return trial.masks is not None and experiment.recipe.training.distill > 0
 
 
-def _train_and_save(experiment: Experiment, trial: Trial, spec: TrainingSpec, started: float) -> TrainingResult:
+def _train_and_save(
+    experiment: Experiment, trial: Trial, spec: TrainingSpec, label: str, started: float
+) -> TrainingResult:
     compute, store = experiment.compute, experiment.store
     model = build_model(experiment, trial).to(compute.torch_device)
     names = experiment.prunable.names
@@ -330,21 +343,24 @@ def _train_and_save(experiment: Experiment, trial: Trial, spec: TrainingSpec, st
     snapshot = {}
     if spec.rewind_step and trial.masks is None:  # on the disk at once: a resumed training does not pass it again
         snapshot = {spec.rewind_step: lambda now: save_tensors(store.rewind(spec), distinct(now.state_dict()))}
-    train(
-        model,
-        objective_of(experiment, trial),
-        experiment.hyper,
-        seed=trial.seed,
-        first_step=spec.rewind_step if trial.start == "rewound" else 0,
-        masks=trial.masks if trial.held else None,
-        saliency=saliency,
-        backbone_prefix=experiment.family.backbone_prefix,
-        checkpoint=store.under_way(spec),
-        identity=spec.sha256,
-        at_step=snapshot,
-        compute=compute,
-        progress=experiment.progress,
-    )
+    objective = objective_of(experiment, trial)
+    with watched(store.log(spec), label, experiment.hyper, experiment.progress) as journal:
+        train(
+            model,
+            objective,
+            experiment.hyper,
+            seed=trial.seed,
+            first_step=spec.rewind_step if trial.start == "rewound" else 0,
+            masks=trial.masks if trial.held else None,
+            saliency=saliency,
+            backbone_prefix=experiment.family.backbone_prefix,
+            checkpoint=store.under_way(spec),
+            identity=spec.sha256,
+            at_step=snapshot,
+            compute=compute,
+            lengths=experiment.lengths,
+            journal=journal,
+        )
     scores = evaluate(model, experiment.score_task, compute=compute)
     sums = saliency.sums if saliency is not None else None
     return store.keep(spec, trial, distinct(model.state_dict()), scores, sums, time.monotonic() - started)

@@ -13,9 +13,11 @@ from vlcompress.pruning.criterion import Criterion, Random
 from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import Pattern, Unstructured
 from vlcompress.pruning.schedule import levels
+from vlcompress.recipe import Recipe
 from vlcompress.results import ArmResult, Verdict
 from vlcompress.tasks.base import Blind
 from vlcompress.tickets.budgeting import Budget, budget_of
+from vlcompress.tickets.disk import tell_size
 from vlcompress.tickets.experiment import Experiment, search_permutation
 from vlcompress.tickets.spec import Start, Trial
 from vlcompress.tickets.store import TrainingResult
@@ -68,8 +70,21 @@ class Row(NamedTuple):
     result: TrainingResult
 
 
+def count_trainings(recipe: Recipe) -> int:
+    """Count the trainings that a recipe asks for, those that are done already included."""
+    pruning = recipe.pruning
+    plan = levels(pruning.schedule, pruning.sparsity, pruning.rounds or None)
+    chains = 1 + pruning.controls.count("unstructured")
+    single = sum(control != "unstructured" for control in pruning.controls)
+    return len(pruning.seeds) * (1 + chains * len(plan) + single)
+
+
 def train_arms(experiment: Experiment) -> list[TrainedArm]:
     """Train the dense model, every round of the ticket, and the controls, with every seed; judge each against dense."""
+    trainings = count_trainings(experiment.recipe)
+    tell_size(experiment, trainings)
+    if experiment.progress is not None:
+        experiment.progress.plan(trainings)
     return judged([list(_one_seed(experiment, seed)) for seed in experiment.recipe.pruning.seeds], experiment.blind)
 
 

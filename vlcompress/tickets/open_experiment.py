@@ -26,15 +26,15 @@ from vlcompress.tasks.build_task import (
 )
 from vlcompress.tasks.registry import task_of
 from vlcompress.tasks.support_matrix import read_blind
-from vlcompress.tickets.checks import check_length, check_run
+from vlcompress.tickets.checks import check_length, check_run, fit
 from vlcompress.tickets.experiment import Experiment, Say
-from vlcompress.training.loop import Progress
+from vlcompress.training.watching import Watcher
 
 BUILT_IN = Path(vlcompress.__file__).parent / "weights"
 
 
 def checked_experiment(
-    recipe: Recipe, home: Path, *, compute: Compute, say: Say = print, progress: Progress | None = None
+    recipe: Recipe, home: Path, *, compute: Compute, say: Say = print, progress: Watcher | None = None
 ) -> Experiment:
     """Open what a recipe names to train on, and refuse what cannot work: before built-in data is made for it.
 
@@ -48,6 +48,7 @@ def checked_experiment(
     experiment = open_experiment(recipe, home, compute=compute, say=say, progress=progress)
     check_run(experiment)
     check_length(experiment)
+    fit(experiment)
     return experiment
 
 
@@ -78,6 +79,7 @@ def rehearsed_experiment(
         data_folder(small.data.source, scratch, lambda line: None, task=task)
         experiment = open_experiment(small, scratch, compute=compute, say=say)
         check_run(experiment)
+        fit(experiment)
     except VlcompressError as error:
         stand_in = place_of(small.data.source, scratch, task=task)
         raise VlcompressError(str(error).replace(str(stand_in), str(place))) from error
@@ -85,7 +87,7 @@ def rehearsed_experiment(
 
 
 def open_experiment(
-    recipe: Recipe, home: Path, *, compute: Compute = CPU, say: Say = print, progress: Progress | None = None
+    recipe: Recipe, home: Path, *, compute: Compute = CPU, say: Say = print, progress: Watcher | None = None
 ) -> Experiment:
     """Open the data and the vocabulary that a recipe names, and size the model to them."""
     family = family_named(recipe.model.family)

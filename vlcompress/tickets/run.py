@@ -11,7 +11,7 @@ import torch
 import vlcompress
 from vlcompress.artefacts import identity
 from vlcompress.data.sources import SCENES
-from vlcompress.devices import CPU, Compute
+from vlcompress.devices import AUTO, CPU, Compute
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.budget import Pricing
 from vlcompress.recipe import Recipe, parse_recipe
@@ -22,8 +22,9 @@ from vlcompress.tickets.card import ticket_card
 from vlcompress.tickets.experiment import Experiment, Say
 from vlcompress.tickets.imp import TrainedArm, ticket_of, train_arms
 from vlcompress.tickets.open_experiment import checked_experiment, rehearsed_experiment
+from vlcompress.tickets.store import WEIGHTS
 from vlcompress.tickets.ticket import save_ticket
-from vlcompress.training.loop import Progress
+from vlcompress.training.watching import Watcher
 
 DOCUMENT = "run.json"
 
@@ -78,7 +79,7 @@ def find_ticket(
     *,
     compute: Compute = CPU,
     say: Say = print,
-    progress: Progress | None = None,
+    progress: Watcher | None = None,
     pricing: Callable[[Experiment], Pricing] | None = None,
 ) -> Run:
     """Run a recipe to its ticket, or find it done.
@@ -88,7 +89,7 @@ def find_ticket(
         home: folder for runs, trainings and built-in data.
         compute: where to train, and in what; a run on another device or in another dtype is another run.
         say: called with a line at each step.
-        progress: called after every training step.
+        progress: watches every training.
         pricing: tells what heads and neurons cost, for a recipe with a target
             (`vlcompress.bench.pricing.pricing_of`).
 
@@ -96,9 +97,14 @@ def find_ticket(
         VlcompressError: anything in the recipe or the data that does not fit, or a target out of reach, before the
             first training starts.
     """
+    fitted = None
+    if compute.micro_batch == AUTO:  # what fits is part of the run's name
+        fitted = checked_experiment(recipe, home, compute=compute, say=say, progress=progress)
+        compute = fitted.compute
     run, experiment = _found(recipe, home, compute=compute, say=say, progress=progress)
     if run.is_finished:
         return run
+    experiment = experiment or fitted
     experiment = experiment or checked_experiment(recipe, home, compute=compute, say=say, progress=progress)
     _price(experiment, pricing)
     cells = train_arms(experiment)
@@ -117,7 +123,7 @@ def _price(experiment: Experiment, pricing: Callable[[Experiment], Pricing] | No
 
 
 def _found(
-    recipe: Recipe, home: Path, *, compute: Compute, say: Say, progress: Progress | None = None
+    recipe: Recipe, home: Path, *, compute: Compute, say: Say, progress: Watcher | None = None
 ) -> tuple[Run, Experiment | None]:
     """Find the run of a recipe, finished or not, and the experiment if what its paths hold had to be looked at."""
     run, experiment = Run(home / run_name(recipe, compute)), None
@@ -168,12 +174,12 @@ def _read_by(experiment: Experiment) -> dict[str, Any]:
 
 def run_name(recipe: Recipe, compute: Compute) -> str:
     """Name a run's folder: by its recipe, and by where it is computed unless that is the default."""
-    computed = compute.identity()
+    computed = compute.for_batch(recipe.training.most_examples).identity()
     return recipe.name() + (f"-{identity(computed)[:6]}" if computed else "")
 
 
-def rehearse(recipe: Recipe, home: Path, *, compute: Compute, say: Say = print) -> None:
-    """Refuse what `find_ticket` would refuse before its first training, and write nothing.
+def rehearse(recipe: Recipe, home: Path, *, compute: Compute, say: Say = print) -> Compute:
+    """Refuse what `find_ticket` would refuse before its first training, write nothing, and say where it would train.
 
     Args:
         recipe: what is to be run.
@@ -184,11 +190,12 @@ def rehearse(recipe: Recipe, home: Path, *, compute: Compute, say: Say = print) 
     Raises:
         VlcompressError: as `find_ticket`, with the same words.
     """
-    run, _ = _found(recipe, home, compute=compute, say=say)
-    if run.is_finished:
-        return
+    if compute.micro_batch != AUTO:
+        run, _ = _found(recipe, home, compute=compute, say=say)
+        if run.is_finished:
+            return compute
     with tempfile.TemporaryDirectory() as scratch:
-        rehearsed_experiment(recipe, home, Path(scratch), compute=compute, say=say)
+        return rehearsed_experiment(recipe, home, Path(scratch), compute=compute, say=say).compute
 
 
 def newest_run(home: Path) -> Run:
@@ -207,7 +214,8 @@ def _write_ticket(run: Run, experiment: Experiment, cells: list[TrainedArm]) -> 
     first = ticket_of(cells).trained[0]
     document, head = to_json(_result(experiment, cells)), experiment.train_task.head
     ticket = first.ticket(document, experiment.family.name, experiment.config, head, experiment.vocabulary)
-    save_ticket(run.ticket, ticket, ticket_card(ticket, cells, experiment.compute))
+    card = ticket_card(ticket, cells, experiment.compute)
+    save_ticket(run.ticket, ticket, card, weights=first.folder / WEIGHTS)
 
 
 def _result(experiment: Experiment, cells: list[TrainedArm]) -> RunResult:

@@ -13,7 +13,7 @@ from vlcompress.artefacts import Json, distinguishing, identity
 from vlcompress.models.base import Config
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.permutation import Permutation
-from vlcompress.training.loop import Hyperparameters
+from vlcompress.training.hyperparameters import Hyperparameters
 from vlcompress.training.saliency import Kind
 
 Start = Literal["theta0", "shuffled", "fresh", "language", "rewound"]

@@ -20,10 +20,13 @@ from vlcompress.pruning.permutation import Permutation
 from vlcompress.tasks.base import Scores
 from vlcompress.tickets.spec import TrainingSpec, Trial
 from vlcompress.tickets.ticket import PERMUTATION, Ticket
+from vlcompress.training.watching import each_step_once
 
 DOCUMENT = "training.json"
 TIME = "time.json"
 """How long a training took; apart from its document, which is the same each time it is done."""
+LOG = "log.jsonl"
+"""A line a step (`vlcompress.training.watching.Entry`); apart from the document for the same reason."""
 WEIGHTS = "weights.safetensors"
 SCORES = "scores.safetensors"
 MASK = "mask.safetensors"
@@ -106,6 +109,10 @@ class TrainingStore:
         """The folder for checkpoints of a training that is not finished."""
         return self.folder / f"{self._of(spec).name}.under-way"
 
+    def log(self, spec: TrainingSpec) -> Path:
+        """The file for the steps of a training that is not finished."""
+        return self.folder / f"{self.under_way(spec).name}.{LOG}"
+
     def rewind(self, spec: TrainingSpec) -> Path:
         """The file for θ_i of a training that is not finished."""
         return self.folder / f"{self.under_way(spec).name}.{REWIND}"
@@ -129,7 +136,7 @@ class TrainingStore:
             saliency: the sums, where the criterion needs any.
             seconds: that it took.
         """
-        folder, rewind = self._of(spec), self.rewind(spec)
+        folder, rewind, log = self._of(spec), self.rewind(spec), self.log(spec)
         with writing(folder) as temporary:
             save_tensors(temporary / WEIGHTS, weights)
             save_tensors(temporary / SCORES, {"scores": scores.scores, "predictions": scores.predictions})
@@ -144,6 +151,9 @@ class TrainingStore:
             found = {"score": scores.mean, "figures": dict(scores.figures)}
             seal(temporary, DOCUMENT, {"identity": spec.sha256, **spec.document(), **found})
         write_file(folder / TIME, dumps({"seconds": round(seconds, 1)}))
+        if log.is_file():
+            write_file(folder / LOG, each_step_once(log.read_text(encoding="utf-8")))
+            log.unlink()
         shutil.rmtree(self.under_way(spec), ignore_errors=True)
         rewind.unlink(missing_ok=True)
         return TrainingResult(folder)

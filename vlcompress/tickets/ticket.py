@@ -12,7 +12,17 @@ from typing import Any
 
 from torch import Tensor
 
-from vlcompress.artefacts import dumps, load_tensors, read_json, save_tensors, seal, unseal, write_file, writing
+from vlcompress.artefacts import (
+    dumps,
+    keep_once,
+    load_tensors,
+    read_json,
+    save_tensors,
+    seal,
+    unseal,
+    write_file,
+    writing,
+)
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Head
 from vlcompress.pruning.mask import Masks
@@ -58,8 +68,14 @@ class Ticket:
         return parse_recipe(self.document["recipe"])
 
 
-def save_ticket(folder: Path, ticket: Ticket, card: str) -> None:
+def save_ticket(folder: Path, ticket: Ticket, card: str, *, weights: Path | None = None) -> None:
     """Write a ticket as a whole, with `card` as its README.
+
+    Args:
+        folder: of the ticket.
+        ticket: what to write.
+        card: the README.
+        weights: a file that may hold the same weights: they are kept once on the disk then.
 
     Raises:
         VlcompressError: a pruned weight is not zero (nothing is written), disk full, no permission.
@@ -70,6 +86,8 @@ def save_ticket(folder: Path, ticket: Ticket, card: str) -> None:
     with writing(folder) as temporary:
         ticket.masks.save(temporary / "mask.safetensors")
         save_tensors(temporary / "weights.safetensors", ticket.weights)
+        if weights is not None:
+            keep_once(temporary / "weights.safetensors", weights)
         if ticket.permutation is not None:
             ticket.permutation.save(temporary / PERMUTATION)
         head = {"kind": ticket.head.kind, "labels": list(ticket.head.labels)}

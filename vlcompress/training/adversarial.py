@@ -103,6 +103,7 @@ class Adversarial:
                 "tasks that choose among answers (not pre-training, not retrieval)"
             )
         self._task, self._family, self._perturbation = task, family, perturbation
+        self.compares = task.compares
 
     def __len__(self) -> int:
         return len(self._task)
@@ -116,6 +117,10 @@ class Adversarial:
         clean = self._family.logits(model, batch.inputs)
         losses = [self._passes(model, batch, clean, modality) for modality in self._perturbation.modalities]
         return torch.stack(losses).mean()
+
+    def share(self, part: Batch) -> float:
+        """See `vlcompress.models.objective.Divisible`: divergences are reduced as the task's loss is."""
+        return self._task.share(part)
 
     def _passes(self, model: nn.Module, batch: Batch, clean: Tensor, modality: str) -> Tensor:
         delta = no_shift(model, self._family, batch.inputs, modality)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, kl_div, mse_loss
 
 from vlcompress.models.base import Family, HeadKind
-from vlcompress.models.objective import Batch
+from vlcompress.models.objective import Batch, row_share
 from vlcompress.tasks.base import LogitTask
 
 
@@ -33,6 +33,7 @@ class Distilled:
 
     def __init__(self, task: LogitTask, family: Family, teacher: nn.Module, weight: float) -> None:
         self._task, self._family, self._weight = task, family, weight
+        self.compares = task.compares
         self._teacher = teacher.eval().requires_grad_(False)
 
     def __len__(self) -> int:
@@ -50,8 +51,14 @@ class Distilled:
             logits = self._family.logits(model, batch.inputs)
         taught = logits_loss(self._task.head.kind, logits, teacher, batch.targets)
         if wanted:  # a head without a linear layer of its own gives none
-            taught = taught + mse_loss(read[0], wanted[0])
+            # always a mean over rows: where the task's loss is a sum, it is the part's share that is added
+            share = row_share(batch) / self._task.share(batch)
+            taught = taught + share * mse_loss(read[0], wanted[0])
         return self._task.loss_of(logits, batch.targets) + self._weight * taught
+
+    def share(self, part: Batch) -> float:
+        """See `vlcompress.models.objective.Divisible`."""
+        return self._task.share(part)
 
 
 def logits_loss(kind: HeadKind, logits: Tensor, teacher: Tensor, targets: Mapping[str, Tensor]) -> Tensor:

@@ -18,7 +18,9 @@ from vlcompress.models.language import language_part
 from vlcompress.models.objective import Objective
 from vlcompress.tasks.language import WORD_RATE, WordsAlone
 from vlcompress.training.checkpoint import distinct
-from vlcompress.training.loop import Hyperparameters, train
+from vlcompress.training.hyperparameters import Hyperparameters
+from vlcompress.training.loop import train
+from vlcompress.training.sampling import token_lengths
 
 DOCUMENT = "language.json"
 WEIGHTS = "weights.safetensors"
@@ -73,15 +75,17 @@ def words_alone(
     under_way = folder.with_name(f"{folder.name}.under-way")
     losses: list[float] = []
     model = family.build(config, Head("pretraining", ("",)), seed=0).to(compute.torch_device)
+    words = WordsAlone(own, task, vocabulary, vocabulary.unk_id)
     train(
         model,
-        WordsAlone(own, task, vocabulary, vocabulary.unk_id),
+        words,
         hyper,
         seed=0,
         checkpoint=under_way,
         identity=name,
         compute=compute,
         progress=lambda step, loss: losses.append(loss),
+        lengths=token_lengths(words) if hyper.tokens else (),
     )
     _save(folder, model, own.language_names, document | {"loss": fmean(losses[-LOGGED:])})
     shutil.rmtree(under_way, ignore_errors=True)

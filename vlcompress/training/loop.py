@@ -1,11 +1,9 @@
 """The training loop. Every random number is a function of (seed, step), so that any step can be repeated or resumed."""
 
-import hashlib
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,63 +11,24 @@ from torch import Tensor, nn
 
 from vlcompress.devices import CPU, Compute, autocast, precision
 from vlcompress.errors import VlcompressError
+from vlcompress.models.blocks import checkpoint_blocks
 from vlcompress.models.objective import Objective
 from vlcompress.pruning.mask import Masks
 from vlcompress.tasks.base import EvalTask, Scores
 from vlcompress.training.checkpoint import Checkpoint
-from vlcompress.training.optimizers import OPTIMIZERS, rate
+from vlcompress.training.hyperparameters import Hyperparameters
+from vlcompress.training.memory import check_divisible
+from vlcompress.training.optimizers import rate
 from vlcompress.training.saliency import Saliency
+from vlcompress.training.sampling import ahead, mix, sampler_of
+from vlcompress.training.step import Stepper, drawn, optimizer_of, scaler_of
+from vlcompress.training.watching import Entry, Journal, peak_bytes
 
 Progress = Callable[[int, float], None]
 """Called with the steps done and that step's loss: after each step, on a GPU `LOOK_EVERY` steps at a time."""
 
 LOOK_EVERY = 16
 """Steps between looks at the losses on a GPU: a look waits until the GPU has done all that was queued."""
-
-
-@dataclass(frozen=True)
-class Hyperparameters:
-    """How long and how fast to train.
-
-    They are part of a training's identity (`vlcompress.artefacts.distinguishing`): give a new field a default.
-
-    Attributes:
-        steps: optimizer steps.
-        batch: examples a step.
-        learning_rate: the peak, reached at the end of the warm-up.
-        warmup: share of the steps, in (0, 1).
-        clip: the gradient of all parameters together is scaled down to this norm.
-        weight_decay: decoupled, but in the gradient for "sgd"; "adamw" takes it on matrices alone, the others on every
-            parameter.
-        head_rate: factor on the learning rate of the task head (10 in UNITER's and ViLT's VQA recipes).
-        optimizer: "bertadam" (LXMERT), "adamw" (UNITER, ViLT) or "sgd" (ResNet; its rate falls in steps, the others'
-            on a straight line).
-    """
-
-    steps: int
-    batch: int
-    learning_rate: float
-    warmup: float
-    clip: float
-    weight_decay: float
-    head_rate: float
-    optimizer: str = "bertadam"
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """Which examples a step takes: a fresh permutation each epoch, the last incomplete batch dropped."""
-
-    examples: int
-    batch: int
-    seed: int
-
-    def indices(self, step: int) -> list[int]:
-        """Pick the examples of step `step` (from 0)."""
-        per_epoch = max(1, self.examples // self.batch)
-        epoch, position = divmod(step, per_epoch)
-        order = _permutation(self.examples, self.seed, epoch)
-        return order[position * self.batch : (position + 1) * self.batch].tolist()
 
 
 class MaskKeeper:
@@ -108,6 +67,8 @@ def train(
     identity: str = "",
     at_step: dict[int, Callable[[nn.Module], None]] | None = None,
     progress: Progress | None = None,
+    lengths: Sequence[int] = (),
+    journal: Journal | None = None,
 ) -> nn.Module:
     """Train `model` in place and give it back in eval mode.
 
@@ -125,32 +86,35 @@ def train(
         identity: hash of what is trained, stored in the checkpoint.
         at_step: called with the model once these many steps are done (for a rewinding point); not on resuming past it.
         progress: see `Progress`.
+        journal: called with every step's `vlcompress.training.watching.Entry`.
+        lengths: of each example, where `hyper.tokens` counts them (`vlcompress.training.sampling.token_lengths`).
 
     Raises:
         VlcompressError: no examples, or the loss is not finite.
     """
     if len(objective) == 0:
         raise VlcompressError("there is no example to train on: check the data folder and the split")
-    optimizer = _optimizer(model, hyper, backbone_prefix)
-    scaler = _scaler(compute)
-    stepper = _Stepper(model, optimizer, hyper, saliency, scaler)
+    if compute.micro_batch > 0:
+        check_divisible(model, objective)
+    if compute.activation_checkpointing:
+        checkpoint_blocks(model)
+    optimizer = optimizer_of(model, hyper, backbone_prefix)
+    scaler = scaler_of(compute)
+    stepper = Stepper(model, objective, optimizer, hyper, compute, saliency, scaler)
     under_way = Checkpoint(checkpoint, identity, model, optimizer, saliency, scaler) if checkpoint is not None else None
     start = (under_way.load() if under_way is not None else 0) or first_step
     for group in optimizer.param_groups if scaler is None else ():  # with one, steps are skipped: the checkpoint counts
         group["taken"] = start - first_step  # the moments are those of so many steps
     keeper = MaskKeeper(model, masks) if masks is not None else None
-    sampler = Sampler(len(objective), min(hyper.batch, len(objective)), seed)
-    losses = _Losses(hyper, progress, LOOK_EVERY if compute.on_gpu else 1)
+    sampler = sampler_of(len(objective), hyper, seed, lengths)
+    losses = _Losses(hyper, progress, LOOK_EVERY if compute.on_gpu else 1, journal, compute)
     saved = time.monotonic()
     model.train()
     with precision(compute):
-        for step in range(start, hyper.steps):
-            batch = objective.batch(sampler.indices(step), _generator(seed, "batch", step)).to(compute.torch_device)
-            torch.manual_seed(_mix(seed, "dropout", step))
-            with autocast(compute):
-                loss = objective.loss(model, batch)
-            losses.add(step, loss)
-            stepper.step(loss, step)
+        for step, groups in ahead(partial(drawn, objective, sampler, seed), start, hyper.steps):
+            torch.manual_seed(mix(seed, "dropout", step))
+            losses.add(step, stepper.learn(groups, step))
+            losses.took(stepper.step(step))
             if keeper is not None:
                 keeper.enforce(optimizer)
             snapshot, last = (at_step or {}).get(step + 1), step + 1 == hyper.steps
@@ -170,63 +134,33 @@ def _bits(mask: Tensor, weight: Tensor) -> Tensor:
     return -mask.to(weight.device, kind)
 
 
-def _optimizer(model: nn.Module, hyper: Hyperparameters, backbone_prefix: str) -> torch.optim.Optimizer:
-    """Make the optimizer, with a group for each peak rate (backbone, head) and decay (matrices, all else)."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        peak = hyper.learning_rate * (1.0 if name.startswith(backbone_prefix) else hyper.head_rate)
-        decays = hyper.optimizer != "adamw" or parameter.dim() > 1
-        groups.setdefault((peak, hyper.weight_decay if decays else 0.0), []).append(parameter)
-    return OPTIMIZERS[hyper.optimizer](
-        [{"params": params, "peak": peak, "weight_decay": decay} for (peak, decay), params in groups.items()], lr=0.0
-    )
-
-
-@dataclass(frozen=True)
-class _Stepper:
-    """One optimizer step from a loss: gradients, sums, clipping, rate.
-
-    Attributes:
-        scaler: of float16 losses, whose small gradients would be 0 otherwise; None elsewhere.
-    """
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    hyper: Hyperparameters
-    saliency: Saliency | None
-    scaler: torch.amp.GradScaler | None
-
-    def step(self, loss: Tensor, step: int) -> None:
-        """Take step `step` (from 0)."""
-        self.optimizer.zero_grad(set_to_none=True)
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
-        if self.scaler is not None:
-            self.scaler.unscale_(self.optimizer)
-        if self.saliency is not None:
-            self.saliency.add(step, overflows=self.scaler is not None)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.hyper.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * rate(self.hyper.optimizer, step + 1, self.hyper.steps, self.hyper.warmup)
-        if self.scaler is None:
-            self.optimizer.step()
-        else:
-            self.scaler.step(self.optimizer)  # not taken where gradients overflowed
-            self.scaler.update()
-
-
 class _Losses:
-    """The losses, checked and reported every so many steps: until then they stay on the device."""
+    """The losses and gradient norms, checked and reported every so many steps: until then they stay on the device."""
 
-    def __init__(self, hyper: Hyperparameters, progress: Progress | None, every: int) -> None:
+    def __init__(
+        self,
+        hyper: Hyperparameters,
+        progress: Progress | None,
+        every: int,
+        journal: Journal | None = None,
+        compute: Compute = CPU,
+    ) -> None:
         self._hyper, self._progress, self._every = hyper, progress, every
+        self._journal, self._compute, self._started = journal, compute, time.monotonic()
         self._unseen: list[tuple[int, Tensor]] = []
         self._unreported: list[tuple[int, float]] = []
+        self._norms: list[Tensor] = []
 
     def add(self, step: int, loss: Tensor) -> None:
         """Take the loss of step `step` (from 0), and look if it is time."""
         self._unseen.append((step, loss.detach()))
         if len(self._unseen) >= self._every:
             self.look()
+
+    def took(self, norm: Tensor) -> None:
+        """Take the gradient norm of the step whose loss came last."""
+        if self._journal is not None:
+            self._norms.append(norm.detach())
 
     def look(self) -> None:
         """Wait for the losses and check them.
@@ -253,11 +187,17 @@ class _Losses:
         if self._progress is not None:
             for done, value in self._unreported:
                 self._progress(done, value)
+        if self._journal is not None and self._unreported:
+            self._write(self._journal)
         self._unreported.clear()
 
-
-def _scaler(compute: Compute) -> torch.amp.GradScaler | None:
-    return torch.amp.GradScaler(compute.torch_device.type) if compute.facts.scaled else None
+    def _write(self, journal: Journal) -> None:
+        hyper, seconds = self._hyper, time.monotonic() - self._started
+        norms = torch.stack(self._norms).tolist()
+        self._norms.clear()
+        for (done, loss), norm in zip(self._unreported, norms, strict=True):
+            factor = rate(hyper.optimizer, done, hyper.steps, hyper.warmup)
+            journal(Entry(done, loss, hyper.learning_rate * factor, norm, round(seconds, 3), peak_bytes(self._compute)))
 
 
 def evaluate(model: nn.Module, scored: EvalTask, *, batch: int = 256, compute: Compute = CPU) -> Scores:
@@ -265,18 +205,3 @@ def evaluate(model: nn.Module, scored: EvalTask, *, batch: int = 256, compute: C
     model.eval()
     with torch.inference_mode(), autocast(compute):
         return scored.evaluate(model, batch=batch)
-
-
-@lru_cache(maxsize=1)
-def _permutation(examples: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(examples, generator=_generator(seed, "epoch", epoch))
-
-
-def _mix(seed: int, purpose: str, step: int) -> int:
-    """Derive a 63-bit seed for one purpose at one step."""
-    digest = hashlib.blake2b(f"{seed}:{purpose}:{step}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-def _generator(seed: int, purpose: str, step: int) -> torch.Generator:
-    return torch.Generator().manual_seed(_mix(seed, purpose, step))

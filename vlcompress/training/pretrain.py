@@ -22,7 +22,9 @@ from vlcompress.models.objective import Objective
 from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.pretraining_task import sentences
 from vlcompress.training.checkpoint import distinct
-from vlcompress.training.loop import Hyperparameters, Progress, train
+from vlcompress.training.fit import fitted
+from vlcompress.training.hyperparameters import Hyperparameters
+from vlcompress.training.loop import Progress, train
 
 DOCUMENT = "pretraining.json"
 LOGGED_EVERY = 100
@@ -138,6 +140,12 @@ def pretrain(
     Returns:
         A folder with weights.safetensors (the family's names), vocab.txt and pretraining.json.
     """
+    compute = fitted(
+        compute,
+        work.recipe.hyper,
+        lambda: (work.family.build(work.config, work.head, seed=work.recipe.seed), work.objective),
+        say,
+    )
     document = work.document() | computed_on(compute)
     name = identity({**document, "half": half})
     folder = home / "pretrained" / f"{work.family.name}-{work.recipe.size}-{name[:10]}"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import LxmertConfig, LxmertForQuestionAnswering
 
 from vlcompress.models.attention import Attention, additive
+from vlcompress.models.blocks import run_block
 
 OFFICIAL_NAMES = (
     # airsplay/lxmert to transformers, for regular-expression substitution in this order; others are the same in both.
@@ -104,14 +105,15 @@ def _single_modality(backbone: Any, inputs: Mapping[str, Tensor]) -> _Streams:
     language_mask = additive(inputs.get("attention_mask"), language)
     vision_mask = additive(inputs.get("visual_attention_mask"), vision)
     for layer in backbone.encoder.layer:
-        language = layer(language, language_mask)[0]
+        language = run_block(layer, layer, language, language_mask)[0]
     for layer in backbone.encoder.r_layers:
-        vision = layer(vision, vision_mask)[0]
+        vision = run_block(layer, layer, vision, vision_mask)[0]
     return _Streams(language, vision, language_mask, vision_mask)
 
 
 def _cross_modality(layer: Any, streams: _Streams) -> _Streams:
-    language, vision = layer(streams.language, streams.language_mask, streams.vision, streams.vision_mask)
+    inputs = (streams.language, streams.language_mask, streams.vision, streams.vision_mask)
+    language, vision = run_block(layer, layer, *inputs)
     return _Streams(language, vision, streams.language_mask, streams.vision_mask)
 
 

@@ -23,7 +23,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.lxmert.model import encode
 from vlcompress.models.marginal import Asked, labelled
 from vlcompress.models.masking import NOTHING, RegionSentence, at, masked_words, mlm_mask, other_image, places
-from vlcompress.models.objective import Batch, PretrainingSpec
+from vlcompress.models.objective import ASKED, Batch, PretrainingSpec, asked_share, row_share
 
 LOSSES = ("words", "matched", "objects", "attributes", "features", "answers")
 """The losses in the order in which the official code reports them."""
@@ -85,12 +85,22 @@ class PretrainingObjective:
         inputs, words_BT = self._words([self.examples[index].tokens for index in spoken], rng)
         regions, asked = self._regions([self.examples[index].regions for index in indices], rng)
         answers_B = torch.tensor([self.examples[index].answer for index in indices])
-        targets = {"words": words_BT, "asked": places(words_BT != NOTHING), "matched": matched_B.long()}
+        targets = {"words": words_BT, ASKED: places(words_BT != NOTHING), "matched": matched_B.long()}
         return Batch(inputs | regions, targets | {"answers": answers_B.where(matched_B, NOTHING)} | asked)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Add up the six losses, a scalar."""
-        return torch.stack(list(self.losses(model, batch).values())).sum()
+        """Add up the six losses, a scalar; those of a part as they count in its whole (`share`)."""
+        losses = self.losses(model, batch)
+        if batch.whole is not None:
+            known, all_known = ((one.targets["answers"] != NOTHING).sum() for one in (batch, batch.whole))
+            shares: dict[str, Tensor | float] = dict.fromkeys(losses, row_share(batch))
+            shares |= {"words": asked_share(batch), "answers": known / max(1, int(all_known))}
+            losses = {name: loss * shares[name] for name, loss in losses.items()}
+        return torch.stack(list(losses.values())).sum()
+
+    def share(self, part: Batch) -> float:
+        """See `vlcompress.models.objective.Divisible`: each of the six means is over something else, and weighed so."""
+        return 1.0
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Compute each loss, a scalar, weighted as in the sum, by the names and in the order of `LOSSES`.
@@ -103,9 +113,9 @@ class PretrainingObjective:
         parts: Any = model
         targets = batch.targets
         # Scoring the vocabulary at the asked words only: a sixth of the work, and the same mean over them.
-        word_scores = parts.cls.predictions(at(encoded.language, targets["asked"]))
+        word_scores = parts.cls.predictions(at(encoded.language, targets[ASKED]))
         return {
-            "words": _mean_of_labelled(word_scores, at(targets["words"], targets["asked"])),
+            "words": _mean_of_labelled(word_scores, at(targets["words"], targets[ASKED])),
             "matched": cross_entropy(parts.cls.seq_relationship(encoded.pooled), targets["matched"]),
             **_region_losses(parts.obj_predict_head(encoded.vision), targets, self.visual_weight),
             "answers": _mean_of_labelled(parts.answer_head(encoded.pooled), targets["answers"]),

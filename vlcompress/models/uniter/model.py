@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vlcompress.models.attention import MultiHeadAttention, additive
+from vlcompress.models.blocks import run_block
 
 LAYER_NORM_EPS = 1e-12
 BOX_WIDTH = 7
@@ -262,8 +263,8 @@ class UniterModel(UniterPreTrainedModel):
         states = [hidden]
         *layers, last = self.encoder.layer
         for layer in layers:
-            states.append(layer(states[-1], mask))
-        states.append(last(states[-1], mask, 1 if first_only else None))
+            states.append(run_block(layer, layer, states[-1], mask))
+        states.append(run_block(last, last, states[-1], mask, 1 if first_only else None))
         return BaseModelOutputWithPooling(
             last_hidden_state=states[-1],
             pooler_output=self.pooler(states[-1]),

@@ -28,7 +28,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Sample
 from vlcompress.models.marginal import Asked, labelled
 from vlcompress.models.masking import NOTHING, RegionSentence, at, masked_words, other_image, places
-from vlcompress.models.objective import Batch, PretrainingSpec
+from vlcompress.models.objective import ASKED, Batch, PretrainingSpec, asked_share, row_share
 from vlcompress.models.transport import transport_distance
 from vlcompress.models.uniter.batches import collate
 
@@ -97,7 +97,11 @@ class UniterPretrainingObjective:
             return self._matching_loss(model, batch.inputs, targets["matched"])
         losses = {"words": _word_loss, "features": _feature_loss, "classes": _class_loss}
         (name,) = targets.keys() & losses
-        return losses[name](model, batch.inputs, targets[name], targets["asked"])
+        return losses[name](model, batch.inputs, targets[name], targets[ASKED])
+
+    def share(self, part: Batch) -> float:
+        """See `vlcompress.models.objective.Divisible`."""
+        return asked_share(part) if ASKED in part.targets else row_share(part)
 
     def asked(self, targets: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Asked]:
         """Say what the batch's objective asks for; one answer to all aligns every word with every region."""
@@ -121,17 +125,17 @@ class UniterPretrainingObjective:
             at_least_one=True,
             first_noise=_first_word(self.vocabulary),
         )
-        return Batch(inputs | {"input_ids": shown_BT}, {"words": words_BT, "asked": places(words_BT != NOTHING)})
+        return Batch(inputs | {"input_ids": shown_BT}, {"words": words_BT, ASKED: places(words_BT != NOTHING)})
 
     def _features(self, examples: Sequence[RegionSentence], rng: torch.Generator) -> Batch:
         inputs, features_BRF = self._hidden_regions(examples, rng)
-        return Batch(inputs, {"features": features_BRF, "asked": places(inputs["visual_masked"])})
+        return Batch(inputs, {"features": features_BRF, ASKED: places(inputs["visual_masked"])})
 
     def _classes(self, examples: Sequence[RegionSentence], rng: torch.Generator) -> Batch:
         inputs, _ = self._hidden_regions(examples, rng)
         labels = [_labels(example.regions) for example in examples]
         classes = pad_sequence(labels, batch_first=True)
-        return Batch(inputs, {"classes": classes, "asked": places(inputs["visual_masked"])})
+        return Batch(inputs, {"classes": classes, ASKED: places(inputs["visual_masked"])})
 
     def _hidden_regions(
         self, examples: Sequence[RegionSentence], rng: torch.Generator

@@ -23,6 +23,7 @@ from torch.nn.functional import conv2d, dropout, pad, relu
 from transformers import ViltConfig, ViltForMaskedLM
 
 from vlcompress.models.attention import Attention
+from vlcompress.models.blocks import run_block
 
 MAX_WORDS = 40
 """Longest sentence in word pieces, [CLS] and [SEP] included; the official code pads every sentence to it."""
@@ -115,6 +116,10 @@ def pooled(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 
 def _block(layer: Any, asking: Tensor, x_BSH: Tensor, mask: Tensor | None) -> Tensor:
     """Run a block for the tokens `asking` [B, ?, H], the first ones of `x_BSH`, which look at all of them."""
+    return run_block(layer, _inside_block, layer, asking, x_BSH, mask)
+
+
+def _inside_block(layer: Any, asking: Tensor, x_BSH: Tensor, mask: Tensor | None) -> Tensor:
     seen_BSH = layer.layernorm_before(x_BSH)
     (context,) = layer.attention.attention(seen_BSH[:, : asking.shape[1]], seen_BSH, mask)
     attended = asking + layer.attention.output(context, asking)

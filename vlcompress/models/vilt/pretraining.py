@@ -20,7 +20,7 @@ from vlcompress.data.tokenizer import WordPiece
 from vlcompress.models.base import Sample
 from vlcompress.models.marginal import Asked, labelled
 from vlcompress.models.masking import NOTHING, Sentence, at, other_image, places
-from vlcompress.models.objective import Batch, PretrainingSpec
+from vlcompress.models.objective import ASKED, Batch, PretrainingSpec, asked_share, row_share
 from vlcompress.models.transport import transport_distance
 from vlcompress.models.vilt.batches import collate
 from vlcompress.models.vilt.model import MAX_WORDS, encode
@@ -87,12 +87,20 @@ class ViltPretraining:
         samples = [Sample(ids, np.zeros_like(ids), (picture,)) for ids, picture in zip(texts, pictures, strict=True)]
         asked = [torch.from_numpy(asked) for _, asked in hidden]
         words_BT = torch.nn.utils.rnn.pad_sequence(asked, batch_first=True, padding_value=NOTHING)
-        targets = {"words": words_BT, "asked": places(words_BT != NOTHING), "matched": matched_B}
-        return Batch(collate(samples), targets)
+        targets = {"words": words_BT, ASKED: places(words_BT != NOTHING), "matched": matched_B}
+        return Batch(collate(samples), targets, views=2)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Add up the three losses, a scalar."""
-        return torch.stack(list(self.losses(model, batch).values())).sum()
+        """Add up the three losses, a scalar; those of a part as they count in its whole (`share`)."""
+        losses = self.losses(model, batch)
+        if batch.whole is not None:
+            shares = dict.fromkeys(losses, row_share(batch)) | {"words": asked_share(batch)}
+            losses = {name: loss * shares[name] for name, loss in losses.items()}
+        return torch.stack(list(losses.values())).sum()
+
+    def share(self, part: Batch) -> float:
+        """See `vlcompress.models.objective.Divisible`: each of the three means is over something else, weighed so."""
+        return 1.0
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Compute each loss, a scalar, weighted as in the sum, by the names and in the order of `LOSSES`.
@@ -102,7 +110,7 @@ class ViltPretraining:
             batch: as `batch` makes it.
         """
         parts: Any = model
-        encoded, asked, matched_B = encode(model, batch.inputs), batch.targets["asked"], batch.targets["matched"]
+        encoded, asked, matched_B = encode(model, batch.inputs), batch.targets[ASKED], batch.targets["matched"]
         size = len(matched_B)
         words_N = at(batch.targets["words"], asked)
         # Scoring the vocabulary at the asked words only: a sixth of the work, and the same mean over them.

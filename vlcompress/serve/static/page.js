@@ -45,6 +45,7 @@ async function start() {
 function showModels(all) {
   const select = $("model");
   select.replaceChildren(...state.models.map((model, index) => make("option", title(model), { value: index })));
+  fit();
   $("ask").hidden = !state.models.length;
   $("pictures").hidden = !state.models.length;
   $("answer").hidden = !state.models.length;
@@ -56,7 +57,43 @@ function showModels(all) {
 
 function title(model) {
   const pruned = model.sparsity ? ", " + Math.round(100 * model.sparsity) + " % pruned" : "";
-  return model.name + " v" + model.version + pruned;
+  return model.name + " v" + model.version + " (" + model.task + ")" + pruned;
+}
+
+const image = () => (state.image ? { image: state.image } : { picture: state.picture });
+const alone = "Each score is a probability of its own: they need not add up.";
+const shared = "The scores are probabilities that share 100 % among all.";
+
+// What each task is asked, and how: any other task is a question about the picture.
+const tasks = {
+  question: { word: "Question", body: (text) => ({ question: text, ...image() }), scores: alone },
+  snli_ve: { word: "Statement", body: (text) => ({ question: text, ...image() }), scores: alone },
+  nlvr2: {
+    word: "Statement", scores: shared,
+    body: (text) => ({ statement: text, left: image(), right: { picture: $("right").value } }),
+  },
+  vcr: {
+    word: "Question", scores: shared,
+    body: (text) => ({ question: text, choices: lines($("choices").value), ...image() }),
+  },
+  refcoco: { word: "Which one is meant?", body: (text) => ({ expression: text, ...image() }), scores: shared },
+  retrieval: { word: "Text to find pictures of", body: (text) => ({ text }), scores: alone },
+  classification: { word: "", body: image, scores: shared },
+};
+
+const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
+const chosen = () => state.models[Number($("model").value)];
+const taskOf = (model) => tasks[model.task] || tasks.question;
+
+function fit() {
+  const model = chosen();
+  if (!model) return;
+  const task = taskOf(model);
+  $("question-label").textContent = task.word || "Nothing to type: the picture is what is asked about";
+  $("question").hidden = !task.word;
+  $("choices-part").hidden = model.task !== "vcr";
+  $("right-part").hidden = model.task !== "nlvr2";
+  $("chips").hidden = task !== tasks.question;
 }
 
 async function showGallery() {
@@ -68,6 +105,8 @@ async function showGallery() {
     return button;
   }));
   $("gallery").replaceChildren(...buttons);
+  $("right").replaceChildren(...state.pictures.map((picture, index) =>
+    make("option", "Built-in picture " + (index + 1), { value: picture.name })));
   if (buttons.length) buttons[0].click();
 }
 
@@ -121,10 +160,10 @@ function chips(questions) {
 
 async function ask() {
   const question = $("question").value.trim();
-  if (!question) { $("question").focus(); return; }
-  const model = state.models[Number($("model").value)];
-  const asked = { question, model: model.name, version: model.version, top_k: 5 };
-  Object.assign(asked, state.image ? { image: state.image } : { picture: state.picture });
+  const model = chosen();
+  const task = taskOf(model);
+  if (!question && task.word) { $("question").focus(); return; }
+  const asked = { ...task.body(question), model: model.name, version: model.version, top_k: 5 };
   $("go").disabled = true;
   try {
     const begin = performance.now();
@@ -138,11 +177,15 @@ function show(question, found, roundTrip, model) {
   $("result").hidden = false;
   $("waiting").hidden = true;
   $("asked").textContent = question;
-  $("best").textContent = found.answers[0].label;
+  const region = found.answers[0].region;
+  $("best").textContent = region === undefined ? found.answers[0].label : "Region " + region;
+  $("scores").textContent = "The likeliest answers. " + taskOf(model).scores;
   const seen = found.timing_ms.inference.toFixed(1) + " ms in the model, " + roundTrip.toFixed(0) + " ms in all";
   $("speed").textContent = seen + ", by " + title(model);
   $("answers").replaceChildren(...found.answers.map(bar));
-  drawBoxes(found.boxes);
+  const boxes = found.boxes || (found.left ? found.left.boxes : []);
+  const origin = found.boxes_from || (found.left ? found.left.boxes_from : "");
+  drawBoxes(boxes, region);
   const people = peopleSay(question);
   const ms = (value) => value.toFixed(1) + " ms";
   const time = found.timing_ms;
@@ -151,11 +194,13 @@ function show(question, found, roundTrip, model) {
     ["runs on", model.backend + ", " + model.provider],
     ["model alone", ms(time.inference)],
     ["whole request", ms(time.total) + " on the server, " + ms(roundTrip) + " seen here"],
-    ["regions", found.boxes.length + " boxes, " + origins[found.boxes_from]],
+    ...(origin ? [["regions", boxes.length + " boxes, " + origins[origin]]] : []),
+    ...(found.answers[0].pixels ? [["x, y, width, height", found.answers[0].pixels.join(", ") + " pixels"]] : []),
+    ...(found.searched ? [["searched", found.searched + " entries of the server's index"]] : []),
     ...(people ? [["people say", people]] : []),
   ]);
   const notes = [];
-  const unknown = found.unknown_words.join(", ");
+  const unknown = (found.unknown_words || []).join(", ");
   if (unknown) notes.push("Words that the model does not know: " + unknown + ".");
   if (found.question_cut) notes.push("The question was longer than the model reads, and was cut.");
   $("note").hidden = !notes.length;
@@ -191,17 +236,19 @@ function peopleSay(question) {
   return row ? row.people : "";
 }
 
-function drawBoxes(boxes) {
-  $("boxes").replaceChildren(...boxes.map(([x1, y1, x2, y2]) => {
+function drawBoxes(boxes, best) {
+  $("boxes").replaceChildren(...boxes.map(([x1, y1, x2, y2], index) => {
     const rect = document.createElementNS("http://www.w3.org/2000/svg", "rect");
     for (const [name, value] of Object.entries({ x: x1, y: y1, width: x2 - x1, height: y2 - y1 }))
       rect.setAttribute(name, value);
+    if (index === best) rect.setAttribute("class", "best");
     return rect;
   }));
 }
 
 $("form").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
 $("upload").addEventListener("change", upload);
+$("model").addEventListener("change", fit);
 $("unlock").addEventListener("submit", (event) => {
   event.preventDefault();
   state.token = $("token").value.trim();
