@@ -50,6 +50,9 @@ has all the splits that are asked for is taken.
 
 **labelled**, task classification: any FOLDER/SPLIT/CLASS/**/picture.jpg; see `vlcompress.data.class_folders`.
 
+**labelled text**, task sentences: {train,val,valid,dev,test}.{csv,tsv,jsonl} with "label" and "text" (or "sentence");
+see `vlcompress.data.labelled_text`.
+
 Splits go by their published names: vqa train, nominival, minival (lxmert), train, val, test, test-dev (raw); gqa train,
 valid, testdev; nlvr2 train, valid or dev, test or test1; snli_ve train, dev, test; vcr train, val, test; refcoco train,
 val, testA, testB, test; retrieval train, val, test, restval. Where a task has several data sets (refcoco+, refcoco,
@@ -62,7 +65,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from vlcompress.data import cifar, class_folders, lxmert_folder, raw_folder, store, uniter_folder, vilt_arrow
+from vlcompress.data import (
+    cifar,
+    class_folders,
+    labelled_text,
+    lxmert_folder,
+    raw_folder,
+    store,
+    uniter_folder,
+    vilt_arrow,
+)
 from vlcompress.data.examples import Example, TaskData, images_of, problem_of
 from vlcompress.data.found import Found, Layout, OpenedPictures
 from vlcompress.data.identity import files_identity
@@ -78,6 +90,7 @@ _MODULES: tuple[ModuleType, ...] = (
     vilt_arrow,
     cifar,
     class_folders,
+    labelled_text,
 )
 LAYOUTS: tuple[Layout, ...] = tuple(cast(Layout, module) for module in _MODULES)
 """In the order in which they are tried."""

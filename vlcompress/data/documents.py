@@ -17,10 +17,15 @@ def read_document(path: Path) -> Any:
     Raises:
         VlcompressError: no such file, not JSON.
     """
-    return _parsed(_text(path), f"'{path}'")
+    return _parsed(read_text(path), f"'{path}'")
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Read a file of text, with a byte order mark or without.
+
+    Raises:
+        VlcompressError: no such file, not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -54,7 +59,7 @@ def read_lines(path: Path) -> list[Row]:
     Raises:
         VlcompressError: no such file, or a line that is not an object.
     """
-    lines = enumerate(_text(path).split("\n"), start=1)
+    lines = enumerate(read_text(path).split("\n"), start=1)
     return as_rows(path, [_parsed(line, f"'{path}', line {number}") for number, line in lines if line.strip()])
 
 

@@ -158,14 +158,32 @@ class ClassExample:
     label: int
 
 
+@dataclass(frozen=True)
+class SentenceExample:
+    """A sentence with one class and no picture; `label` indexes the data's labels."""
+
+    id: int | str
+    text: str
+    label: int
+
+
 Example = (
-    AnswerExample | EntailmentExample | PairExample | ChoiceExample | ReferringExample | CaptionExample | ClassExample
+    AnswerExample
+    | EntailmentExample
+    | PairExample
+    | ChoiceExample
+    | ReferringExample
+    | CaptionExample
+    | ClassExample
+    | SentenceExample
 )
 E = TypeVar("E", bound=Example)
 
 
 def images_of(example: Example) -> tuple[str, ...]:
-    """Name an example's images."""
+    """Name an example's images; a sentence alone has none."""
+    if isinstance(example, SentenceExample):
+        return ()
     return example.images if isinstance(example, PairExample) else (example.image,)
 
 

@@ -29,6 +29,7 @@ from vlcompress.data.examples import (
     GqaFacts,
     PairExample,
     ReferringExample,
+    SentenceExample,
     TokenIds,
     token_ids,
 )
@@ -52,6 +53,7 @@ EXAMPLES: Mapping[str, type[Any]] = {
     "refcoco": ReferringExample,
     "retrieval": CaptionExample,
     "classification": ClassExample,
+    "sentences": SentenceExample,
 }
 """Each task's kind of example."""
 

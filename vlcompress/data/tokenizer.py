@@ -120,15 +120,17 @@ class WordPiece:
         """
         if max_length < 3:
             raise VlcompressError(f"max_length {max_length} leaves no room for a word: give 3 or more")
-        rows = [
-            [self.cls_id, *pieces[: max_length - 2], self.sep_id]
-            for pieces in (self.pieces(sentence) for sentence in sentences)
-        ]
+        rows = self.rows(sentences, max_length)
         length = max_length if fixed else max((len(row) for row in rows), default=0)
         ids_NL = np.full((len(rows), length), self.pad_id, dtype=np.int64)
         for ids_L, row in zip(ids_NL, rows, strict=True):
             ids_L[: len(row)] = row
         return ids_NL
+
+    def rows(self, sentences: Sequence[str], max_length: int) -> list[NDArray[np.int64]]:
+        """Turn each sentence into ``[CLS] pieces [SEP]`` of its own length, int64 [L], L at most `max_length`."""
+        cut = (self.pieces(sentence)[: max_length - 2] for sentence in sentences)
+        return [np.array([self.cls_id, *pieces, self.sep_id], dtype=np.int64) for pieces in cut]
 
     def joined(
         self, parts: Sequence[tuple[Sequence[int], int]], longest: int

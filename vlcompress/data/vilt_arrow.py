@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlcompress.data.documents import read_document
-from vlcompress.data.examples import AnswerExample, CaptionExample, Example, PairExample
+from vlcompress.data.examples import AnswerExample, CaptionExample, Example, PairExample, SentenceExample
 from vlcompress.data.extras import extra
 from vlcompress.data.found import PICTURES_ONLY, Found, PicturesOnly, named_splits
 from vlcompress.data.pictures import decode, image_name
@@ -205,6 +205,7 @@ def _renamed(example: Example, names: Mapping[str, str]) -> Example:
         return example
     if isinstance(example, PairExample):
         return replace(example, images=(names[example.images[0]], names[example.images[1]]))
+    assert not isinstance(example, SentenceExample)  # has no image
     return replace(example, image=names[example.image])
 
 

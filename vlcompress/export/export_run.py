@@ -9,6 +9,7 @@ import torch
 
 import vlcompress
 from vlcompress.artefacts import Json, unseal
+from vlcompress.data.published_tokenizer import words_path
 from vlcompress.devices import CPU, Compute, precision
 from vlcompress.errors import VlcompressError
 from vlcompress.export.onnx import Style, export_onnx
@@ -148,7 +149,7 @@ def session_answer(session: Any) -> Answer:
 
 def _words(run: Run) -> dict[str, str]:
     """Read the vocabulary, a file for the exported folder; nothing for a task without words."""
-    path = run.ticket / "vocab.txt"
+    path = words_path(run.ticket)
     return {path.name: path.read_text(encoding="utf-8")} if path.is_file() else {}
 
 

@@ -19,7 +19,7 @@ from vlcompress.export.functions import packable
 from vlcompress.export.lowering import Form
 from vlcompress.export.native.build import built
 from vlcompress.export.parity import BOUNDS, Precision
-from vlcompress.export.preprocessing import VOCABULARY, reading_files
+from vlcompress.export.preprocessing import TOKENIZER, VOCABULARY, reading_files
 from vlcompress.export.quantize import Quantizer
 from vlcompress.export.rewrite import Rewriter, WrittenLayer
 from vlcompress.export.runtime import SKIP_LAYER_NORM, Native, open_session, require_provider
@@ -195,11 +195,12 @@ def export_onnx(
                 "pruned_layers": layer_sizes(model),
             },
         }
+        words = next((text for name, text in (beside or {}).items() if name in (VOCABULARY, TOKENIZER)), None)
         texts = {
             "labels.txt": "".join(f"{label}\n" for label in head.labels),
             "config.json": dumps({"family": family.name, "config": config}),
             **(beside or {}),
-            **reading_files(family, config, head, (beside or {}).get(VOCABULARY)),
+            **reading_files(family, config, head, words),
         }
         for name, text in texts.items():
             write_file(temporary / name, text)

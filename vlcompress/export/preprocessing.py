@@ -7,7 +7,7 @@ tokenizers and Pillow can (`tests/serve/test_plain_reader.py` is one).
 from collections.abc import Mapping
 
 from vlcompress.artefacts import Json, dumps
-from vlcompress.data.tokenizer import WordPiece
+from vlcompress.data.published_tokenizer import read_words
 from vlcompress.models.base import Config, Family, Head, HeadKind
 
 FILE, TOKENIZER, VOCABULARY = "preprocessing.json", "tokenizer.json", "vocab.txt"
@@ -37,6 +37,6 @@ def reading_files(family: Family, config: Config, head: Head, vocabulary: str | 
     }
     if vocabulary is None or not document["longest_text"]:
         return {FILE: dumps(document)}
-    words = WordPiece.parse(vocabulary)
+    words = read_words(vocabulary)
     document |= {"tokenizer": TOKENIZER, "lowercase": words.lowercase}
     return {FILE: dumps(document), TOKENIZER: words.to_json(document["longest_text"])}

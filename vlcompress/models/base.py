@@ -237,6 +237,10 @@ class Family(ABC):
         """
         return self.config(size, vocab_size=vocabulary.vocab_size, feature_dim=width)
 
+    def words_of(self, checkpoint: str | None) -> WordPiece | None:
+        """Read the tokenizer that a checkpoint brings along; None where the data's vocabulary is to be taken."""
+        return None
+
     @abstractmethod
     def construct(self, config: Config, head: Head) -> nn.Module:
         """Run the model's constructor; `config` is without "model_type".

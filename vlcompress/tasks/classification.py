@@ -4,13 +4,14 @@ Shapes: B batch.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from vlcompress.data.examples import HIDDEN, ClassExample, TaskData
+from vlcompress.data.examples import HIDDEN, TaskData
 from vlcompress.models.base import Head
 from vlcompress.models.objective import Batch
 from vlcompress.tasks.base import Answer, LogitLoss, PerExampleTask, commonest
@@ -23,7 +24,7 @@ class ClassificationTask(LogitLoss, PerExampleTask):
 
     metric = "accuracy"
 
-    def __init__(self, data: TaskData[ClassExample], preprocessor: Preprocessor) -> None:
+    def __init__(self, data: TaskData[Any], preprocessor: Preprocessor) -> None:
         super().__init__(data, preprocessor)
         self.head = Head("classes", data.labels)
 

@@ -80,8 +80,7 @@ class Preprocessor:
             rows = (self._encoded[index][: self.most - 2] for index in range(len(sentences)))
             return [np.array([cls, *row, sep], dtype=np.int64) for row in rows]
         self.vocabulary.check_covers(sentences)
-        rows_NT = self.vocabulary.encode(sentences, self.most)
-        return [row_T[row_T != self.vocabulary.pad_id] for row_T in rows_NT]
+        return self.vocabulary.rows(sentences, self.most)
 
     def _check_encoded(self, given: TokenIds, sentences: Sequence[str]) -> None:
         """Refuse ids that do not say what the sentences say; a vocabulary may know them all and mean other words."""

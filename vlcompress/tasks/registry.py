@@ -17,6 +17,7 @@ from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.pretraining_task import PretrainingTask
 from vlcompress.tasks.refcoco import RefcocoTask, RefcocoTraining
 from vlcompress.tasks.retrieval import RetrievalTask, RetrievalTraining
+from vlcompress.tasks.sentences import SentencesTask
 from vlcompress.tasks.simclr import SimclrTask
 from vlcompress.tasks.snli_ve import SnliVeTask
 from vlcompress.tasks.vqa import VqaTask
@@ -63,6 +64,7 @@ TASKS: dict[str, TaskKind] = {
     "refcoco": TaskKind("RefCOCO+", ".json", RefcocoTraining, RefcocoTask),
     "retrieval": TaskKind("image-text retrieval", ".bin", RetrievalTraining, RetrievalTask),
     "classification": TaskKind("image classification", ".json", ClassificationTraining, ClassificationTask, words=0),
+    "sentences": TaskKind("sentence classification", ".json", SentencesTask, SentencesTask),
     # Takes LXMERT's sentence files where a folder has them, and else the captions of retrieval.
     "pretraining": TaskKind("pre-training", "", PretrainingTask, PretrainingTask, data="retrieval"),
     # Pre-training on pictures of classification without their labels.

@@ -87,7 +87,7 @@ def _text(cell: Mapping[str, Any] | None, markdown: bool) -> str:
 
 
 BLIND = {"gqa": "words_only", "nlvr2": "words_only", "snli_ve": "words_only", "vqa": "question_only"}
-CHANCE = {"vcr": "Q->AR", "retrieval": "R@1", "classification": "fine", "pretraining": "constant"}
+CHANCE = {"vcr": "Q->AR", "retrieval": "R@1", "classification": "fine", "sentences": "kind", "pretraining": "constant"}
 """What of a data folder's report stands beside a task's score: per cent of a blind model, or a fraction at random. Of
 pre-training no report says any: a cell's record has the fraction that one answer to all that is asked gets."""
 

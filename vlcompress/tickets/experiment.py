@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vlcompress.artefacts import save_tensors
-from vlcompress.data.tokenizer import WordPiece
+from vlcompress.data.published_tokenizer import read_words
 from vlcompress.devices import CPU, Compute
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Coupling, Family, LoadReport, Prunable
@@ -163,7 +163,7 @@ class Experiment:
             self.family,
             self.config,
             self.train_task,
-            WordPiece.parse(self.vocabulary),
+            read_words(self.vocabulary),
             self.hyper,
             data=self.data[0],
             home=self.home,

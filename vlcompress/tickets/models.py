@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from vlcompress.artefacts import load_tensors
 from vlcompress.data.examples import TaskData
+from vlcompress.data.published_tokenizer import read_words
 from vlcompress.data.sources import data_folder
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
@@ -66,7 +67,7 @@ def split_to_predict(run: Run, ticket: Ticket, split: str) -> Task:
 
 def vocabulary_of(ticket: Ticket) -> WordPiece:
     """Read the vocabulary that the ticket was trained with."""
-    return WordPiece.parse(ticket.vocabulary)
+    return read_words(ticket.vocabulary)
 
 
 def samples(task: Task, batch: int, count: int = 1) -> list[dict[str, Tensor]]:

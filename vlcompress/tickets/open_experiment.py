@@ -94,7 +94,7 @@ def open_experiment(
     kind = task_of(family.name, recipe.data.task)
     checkpoint = checkpoint_of(recipe, family)
     folder = data_folder(recipe.data.source, home, say, task=data_of(recipe.data.task))
-    vocabulary = _vocabulary(recipe, folder, reads_text=kind.words != 0)
+    vocabulary = _vocabulary(recipe, folder, family.words_of(checkpoint), reads_text=kind.words != 0)
     model = partial(family.config_of, recipe.model.size, checkpoint, recipe.data.task, vocabulary)
     family = family.of(model(0))  # what images it reads may be the checkpoint's to say
     learn = open_data(folder, recipe.data.task, recipe.data.train, family)
@@ -143,10 +143,12 @@ def _pretrained_answers(recipe: Recipe, folder: Path, checkpoint: str | None) ->
     return read_all_answers(folder / listed).labels
 
 
-def _vocabulary(recipe: Recipe, folder: Path, *, reads_text: bool) -> WordPiece:
-    """Read the vocabulary that the recipe names, or the data's; where no text is read, one without words will do."""
+def _vocabulary(recipe: Recipe, folder: Path, published: WordPiece | None, *, reads_text: bool) -> WordPiece:
+    """Read the vocabulary that the recipe names, the checkpoint's or the data's; without text one without words."""
     if not reads_text and not recipe.data.vocabulary:
         return WordPiece(SPECIAL_TOKENS)
+    if published is not None and not recipe.data.vocabulary:
+        return published
     return WordPiece.load(recipe.data.vocabulary or folder)
 
 

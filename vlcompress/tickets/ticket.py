@@ -1,8 +1,8 @@
 """The ticket on disk: mask, trained weights with exact zeros, and a document that says how it was found.
 
 ``ticket/`` holds ``ticket.json``, ``mask.safetensors`` (one bit a weight), ``weights.safetensors`` (plain dense
-tensors, loadable without this project), ``config.json``, ``vocab.txt`` and ``README.md``; where neurons were reordered
-also ``permutation.safetensors``, which takes the checkpoint's weights into the ticket's order.
+tensors, loadable without this project), ``config.json``, ``vocab.txt`` (or ``tokenizer.json``) and ``README.md``; where
+neurons were reordered also ``permutation.safetensors``, which takes the checkpoint's weights into the ticket's order.
 """
 
 from collections.abc import Mapping
@@ -23,6 +23,7 @@ from vlcompress.artefacts import (
     write_file,
     writing,
 )
+from vlcompress.data.published_tokenizer import words_file, words_path
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Head
 from vlcompress.pruning.mask import Masks
@@ -92,7 +93,7 @@ def save_ticket(folder: Path, ticket: Ticket, card: str, *, weights: Path | None
             ticket.permutation.save(temporary / PERMUTATION)
         head = {"kind": ticket.head.kind, "labels": list(ticket.head.labels)}
         write_file(temporary / "config.json", dumps({"family": ticket.family, "config": ticket.config, "head": head}))
-        write_file(temporary / "vocab.txt", ticket.vocabulary)
+        write_file(temporary / words_file(ticket.vocabulary), ticket.vocabulary)
         write_file(temporary / "README.md", card)
         seal(temporary, DOCUMENT, ticket.document)
 
@@ -113,6 +114,6 @@ def load_ticket(folder: Path) -> Ticket:
         family=config["family"],
         config=config["config"],
         head=Head(kind=config["head"]["kind"], labels=tuple(config["head"]["labels"])),
-        vocabulary=(folder / "vocab.txt").read_text(encoding="utf-8"),
+        vocabulary=words_path(folder).read_text(encoding="utf-8"),
         permutation=Permutation.load(order) if order.is_file() else None,
     )

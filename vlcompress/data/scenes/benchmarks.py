@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vlcompress.artefacts import Json, dumps, seal, write_file, writing
-from vlcompress.data.scenes.tasks import classification, gqa, nlvr2, refcoco, retrieval, snli_ve, vcr
+from vlcompress.data.scenes.tasks import classification, gqa, nlvr2, refcoco, retrieval, sentences, snli_ve, vcr
 from vlcompress.data.scenes.tasks.folder import Folder, Size
 from vlcompress.data.scenes.vocabulary import tokens
 from vlcompress.errors import unknown
@@ -27,6 +27,7 @@ TASKS: dict[str, Callable[[Folder], Json]] = {
     "refcoco": refcoco.write,
     "retrieval": retrieval.write,
     "classification": classification.write,
+    "sentences": sentences.write,
     **classification.others(),
 }
 """The tasks that have built-in data beside VQA: each writes its files and gives its report."""

@@ -5,6 +5,7 @@ Shapes: B batch, T words, R regions, F feature width.
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 
 from vlcompress.data.examples import Pictures
 from vlcompress.data.pixels import Framed
+from vlcompress.data.published_tokenizer import PublishedTokenizer
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.base import UNCUT, Config, Coupling, Family, Head, HeadKind, LoadReport, Prunable, Sample
 from vlcompress.models.batches import padded, padding_mask, random_mask, random_regions, regions_of
+from vlcompress.models.checkpoints import local_folder
 from vlcompress.models.encoder.anatomy import couplings_of, in_block
 from vlcompress.models.encoder.loading import load_published
 from vlcompress.models.encoder.model import PIXELS, REGIONS, TEXT, Encoder
@@ -64,7 +67,7 @@ class EncoderFamily(Family):
         CHECKPOINT: {},
     }
     heads: ClassVar[tuple[HeadKind, ...]] = ("classes", "answers", "match", "embeddings")
-    tasks = ("retrieval", "classification", "vqa")
+    tasks = ("retrieval", "classification", "vqa", "sentences")
     backbone_prefix = "encoder."
     hub_name = "openai/clip-vit-base-patch32"
     longest_text = UNCUT
@@ -117,6 +120,12 @@ class EncoderFamily(Family):
                 "features of its detector"
             )
         return config
+
+    def words_of(self, checkpoint: str | None) -> WordPiece | None:
+        """See `Family.words_of`: a Hugging Face folder's own."""
+        if checkpoint is None or Path(checkpoint).is_file():
+            return None
+        return PublishedTokenizer.find(local_folder(checkpoint))
 
     def _sized_config(self, size: str, task: str, vocab_size: int, end: int) -> Config:
         from transformers import CLIPConfig, CLIPModel
@@ -179,7 +188,8 @@ class EncoderFamily(Family):
 
     def preprocessing(self, config: Config) -> Config:
         """Add how a picture becomes pixels and how words are padded."""
-        return super().preprocessing(config) | {"picture": config["picture"], "text": config["text"]}
+        words = {} if config["text"] else {"longest_text": 0}
+        return super().preprocessing(config) | words | {"picture": config["picture"], "text": config["text"]}
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Pad texts, scale pictures of one size, pad regions, whatever of these the model reads.
