@@ -1,4 +1,4 @@
-"""Overload: 30 s at twice the capacity. What is accepted stays within the deadline, the rest is refused at once.
+"""Overload, over HTTP and gRPC: 30 s at twice the capacity. What is accepted is in time, the rest refused at once.
 
     python -m bench.serving_load RUN [--rows 8] [--seconds 30] [--deadline-ms 500] [--out FILE]
 
@@ -8,12 +8,13 @@ Open loop, Poisson arrivals from a seed, one client process on the same machine.
 
 import argparse
 import asyncio
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from bench.records import write_record
-from bench.serving import RawClient, RunModel, binary_request, resident_mb
+from bench.serving import GrpcClient, RawClient, RunModel, binary_request, grpc_request, resident_mb
 from vlcompress.bench.load import Send, arrivals, offer, saturate, summarise
 from vlcompress.bench.served import served
 
@@ -21,9 +22,8 @@ PAYLOADS, CONCURRENCY = 32, 16
 SHARES, SHARE_SECONDS = (0.8, 1.0, 1.2), 8.0
 
 
-async def measure(url: str, requests: list[bytes], seconds: float) -> dict[str, Any]:
+async def measure(client: Any, requests: list[bytes], seconds: float) -> dict[str, Any]:
     """Find the capacity and the peak, then overload."""
-    client = RawClient(url)
     send: Send = lambda index: client.ask(requests[index % len(requests)])  # noqa: E731
     await saturate(send, CONCURRENCY, 2.0)
     capacity = await saturate(send, CONCURRENCY, 5.0)
@@ -33,7 +33,7 @@ async def measure(url: str, requests: list[bytes], seconds: float) -> dict[str, 
         shares[str(share)] = asdict(summarise([await offer(send, due)], SHARE_SECONDS))
     overload = summarise([await offer(send, arrivals(2 * capacity, seconds, seed=1))], seconds)
     again = await offer(send, arrivals(0.5 * capacity, 3.0, seed=2))
-    client.close()
+    await client.close()
     peak = max(round(capacity, 2), *(found["good_per_s"] for found in shares.values()))
     return {
         "capacity_per_s": round(capacity, 1),
@@ -43,6 +43,13 @@ async def measure(url: str, requests: list[bytes], seconds: float) -> dict[str, 
         "goodput_of_peak": round(overload.good_per_s / peak, 4),
         "afterwards_at_half_capacity": asdict(summarise([again], 3.0)),
     }
+
+
+async def _measure(
+    client: Callable[[str], Any], url: str, write: Callable[..., bytes], model: RunModel, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    requests = [write(model, "model", seed, arguments.rows) for seed in range(PAYLOADS)]
+    return await measure(client(url), requests, arguments.seconds)
 
 
 def main() -> None:
@@ -55,11 +62,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     model = RunModel(arguments.run)
-    requests = [binary_request(model, "model", seed, arguments.rows) for seed in range(PAYLOADS)]
     options = ["--deadline", str(arguments.deadline_ms), "--log-level", "error", "--threads", "1", "--sessions", "1"]
-    with served({"model": model.folder}, options) as server:
-        found = asyncio.run(measure(server.url, requests, arguments.seconds))
-        found["resident_mb"] = round(resident_mb(server.pid), 1)
+    with served({"model": model.folder}, options, over_grpc=True) as server:
+        found: dict[str, Any] = {
+            "http": asyncio.run(_measure(RawClient, server.url, binary_request, model, arguments)),
+            "grpc": asyncio.run(_measure(GrpcClient, server.grpc, grpc_request, model, arguments)),
+            "resident_mb": round(resident_mb(server.pid), 1),
+        }
     given = {"rows": arguments.rows, "seconds": arguments.seconds, "deadline_ms": arguments.deadline_ms}
     write_record("python -m bench.serving_load", {**given, "options": options, **found}, arguments.out)
 

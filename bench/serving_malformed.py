@@ -1,10 +1,10 @@
-"""10,000 malformed requests against a running server: what it answers, what its memory does, and whether it lives on.
+"""10,000 malformed requests on each protocol: what the server answers, what its memory does, and whether it lives on.
 
     python -m bench.serving_malformed RUN [--count 10000] [--seed 0] [--out bench/results/serving/malformed.json]
 
-tests/serve/live/malformed.py draws the requests from the seed. After every 500 a valid request must be answered with
-the scores that ONNX Runtime gives for it. Memory is the server's resident size; it is taken as a base after the first
-1,000, when pools and caches are filled.
+tests/serve/live/malformed.py draws the requests from the seed, malformed_grpc.py beside it the calls; they take turns,
+a batch of each. After every 500 a valid request must be answered with the scores that ONNX Runtime gives for it. Memory
+is the server's resident size; it is taken as a base after the first 1,000, when pools and caches are filled.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import numpy as np
 
 from bench.records import write_record
 from bench.serving import RunModel, ask_json, resident_mb
+from tests.serve.live import malformed_grpc
 from tests.serve.live.malformed import Outcome, attempts, send_all, wrong
 from vlcompress.bench.served import served
 
@@ -30,25 +31,28 @@ SETTLED = 1000
 
 def measure(model: RunModel, count: int, seed: int) -> dict[str, Any]:
     """Send the requests in batches; check a valid one, and memory, after each."""
-    outcomes: list[Outcome] = []
+    http: list[Outcome] = []
+    calls: list[Outcome] = []
     memory, start = {}, time.perf_counter()
-    with served({"model": model.folder}) as server:
+    with served({"model": model.folder}, over_grpc=True) as server:
         drawn = attempts("model", model.document(0), count, seed)
+        drawn_calls = malformed_grpc.calls("model", model.arrays(0), count, seed)
         while batch := list(itertools.islice(drawn, BATCH)):
-            outcomes += asyncio.run(send_all(server.url, batch))
+            http += asyncio.run(send_all(server.url, batch))
+            calls += asyncio.run(malformed_grpc.send_all(server.grpc, itertools.islice(drawn_calls, BATCH)))
             scores = ask_json(server.url, "model", model.document(1))
             np.testing.assert_allclose(scores, model.expected(1), rtol=1e-4, atol=1e-5)
-            memory[len(outcomes)] = round(resident_mb(server.pid), 1)
+            memory[len(http)] = round(resident_mb(server.pid), 1)
     base = memory.get(SETTLED, next(iter(memory.values())))
     return {
-        "count": len(outcomes),
+        "count": {"http": len(http), "grpc": len(calls)},
         "seed": seed,
         "seconds": round(time.perf_counter() - start, 1),
-        "wrong": [vars(outcome) for outcome in wrong(outcomes)],
+        "wrong": [vars(outcome) for outcome in (*wrong(http), *malformed_grpc.wrong(calls))],
         "valid_requests_answered_right": len(memory),
         "resident_mb": memory,
         "growth_mb": round(list(memory.values())[-1] - base, 1),
-        "outcomes": _by_kind(outcomes),
+        "outcomes": {"http": _by_kind(http), "grpc": _by_kind(calls)},
     }
 
 

@@ -9,7 +9,8 @@ session of one thread) and the same client (prepared bytes over kept connections
   and with another core busy;
 - latency: p50 of single rows, one at a time, against `session.run` on one row.
 
-Servers are asked with JSON and, ours, with binary tensors; MLServer 1.7.1 speaks JSON only. The variable names an
+Servers are asked with JSON and, ours, with binary tensors and over gRPC (whose Python client costs more than the other
+two); MLServer 1.7.1 speaks JSON only. The variable names an
 environment with mlserver==1.7.1 and onnxruntime; without it MLServer is left out.
 """
 
@@ -30,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from bench.records import write_record
-from bench.serving import RawClient, RunModel, ask_json, binary_request, json_request
+from bench.serving import GrpcClient, RawClient, RunModel, ask_json, binary_request, grpc_request, json_request
 from vlcompress.bench.load import saturate
 from vlcompress.bench.served import free_port, served, wait_ready
 
@@ -71,10 +72,12 @@ def mlserver(model: RunModel) -> Iterator[str | None]:
                 process.terminate()
 
 
-async def measure(model: RunModel, urls: dict[str, str]) -> dict[str, Any]:
+async def measure(model: RunModel, urls: dict[str, dict[str, str]]) -> dict[str, Any]:
     """Measure both questions in interleaved rounds."""
     requests = _requests(model, urls)
-    clients = {name: RawClient(url) for name, (url, _, _) in requests.items()}
+    clients: dict[str, Any] = {
+        name: (GrpcClient if name.endswith("grpc") else RawClient)(url) for name, (url, _, _) in requests.items()
+    }
     await _warm(requests, clients)
     rows: Measured = {}
     p50: Measured = {}
@@ -88,17 +91,17 @@ async def measure(model: RunModel, urls: dict[str, str]) -> dict[str, Any]:
             rows.setdefault(name, []).append(ROWS * await _rate(client, large))
             p50.setdefault(name, []).append(await _latency(client, single))
     for client in clients.values():
-        client.close()
+        await client.close()
     return {"rows_per_s": _summary(rows, higher=True), "p50_ms": _summary(p50, higher=False)}
 
 
-def _requests(model: RunModel, urls: dict[str, str]) -> dict[str, tuple[str, list[bytes], list[bytes]]]:
+def _requests(model: RunModel, urls: dict[str, dict[str, str]]) -> dict[str, tuple[str, list[bytes], list[bytes]]]:
     """Give, for each server and encoding, where to ask, and the requests of 32 rows and of one."""
-    makers = {"json": json_request, "binary": binary_request}
-    kinds = [(server, form) for server in urls for form in makers if (server, form) != ("mlserver", "binary")]
+    makers = {"json": json_request, "binary": binary_request, "grpc": grpc_request}
+    kinds = [(server, form) for server, forms in urls.items() for form in forms]
     return {
         f"{server}, {form}": (
-            urls[server],
+            urls[server][form],
             [makers[form](model, "model", seed, ROWS) for seed in range(PAYLOADS)],
             [makers[form](model, "model", seed, 1) for seed in range(PAYLOADS)],
         )
@@ -106,7 +109,7 @@ def _requests(model: RunModel, urls: dict[str, str]) -> dict[str, tuple[str, lis
     }
 
 
-async def _warm(requests: dict[str, Any], clients: dict[str, RawClient]) -> None:
+async def _warm(requests: dict[str, Any], clients: dict[str, Any]) -> None:
     for name, (_, large, single) in requests.items():
         for request in (*large, *single):
             status = await clients[name].ask(request)
@@ -114,12 +117,12 @@ async def _warm(requests: dict[str, Any], clients: dict[str, RawClient]) -> None
                 raise SystemExit(f"{name} answers {status}")
 
 
-async def _rate(client: RawClient, requests: list[bytes]) -> float:
+async def _rate(client: Any, requests: list[bytes]) -> float:
     send: Callable[[int], Awaitable[str]] = lambda index: client.ask(requests[index % PAYLOADS])  # noqa: E731
     return await saturate(send, IN_FLIGHT, SECONDS)
 
 
-async def _latency(client: RawClient, requests: list[bytes]) -> float:
+async def _latency(client: Any, requests: list[bytes]) -> float:
     times = []
     for index in range(CALLS):
         start = time.perf_counter()
@@ -191,10 +194,11 @@ def main() -> None:
     arguments = parser.parse_args()
     model = RunModel(arguments.run)
     options = ["--log-level", "error", "--threads", "1", "--sessions", "1", "--no-page"]
-    with served({"model": model.folder}, options) as own, mlserver(model) as other:
-        urls = {"vlcompress": own.url, **({"mlserver": other} if other else {})}
-        for url in urls.values():
-            scores = ask_json(url, "model", model.document(1))
+    with served({"model": model.folder}, options, over_grpc=True) as own, mlserver(model) as other:
+        urls = {"vlcompress": {"json": own.url, "binary": own.url, "grpc": own.grpc}}
+        urls |= {"mlserver": {"json": other}} if other else {}
+        for forms in urls.values():
+            scores = ask_json(forms["json"], "model", model.document(1))
             np.testing.assert_allclose(scores, model.expected(1), rtol=1e-4, atol=1e-5)
         found = asyncio.run(measure(model, urls))
     given = {"rows": ROWS, "in_flight": IN_FLIGHT, "rounds": ROUNDS, "seconds": SECONDS, "calls": CALLS}

@@ -262,6 +262,15 @@ def test_int8_products_stay_near_float32_and_share_their_quantised_input(blocky:
         assert 1e-6 < float(np.abs(one - want).max()) < 0.03 * float(np.abs(want).max())
 
 
+def test_a_weight_that_several_products_read_can_be_widened(blocky: Blocky, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on processors without VNNI: ONNX Runtime then refuses a weight that two products share."""
+    monkeypatch.setattr("vlcompress.export.runtime.saturates", lambda: True)
+    before, after = quantised(random_layer(blocky, (64, 16)), None)
+    expected = session_from_bytes(before, threads=1).run(None, FEEDS)
+    for one, want in zip(session_from_bytes(after, threads=1).run(None, FEEDS), expected, strict=True):
+        assert float(np.abs(one - want).max()) < 0.03 * float(np.abs(want).max())
+
+
 def test_int8_weights_are_signed_with_a_scale_for_each_output() -> None:
     weight: Any = np.array([[1.0, 0.0], [-2.0, 0.0]], dtype=np.float32)
     values, scale = quantize_weight(weight)

@@ -101,6 +101,7 @@ def test_health_and_metadata(client: Any, address: str) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("words", "1")
+    assert not client.is_model_ready("words", "9")
     assert client.get_server_metadata().name == "vlcompress"
     found = client.get_model_metadata("words", "2", as_json=True)
     assert (found["versions"], found["platform"]) == (["1", "2"], "onnx_onnxv1")

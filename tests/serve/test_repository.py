@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 
 from tests.serve.conftest import Client, expected_words, running, settings_of, words_request, write_words
+from vlcompress.artefacts import seal
 from vlcompress.errors import VlcompressError
 from vlcompress.serve.app import create_app
 from vlcompress.serve.engines.onnx_engine import OnnxEngine, id_bounds, read_graph
@@ -238,3 +239,22 @@ def test_sessions_and_threads_do_not_change_the_answer(models: Path, sessions: i
 )
 def test_default_names_fit_into_a_url(path: str, name: str) -> None:
     assert default_name(Path(path)) == name
+
+
+def test_a_version_in_pieces_waits_for_its_manifest_and_for_all_that_it_seals(folder: Path) -> None:
+    first = folder / "words" / "2"
+    (first / "extra.txt").write_text("sealed")
+    seal(first, "manifest.json", {})
+    client = Client(create_app(settings_of(folder)))
+    assert scale_of(client) == 2.0
+    whole = folder / "whole"
+    write_words(whole / "model.onnx", scale=3.0)
+    (whole / "extra.txt").write_text("sealed too")
+    seal(whole, "manifest.json", {})
+    for name, says in (("model.onnx", "no manifest.json yet"), ("manifest.json", "extra.txt"), ("extra.txt", "")):
+        (folder / "words" / "3").mkdir(exist_ok=True)
+        shutil.copy(whole / name, folder / "words" / "3" / name)
+        refreshed(client)
+        waiting = [row for row in client.server.repository.index() if row["state"] == "UNAVAILABLE"]
+        assert [says in row["reason"] for row in waiting] == ([True] if says else [])
+        assert scale_of(client) == (2.0 if says else 3.0)

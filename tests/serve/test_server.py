@@ -329,3 +329,11 @@ def _until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.01)
+
+
+def test_replicas_keep_series_of_their_own(settings: Make) -> None:
+    client = Client(create_app(settings(replica="r1")))
+    assert client.post(INFER, json=words_request([[1]])).status_code == 200
+    lines = [line for line in client.get("/metrics").text.splitlines() if line and not line.startswith("#")]
+    assert 'vlcompress_requests_total{code="200",model="words",replica="r1",version="2"} 1.0' in lines
+    assert all('replica="r1"' in line for line in lines)

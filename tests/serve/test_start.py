@@ -12,7 +12,7 @@ from vlcompress.serve import tuning
 from vlcompress.serve.run import bound, listen
 from vlcompress.serve.settings import ModelSpec, Settings
 from vlcompress.serve.start import make_settings, notes, read_token, summary
-from vlcompress.serve.tuning import Parallel, Throughput, choose_parallel
+from vlcompress.serve.tuning import Parallel, Throughput, available_memory, choose_parallel
 
 
 class Counting:
@@ -155,3 +155,25 @@ def test_the_summary_tells_model_pruning_and_measurements() -> None:
         "    measured: 2 x 1 thread(s): 1234 rows/s",
         "  note: look",
     ]
+
+
+@pytest.mark.parametrize(("gigabytes", "sessions"), [(1, [1, 2, 4]), (3, [1, 4]), (9, [1, 4])])
+def test_copies_that_do_not_fit_into_memory_are_not_tried(
+    gigabytes: int, sessions: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "available_cores", lambda: 4)
+    monkeypatch.setattr(tuning, "available_memory", lambda: 8 << 30)
+    monkeypatch.setattr(tuning, "_measure", lambda choice, *_: Throughput(choice.threads, choice.sessions, 1.0))
+    _, measured = choose_parallel(None, None, lambda _: (Counting(), {}), gigabytes << 30)  # type: ignore[arg-type,return-value]
+    assert [row.sessions for row in measured] == sessions  # four of one thread each share one copy
+
+
+def test_the_containers_memory_counts(tmp_path: Path) -> None:
+    machine = available_memory(tmp_path)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory(tmp_path) == machine > 1 << 28
+    (tmp_path / "memory.max").write_text("1048576\n")
+    assert available_memory(tmp_path) == 1 << 20
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("4096\n")
+    assert available_memory(tmp_path) == 4096

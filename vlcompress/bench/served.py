@@ -18,38 +18,46 @@ from vlcompress.errors import VlcompressError
 
 @dataclass(frozen=True)
 class Served:
-    """A running server: where it listens ("host:port"), and its process."""
+    """A running server: where it listens ("host:port"), its process, and where it listens for gRPC, if it does."""
 
     url: str
     pid: int
+    grpc: str = ""
 
 
 @contextlib.contextmanager
 def served(
-    models: Mapping[str, Path], options: Sequence[str] = (), *, start_seconds: float = 120.0, stop_seconds: float = 0.0
+    models: Mapping[str, Path],
+    options: Sequence[str] = (),
+    *,
+    over_grpc: bool = False,
+    start_seconds: float = 120.0,
+    stop_seconds: float = 0.0,
 ) -> Iterator[Served]:
     """Run ``vlcompress serve`` on the loopback until the block ends.
 
     Args:
         models: folders by name.
         options: further options of the command.
+        over_grpc: listen for gRPC as well.
         start_seconds: how long to wait for it to be ready.
         stop_seconds: how long it may take to end by itself, after SIGTERM, before it is killed; 0 kills it at once.
 
     Raises:
         VlcompressError: it ended, or was not ready in time; its last line of output is quoted.
     """
-    port = free_port()
+    port, grpc_port = free_port(), free_port() if over_grpc else None
     named = [f"{name}={path}" for name, path in models.items()]
     code = "from vlcompress.cli.main import main; main()"
     command = [sys.executable, "-c", code, "serve", *named, "--port", str(port), *options]
+    command += [] if grpc_port is None else ["--grpc-port", str(grpc_port)]
     with (
         tempfile.TemporaryFile() as log,
         subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log) as process,
     ):
         try:
             wait_ready(process, f"http://127.0.0.1:{port}/v2/health/ready", log, start_seconds)
-            yield Served(f"127.0.0.1:{port}", process.pid)
+            yield Served(f"127.0.0.1:{port}", process.pid, f"127.0.0.1:{grpc_port}" if grpc_port else "")
         finally:
             _end(process, stop_seconds)
 

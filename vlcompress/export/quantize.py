@@ -5,6 +5,7 @@ tensor, found when it runs (DynamicQuantizeLinear). Measured: QUInt8 weights los
 """
 
 from dataclasses import dataclass, field
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -61,12 +62,19 @@ class Quantizer:
         to = Writer(constants=self.constants)
         values, scales = quantize_weight(weight_KN)
         data, scale, zero = self._bytes(to, x)
-        product = to.op("MatMulInteger", [data, to.constant(f"{stored.name}.int8", values), zero])
+        product = to.op("MatMulInteger", [data, to.constant(self._own(f"{stored.name}.int8"), values), zero])
         factor = to.op("Mul", [scale, to.constant(f"{stored.name}.scale", scales)])
         y = to.op("Mul", [to.op("Cast", [product], {"to": int(ir.DataType.FLOAT)}), factor])
         if len(node.inputs) == 3:
             y = to.op("Add", [y, node.inputs[2]])
         replace_nodes(self.model.graph, (node,), to, node.outputs[0], y)
+
+    def _own(self, name: str) -> str:
+        """Name a product's own copy of a weight.
+
+        On processors that need it, ONNX Runtime makes each product's weight unsigned, and fails where two share one.
+        """
+        return next(one for at in count(1) if (one := name if at == 1 else f"{name}.{at}") not in self.constants)
 
     def _bytes(self, to: Writer, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Write x as uint8 of its shape, with scale and zero point."""

@@ -23,10 +23,10 @@ _PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PROBE_SECONDS = 0.1
 
 
-def most_connections() -> int:
-    """Count the connections that the process's limit of open files leaves room for."""
+def most_connections(protocols: int = 1) -> int:
+    """Count the connections, of each of so many protocols, that the process's limit of open files leaves room for."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(OTHER_FILES, files - OTHER_FILES) if files != resource.RLIM_INFINITY else 1 << 16
+    return (max(OTHER_FILES, files - OTHER_FILES) if files != resource.RLIM_INFINITY else 1 << 16) // protocols
 
 
 class Connection(HttpToolsProtocol):
@@ -138,6 +138,12 @@ class Connection(HttpToolsProtocol):
     def _probe(self) -> None:
         if not (self.transport.is_closing() or self.cycle.response_started):
             self.transport.write(_PROBE)
+
+
+class SharedConnection(Connection):
+    """One of a server that listens for gRPC as well."""
+
+    most = most_connections(2)
 
 
 def _longest_waiting(connections: Any) -> Connection:

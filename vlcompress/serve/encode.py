@@ -107,13 +107,16 @@ def encode_response(model: str, version: int, request_id: str, sent: Sequence[Se
 def refuse_non_finite(results: Arrays) -> None:
     """Refuse to send NaN or infinity: they have no JSON form, and no meaning as a score.
 
+    A file that always gives them does not pass its samples when it is loaded: here it is numbers that a request holds,
+    finite ones too (1e38), which go beyond what the model computes in.
+
     Raises:
-        Refusal: 500.
+        Refusal: 400.
     """
     for name, array in results.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            text = f"the model gave a number that is not finite in output '{name}': nothing is sent"
-            raise Refusal(500, text, "non_finite_output")
+            text = f"the model gives a number that is not finite in output '{name}' on these inputs: nothing is sent"
+            raise Refusal(400, text, "non_finite_output")
 
 
 def classified(array: Array, classes: int, labels: Sequence[str]) -> Array:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -189,7 +190,13 @@ def _parallel(
         rows = min(8, settings.max_batch) if batched(engine) else 1
         return engine, example(engine.inputs, usual_sizes(engine, document), rows)
 
-    return choose_parallel(settings.threads, settings.sessions, timed)
+    return choose_parallel(settings.threads, settings.sessions, timed, _weight_bytes(source.model))
+
+
+def _weight_bytes(model: Path) -> int:
+    """Count the bytes of a model's files on disk."""
+    files = model.rglob("*") if model.is_dir() else model.parent.glob(f"{model.name}*")
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def rows_an_answer(engine: Engine, sizes: Mapping[str, int], told: int | None = None) -> int:

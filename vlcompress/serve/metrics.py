@@ -1,9 +1,9 @@
 """Prometheus metrics: base units, an own prefix, and labels of which there are few (never an id or free text)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -47,8 +47,14 @@ class ModelMetrics:
 class Metrics:
     """The metrics of one server."""
 
-    def __init__(self) -> None:
+    def __init__(self, replica: str = "") -> None:
+        """Make them.
+
+        Args:
+            replica: which of several servers behind one address this is; "" where there is one.
+        """
         self.registry = CollectorRegistry()
+        self._replica = replica
         model = ("model", "version")
         self.requests = self._counter("requests", "Requests answered, by HTTP status.", (*model, "code"))
         self.rejected = self._counter("requests_rejected", "Requests refused, by reason.", ("reason",))
@@ -73,13 +79,26 @@ class Metrics:
 
     def text(self) -> bytes:
         """Write all metrics in Prometheus's text form."""
-        return generate_latest(self.registry)
+        return generate_latest(_Labelled(self.registry, self._replica) if self._replica else self.registry)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
         return Counter(f"vlcompress_{name}_total", text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, labels: tuple[str, ...]) -> Histogram:
         return Histogram(f"vlcompress_{name}", text, labels, buckets=SECONDS, registry=self.registry)
+
+
+class _Labelled(Collector):
+    """The metrics with one more label: of replicas that take turns to answer, each keeps series of its own."""
+
+    def __init__(self, registry: CollectorRegistry, replica: str) -> None:
+        self._registry, self._replica = registry, replica
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the metrics."""
+        for metric in self._registry.collect():
+            metric.samples = [one._replace(labels={**one.labels, "replica": self._replica}) for one in metric.samples]
+            yield metric
 
 
 class _Loaded(Collector):

@@ -80,7 +80,8 @@ def application(settings: Settings, replicas: int) -> Any:
     def build() -> Any:
         from vlcompress.serve.app import create_app
 
-        return create_app(local)
+        replica = serve.get_replica_context().replica_tag
+        return create_app(replace(local, replica=replica))
 
     deployment = serve.deployment(
         serve.ingress(build)(),

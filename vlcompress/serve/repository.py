@@ -103,7 +103,13 @@ class Repository:
             source = _renumbered(source, versions)
             current, failure = versions.get(source.version), self._failures.get((spec.name, source.version))
             known = (current and current.source.fingerprint, failure and failure.source.fingerprint)
-            if source.fingerprint not in known:
+            if source.fingerprint in known:
+                continue
+            if not source.documented and any(model.source.documented for model in versions.values()):
+                text = "it has no manifest.json yet, as the version before it has: it may still be arriving"
+                self._failures[spec.name, source.version] = Failure(source, text)
+                logger.info("model %s version %d is not loaded: %s", spec.name, source.version, text)
+            else:
                 await self._replace(spec.name, source)
         if any(source.numbered for source in found.values()):
             self._drop(spec.name, set(versions) - set(found))

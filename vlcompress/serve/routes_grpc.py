@@ -16,6 +16,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.serve.auth import GRPC, GRPC_HEALTH, check_token
 from vlcompress.serve.batcher import Answer
 from vlcompress.serve.body import gone
+from vlcompress.serve.connections import HEAD_SECONDS, most_connections
 from vlcompress.serve.decode_grpc import decode_call
 from vlcompress.serve.encode import raw_bytes
 from vlcompress.serve.exchange import exchange, refused
@@ -65,6 +66,10 @@ async def start(server: Server, host: str, port: int) -> tuple[Any, int]:
     options = {
         "grpc.max_receive_message_length": server.settings.max_body_bytes,
         "grpc.max_send_message_length": -1,
+        "grpc.max_allowed_incoming_connections": most_connections(2),  # the other half is HTTP's
+        "grpc.server_handshake_timeout_ms": round(HEAD_SECONDS * 1000),
+        "grpc.max_connection_idle_ms": round(HEAD_SECONDS * 1000),  # without a whole call; clients connect again
+        "grpc.max_connection_age_grace_ms": 1000 * round(server.settings.stop_seconds),
         "grpc.so_reuseport": 0,  # else a second server would take half of the first one's clients
     }
     listening = grpc.aio.server(options=list(options.items()))
@@ -96,7 +101,10 @@ async def _health(call: Call) -> Json:
 
 
 async def _model_ready(call: Call) -> Json:
-    model_of(call.server, call.request.name, call.request.version)
+    try:
+        model_of(call.server, call.request.name, call.request.version)
+    except Refusal:
+        return {"ready": False}  # as Triton answers: a model that is not there is no failure of this question
     return {"ready": call.server.ready}
 
 

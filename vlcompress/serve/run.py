@@ -12,7 +12,7 @@ import uvicorn
 
 from vlcompress.errors import VlcompressError
 from vlcompress.serve.app import create_app
-from vlcompress.serve.connections import Connection
+from vlcompress.serve.connections import Connection, SharedConnection
 from vlcompress.serve.logs import json_logs
 from vlcompress.serve.metrics import INFO_LABELS
 from vlcompress.serve.server import Server
@@ -107,7 +107,7 @@ def config(app: object, settings: Settings) -> uvicorn.Config:
     """Configure uvicorn: no log of its own for requests, no header that tells what serves."""
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http=Connection,
+        http=Connection if settings.grpc_port is None else SharedConnection,
         log_config=None,
         access_log=False,
         server_header=False,

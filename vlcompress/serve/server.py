@@ -19,7 +19,7 @@ class Server:
             VlcompressError: tracing asked for and not installed.
         """
         self.settings = settings
-        self.metrics = Metrics()
+        self.metrics = Metrics(settings.replica)
         self.repository = Repository(settings, self.metrics)
         self.budget = Budget(settings.max_inflight_bytes)
         self.body_limits = BodyLimits(settings.max_body_bytes, settings.max_inflated_bytes, settings.body_seconds)

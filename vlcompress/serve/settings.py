@@ -67,6 +67,7 @@ class Settings:
         page: serve the interactive page at ``/``.
         log_level: "debug", "info", "warning" or "error".
         otel: trace requests with OpenTelemetry, configured by its usual environment variables.
+        replica: which of several behind one address this is, for its metrics; "" where it is the only one.
         index: folder of pictures and captions that retrieval searches; None has none.
         demo: opens what the page is tried with, when it is first needed; a function of a module, so that it pickles.
     """
@@ -99,6 +100,7 @@ class Settings:
     page: bool = True
     log_level: str = "info"
     otel: bool = False
+    replica: str = ""
     index: Path | None = None
     demo: Callable[[], Demo] | None = None
 

@@ -36,6 +36,11 @@ class StoredVersion:
         places = (self.folder, self.folder.parent, self.folder.parent / "ticket")
         return next((place / name for place in places if (place / name).is_file()), None)
 
+    @property
+    def documented(self) -> bool:
+        """Whether an artefact's document, which seals its files, lies beside the model."""
+        return any((self.folder / document).is_file() for _, _, document in ARTEFACT.values())
+
     def document(self, name: str) -> dict[str, Any]:
         """Read a JSON document that belongs to the model; {} where there is none."""
         path = self.find(name)
@@ -92,10 +97,17 @@ def _numbered(path: Path, backend: Backend) -> Iterator[StoredVersion]:
 
 
 def _fingerprint(model: Path) -> tuple[int, ...]:
-    """Sum up what the file system says of the model's files, which changes with each new export or late arrival."""
-    names = ("manifest.json", "config.json", "labels.txt", "vocab.txt", "preprocessing.json", "verification.npz")
-    beside = [model.with_name(name) for name in (model.name, f"{model.name}.data", *names)]
-    files = [file for file in beside if file.is_file()] if model.is_file() else sorted(model.iterdir())
+    """Sum up what the file system says of the model's files, which changes with each new export or late arrival.
+
+    A folder of its own counts whole, whatever an export seals in it; of a file among others, what belongs to it.
+    """
+    if model.is_dir() or model.name == ARTEFACT["onnx"][1]:
+        inside = model if model.is_dir() else model.parent
+        files = sorted(path for path in inside.rglob("*") if path.is_file())
+    else:
+        names = ("manifest.json", "config.json", "labels.txt", "vocab.txt", "preprocessing.json", "verification.npz")
+        beside = [model.with_name(name) for name in (model.name, f"{model.name}.data", *names)]
+        files = [file for file in beside if file.is_file()]
     stats = [file.stat() for file in files]
     return tuple(value for stat in stats for value in (stat.st_ino, stat.st_size, stat.st_mtime_ns))
 

@@ -46,14 +46,15 @@ Opened = Callable[[Parallel], tuple[Engine, Arrays]]
 
 
 def choose_parallel(
-    threads: int | None, sessions: int | None, opened: Opened
+    threads: int | None, sessions: int | None, opened: Opened, copy_bytes: int = 0
 ) -> tuple[Parallel, tuple[Throughput, ...]]:
     """Fill in what was not asked for.
 
     Args:
         threads: as asked for; None for any.
         sessions: likewise. With one of them given, the other takes what the cores leave.
-        opened: opens the model for a choice.
+        opened: opens the model for a choice; one is open at a time.
+        copy_bytes: of the weights; copies that take more than half of the memory are not tried.
 
     Returns:
         The choice, and what was measured for it: nothing where nothing was to be chosen.
@@ -63,7 +64,8 @@ def choose_parallel(
         threads = threads or max(1, cores // (sessions or 1))
         return Parallel(threads, sessions or max(1, cores // threads)), ()
     counts = [count for count in range(1, cores + 1) if cores % count == 0]
-    choices = [Parallel(cores // count, count) for count in counts if count <= MOST_COPIES or count == cores]
+    fit = min(MOST_COPIES, available_memory() // 2 // copy_bytes if copy_bytes else MOST_COPIES)
+    choices = [Parallel(cores // count, count) for count in counts if count <= max(1, fit) or count == cores]
     if len(choices) == 1:
         return choices[0], ()
     measured = tuple(_measure(choice, *opened(choice)) for choice in choices)
@@ -77,6 +79,15 @@ def available_cores() -> int:
     """Count the cores that this process may use: of its affinity, and of its container's quota rounded up."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([cores, *(math.ceil(quota) for quota in _quotas())]))
+
+
+def available_memory(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Count the bytes that this process may use: of the machine, and of its container's limit (version 2, then 1)."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):
+            found.append(int((cgroups / name).read_text()))  # "max" is no number: no limit
+    return min(found)
 
 
 def _quotas(cgroups: Path = Path("/sys/fs/cgroup")) -> list[float]:

@@ -32,5 +32,5 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def live_server(exported: Path) -> Iterator[Served]:
     """Return a running server with the model "lxmert_vqa"."""
     options = ["--max-batch", "8", "--threads", "1", "--sessions", "1", "--log-level", "error"]
-    with served({"lxmert_vqa": exported}, options) as server:
+    with served({"lxmert_vqa": exported}, options, over_grpc=True) as server:
         yield server

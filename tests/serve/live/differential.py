@@ -258,13 +258,14 @@ def differences(case: str, theirs: Answer, ours: Answer) -> list[str]:
     if ours.status != ours_status:
         found.append(f"we answer {ours.status} {ours.content}, meant is {ours_status}; theirs {theirs.content}")
     if theirs.status == ours.status == 200:
-        found += _tensor_differences(theirs.tensors, ours.tensors)
+        found += tensor_differences(theirs.tensors, ours.tensors)
     if ours.status != 200 and not (isinstance(ours.content, dict) and set(ours.content) == {"error"}):
         found.append(f"our error is not {{'error': text}}: {ours.content}")
     return found
 
 
-def _tensor_differences(theirs: Arrays, ours: Arrays) -> list[str]:
+def tensor_differences(theirs: Arrays, ours: Arrays) -> list[str]:
+    """Say which tensors of two answers differ."""
     if set(theirs) != set(ours):
         return [f"outputs {sorted(ours)} instead of {sorted(theirs)}"]
     wrong = [name for name, value in theirs.items() if not _same(value, ours[name])]

@@ -9,6 +9,7 @@ import pytest
 
 from tests.serve.live import differential
 from tests.serve.live.differential import DELIBERATE, Answer, Request, ask, cases, differences
+from tests.serve.live.differential_grpc import CallAnswer, call, call_cases, call_differences
 from tests.serve.live.triton_reference import VARIABLE, installed, triton_server
 from vlcompress.bench.served import Served
 from vlcompress.export.model_repository import write_model
@@ -42,6 +43,14 @@ def test_status_is_the_recorded_one_of_the_reference(live_server: Served, case: 
     assert differences(case, Answer(theirs, None, ours.tensors), ours) == []
 
 
+@pytest.mark.parametrize("case", call_cases(MODEL, arrays(), MAX_BATCH))
+def test_status_of_a_call_is_the_recorded_one_of_the_reference(live_server: Served, case: str) -> None:
+    method, message = call_cases(MODEL, arrays(), MAX_BATCH)[case]
+    ours = call(live_server.grpc, method, message)
+    theirs = CallAnswer(json.loads(RECORD.read_text())["calls"][case], "", ours.tensors)
+    assert call_differences(theirs, ours) == []
+
+
 @pytest.mark.triton_server
 @pytest.mark.skipif(installed() is None, reason=f"{VARIABLE} names no environment with nvidia-pytriton")
 def test_the_real_server_answers_alike(live_server: Served, exported: Path, tmp_path: Path) -> None:
@@ -52,8 +61,11 @@ def test_the_real_server_answers_alike(live_server: Served, exported: Path, tmp_
     assert venv is not None
     with triton_server(venv, tmp_path) as reference:
         pairs = {name: (ask(reference.url, one), ask(live_server.url, one)) for name, one in requests().items()}
+        asked = call_cases(MODEL, arrays(), MAX_BATCH).items()
+        calls = {name: (call(reference.grpc, *one), call(live_server.grpc, *one)) for name, one in asked}
         warmed = ask(reference.url, Request("GET", f"/models/{MODEL}/stats")).content["model_stats"][0]
     found = {name: differences(name, theirs, ours) for name, (theirs, ours) in pairs.items()}
+    found |= {f"gRPC: {name}": call_differences(*pair) for name, pair in calls.items()}
     assert {name: texts for name, texts in found.items() if texts} == {}
     assert {1, MAX_BATCH} <= {entry["batch_size"] for entry in warmed["batch_stats"]}
 

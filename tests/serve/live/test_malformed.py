@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bench.serving import RunModel, ask_json
+from tests.serve.live import malformed_grpc
 from tests.serve.live.malformed import MAKERS, Outcome, attempts, send_all, wrong
 from vlcompress.bench.served import Served
 
@@ -23,6 +24,18 @@ def test_malformed_requests_do_no_harm(live_server: Served, exported: Path) -> N
     assert {outcome.kind for outcome in outcomes} == set(MAKERS)
     refused = [outcome for outcome in outcomes if outcome.status.startswith("4")]
     assert len(refused) > len(outcomes) / 2
+    scores = ask_json(live_server.url, MODEL, model.document(1))
+    np.testing.assert_allclose(scores, model.expected(1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.timeout(120)
+def test_malformed_calls_over_grpc_do_no_harm(live_server: Served, exported: Path) -> None:
+    model = RunModel(exported)
+    drawn = malformed_grpc.calls(MODEL, model.arrays(0), EACH * len(malformed_grpc.MAKERS), seed=1)
+    outcomes = asyncio.run(malformed_grpc.send_all(live_server.grpc, drawn))
+    assert malformed_grpc.wrong(outcomes) == []
+    assert {outcome.kind for outcome in outcomes} == set(malformed_grpc.MAKERS)
+    assert sum(outcome.status == "INVALID_ARGUMENT" for outcome in outcomes) > len(outcomes) / 3
     scores = ask_json(live_server.url, MODEL, model.document(1))
     np.testing.assert_allclose(scores, model.expected(1), rtol=1e-4, atol=1e-5)
 

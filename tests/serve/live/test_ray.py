@@ -78,7 +78,7 @@ async def _load_and_kill(url: str, requests: list[bytes], victim: int) -> Counte
         os.kill(victim, signal.SIGKILL)
 
     await asyncio.gather(kill(), *(work(worker) for worker in range(WORKERS)))
-    client.close()
+    await client.close()
     return outcomes
 
 

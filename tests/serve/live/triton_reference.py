@@ -26,7 +26,7 @@ def triton_server(venv: Path, repository: Path) -> Iterator[Served]:
     (packages,) = venv.glob("lib/python3.*/site-packages")
     wheel = packages / "pytriton" / "tritonserver"
     version = packages.parent.name.removeprefix("python")
-    port = free_port()
+    port, grpc_port = free_port(), free_port()
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
         backends = Path(folder)
         python = shutil.copytree(wheel / "backends" / "python", backends / "python")
@@ -36,14 +36,15 @@ def triton_server(venv: Path, repository: Path) -> Iterator[Served]:
         libraries = _library_folders(venv, packages)
         command = [
             wheel / "bin" / "tritonserver", f"--model-repository={repository}", f"--backend-directory={backends}",
-            "--http-address=127.0.0.1", f"--http-port={port}", "--allow-grpc=false", "--allow-metrics=false",
+            "--http-address=127.0.0.1", f"--http-port={port}", f"--grpc-port={grpc_port}",
+            "--grpc-address=127.0.0.1", "--allow-metrics=false",
             "--exit-timeout-secs=2",
         ]  # fmt: skip
         environment = {**os.environ, "TRITON_PACKAGES": str(packages), "LD_LIBRARY_PATH": libraries}
         with subprocess.Popen(command, stdout=log, stderr=log, env=environment) as process:
             try:
                 wait_ready(process, f"http://127.0.0.1:{port}/v2/health/ready", log)
-                yield Served(f"127.0.0.1:{port}", process.pid)
+                yield Served(f"127.0.0.1:{port}", process.pid, f"127.0.0.1:{grpc_port}")
             finally:
                 process.terminate()
 
