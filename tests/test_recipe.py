@@ -136,7 +136,7 @@ def test_bad_files(tmp_path: Path) -> None:
         (("lxmet", "vqa", "small"), "unknown model 'lxmet'.*did you mean 'lxmert'"),
         (("lxmert", "vga", "small"), "unknown task 'vga'.*did you mean 'vqa'"),
         (("lxmert", "vqa", "huge"), "unknown size of lxmert 'huge'"),
-        (("vilt", "vcr", "tiny"), "vilt has no vcr in its official code: it has vqa, nlvr2, retrieval, pretraining"),
+        (("vilt", "vcr", "tiny"), "vilt has no task vcr: it has vqa, nlvr2, retrieval, pretraining"),
         (("lxmert", "snli_ve", "tiny"), "snli_ve is there for uniter"),
     ],
 )

@@ -79,7 +79,7 @@ LINES = [
         "unknown model 'lxmet': allowed are encoder, lxmert, resnet, uniter, vilt; did you mean 'lxmert'?",
     ),
     (["--task", "vga"], "unknown task 'vga'"),
-    (["--task", "refcoco"], "lxmert has no refcoco in its official code"),
+    (["--task", "refcoco"], "lxmert has no task refcoco: it has"),
     (["--size", "huge"], "unknown size of lxmert 'huge'"),
     (["--pattern", "blocks"], "unknown pattern 'blocks'"),
     (["--pattern", "4:2"], "unknown pattern '4:2'"),

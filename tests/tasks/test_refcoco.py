@@ -68,3 +68,8 @@ def test_a_region_hits_where_it_overlaps_by_more_than_half(height: int, hit: int
     targets = {"boxes": torch.tensor([[[0.0, 0, 10, height], [50, 50, 5, 5]]]), "box": torch.tensor([[0.0, 0, 10, 10]])}
     right, chosen = task()[0].judge(torch.tensor([[1.0, 0.0]]), targets)
     assert (right.tolist(), chosen.tolist()) == ([hit], [0])
+
+
+def test_the_best_place_for_all_expressions_is_what_a_model_that_does_not_look_scores() -> None:
+    """Detected: a's first box meets the second expression's (9 x 9 of 10 x 10); no other place meets more than one."""
+    assert task()[0].constant() == pytest.approx(1 / 3)

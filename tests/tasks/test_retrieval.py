@@ -101,3 +101,7 @@ def test_a_single_image_is_refused() -> None:
         training = RetrievalTraining(data(CAPTIONS[:2]), make_reader(ShowingFamily(family), PICTURES))
         with pytest.raises(VlcompressError, match="needs two images"):
             training.batch([0], torch.Generator())
+
+
+def test_chance_is_one_image_among_all() -> None:
+    assert RetrievalTask(data(), make_reader(ShowingFamily(), PICTURES)).constant() == 1 / IMAGES

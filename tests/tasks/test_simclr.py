@@ -78,3 +78,10 @@ def test_nothing_is_handed_in_and_the_head_is_the_projection() -> None:
     assert task().head == Head("classes", tuple(str(place) for place in range(64)))
     with pytest.raises(VlcompressError, match="pre-training ticket"):
         task().submission(lambda inputs: torch.zeros(8, 64), batch=4)
+
+
+@pytest.mark.parametrize(("pictures", "chance"), [(2, 1 / 3), (300, 1 / 511)])
+def test_chance_is_one_of_the_views_that_are_scored_together(pictures: int, chance: float) -> None:
+    data = make_data("simclr", [ClassExample(at, str(at), 0) for at in range(pictures)], MemoryPictures({}, {}))
+    task = SimclrTask(data, make_reader(ResnetFamily(), MemoryPictures({}, {})))
+    assert task.constant() == pytest.approx(chance)

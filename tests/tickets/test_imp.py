@@ -175,7 +175,7 @@ def test_ticket_is_written_and_loads_and_the_run_is_found(recipe: Recipe, tmp_pa
         ({"model": {"checkpoint": "/nowhere/model.pth"}}, "/nowhere/model.pth"),
         ({"model": {"family": "vilbert"}}, "unknown model 'vilbert'"),
         ({"data": {"task": "vga"}}, "unknown task 'vga'"),
-        ({"data": {"task": "vcr"}}, "lxmert has no vcr in its official code: it has vqa, gqa, nlvr2"),
+        ({"data": {"task": "vcr"}}, "lxmert has no task vcr: it has vqa, gqa, nlvr2"),
         ({"data": {"source": "/nowhere"}}, "no data folder at '/nowhere'"),
         ({"data": {"source": "scenes:huge"}}, "unknown size of scenes 'huge'"),
         ({"data": {"score": "train"}}, "split 'train' is trained on"),

@@ -22,6 +22,8 @@ from vlcompress.tasks.base import Answer, PerExampleTask
 from vlcompress.tasks.preprocessing import NO_TEXT, Pixels, Preprocessor
 from vlcompress.tasks.pretraining_task import nothing_to_answer
 
+SCORED_TOGETHER = 256
+"""Pictures among whose views a partner is looked for, as `vlcompress.training.loop.evaluate` asks for them."""
 WIDTH = 64
 """Of the projection."""
 LEAST_AREA = 0.35
@@ -65,6 +67,10 @@ class ContrastiveTask(PerExampleTask):
         nearest_E = without_self(cosines(logits)).argmax(dim=1)
         hits_2B = (nearest_E == targets["other"]).float().reshape(2, -1)
         return hits_2B.mean(dim=0), nearest_E[: hits_2B.shape[1]]
+
+    def constant(self) -> float:
+        """Score chance: one of all other views that are scored together."""
+        return 1 / (2 * min(len(self), SCORED_TOGETHER) - 1)
 
     def submission(self, answer: Answer, *, batch: int) -> bytes:
         """Refuse: nothing is asked."""

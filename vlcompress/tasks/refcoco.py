@@ -69,6 +69,12 @@ class Expressions(PerExampleTask):
         best_B = logits.argmax(dim=1)
         return (iou(_chosen(targets["boxes"], best_B), targets["box"]) > HIT).float(), best_B
 
+    def constant(self) -> float:
+        """Score the place among an image's regions that is best for all expressions together."""
+        boxes = {name: torch.tensor(self._regions(name).pixel_boxes) for name in {one.image for one in self._examples}}
+        hits = [(iou(boxes[one.image], torch.tensor(one.box)) > HIT).float() for one in self._examples]
+        return float(pad_sequence(hits, batch_first=True).mean(dim=0).max())
+
     def _regions(self, name: str) -> Regions:
         image = self._preprocessor.image(name, ground_truth=self._ground_truth)
         assert isinstance(image, Regions)

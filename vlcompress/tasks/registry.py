@@ -89,7 +89,6 @@ def task_of(family: str, task: str) -> TaskKind:
     if task not in family_named(family).tasks:
         own = ", ".join(family_named(family).tasks)
         raise VlcompressError(
-            f"{family} has no {task} in its official code: it has {own}; {task} is there for "
-            f"{', '.join(families_of(task))}"
+            f"{family} has no task {task}: it has {own}; {task} is there for {', '.join(families_of(task))}"
         )
     return TASKS[task]

@@ -175,6 +175,10 @@ class RetrievalTask:
         """Make the batch of these captions with their own images; `rng` is not used and there are no targets."""
         return Batch(self._captions.inputs([(text, self._captions.image_of[text]) for text in indices]), {})
 
+    def constant(self) -> float:
+        """Score chance: a caption's image among all images, as seldom as one of an image's captions among all."""
+        return 1 / len(self._captions.images)
+
     def evaluate(self, model: nn.Module, *, batch: int) -> Scores:
         """Score a PyTorch model."""
         return self.measure(torch_predictor(self.family, model), batch=batch)

@@ -14,6 +14,7 @@ from vlcompress.models.registry import FAMILIES, families_of
 from vlcompress.tasks.base import Blind, EvalTask, PerExampleTask
 from vlcompress.tasks.pretraining_task import PretrainingTask
 from vlcompress.tasks.registry import tabled
+from vlcompress.tasks.retrieval import RetrievalTask
 
 RECORD = Path(__file__).parent / "cells.json"
 
@@ -125,7 +126,7 @@ def blind_of(reported: float | None, examples: EvalTask, config: Config) -> Blin
     """
     if isinstance(examples, PretrainingTask):
         return examples.constant(config)
-    constant = examples.constant() if isinstance(examples, PerExampleTask) else None
+    constant = examples.constant() if isinstance(examples, PerExampleTask | RetrievalTask) else None
     return max((one for one in (reported, constant) if one is not None), default=None)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from vlcompress.devices import CPU, Compute, keep_precision
+from vlcompress.models.base import scores_of
 from vlcompress.models.registry import FAMILIES
 from vlcompress.serve.tensors import Arrays, TensorSpec, numpy_datatype
 from vlcompress.sparse.compile import Compiled, load_compiled
@@ -44,9 +45,7 @@ class TorchEngine:
         compiled = self._compiled
         self._answer = fast_answer(compiled.family, compiled.model, compiled.head, compute)
         self.inputs, self.example_sizes = _inputs(self._compiled)
-        self.outputs: tuple[TensorSpec, ...] = (
-            TensorSpec("logits", "FP32", ("batch", len(self._compiled.head.labels))),
-        )
+        self.outputs: tuple[TensorSpec, ...] = (TensorSpec("logits", "FP32", _output_shape(compiled)),)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -59,6 +58,16 @@ class TorchEngine:
             torch.set_num_threads(self._threads)
             self._local.set = True
         return {"logits": self._answer({name: torch.as_tensor(array) for name, array in feeds.items()}).numpy()}
+
+
+def _output_shape(compiled: Compiled) -> tuple[int | str, ...]:
+    """Describe the scores: a column for each label, or what the model makes of an example where it has no labels."""
+    if compiled.head.labels:
+        return "batch", len(compiled.head.labels)
+    if compiled.head.kind == "region":
+        return "batch", "regions"
+    example = compiled.family.example_inputs(compiled.config, batch=2, text=3, regions=3, seed=0)
+    return "batch", *scores_of(compiled.family, compiled.model, example).shape[1:]
 
 
 def _inputs(compiled: Compiled) -> tuple[tuple[TensorSpec, ...], dict[str, int]]:
