@@ -1,5 +1,6 @@
 """vlcompress verify: check an exported file again."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def command(
     newest finished run's is taken. A folder that was copied away from its run is checked by the samples that lie in
     it, which takes no torch.
     """
+    from vlcompress.devices import parse_compute
     from vlcompress.export.verification import has_truth, verify_folder
     from vlcompress.report.verification import verify_text
 
@@ -45,6 +47,8 @@ def command(
         found = _with_torch(model, run, device, dtype, where, batch=batch, threads=threads)
     else:
         if (device, dtype) != ("auto", "fp32"):
+            if find_spec("torch"):  # which knows what is there
+                parse_compute(device, dtype)
             options.say(f"warning: device {device} and dtype {dtype} have no effect without the PyTorch model")
         provider = options.provider_word(where["provider"], where["provider_options"])
         found = verify_folder(model, threads=threads, provider=provider, say=options.say)

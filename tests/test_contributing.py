@@ -142,7 +142,7 @@ def test_a_toy_family_is_a_folder_and_a_line_and_then_runs_end_to_end(
     assert [check for check in check_family("toy") if check.fix] == []
     pruned_compiled_exported(tmp_path, "--model", "toy", "--data", str(tiny_scenes))
     table = CliRunner().invoke(main, ["tasks"]).output.splitlines()
-    assert table[0].split().index("toy") == table[0].split().index("resnet") + 1
+    assert table[0].split().index("toy") == table[0].split().index("encoder") + 1
     assert "not run ..m" in next(line for line in table if line.startswith("VQA v2"))
 
 

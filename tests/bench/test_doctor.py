@@ -15,7 +15,7 @@ PROJECT = Path(__file__).parents[2]
 
 def test_ranges_are_those_of_the_project_file() -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    asked = {re.split("[>=<]", line)[0]: line for line in project["dependencies"]}
+    asked = {re.split("[>=<]", line)[0]: line for line in project["optional-dependencies"]["torch"]}
     asked["python"] = f"python{project['requires-python']}"
     for name, (low, high) in {
         "python": doctor.PYTHON,

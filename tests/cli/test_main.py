@@ -14,7 +14,7 @@ FLAGS = {
         "recipe", "model", "task", "size", "checkpoint", "data", "vocabulary", "pattern", "sparsity", "schedule",
         "rounds", "speedup", "latency-ms", "size-mb", "flops", "for-batch", "for-threads",
         "allocation", "rewind-step", "control", "seeds", "steps", "batch", "learning-rate", "save-recipe", "dry-run",
-        "device", "dtype", "home", "json",
+        "device", "dtype", "micro-batch", "activation-checkpointing", "track", "home", "json",
     },
     "compile": {"batch", "threads", "backend", "explain", "device", "dtype", "home", "json"},
     "export": {
@@ -29,7 +29,7 @@ FLAGS = {
     "bench serve": {"url", "model", "rate", "seconds", "rows", "seed", "token", "home", "json"},
     "serve": {
         "backend", "engine", "replicas", "provider", "provider-option", "device", "dtype", "threads", "sessions",
-        "max-batch", "batch-window", "queue", "deadline", "max-body", "grpc-port", "cors", "prefix",
+        "max-batch", "batch-window", "queue", "deadline", "max-body", "grpc-port", "cors", "prefix", "index",
         "host", "port", "token-file", "drain", "poll", "page", "log-level", "otel", "home", "json",
     },
     "speed": {

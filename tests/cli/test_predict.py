@@ -57,4 +57,4 @@ def test_the_table_of_tasks() -> None:
     assert code == 0
     assert "RefCOCO+" in text
     code, markdown, _ = run("tasks", "--markdown")
-    assert markdown.startswith("| task | lxmert | uniter | vilt | resnet | metric |")
+    assert markdown.startswith("| task | lxmert | uniter | vilt | resnet | encoder | metric |")

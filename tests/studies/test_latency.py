@@ -14,7 +14,7 @@ def test_dense_counts_as_the_fastest_of_its_sessions(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(latency, "feed", lambda session, inputs: {})
     session = SimpleNamespace(run=print)
     found = latency._batch({"dense": [session] * 3, "ticket": [session]}, {}, 4, latency.EFFORT)
-    assert found["dense"]["p50_ms"] == 1000.0
-    assert found["dense"]["speedup"]["value"] == 1.0
-    assert found["ticket"]["speedup"]["value"] == 2.0
-    assert found["ticket"]["examples_per_s"] == 8.0
+    assert found["dense"].p50_ms == 1000.0
+    assert found["dense"].speedup.value == 1.0
+    assert found["ticket"].speedup.value == 2.0
+    assert found["ticket"].examples_per_s == 8.0

@@ -144,7 +144,7 @@ def test_nothing_is_trained_twice(recipe: Recipe, tmp_path: Path) -> None:
     longer = opened(recipe.override(pruning={"sparsity": 0.75}), tmp_path)
     longer.say = lines.append
     train_arms(longer)
-    assert ["done before" in line for line in lines] == [True, True, True, False]
+    assert ["done before" in line for line in lines if line.startswith("seed ")] == [True, True, True, False]
 
 
 def test_ticket_is_written_and_loads_and_the_run_is_found(recipe: Recipe, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from vlcompress.models.base import Head
 from vlcompress.models.objective import Batch
 from vlcompress.models.registry import family_named
 from vlcompress.recipe import default_recipe
+from vlcompress.tasks.base import LogitLoss
 from vlcompress.tickets.experiment import Experiment, build_model, objective_of
 from vlcompress.tickets.open_experiment import open_experiment
 from vlcompress.tickets.spec import Trial
@@ -25,7 +26,7 @@ ANSWERS = 5
 LABELS = tuple(f"answer {i}" for i in range(ANSWERS))
 
 
-class Answering:
+class Answering(LogitLoss):
     """Five answers with soft scores."""
 
     head = Head("answers", LABELS)

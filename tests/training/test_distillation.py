@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from vlcompress.models.base import Head, HeadKind
 from vlcompress.models.objective import Batch
 from vlcompress.models.registry import family_named
+from vlcompress.tasks.base import LogitLoss
 from vlcompress.training.distillation import Distilled, head_inputs, logits_loss
 
 RNG = torch.Generator().manual_seed(5)
@@ -20,7 +21,7 @@ FAMILIES: dict[str, tuple[HeadKind, ...]] = {
 }
 
 
-class Classes:
+class Classes(LogitLoss):
     """A task whose loss is the cross entropy with the first answer."""
 
     head = Head("answers", ("yes", "no"))

@@ -25,9 +25,10 @@ from vlcompress.data.examples import (
     EntailmentExample,
     PairExample,
     ReferringExample,
+    SentenceExample,
 )
 from vlcompress.data.scenes.located import located
-from vlcompress.models.base import Family, Head
+from vlcompress.models.base import Config, Family, Head
 from vlcompress.models.language import language_part
 from vlcompress.models.objective import Batch, Objective
 from vlcompress.models.registry import families_of, family_named
@@ -59,6 +60,7 @@ EXAMPLES: dict[str, list[Any]] = {
     "refcoco": [ReferringExample(7, "m", "a ball", (0, 0, 9, 9), 0), ReferringExample(8, "nnn", "it", (1, 1, 7, 7), 2)],
     "retrieval": [CaptionExample(0, "m", "a red ball"), CaptionExample(1, "nnn", "the blue cube is left of it")],
     "classification": [ClassExample(0, "m", 0), ClassExample(1, "nnn", 1)],
+    "sentences": [SentenceExample(0, "a red ball", 0), SentenceExample(1, "the blue cube is left of it", 1)],
 }  # fmt: skip
 EXAMPLES["gqa"] = EXAMPLES["vqa"]
 EXAMPLES["pretraining"] = [
@@ -67,7 +69,7 @@ EXAMPLES["pretraining"] = [
 EXAMPLES |= dict.fromkeys(("simclr", "moco"), EXAMPLES["classification"])
 LABELS = {"snli_ve": ("no", "maybe", "yes")}
 CELLS = [(family, task) for task in TASKS for family in families_of(task)]
-OPTIMIZER = {"lxmert": "bertadam", "uniter": "adamw", "vilt": "adamw", "resnet": "sgd"}
+OPTIMIZER = {"lxmert": "bertadam", "uniter": "adamw", "vilt": "adamw", "resnet": "sgd", "encoder": "adamw"}
 VARIANTS = {"pair": ("paired-attn", "paired", "triplet"), "region": ("", "mlp")}
 
 
@@ -113,15 +115,22 @@ def move(model: nn.Module) -> None:
             module._buffers[name] = None if buffer is None else moved(buffer)
 
 
-def model_of(family: Family, head: Head) -> nn.Module:
-    size = {"feature_dim": PICTURES.feature_dim, "vocab_size": VOCABULARY.vocab_size} if family.name != "resnet" else {}
-    return family.build(family.config("tiny", **size), head, seed=0)
+def config_of(family: Family, task: str) -> Config:
+    return family.config_of("tiny", None, task, VOCABULARY, PICTURES.feature_dim)
+
+
+def family_for(name: str, task: str) -> Family:
+    family = family_named(name)
+    return family.of(config_of(family, task))
+
+
+def model_of(family: Family, head: Head, task: str = "vqa") -> nn.Module:
+    return family.build(config_of(family, task), head, seed=0)
 
 
 def objective_of(family: Family, task: str) -> Objective:
     labels = LABELS.get(task, ("red", "blue"))
-    config = family.config("tiny", vocab_size=50, feature_dim=3) if family.name != "resnet" else family.config("tiny")
-    preprocessor = Preprocessor(family, VOCABULARY, family.pictures(config, PICTURES), 20)
+    preprocessor = Preprocessor(family, VOCABULARY, family.pictures(config_of(family, task), PICTURES), 20)
     return TASKS[task].learn(make_data(task, EXAMPLES[task], PICTURES, labels), preprocessor)
 
 
@@ -173,11 +182,11 @@ def check_step(family: Family, model: nn.Module, objective: Objective, batch: Ba
 
 @pytest.mark.parametrize(("name", "task"), CELLS)
 def test_a_training_step_of_every_cell(name: str, task: str) -> None:
-    family = family_named(name)
+    family = family_for(name, task)
     objective = objective_of(family, task)
     batch = batch_of(objective)
     for head in heads_of(name, objective.head):
-        model = model_of(family, head)
+        model = model_of(family, head, task)
         if task == "moco":  # the first step of all asks whether the queue is empty
             objective.loss(model, batch)
         check_step(family, model, objective, batch)
@@ -224,10 +233,10 @@ def test_distillation(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "task"), [cell for cell in CELLS if cell[1] not in ("pretraining", "simclr", "moco")])
 def test_inference_of_every_cell(name: str, task: str) -> None:
-    family = family_named(name)
+    family = family_for(name, task)
     objective = objective_of(family, task)
     for head in heads_of(name, objective.head):
-        model, batch = model_of(family, head).eval(), batch_of(objective)
+        model, batch = model_of(family, head, task).eval(), batch_of(objective)
         with FAKE, torch.no_grad():
             move(model)
             batch = fake(batch)

@@ -41,8 +41,20 @@ def check_run(experiment: Experiment) -> None:
             "control 'unstructured' is the ticket itself here: leave it out, or choose a block pattern"
         )
     _check_starts(experiment)
-    for line in [*_without_effect(experiment), *_no_faster(experiment), *_short_of(experiment, plan[-1])]:
+    for line in [*_without_effect(experiment), *_short_of(experiment, plan[-1])]:
         experiment.say(f"warning: {line}")
+
+
+def tell_no_faster(experiment: Experiment) -> None:
+    """Say where what is pruned can make nothing faster: single zeros, but in twos of four on a GPU."""
+    pattern = experiment.recipe.pruning.pattern
+    single = [part for part in pattern.by_kind.values() if part.block == (1, 1)]
+    if single and not (experiment.compute.on_gpu and pattern.own_sparsity is not None):
+        instead = "; whole units do: --pattern neuron+head, or --speedup 2" if experiment.couplings else ""
+        experiment.say(
+            f"warning: pattern '{single[0]}' leaves single zeros, which no runtime here runs faster or stores "
+            f"smaller{instead}"
+        )
 
 
 def check_length(experiment: Experiment) -> None:
@@ -107,16 +119,6 @@ def _without_effect(experiment: Experiment) -> list[str]:
     if pruning.allocation == Modality() and len({modality_of(name) for name in experiment.prunable.names}) == 1:
         warnings.append(f"pruning.allocation 'modality' has no effect on {experiment.family.name}: it has one part")
     return warnings
-
-
-def _no_faster(experiment: Experiment) -> list[str]:
-    """Say where what is pruned can make nothing faster: single zeros, but in twos of four on a GPU."""
-    pattern = experiment.recipe.pruning.pattern
-    single = [part for part in pattern.by_kind.values() if part.block == (1, 1)]
-    if not single or (experiment.compute.on_gpu and pattern.own_sparsity is not None):
-        return []
-    instead = "; whole units do: --pattern neuron+head, or --speedup 2" if experiment.couplings else ""
-    return [f"pattern '{single[0]}' leaves single zeros, which no runtime here runs faster or stores smaller{instead}"]
 
 
 def _short_of(experiment: Experiment, last: float) -> list[str]:

@@ -19,6 +19,7 @@ from vlcompress.results import DataRead, RunResult, load, save, to_json
 from vlcompress.tasks.build_task import PRETRAINING
 from vlcompress.tickets.budgeting import budget_of
 from vlcompress.tickets.card import ticket_card
+from vlcompress.tickets.checks import tell_no_faster
 from vlcompress.tickets.experiment import Experiment, Say
 from vlcompress.tickets.imp import TrainedArm, ticket_of, train_arms
 from vlcompress.tickets.open_experiment import checked_experiment, rehearsed_experiment
@@ -107,6 +108,7 @@ def find_ticket(
     experiment = experiment or fitted
     experiment = experiment or checked_experiment(recipe, home, compute=compute, say=say, progress=progress)
     _price(experiment, pricing)
+    tell_no_faster(experiment)
     cells = train_arms(experiment)
     _write_ticket(run, experiment, cells)
     save(_result(experiment, cells), run.folder / DOCUMENT)

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vlcompress.artefacts import disk_errors
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.training.hyperparameters import Hyperparameters
 from vlcompress.training.watching import Entry
@@ -135,5 +136,6 @@ def tracker_named(name: str, home: Path) -> _Tracker:
             f"--track {name} needs the package {package} ({error}): pip install {package}, or leave --track out"
         ) from error
     folder = home / "tracked"
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return kind(found, folder)

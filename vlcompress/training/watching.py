@@ -11,6 +11,7 @@ from typing import Protocol
 
 import torch
 
+from vlcompress.artefacts import disk_errors
 from vlcompress.devices import Compute
 from vlcompress.training.hyperparameters import Hyperparameters
 
@@ -91,15 +92,17 @@ class Watchers:
 @contextmanager
 def watched(path: Path, label: str, hyper: Hyperparameters, watcher: Watcher | None) -> Iterator[Journal]:
     """Keep every entry as a line of the file at `path`, and tell the watcher."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        file = stack.enter_context(path.open("a", buffering=1, encoding="utf-8"))
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.open("a", buffering=1, encoding="utf-8"))
         if watcher is not None:
             stack.callback(watcher.end)
             watcher.begin(label, hyper)
 
         def journal(entry: Entry) -> None:
-            file.write(entry.line())
+            with disk_errors(path):
+                file.write(entry.line())
             if watcher is not None:
                 watcher.step(entry)
 
