@@ -68,6 +68,15 @@ def test_a_limit_below_the_fewest_units_says_what_those_cost(limit: float) -> No
         affordable(prices, {"a": torch.rand(2)}, limit)
 
 
+def test_a_limit_of_just_the_fewest_units_is_no_matter_of_rounding() -> None:
+    """Each cost is 4096 / 7 ticks: rounded up one by one they would not fit."""
+    prices = Prices(1.0, {str(at): PriceList((1, 2), (0.3, 0.6)) for at in range(7)})
+    limit = prices.total(prices.fewest(prices.lists))
+    assert affordable(prices, {str(at): torch.rand(2) for at in range(7)}, limit) == dict.fromkeys(
+        map(str, range(7)), 1
+    )
+
+
 def test_units_that_are_gone_are_no_choice() -> None:
     prices = Prices(0.0, {"a": PriceList((1, 2, 4), (1.0, 2.0, 4.0))})
     assert affordable(prices, {"a": torch.rand(3)}, 100.0) == {"a": 3}

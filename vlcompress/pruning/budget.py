@@ -114,6 +114,8 @@ def affordable(prices: Prices, worth: Mapping[str, Tensor], limit: float) -> dic
         picks.append(table.argmax(axis=0))
         best = table.max(axis=0)
     if not np.isfinite(best).any():
+        if prices.total(left) <= limit:  # they fit, though not in whole ticks
+            return dict(left)
         raise VlcompressError(
             f"a limit of {limit:.4g} is out of reach: with the fewest heads and neurons the model costs "
             f"{prices.total(left):.4g}"

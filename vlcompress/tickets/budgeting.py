@@ -81,7 +81,8 @@ class Budget:
     def _calibrated(self, worth: Mapping[str, Tensor], goal: float) -> Kept:
         """Choose, measure the whole, and choose again by as much more or less as it was off."""
         found: dict[float, Kept] = {}
-        limit = goal
+        least = self.pricing.prices.total(self.pricing.prices.fewest(worth))  # `check` has measured that it will do
+        limit = max(goal, least)
         for _ in range(ATTEMPTS):
             kept = affordable(self.pricing.prices, worth, limit)
             cost = self.pricing.measured(kept)
@@ -91,7 +92,7 @@ class Budget:
             found[off] = kept
             if off <= CLOSE:
                 break
-            limit = max(limit * goal / cost, self.pricing.prices.total(self.pricing.prices.fewest(worth)))
+            limit = max(limit * goal / cost, least)
         return found[min(found)]
 
     def _said(self, dense: float, cost: float) -> str:
