@@ -367,3 +367,11 @@ def test_the_papers_recipe_by_name(tiny_scenes: Path, tmp_path: Path) -> None:
         "magnitude",
         "linear:10",
     ]
+
+
+def test_a_dry_run_says_how_far_each_round_goes_towards_a_target(tiny_scenes: Path, tmp_path: Path) -> None:
+    told = ["--flops", "0.5", "--schedule", "levels:30,60", "--dry-run"]
+    code, out, err = run(*command(tiny_scenes, tmp_path, *told))
+    assert code == 0, err
+    last = "levels:30,60"
+    assert f"towards flops:0.5, which is checked when it is run: 60 %, 100 % of the way (neuron+head, {last})" in out

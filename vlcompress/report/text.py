@@ -108,7 +108,7 @@ def dry_run_text(recipe: Recipe, name: str) -> str:
     return "\n".join(
         [
             f"run {name}: {count_trainings(recipe)} trainings",
-            f"levels: {', '.join(f'{100 * level:g} %' for level in plan)} ({pruning.pattern}, {pruning.schedule})",
+            f"{_steps_of(recipe, plan)} ({pruning.pattern}, {pruning.schedule})",
             f"controls: {', '.join(pruning.controls) or 'none'}; seeds: {', '.join(map(str, pruning.seeds))}",
         ]
     )
@@ -279,6 +279,13 @@ def place_text(compute: Mapping[str, str], provider: str) -> list[str]:
     if (device, dtype, provider) == ("cpu", "fp32", "cpu"):
         return []
     return [f"PyTorch on {compute.get('name', device)} in {dtype}; ONNX Runtime on provider {provider}"]
+
+
+def _steps_of(recipe: Recipe, plan: Sequence[float]) -> str:
+    """Say how far each round goes: in sparsity, or on the way to a target, which is priced when it is run."""
+    target = recipe.pruning.target
+    said = ", ".join(f"{100 * level / (plan[-1] if target else 1):.4g} %" for level in plan)
+    return f"towards {target}, which is checked when it is run: {said} of the way" if target else f"levels: {said}"
 
 
 def _kind_row(kind: str, layers: Sequence[LayerPlan]) -> tuple[str, ...]:
