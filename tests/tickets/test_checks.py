@@ -50,6 +50,17 @@ def test_at_their_defaults_no_identity_changes(recipe: Recipe, tmp_path: Path) -
     ]
 
 
+def test_a_training_is_told_with_its_score_in_percent(recipe: Recipe, tmp_path: Path) -> None:
+    lines: list[str] = []
+    experiment = opened(recipe, tmp_path)
+    experiment.say = lines.append
+    for _ in range(2):
+        score = experiment.train(Trial(0), "dense").scores.mean
+    assert [line.rsplit(" (", 1)[0] for line in lines[-2:]] == [f"dense: {100 * score:.2f}"] * 2
+    assert score > 0
+    assert lines[-1].endswith(" (done before)")
+
+
 @pytest.mark.parametrize("criterion", ["gradient", "movement"])
 def test_saliency_is_summed_for_its_criterion_alone_and_ranks(recipe: Recipe, tmp_path: Path, criterion: str) -> None:
     plain = opened(recipe, tmp_path).train(Trial(0), "dense")
@@ -93,13 +104,27 @@ def test_a_weight_of_the_teacher_that_is_none(recipe: Recipe, weight: float) -> 
         recipe.override(training={"distill": weight})
 
 
-def test_a_task_without_logits_cannot_be_taught(tmp_path: Path) -> None:
-    captions = make_benchmark(tmp_path / "captions", "retrieval", size="tiny", processes=1)
+@pytest.fixture(scope="module")
+def captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in data of retrieval."""
+    return make_benchmark(tmp_path_factory.mktemp("data") / "captions", "retrieval", size="tiny", processes=1)
+
+
+def test_a_task_without_logits_cannot_be_taught(captions: Path, tmp_path: Path) -> None:
     recipe = default_recipe("lxmert", "pretraining", "tiny").override(
         data={"source": str(captions)}, training={"distill": 0.5}
     )
     with pytest.raises(VlcompressError, match="distillation compares logits, which this task has none of"):
         find_ticket(recipe, tmp_path, say=lambda line: None)
+    assert not list(tmp_path.rglob("trainings"))
+
+
+def test_a_task_that_cannot_be_perturbed_is_refused_before_training(captions: Path, tmp_path: Path) -> None:
+    recipe = default_recipe("uniter", "retrieval", "tiny").override(
+        data={"source": str(captions)}, training={"adversarial": "text"}
+    )
+    with pytest.raises(VlcompressError, match="adversarial training of uniter on this task is not defined"):
+        check_run(opened(recipe, tmp_path))
     assert not list(tmp_path.rglob("trainings"))
 
 
