@@ -50,17 +50,6 @@ def test_at_their_defaults_no_identity_changes(recipe: Recipe, tmp_path: Path) -
     ]
 
 
-def test_a_training_is_told_with_its_score_in_percent(recipe: Recipe, tmp_path: Path) -> None:
-    lines: list[str] = []
-    experiment = opened(recipe, tmp_path)
-    experiment.say = lines.append
-    for _ in range(2):
-        score = experiment.train(Trial(0), "dense").scores.mean
-    assert [line.rsplit(" (", 1)[0] for line in lines[-2:]] == [f"dense: {100 * score:.2f}"] * 2
-    assert score > 0
-    assert lines[-1].endswith(" (done before)")
-
-
 @pytest.mark.parametrize("criterion", ["gradient", "movement"])
 def test_saliency_is_summed_for_its_criterion_alone_and_ranks(recipe: Recipe, tmp_path: Path, criterion: str) -> None:
     plain = opened(recipe, tmp_path).train(Trial(0), "dense")
@@ -126,6 +115,18 @@ def test_a_task_that_cannot_be_perturbed_is_refused_before_training(captions: Pa
     with pytest.raises(VlcompressError, match="adversarial training of uniter on this task is not defined"):
         check_run(opened(recipe, tmp_path))
     assert not list(tmp_path.rglob("trainings"))
+
+
+def test_a_language_model_of_this_machine_is_read_before_training_and_one_of_the_hub_is_not(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub is asked when the control's own training begins."""
+    built: list[str] = []
+    monkeypatch.setattr("vlcompress.tickets.checks.build_model", lambda _, trial: built.append(trial.start))
+    for name, starts in ((str(tmp_path / "bert.pt"), ["language"]), ("google/bert", [])):
+        built.clear()
+        check_run(opened(recipe.override(model={"language": name}, pruning={"controls": ["language"]}), tmp_path))
+        assert built == starts
 
 
 BLOCKS = {"pattern": "block:4x4", "permutation": "neurons+channels"}

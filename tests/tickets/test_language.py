@@ -83,18 +83,6 @@ def test_weights_that_know_images_are_refused(family: str, tiny_scenes: Path, tm
         build_model(other, Trial(0, start="language"))
 
 
-def test_a_language_model_of_this_machine_is_read_before_training_and_one_of_the_hub_is_not(
-    tiny_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The hub is asked when the control's own training begins."""
-    built: list[str] = []
-    monkeypatch.setattr("vlcompress.tickets.checks.build_model", lambda _, trial: built.append(trial.start))
-    for name, starts in ((str(tmp_path / "bert.pt"), ["language"]), ("google/bert", [])):
-        built.clear()
-        check_run(opened(recipe_of("lxmert", tiny_scenes).override(model={"language": name}), tmp_path))
-        assert built == starts
-
-
 def test_a_family_without_a_language_part_is_refused_before_training(tiny_scenes: Path, tmp_path: Path) -> None:
     recipe = default_recipe("vilt", "vqa", "tiny").override(pruning={"controls": ["language"]})
     with pytest.raises(VlcompressError, match=r"control 'language'.*vilt.*it is there for lxmert, uniter"):
