@@ -44,7 +44,7 @@ Document = dict[str, Any]
 TIMEOUT_S = 300
 """For tests of unchanged code; those of changed code get three times as long as these took."""
 BESIDE = {
-    "vlcompress/serve/decode.py": ("serve/test_protocol.py", "serve/test_binary.py"),
+    "vlcompress/serve/decode.py": ("serve/test_decode.py", "serve/test_protocol.py", "serve/test_binary.py"),
     "vlcompress/export/parity.py": ("export/test_parity.py", "export/test_verify.py"),
 }
 """Modules that are held by tests of another name, under tests/; with `--own` these are all."""
