@@ -449,8 +449,8 @@ def test_who_has_one_more_than_the_other_would_have_gives_way(greedy: int, modes
     async def scenario() -> None:
         rig = Rig(max_batch=1, queue_rows=greedy + modest)
         await blocked(rig)
-        for client, count in (("a", greedy), ("b", modest)):
-            for _ in range(count):
+        for client, requests in (("a", greedy), ("b", modest)):
+            for _ in range(requests):
                 rig.ask([1], client=client).add_done_callback(asyncio.Future.exception)
         assert rig.batcher.refuses("b") is not gives_way
         if gives_way:
