@@ -9,7 +9,6 @@ import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from tests.training.test_watching import Seen
-
 from vlcompress.artefacts import read_json, save_tensors
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Head
