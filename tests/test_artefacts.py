@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vlcompress import artefacts
-from vlcompress.artefacts import identity, load_tensors, save_tensors, seal, unseal, write_file, writing
+from vlcompress.artefacts import identity, load_tensors, read_entry, save_tensors, seal, unseal, write_file, writing
 from vlcompress.errors import VlcompressError
 
 
@@ -104,6 +104,16 @@ def test_writing_below_a_file_is_a_clear_error(tmp_path: Path) -> None:
 
 def test_identity_ignores_order_and_sees_values() -> None:
     assert identity({"a": 1, "b": 2}) == identity({"b": 2, "a": 1}) != identity({"a": 1, "b": 3})
+
+
+def test_an_entry_that_is_not_there_or_of_another_type_names_the_file_and_the_entry(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"recipe": {"steps": 4, "name": "x", "seeds": []}}')
+    assert read_entry(path, "recipe", "name", kind=str) == "x"
+    assert read_entry(path, "recipe", "steps", kind=float) == 4.0
+    for keys in (("other",), ("recipe", "seeds"), ("recipe", "name", "more"), ("recipe", "seeds", "more")):
+        with pytest.raises(VlcompressError, match=f"a.json' has no str '{'.'.join(keys)}': it is damaged"):
+            read_entry(path, *keys, kind=str)
 
 
 def test_damaged_json_names_the_file(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vlcompress.errors import VlcompressError
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # a server has no torch
     import torch
 
 Json = dict[str, Any]
+Entry = TypeVar("Entry")
 
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again, it continues where it stopped",
@@ -222,6 +223,18 @@ def read_json(path: Path) -> Json:
     if not isinstance(document, dict):
         raise VlcompressError(f"'{path}' holds a JSON {type(document).__name__}: an object was expected")
     return document
+
+
+def read_entry(path: Path, *keys: str, kind: type[Entry]) -> Entry:
+    """Read one entry of a JSON file, by keys one inside the other; where it is not of this type, the file is named."""
+    found: object = read_json(path)
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    if isinstance(found, int) and kind is float:
+        found = float(found)
+    if not isinstance(found, kind):
+        raise VlcompressError(f"'{path}' has no {kind.__name__} '{'.'.join(keys)}': it is damaged; make it again")
+    return found
 
 
 def _check_file(path: Path, facts: Mapping[str, Any]) -> None:

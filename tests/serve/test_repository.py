@@ -241,6 +241,23 @@ def test_default_names_fit_into_a_url(path: str, name: str) -> None:
     assert default_name(Path(path)) == name
 
 
+def test_a_run_gives_its_model_a_name_unless_it_is_of_another_program(tmp_path: Path) -> None:
+    for recipe, name in (
+        ({"recipe": {"model": {"family": "lxmert"}, "data": {"task": "vqa"}}}, "lxmert_vqa"),
+        ({}, tmp_path.name),
+    ):
+        (tmp_path / "run.json").write_text(json.dumps(recipe))
+        assert default_name(tmp_path / "onnx") == default_name(tmp_path) == name
+    (tmp_path / "run.json").write_text('{"recipe": {"model": {"family": "lxmert"}}}')
+    with pytest.raises(VlcompressError, match=r"run.json' has no str 'recipe.data.task': it is damaged"):
+        default_name(tmp_path)
+
+
+@pytest.mark.parametrize("path", ["nope", "words/versions/9", "words/versions/1x", "words/versions/" + "9" * 5000])
+def test_what_is_not_there_is_404(client: Client, path: str) -> None:
+    assert client.get(f"/v2/models/{path}").status_code == 404
+
+
 def test_a_version_in_pieces_waits_for_its_manifest_and_for_all_that_it_seals(folder: Path) -> None:
     first = folder / "words" / "2"
     (first / "extra.txt").write_text("sealed")

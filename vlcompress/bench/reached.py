@@ -1,6 +1,6 @@
 """What a ticket with a target has come to: its exported file beside dense's, measured on this machine."""
 
-from vlcompress.artefacts import read_json
+from vlcompress.artefacts import read_entry
 from vlcompress.bench.environment import environment
 from vlcompress.bench.harness import measure_openings
 from vlcompress.bench.statistics import latency, paired_ratio
@@ -59,7 +59,9 @@ def reach(run: Run, say: Say) -> ReachedResult:
         dense=latency(rounds["dense"], target.batch),
         ticket=latency(rounds["ticket"], target.batch),
         speedup=paired_ratio(rounds["dense"], rounds["ticket"]),
-        bytes={name: int(read_json(file.parent / "manifest.json")["bytes"]["model"]) for name, file in files.items()},
+        bytes={
+            name: read_entry(file.parent / "manifest.json", "bytes", "model", kind=int) for name, file in files.items()
+        },
     )
     save(result, run.folder / DOCUMENT)
     return result

@@ -22,7 +22,7 @@ from vlcompress.serve.preprocessing import Preprocessing
 from vlcompress.serve.refusal import Refusal
 from vlcompress.serve.settings import Settings
 from vlcompress.serve.stats import Stats
-from vlcompress.serve.stored import ARTEFACT, StoredVersion
+from vlcompress.serve.stored import ARTEFACT, StoredVersion, origin_of
 from vlcompress.serve.tensors import DATATYPES, Arrays, TensorSpec
 from vlcompress.serve.tuning import Parallel, Throughput, choose_parallel, seconds_of
 
@@ -260,9 +260,9 @@ def _vocabulary(source: StoredVersion) -> WordPiece | None:
 
 def _origin(source: StoredVersion) -> dict[str, str]:
     """Read family and task from the run that the model belongs to, or from its own documents as far as they say."""
-    recipe = source.document("run.json").get("recipe")
-    if recipe is not None:
-        return {"family": recipe["model"]["family"], "task": recipe["data"]["task"]}
+    run = source.find("run.json")
+    if run is not None and (origin := origin_of(run)):
+        return origin
     documents = (source.document("manifest.json"), source.document("config.json"))
     found = next((one for one in documents if "family" in one), {})
     return {key: found[key] for key in ("family", "task") if key in found}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlcompress.artefacts import read_json
+from vlcompress.artefacts import read_entry, read_json
 from vlcompress.errors import VlcompressError
 from vlcompress.serve.settings import Backend, ModelSpec
 
@@ -70,12 +70,23 @@ def stored_versions(spec: ModelSpec, backend: Backend) -> dict[int, StoredVersio
 
 def default_name(path: Path) -> str:
     """Name a model: family and task of its run ("lxmert_vqa"), else the folder or file."""
-    run = next((one for one in (path, path.parent) if (one / "run.json").is_file()), None)
-    if run is not None:
-        recipe = read_json(run / "run.json")["recipe"]
-        return f"{recipe['model']['family']}_{recipe['data']['task']}"
+    run = next((one / "run.json" for one in (path, path.parent) if (one / "run.json").is_file()), None)
+    if run is not None and (origin := origin_of(run)):
+        return "_".join(origin.values())
     name = path.absolute().parent.name if path.name in ("onnx", "compiled", "model.onnx") else path.absolute().stem
     return "".join(letter if (letter.isascii() and letter.isalnum()) or letter in "._-" else "_" for letter in name)
+
+
+def origin_of(run: Path) -> dict[str, str]:
+    """Read family and task from a ``run.json``; {} where it has no recipe, and so is of another program.
+
+    Raises:
+        VlcompressError: its recipe lacks one of them, or it is no JSON.
+    """
+    if "recipe" not in read_json(run):
+        return {}
+    entries = {"family": ("recipe", "model", "family"), "task": ("recipe", "data", "task")}
+    return {name: read_entry(run, *keys, kind=str) for name, keys in entries.items()}
 
 
 def _one(model: Path, folder: Path, version: int | None) -> dict[int, StoredVersion]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-from vlcompress.artefacts import dumps, read_json, write_file
+from vlcompress.artefacts import dumps, read_entry, write_file
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
 from vlcompress.report.table import Table
@@ -142,7 +142,7 @@ def _measured(bench: Experiment, task: Attackable, trained: TrainingResult, pert
     if not path.is_file():
         score = attacked_score(bench.model_of(trained), bench.family, task, perturbation)
         write_file(path, dumps({"score": score}))
-    return float(read_json(path)["score"])
+    return read_entry(path, "score", kind=float)
 
 
 def _scores(task: str, curve: AttackedCurve) -> Table:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlcompress.artefacts import dumps, read_json, write_file
+from vlcompress.artefacts import dumps, read_entry, write_file
 from vlcompress.bench.environment import environment
 from vlcompress.devices import CPU, Compute, computed_on
 from vlcompress.errors import VlcompressError
@@ -175,7 +175,7 @@ def trained(results: Mapping[str, Json], home: Path) -> Json:
     """
     names = sorted(set(training_names(results)))
     times = [home / "trainings" / name / TIME for name in names]
-    seconds = [float(read_json(path)["seconds"]) for path in times if path.is_file()]
+    seconds = [read_entry(path, "seconds", kind=float) for path in times if path.is_file()]
     return {"count": len(names), "timed": len(seconds), "seconds": round(sum(seconds), 1)}
 
 
