@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,6 +66,8 @@ class Mutant:
     operator: str
     occurrence: int
     line: str
+    alike: int = 0
+    """How many changes before it in the module read the same."""
     fate: str = ""
     """killed, timeout or survived."""
     kept: str = ""
@@ -78,11 +81,13 @@ def mutants(module: Path, operators: Iterable[str]) -> Iterator[tuple[Mutant, st
 
     code = module.read_text()
     for name in operators:
-        occurrence = 0
+        occurrence, seen = 0, Counter[str]()
         while (changed := mutate_code(code, get_operator(f"core/{name}")(), occurrence)) is not None:
             lines = difflib.unified_diff(code.splitlines(), changed.splitlines(), n=0, lineterm="")
             said = " ".join(line for line in list(lines)[2:] if not line.startswith("-"))
-            yield Mutant(str(module), name, occurrence, said), changed
+            text = said.split("@@")[-1]
+            yield Mutant(str(module), name, occurrence, said, seen[text]), changed
+            seen[text] += 1
             occurrence += 1
 
 
@@ -170,8 +175,8 @@ def survivors_of(record: Document) -> list[tuple[Mutant, str]]:
     return list(found.values())
 
 
-def _key(mutant: Document) -> tuple[str, str, str]:
-    return mutant["module"], mutant["operator"], mutant["line"].split("@@")[-1]
+def _key(mutant: Document) -> tuple[str, str, str, int]:
+    return mutant["module"], mutant["operator"], mutant["line"].split("@@")[-1], mutant.get("alike", 0)
 
 
 def tried(chosen: list[tuple[Mutant, str]], own: bool) -> Iterator[Mutant]:
