@@ -1,5 +1,6 @@
 """Devices and dtypes: what is parsed, what is refused, and that nothing stays changed."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from vlcompress.devices import (
     autocast,
     cast_inputs,
     parse_compute,
+    parse_micro_batch,
     placed,
     precision,
     usable,
@@ -133,3 +135,10 @@ def test_at_inference_weights_and_floats_are_cast_and_whole_numbers_are_not() ->
 def test_no_torch_is_needed_to_hold_a_compute() -> None:
     code = "import sys, vlcompress.devices; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("text", ["65537", "9" * 5000, "-1", "1.5", "", "all"])
+def test_a_micro_batch_that_is_none(text: str) -> None:
+    with pytest.raises(VlcompressError, match=f"micro-batch '{re.escape(text[:20])}': give auto"):
+        parse_micro_batch(text)
+    assert parse_micro_batch("65536") == 65536

@@ -104,9 +104,9 @@ def parse_micro_batch(text: str) -> MicroBatch:
     """
     if text == "auto":
         return AUTO
-    if not text.isdecimal() or int(text) > 1 << 16:
+    if not text.isdecimal() or len(text) > 9 or int(text) > 1 << 16:  # int() refuses thousands of digits
         raise VlcompressError(
-            f"micro-batch '{text}': give auto, a number of examples up to 65536, or 0 for the whole batch"
+            f"micro-batch '{text[:20]}': give auto, a number of examples up to 65536, or 0 for the whole batch"
         )
     return MicroBatch(text)
 

@@ -82,6 +82,10 @@ def _no_count(content: bytes) -> bytes:
     return content.replace(b"\t3\t", b"\tmany\t")
 
 
+def _endless_count(content: bytes) -> bytes:
+    return content.replace(b"\t3\t", b"\t" + b"3" * 5000 + b"\t")
+
+
 ARRAYS = ("objects_id", "objects_conf", "attrs_id", "attrs_conf", "boxes", "features")
 
 
@@ -98,6 +102,7 @@ def _empty(content: bytes) -> bytes:
         (_other_width, "row 3: feature size 6 where 5"),
         (_wrong_count, "row 1: objects_id holds 24 bytes where 16"),
         (_no_count, "row 1: num_boxes is 'many'"),
+        (_endless_count, "row 1: num_boxes is '33333333333333333333'"),
         (_empty, "holds no rows"),
     ],
 )

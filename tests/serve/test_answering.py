@@ -308,6 +308,7 @@ def test_without_anything_exported_it_says_what_to_do(tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         (["--threads", "many"], "--threads 'many' is neither a number"),
+        (["--sessions", "9" * 5000], "--sessions '99999999999999999999' is neither a number"),
         (["--sessions", "0"], "--sessions '0' is neither a number"),
         (["--token-file", "missing"], "cannot be read"),
         (["--backend", "torch", "--provider", "cuda"], "provider 'cuda' is for onnx"),

@@ -1,6 +1,7 @@
 """First-order saliency against a loop by hand; it changes nothing, and survives a death in the middle."""
 
 from dataclasses import replace
+from math import inf, nan
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,17 @@ def test_interrupted_training_ends_in_the_same_sums(tmp_path: Path, killed_at: i
         run(progress=die, **where)
     whole, again = run(), run(**where)
     assert all(torch.equal(whole[name], again[name]) for name in NAMES)
+
+
+@pytest.mark.parametrize(("overflows", "sums"), [(True, [0.0, 0.0, 0.0, 8.0]), (False, [nan, inf, inf, 8.0])])
+def test_steps_that_overflow_add_nothing_where_they_may_and_are_not_hidden_elsewhere(
+    overflows: bool, sums: list[float]
+) -> None:
+    layer = torch.nn.Linear(4, 1, bias=False)
+    layer.weight.data.fill_(2.0)
+    layer.weight.grad = torch.tensor([[nan, inf, -inf, -4.0]])
+    saliency = Saliency("gradient", layer, ["weight"], steps=2)
+    saliency.add(0, **({"overflows": True} if overflows else {}))
+    assert saliency.sums["weight"].tolist() == [[0.0] * 4], "only the last fifth of the steps counts"
+    saliency.add(1, **({"overflows": True} if overflows else {}))  # and of two steps the last one
+    torch.testing.assert_close(saliency.sums["weight"], torch.tensor([sums]), equal_nan=True)

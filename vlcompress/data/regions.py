@@ -311,7 +311,7 @@ def _field(fields: Sequence[bytes], name: str) -> bytes:
 
 def _whole_number(path: Path, number: int, fields: Sequence[bytes], name: str) -> int:
     text = _field(fields, name)
-    if not text.isdigit() or int(text) == 0:
+    if not text.isdigit() or len(text) > 9 or int(text) == 0:
         raise _bad_row(
             path, number, f"{name} is '{text[:20].decode(errors='replace')}', not a positive number", _MAKE_AGAIN
         )

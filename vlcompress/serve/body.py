@@ -71,7 +71,7 @@ async def read_body(request: Request, limits: BodyLimits, held: Held) -> bytes:
             503 no memory.
     """
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limits.sent:
+    if declared.isdecimal() and (len(declared) > 18 or int(declared) > limits.sent):
         await _discard(request, limits.sent)
         raise too_large(f"{declared} bytes", limits.sent)
     try:

@@ -183,6 +183,6 @@ def _spec(text: str) -> ModelSpec:
 def _count(option: str, text: str) -> int | None:
     if text == "auto":
         return None
-    if not text.isdecimal() or int(text) < 1:
-        raise VlcompressError(f"--{option} '{text}' is neither a number from 1 up nor 'auto'")
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+        raise VlcompressError(f"--{option} '{text[:20]}' is neither a number from 1 up nor 'auto'")
     return int(text)

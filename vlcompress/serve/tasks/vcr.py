@@ -65,7 +65,7 @@ def _words(text: str, objects: Sequence[str]) -> Words:
         if index % 2 == 0:
             found += [part.strip()] if part.strip() else []
             continue
-        if int(part) >= len(objects):
-            raise invalid(f"'[{part}]' names no object: 'objects' lists {len(objects)}, counted from 0")
+        if len(part) > 9 or int(part) >= len(objects):
+            raise invalid(f"'[{part[:20]}]' names no object: 'objects' lists {len(objects)}, counted from 0")
         found.append((int(part),))
     return tuple(found)
