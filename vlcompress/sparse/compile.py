@@ -25,7 +25,7 @@ from vlcompress.kernels.semi_structured import TwoFourWeight, compress, fits_two
 from vlcompress.models.base import Config, Family, Head
 from vlcompress.models.hub import HubForm
 from vlcompress.sparse.choice import LayerChoice, choose_backend
-from vlcompress.sparse.opened import opens_as
+from vlcompress.sparse.opened import opens_as, renamed_by
 from vlcompress.sparse.plan import CompilePlan, LayerPlan
 from vlcompress.sparse.shrink import Kept, linear, reshape, shrink
 from vlcompress.sparse.timing import EFFORT, Effort
@@ -222,11 +222,15 @@ def save_compiled(
         VlcompressError: the folder cannot be written.
     """
     description = {"family": family.name, "config": config, "head": {"kind": head.kind, "labels": list(head.labels)}}
-    opened = opens_as(form, plan, family.couplings(family.skeleton(config, head)), tensors, _WEIGHTS)
+    opened, modules = {}, (form.modules if form is not None else None) or {}
+    if form is not None and modules:
+        opened = opens_as(form, plan, family.couplings(family.skeleton(config, head)), tensors, _WEIGHTS)
+        tensors = renamed_by(modules, tensors)
+    here = {theirs: ours for ours, theirs in modules.items()}
     with writing(folder) as temporary:
         save_tensors(temporary / _WEIGHTS, dict(tensors))
         write_file(temporary / "config.json", dumps({**opened, **description}))
-        seal(temporary, "plan.json", {**extra, "plan": plan.to_json()})
+        seal(temporary, "plan.json", {**extra, "plan": plan.to_json(), "modules": here})
 
 
 def load_compiled(
@@ -244,7 +248,8 @@ def load_compiled(
     Raises:
         VlcompressError: not such an artefact, a damaged file, an unknown family or backend.
     """
-    plan = CompilePlan.from_json(unseal(folder, "plan.json")["plan"])
+    document = unseal(folder, "plan.json")
+    plan, modules = CompilePlan.from_json(document["plan"]), document.get("modules", {})
     try:
         for layer in plan.layers:
             known_backend(layer.choice.picked)
@@ -257,7 +262,8 @@ def load_compiled(
     head = Head(description["head"]["kind"], tuple(description["head"]["labels"]))
     model = family.build(description["config"], head, seed=0)
     reshape(family, model, plan.kept)
-    _fill(model, plan, load_tensors(folder / _WEIGHTS))
+    tensors = load_tensors(folder / _WEIGHTS)
+    _fill(model, plan, renamed_by(modules, tensors) if modules else tensors)
     elsewhere = plan.other_than(compute)
     plan = _opened(model.eval(), plan, compute, elsewhere is not None, effort)
     notice = elsewhere and f"{elsewhere}: how each layer runs was measured again"

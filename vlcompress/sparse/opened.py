@@ -23,32 +23,27 @@ Json = dict[str, Any]
 
 
 def opens_as(
-    form: HubForm | None,
-    plan: CompilePlan,
-    couplings: Sequence[Coupling],
-    tensors: Mapping[str, Tensor],
-    weights_file: str,
+    form: HubForm, plan: CompilePlan, couplings: Sequence[Coupling], tensors: Mapping[str, Tensor], weights_file: str
 ) -> Json:
-    """Say in config.json how transformers opens a compiled model; {} where names or the head are this project's.
+    """Say in config.json how transformers opens a compiled model.
 
     Args:
-        form: of the ticket.
+        form: of the ticket, which has all of it.
         plan: of the compiled model.
         couplings: of the model before anything was removed.
         tensors: what is stored.
         weights_file: the name of the file that they are in.
     """
-    if form is None or form.beside or any(ours != (theirs,) for theirs, ours in form.tensors.items()):
-        return {}
+    modules = form.modules or {}
     left = {units.consumer: len(units.kept) for units in plan.kept if len(units.kept) < units.units}
     cut = [one for one in couplings if one.consumer in left]
     names = [name for one in cut for name in (*one.producers, one.consumer)]
     said = {
         "quant_method": METHOD,
-        "heads": {one.owner: [one.units, left[one.consumer]] for one in cut if one.owner},
-        "linears": {_module(name): list(tensors[name].shape) for name in names if name in tensors},
+        "heads": {_inside(one.owner, modules): [one.units, left[one.consumer]] for one in cut if one.owner},
+        "linears": {modules[_module(name)]: list(tensors[name].shape) for name in names if name in tensors},
         "packed": {
-            _module(layer.name): {"shape": list(layer.shape), "backend": layer.choice.picked}
+            modules[_module(layer.name)]: {"shape": list(layer.shape), "backend": layer.choice.picked}
             for layer in plan.layers
             if layer.format != "dense"
         },
@@ -100,10 +95,31 @@ def use_backends(model: nn.Module, packed: Mapping[str, Mapping[str, Any]]) -> N
             layer.use("dense")
 
 
+def renamed_by(modules: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name tensors by other names of their modules."""
+    return {_inside(name, modules): tensor for name, tensor in tensors.items()}
+
+
+def _inside(name: str, modules: Mapping[str, str]) -> str:
+    """Name a tensor by another name of its module; a module that holds no tensor by that of what is in it."""
+    module, _, leaf = name.rpartition(".")
+    if module in modules:
+        return f"{modules[module]}.{leaf}".removeprefix(".")
+    inner = next(one for one in modules if one.startswith(f"{name}."))
+    return modules[inner].removesuffix(inner.removeprefix(name))
+
+
 def _module(weight: str) -> str:
     return weight.removesuffix(".weight")
 
 
 def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in place, and keep transformers from giving fresh weights to those around it, which have none."""
     path, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(path), leaf, module)
+    holders: list[Any] = [module]
+    while path:
+        holders.append(model.get_submodule(path))
+        path = path.rpartition(".")[0]
+    for holder in holders:
+        holder._is_hf_initialized = True
