@@ -36,6 +36,11 @@ FLAGS = {
         "model", "size", "block", "sparsity", "batch", "threads", "device", "dtype", "provider",
         "provider-option", "json",
     },
+    "ticket import": {
+        "model", "task", "size", "checkpoint", "data", "vocabulary", "pattern", "control", "seeds", "steps", "batch",
+        "learning-rate", "device", "dtype", "micro-batch", "activation-checkpointing", "track", "home", "json",
+    },
+    "ticket export": {"as", "out", "home", "json"},
     "native build": {"ort-include", "compiler", "json"},
     "native status": {"json"},
 }  # fmt: skip
