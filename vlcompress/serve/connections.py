@@ -21,6 +21,9 @@ KEEP_SECONDS = 75.0
 OTHER_FILES = 100
 """Descriptors that are not left to connections: models, logs."""
 
+_LOOK = 16
+"""One part in so many of all connections gives way between two looks at all of them."""
+
 _PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PROBE_SECONDS = 0.1
 
@@ -51,10 +54,25 @@ class Held(Protocol):
         """See the class."""
 
 
+_going: list[tuple[Held, float | None]] = []
+"""Who gives way next, the first one last, and since when it was waited for when that was seen."""
+
+
 def make_room(connections: Any, most: int) -> None:
-    """Hang up the one that is waited for longest, if there are more connections than `most`."""
-    if len(connections) > most:
-        _longest_waiting(connections).transport.abort()
+    """Hang up the one that is waited for longest, if there are more connections than `most`.
+
+    Whoever opens connections as fast as it can must not keep the server busy with this: all of them are looked at only
+    once for so many.
+    """
+    if len(connections) <= most:
+        return
+    while True:
+        if not _going:
+            _going[:] = reversed([(one, one.waits_since) for one in _longest_waiting(connections)])
+        one, since = _going.pop()
+        if one in connections and not one.transport.is_closing() and one.waits_since == since:
+            one.transport.abort()
+            return
 
 
 class Connection(HttpToolsProtocol):
@@ -172,11 +190,13 @@ class Connection(HttpToolsProtocol):
             self.transport.write(_PROBE)
 
 
-def _longest_waiting(connections: Any) -> Held:
-    """Choose which connection to give up: of those that keep the server waiting, else of all, one of the address that
-    has most of them, and of these the one that is waited for longest."""
+def _longest_waiting(connections: Any) -> list[Held]:
+    """Choose which connections to give up next: of those that keep the server waiting, else of all, those of the
+    address that has most of them, and of these the ones that are waited for longest."""
     there: list[Held] = [one for one in connections if not one.transport.is_closing()]
     waits = {one: one.waits_since for one in there}
     found = [one for one in there if waits[one] is not None] or there
     held = Counter(one.address for one in found)
-    return max(found, key=lambda one: (held[one.address], -(waits[one] or 0.0)))
+    most = max(held.values())
+    longest = sorted((one for one in found if held[one.address] == most), key=lambda one: waits[one] or 0.0)
+    return longest[: max(1, len(there) // _LOOK)]

@@ -36,7 +36,7 @@ class WantedOutput:
     """
 
     name: str
-    binary: bool = False
+    binary: bool
     classes: int = 0
 
 
@@ -57,8 +57,8 @@ class DecodedRequest:
     inputs: Arrays
     datatypes: dict[str, str]
     outputs: tuple[WantedOutput, ...] | None
-    binary: bool = False
-    timeout_us: int | None = None
+    binary: bool
+    timeout_us: int | None
 
 
 def decode_request(body: bytes, json_length: int | None) -> DecodedRequest:

@@ -49,7 +49,7 @@ def _plain(request: Message) -> DecodedRequest | None:
         if not plain or min(shape) < 1 or name in inputs or tensor.parameters or tensor.HasField("contents"):
             return None
         inputs[name], datatypes[name] = from_binary(name, datatype, shape, memoryview(part)), datatype
-    return DecodedRequest(request.id, inputs, datatypes, None, binary=True)
+    return DecodedRequest(request.id, inputs, datatypes, None, binary=True, timeout_us=None)
 
 
 def _decoded(request: Message) -> DecodedRequest:
