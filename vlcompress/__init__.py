@@ -2,7 +2,7 @@
 
 The packages import only downwards in this order (see CONTRIBUTING.md):
 cli, serve, report, bench, export, sparse, tickets, training, pruning, tasks, models, data, kernels; below them
-:mod:`vlcompress.errors` and :mod:`vlcompress.artefacts`.
+:mod:`vlcompress.errors` and :mod:`vlcompress.artefacts`. Importing this package makes its models known to transformers.
 
 For models of one's own there are `Pruner`, `PrunerCallback`, `compile`, `export_onnx`, `load` and `unfuse`
 (docs/python.md); each is imported when it is asked for, since they bring torch along.
@@ -10,6 +10,8 @@ For models of one's own there are `Pruner`, `PrunerCallback`, `compile`, `export
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from vlcompress.registration import register
 
 if TYPE_CHECKING:
     from vlcompress.api import compile as compile
@@ -44,3 +46,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_PLACES})
+
+
+register()
