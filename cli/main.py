@@ -34,6 +34,7 @@ COMMANDS = (
     "doctor",
     "tune",
     "speed",
+    "ticket",
     "native",
 )
 

@@ -27,7 +27,8 @@ from vlcompress.training.optimizers import OPTIMIZERS
 RECIPES = Path(__file__).parent / "recipes"
 HEADS = ("fresh", "answers")
 LOSSES = ("task", "best-answer")
-CONTROLS = ("random", "shuffle", "reinit", "language", "unstructured")
+CONTROLS = ("random", "shuffle", "reinit", "language", "unstructured", "oneshot", "magnitude", "wanda", "calibrated")
+WEIGHTS = ("rewound", "kept", "repaired")
 LIMITS: dict[tuple[str, str], tuple[str, str]] = {
     ("pruning", "sparsity"): ("[0, 1)", "the fraction to prune, for example 0.7"),
     ("pruning", "rounds"): ("[0, inf)", "a number of rounds, or 0 to go to the target"),
@@ -46,11 +47,20 @@ LIMITS: dict[tuple[str, str], tuple[str, str]] = {
 """The interval that a number lies in, and what to give."""
 NAMES = {
     ("pruning", "controls"): CONTROLS,
+    ("pruning", "weights"): WEIGHTS,
     ("model", "head"): HEADS,
     ("training", "optimizer"): OPTIMIZERS,
     ("training", "loss"): LOSSES,
 }
 """The fixed sets that a field's value, or each of its values, is of."""
+
+METHODS: dict[str, dict[str, Any]] = {
+    "imp": {"weights": "rewound"},
+    "oneshot": {"weights": "rewound", "schedule": "oneshot"},
+    "calibrated": {"weights": "repaired", "schedule": "oneshot", "criterion": "fisher", "controls": []},
+}
+"""What `--method` sets of "pruning": rounds of training, pruning and rewinding; a single round; or pruning by a few
+examples without labels, and no training afterwards."""
 
 PAPER: dict[str, Any] = {
     "pattern": "unstructured",
@@ -124,8 +134,9 @@ class PruningRecipe:
         pattern: "unstructured", "block:RxC", "n:m" (n of every m weights along a weight's inputs are kept, as 2:4; its
             sparsity is 1 - n/m, and no more), "head", "neuron", "neuron+head", or one for each kind of layer:
             "attention=head,ffn=block:192x16".
-        criterion: "magnitude", "gradient" (|w dL/dw|) or "movement" (-w dL/dw); "high-magnitude" and "random" are there
-            to compare with.
+        criterion: "magnitude", "gradient" (|w dL/dw|), "movement" (-w dL/dw), or by a few examples
+            without labels "wanda" (|w| |x|) and "fisher" (w² g², g of the logits); "high-magnitude" and "random" are
+            there to compare with.
         schedule: "linear:P", "geometric:F", "levels:P,P,..." or "oneshot".
         allocation: "global", "uniform" (each weight matrix by itself), or "modality" (language, vision, cross and
             pooler, each by itself).
@@ -137,6 +148,9 @@ class PruningRecipe:
             `vlcompress.pruning.growth`).
         permutation: "", "neurons" or "neurons+channels": reorder feed-forward neurons (and channels within attention
             heads) before blocks are cut, so that they gather what is important (see `vlcompress.pruning.permutation`).
+        weights: what becomes of those that a round keeps: "rewound" and trained again (IMP); or, after a single round
+            and without any further training, "kept" as the dense training left them, or "repaired": fitted to what the
+            dense layers gave on a few examples without labels (see `vlcompress.pruning.repair`).
         controls: trained at the ticket's sparsity (and "unstructured" at every level) for comparison.
         seeds: each is a whole chain of its own: head, data order and dropout.
         target: "", or what the exported ticket is to reach in place of a sparsity: "speedup:2", "latency-ms:20",
@@ -154,6 +168,7 @@ class PruningRecipe:
     rewind_step: int = 0
     growth: Growth = field(default_factory=Growth)
     permutation: Reordering = field(default_factory=Reordering)
+    weights: str = "rewound"
     controls: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     target: Target = field(default_factory=Target)
@@ -435,6 +450,11 @@ def _check_together(recipe: Recipe) -> None:
             f"give 0 to {training.steps - 1}"
         )
     _check_target(pruning)
+    if pruning.weights != "rewound" and pruning.schedule.rounds_to(pruning.sparsity) > 1:
+        raise VlcompressError(
+            f"pruning.weights '{pruning.weights}' prunes once, and schedule '{pruning.schedule}' goes in rounds: set "
+            "the schedule to 'oneshot', or the weights to 'rewound'"
+        )
     if training.adversarial and training.distill:
         raise VlcompressError(
             f"training.adversarial '{training.adversarial}' and training.distill {training.distill:g}: set one of them"
