@@ -204,9 +204,11 @@ def say(line: str) -> None:
     click.echo(f"{_CLEAR}{line}" if sys.stderr.isatty() else line, err=True)
 
 
-def show(document: dict[str, Any], text: str, as_json: bool) -> None:
-    """Print the result on stdout: the document as JSON, or the text for people."""
-    shown = json.dumps(document, indent=2, allow_nan=False) if as_json else text
+def show(result: Any, text: str, as_json: bool) -> None:
+    """Print a result on stdout: as JSON, or the text for people."""
+    from vlcompress.results import to_json
+
+    shown = json.dumps(to_json(result), indent=2, allow_nan=False) if as_json else text
     click.echo(f"{_CLEAR}{shown}" if sys.stdout.isatty() else shown)
 
 

@@ -23,8 +23,9 @@ from vlcompress.kernels.formats import Block, from_bsr, pack_masked, tightest_bl
 from vlcompress.kernels.linear import BlockSparseLinear
 from vlcompress.kernels.semi_structured import TwoFourWeight, compress, fits_two_four
 from vlcompress.models.base import Config, Family, Head
+from vlcompress.results import to_json
 from vlcompress.sparse.choice import LayerChoice, choose_backend
-from vlcompress.sparse.plan import CompilePlan, LayerPlan
+from vlcompress.sparse.plan import CompilePlan, LayerPlan, read_plan
 from vlcompress.sparse.shrink import Kept, linear, reshape, shrink
 from vlcompress.sparse.timing import EFFORT, Effort
 
@@ -220,7 +221,7 @@ def save_compiled(
     with writing(folder) as temporary:
         save_tensors(temporary / "weights.safetensors", dict(tensors))
         write_file(temporary / "config.json", dumps(description))
-        seal(temporary, "plan.json", {**extra, "plan": plan.to_json()})
+        seal(temporary, "plan.json", {**extra, "plan": to_json(plan)})
 
 
 def load_compiled(
@@ -238,7 +239,7 @@ def load_compiled(
     Raises:
         VlcompressError: not such an artefact, a damaged file, an unknown family or backend.
     """
-    plan = CompilePlan.from_json(unseal(folder, "plan.json")["plan"])
+    plan = read_plan(unseal(folder, "plan.json")["plan"])
     try:
         for layer in plan.layers:
             known_backend(layer.choice.picked)
