@@ -1,7 +1,6 @@
 """Options that several commands share, and how commands talk: results on stdout, progress on stderr."""
 
 import json
-import math
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -210,31 +209,6 @@ def show(result: Any, text: str, as_json: bool) -> None:
 
     shown = json.dumps(to_json(result), indent=2, allow_nan=False) if as_json else text
     click.echo(f"{_CLEAR}{shown}" if sys.stdout.isatty() else shown)
-
-
-def step_line() -> Callable[[int, float], None] | None:
-    """Make a progress callback that keeps one line at the foot of a terminal until the command ends; None elsewhere."""
-    if not sys.stderr.isatty():
-        return None
-    from rich.console import Console
-    from rich.progress import Progress, TimeElapsedColumn
-
-    line = Progress(
-        "  step {task.completed:.0f}, loss {task.fields[loss]:.3f},",
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        redirect_stdout=False,
-        redirect_stderr=False,
-    )
-    task = line.add_task("", total=None, loss=math.nan)
-    click.get_current_context().call_on_close(line.stop)
-
-    def progress(step: int, loss: float) -> None:
-        line.update(task, completed=step, loss=loss)
-        line.start()  # does nothing once it has been started
-
-    return progress
 
 
 track = click.option(
