@@ -15,6 +15,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -363,12 +364,8 @@ def _level_calls(model: Path, feed: Mapping[str, npt.NDArray[Any]], threads: int
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.graph_optimization_level, options.log_severity_level = level, 3
         session = onnxruntime.InferenceSession(model, options, providers=parse_provider(provider).chain())
-        calls[name] = _call(session, feed)
+        calls[name] = partial(session.run, None, feed)
     return calls
-
-
-def _call(session: Any, feed: Mapping[str, npt.NDArray[Any]]) -> Call:
-    return lambda: session.run(None, feed)
 
 
 def _graph_facts(model: Path) -> tuple[GraphFacts, list[str]]:

@@ -329,7 +329,8 @@ def _faster(scratch: Path, rewritten: bool, inputs: Inputs, threads: int, style:
     if name == "dense":
         again: dict[str, Variant] = {"dense": graphs["dense"], "dense, fused": (dense, [])}
         timings = {**timings, **_race(again, inputs, threads, style.provider)}
-    disabled = _advice(timings[name], timings[f"{name}, fused"])
+    # ONNX Runtime's fused skip-and-normalise kernel is often the slower one
+    disabled = (SKIP_LAYER_NORM,) if timings[name].us <= timings[f"{name}, fused"].us else ()
     shapes = {key: tuple(tensor.shape) for key, tensor in inputs.items()}
     return scratch / f"{name}.onnx", GraphSpeed(name, timings, disabled, shapes, threads)
 
@@ -356,11 +357,6 @@ def _native(
     sessions = {"off": stock, "float32": _open(path, threads, style.provider, disabled, "float32")}
     parities = check.parities(sessions["float32"])
     return NativeSpeed(parities, compare({kind: _call(one, inputs) for kind, one in sessions.items()}, MODEL_EFFORT))
-
-
-def _advice(unfused: Timing, fused: Timing) -> tuple[str, ...]:
-    """Name the optimizers to switch off: ONNX Runtime's fused skip-and-normalise kernel is often the slower one."""
-    return (SKIP_LAYER_NORM,) if unfused.us <= fused.us else ()
 
 
 def _call(session: Any, inputs: Inputs) -> Callable[[], object]:
