@@ -1,6 +1,6 @@
 """Try the command line with random options, files and environments: does every mistake end as it should?
 
-    python -m bench.fuzz_cli [--tries 2000] [--seed 0] [--patience 1.5] [--only NUMBER]
+    python -m bench.fuzz_cli [--tries 2000] [--first 0] [--seed 0] [--patience 1.5] [--only NUMBER]
 
 A try is a command with options drawn from what fits and what does not, on a tiny run of which a file may be damaged, in
 an environment that may be hostile: no HOME, a home that cannot be written, a full disk, 20 columns, a closed pipe; a
@@ -383,11 +383,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Fuzz as asked; the exit code is 1 where a try ended as it must not."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tries", type=int, default=2000)
+    parser.add_argument("--first", type=int, default=0, help="number of the first try: many can be done in pieces")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--patience", type=float, default=1.5, help="seconds until a try is interrupted")
     parser.add_argument("--only", type=int, help="repeat the try of this number, and print what it printed")
     options = parser.parse_args(arguments)
-    numbers = range(options.tries) if options.only is None else [options.only]
+    numbers = range(options.first, options.first + options.tries) if options.only is None else [options.only]
     codes: dict[int, int] = {}
     bad = 0
     for number, one, outcome in fuzz(numbers, options.seed, options.patience):

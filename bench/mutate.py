@@ -3,10 +3,12 @@
     pip install cosmic-ray==8.7.0
     python -m bench.mutate vlcompress/pruning [...] [--sample 60] [--seed 0] [--out FILE]
     python -m bench.mutate --again --out FILE
+    python -m bench.mutate --table
 
 Works on a copy of the last commit. A change is one operator of Cosmic Ray at one place: a sum for a difference, a bound
 that moves by one, a condition turned round, a number that differs by one. It is killed when a test of the mirror tree
 fails, first those of the module and then those of its folder; what nothing there notices is listed with its line.
+`--table` writes the page beside the records; what is kept there on purpose begins with "equivalent: ".
 """
 
 import argparse
@@ -27,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "bench" / "results" / "mutants"
 OPERATORS = (
     *(f"ReplaceBinaryOperator_{pair}" for pair in ("Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "FloorDiv_Mul")),
     *(f"ReplaceBinaryOperator_{pair}" for pair in ("Mod_Mul", "BitAnd_BitOr", "Pow_Mul")),
@@ -40,6 +43,11 @@ Document = dict[str, Any]
 
 TIMEOUT_S = 300
 """For tests of unchanged code; those of changed code get three times as long as these took."""
+BESIDE = {
+    "vlcompress/serve/decode.py": ("serve/test_decode.py", "serve/test_protocol.py", "serve/test_binary.py"),
+    "vlcompress/export/parity.py": ("export/test_parity.py", "export/test_verify.py"),
+}
+"""Modules that are held by tests of another name, under tests/; with `--own` these are all."""
 IMPORTED = Path("imported.txt")
 OURS = ("vlcompress", "tests", "bench", "conftest")
 
@@ -76,10 +84,12 @@ def mutants(module: Path, operators: Iterable[str]) -> Iterator[tuple[Mutant, st
 def tests_of(module: Path, own_alone: bool) -> list[list[str]]:
     """Name the module's tests of the mirror tree, and then the others of its folder, as pytest takes them."""
     folder = Path("tests") / module.parent.relative_to("vlcompress")
-    own = folder / f"test_{module.stem}.py"
-    if not own.exists():
+    own = [str(Path("tests") / name) for name in BESIDE.get(str(module), ())]
+    if not own and (named := folder / f"test_{module.stem}.py").exists():
+        own = [str(named)]
+    if not own:
         return [[str(folder)]]
-    return [[str(own)]] if own_alone else [[str(own)], [str(folder), f"--ignore={own}"]]
+    return [own] if own_alone else [own, [str(folder), *(f"--ignore={name}" for name in own)]]
 
 
 def passes(tests: list[str], limit_s: float) -> bool | None:
@@ -161,8 +171,8 @@ def _key(mutant: Document) -> tuple[str, str, str]:
 
 def tried(chosen: list[tuple[Mutant, str]], own: bool) -> Iterator[Mutant]:
     """Try mutants one by one."""
-    suites = {tests_of(Path(mutant.module), own)[-1][0] for mutant, _ in chosen}
-    limit_s = 10 + 3 * sum(warm_up([tests]) for tests in sorted(suites))
+    suites = {tuple(tests_of(Path(mutant.module), own)[-1]) for mutant, _ in chosen}
+    limit_s = 10 + 3 * sum(warm_up(list(tests)) for tests in sorted(suites))
     for mutant, changed in chosen:
         module = Path(mutant.module)
         original = module.read_text()
@@ -186,6 +196,45 @@ def recorded(before: Document, done: list[Mutant]) -> Document:
     return before | {"tried": tried_before, "killed": tried_before - len(old + new), "survivors": old + new}
 
 
+def page() -> str:
+    """Write the page of all records: what was tried, what was noticed, and why the rest is kept."""
+    rows, reasons = [], []
+    for path in sorted(RECORDS.glob("*.json")):
+        record = json.loads(path.read_text())
+        kept = [one for one in record["survivors"] if one["kept"].startswith("equivalent")]
+        left, tried = len(record["survivors"]) - len(kept), record["tried"]
+        share = 100 * record["killed"] / max(1, tried - len(kept))
+        rows.append(
+            f"| [`{record['code']}`]({path.name}) | {tried} | {record['killed']} | {len(kept)} | {left} | {share:.1f} |"
+        )
+        reasons += [_line(one) for one in record["survivors"]]
+    return PAGE.format(rows="\n".join(rows), reasons="\n".join(reasons))
+
+
+def _line(survivor: Document) -> str:
+    """Say of a survivor where it is, what was changed, and why it is kept."""
+    where, change = survivor["module"].removeprefix("vlcompress/"), survivor["line"].split("@@")[-1].strip()
+    return f"- `{where}`: ``{change.lstrip('+').strip()}``: {survivor['kept'] or 'open'}"
+
+
+PAGE = """# Mutants
+
+Small changes to the code, and whether the tests beside it notice (Cosmic Ray 8.7.0; the sample is drawn with the seed
+in each record): `python -m bench.mutate FOLDER --sample 60 --out FILE`, then `--again --out FILE` once its survivors
+have been read, then `--table` for this page. A survivor is killed by a test of the promise behind the line, or kept
+with its reason (`kept` in the record): it is equivalent where no result, error or measurement can tell it from the
+original. The last column is the share killed of what is not equivalent; the goal is 95 %.
+
+| code | tried | killed | equivalent | open | % |
+|---|---|---|---|---|---|
+{rows}
+
+## What is kept
+
+{reasons}
+"""
+
+
 def main() -> None:
     """Parse, copy the commit, run, record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -195,10 +244,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--again", action="store_true", help="the survivors of --out instead")
     parser.add_argument("--own", action="store_true", help="only a module's own tests, where it has a file of them")
+    parser.add_argument("--table", action="store_true", help="write the page of the records, and try nothing")
     asked = parser.parse_args()
+    if asked.table:
+        (RECORDS / "README.md").write_text(page())
+        return
     commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
     before: Document = json.loads(asked.out.read_text()) if asked.again else {"tried": 0, "survivors": []}
-    before |= {"commit": commit, "seed": before.get("seed", asked.seed)}
+    named = ", ".join(str(one).removeprefix("vlcompress/") for one in asked.folders)
+    before = {"code": named, **before, "commit": commit, "seed": before.get("seed", asked.seed)}
     out = asked.out and asked.out.absolute()
     with tempfile.TemporaryDirectory() as copy:
         subprocess.run(f"git archive {commit} | tar -x -C '{copy}'", shell=True, check=True, cwd=ROOT)

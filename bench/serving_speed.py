@@ -9,9 +9,8 @@ session of one thread) and the same client (prepared bytes over kept connections
   and with another core busy;
 - latency: p50 of single rows, one at a time, against `session.run` on one row.
 
-Servers are asked with JSON and, ours, with binary tensors and over gRPC (whose Python client costs more than the other
-two); MLServer 1.7.1 speaks JSON only. The variable names an
-environment with mlserver==1.7.1 and onnxruntime; without it MLServer is left out.
+Servers are asked with JSON and, ours, with binary tensors and over gRPC; MLServer 1.7.1 speaks JSON only. The variable
+names an environment with mlserver==1.7.1 and onnxruntime; without it MLServer is left out.
 """
 
 import argparse
@@ -72,7 +71,7 @@ def mlserver(model: RunModel) -> Iterator[str | None]:
                 process.terminate()
 
 
-async def measure(model: RunModel, urls: dict[str, dict[str, str]]) -> dict[str, Any]:
+async def measure(model: RunModel, urls: dict[str, dict[str, str]], rounds: int = ROUNDS) -> dict[str, Any]:
     """Measure both questions in interleaved rounds."""
     requests = _requests(model, urls)
     clients: dict[str, Any] = {
@@ -81,15 +80,15 @@ async def measure(model: RunModel, urls: dict[str, dict[str, str]]) -> dict[str,
     await _warm(requests, clients)
     rows: Measured = {}
     p50: Measured = {}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         rows.setdefault("bare", []).append(_bare_rows(model))
         with _other_core_busy():
             rows.setdefault("bare, other core busy", []).append(_bare_rows(model))
-        p50.setdefault("bare", []).append(_bare_latency(model))
-        for name, (_, large, single) in requests.items():
-            client = clients[name]
-            rows.setdefault(name, []).append(ROWS * await _rate(client, large))
-            p50.setdefault(name, []).append(await _latency(client, single))
+        for name, (_, large, _) in requests.items():
+            rows.setdefault(name, []).append(ROWS * await _rate(clients[name], large))
+        singles = {name: (clients[name], single) for name, (_, _, single) in requests.items()}
+        for name, found in (await _latencies(model, singles)).items():
+            p50.setdefault(name, []).append(found)
     for client in clients.values():
         await client.close()
     return {"rows_per_s": _summary(rows, higher=True), "p50_ms": _summary(p50, higher=False)}
@@ -122,13 +121,20 @@ async def _rate(client: Any, requests: list[bytes]) -> float:
     return await saturate(send, IN_FLIGHT, SECONDS)
 
 
-async def _latency(client: Any, requests: list[bytes]) -> float:
-    times = []
+async def _latencies(model: RunModel, singles: dict[str, tuple[Any, list[bytes]]]) -> dict[str, float]:
+    """Ask one row of each in turn, call by call, so that what else the machine does meets all of them alike."""
+    feeds = [model.arrays(seed) for seed in range(PAYLOADS)]
+    times: Measured = {name: [] for name in ("bare", *singles)}
     for index in range(CALLS):
         start = time.perf_counter()
-        await client.ask(requests[index % PAYLOADS])
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)
+        model.session.run(["logits"], feeds[index % PAYLOADS])
+        times["bare"].append(time.perf_counter() - start)
+        for name in list(singles)[:: 1 if index % 2 else -1]:
+            client, requests = singles[name]
+            start = time.perf_counter()
+            await client.ask(requests[index % PAYLOADS])
+            times[name].append(time.perf_counter() - start)
+    return {name: 1e3 * statistics.median(values) for name, values in times.items()}
 
 
 @contextlib.contextmanager
@@ -150,15 +156,6 @@ def _bare_rows(model: RunModel) -> float:
         model.session.run(["logits"], feeds[done % PAYLOADS])
         done += 1
     return ROWS * done / (time.perf_counter() - start)
-
-
-def _bare_latency(model: RunModel) -> float:
-    feeds, times = [model.arrays(seed) for seed in range(PAYLOADS)], []
-    for index in range(CALLS):
-        start = time.perf_counter()
-        model.session.run(["logits"], feeds[index % PAYLOADS])
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)
 
 
 def _summary(found: Measured, *, higher: bool) -> dict[str, Any]:
@@ -191,6 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     arguments = parser.parse_args()
     model = RunModel(arguments.run)
     options = ["--log-level", "error", "--threads", "1", "--sessions", "1", "--no-page"]
@@ -200,8 +198,8 @@ def main() -> None:
         for forms in urls.values():
             scores = ask_json(forms["json"], "model", model.document(1))
             np.testing.assert_allclose(scores, model.expected(1), rtol=1e-4, atol=1e-5)
-        found = asyncio.run(measure(model, urls))
-    given = {"rows": ROWS, "in_flight": IN_FLIGHT, "rounds": ROUNDS, "seconds": SECONDS, "calls": CALLS}
+        found = asyncio.run(measure(model, urls, arguments.rounds))
+    given = {"rows": ROWS, "in_flight": IN_FLIGHT, "rounds": arguments.rounds, "seconds": SECONDS, "calls": CALLS}
     write_record("python -m bench.serving_speed", {**given, "options": options, **found}, arguments.out)
 
 

@@ -7,7 +7,7 @@ EXTRAS = {
     "'vlcompress[cpu]' (or [gpu])": (
         "torch", "transformers", "safetensors", "tomli_w", "matplotlib", "jinja2", "onnxscript", "onnxruntime", "onnx",
     ),
-    "'vlcompress[serve]'": ("starlette", "uvicorn", "prometheus_client", "orjson", "pydantic", "grpc", "httptools"),
+    "'vlcompress[serve]'": ("starlette", "uvicorn", "prometheus_client", "orjson", "pydantic", "hpack", "httptools"),
 }  # fmt: skip
 """What to install for the modules that only some commands import: a server needs no torch, and the rest no server."""
 

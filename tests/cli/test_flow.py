@@ -47,7 +47,7 @@ def test_compiled_model_is_smaller_and_its_plan_gives_a_reason_for_every_layer(h
     plan = json.loads((folder / "compiled" / "plan.json").read_text())["plan"]
     assert all(layer["choice"]["why"] for layer in plan["layers"])
     assert (folder / "compiled" / "weights.safetensors").stat().st_size < (
-        folder / "ticket" / "weights.safetensors"
+        folder / "ticket" / "model.safetensors"
     ).stat().st_size
 
 
@@ -129,7 +129,7 @@ def test_a_damaged_ticket_is_refused(home: Path, tmp_path: Path) -> None:
 
     copy = tmp_path / "runs"
     shutil.copytree(home, copy)
-    weights = finished(copy).ticket / "weights.safetensors"
+    weights = finished(copy).ticket / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-3] ^= 4
     weights.write_bytes(content)

@@ -34,6 +34,18 @@ def test_an_invalid_graph_is_refused() -> None:
         check_graph(model.SerializeToString())
 
 
+def test_a_valid_graph_passes_from_memory_and_from_a_file(tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper
+
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    check_graph(model.SerializeToString())
+    onnx.save(model, str(tmp_path / "model.onnx"))
+    check_graph(tmp_path / "model.onnx")
+
+
 @pytest.mark.parametrize(("precision", "agreement"), [("fp32", 1.0), ("fp16", 0.0), ("int8", 0.0)])
 def test_in_lower_precision_answers_count_on_real_samples_only(precision: Precision, agreement: float) -> None:
     """On random inputs many answers score nearly the same: one of eight that rounding changes is no fault."""

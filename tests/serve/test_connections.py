@@ -79,18 +79,43 @@ def test_a_connection_that_is_worked_for_outlives_newer_ones(
         assert first.recv(100).startswith(b"HTTP/1.1 200")
 
 
+class Other:
+    """A connection that does nothing but wait."""
+
+    def __init__(self, host: str, since: float | None) -> None:
+        self.address, self.waits_since, self.transport, self.closed = host, since, self, False
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def abort(self) -> None:
+        self.closed = True
+
+
 def test_the_address_with_most_connections_gives_one_up() -> None:
-    class Other:
-        def __init__(self, host: str, since: float | None) -> None:
-            self.client, self.waits_since, self.transport = (host, 1), since, self
-
-        def is_closing(self) -> bool:
-            return False
-
     one, old, young, busy = Other("a", 1.0), Other("b", 2.0), Other("b", 3.0), Other("b", None)
-    assert connections._longest_waiting([one, young, old, busy]) is old  # type: ignore[comparison-overlap]
-    assert connections._longest_waiting([one, old]) is one  # type: ignore[comparison-overlap]
-    assert connections._longest_waiting([busy]) is busy  # type: ignore[comparison-overlap]
+    for there in ([one, young, old, busy], [one, old], [busy]):
+        connections.make_room(there, len(there))
+        connections.make_room(there, len(there) - 1)
+        assert [other.closed for other in (old, one, busy)].count(True) == 1
+        (gone,) = (other for other in there if other.closed)
+        assert gone is (there[2] if len(there) == 4 else there[0])
+        gone.closed = False
+
+
+def test_who_gives_way_is_looked_up_for_many_at_once_and_still_waits_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = list[int]()
+    longest = connections._longest_waiting
+    monkeypatch.setattr(connections, "_longest_waiting", lambda found: looks.append(len(found)) or longest(found))
+    there = [Other("a", float(since)) for since in range(160)]
+    for _ in range(20):
+        connections.make_room(there, 159)
+    assert [one.closed for one in there] == [True] * 20 + [False] * 140
+    assert len(looks) == 3  # ten give way after the first one, then nine
+    there[20].waits_since = 500.0  # it has said something meanwhile
+    connections._going[:] = [(there[20], 20.0)]
+    connections.make_room(there, 159)
+    assert (there[20].closed, there[21].closed) == (False, True)
 
 
 @pytest.mark.parametrize(("sent", "says"), [(b"", b""), (HALF, b"HTTP/1.1 408 Request Timeout")])
@@ -178,6 +203,6 @@ def test_a_client_that_closed_its_half_before_its_request_ended_is_let_go(settin
 
 def test_the_limit_of_open_files_leaves_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
-    assert (most_connections(), most_connections(2)) == (924, 462)
+    assert most_connections() == 924
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert most_connections() == 1 << 16

@@ -23,7 +23,7 @@ from tests.serve.test_server import _until as until
 from tests.serve.test_server import slow
 from tests.serve.test_tritonclient import VALUES
 from vlcompress.errors import VlcompressError
-from vlcompress.serve import messages
+from vlcompress.serve import decode_grpc, messages
 from vlcompress.serve.decode_grpc import CONTENTS, decode_call
 from vlcompress.serve.logs import JsonFormatter
 from vlcompress.serve.refusal import Refusal
@@ -39,7 +39,7 @@ Make = Callable[..., Settings]
 @pytest.fixture(scope="module")
 def address(models: Path) -> Iterator[str]:
     """The gRPC address of a real server with all test models."""
-    with running(settings_of(models, grpc_port=0, max_body_bytes=100_000)) as (_, server):
+    with running(settings_of(models, grpc_port=0, max_body_bytes=100_000, max_inflated_bytes=150_000)) as (_, server):
         yield f"127.0.0.1:{server.grpc_port}"
 
 
@@ -160,6 +160,35 @@ def test_every_datatype_is_read_as_it_was_sent(raw: bool) -> None:
     for name, values in sent.items():
         np.testing.assert_array_equal(found.inputs[f"in_{name}"], values, err_msg=name)
         assert found.inputs[f"in_{name}"].dtype == values.dtype
+
+
+def test_plain_calls_are_read_as_all_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [of_types(raw=True)[0], typed_words([[1]])]
+    for change in (
+        lambda r: r.inputs[0].shape.append(1), lambda r: r.inputs[0].shape.__setitem__(0, 0),
+        lambda r: setattr(r.inputs[0], "name", "x" * 201), lambda r: setattr(r.inputs[0], "datatype", "X"),
+        lambda r: r.inputs[0].ClearField("shape"), lambda r: r.inputs[0].shape.extend([1] * 20),
+        lambda r: setattr(r.inputs[1], "name", r.inputs[0].name), lambda r: r.raw_input_contents.pop(),
+        lambda r: r.raw_input_contents.__setitem__(0, b"1"), lambda r: r.outputs.add(name="out_BOOL"),
+        lambda r: setattr(r, "id", "r1"), lambda r: r.parameters["timeout"].CopyFrom(_text("soon")),
+        lambda r: r.inputs[0].parameters["shared_memory_region"].CopyFrom(_text("x")),
+        lambda r: r.inputs[0].contents.bool_contents.append(True),
+    ):  # fmt: skip
+        requests.append(of_types(raw=True)[0])
+        change(requests[-1])
+    plain = [_read(request) for request in requests]
+    monkeypatch.setattr(decode_grpc, "_plain", lambda request: None)
+    assert plain == [_read(request) for request in requests]
+    assert len({str(one) for one in plain}) > 10
+
+
+def _read(request: Any) -> Any:
+    try:
+        found = decode_call(request)
+    except Refusal as refusal:
+        return str(refusal)
+    tensors = {name: (array.tolist(), array.dtype, array.shape) for name, array in found.inputs.items()}
+    return found.id, tensors, found.datatypes, found.outputs, found.binary, found.timeout_us
 
 
 def test_numbers_that_a_datatype_cannot_hold_are_refused() -> None:

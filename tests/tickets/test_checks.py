@@ -93,14 +93,40 @@ def test_a_weight_of_the_teacher_that_is_none(recipe: Recipe, weight: float) -> 
         recipe.override(training={"distill": weight})
 
 
-def test_a_task_without_logits_cannot_be_taught(tmp_path: Path) -> None:
-    captions = make_benchmark(tmp_path / "captions", "retrieval", size="tiny", processes=1)
+@pytest.fixture(scope="module")
+def captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in data of retrieval."""
+    return make_benchmark(tmp_path_factory.mktemp("data") / "captions", "retrieval", size="tiny", processes=1)
+
+
+def test_a_task_without_logits_cannot_be_taught(captions: Path, tmp_path: Path) -> None:
     recipe = default_recipe("lxmert", "pretraining", "tiny").override(
         data={"source": str(captions)}, training={"distill": 0.5}
     )
     with pytest.raises(VlcompressError, match="distillation compares logits, which this task has none of"):
         find_ticket(recipe, tmp_path, say=lambda line: None)
     assert not list(tmp_path.rglob("trainings"))
+
+
+def test_a_task_that_cannot_be_perturbed_is_refused_before_training(captions: Path, tmp_path: Path) -> None:
+    recipe = default_recipe("uniter", "retrieval", "tiny").override(
+        data={"source": str(captions)}, training={"adversarial": "text"}
+    )
+    with pytest.raises(VlcompressError, match="adversarial training of uniter on this task is not defined"):
+        check_run(opened(recipe, tmp_path))
+    assert not list(tmp_path.rglob("trainings"))
+
+
+def test_a_language_model_of_this_machine_is_read_before_training_and_one_of_the_hub_is_not(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub is asked when the control's own training begins."""
+    built: list[str] = []
+    monkeypatch.setattr("vlcompress.tickets.checks.build_model", lambda _, trial: built.append(trial.start))
+    for name, starts in ((str(tmp_path / "bert.pt"), ["language"]), ("google/bert", [])):
+        built.clear()
+        check_run(opened(recipe.override(model={"language": name}, pruning={"controls": ["language"]}), tmp_path))
+        assert built == starts
 
 
 BLOCKS = {"pattern": "block:4x4", "permutation": "neurons+channels"}

@@ -30,7 +30,7 @@ def test_a_run_writes_what_was_said_and_the_tickets_weights_once(
     assert len(trainings) == 3
     assert all(size == pytest.approx(each, rel=0.2) for size in sizes)  # beside it: headers and scores of a tiny model
     same = run.training("ticket", 2) / "weights.safetensors"
-    assert os.path.samefile(run.ticket / "weights.safetensors", same)
+    assert os.path.samefile(run.ticket / "model.safetensors", same)
     shutil.rmtree(same.parent)
     load_ticket(run.ticket)
     assert unused(tmp_path, young=0).paths == ()

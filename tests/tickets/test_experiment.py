@@ -52,6 +52,17 @@ def test_a_mask_that_is_not_held_prunes_the_start_and_no_more(captions: Path, tm
         assert torch.equal(start[name], experiment.theta0[name] * mask)
 
 
+def test_a_training_is_told_with_its_score_in_percent(captions: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    experiment = opened(captions, tmp_path, "none")
+    experiment.say = lines.append
+    for _ in range(2):
+        score = experiment.train(Trial(0), "dense").scores.mean
+    assert [line.rsplit(" (", 1)[0] for line in lines[-2:]] == [f"dense: {100 * score:.2f}"] * 2
+    assert score > 0
+    assert lines[-1].endswith(" (done before)")
+
+
 def test_data_smaller_than_a_batch_are_a_step_an_epoch(captions: Path, tmp_path: Path) -> None:
     recipe = opened(captions, tmp_path, "none").recipe.override(training={"steps": 0, "epochs": 3.0, "batch": 100_000})
     assert open_experiment(recipe, tmp_path, say=lambda line: None).hyper.steps == 3

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from tests.training.test_watching import Seen
 from vlcompress.artefacts import read_json, save_tensors
@@ -155,6 +156,10 @@ def test_ticket_is_written_and_loads_and_the_run_is_found(recipe: Recipe, tmp_pa
     family = family_named(ticket.family)
     model = family.build(ticket.config, ticket.head, seed=0)
     model.load_state_dict(dict(ticket.weights))
+    opened = AutoModelForQuestionAnswering.from_pretrained(run.ticket).state_dict()
+    assert all(torch.equal(opened[name], tensor) for name, tensor in ticket.weights.items())
+    assert AutoTokenizer.from_pretrained(run.ticket).vocab_size == ticket.config["vocab_size"]
+    assert "LxmertForQuestionAnswering.from_pretrained" in (run.ticket / "README.md").read_text()
     assert newest_run(tmp_path).folder == run.folder
     assert "a single seed" in (run.ticket / "README.md").read_text()
     lines: list[str] = []

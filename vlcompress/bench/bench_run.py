@@ -27,7 +27,7 @@ from vlcompress.tasks.base import Task
 from vlcompress.tickets.models import dense_model, samples, score_task, ticket_model
 from vlcompress.tickets.run import Run
 from vlcompress.tickets.store import TrainingResult
-from vlcompress.tickets.ticket import Ticket, load_ticket
+from vlcompress.tickets.ticket import Ticket, load_ticket, weights_file
 
 DOCUMENT = "bench.json"
 REFERENCES = ("dense", "onnx dense")
@@ -107,7 +107,7 @@ def _variants(
     (one,) = samples(task, 1)
     files = {
         "dense": run.training("dense") / "weights.safetensors",
-        "masked": run.ticket / "weights.safetensors",
+        "masked": weights_file(run.ticket),
         "compiled": run.folder / "compiled" / "weights.safetensors",
     }
     loaders = {"dense": _load_dense, "masked": _load_masked, "compiled": _load_compiled}

@@ -125,9 +125,9 @@ def words_file(text: str) -> str:
 
 
 def words_path(folder: Path) -> Path:
-    """Find the file in which a folder keeps its vocabulary; where it has none, that is a ``vocab.txt``."""
-    published = folder / "tokenizer.json"
-    return published if published.is_file() else folder / "vocab.txt"
+    """Find the file in which a folder keeps its vocabulary: a ``vocab.txt``, whatever else spells it out beside."""
+    plain, published = folder / "vocab.txt", folder / "tokenizer.json"
+    return published if published.is_file() and not plain.is_file() else plain
 
 
 def _backend(document: str) -> Any:

@@ -38,7 +38,7 @@ COPIES = 5
 """Copies of the weights that fit: the four sessions that a server tries at most, and a new version beside them."""
 
 REQUIREMENTS = (
-    "click", "grpcio", "httptools", "numpy", "onnx", "onnxruntime", "orjson", "pillow", "prometheus-client", "protobuf",
+    "click", "hpack", "httptools", "numpy", "onnx", "onnxruntime", "orjson", "pillow", "prometheus-client", "protobuf",
     "pydantic", "starlette", "tokenizers", "uvicorn", "uvloop",
 )  # fmt: skip
 """What `vlcompress serve` imports for an exported file: no torch."""

@@ -17,6 +17,7 @@ from vlcompress.data.regions import Regions
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.building import materialise, skeleton
+from vlcompress.models.hub import HubForm
 from vlcompress.models.objective import PretrainingSpec
 
 CORNERS = ("x1", "y1", "x2", "y2")
@@ -364,6 +365,16 @@ class Family(ABC):
     def modality_of(self, name: str) -> str:
         """Name the modality that a weight serves: "language", "vision", "cross", "joint" or "pooler"."""
         return "pooler" if "pooler" in name else "joint"
+
+    def hub_form(self, config: Config, head: Head, weights: Mapping[str, Tensor]) -> HubForm | None:
+        """Say as what transformers opens a model; None where it has no class for it.
+
+        Args:
+            config: without "model_type".
+            head: of the model.
+            weights: its state dict, tied weights once.
+        """
+        return None
 
 
 def pretraining_of(family: Family) -> PretrainingSpec:

@@ -73,7 +73,7 @@ async def read_body(request: Request, limits: BodyLimits, held: Held) -> bytes:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limits.sent:
         await _discard(request, limits.sent)
-        raise _too_large(f"{declared} bytes", limits.sent)
+        raise too_large(f"{declared} bytes", limits.sent)
     try:
         async with asyncio.timeout(limits.seconds):
             body = await _receive(request, limits, held)
@@ -81,7 +81,7 @@ async def read_body(request: Request, limits: BodyLimits, held: Held) -> bytes:
         text = f"the body did not arrive within {limits.seconds:g} s"
         raise Refusal(408, text, "slow_client", {"Connection": "close"}) from None
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    return body if encoding in ("", "identity") else _inflate(body, encoding, limits.inflated, held)
+    return body if encoding in ("", "identity") else inflated(body, encoding, limits.inflated, held)
 
 
 async def _receive(request: Request, limits: BodyLimits, held: Held) -> bytes:
@@ -98,7 +98,7 @@ async def _receive(request: Request, limits: BodyLimits, held: Held) -> bytes:
         if size > limits.sent:
             chunks.clear()
             await _discard(request, limits.sent)
-            raise _too_large("more bytes", limits.sent)
+            raise too_large("more bytes", limits.sent)
         held.add(len(chunk))
         chunks.append(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -109,7 +109,18 @@ def gone() -> Refusal:
     return Refusal(499, "the client closed the request", "cancelled")
 
 
-def _inflate(body: bytes, encoding: str, limit: int, held: Held) -> bytes:
+def inflated(body: bytes, encoding: str, limit: int, held: Held) -> bytes:
+    """Decompress a body.
+
+    Args:
+        body: as sent.
+        encoding: how it was compressed.
+        limit: of bytes decompressed.
+        held: the request's share of memory.
+
+    Raises:
+        Refusal: 400 broken compression, 413 too large, 415 unknown compression, 503 no memory.
+    """
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise Refusal(415, f"Content-Encoding '{shown(encoding)}' is not supported: use gzip, deflate or identity")
     parts: list[bytes] = []
@@ -122,7 +133,7 @@ def _inflate(body: bytes, encoding: str, limit: int, held: Held) -> bytes:
             raise invalid(f"the body, or what follows its first part, is not {encoding} data: {error}") from None
         size += len(parts[-1])
         if size > limit:
-            raise _too_large("more bytes when decompressed", limit)
+            raise too_large("more bytes when decompressed", limit)
         if not reader.eof or (reader.unused_data and encoding == "deflate"):
             raise invalid(f"the {encoding} data of the body is cut, or something follows it")
         rest = reader.unused_data
@@ -130,7 +141,8 @@ def _inflate(body: bytes, encoding: str, limit: int, held: Held) -> bytes:
     return b"".join(parts)
 
 
-def _too_large(size: str, limit: int) -> Refusal:
+def too_large(size: str, limit: int) -> Refusal:
+    """Build the refusal of a body that is larger than the limit."""
     return Refusal(413, f"the request body has {size}: at most {limit} are accepted", "too_large")
 
 

@@ -7,7 +7,7 @@ import asyncio
 import resource
 import time
 from collections import Counter
-from typing import Any
+from typing import Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -16,17 +16,63 @@ from vlcompress.serve.refusal import error_body
 HEAD_SECONDS = 10.0
 """From the opening of a connection, or a request's first byte, to the end of its headers."""
 HEAD_BYTES, HEADERS = 64 << 10, 100
+KEEP_SECONDS = 75.0
+"""How long a connection is kept on which nothing is asked."""
 OTHER_FILES = 100
-"""Descriptors that are not left to connections: models, logs, gRPC."""
+"""Descriptors that are not left to connections: models, logs."""
+
+_LOOK = 16
+"""One part in so many of all connections gives way between two looks at all of them."""
 
 _PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PROBE_SECONDS = 0.1
 
 
-def most_connections(protocols: int = 1) -> int:
-    """Count the connections, of each of so many protocols, that the process's limit of open files leaves room for."""
+def most_connections() -> int:
+    """Count the connections, over all protocols, that the process's limit of open files leaves room for."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return (max(OTHER_FILES, files - OTHER_FILES) if files != resource.RLIM_INFINITY else 1 << 16) // protocols
+    return max(OTHER_FILES, files - OTHER_FILES) if files != resource.RLIM_INFINITY else 1 << 16
+
+
+class Held(Protocol):
+    """A connection of any protocol.
+
+    Attributes:
+        transport: its socket's.
+        address: the client's.
+        waits_since: when the server began to wait for the client; None while it works on a request.
+    """
+
+    transport: Any
+
+    @property
+    def address(self) -> str:
+        """See the class."""
+
+    @property
+    def waits_since(self) -> float | None:
+        """See the class."""
+
+
+_going: list[tuple[Held, float | None]] = []
+"""Who gives way next, the first one last, and since when it was waited for when that was seen."""
+
+
+def make_room(connections: Any, most: int) -> None:
+    """Hang up the one that is waited for longest, if there are more connections than `most`.
+
+    Whoever opens connections as fast as it can must not keep the server busy with this: all of them are looked at only
+    once for so many.
+    """
+    if len(connections) <= most:
+        return
+    while True:
+        if not _going:
+            _going[:] = reversed([(one, one.waits_since) for one in _longest_waiting(connections)])
+        one, since = _going.pop()
+        if one in connections and not one.transport.is_closing() and one.waits_since == since:
+            one.transport.abort()
+            return
 
 
 class Connection(HttpToolsProtocol):
@@ -46,8 +92,12 @@ class Connection(HttpToolsProtocol):
         """Take a connection, in place of the one that keeps the server waiting longest if there are too many."""
         super().connection_made(transport)
         self._start_head_timer()
-        if len(self.connections) > self.most:
-            _longest_waiting(self.connections).transport.abort()
+        make_room(self.connections, self.most)
+
+    @property
+    def address(self) -> str:
+        """The client's address."""
+        return self.client[0] if self.client else ""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -140,20 +190,13 @@ class Connection(HttpToolsProtocol):
             self.transport.write(_PROBE)
 
 
-class SharedConnection(Connection):
-    """One of a server that listens for gRPC as well."""
-
-    most = most_connections(2)
-
-
-def _longest_waiting(connections: Any) -> Connection:
-    """Choose which connection to give up: of those that keep the server waiting, else of all, one of the address that
-    has most of them, and of these the one that is waited for longest."""
-    there: list[Connection] = [one for one in connections if not one.transport.is_closing()]
-    found = [one for one in there if one.waits_since is not None] or there
-    held = Counter(_address(one) for one in found)
-    return max(found, key=lambda one: (held[_address(one)], -(one.waits_since or 0.0)))
-
-
-def _address(connection: Connection) -> str:
-    return connection.client[0] if connection.client else ""
+def _longest_waiting(connections: Any) -> list[Held]:
+    """Choose which connections to give up next: of those that keep the server waiting, else of all, those of the
+    address that has most of them, and of these the ones that are waited for longest."""
+    there: list[Held] = [one for one in connections if not one.transport.is_closing()]
+    waits = {one: one.waits_since for one in there}
+    found = [one for one in there if waits[one] is not None] or there
+    held = Counter(one.address for one in found)
+    most = max(held.values())
+    longest = sorted((one for one in found if held[one.address] == most), key=lambda one: waits[one] or 0.0)
+    return longest[: max(1, len(there) // _LOOK)]

@@ -36,7 +36,7 @@ class WantedOutput:
     """
 
     name: str
-    binary: bool = False
+    binary: bool
     classes: int = 0
 
 
@@ -57,8 +57,8 @@ class DecodedRequest:
     inputs: Arrays
     datatypes: dict[str, str]
     outputs: tuple[WantedOutput, ...] | None
-    binary: bool = False
-    timeout_us: int | None = None
+    binary: bool
+    timeout_us: int | None
 
 
 def decode_request(body: bytes, json_length: int | None) -> DecodedRequest:
@@ -146,7 +146,7 @@ def _tensor(row: InferInput, take: Callable[[str, int], memoryview]) -> Array:
         return _from_json(row.name, row.datatype, tuple(row.shape), row.data)
     if "data" in row.model_fields_set:
         raise invalid(f"input '{shown(row.name)}' has both data and binary_data_size")
-    return _from_binary(row.name, row.datatype, tuple(row.shape), take(row.name, size))
+    return from_binary(row.name, row.datatype, tuple(row.shape), take(row.name, size))
 
 
 def _wanted(row: InferOutput, binary: bool) -> WantedOutput:
@@ -223,7 +223,17 @@ def _integers(name: str, dtype: np.dtype[np.generic], flat: list[Any], some_floa
     return np.array(flat, dtype=dtype)
 
 
-def _from_binary(name: str, datatype: Datatype, shape: tuple[int, ...], raw: memoryview) -> Array:
+def from_binary(name: str, datatype: Datatype, shape: tuple[int, ...], raw: memoryview) -> Array:
+    """Read a raw tensor, little-endian and row-major.
+
+    Args:
+        name: of the input, for the refusal.
+        datatype, shape: what the request says of it.
+        raw: its bytes; not copied.
+
+    Raises:
+        Refusal: 400: they do not fit.
+    """
     count = math.prod(shape)
     if datatype == "BYTES":
         return _raw_strings(name, count, raw).reshape(shape)

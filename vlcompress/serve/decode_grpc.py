@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
-from vlcompress.serve.decode import DecodedRequest, decode_document
+from vlcompress.serve.decode import DecodedRequest, decode_document, from_binary
 from vlcompress.serve.messages import Message
 from vlcompress.serve.refusal import invalid, shown
-from vlcompress.serve.schemas import Json
+from vlcompress.serve.schemas import LONGEST_NAME, MOST_AXES, Json
+from vlcompress.serve.tensors import DATATYPES, Arrays
 
 CONTENTS = {
     "BOOL": "bool_contents", "BYTES": "bytes_contents", "FP32": "fp32_contents", "FP64": "fp64_contents",
@@ -25,6 +26,33 @@ def decode_call(request: Message, left_s: float | None = None) -> DecodedRequest
     Raises:
         Refusal: 400 with what is wrong.
     """
+    decoded = _plain(request) or _decoded(request)
+    if left_s is None:
+        return decoded
+    left_us = max(1, int(left_s * 1e6))
+    return replace(decoded, timeout_us=min(left_us, decoded.timeout_us or left_us))
+
+
+def _plain(request: Message) -> DecodedRequest | None:
+    """Read what a server is asked all day, raw tensors and nothing else, without the words of HTTP: half the time.
+
+    Anything else, and whatever could be refused for its form, gives None; `tests/serve/test_grpc.py` holds both alike.
+    """
+    raw, tensors = request.raw_input_contents, request.inputs
+    if len(raw) != len(tensors) or not raw or request.outputs or request.parameters:
+        return None
+    inputs: Arrays = {}
+    datatypes: dict[str, str] = {}
+    for tensor, part in zip(tensors, raw, strict=True):
+        name, datatype, shape = tensor.name, tensor.datatype, tuple(tensor.shape)
+        plain = 0 < len(name) <= LONGEST_NAME and datatype in DATATYPES and 0 < len(shape) <= MOST_AXES
+        if not plain or min(shape) < 1 or name in inputs or tensor.parameters or tensor.HasField("contents"):
+            return None
+        inputs[name], datatypes[name] = from_binary(name, datatype, shape, memoryview(part)), datatype
+    return DecodedRequest(request.id, inputs, datatypes, None, binary=True, timeout_us=None)
+
+
+def _decoded(request: Message) -> DecodedRequest:
     raw = [memoryview(part) for part in request.raw_input_contents]
     if raw and len(raw) != len(request.inputs):
         raise invalid(f"raw_input_contents has {len(raw)} tensors, the request {len(request.inputs)} inputs")
@@ -36,15 +64,13 @@ def decode_call(request: Message, left_s: float | None = None) -> DecodedRequest
         "outputs": [{"name": output.name, "parameters": _parameters(output)} for output in request.outputs],
     }
     parts = iter(raw)
-    decoded = decode_document(document, lambda name, size: next(parts))
-    waits = [decoded.timeout_us, None if left_s is None else max(1, int(left_s * 1e6))]
-    return replace(decoded, timeout_us=min((wait for wait in waits if wait is not None), default=None))
+    return decode_document(document, lambda name, size: next(parts))
 
 
 def _input(tensor: Message, raw_size: int | None) -> Json:
     """Say an input in the words of HTTP: raw bytes by their number, or a list."""
     found: Json = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
-    given = [field.name for field, _ in tensor.contents.ListFields()]
+    given = [field.name for field, _ in tensor.contents.ListFields()] if tensor.HasField("contents") else []
     if raw_size is not None:
         if given:
             raise invalid(f"input '{shown(tensor.name)}' has both {given[0]} and raw_input_contents")

@@ -81,6 +81,7 @@ _PACKAGES = {"inference": INFERENCE, "grpc.health.v1": HEALTH}
 _FIELD = descriptor_pb2.FieldDescriptorProto
 
 
+@cache
 def message_class(package: str, name: str) -> Any:
     """Get the class of a message.
 

@@ -1,25 +1,25 @@
 """Open Inference Protocol v2 over gRPC: the same models, queue, limits, token and refusals as over HTTP."""
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote
 
-import grpc
 from google.protobuf.message import DecodeError
 
 import vlcompress
-from vlcompress.errors import VlcompressError
 from vlcompress.serve.auth import GRPC, GRPC_HEALTH, check_token
 from vlcompress.serve.batcher import Answer
-from vlcompress.serve.body import gone
-from vlcompress.serve.connections import HEAD_SECONDS, most_connections
+from vlcompress.serve.body import BodyLimits, Held, gone, inflated, too_large
 from vlcompress.serve.decode_grpc import decode_call
 from vlcompress.serve.encode import raw_bytes
 from vlcompress.serve.exchange import exchange, refused
+from vlcompress.serve.http2 import Answer as Answering
+from vlcompress.serve.http2 import Stream, block
 from vlcompress.serve.infer import infer, metadata_of, model_of, note
 from vlcompress.serve.messages import Message, message_class
 from vlcompress.serve.record import Record
@@ -27,16 +27,17 @@ from vlcompress.serve.refusal import Refusal, invalid, shown
 from vlcompress.serve.schemas import Json
 from vlcompress.serve.server import Server
 
-NOT_OFFERED = (
-    "ModelStreamInfer", "ModelConfig", "ModelStatistics", "RepositoryIndex", "RepositoryModelLoad",
-    "RepositoryModelUnload", "SystemSharedMemoryStatus", "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister",
-    "CudaSharedMemoryStatus", "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister", "TraceSetting", "LogSettings",
-)  # fmt: skip
-"""What Triton's clients can call besides."""
+STATUSES = {400: 3, 401: 16, 404: 5, 408: 4, 413: 8, 415: 12, 501: 12, 503: 14}
+"""INVALID_ARGUMENT, UNAUTHENTICATED, NOT_FOUND, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED and UNAVAILABLE
+for statuses of HTTP; any other one is INTERNAL."""
 
-STATUSES = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 404: "NOT_FOUND", 501: "UNIMPLEMENTED", 503: "UNAVAILABLE"}
-"""Statuses of gRPC for those of HTTP; any other one is INTERNAL."""
-
+_INTERNAL = 13
+_HEAD = block([(":status", "200"), ("content-type", "application/grpc")])
+_GOOD = block([("grpc-status", "0")])
+_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
+_LONGEST_SENTENCE = 1000
+_PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 _SERVING, _NOT_SERVING = 1, 2
 
 
@@ -50,40 +51,9 @@ class Call:
     left_s: float | None
 
 
-async def start(server: Server, host: str, port: int) -> tuple[Any, int]:
-    """Listen for calls on the running event loop.
-
-    Args:
-        server: answers them.
-        host, port: where to listen; port 0 takes a free one.
-
-    Returns:
-        The `grpc.aio.Server`, and its port.
-
-    Raises:
-        VlcompressError: the address cannot be listened on.
-    """
-    options = {
-        "grpc.max_receive_message_length": server.settings.max_body_bytes,
-        "grpc.max_send_message_length": -1,
-        "grpc.max_allowed_incoming_connections": most_connections(2),  # the other half is HTTP's
-        "grpc.server_handshake_timeout_ms": round(HEAD_SECONDS * 1000),
-        "grpc.max_connection_idle_ms": round(HEAD_SECONDS * 1000),  # without a whole call; clients connect again
-        "grpc.max_connection_age_grace_ms": 1000 * round(server.settings.stop_seconds),
-        "grpc.so_reuseport": 0,  # else a second server would take half of the first one's clients
-    }
-    listening = grpc.aio.server(options=list(options.items()))
-    for service, methods in _METHODS.items():
-        handlers = {name: _handler(server, f"/{service}/{name}", method) for name, method in methods.items()}
-        listening.add_registered_method_handlers(service, handlers)
-    try:
-        found = listening.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-    except RuntimeError as error:
-        raise VlcompressError(
-            f"cannot listen on {host}:{port} (Address already in use): give another --host or --grpc-port"
-        ) from error
-    await listening.start()
-    return listening, found
+def answering(server: Server) -> Answering:
+    """Make what answers the calls of a listener's connections."""
+    return partial(_exchange, server)
 
 
 async def _live(call: Call) -> Json:
@@ -133,11 +103,6 @@ async def _model_infer(call: Call) -> Json:
     }
 
 
-async def _not_offered(call: Call) -> Json:
-    offered = ", ".join(name for name in _METHODS[GRPC] if name not in NOT_OFFERED)
-    raise Refusal(501, f"this method is not offered over gRPC: call {offered}", "not_offered")
-
-
 @dataclass(frozen=True)
 class _Method:
     """A method: the names of its messages, and what answers it with the response's fields."""
@@ -147,6 +112,7 @@ class _Method:
     name: str = ""
 
     def message(self, kind: str) -> Any:
+        """Get the class of its request or response."""
         return message_class(self.package, f"{self.name}{kind}")
 
 
@@ -159,44 +125,101 @@ _ANSWERS = {
     "ModelInfer": _model_infer,
 }
 _METHODS: Mapping[str, Mapping[str, _Method]] = {
-    GRPC: {
-        **{name: _Method(answer, name=name) for name, answer in _ANSWERS.items()},
-        **{name: _Method(_not_offered, name="ServerLive") for name in NOT_OFFERED},
-    },
+    GRPC: {name: _Method(answer, name=name) for name, answer in _ANSWERS.items()},
     GRPC_HEALTH: {"Check": _Method(_health, "grpc.health.v1", "HealthCheck")},
 }
 
 
-def _handler(server: Server, path: str, method: _Method) -> Any:
-    """Make a method's handler; bytes are parsed in it, since gRPC's own parsing calls a broken message INTERNAL."""
-    request, response = method.message("Request"), method.message("Response")
-
-    async def answer(raw: bytes, context: Any) -> bytes:
-        headers = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
-        with exchange(server, "gRPC", path.rpartition("/")[2], path, headers) as record:
-            record.client = _address(context.peer())
-            try:
-                check_token(path, headers.get("authorization", ""), server.settings.token)
-                with server.budget.hold() as held:
-                    held.add(len(raw))
-                    call = Call(server, record, _parsed(request, raw), context.time_remaining())
-                    sent: bytes = response(**await method.answer(call)).SerializeToString()
-                record.status = 200
-                return sent
-            except Exception as error:
-                refusal = refused(error, record)
-        if refusal.status == 499:
-            raise asyncio.CancelledError
-        trailing = tuple((name.lower(), value) for name, value in refusal.headers.items())
-        await context.abort(grpc.StatusCode[STATUSES.get(refusal.status, "INTERNAL")], str(refusal), trailing)
-        raise AssertionError("abort has raised")
-
-    return grpc.unary_unary_rpc_method_handler(answer)
+async def _exchange(server: Server, stream: Stream) -> None:
+    """Answer a call, or refuse it."""
+    path = stream.headers.get(":path", "")
+    if not stream.headers.get("content-type", "").startswith("application/grpc"):
+        await stream.send(block([(":status", "415")]))
+        return
+    with exchange(server, "gRPC", path.rpartition("/")[2], path, stream.headers) as record:
+        record.client = stream.client
+        try:
+            sent = await _answer(server, record, stream, path)
+            record.status = 200
+            await stream.send(_HEAD, b"\0" + len(sent).to_bytes(4) + sent, _GOOD)
+        except (Exception, asyncio.CancelledError) as error:
+            refusal = refused(gone() if isinstance(error, asyncio.CancelledError) else error, record)
+            if refusal.status != 499:
+                await stream.send(_refusal(refusal))
 
 
-def _address(peer: str) -> str:
-    """Take the address from what gRPC calls a client ("ipv4:127.0.0.1:5000")."""
-    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
+async def _answer(server: Server, record: Record, stream: Stream, path: str) -> bytes:
+    start = time.monotonic()
+    waits_s = _seconds(stream.headers.get("grpc-timeout"))
+    check_token(path, stream.headers.get("authorization", ""), server.settings.token)
+    method = _method(path)
+    with server.budget.hold() as held:
+        raw = await _message(stream, server, held)
+        left_s = None if waits_s is None else waits_s - (time.monotonic() - start)
+        call = Call(server, record, _parsed(method.message("Request"), raw), left_s)
+        response: bytes = method.message("Response")(**await method.answer(call)).SerializeToString()
+        return response
+
+
+def _method(path: str) -> "_Method":
+    """Look a method up before its message has come: a stream's need not come at all."""
+    service, _, name = path.removeprefix("/").rpartition("/")
+    method = _METHODS.get(service, {}).get(name)
+    if method is None:
+        offered = ", ".join(_METHODS[GRPC])
+        raise Refusal(501, f"this method is not offered over gRPC: call {offered}", "not_offered")
+    return method
+
+
+async def _message(stream: Stream, server: Server, held: Held) -> bytes:
+    """Read a call's message, within the limits of HTTP's bodies."""
+    limits = server.body_limits
+    if not stream.ended:
+        try:
+            async with asyncio.timeout(limits.seconds):
+                while not stream.ended:
+                    _check_size(stream, limits, held)
+                    await stream.moved()
+        except TimeoutError:
+            raise Refusal(408, f"the message did not arrive within {limits.seconds:g} s", "slow_client") from None
+    _check_size(stream, limits, held)
+    size, body = int.from_bytes(stream.body[1:5]), bytes(stream.body[5:])
+    if len(stream.body) < 5 or len(body) != size:
+        raise invalid(f"one message of {size} bytes is announced, {len(body)} bytes have come")
+    if not stream.body[0]:
+        return body
+    return inflated(body, stream.headers.get("grpc-encoding", "identity"), limits.inflated, held)
+
+
+def _check_size(stream: Stream, limits: BodyLimits, held: Held) -> None:
+    come = len(stream.body)
+    held.add(come - held.bytes)
+    size = max(come - 5, int.from_bytes(stream.body[1:5]) if come >= 5 else 0)
+    if size > limits.sent:
+        raise too_large(f"{size} bytes", limits.sent)
+
+
+def _seconds(timeout: str | None) -> float | None:
+    """Read how long a client waits ("500m": milliseconds)."""
+    if timeout is None:
+        return None
+    found = _TIMEOUT.fullmatch(timeout)
+    if found is None:
+        raise invalid(f"grpc-timeout is '{shown(timeout)}': give at most 8 digits and one of {', '.join(_UNITS)}")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def _refusal(refusal: Refusal) -> bytes:
+    """Write the headers of an answer that has no message."""
+    status = grpc_status(refusal.status)
+    said = quote(str(refusal)[:_LONGEST_SENTENCE], safe=_PRINTABLE)
+    more = [(name.lower(), value) for name, value in refusal.headers.items() if name != "Connection"]
+    return _HEAD + block([("grpc-status", str(status)), ("grpc-message", said), *more])
+
+
+def grpc_status(status: int) -> int:
+    """Give gRPC's status for one of HTTP's."""
+    return STATUSES.get(status, _INTERNAL)
 
 
 def _parsed(kind: Any, raw: bytes) -> Message:
@@ -207,7 +230,7 @@ def _parsed(kind: Any, raw: bytes) -> Message:
 
 
 async def _wait(work: "asyncio.Future[Answer]") -> Answer:
-    """Wait for an answer; gRPC cancels the handler, and the handler its work, when the client gives up."""
+    """Wait for an answer; the call is cancelled, and with it the work, when the client gives up."""
     try:
         return await work
     except asyncio.CancelledError:

@@ -3,7 +3,9 @@
 import asyncio
 import signal
 import socket
+from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from types import FrameType
 from typing import Any
@@ -12,7 +14,7 @@ import uvicorn
 
 from vlcompress.errors import VlcompressError
 from vlcompress.serve.app import create_app
-from vlcompress.serve.connections import Connection, SharedConnection
+from vlcompress.serve.connections import KEEP_SECONDS, Connection, most_connections
 from vlcompress.serve.logs import json_logs
 from vlcompress.serve.metrics import INFO_LABELS
 from vlcompress.serve.server import Server
@@ -33,15 +35,17 @@ def run(settings: Settings, announce: Announce = lambda document, text: None) ->
     Raises:
         VlcompressError: a model that cannot be served, or an address that cannot be listened on.
     """
-    with json_logs(settings.log_level), bound(settings) as address:
+    with json_logs(settings.log_level), ExitStack() as stack:
+        address, grpc_address = stack.enter_context(bound(settings)), None
         if settings.grpc_port is not None:  # a taken port and a missing package are told now
             import_module("vlcompress.serve.routes_grpc")
-            bound(settings, settings.grpc_port).close()
+            grpc_address = stack.enter_context(bound(settings, settings.grpc_port))
         app = create_app(settings)
         server: Server = app.state.server
         server.load()
-        listen(address, settings)
-        DrainingServer(config(app, settings), server, announce).run(sockets=[address])
+        for one in [address] if grpc_address is None else [address, grpc_address]:
+            listen(one, settings)
+        DrainingServer(config(app, settings), server, announce, grpc_address).run(sockets=[address])
 
 
 def bound(settings: Settings, port: int | None = None) -> socket.socket:
@@ -76,11 +80,11 @@ def listen(address: socket.socket, settings: Settings) -> None:
     try:
         address.listen(BACKLOG)
     except OSError as error:
-        raise _not_free(settings, settings.port, error) from error
+        raise _not_free(settings, address.getsockname()[1], error) from error
 
 
 def _not_free(settings: Settings, port: int, error: OSError) -> VlcompressError:
-    option = "--port" if port == settings.port else "--grpc-port"
+    option = "--grpc-port" if port == settings.grpc_port else "--port"
     return VlcompressError(
         f"cannot listen on {settings.host}:{port} ({error.strerror}): give another --host or {option}"
     )
@@ -107,14 +111,14 @@ def config(app: object, settings: Settings) -> uvicorn.Config:
     """Configure uvicorn: no log of its own for requests, no header that tells what serves."""
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http=Connection if settings.grpc_port is None else SharedConnection,
+        http=Connection,
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
         ws="none",
         timeout_graceful_shutdown=max(1, round(settings.stop_seconds)),
-        timeout_keep_alive=75,
+        timeout_keep_alive=round(KEEP_SECONDS),
         lifespan="on",
     )
 
@@ -127,30 +131,43 @@ class DrainingServer(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, server: Server, announce: Announce = lambda document, text: None
+        self,
+        config: uvicorn.Config,
+        server: Server,
+        announce: Announce = lambda document, text: None,
+        grpc_address: socket.socket | None = None,
     ) -> None:
+        """Make it.
+
+        Args:
+            config: of uvicorn.
+            server: what is served.
+            announce: see `run`.
+            grpc_address: where to listen for gRPC, if the settings ask for it; None takes what they say.
+        """
         super().__init__(config)
-        self._server, self._announce = server, announce
+        self._server, self._announce, self._grpc_address = server, announce, grpc_address
         self._drained: asyncio.Task[None] | None = None
-        self._grpc: Any = None
         self.grpc_port: int | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, for gRPC too where it was asked for, and only then tell anyone."""
-        settings = self._server.settings
-        if settings.grpc_port is not None:
-            from vlcompress.serve import routes_grpc
-
-            self._grpc, self.grpc_port = await routes_grpc.start(self._server, settings.host, settings.grpc_port)
+        over_grpc = self._server.settings.grpc_port is not None
+        listening = [await self._listen_for_grpc(self._server.settings)] if over_grpc else []
         await super().startup(sockets)
+        self.servers += listening  # uvicorn closes them, asks their connections to end too, and waits for these
         if self.started and sockets:
             document = described(self._server, sockets[0].getsockname()[1], self.grpc_port)
             self._announce(document, summary(document))
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening, and wait for what is in flight on either protocol."""
-        stopped = [] if self._grpc is None else [self._grpc.stop(self._server.settings.stop_seconds)]
-        await asyncio.gather(super().shutdown(sockets), *stopped)
+    async def _listen_for_grpc(self, settings: Settings) -> asyncio.Server:
+        from vlcompress.serve.http2 import Http2Connection
+        from vlcompress.serve.routes_grpc import answering
+
+        address = self._grpc_address or bound(settings, settings.grpc_port)
+        self.grpc_port = address.getsockname()[1]
+        protocol = partial(Http2Connection, answering(self._server), self.server_state, most_connections())
+        return await asyncio.get_running_loop().create_server(protocol, sock=address, backlog=BACKLOG)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the drain, or end it."""

@@ -26,9 +26,12 @@ Json = dict[str, Any]
 MOST_ANSWERS = 100
 MOST_CHOICES = 16
 LONGEST_QUESTION = 2000
+LONGEST_NAME, MOST_AXES = 200, 16
 
 Count = Annotated[int, Field(ge=0)]
-Name = Annotated[str, Field(min_length=1, max_length=200, description="a name of at most 200 characters")]
+Name = Annotated[
+    str, Field(min_length=1, max_length=LONGEST_NAME, description=f"a name of at most {LONGEST_NAME} characters")
+]
 Datatype_ = Annotated[Datatype, Field(description=f"its type: allowed are {', '.join(DATATYPES)}")]
 Unchecked = Annotated[Any, WithJsonSchema({"type": "array"})]
 UncheckedText = Annotated[Any, WithJsonSchema({"type": "string"})]
@@ -92,7 +95,7 @@ class InferInput(RequestPart):
     name: Name
     datatype: Datatype_
     shape: list[Annotated[int, Field(ge=1)]] = Field(
-        max_length=16, description="a list of whole numbers: every size must be 1 or more"
+        max_length=MOST_AXES, description="a list of whole numbers: every size must be 1 or more"
     )
     data: Unchecked = Field(default=None, description="its values, flat or nested as the shape says; row-major")
     parameters: InputParameters | None = Field(default=None, description="an object")

@@ -3,16 +3,21 @@
 from collections.abc import Sequence
 
 from vlcompress.devices import CPU, Compute, spelt
+from vlcompress.models.checkpoints import listing
+from vlcompress.models.hub import BESIDE, WEIGHTS, HubForm
 from vlcompress.tickets.imp import TrainedArm, ticket_of
 from vlcompress.tickets.ticket import Ticket
 
 
-def ticket_card(ticket: Ticket, cells: Sequence[TrainedArm], compute: Compute = CPU) -> str:
+def ticket_card(
+    ticket: Ticket, cells: Sequence[TrainedArm], form: HubForm | None = None, compute: Compute = CPU
+) -> str:
     """Write the README of a ticket, in Markdown.
 
     Args:
         ticket: that it is of.
         cells: every arm of the run.
+        form: as what transformers opens it.
         compute: where it was trained, and in what.
     """
     last, recipe = ticket_of(cells), ticket.recipe
@@ -35,14 +40,39 @@ The weights in this folder are those of seed {recipe.pruning.seeds[0]}{_computed
 |---|---|---|---|
 {rows}
 
-`weights.safetensors` is a plain dense state dict with exact zeros; `mask.safetensors` has one bit a weight (1 = keep).
-{_ORDER if ticket.permutation else ""}"""
+`{WEIGHTS}` is a plain dense state dict with exact zeros; `mask.safetensors` has one bit a weight (1 = keep).
+{_opened(form)}{_ORDER if ticket.permutation else ""}"""
 
 
 _ORDER = """
 Mask and weights are in one order of neurons and channels. To put the mask on the checkpoint's weights, first put these
 into that order: `permutation.safetensors` says for each row or column where it stood.
 """
+
+
+_UNKNOWN = """
+transformers has no class for this model: `vlcompress.tickets.models.ticket_model` builds it.
+"""
+
+
+def _opened(form: HubForm | None) -> str:
+    """Say how transformers opens the folder, and what of the model it does not have."""
+    if form is None:
+        return _UNKNOWN
+    first = "import vlcompress  # which transformers then knows\n" if form.config["model_type"] == "uniter" else ""
+    module = "vlcompress.models.uniter.heads" if first else "transformers"
+    said = f"""
+```python
+{first}from {module} import {form.kind}
+
+model = {form.kind}.from_pretrained(FOLDER)
+```
+"""
+    if form.beside:
+        said += f"\n`{BESIDE}` holds what {form.kind} has no place for: {listing(form.beside)}.\n"
+    if form.missing:
+        said += f"\n{form.kind} makes anew what is not here and nothing of this task reads: {listing(form.missing)}.\n"
+    return said
 
 
 def _computed(compute: Compute) -> str:

@@ -24,7 +24,7 @@ from vlcompress.tickets.experiment import Experiment, Say
 from vlcompress.tickets.imp import TrainedArm, ticket_of, train_arms
 from vlcompress.tickets.open_experiment import checked_experiment, rehearsed_experiment
 from vlcompress.tickets.store import WEIGHTS
-from vlcompress.tickets.ticket import save_ticket
+from vlcompress.tickets.ticket import form_of, save_ticket
 from vlcompress.training.watching import Watcher
 
 DOCUMENT = "run.json"
@@ -213,11 +213,13 @@ def newest_run(home: Path) -> Run:
 
 
 def _write_ticket(run: Run, experiment: Experiment, cells: list[TrainedArm]) -> None:
-    first = ticket_of(cells).trained[0]
+    first, family = ticket_of(cells).trained[0], experiment.family
     document, head = to_json(_result(experiment, cells)), experiment.train_task.head
-    ticket = first.ticket(document, experiment.family.name, experiment.config, head, experiment.vocabulary)
-    card = ticket_card(ticket, cells, experiment.compute)
-    save_ticket(run.ticket, ticket, card, weights=first.folder / WEIGHTS)
+    ticket = first.ticket(document, family.name, experiment.config, head, experiment.vocabulary)
+    form = form_of(family, ticket)
+    card = ticket_card(ticket, cells, form, experiment.compute)
+    longest = family.preprocessing(ticket.config)["longest_text"]
+    save_ticket(run.ticket, ticket, card, form=form, longest=longest, weights=first.folder / WEIGHTS)
 
 
 def _result(experiment: Experiment, cells: list[TrainedArm]) -> RunResult:

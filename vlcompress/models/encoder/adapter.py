@@ -22,9 +22,11 @@ from vlcompress.models.base import UNCUT, Config, Coupling, Family, Head, HeadKi
 from vlcompress.models.batches import padded, padding_mask, random_mask, random_regions, regions_of
 from vlcompress.models.checkpoints import local_folder
 from vlcompress.models.encoder.anatomy import couplings_of, in_block
+from vlcompress.models.encoder.as_published import as_published
 from vlcompress.models.encoder.loading import load_published
 from vlcompress.models.encoder.model import PIXELS, REGIONS, TEXT, Encoder
 from vlcompress.models.encoder.published import describe, read_config
+from vlcompress.models.hub import HubForm
 from vlcompress.models.transformer_layout import REASONS
 
 CHECKPOINT = "checkpoint"
@@ -155,6 +157,10 @@ class EncoderFamily(Family):
     def load(self, model: nn.Module, checkpoint: str, *, fresh_head: bool = False) -> LoadReport:
         """See `Family.load`; heads of other tasks in a Hugging Face folder are left out, and told."""
         return load_published(model, checkpoint, fresh_head=fresh_head)
+
+    def hub_form(self, config: Config, head: Head, weights: Mapping[str, Tensor]) -> HubForm | None:
+        """See `Family.hub_form`; a head that transformers has for the architecture, else the encoder alone."""
+        return as_published(config, head, weights)
 
     def prunable(self, model: nn.Module, policy: str) -> Prunable:
         """Name the linears of attention and feed-forward layers in the blocks.

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import LxmertConfig, LxmertForPreTraining, LxmertForQuestionAnswering
+from transformers import LxmertConfig, LxmertForPreTraining, LxmertForQuestionAnswering, LxmertModel
 
 from vlcompress.data.regions import Regions
 from vlcompress.models.attention import additive
@@ -18,6 +18,7 @@ from vlcompress.models.base import CORNERS, Config, Head, HeadKind, LoadReport, 
 from vlcompress.models.batches import padded, padding_mask, random_regions, random_text, regions_of
 from vlcompress.models.building import left_and_right
 from vlcompress.models.checkpoints import knows_images, load_strictly, new_head, read_checkpoint, renamed, without_heads
+from vlcompress.models.hub import HubForm, hub_form, labelled
 from vlcompress.models.lxmert.answers import load_answer_head
 from vlcompress.models.lxmert.model import OFFICIAL_NAMES, LxmertForImagePairs, pooled, take_over_attention
 from vlcompress.models.lxmert.pretraining import PRETRAINING
@@ -78,6 +79,13 @@ class LxmertFamily(TransformerFamily):
         model: nn.Module = _MODELS[head.kind](LxmertConfig(**config | {"num_qa_labels": len(head.labels)}))
         take_over_attention(model)
         return model
+
+    def hub_form(self, config: Config, head: Head, weights: Mapping[str, Tensor]) -> HubForm:
+        """See `Family.hub_form`; of two images (NLVR2) transformers has the backbone alone."""
+        own = LxmertConfig(**config | {"num_qa_labels": len(head.labels)} | labelled(head.labels))
+        if head.kind == "pair":
+            return hub_form(LxmertModel, own, weights, lambda name: (name.removeprefix(self.backbone_prefix),))
+        return hub_form(_MODELS[head.kind], own, weights)
 
     def load(self, model: nn.Module, checkpoint: str, *, fresh_head: bool = False) -> LoadReport:
         """See `Family.load`; official files are ``model_LXRT.pth`` and ``BEST.pth``, saved from one or several GPUs."""

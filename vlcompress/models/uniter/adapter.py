@@ -24,11 +24,13 @@ from vlcompress.models.checkpoints import (
     renamed,
     without_heads,
 )
+from vlcompress.models.hub import HubForm, hub_form, labelled
 from vlcompress.models.labels import in_answer_order
 from vlcompress.models.transformer_layout import TransformerFamily, bert_size
 from vlcompress.models.uniter.batches import collate
+from vlcompress.models.uniter.config import UniterConfig
 from vlcompress.models.uniter.heads import HEADS
-from vlcompress.models.uniter.model import BOX_WIDTH, UniterConfig
+from vlcompress.models.uniter.model import BOX_WIDTH
 from vlcompress.models.uniter.pretraining import PRETRAINING
 
 _SIZES: dict[str, Config] = {
@@ -131,8 +133,15 @@ class UniterFamily(TransformerFamily):
         width, heads = config["hidden_size"], config["num_attention_heads"]
         if width % heads:
             raise ValueError(f"hidden_size {width} is no multiple of num_attention_heads {heads}")
-        labels = {"id2label": dict(enumerate(head.labels))} if head.kind == "answers" else {}
-        return HEADS[head.kind, head.variant](UniterConfig(**config, **labels))
+        return HEADS[head.kind, head.variant](_own_config(config, head))
+
+    def hub_form(self, config: Config, head: Head, weights: Mapping[str, Tensor]) -> HubForm:
+        """See `Family.hub_form`; transformers knows the class once vlcompress is imported.
+
+        Rows that a head adds to the tables are counted in the configuration.
+        """
+        rows = {"vocab_size": len(weights[_WORDS]), "type_vocab_size": len(weights[_TYPES])}
+        return hub_form(HEADS[head.kind, head.variant], _own_config(config | rows, head), weights)
 
     def load(self, model: nn.Module, checkpoint: str, *, fresh_head: bool = False) -> LoadReport:
         """See `Family.load`; image embeddings may be missing too (a BERT), and are then reported.
@@ -204,6 +213,10 @@ class UniterFamily(TransformerFamily):
         """See `Family.logits`; for the inputs see `UniterModel.forward`."""
         result: Tensor = model(**inputs)
         return result
+
+
+def _own_config(config: Config, head: Head) -> UniterConfig:
+    return UniterConfig(**config, **(labelled(head.labels) if head.kind == "answers" else {}))
 
 
 def _known(tensors: Tensors) -> Tensors:

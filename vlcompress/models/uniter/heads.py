@@ -10,8 +10,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from transformers import (
+    AutoModel,
+    AutoModelForMultipleChoice,
+    AutoModelForPreTraining,
+    AutoModelForQuestionAnswering,
+    AutoModelForVisualQuestionAnswering,
+)
 
 from vlcompress.models.building import left_and_right
+from vlcompress.models.uniter.config import UniterConfig
 from vlcompress.models.uniter.model import LAYER_NORM_EPS, UniterModel, UniterPreTrainedModel, visible
 
 PADDED = -1e4
@@ -291,6 +299,16 @@ HEADS: Mapping[tuple[str, str], type[UniterWithHead]] = {
     ("pair", "triplet"): UniterForTriplet,
     ("pretraining", ""): UniterForPretraining,
 }
+
+
+for auto, kind in {
+    AutoModel: UniterModel,
+    AutoModelForQuestionAnswering: UniterForAnswers,
+    AutoModelForVisualQuestionAnswering: UniterForAnswers,
+    AutoModelForMultipleChoice: UniterForChoice,
+    AutoModelForPreTraining: UniterForPretraining,
+}.items():
+    auto.register(UniterConfig, kind)
 
 
 def _mlp(width: int, inner: int, outputs: int, activation: nn.Module) -> nn.Sequential:

@@ -17,43 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vlcompress.models.attention import MultiHeadAttention, additive
 from vlcompress.models.blocks import run_block
+from vlcompress.models.uniter.config import UniterConfig
 
 LAYER_NORM_EPS = 1e-12
 BOX_WIDTH = 7
 """A region's place: (x1, y1, x2, y2, width, height, area), all as fractions of the image."""
-
-
-class UniterConfig(PreTrainedConfig):  # type: ignore[misc]
-    """Configuration of UNITER; the defaults are the published base model's.
-
-    Attributes:
-        vocab_size: word pieces (bert-base-cased).
-        type_vocab_size: 2 (text, image); 3 for NLVR2's second image, 4 for VCR's answer and rationale.
-        visual_feat_dim: width of one region's features.
-        num_object_labels: classes of the region detector (pre-training alone predicts them).
-    """
-
-    model_type = "uniter"
-
-    vocab_size: int = 28996
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    initializer_range: float = 0.02
-    visual_feat_dim: int = 2048
-    num_object_labels: int = 1601
-    tie_word_embeddings: bool = True
 
 
 class TextEmbeddings(nn.Module):
@@ -279,7 +252,3 @@ def visible(
     words = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     regions = torch.ones_like(visual_pos[..., 0]) if visual_attention_mask is None else visual_attention_mask
     return torch.cat([words.bool(), regions.bool()], dim=1)
-
-
-AutoConfig.register("uniter", UniterConfig)
-AutoModel.register(UniterConfig, UniterModel)

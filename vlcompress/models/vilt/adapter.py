@@ -14,6 +14,7 @@ from transformers import (
     ViltConfig,
     ViltForImageAndTextRetrieval,
     ViltForImagesAndTextClassification,
+    ViltForMaskedLM,
     ViltForQuestionAnswering,
 )
 
@@ -32,10 +33,11 @@ from vlcompress.models.checkpoints import (
     renamed,
     without_heads,
 )
+from vlcompress.models.hub import HubForm, hub_form, labelled, scaling
 from vlcompress.models.labels import in_answer_order
 from vlcompress.models.transformer_layout import TransformerFamily, bert_size
 from vlcompress.models.vilt.batches import collate
-from vlcompress.models.vilt.model import MAX_WORDS, ViltForPretraining, follow_the_original, pooled
+from vlcompress.models.vilt.model import MAX_WORDS, TEXT_EPS, ViltForPretraining, follow_the_original, pooled
 from vlcompress.models.vilt.pretraining import PRETRAINING
 
 _COMMON: Config = {
@@ -77,6 +79,7 @@ _DECODER = "mlm_score.decoder.weight"
 _MATCH = "itm_score.fc."
 _HEADS = ("classifier.", "rank_output.", "mlm_score.", "itm_score.")
 _LABELS = "classifier.3."
+_BICUBIC = 3  # Pillow's number
 _CLASSES: dict[HeadKind, type[nn.Module]] = {
     "answers": ViltForQuestionAnswering,
     "pair": ViltForImagesAndTextClassification,
@@ -143,6 +146,28 @@ class ViltFamily(TransformerFamily):
         model: nn.Module = make(ViltConfig(**config | own))
         follow_the_original(model)
         return model
+
+    def hub_form(self, config: Config, head: Head, weights: Mapping[str, Tensor]) -> HubForm:
+        """See `Family.hub_form`.
+
+        transformers has one LayerNorm epsilon for all: the text's, as in its own conversions of the official files. The
+        blocks' is then too small by 1e-6, which is below rounding in a trained model.
+        """
+        kind = ViltForMaskedLM if head.kind == "pretraining" else _CLASSES[head.kind]
+        tied = {"tie_word_embeddings": False} if head.kind == "pretraining" else {}
+        own = ViltConfig(
+            **config | _OWN_CONFIG.get(head.kind, labelled(head.labels)) | tied | {"layer_norm_eps": TEXT_EPS}
+        )
+        said = self.preprocessing(config)
+        picture = {
+            **scaling(said["mean"], said["std"]),
+            "image_processor_type": "ViltImageProcessor",
+            "size": {"shortest_edge": said["shorter"]},
+            "size_divisor": said["multiple"],
+            "resample": _BICUBIC,
+            "do_pad": True,
+        }
+        return hub_form(kind, own, weights, picture=picture)
 
     def load(self, model: nn.Module, checkpoint: str, *, fresh_head: bool = False) -> LoadReport:
         """See `Family.load`; official files are Lightning checkpoints (``vilt_200k_mlm_itm.ckpt``, ``vilt_vqa.ckpt``).

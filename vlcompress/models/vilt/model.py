@@ -27,7 +27,8 @@ from vlcompress.models.blocks import run_block
 
 MAX_WORDS = 40
 """Longest sentence in word pieces, [CLS] and [SEP] included; the official code pads every sentence to it."""
-_TEXT_EPS = 1e-12  # BERT's, in the text embeddings and the word head; the blocks have timm's 1e-6
+TEXT_EPS = 1e-12
+"""BERT's, in the text embeddings and the word head; the blocks have timm's 1e-6."""
 
 
 class ViltForPretraining(ViltForMaskedLM):  # type: ignore[misc]
@@ -45,9 +46,9 @@ class ViltForPretraining(ViltForMaskedLM):  # type: ignore[misc]
 def follow_the_original(model: nn.Module) -> None:
     """Give a transformers ViLT the original's epsilons and this project's attention, in place."""
     parts: Any = model
-    parts.vilt.embeddings.text_embeddings.LayerNorm.eps = _TEXT_EPS
+    parts.vilt.embeddings.text_embeddings.LayerNorm.eps = TEXT_EPS
     if isinstance(model, ViltForPretraining):
-        parts.mlm_score.transform.LayerNorm.eps = _TEXT_EPS
+        parts.mlm_score.transform.LayerNorm.eps = TEXT_EPS
     for layer in parts.vilt.encoder.layer:
         layer.attention.attention = Attention(layer.attention.attention)
 
