@@ -17,9 +17,11 @@ from vlcompress.bench.environment import environment
 from vlcompress.data.sources import data_folder
 from vlcompress.models.registry import families_of
 from vlcompress.recipe import PruningRecipe, Recipe, default_recipe
-from vlcompress.tasks.build_task import PRETRAINING, data_of
+from vlcompress.tasks.build_task import data_of
+from vlcompress.tasks.pretraining_task import PretrainingTask
 from vlcompress.tasks.registry import tabled
-from vlcompress.tasks.support_matrix import RECORD, read_baselines, read_record
+from vlcompress.tasks.support_matrix import CHANCE, RECORD, read_baselines, read_record
+from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.open_experiment import open_experiment
 from vlcompress.tickets.spec import Trial
 
@@ -46,7 +48,7 @@ def run(family: str, task: str, size: str, home: Path) -> dict[str, Any]:
     bench = open_experiment(recipe, home)
     trained = bench.train(Trial(recipe.pruning.seeds[0]), f"{family} {task} {size} dense")
     folder = data_folder(recipe.data.source, home, task=data_of(task))
-    blind = {"constant": float(bench.score_task.constant(bench.config).mean())} if task == PRETRAINING else None
+    blind = {"constant": _constant(bench)} if CHANCE.get(task) == "constant" else None
     return {
         "size": size,
         "source": recipe.data.source,
@@ -60,6 +62,12 @@ def run(family: str, task: str, size: str, home: Path) -> dict[str, Any]:
         "without_looking": blind or read_baselines(folder),
         "seconds": round(time.monotonic() - started, 1),
     }
+
+
+def _constant(bench: Experiment) -> float:
+    """Score one answer to all that is asked."""
+    task = bench.score_task
+    return float(task.constant(bench.config).mean() if isinstance(task, PretrainingTask) else task.constant())
 
 
 def main() -> None:

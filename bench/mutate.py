@@ -46,6 +46,11 @@ TIMEOUT_S = 300
 BESIDE = {
     "vlcompress/serve/decode.py": ("serve/test_decode.py", "serve/test_protocol.py", "serve/test_binary.py"),
     "vlcompress/export/parity.py": ("export/test_parity.py", "export/test_verify.py"),
+    "vlcompress/training/checkpoint.py": ("training/test_loop.py",),
+    "vlcompress/training/hyperparameters.py": ("training/test_loop.py", "tickets/test_spec.py"),
+    "vlcompress/training/language.py": ("tickets/test_language.py",),
+    "vlcompress/training/step.py": ("training/test_loop.py",),
+    "vlcompress/training/trackers.py": ("training/test_watching.py",),
 }
 """Modules that are held by tests of another name, under tests/; with `--own` these are all."""
 IMPORTED = Path("imported.txt")

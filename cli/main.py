@@ -33,6 +33,7 @@ COMMANDS = (
     "doctor",
     "tune",
     "speed",
+    "ticket",
     "native",
 )
 

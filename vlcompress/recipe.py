@@ -27,7 +27,16 @@ from vlcompress.training.optimizers import OPTIMIZERS
 RECIPES = Path(__file__).parent / "recipes"
 HEADS = ("fresh", "answers")
 LOSSES = ("task", "best-answer")
-CONTROLS = ("random", "shuffle", "reinit", "language", "unstructured")
+CONTROLS = ("random", "shuffle", "reinit", "language", "unstructured", "oneshot", "magnitude", "wanda", "calibrated")
+WEIGHTS = ("rewound", "kept", "repaired")
+
+METHODS: dict[str, dict[str, Any]] = {
+    "imp": {"weights": "rewound"},
+    "oneshot": {"weights": "rewound", "schedule": "oneshot"},
+    "calibrated": {"weights": "repaired", "schedule": "oneshot", "criterion": "fisher", "controls": []},
+}
+"""What `--method` sets of "pruning": rounds of training, pruning and rewinding; a single round; or pruning by a few
+examples without labels, and no training afterwards."""
 
 PAPER: dict[str, Any] = {
     "pattern": "unstructured",
@@ -119,8 +128,9 @@ class PruningRecipe:
         pattern: "unstructured", "block:RxC", "n:m" (n of every m weights along a weight's inputs are kept, as 2:4; its
             sparsity is 1 - n/m, and no more), "head", "neuron", "neuron+head", or one for each kind of layer:
             "attention=head,ffn=block:192x16".
-        criterion: "magnitude", "gradient" (|w dL/dw|) or "movement" (-w dL/dw); "high-magnitude" and "random" are there
-            to compare with.
+        criterion: "magnitude", "gradient" (|w dL/dw|), "movement" (-w dL/dw), or by a few examples
+            without labels "wanda" (|w| |x|) and "fisher" (w² g², g of the logits); "high-magnitude" and "random" are
+            there to compare with.
         schedule: "linear:P", "geometric:F", "levels:P,P,..." or "oneshot".
         allocation: "global", "uniform" (each weight matrix by itself), or "modality" (language, vision, cross and
             pooler, each by itself).
@@ -132,6 +142,9 @@ class PruningRecipe:
             `vlcompress.pruning.growth`).
         permutation: "", "neurons" or "neurons+channels": reorder feed-forward neurons (and channels within attention
             heads) before blocks are cut, so that they gather what is important (see `vlcompress.pruning.permutation`).
+        weights: what becomes of those that a round keeps: "rewound" and trained again (IMP); or, after a single round
+            and without any further training, "kept" as the dense training left them, or "repaired": fitted to what the
+            dense layers gave on a few examples without labels (see `vlcompress.pruning.repair`).
         controls: trained at the ticket's sparsity (and "unstructured" at every level) for comparison.
         seeds: each is a whole chain of its own: head, data order and dropout.
         target: "", or what the exported ticket is to reach in place of a sparsity: "speedup:2", "latency-ms:20",
@@ -149,6 +162,7 @@ class PruningRecipe:
     rewind_step: Annotated[int, within("[0, inf)", "a step of the dense training, or 0 for its start")] = 0
     growth: Annotated[Growth, Parsed(parse_growth)] = field(default_factory=Growth)
     permutation: Annotated[Reordering, Parsed(parse_reordering)] = field(default_factory=Reordering)
+    weights: Annotated[str, one_of(WEIGHTS)] = "rewound"
     controls: Annotated[tuple[str, ...], one_of(CONTROLS)] = ()
     seeds: tuple[int, ...] = (0,)
     target: Annotated[Target, Parsed(parse_target)] = field(default_factory=Target)
@@ -415,6 +429,11 @@ def _check_together(recipe: Recipe) -> Recipe:
             f"give 0 to {training.steps - 1}"
         )
     _check_target(pruning)
+    if pruning.weights != "rewound" and pruning.schedule.rounds_to(pruning.sparsity) > 1:
+        raise VlcompressError(
+            f"pruning.weights '{pruning.weights}' prunes once, and schedule '{pruning.schedule}' goes in rounds: set "
+            "the schedule to 'oneshot', or the weights to 'rewound'"
+        )
     if training.adversarial and training.distill:
         raise VlcompressError(
             f"training.adversarial '{training.adversarial}' and training.distill {training.distill:g}: set one of them"

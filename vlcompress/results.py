@@ -163,6 +163,7 @@ class RunResult:
         layer_sparsity: fraction pruned of every weight of the ticket, by canonical name.
         versions: of the packages that computed it.
         computed_on: device and dtype, unless that is float32 on the CPU.
+        masks_from: "file" and its "sha256", where the masks were imported.
     """
 
     recipe: Json
@@ -177,6 +178,7 @@ class RunResult:
     layer_sparsity: Mapping[str, float] | None = absent()
     versions: Mapping[str, str] | None = absent()
     computed_on: Mapping[str, str] | None = absent()
+    masks_from: Mapping[str, str] | None = absent()
 
     def arm(self, name: str) -> list[ArmResult]:
         """Pick an arm's levels, in the order of its rounds."""

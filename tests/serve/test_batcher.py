@@ -3,6 +3,8 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from itertools import chain, count
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -137,7 +139,7 @@ def test_a_full_queue_is_503_at_once_counted_in_rows() -> None:
         with pytest.raises(Refusal, match="Exceeds maximum queue size") as caught:
             rig.ask([1], [2], [3])
         assert (caught.value.status, caught.value.reason) == (503, "queue_full")
-        assert int(caught.value.headers["Retry-After"]) >= 1
+        assert caught.value.headers["Retry-After"] == "1"
         waiting.append(rig.ask([1], [2]))
         assert rig.batcher.waiting_rows == 8
         assert rig.batcher.full
@@ -205,6 +207,107 @@ def test_the_time_of_a_row_is_learned_a_fifth_from_each_execution() -> None:
     run(scenario)
 
 
+def test_the_time_of_a_row_is_the_whole_executions_over_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 s to merge, 2 to run and 5 to split, for two rows: 4 s, of which a fifth counts beside 1 s that was known."""
+    clock = chain([0.0, 1.0, 3.0, 8.0], count(8.0))
+    monkeypatch.setattr("vlcompress.serve.batcher.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+
+    async def scenario() -> None:
+        rig = Rig(row_s=1.0)
+        await rig.ask([1], [2])
+        (execution,) = rig.counts.executions
+        assert (execution.merge_s, execution.run_s, execution.split_s) == (1.0, 2.0, 5.0)
+        rig.engine.gate.clear()
+        rig.ask([0])
+        with pytest.raises(Refusal, match=r"would take 1\.6 s"):
+            rig.ask([1], within_s=1.5)
+        rig.ask([1], within_s=1.7)
+        rig.engine.gate.set()
+
+    run(scenario)
+
+
+def test_an_execution_that_fails_is_tried_once_and_not_learned_from() -> None:
+    async def scenario() -> None:
+        rig = Rig()
+        with pytest.raises(Refusal, match="the model failed"):
+            await rig.ask([13])
+        assert rig.engine.shapes == [(1, 1)]
+        assert rig.counts.executions == []
+
+    run(scenario)
+
+
+def test_of_two_that_were_merged_the_good_one_is_answered() -> None:
+    async def scenario() -> None:
+        rig = Rig()
+        first = await blocked(rig)
+        asked = [rig.ask([13]), rig.ask([4])]
+        rig.engine.gate.set()
+        _, failed, good = await asyncio.gather(first, *asked, return_exceptions=True)
+        assert isinstance(failed, Refusal)
+        assert isinstance(good, Answer)
+        assert good.outputs["y"].tolist() == [4]
+
+    run(scenario)
+
+
+def test_sessions_share_the_time_that_is_expected() -> None:
+    async def scenario() -> None:
+        rig = Rig(row_s=1.0, sessions=2)
+        rig.engine.gate.clear()
+        running = [rig.ask([0]), rig.ask([0])]
+        rig.ask([1], within_s=0.7)  # 0.5 s
+        with pytest.raises(Refusal, match=r"would take 1\.0 s"):
+            rig.ask([2], within_s=0.7)
+        rig.engine.gate.set()
+        await asyncio.gather(*running)
+
+    run(scenario)
+
+
+def test_a_deadline_that_can_just_be_met_is_accepted_and_one_that_has_passed_is_not() -> None:
+    async def scenario() -> None:
+        rig = Rig(row_s=1.0)
+        with pytest.raises(Refusal, match=r"would take 0\.0 s, more than the request's deadline allows"):
+            rig.ask([1], within_s=-0.5)
+        await blocked(rig)
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        loop.time = lambda: now  # type: ignore[method-assign]
+        rig.ask([1], within_s=1.0)
+        del loop.time
+        rig.engine.gate.set()
+
+    run(scenario)
+
+
+def test_busy_is_what_waits_or_runs() -> None:
+    async def scenario() -> None:
+        rig = Rig()
+        assert not rig.batcher.busy
+        first = await blocked(rig)
+        assert rig.batcher.waiting_rows == 0
+        assert rig.batcher.busy
+        second = rig.ask([1])
+        rig.engine.gate.set()
+        await asyncio.gather(first, second)
+        assert not rig.batcher.busy
+
+    run(scenario)
+
+
+def test_threads_end_once_it_is_closed() -> None:
+    async def scenario() -> None:
+        rig = Rig(sessions=2)
+        rig.batcher.close()
+        for worker in rig.batcher._workers:
+            worker.join(5)
+            assert not worker.is_alive()
+
+    run(scenario)
+
+
 def test_a_cancelled_request_leaves_the_queue() -> None:
     async def scenario() -> None:
         rig = Rig()
@@ -229,6 +332,57 @@ def test_a_window_waits_for_company_and_no_longer() -> None:
         assert 0.04 < answers[0].queue_s < 0.5
         full = await asyncio.gather(*[rig.ask([i]) for i in range(4)])  # a full batch does not wait
         assert full[0].queue_s < 0.04
+
+    run(scenario)
+
+
+def test_a_window_begins_with_the_oldest_request_that_still_waits() -> None:
+    async def scenario() -> None:
+        rig = Rig(window_s=0.1)
+        rig.ask([1]).cancel()
+        await asyncio.sleep(0.06)
+        assert (await rig.ask([2])).queue_s > 0.09
+
+    run(scenario)
+
+
+def test_a_window_is_waited_for_and_not_polled() -> None:
+    async def scenario() -> None:
+        loop, timers = asyncio.get_running_loop(), list[float]()
+        call_at = loop.call_at
+
+        def counted(when: float, *rest: Any, **more: Any) -> asyncio.TimerHandle:
+            timers.append(when)
+            return call_at(when, *rest, **more)
+
+        loop.call_at = counted  # type: ignore[method-assign, assignment]
+        await Rig(window_s=0.05).ask([1])
+        assert len(timers) <= 4  # the deadline, the window; a clock may wake a little early
+
+    run(scenario)
+
+
+def test_without_merging_nobody_waits_for_company_nor_gets_it() -> None:
+    async def scenario() -> None:
+        rig = Rig(merges=False, window_s=0.5)
+        assert (await rig.ask([1])).queue_s < 0.4
+        first = await blocked(rig)
+        asked = [rig.ask([1]), rig.ask([2])]
+        rig.engine.gate.set()
+        await asyncio.gather(first, *asked)
+        assert rig.engine.shapes == [(1, 1)] * 4
+
+    run(scenario)
+
+
+def test_a_batch_is_filled_and_not_overfilled_by_single_rows() -> None:
+    async def scenario() -> None:
+        rig = Rig()
+        first = await blocked(rig)
+        asked = [rig.ask([index]) for index in range(5)]
+        rig.engine.gate.set()
+        await asyncio.gather(first, *asked)
+        assert rig.engine.shapes == [(1, 1), (4, 1), (1, 1)]
 
     run(scenario)
 
@@ -284,8 +438,27 @@ def test_a_client_that_fills_the_queue_gives_way_to_others_until_they_have_as_mu
         assert answers == [0, 1, 2, 3, 100, 101, 102, 103]  # the newest of the greedy client's were given up
         refusals = [one for one in found if isinstance(one, Refusal)]
         assert {(one.status, one.reason) for one in refusals} == {(503, "queue_share")}
-        assert all("Retry-After" in one.headers for one in refusals)
+        assert {one.headers["Retry-After"] for one in refusals} == {"1"}
         assert rig.batcher._held == {}
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(("greedy", "modest", "gives_way"), [(5, 3, True), (4, 3, False), (4, 4, False)])
+def test_who_has_one_more_than_the_other_would_have_gives_way(greedy: int, modest: int, gives_way: bool) -> None:
+    async def scenario() -> None:
+        rig = Rig(max_batch=1, queue_rows=greedy + modest)
+        await blocked(rig)
+        for client, requests in (("a", greedy), ("b", modest)):
+            for _ in range(requests):
+                rig.ask([1], client=client).add_done_callback(asyncio.Future.exception)
+        assert rig.batcher.refuses("b") is not gives_way
+        if gives_way:
+            rig.ask([1], client="b")
+        else:
+            with pytest.raises(Refusal, match="Exceeds maximum queue size"):
+                rig.ask([1], client="b")
+        rig.engine.gate.set()
 
     run(scenario)
 

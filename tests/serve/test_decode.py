@@ -63,6 +63,12 @@ def test_raw_tensors_are_taken_in_the_order_of_the_inputs() -> None:
     assert found.datatypes == {"a": "INT16", "b": "FP16"}
 
 
+def test_booleans_of_json_may_be_0_and_1() -> None:
+    found = decoded(tensor("BOOL", [4], [0, 1, True, False])).inputs["x"]
+    assert found.tolist() == [False, True, True, False]
+    assert found.dtype == np.bool_
+
+
 def test_text_arrives_as_utf_8_from_json_and_untouched_from_raw_bytes() -> None:
     assert decoded(tensor("BYTES", [2, 1], [["é"], [""]])).inputs["x"].tolist() == [["é".encode()], [b""]]
     values = [b"\xff\x00", b"", b"a" * 300, b""]

@@ -68,3 +68,8 @@ def test_what_a_model_scores_that_does_not_look_is_read_from_the_data(tmp_path: 
     assert read_blind(tmp_path, "refcoco") is None
     (tmp_path / "data_report.json").write_text('{"chance": {"Q->AR": 0.0625}}')
     assert read_blind(tmp_path, "vcr") == 0.0625
+    (tmp_path / "data_report.json").write_text('{"chance": 0.33, "chance_of": "a true box drawn at random"}')
+    assert read_blind(tmp_path, "refcoco") is None, "detected boxes are scored"
+    record = {"cells": {"uniter-refcoco": {"score": 0.5, "without_looking": {"constant": 0.25}}}}
+    table = {row[0]: row[1:] for row in rows(record)}
+    assert table["RefCOCO+"][list(FAMILIES).index("uniter")].startswith("50.00 against 25.00")

@@ -183,14 +183,14 @@ class WeightPattern(Pattern):
             scores_of = partial(_piece, criterion, name, flat)
             return Source(name, len(flat), scores_of, lambda a, b: alive[a:b], self.spares)
         scores = criterion.scores(name, weight)
-        units = ordered(self.unit_means(scores)) if criterion.signed else self.unit_scores(scores)
+        units = ordered(self.unit_means(scores)) if criterion.additive else self.unit_scores(scores)
         alive_units = self.unit_scores(mask.float()) > 0
         return Source(name, len(units), lambda a, b: units[a:b], lambda a, b: alive_units[a:b], self.spares)
 
 
 def _piece(criterion: Criterion, name: str, flat: Tensor, start: int, stop: int) -> Tensor:
     scores = criterion.scores(name, flat[start:stop], start)
-    return ordered(scores) if criterion.signed else scores
+    return ordered(scores) if criterion.additive else scores
 
 
 @dataclass(frozen=True)

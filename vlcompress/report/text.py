@@ -113,10 +113,14 @@ def dry_run_text(recipe: Recipe, name: str) -> str:
     return "\n".join(
         [
             f"run {name}: {count_trainings(recipe)} trainings",
-            f"{_steps_of(recipe, plan)} ({pruning.pattern}, {pruning.schedule})",
+            f"{_steps_of(recipe, plan)} ({pruning.pattern}, {pruning.schedule}{_not_trained(pruning.weights)})",
             f"controls: {', '.join(pruning.controls) or 'none'}; seeds: {', '.join(map(str, pruning.seeds))}",
         ]
     )
+
+
+def _not_trained(weights: str) -> str:
+    return "" if weights == "rewound" else f"; what stays is {weights} and not trained again"
 
 
 def _arm_row(arm: ArmResult) -> tuple[str, ...]:

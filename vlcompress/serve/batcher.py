@@ -116,9 +116,7 @@ def batched(engine: Engine) -> bool:
 class Batcher:
     """The queue in front of one model."""
 
-    def __init__(
-        self, engine: Engine, padding: Padding, policy: Policy, observer: Observer, row_s: float = 0.0
-    ) -> None:
+    def __init__(self, engine: Engine, padding: Padding, policy: Policy, observer: Observer, row_s: float) -> None:
         """Make an empty queue.
 
         Args:

@@ -105,7 +105,11 @@ def compile_model(
 
 
 def pack_model(family: Family, model: nn.Module, masks: Masks, block: Block, inputs: Inputs) -> Packed:
-    """Shrink a masked model and store its layers in the smallest form (arguments as for `compile_model`)."""
+    """Shrink a masked model and store its layers in the smallest form (arguments as for `compile_model`).
+
+    Masks of biases, LayerNorms and embeddings have no layer to pack: their zeros are in the weights.
+    """
+    masks = {name: mask for name, mask in masks.items() if isinstance(linear(model, name), (nn.Linear, nn.Conv2d))}
     smaller, masks_left, kept = shrink(family, model.eval(), masks)
     rows = layer_rows(family, smaller, masks_left, inputs)
     layers = tuple(_pack_layer(smaller, name, masks_left[name], block, rows[name]) for name in masks)

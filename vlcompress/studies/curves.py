@@ -12,7 +12,7 @@ from vlcompress.report.table import Table
 from vlcompress.results import LEVELS, ArmResult, Level
 from vlcompress.studies.base import StudyReport
 from vlcompress.tickets.experiment import Experiment
-from vlcompress.tickets.imp import Row, TrainedArm, control, judged, rounds
+from vlcompress.tickets.imp import POST_TRAINING, Row, TrainedArm, control, judged, rounds
 from vlcompress.tickets.spec import Start, Trial
 from vlcompress.tickets.verdict import judge
 
@@ -80,7 +80,7 @@ def run_curve(bench: Experiment, controls: Sequence[str], levels: Sequence[float
 
     Args:
         bench: of a recipe whose schedule passes the levels.
-        controls: "random", "shuffle", "reinit", "language".
+        controls: of `vlcompress.recipe.CONTROLS`, "unstructured" apart.
         levels: sparsities at which controls are trained; () takes every level.
     """
     return curve_of(bench, curve_cells(bench, controls, levels))
@@ -117,7 +117,8 @@ def rounds_of(recipe: Recipe) -> int:
 
 def trainings_of(recipe: Recipe, controls: Sequence[str], controlled: int) -> int:
     """Count the trainings of `run_curve` where nothing is there yet."""
-    return len(recipe.pruning.seeds) * (1 + rounds_of(recipe) + len(controls) * controlled)
+    trained = [name for name in controls if name not in POST_TRAINING]
+    return len(recipe.pruning.seeds) * (1 + rounds_of(recipe) + len(trained) * controlled)
 
 
 def _column(bench: Experiment, seed: int, controls: Sequence[str], levels: Sequence[float]) -> Iterator[Row]:

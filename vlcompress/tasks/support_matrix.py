@@ -88,9 +88,13 @@ def _text(cell: Mapping[str, Any] | None, markdown: bool) -> str:
 
 
 BLIND = {"gqa": "words_only", "nlvr2": "words_only", "snli_ve": "words_only", "vqa": "question_only"}
-CHANCE = {"vcr": "Q->AR", "retrieval": "R@1", "classification": "fine", "sentences": "kind", "pretraining": "constant"}
+CHANCE = {
+    **{"vcr": "Q->AR", "retrieval": "R@1", "classification": "fine", "sentences": "kind"},
+    **{"pretraining": "constant", "refcoco": "constant"},
+}
 """What of a data folder's report stands beside a task's score: per cent of a blind model, or a fraction at random. Of
-pre-training no report says any: a cell's record has the fraction that one answer to all that is asked gets."""
+pre-training no report says any, of RefCOCO only that of annotated boxes, and detected ones are scored: a cell's record
+has the fraction that one answer to all that is asked gets, or the best place among the regions."""
 
 
 def blind(cell: Mapping[str, Any]) -> str:
@@ -136,5 +140,5 @@ def read_baselines(folder: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     report = json.loads(file.read_text(encoding="utf-8"))
-    found: dict[str, Any] | None = report.get("chance", report.get("scores"))
-    return found
+    found = report.get("chance", report.get("scores"))
+    return found if isinstance(found, dict) else None  # RefCOCO's is a number, of boxes that are not scored

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +109,15 @@ def find_ticket(
     experiment = experiment or checked_experiment(recipe, home, compute=compute, say=say, progress=progress)
     _price(experiment, pricing)
     tell_no_faster(experiment)
-    cells = train_arms(experiment)
-    _write_ticket(run, experiment, cells)
-    save(_result(experiment, cells), run.folder / DOCUMENT)
+    keep_run(run, experiment, train_arms(experiment))
     return run
+
+
+def keep_run(run: Run, experiment: Experiment, cells: list[TrainedArm], **facts: Any) -> None:
+    """Write a run that is trained: its ticket, then ``run.json``; `facts` are fields of that beside the usual ones."""
+    result = replace(_result(experiment, cells), **facts)
+    _write_ticket(run, experiment, cells, result)
+    save(result, run.folder / DOCUMENT)
 
 
 def _price(experiment: Experiment, pricing: Callable[[Experiment], Pricing] | None) -> None:
@@ -212,9 +217,9 @@ def newest_run(home: Path) -> Run:
     return Run(finished[-1].parent)
 
 
-def _write_ticket(run: Run, experiment: Experiment, cells: list[TrainedArm]) -> None:
+def _write_ticket(run: Run, experiment: Experiment, cells: list[TrainedArm], result: RunResult) -> None:
     first, family = ticket_of(cells).trained[0], experiment.family
-    document, head = to_json(_result(experiment, cells)), experiment.train_task.head
+    document, head = to_json(result), experiment.train_task.head
     ticket = first.ticket(document, family.name, experiment.config, head, experiment.vocabulary)
     form = form_of(family, ticket)
     card = ticket_card(ticket, cells, form, experiment.compute)
