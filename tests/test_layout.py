@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     "errors", "devices", "artefacts", "results", "kernels", "data", "models", "tasks", "pruning", "training", "recipe",
-    "tickets", "sparse", "export", "bench", "report", "serve", "studies", "cli",
+    "tickets", "sparse", "export", "api", "bench", "report", "serve", "studies", "cli",
 )  # fmt: skip
 """From the bottom up; a module may import from its own layer and from those before it."""
 
@@ -90,6 +90,7 @@ READERS = {
     "recipe.py": "a recipe's file or table is read",
     "pruning/patterns.py": "a mixture's parts are read",
     "pruning/growth.py": "the sizes of `growth` are read",
+    "training/pruner.py": "the names that a `Pruner` is given are read",
     "cli/options.py": "`--micro-batch` of a command without a recipe is read",
     "bench/random_masks.py": "the `--block` of `speed` is read, where there is no recipe",
 }

@@ -259,6 +259,12 @@ def container_text(folder: Path, manifest: ContainerManifest) -> str:
 
 def bench_text(result: BenchResult) -> str:
     """Say what a benchmark measured: a row for each variant and batch size."""
+    checked = "every variant was checked against its truth on the timed inputs; variants alternate in one process"
+    return "\n".join([terminal(bench_table(result)), "", *machine_text(result), checked])
+
+
+def bench_table(result: BenchResult) -> Table:
+    """Lay out a row for each variant and batch size."""
     ratios = (f"× {name} (95 %)" for name in result.references)
     header = ("variant", "batch", "p50 ms", "p90 ms", "p99 ms", "per s", *ratios, "disk", "RAM MB", "score")
     rows = tuple(
@@ -266,18 +272,18 @@ def bench_text(result: BenchResult) -> str:
         for name, variant in result.variants.items()
         for batch, row in variant.batches.items()
     )
+    return Table("", header, rows)
+
+
+def machine_text(result: BenchResult) -> list[str]:
+    """Say on what a benchmark was measured."""
     environment = result.environment
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
-    return "\n".join(
-        [
-            terminal(Table("", header, rows)),
-            "",
-            f"{environment['cpu']}, {environment['cores']} cores, {result.threads} thread(s), load "
-            f"{environment['load_average']}; {packages}",
-            *place_text(result.computed_on or {}, result.provider or "cpu"),
-            "every variant was checked against its truth on the timed inputs; variants alternate in one process",
-        ]
-    )
+    return [
+        f"{environment['cpu']}, {environment['cores']} cores, {result.threads} thread(s), load "
+        f"{environment['load_average']}; {packages}",
+        *place_text(result.computed_on or {}, result.provider or "cpu"),
+    ]
 
 
 def place_text(compute: Mapping[str, str], provider: str) -> list[str]:

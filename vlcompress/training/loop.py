@@ -42,10 +42,11 @@ class MaskKeeper:
 
     @torch.no_grad()
     def enforce(self, optimizer: torch.optim.Optimizer) -> None:
-        """Zero what is pruned in the weights and in both moments (a weight that the task never uses has none)."""
+        """Zero what is pruned in the weights and in moments of their form (a weight that is never used has none)."""
         for weight, bits in self._kept_bits.items():
             for tensor in (weight, *optimizer.state.get(weight, {}).values()):
-                tensor.view(bits.dtype).bitwise_and_(bits)
+                if isinstance(tensor, Tensor) and (tensor.shape, tensor.dtype) == (weight.shape, weight.dtype):
+                    tensor.view(bits.dtype).bitwise_and_(bits)
 
 
 def train(
