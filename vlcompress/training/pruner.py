@@ -69,8 +69,8 @@ class Pruner:
         self._allocation, self._seed = parse_allocation(allocation), seed
         if self._ranking.calibrated:
             raise VlcompressError(
-                f"criterion '{criterion}' ranks by what examples show, and a Pruner sees none: give magnitude, gradient "
-                "or movement, or prune by a recipe"
+                f"criterion '{criterion}' ranks by what examples show, and a Pruner sees none: give magnitude, "
+                "gradient or movement, or prune by a recipe"
             )
         found, self._couplings = _prunable(_bare(model), weights, family or ModuleFamily())
         self._weights = {name: weight for name, weight in _bare(model).named_parameters() if name in found}
