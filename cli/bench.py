@@ -65,6 +65,10 @@ def models(
 @click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(min=0.1), help="Length of one load.")
 @click.option("--rows", default=1, show_default=True, type=options.COUNT, help="Examples in a request.")
 @click.option("--seed", type=options.SEED, default=0, show_default=True, help="Of the arrivals.")
+@click.option(
+    "--protocol", type=click.Choice(["http", "grpc", "both"]), default="http", show_default=True,
+    help="How to ask; both side by side where there is no --url.",
+)  # fmt: skip
 @click.option("--token", envvar="VLCOMPRESS_TOKEN", help="Bearer token of the server at --url.  [VLCOMPRESS_TOKEN]")
 @options.home
 @options.as_json

@@ -27,7 +27,7 @@ FLAGS = {
     "push": {"dry-run", "private", "json"},
     "predict": {"split", "out", "batch", "form", "device", "dtype", "home", "json"},
     "bench models": {"batch", "threads", "device", "dtype", "provider", "provider-option", "home", "json"},
-    "bench serve": {"url", "model", "rate", "seconds", "rows", "seed", "token", "home", "json"},
+    "bench serve": {"url", "model", "rate", "seconds", "rows", "seed", "token", "protocol", "home", "json"},
     "serve": {
         "backend", "engine", "replicas", "provider", "provider-option", "device", "dtype", "threads", "sessions",
         "max-batch", "batch-window", "queue", "deadline", "max-body", "grpc-port", "cors", "prefix", "index",
