@@ -68,7 +68,7 @@ def command(recipe: Path | None, **said: Any) -> None:
     from vlcompress.bench.pricing import pricing_of
     from vlcompress.bench.reached import reach
     from vlcompress.devices import parse_compute
-    from vlcompress.export.trial import try_export
+    from vlcompress.export.trial import try_checkpoint, try_export
     from vlcompress.report.text import dry_run_text, reached_text, run_text
     from vlcompress.results import to_json
     from vlcompress.tickets.run import find_ticket, rehearse, run_name
@@ -91,7 +91,7 @@ def command(recipe: Path | None, **said: Any) -> None:
         say=options.say,
         progress=watching,
         pricing=pricing_of,
-        trial=try_export,
+        trial=try_checkpoint,
     )
     document, text = {"run": str(run.folder), **to_json(run.result())}, run_text(run)
     if chosen.pruning.target:

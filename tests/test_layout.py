@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -82,7 +83,9 @@ def test_kernels_import_torch_and_triton_only() -> None:
         assert not ours, f"{path.name} imports {ours}"
 
 
-PARSERS = {"of_weights", *(parser.__name__ for parser in recipe.PARSERS.values())}
+SECTIONS = [get_type_hints(kind, include_extras=True) for kind in get_type_hints(recipe.Recipe).values()]
+RULES = [rule for fields in SECTIONS for kind in fields.values() for rule in getattr(kind, "__metadata__", ())]
+PARSERS = {"of_weights", *(rule.read.__name__ for rule in RULES if isinstance(rule, recipe.Parsed))}
 READERS = {
     "recipe.py": "a recipe's file or table is read",
     "pruning/patterns.py": "a mixture's parts are read",

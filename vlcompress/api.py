@@ -22,6 +22,7 @@ from vlcompress.models.base import Config, Family, Head, scores_of
 from vlcompress.models.module import ModuleFamily, Output, class_forward, named_inputs
 from vlcompress.models.registry import FAMILIES
 from vlcompress.pruning.mask import Masks
+from vlcompress.results import to_json
 from vlcompress.sparse.compile import AUTO, compile_model, load_compiled
 from vlcompress.sparse.plan import CompilePlan
 from vlcompress.sparse.timing import EFFORT, Effort
@@ -170,7 +171,9 @@ def export_onnx(
     if of is None:
         of = Opened(model, ModuleFamily(inputs, output, dynamic_axes), {}, Head("embeddings", tuple(labels)))
     with class_forward(model):
-        return write_onnx(of.family, model, Path(folder), [inputs], config=of.config, head=of.head, threads=threads)
+        written = write_onnx(of.family, model, Path(folder), [inputs], config=of.config, head=of.head, threads=threads)
+    manifest: Json = to_json(written)
+    return manifest
 
 
 def load(folder: str | Path, device: str = "cpu", dtype: str = "fp32") -> Opened | OpenedOnnx:

@@ -154,6 +154,7 @@ def swin() -> nn.Module:
         (bert, {"pattern": "block:5x5"}, "pattern 'block:5x5' does not divide weight"),
         (bert, {"pattern": "2:4", "sparsity": 0.7}, "sparsity 0.7 is out of reach of pattern '2:4'"),
         (bert, {"criterion": "best"}, "unknown criterion 'best'"),
+        (bert, {"criterion": "wanda"}, "criterion 'wanda' ranks by what examples show, and a Pruner sees none"),
     ],
 )
 def test_what_cannot_be_pruned_is_refused_in_one_line(
@@ -194,8 +195,10 @@ def test_sums_of_gradients_begin_anew_with_every_round() -> None:
         with torch.no_grad():
             model[0].weight.fill_(1.0)
         model(torch.tensor([[first, 2.0]])).sum().backward()
+        pruner.hold(optimizer)  # once more: nothing of the sums is lost
         optimizer.step()
         optimizer.zero_grad()
+        pruner.hold(optimizer)
     pruner.step()
     assert pruner.masks["0.weight"].tolist() == [[False, True]]
 

@@ -4,6 +4,13 @@ from vlcompress.errors import VlcompressError
 from vlcompress.export.trace import trace
 from vlcompress.models.encoder.adapter import CHECKPOINT
 from vlcompress.tickets.experiment import Experiment
+from vlcompress.tickets.untrained import tell_untrained
+
+
+def try_checkpoint(experiment: Experiment) -> None:
+    """Try the export, and say what the checkpoint scores before any training; see `try_export`, `tell_untrained`."""
+    try_export(experiment)
+    tell_untrained(experiment)
 
 
 def try_export(experiment: Experiment) -> None:

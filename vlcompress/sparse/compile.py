@@ -24,9 +24,10 @@ from vlcompress.kernels.linear import BlockSparseLinear
 from vlcompress.kernels.semi_structured import TwoFourWeight, compress, fits_two_four
 from vlcompress.models.base import Config, Family, Head
 from vlcompress.models.hub import HubForm
+from vlcompress.results import to_json
 from vlcompress.sparse.choice import LayerChoice, choose_backend
 from vlcompress.sparse.opened import opens_as, renamed_by
-from vlcompress.sparse.plan import CompilePlan, LayerPlan
+from vlcompress.sparse.plan import CompilePlan, LayerPlan, read_plan
 from vlcompress.sparse.shrink import Kept, linear, reshape, shrink
 from vlcompress.sparse.timing import EFFORT, Effort
 
@@ -234,7 +235,7 @@ def save_compiled(
     with writing(folder) as temporary:
         save_tensors(temporary / _WEIGHTS, dict(tensors))
         write_file(temporary / "config.json", dumps({**opened, **description}))
-        seal(temporary, "plan.json", {**extra, "plan": plan.to_json(), "modules": here})
+        seal(temporary, "plan.json", {**extra, "plan": to_json(plan), "modules": here})
 
 
 def load_compiled(
@@ -253,7 +254,7 @@ def load_compiled(
         VlcompressError: not such an artefact, a damaged file, an unknown family or backend.
     """
     document = unseal(folder, "plan.json")
-    plan, modules = CompilePlan.from_json(document["plan"]), document.get("modules", {})
+    plan, modules = read_plan(document["plan"]), document.get("modules", {})
     try:
         for layer in plan.layers:
             known_backend(layer.choice.picked)

@@ -94,7 +94,7 @@ def find_ticket(
         progress: watches every training.
         pricing: tells what heads and neurons cost, for a recipe with a target
             (`vlcompress.bench.pricing.pricing_of`).
-        trial: tries on the untrained model what will be asked of the ticket (`vlcompress.export.trial.try_export`).
+        trial: tries on the untrained model what will be asked of the ticket (`vlcompress.export.trial.try_checkpoint`).
 
     Raises:
         VlcompressError: anything in the recipe or the data that does not fit, or a target out of reach, before the

@@ -38,7 +38,7 @@ class Pruner:
             kept on the CPU.
         pattern: what goes together: "unstructured", "block:RxC", "n:m", "head", "neuron", "neuron+head", or a mixture.
         criterion: "magnitude", "gradient", "movement", "high-magnitude" or "random". "gradient" and "movement" sum over
-            the steps of held optimizers since the last `step` or `rewind`.
+            the steps of held optimizers since the last `step`, `rewind` or first `hold`.
         schedule: "linear:P", "geometric:F", "levels:P,P,..." or "oneshot".
         sparsity: fraction of the prunable weights that is pruned at the end, in [0, 1); None is the pattern's own
             (0.5 of 2:4), else 0.7.
@@ -67,6 +67,11 @@ class Pruner:
     ) -> None:
         self._pattern, self._ranking = parse_pattern(pattern), parse_criterion(criterion)
         self._allocation, self._seed = parse_allocation(allocation), seed
+        if self._ranking.calibrated:
+            raise VlcompressError(
+                f"criterion '{criterion}' ranks by what examples show, and a Pruner sees none: give magnitude, "
+                "gradient or movement, or prune by a recipe"
+            )
         found, self._couplings = _prunable(_bare(model), weights, family or ModuleFamily())
         self._weights = {name: weight for name, weight in _bare(model).named_parameters() if name in found}
         wanted = sparsity if sparsity is not None else self._pattern.own_sparsity or SPARSITY
@@ -110,7 +115,7 @@ class Pruner:
         if optimizer not in self._held:
             hooks = optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after)
             self._held[optimizer] = hooks
-        self._renew()
+            self._renew()
 
     def release(self, optimizer: torch.optim.Optimizer) -> None:
         """Let go of an optimizer that takes no more steps, and of its moments."""
