@@ -12,6 +12,12 @@ from vlcompress.pruning.target import KINDS, MEASURED
 RUNTIME = ("device", "dtype", "micro_batch", "activation_checkpointing")
 """Options that are fields of a recipe's "runtime"."""
 
+PRUNING = ("pattern", "criterion", "sparsity", "schedule", "rounds", "allocation", "rewind_step")
+"""Options that are fields of a recipe's "pruning" and given as they are."""
+
+METHODS = ("imp", "oneshot", "calibrated")
+"""Names of `vlcompress.recipe.METHODS`, which is not read for a help text."""
+
 
 @click.command()
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
@@ -30,6 +36,8 @@ RUNTIME = ("device", "dtype", "micro_batch", "activation_checkpointing")
 @click.option("--flops", type=float, help="In place of --sparsity: the share of the operations that may stay, as 0.4.")
 @click.option("--for-batch", type=options.COUNT, help="Batch size that --speedup or --latency-ms is for.  [32]")
 @click.option("--for-threads", type=options.THREADS, help="Threads of ONNX Runtime that they are for.  [1]")
+@click.option("--method", type=click.Choice(METHODS), help="IMP, one round, or no training after pruning.  [imp]")
+@click.option("--criterion", help="What ranks weights: magnitude, gradient, movement, wanda or fisher.")
 @click.option("--schedule", help="linear:P (points a round), geometric:F (of the rest), levels:P,P,... or oneshot.")
 @click.option("--rounds", type=options.COUNT, help="Stop after so many rounds.")
 @click.option("--allocation", help="global, uniform, or modality (language, vision, cross and pooler each by itself).")
@@ -60,6 +68,7 @@ def command(recipe: Path | None, **said: Any) -> None:
     from vlcompress.bench.pricing import pricing_of
     from vlcompress.bench.reached import reach
     from vlcompress.devices import parse_compute
+    from vlcompress.export.trial import try_checkpoint, try_export
     from vlcompress.report.text import dry_run_text, reached_text, run_text
     from vlcompress.results import to_json
     from vlcompress.tickets.run import find_ticket, rehearse, run_name
@@ -67,7 +76,7 @@ def command(recipe: Path | None, **said: Any) -> None:
     chosen = _recipe(recipe, said)
     compute = parse_compute(**vars(chosen.runtime), training=True)
     if said["dry_run"] or said["save_recipe"]:
-        compute = rehearse(chosen, said["home"], compute=compute, say=options.say)
+        compute = rehearse(chosen, said["home"], compute=compute, say=options.say, trial=try_export)
     if said["save_recipe"]:
         chosen.save(said["save_recipe"])
         options.say(f"recipe written to {said['save_recipe']}")
@@ -75,7 +84,15 @@ def command(recipe: Path | None, **said: Any) -> None:
         options.show(chosen.document(), dry_run_text(chosen, run_name(chosen, compute)), said["as_json"])
         return
     watching = options.watching(said["track"], said["home"])
-    run = find_ticket(chosen, said["home"], compute=compute, say=options.say, progress=watching, pricing=pricing_of)
+    run = find_ticket(
+        chosen,
+        said["home"],
+        compute=compute,
+        say=options.say,
+        progress=watching,
+        pricing=pricing_of,
+        trial=try_checkpoint,
+    )
     document, text = {"run": str(run.folder), **to_json(run.result())}, run_text(run)
     if chosen.pruning.target:
         reached = reach(run, options.say)
@@ -97,6 +114,17 @@ def _target(said: dict[str, Any]) -> str | None:
     return "".join([*asked.values(), *(f",{at}:{number}" for at, number in where.items() if number)]) or None
 
 
+def _of_method(said: dict[str, Any]) -> dict[str, Any]:
+    """Look up what a method sets; it prunes in rounds or at once, whatever else is asked for."""
+    from vlcompress.recipe import METHODS as found
+
+    method = found[said["method"]]
+    for name in ("schedule", "rounds"):
+        if "schedule" in method and said[name] is not None:
+            raise VlcompressError(f"--{name} {said[name]} has no effect with --method {said['method']}: leave it out")
+    return method
+
+
 def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
     from vlcompress.models.registry import FAMILIES
     from vlcompress.recipe import PAPER, load_recipe, recipe_of
@@ -108,13 +136,15 @@ def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
     family = said["model"] if path is not None or said["model"] in FAMILIES else None
     if said["named"]:
         base = base.override(pruning=PAPER)
+    if said["method"] is not None:
+        base = base.override(pruning=_of_method(said))
     target = _target(said)
     controls = [control for control in said["controls"] if control != "none"]
     chosen = base.override(
         model={"family": family, "size": said["size"], "checkpoint": said["checkpoint"]},
         data={"task": said["task"], "source": said["data"], "vocabulary": said["vocabulary"]},
         pruning={
-            **{name: said[name] for name in ("pattern", "sparsity", "schedule", "rounds", "allocation", "rewind_step")},
+            **{name: said[name] for name in PRUNING},
             "controls": controls if said["controls"] else None,
             "seeds": said["seeds"],
             "target": target,
@@ -125,7 +155,8 @@ def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
     pattern = chosen.pruning.pattern
     if chosen.pruning.target and said["pattern"] is None and pattern.by_kind:
         options.say(f"target '{target}': pattern neuron+head ranked by gradients, since '{pattern}' has no price")
-        return chosen.override(pruning={"pattern": "neuron+head", "criterion": "gradient"})
+        criterion = None if said["criterion"] or said["method"] == "calibrated" else "gradient"
+        return chosen.override(pruning={"pattern": "neuron+head", "criterion": criterion})
     if said["pattern"] is None or said["sparsity"] is not None or pattern.own_sparsity is None:
         return chosen
     options.say(f"sparsity {pattern.own_sparsity:.6g}: pattern '{pattern}' sets it, as no --sparsity was given")

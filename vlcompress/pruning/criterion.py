@@ -11,14 +11,15 @@ from torch import Tensor
 from vlcompress.errors import unknown
 
 Saliencies = Mapping[str, Tensor]
-"""What a training summed up for each weight, in its shape (see `vlcompress.training.saliency`)."""
+"""What a training, or some examples, summed up for each weight, in its shape (see `vlcompress.training.saliency` and
+`vlcompress.training.calibration`)."""
 
 
 class Criterion(Protocol):
     """Scores of weights."""
 
-    signed: ClassVar[bool]
-    """Whether scores may be negative. Then a unit's score is their mean; else it is their root mean square."""
+    additive: ClassVar[bool]
+    """Whether a unit's score is the mean of its weights', which may be negative; else it is their root mean square."""
 
     def scores(self, name: str, weight: Tensor, start: int = 0) -> Tensor:
         """Score weights, float32 in the shape of `weight`: all of `name`, or its flat piece from index `start` on.
@@ -31,7 +32,7 @@ class Criterion(Protocol):
 class Magnitude:
     """|w|: the papers' criterion (Frankle & Carbin 2019; Gan et al. 2022, Alg. 1)."""
 
-    signed: ClassVar[bool] = False
+    additive: ClassVar[bool] = False
 
     def scores(self, name: str, weight: Tensor, start: int = 0) -> Tensor:
         return weight.detach().float().abs()
@@ -41,7 +42,7 @@ class Magnitude:
 class HighMagnitude:
     """1 / |w|: the largest weights go first. The control that must fail, if magnitude means anything."""
 
-    signed: ClassVar[bool] = False
+    additive: ClassVar[bool] = False
 
     def scores(self, name: str, weight: Tensor, start: int = 0) -> Tensor:
         largest = torch.finfo(torch.float32).max
@@ -52,7 +53,7 @@ class HighMagnitude:
 class Random:
     """Uniform at random, from a seed and the weight's name: the random-mask control."""
 
-    signed: ClassVar[bool] = False
+    additive: ClassVar[bool] = False
     seed: int
 
     def scores(self, name: str, weight: Tensor, start: int = 0) -> Tensor:
@@ -72,7 +73,7 @@ class _Summed:
 class Gradient(_Summed):
     """Sum of |w dL/dw| over the end of the training (Molchanov et al., CVPR 2019; LeCun et al., 1990)."""
 
-    signed: ClassVar[bool] = False
+    additive: ClassVar[bool] = False
 
 
 class Movement(_Summed):
@@ -82,7 +83,25 @@ class Movement(_Summed):
     EMNLP 2021).
     """
 
-    signed: ClassVar[bool] = True
+    additive: ClassVar[bool] = True
+
+
+class Wanda(_Summed):
+    """|w| times the norm of what it is multiplied by (Sun et al., ICLR 2024; see `vlcompress.training.calibration`).
+
+    The paper compares weights within a row of their layer; here the allocation says which compete.
+    """
+
+    additive: ClassVar[bool] = False
+
+
+class Fisher(_Summed):
+    """w² times the mean square of what a logit changes with it: how far logits move, to second order, when w goes.
+
+    A diagonal of the Gauss-Newton matrix (see `vlcompress.training.calibration`); what units lose adds up.
+    """
+
+    additive: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -99,8 +118,13 @@ class Ranking:
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether it ranks by what some examples show of the trained model (`vlcompress.training.calibration`)."""
+        return self.name in ("wanda", "fisher")
+
     def of(self, seed: int, sums: Saliencies | None = None) -> Criterion:
-        """Make the criterion: "random" draws from `seed`, "gradient" and "movement" rank by the training's `sums`."""
+        """Make the criterion: "random" draws from `seed`; those of a training or of examples rank by their `sums`."""
         return _MADE[self.name](seed, sums or {})
 
 
@@ -110,11 +134,13 @@ _MADE: Mapping[str, Callable[[int, Saliencies], Criterion]] = {
     "random": lambda seed, sums: Random(seed),
     "gradient": lambda seed, sums: Gradient(sums),
     "movement": lambda seed, sums: Movement(sums),
+    "wanda": lambda seed, sums: Wanda(sums),
+    "fisher": lambda seed, sums: Fisher(sums),
 }
 
 
 def parse_criterion(text: str) -> Ranking:
-    """Read ``magnitude``, ``high-magnitude``, ``random``, ``gradient`` or ``movement``.
+    """Read ``magnitude``, ``high-magnitude``, ``random``, ``gradient``, ``movement``, ``wanda`` or ``fisher``.
 
     Raises:
         VlcompressError: no such criterion.

@@ -144,16 +144,16 @@ class CoupledUnits:
     def source(self, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], criterion: Criterion) -> Source:
         """Score the units: the root of the mean square over all weights of a unit, so that kinds of units compare.
 
-        Scores of either sign (see `Criterion.signed`) give their mean instead.
+        Scores of either sign (see `Criterion.additive`) give their mean instead.
         """
         values = [criterion.scores(name, weights[name]).float() for name in self.names]
-        if not criterion.signed:
+        if not criterion.additive:
             values = [value.square() for value in values]
         by_unit = [self._by_unit(name, value) for name, value in zip(self.names, values, strict=True)]
         kept = self.alive(masks)
         size = sum(masks[name].numel() for name in self.names) // self.coupling.units
         means = torch.stack(by_unit).sum(dim=0) / size
-        scores = ordered(means) if criterion.signed else means.sqrt()
+        scores = ordered(means) if criterion.additive else means.sqrt()
         return Source(self.coupling.consumer, self.coupling.units, lambda a, b: scores[a:b], lambda a, b: kept[a:b])
 
     def sums(self, weights: Mapping[str, Tensor], criterion: Criterion) -> Tensor:

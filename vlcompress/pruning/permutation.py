@@ -192,7 +192,7 @@ def find_permutation(
 def _saliency(name: str, weight: Tensor, criterion: Criterion) -> Tensor:
     """Compute what adds up to a block's score: squares for a root mean square, the scores themselves for a mean."""
     scores = criterion.scores(name, weight).double()
-    return scores if criterion.signed else scores.square()
+    return scores if criterion.additive else scores.square()
 
 
 @dataclass(frozen=True)

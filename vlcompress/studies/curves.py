@@ -12,7 +12,7 @@ from vlcompress.report.table import Table
 from vlcompress.results import LEVELS, ArmResult, Level
 from vlcompress.studies.base import StudyReport
 from vlcompress.tickets.experiment import Experiment
-from vlcompress.tickets.imp import Row, TrainedArm, control, judged, rounds
+from vlcompress.tickets.imp import POST_TRAINING, Row, TrainedArm, control, judged, rounds
 from vlcompress.tickets.spec import Start, Trial
 from vlcompress.tickets.verdict import judge
 
@@ -80,7 +80,7 @@ def run_curve(bench: Experiment, controls: Sequence[str], levels: Sequence[float
 
     Args:
         bench: of a recipe whose schedule passes the levels.
-        controls: "random", "shuffle", "reinit", "language".
+        controls: of `vlcompress.recipe.CONTROLS`, "unstructured" apart.
         levels: sparsities at which controls are trained; () takes every level.
     """
     return curve_of(bench, curve_cells(bench, controls, levels))
@@ -117,7 +117,8 @@ def rounds_of(recipe: Recipe) -> int:
 
 def trainings_of(recipe: Recipe, controls: Sequence[str], controlled: int) -> int:
     """Count the trainings of `run_curve` where nothing is there yet."""
-    return len(recipe.pruning.seeds) * (1 + rounds_of(recipe) + len(controls) * controlled)
+    trained = [name for name in controls if name not in POST_TRAINING]
+    return len(recipe.pruning.seeds) * (1 + rounds_of(recipe) + len(trained) * controlled)
 
 
 def _column(bench: Experiment, seed: int, controls: Sequence[str], levels: Sequence[float]) -> Iterator[Row]:
@@ -213,12 +214,9 @@ def margin_text(level: Level | Difference) -> str:
 def curve_chart(title: str, curve: Curve) -> Chart:
     """Draw every arm against sparsity, with dense and its 99 % as lines."""
     names = dict.fromkeys(cell.arm for cell in curve.cells if cell.arm != "dense")
-    series = (_series(name, curve.arm(name)) for name in names)
+    found = ((name, [point(100 * cell.sparsity, cell) for cell in curve.arm(name)]) for name in names)
+    series = (Series(name, tuple(points), line=len(points) > 1) for name, points in found)
     return score_chart(title, curve.metric, curve.dense.percent, series)
-
-
-def _series(name: str, cells: Sequence[ArmResult]) -> Series:
-    return Series(name, tuple(point(100 * cell.sparsity, cell) for cell in cells), line=len(cells) > 1)
 
 
 def point(x: float, cell: ArmResult) -> Point:

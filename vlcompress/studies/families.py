@@ -10,13 +10,14 @@ from vlcompress.models.registry import families_of
 from vlcompress.report.table import Table
 from vlcompress.studies.base import Choices, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.curves import Curve, curves_report, run_curve, score_text, trainings_of
-from vlcompress.studies.tickets import NINE, ticket_recipe
+from vlcompress.studies.tickets import NINE, ONCE, ticket_recipe
 from vlcompress.tasks.build_task import data_of
 from vlcompress.tasks.registry import TASKS
 from vlcompress.tasks.support_matrix import read_blind
 from vlcompress.tickets import verdict
 
 FAMILIES = ("uniter", "lxmert", "vilt")
+CONTROLS = ("random", *ONCE)
 LEVEL = {"uniter": 0.7, "lxmert": 0.7, "vilt": 0.3}
 """The sparsities of the paper's tables."""
 
@@ -53,7 +54,8 @@ class Families:
 
     def report(self, results: Mapping[str, FamilyCurve]) -> StudyReport:
         """Lay out each family's sparsest relaxed ticket, and its scores at the paper's sparsity."""
-        header = ("cell", "without looking", "dense", "at %", "ticket", "random mask", "sparsest relaxed %")
+        once = ("one round", "not trained again: magnitude", "Wanda", "Fisher, repaired")
+        header = ("cell", "without looking", "dense", "at %", "ticket", "random mask", *once, "sparsest relaxed %")
         table = Table("Families", header, tuple(_row(name, curve) for name, curve in results.items()))
         return curves_report(
             results,
@@ -70,11 +72,11 @@ def _cell(choices: Choices, task: str) -> StudyCell:
     level = LEVEL[choices.family]
 
     def work(runner: StudyRunner) -> FamilyCurve:
-        curve = run_curve(runner.bench(recipe), ("random",), (level,))
+        curve = run_curve(runner.bench(recipe), CONTROLS, (level,))
         folder = data_folder(recipe.data.source, runner.home, task=data_of(task))
         return FamilyCurve(**vars(curve), family=choices.family, without_looking=read_blind(folder, task))
 
-    count = trainings_of(recipe, ("random",), 1)
+    count = trainings_of(recipe, CONTROLS, 1)
     return StudyCell(f"{choices.family} {task}", recipe, count, work)
 
 
@@ -85,7 +87,7 @@ def learned(curve: FamilyCurve) -> bool:
 
 def _row(name: str, curve: FamilyCurve) -> tuple[str, ...]:
     level, blind = LEVEL[curve.family], curve.without_looking
-    scores = (score_text(curve.at(arm, level)) for arm in ("ticket", "random"))
+    scores = (score_text(curve.at(arm, level)) for arm in ("ticket", *CONTROLS))
     return (
         name,
         "-" if blind is None else f"{100 * blind:.2f}",

@@ -1,7 +1,7 @@
 """Table 1 and figures 2 and 3 of Gan et al. (AAAI 2022): at which sparsity is there still a ticket, task by task?
 
 The ticket against a random mask on the same weights, its mask on weights shuffled within each layer, on fresh weights
-and on a language model's, at every tenth of sparsity.
+and on a language model's, at every tenth of sparsity; and against pruning the dense model once, trained again or not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,14 +12,20 @@ from vlcompress.recipe import Recipe, default_recipe
 from vlcompress.report.table import Table
 from vlcompress.studies.base import Choices, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.curves import Curve, curves_report, run_curve, score_text, trainings_of
+from vlcompress.tickets.imp import POST_TRAINING
 from vlcompress.tickets.verdict import RELAXED
 
 NINE = tuple(round(0.1 * step, 1) for step in range(1, 10))
 CONTROLS = ("random", "shuffle", "reinit")
 LANGUAGE = "language"
 """One more control, of families that a language model fits."""
+ONCE = ("oneshot", *POST_TRAINING)
+"""What asks whether the rounds are worth their time."""
+ARMS = ("ticket", *CONTROLS, LANGUAGE, *ONCE)
 CONTROL_WORDS = {
     "random": "a random mask",
+    "oneshot": "pruning in one round",
+    "calibrated": "pruning without training afterwards, repaired",
     "shuffle": "its mask on shuffled weights",
     "language": "its mask on a language model's weights",
 }
@@ -61,7 +67,8 @@ def _cell(choices: Choices, task: str) -> StudyCell:
     levels = choices.levels or NINE
     recipe = ticket_recipe(choices, task, levels)
 
-    controls = (*CONTROLS, LANGUAGE) if isinstance(family_named(choices.family), StartsFromLanguage) else CONTROLS
+    language = (LANGUAGE,) if isinstance(family_named(choices.family), StartsFromLanguage) else ()
+    controls = (*CONTROLS, *language, *ONCE)
 
     def work(runner: StudyRunner) -> Curve:
         return run_curve(runner.bench(recipe), controls, levels)
@@ -81,6 +88,10 @@ def _overview(results: Mapping[str, Curve]) -> Table:
         "shuffled weights",
         "fresh weights",
         "language model",
+        "one round",
+        "not trained again: magnitude",
+        "not trained again: Wanda",
+        "not trained again: Fisher, repaired",
     )
     rows = tuple((name, *(columns[task][place] for task in columns)) for place, name in enumerate(names))
     return Table("The sparsest ticket that passes relaxed (99 % of dense)", ("", *columns), rows)
@@ -90,9 +101,8 @@ def _column(curve: Curve) -> tuple[str, ...]:
     found, dense = curve.sparsest("relaxed"), curve.dense
     line = f"{RELAXED * dense.percent:.2f}"
     if found is None:
-        return ("none", score_text(dense), line, "–", "–", "–", "–", "–")
-    arms = ("ticket", *CONTROLS, LANGUAGE)
-    scores = [score_text(curve.at(name, found[0])) for name in arms]
+        return ("none", score_text(dense), line, *["–"] * len(ARMS))
+    scores = [score_text(curve.at(name, found[0])) for name in ARMS]
     return (f"{100 * found[0]:.0f} ({found[1]})", score_text(dense), line, *scores)
 
 

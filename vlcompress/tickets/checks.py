@@ -13,8 +13,10 @@ from vlcompress.models.registry import modality_of
 from vlcompress.pruning.allocation import Modality
 from vlcompress.pruning.pattern import SAME, Unstructured
 from vlcompress.pruning.schedule import levels
+from vlcompress.tasks.base import LogitTask
 from vlcompress.tickets.experiment import Experiment, build_model, objective_of, teachable
 from vlcompress.tickets.spec import Trial
+from vlcompress.training.calibration import check_linear
 from vlcompress.training.distillation import Distilled
 from vlcompress.training.fit import fitted
 
@@ -31,6 +33,7 @@ def check_run(experiment: Experiment) -> None:
     shapes = {name: experiment.shapes[name] for name in experiment.prunable.names}
     pruning.pattern.check(shapes, experiment.couplings, pruning.sparsity)
     _check_objective(experiment)
+    _check_calibration(experiment)
     plan = levels(pruning.schedule, pruning.sparsity, pruning.rounds or None)
     if not plan:
         raise VlcompressError("sparsity 0 prunes nothing: give a fraction above 0, for example 0.5")
@@ -87,6 +90,22 @@ def _check_objective(experiment: Experiment) -> None:
         teachable(experiment)
     if experiment.recipe.training.adversarial:
         objective_of(experiment, Trial(experiment.recipe.pruning.seeds[0]))
+
+
+def _check_calibration(experiment: Experiment) -> None:
+    """Refuse to calibrate where there are no logits or no linear layers, before the dense model is trained."""
+    pruning = experiment.recipe.pruning
+    asked = {f"criterion '{pruning.criterion}'": pruning.criterion.calibrated}
+    asked |= {f"weights '{pruning.weights}'": pruning.weights == "repaired"}
+    asked |= {f"control '{name}'": name in ("wanda", "calibrated") for name in pruning.controls}
+    for what in [name for name, needed in asked.items() if needed]:
+        if not isinstance(experiment.train_task, LogitTask):
+            raise VlcompressError(
+                f"{what} on {experiment.recipe.data.task}: calibration looks at logits, which this task has none of; "
+                "take criterion 'magnitude' or 'gradient'"
+            )
+        model = experiment.family.skeleton(experiment.config, experiment.train_task.head)
+        check_linear(model, experiment.prunable.names)
 
 
 def _check_starts(experiment: Experiment) -> None:

@@ -20,9 +20,11 @@ from vlcompress.models.checkpoints import read_checkpoint
 from vlcompress.models.language import language_part, published_language_model
 from vlcompress.models.objective import Objective
 from vlcompress.pruning.budget import Pricing
+from vlcompress.pruning.criterion import Criterion, Ranking
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.pattern import Pattern
 from vlcompress.pruning.permutation import Permutation, find_permutation
+from vlcompress.pruning.repair import Moments, repair
 from vlcompress.recipe import Recipe
 from vlcompress.tasks.base import Blind, EvalTask, LogitTask, TrainTask
 from vlcompress.tasks.support_matrix import blind_of
@@ -30,6 +32,7 @@ from vlcompress.tickets.controls import shuffled
 from vlcompress.tickets.spec import GENERATION, Start, Teacher, TrainingSpec, Trial
 from vlcompress.tickets.store import TrainingResult, TrainingStore
 from vlcompress.training.adversarial import Adversarial
+from vlcompress.training.calibration import EXAMPLES, SCORES, moments
 from vlcompress.training.checkpoint import distinct, restore
 from vlcompress.training.distillation import Distilled
 from vlcompress.training.hyperparameters import Hyperparameters
@@ -81,6 +84,7 @@ class Experiment:
     answers: tuple[str, ...] = ()
     pricing: Pricing | None = None
     load_report: LoadReport | None = field(default=None, init=False)
+    _moments: tuple[TrainingResult, Mapping[str, Moments]] | None = field(default=None, init=False)
 
     @cached_property
     def theta0(self) -> dict[str, Tensor]:
@@ -209,6 +213,7 @@ class Experiment:
             distill=teacher,
             adversarial=str(recipe.training.adversarial),
             loss=recipe.training.loss,
+            repaired=EXAMPLES if trial.repaired else 0,
             computed_on=self.compute.identity(),
         )
 
@@ -225,9 +230,21 @@ class Experiment:
             self.say(f"{label}: {100 * done.scores.mean:.2f} (done before)")
             return done
         started = time.monotonic()
-        result = _train_and_save(self, trial, spec, label, started)
+        make = _prune_and_save if trial.start == "trained" else _train_and_save
+        result = make(self, trial, spec, label, started)
         self.say(f"{label}: {100 * result.scores.mean:.2f} ({time.monotonic() - started:.1f} s)")
         return result
+
+    def dense(self, seed: int) -> TrainingResult:
+        """Find the dense training of a seed, or do it."""
+        return self.store.find(self.spec(Trial(seed))) or self.train(Trial(seed), f"seed {seed} dense")
+
+    def moments(self, result: TrainingResult) -> Mapping[str, Moments]:
+        """Gather what goes into the prunable layers of a trained model, by weight; kept until another is asked for."""
+        if self._moments is None or self._moments[0] != result:
+            found = moments(self.model_of(result), self.family, self.train_task, self.prunable.names)
+            self._moments = result, {name: one.to(CPU.torch_device) for name, one in found.items()}
+        return self._moments[1]
 
     def model_of(self, result: TrainingResult) -> nn.Module:
         """Build a finished training's model on the device, in eval mode."""
@@ -263,7 +280,9 @@ def _load_start(experiment: Experiment, model: nn.Module, start: Start, seed: in
         case "shuffled":
             model.load_state_dict(shuffled(experiment.theta0, experiment.prunable.names, seed), strict=False)
         case "rewound":
-            restore(model, experiment.train(Trial(seed), f"seed {seed} dense").rewind())
+            restore(model, experiment.dense(seed).rewind())
+        case "trained":
+            restore(model, experiment.dense(seed).weights())
         case "language":
             part = language_part(experiment.family)
             experiment.load_report = part.load_language(model, experiment.language[0])
@@ -282,8 +301,8 @@ def objective_of(experiment: Experiment, trial: Trial) -> Objective:
     if not _taught(experiment, trial):
         return experiment.train_task
     task = teachable(experiment)
-    dense = experiment.train(Trial(trial.seed), f"seed {trial.seed} dense, the teacher")
-    return Distilled(task, experiment.family, experiment.model_of(dense), experiment.recipe.training.distill)
+    teacher = experiment.model_of(experiment.dense(trial.seed))
+    return Distilled(task, experiment.family, teacher, experiment.recipe.training.distill)
 
 
 def teachable(experiment: Experiment) -> LogitTask:
@@ -298,6 +317,14 @@ def teachable(experiment: Experiment) -> LogitTask:
             "compares logits, which this task has none of; set it to 0, or choose another task"
         )
     return experiment.train_task
+
+
+def criterion_of(experiment: Experiment, trained: TrainingResult, ranking: Ranking, seed: int) -> Criterion:
+    """Make the criterion that ranks the weights of a trained model."""
+    if not ranking.calibrated:
+        return ranking.of(seed, trained.saliency())
+    model, names = experiment.model_of(trained), experiment.prunable.names
+    return ranking.of(seed, SCORES[ranking.name](model, experiment.family, experiment.train_task, names))
 
 
 def search_permutation(
@@ -315,7 +342,7 @@ def search_permutation(
     frees = pruning.permutation.free(pattern, experiment.couplings)
     if not frees:
         return None
-    criterion, names = pruning.criterion.of(seed, dense.saliency()), set(experiment.prunable.names)
+    criterion, names = criterion_of(experiment, dense, pruning.criterion, seed), set(experiment.prunable.names)
     return find_permutation(frees, pattern, dense.weights(), names, criterion=criterion, sparsity=pruning.sparsity)
 
 
@@ -364,3 +391,18 @@ def _train_and_save(
     scores = evaluate(model, experiment.score_task, compute=compute)
     sums = saliency.sums if saliency is not None else None
     return store.keep(spec, trial, distinct(model.state_dict()), scores, sums, time.monotonic() - started)
+
+
+def _prune_and_save(
+    experiment: Experiment, trial: Trial, spec: TrainingSpec, label: str, started: float
+) -> TrainingResult:
+    """Keep what the masks keep of the dense model, mended if asked for, and score it."""
+    dense = dataclasses.replace(experiment.dense(trial.seed), reading=trial.permutation)
+    model = build_model(experiment, dataclasses.replace(trial, masks=None))
+    if trial.repaired and trial.masks is not None:
+        repair(model, trial.masks, experiment.moments(dense))
+    elif trial.masks is not None:
+        trial.masks.apply(model)
+    scores = evaluate(model.to(experiment.compute.torch_device), experiment.score_task, compute=experiment.compute)
+    weights = distinct(model.state_dict())
+    return experiment.store.keep(spec, trial, weights, scores, None, time.monotonic() - started)

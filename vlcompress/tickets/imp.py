@@ -9,16 +9,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vlcompress.pruning.criterion import Criterion, Random
+from vlcompress.pruning.criterion import Criterion, Random, Ranking
 from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.pattern import Pattern, Unstructured
+from vlcompress.pruning.permutation import Permutation
 from vlcompress.pruning.schedule import levels
 from vlcompress.recipe import Recipe
 from vlcompress.results import ArmResult, Verdict
 from vlcompress.tasks.base import Blind
 from vlcompress.tickets.budgeting import Budget, budget_of
 from vlcompress.tickets.disk import tell_size
-from vlcompress.tickets.experiment import Experiment, search_permutation
+from vlcompress.tickets.experiment import Experiment, criterion_of, search_permutation
 from vlcompress.tickets.spec import Start, Trial
 from vlcompress.tickets.store import TrainingResult
 from vlcompress.tickets.verdict import judge
@@ -71,11 +72,13 @@ class Row(NamedTuple):
 
 
 def count_trainings(recipe: Recipe) -> int:
-    """Count the trainings that a recipe asks for, those that are done already included."""
+    """Count the trainings that a recipe asks for, those that are done already included; what is not trained is not."""
     pruning = recipe.pruning
     plan = levels(pruning.schedule, pruning.sparsity, pruning.rounds or None)
     chains = 1 + pruning.controls.count("unstructured")
-    single = sum(control != "unstructured" for control in pruning.controls)
+    single = sum(control not in ("unstructured", *POST_TRAINING) for control in pruning.controls)
+    if pruning.weights != "rewound":
+        chains = 0
     return len(pruning.seeds) * (1 + chains * len(plan) + single)
 
 
@@ -108,6 +111,9 @@ def ticket_of(cells: Sequence[TrainedArm]) -> TrainedArm:
     """Pick the ticket: its last round."""
     return [cell for cell in cells if cell.arm == "ticket"][-1]
 
+
+POST_TRAINING = {"magnitude": ("magnitude", False), "wanda": ("wanda", False), "calibrated": ("fisher", True)}
+"""Controls that prune the dense model once and do not train it again: by which criterion, and whether repaired."""
 
 STARTS: dict[str, Start] = {"shuffle": "shuffled", "reinit": "fresh", "language": "language"}
 """Controls that keep the mask and start elsewhere."""
@@ -149,25 +155,26 @@ def rounds(
         plan: the levels; None takes the recipe's.
     """
     pruning = experiment.recipe.pruning
-    start = experiment.start
     order = search_permutation(experiment, dense, pattern, seed)
     masks, trained = experiment.keep_all(), dataclasses.replace(dense, reading=order)
     plan = plan or levels(pruning.schedule, pruning.sparsity, pruning.rounds or None)
     patterns = pruning.growth.patterns(pattern, len(plan))
     for number, (level, shape) in enumerate(zip(plan, patterns, strict=True), start=1):
-        criterion = pruning.criterion.of(seed, trained.saliency())
+        criterion = criterion_of(experiment, trained, pruning.criterion, seed)
         if budget is None:
             masks = pruned(experiment, trained, masks, level, shape, criterion)
         else:
             masks = budget.cut(trained.weights(), masks, level / plan[-1], criterion)
         label = f"seed {seed} {arm} round {number}/{len(plan)} at {100 * masks.sparsity:.1f} % ({shape})"
-        trained = experiment.train(Trial(seed, masks, start, order), label)
+        trained = experiment.train(_pruned_trial(experiment, seed, masks, order), label)
         yield Row(arm, number, masks.sparsity, trained)
 
 
 def control(experiment: Experiment, seed: int, name: str, ticket: Row) -> Row:
-    """Train a control ("random", "shuffle", "reinit" or "language") of one round of the ticket."""
+    """Train a control of one round of the ticket, "unstructured" apart: see `vlcompress.recipe.CONTROLS`."""
     _, number, sparsity, trained = ticket
+    if name in ("oneshot", *POST_TRAINING):
+        return _at_once(experiment, seed, name, ticket)
     masks, order = trained.masks(), None
     start, budget = experiment.start, budget_of(experiment)
     if name == "random" and budget is not None:
@@ -181,6 +188,30 @@ def control(experiment: Experiment, seed: int, name: str, ticket: Row) -> Row:
         start, order = STARTS[name], None if name == "reinit" else trained.permutation()
     label = f"seed {seed} control {name} at {100 * masks.sparsity:.1f} %"
     return Row(name, number, masks.sparsity, experiment.train(Trial(seed, masks, start, order), label))
+
+
+def _at_once(experiment: Experiment, seed: int, name: str, ticket: Row) -> Row:
+    """Prune the dense model once, as far as the ticket, and train it as the ticket is ("oneshot") or not at all."""
+    pruning, order = experiment.recipe.pruning, ticket.result.permutation()
+    dense = dataclasses.replace(experiment.dense(seed), reading=order)
+    by, repaired = POST_TRAINING.get(name, (pruning.criterion.name, False))
+    criterion, budget = criterion_of(experiment, dense, Ranking(by), seed), budget_of(experiment)
+    everything = experiment.keep_all()
+    if budget is None:
+        masks = pruned(experiment, dense, everything, ticket.sparsity, pruning.pattern, criterion)
+    else:
+        masks = budget.cut(dense.weights(), everything, 1.0, criterion)
+    start = "trained" if name in POST_TRAINING else experiment.start
+    label = f"seed {seed} control {name} at {100 * masks.sparsity:.1f} %"
+    trained = experiment.train(Trial(seed, masks, start, order, repaired=repaired), label)
+    return Row(name, ticket.round, masks.sparsity, trained)
+
+
+def _pruned_trial(experiment: Experiment, seed: int, masks: Masks, order: Permutation | None) -> Trial:
+    """Say what follows a round: training from where the recipe rewinds to, or none."""
+    weights = experiment.recipe.pruning.weights
+    start = experiment.start if weights == "rewound" else "trained"
+    return Trial(seed, masks, start, order, repaired=weights == "repaired")
 
 
 def pruned(

@@ -16,9 +16,10 @@ from vlcompress.pruning.permutation import Permutation
 from vlcompress.training.hyperparameters import Hyperparameters
 from vlcompress.training.saliency import Kind
 
-Start = Literal["theta0", "shuffled", "fresh", "language", "rewound"]
+Start = Literal["theta0", "shuffled", "fresh", "language", "rewound", "trained"]
 """Where a training starts: θ0; θ0 with each weight's entries shuffled; random weights; a language model's weights (θ'0)
-where they fit, random ones elsewhere; dense training's θ_i."""
+where they fit, random ones elsewhere; dense training's θ_i; what dense training ended with, which is not trained
+again."""
 
 GENERATION = 1
 """The cache's version: raised when the meaning of a training changes, so that no old result is taken for a new one."""
@@ -35,6 +36,8 @@ class Trial:
         permutation: the order of neurons and channels that the masks are cut in; None is the checkpoint's.
         held: whether pruned weights stay zero. False zeroes them once and lets them grow again, which makes a sparse
             start and no sparse model; it is there to repeat what a published code does.
+        repaired: whether the kept weights of a "trained" start are fitted to what the dense layers gave
+            (`vlcompress.pruning.repair`).
     """
 
     seed: int
@@ -42,6 +45,7 @@ class Trial:
     start: Start = "theta0"
     permutation: Permutation | None = None
     held: bool = True
+    repaired: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class TrainingSpec:
         distill: who teaches; None learns from the task alone.
         adversarial: what the recipe perturbs; "" trains plainly.
         loss: another one than the task's, by its name in a recipe.
+        repaired: on how many examples kept weights were fitted; 0 is none.
         computed_on: architecture and dtype; {} is float32 on the CPU.
     """
 
@@ -102,6 +107,7 @@ class TrainingSpec:
     distill: Teacher | None = None
     adversarial: str = ""
     loss: str = "task"
+    repaired: int = 0
     computed_on: Mapping[str, str] = field(default_factory=dict)
 
     def document(self) -> Json:

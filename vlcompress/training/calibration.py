@@ -1,0 +1,130 @@
+"""Calibration: what a few examples, whose labels are not looked at, show of a trained model's weights.
+
+*Moments* of what goes into each linear layer are what the layers are repaired by (`vlcompress.pruning.repair`).
+
+*Wanda* is |w| times the norm of the input that it is multiplied by (Sun et al., ICLR 2024), over the norm of the
+layer's output, so that layers compare; within a row the division changes nothing.
+
+*Fisher* is w² E[g²], g the derivative by w of the logits along a random direction: how far the logits move, to second
+order and one weight at a time, when w goes. It is the diagonal of the Gauss-Newton matrix of their squared error
+(LeCun et al., 1990, with the model's own answers in place of labels), each logit counting alike.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vlcompress.errors import VlcompressError
+from vlcompress.models.base import Family, inputs_for
+from vlcompress.models.objective import Objective
+from vlcompress.pruning.criterion import Saliencies
+from vlcompress.pruning.repair import Moments
+
+EXAMPLES = 256
+"""Examples to calibrate on, one at a time, so that padding does not count."""
+
+SEED = 0
+"""Draws the examples: every model and every criterion sees the same."""
+
+
+@torch.no_grad()
+def moments(model: nn.Module, family: Family, objective: Objective, names: Iterable[str]) -> dict[str, Moments]:
+    """Gather the moments of what goes into linear layers, by their weights' names; 0 where nothing does.
+
+    Args:
+        model: in eval mode, on any device.
+        family: of the model.
+        objective: whose examples.
+        names: of the layers' weights.
+
+    Raises:
+        VlcompressError: a weight of something else than a linear layer.
+    """
+    sums = {name: _Sums(_linear(model, name)) for name in names}
+    handles = [one.layer.register_forward_pre_hook(one.add) for one in sums.values()]
+    try:
+        for _ in _logits(model, family, objective):
+            pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: one.moments() for name, one in sums.items()}
+
+
+def wanda(model: nn.Module, family: Family, objective: Objective, names: Sequence[str]) -> Saliencies:
+    """Compute Wanda's scores, each in the shape of its weight (arguments as of `moments`)."""
+    parameters = dict(model.named_parameters())
+    return {
+        name: _wanda(parameters[name].detach(), one) for name, one in moments(model, family, objective, names).items()
+    }
+
+
+def fisher(model: nn.Module, family: Family, objective: Objective, names: Sequence[str]) -> Saliencies:
+    """Sum up w² g² over the examples, in the shape of each weight (arguments as of `moments`)."""
+    parameters = dict(model.named_parameters())
+    weights = [parameters[name] for name in names]
+    sums = [torch.zeros_like(weight, requires_grad=False) for weight in weights]
+    rng = torch.Generator().manual_seed(SEED)
+    for logits in _logits(model, family, objective):
+        direction = torch.randn(logits.shape, generator=rng).to(logits.device)
+        slopes = torch.autograd.grad((logits * direction).sum(), weights, allow_unused=True)
+        for total, weight, slope in zip(sums, weights, slopes, strict=True):
+            if slope is not None:
+                total.add_((weight.detach() * slope).square())
+    return {name: total.cpu() for name, total in zip(names, sums, strict=True)}
+
+
+SCORES = {"wanda": wanda, "fisher": fisher}
+"""What the calibrated criteria rank by."""
+
+
+def _logits(model: nn.Module, family: Family, objective: Objective) -> Iterator[Tensor]:
+    rng = torch.Generator().manual_seed(SEED)
+    for index in torch.randperm(len(objective), generator=rng)[:EXAMPLES].tolist():
+        yield family.logits(model, inputs_for(model, objective.batch([index], rng).inputs))
+
+
+def _wanda(weight: Tensor, of: Moments) -> Tensor:
+    output = (weight @ of.second * weight).sum()
+    share = of.second.diagonal() / output.clamp(min=torch.finfo(torch.float32).tiny)
+    return (weight.abs() * share.sqrt()).cpu()
+
+
+class _Sums:
+    """Running sums of the inputs of one layer."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self.layer, self._rows = layer, 0
+        self._first = layer.weight.new_zeros(layer.in_features)
+        self._second = layer.weight.new_zeros(layer.in_features, layer.in_features)
+
+    def add(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].detach().reshape(-1, self.layer.in_features).float()
+        self._rows += len(x)
+        self._first += x.sum(dim=0)
+        self._second.addmm_(x.T, x)
+
+    def moments(self) -> Moments:
+        rows = max(1, self._rows)
+        return Moments(self._first / rows, self._second / rows, self.layer.bias is not None)
+
+
+def check_linear(model: nn.Module, names: Iterable[str]) -> None:
+    """Refuse weights that have no moments.
+
+    Raises:
+        VlcompressError: a weight of something else than a linear layer.
+    """
+    for name in names:
+        _linear(model, name)
+
+
+def _linear(model: nn.Module, name: str) -> nn.Linear:
+    layer = model.get_submodule(name.rpartition(".")[0])
+    if not isinstance(layer, nn.Linear):
+        raise VlcompressError(
+            f"weight '{name}' is of a {type(layer).__name__}, and only linear layers can be calibrated: take criterion "
+            "'magnitude' or 'gradient', and train after pruning"
+        )
+    return layer
