@@ -47,14 +47,13 @@ def models(
     """Compare the forms of a model (what `bench` does without a command)."""
     from vlcompress.bench.bench_run import bench_run
     from vlcompress.report.text import bench_text
-    from vlcompress.results import to_json
 
     provider = options.provider_word(where["provider"], where["provider_options"], compute=compute)
     chosen = options.chosen_run(run, home)
     record = bench_run(
         chosen, batches=batches or (1, 32), threads=threads, compute=compute, provider=provider, say=options.say
     )
-    options.show(to_json(record), bench_text(record), as_json)
+    options.show(record, bench_text(record), as_json)
 
 
 @command.command()
@@ -80,10 +79,9 @@ def serve(run: Path | None, url: str | None, models_: tuple[str, ...], home: Pat
     """
     from vlcompress.bench.serve_run import LoadPlan, bench_serve
     from vlcompress.report.load import load_text, write_charts
-    from vlcompress.results import to_json
 
     chosen = options.chosen_run(run, home)
     record = bench_serve(chosen, LoadPlan(**plan), url=url, models=models_, say=options.say)
     for chart in write_charts(record, chosen.folder):
         options.say(f"chart: {chart}")
-    options.show(to_json(record), load_text(record), as_json)
+    options.show(record, load_text(record), as_json)

@@ -26,6 +26,7 @@ COMMANDS = (
     "predict",
     "bench",
     "report",
+    "push",
     "clean",
     "serve",
     "tasks",

@@ -470,7 +470,11 @@ def load(kind: type[Result], path: Path) -> Result:
     Raises:
         VlcompressError: no such file, not JSON, or a field is missing or of another shape.
     """
-    document = read_json(path)
+    return parse(kind, read_json(path), path)
+
+
+def parse(kind: type[Result], document: Json, path: Path) -> Result:
+    """Build a result from what its file holds; see `load`."""
     try:
         found: Result = from_json(kind, document)
     except (TypeError, AttributeError, KeyError, ValueError) as error:

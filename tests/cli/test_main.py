@@ -24,6 +24,7 @@ FLAGS = {
     "verify": {"run", "batch", "threads", "device", "dtype", "provider", "provider-option", "home", "json"},
     "tasks": {"markdown", "json"},
     "check-family": {"json"},
+    "push": {"dry-run", "private", "json"},
     "predict": {"split", "out", "batch", "form", "device", "dtype", "home", "json"},
     "bench models": {"batch", "threads", "device", "dtype", "provider", "provider-option", "home", "json"},
     "bench serve": {"url", "model", "rate", "seconds", "rows", "seed", "token", "protocol", "home", "json"},

@@ -102,7 +102,7 @@ def make_cell(name: str, task: str, folder: Path, precision: str = "fp32", rows:
     export_onnx(
         family, model, folder, samples, config=config, head=head, effort=Effort(1, 0.001, 0),
         style=style(quantize="int8" if precision == "int8" else None, fp16=precision == "fp16"),
-        score=lambda session: 1.0, reference=1.0, extra={"task": task}, beside={"vocab.txt": WORDS.text},
+        score=lambda session: 1.0, reference=1.0, origin={"task": task}, beside={"vocab.txt": WORDS.text},
     )  # fmt: skip
     return Cell(family, task, config, model, folder)
 
