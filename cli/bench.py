@@ -47,14 +47,13 @@ def models(
     """Compare the forms of a model (what `bench` does without a command)."""
     from vlcompress.bench.bench_run import bench_run
     from vlcompress.report.text import bench_text
-    from vlcompress.results import to_json
 
     provider = options.provider_word(where["provider"], where["provider_options"], compute=compute)
     chosen = options.chosen_run(run, home)
     record = bench_run(
         chosen, batches=batches or (1, 32), threads=threads, compute=compute, provider=provider, say=options.say
     )
-    options.show(to_json(record), bench_text(record), as_json)
+    options.show(record, bench_text(record), as_json)
 
 
 @command.command()
@@ -65,6 +64,10 @@ def models(
 @click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(min=0.1), help="Length of one load.")
 @click.option("--rows", default=1, show_default=True, type=options.COUNT, help="Examples in a request.")
 @click.option("--seed", type=options.SEED, default=0, show_default=True, help="Of the arrivals.")
+@click.option(
+    "--protocol", type=click.Choice(["http", "grpc", "both"]), default="http", show_default=True,
+    help="How to ask; both side by side where there is no --url.",
+)  # fmt: skip
 @click.option("--token", envvar="VLCOMPRESS_TOKEN", help="Bearer token of the server at --url.  [VLCOMPRESS_TOKEN]")
 @options.home
 @options.as_json
@@ -76,10 +79,9 @@ def serve(run: Path | None, url: str | None, models_: tuple[str, ...], home: Pat
     """
     from vlcompress.bench.serve_run import LoadPlan, bench_serve
     from vlcompress.report.load import load_text, write_charts
-    from vlcompress.results import to_json
 
     chosen = options.chosen_run(run, home)
     record = bench_serve(chosen, LoadPlan(**plan), url=url, models=models_, say=options.say)
     for chart in write_charts(record, chosen.folder):
         options.say(f"chart: {chart}")
-    options.show(to_json(record), load_text(record), as_json)
+    options.show(record, load_text(record), as_json)

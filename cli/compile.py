@@ -34,4 +34,4 @@ def command(
 
     chosen = options.chosen_run(run, home)
     plan = compile_run(chosen, batch=batch, threads=threads, compute=compute, backend=backend)
-    options.show(plan.to_json(), plan_text(chosen.folder / "compiled", plan, explain=explain), as_json)
+    options.show(plan, plan_text(chosen.folder / "compiled", plan, explain=explain), as_json)

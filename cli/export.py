@@ -72,8 +72,8 @@ def _pack(
     if format_ == "docker":
         if provider not in (None, "cpu"):
             options.say(f"warning: provider {provider} has no effect on --format docker: its server runs on the CPU")
-        folder, manifest = export_container(run)
-        options.show(manifest, container_text(folder, manifest), as_json)
+        folder, container = export_container(run)
+        options.show(container, container_text(folder, container), as_json)
     else:
         oldest = target_ort or TARGET_ORT
         folder, manifest = export_triton(

@@ -26,6 +26,7 @@ COMMANDS = (
     "predict",
     "bench",
     "report",
+    "push",
     "clean",
     "serve",
     "tasks",
@@ -33,6 +34,7 @@ COMMANDS = (
     "doctor",
     "tune",
     "speed",
+    "ticket",
     "native",
 )
 

@@ -1,7 +1,6 @@
 """Options that several commands share, and how commands talk: results on stdout, progress on stderr."""
 
 import json
-import math
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -37,20 +36,14 @@ THREADS = click.IntRange(1, 1024)
 SEED = click.IntRange(0, (1 << 32) - 1)
 
 
-class Checked(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
-    """A word that a function checks, so that a wrong one is told in one line as every mistake is."""
+def checked(check: Callable[[str], None]) -> Callable[[str], str]:
+    """Make an option's type of a function that checks a word, so that a wrong one is told as every mistake is."""
 
-    def __init__(self, name: str, check: Callable[[str], None]) -> None:
-        self.name, self._check = name, check
+    def read(word: str) -> str:
+        check(word)
+        return word
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Show what may be given."""
-        return self.name
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Check the word and pass it on."""
-        self._check(value)
-        return value
+    return read
 
 
 class Listed(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
@@ -88,27 +81,27 @@ NUMBERS = Listed(float, "numbers", "0.5,0.7")
 WHOLE_NUMBERS = Listed(int, "whole numbers", "0,1,2")
 SPARSITIES = Listed(_sparsity, "fractions above 0 and below 1", "0.5,0.7")
 
-_DEVICE, _DTYPE = Checked("auto|cpu|cuda[:N]", check_device), Checked("|".join(DTYPES), check_dtype)
-_DEVICE_HELP = "Where PyTorch computes; auto takes a GPU if there is one."
-_DTYPE_HELP = "What PyTorch computes in; scores, and weights in training, stay float32."
-
 
 def where(device: str | None = "auto", dtype: str | None = "fp32") -> Callable[[F], F]:
     """Add --device and --dtype to a command; a default of None leaves them to the recipe."""
     said = "" if device else "  [the recipe's]"
-    first = click.option("--device", type=_DEVICE, default=device, show_default=True, help=_DEVICE_HELP + said)
-    second = click.option("--dtype", type=_DTYPE, default=dtype, show_default=True, help=_DTYPE_HELP + said)
+    first = click.option(
+        "--device",
+        type=checked(check_device),
+        metavar="auto|cpu|cuda[:N]",
+        default=device,
+        show_default=True,
+        help="Where PyTorch computes; auto takes a GPU if there is one." + said,
+    )
+    second = click.option(
+        "--dtype",
+        type=checked(check_dtype),
+        metavar="|".join(DTYPES),
+        default=dtype,
+        show_default=True,
+        help="What PyTorch computes in; scores, and weights in training, stay float32." + said,
+    )
     return lambda command: first(second(command))
-
-
-class _MicroBatch(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
-    """What `parse_micro_batch` reads."""
-
-    name = "N|auto"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read it."""
-        return parse_micro_batch(str(value))
 
 
 def fitting(default: str | None = "0") -> Callable[[F], F]:
@@ -116,7 +109,7 @@ def fitting(default: str | None = "0") -> Callable[[F], F]:
     said = "" if default else "  [the recipe's]"
     first = click.option(
         "--micro-batch",
-        type=_MicroBatch(),
+        type=parse_micro_batch,
         metavar="N|auto",
         default=default,
         help="Compute so many of a step's examples at once; auto: as many as the GPU has memory for." + said,
@@ -149,16 +142,10 @@ def computing(*, training: bool = False) -> Callable[[Callable[..., None]], Call
     return add
 
 
-class _Option(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2
-    """KEY=VALUE, as a pair."""
+def _pair(text: str) -> tuple[str, str]:
+    from vlcompress.export.providers import read_option
 
-    name = "KEY=VALUE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read the pair."""
-        from vlcompress.export.providers import read_option
-
-        return read_option(value)
+    return read_option(text)
 
 
 def providing(
@@ -174,7 +161,8 @@ def providing(
 
     name_option = click.option(
         "--provider",
-        type=Checked("|".join(names), check),
+        type=checked(check),
+        metavar="|".join(names),
         default=default,
         show_default=True,
         help="ONNX Runtime's execution provider." + ("" if default else f"  {said}"),
@@ -182,7 +170,7 @@ def providing(
     settings = click.option(
         "--provider-option",
         "provider_options",
-        type=_Option(),
+        type=_pair,
         multiple=True,
         metavar="KEY=VALUE",
         help="An option of that provider, such as use_tf32=1 or trt_engine_cache_path=DIR; repeatable.",
@@ -215,40 +203,18 @@ def say(line: str) -> None:
     click.echo(f"{_CLEAR}{line}" if sys.stderr.isatty() else line, err=True)
 
 
-def show(document: dict[str, Any], text: str, as_json: bool) -> None:
-    """Print the result on stdout: the document as JSON, or the text for people."""
-    shown = json.dumps(document, indent=2, allow_nan=False) if as_json else text
+def show(result: Any, text: str, as_json: bool) -> None:
+    """Print a result on stdout: as JSON, or the text for people."""
+    from vlcompress.results import to_json
+
+    shown = json.dumps(to_json(result), indent=2, allow_nan=False) if as_json else text
     click.echo(f"{_CLEAR}{shown}" if sys.stdout.isatty() else shown)
-
-
-def step_line() -> Callable[[int, float], None] | None:
-    """Make a progress callback that keeps one line at the foot of a terminal until the command ends; None elsewhere."""
-    if not sys.stderr.isatty():
-        return None
-    from rich.console import Console
-    from rich.progress import Progress, TimeElapsedColumn
-
-    line = Progress(
-        "  step {task.completed:.0f}, loss {task.fields[loss]:.3f},",
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        redirect_stdout=False,
-        redirect_stderr=False,
-    )
-    task = line.add_task("", total=None, loss=math.nan)
-    click.get_current_context().call_on_close(line.stop)
-
-    def progress(step: int, loss: float) -> None:
-        line.update(task, completed=step, loss=loss)
-        line.start()  # does nothing once it has been started
-
-    return progress
 
 
 track = click.option(
     "--track",
-    type=Checked("tensorboard|wandb|trackio|mlflow", lambda name: _trackers().check_tracker(name)),
+    type=checked(lambda name: _trackers().check_tracker(name)),
+    metavar="tensorboard|wandb|trackio|mlflow",
     help="Log every step to a tracker too, whose package must be installed.",
 )
 

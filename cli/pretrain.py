@@ -67,25 +67,11 @@ def command(
 
     family = family_named(model)
     spec = pretraining_of(family)
-    hyper = Hyperparameters(
-        steps,
-        batch,
-        learning_rate,
-        warmup=0.1,
-        clip=5.0,
-        weight_decay=0.01,
-        head_rate=1.0,
-        optimizer=spec.optimizer,
-    )
+    fixed: dict[str, Any] = {"warmup": 0.1, "clip": 5.0, "weight_decay": 0.01, "head_rate": 1.0}
+    hyper = Hyperparameters(steps, batch, learning_rate, optimizer=spec.optimizer, **fixed)
     recipe = PretrainingRecipe(size, hyper, spec.settings_with(given), seed)
     folder = data or pretraining_folder(pictures, home, options.say, captions=family.reads == "pixels")
     work = Pretraining(family, folder, recipe, splits)
-    result = pretrain(
-        work,
-        home,
-        compute=compute,
-        half=half,
-        say=options.say,
-        progress=options.step_line(),
-    )
+    watching = options.watching(None, home)
+    result = pretrain(work, home, compute=compute, half=half, say=options.say, progress=watching)
     options.show({"pretrained": str(result)}, f"pre-trained weights: {result}", as_json)

@@ -68,6 +68,7 @@ def command(recipe: Path | None, **said: Any) -> None:
     from vlcompress.bench.pricing import pricing_of
     from vlcompress.bench.reached import reach
     from vlcompress.devices import parse_compute
+    from vlcompress.export.trial import try_checkpoint, try_export
     from vlcompress.report.text import dry_run_text, reached_text, run_text
     from vlcompress.results import to_json
     from vlcompress.tickets.run import find_ticket, rehearse, run_name
@@ -75,7 +76,7 @@ def command(recipe: Path | None, **said: Any) -> None:
     chosen = _recipe(recipe, said)
     compute = parse_compute(**vars(chosen.runtime), training=True)
     if said["dry_run"] or said["save_recipe"]:
-        compute = rehearse(chosen, said["home"], compute=compute, say=options.say)
+        compute = rehearse(chosen, said["home"], compute=compute, say=options.say, trial=try_export)
     if said["save_recipe"]:
         chosen.save(said["save_recipe"])
         options.say(f"recipe written to {said['save_recipe']}")
@@ -83,7 +84,15 @@ def command(recipe: Path | None, **said: Any) -> None:
         options.show(chosen.document(), dry_run_text(chosen, run_name(chosen, compute)), said["as_json"])
         return
     watching = options.watching(said["track"], said["home"])
-    run = find_ticket(chosen, said["home"], compute=compute, say=options.say, progress=watching, pricing=pricing_of)
+    run = find_ticket(
+        chosen,
+        said["home"],
+        compute=compute,
+        say=options.say,
+        progress=watching,
+        pricing=pricing_of,
+        trial=try_checkpoint,
+    )
     document, text = {"run": str(run.folder), **to_json(run.result())}, run_text(run)
     if chosen.pruning.target:
         reached = reach(run, options.say)

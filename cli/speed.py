@@ -44,9 +44,8 @@ def command(
     from vlcompress.bench.profile import ProfileConfig, profile
     from vlcompress.bench.random_masks import read_pattern
     from vlcompress.report.profile import profile_text
-    from vlcompress.results import to_json
 
     named = tuple(read_pattern(text) for text in patterns)
     runtime = options.provider_word(provider, provider_options, compute=asked["compute"]) or "cpu"
     record = profile(ProfileConfig(patterns=named, provider=runtime, **asked), options.say)
-    options.show(to_json(record), profile_text(record), as_json)
+    options.show(record, profile_text(record), as_json)

@@ -55,9 +55,7 @@ def command(
     options.show(found, verify_text(found), as_json)
 
 
-def _with_torch(
-    model: Path, run: Path | None, device: str, dtype: str, where: dict[str, Any], **given: Any
-) -> dict[str, Any]:
+def _with_torch(model: Path, run: Path | None, device: str, dtype: str, where: dict[str, Any], **given: Any) -> Any:
     """Compare with the PyTorch model, computed where and in what was asked for."""
     from vlcompress.devices import parse_compute
     from vlcompress.export.export_run import verify_file

@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -13,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     "errors", "devices", "artefacts", "results", "kernels", "data", "models", "tasks", "pruning", "training", "recipe",
-    "tickets", "sparse", "export", "bench", "report", "serve", "studies", "cli",
+    "tickets", "sparse", "export", "api", "bench", "report", "serve", "studies", "cli",
 )  # fmt: skip
 """From the bottom up; a module may import from its own layer and from those before it."""
 
@@ -82,11 +83,14 @@ def test_kernels_import_torch_and_triton_only() -> None:
         assert not ours, f"{path.name} imports {ours}"
 
 
-PARSERS = {"of_weights", *(parser.__name__ for parser in recipe.PARSERS.values())}
+SECTIONS = [get_type_hints(kind, include_extras=True) for kind in get_type_hints(recipe.Recipe).values()]
+RULES = [rule for fields in SECTIONS for kind in fields.values() for rule in getattr(kind, "__metadata__", ())]
+PARSERS = {"of_weights", *(rule.read.__name__ for rule in RULES if isinstance(rule, recipe.Parsed))}
 READERS = {
     "recipe.py": "a recipe's file or table is read",
     "pruning/patterns.py": "a mixture's parts are read",
     "pruning/growth.py": "the sizes of `growth` are read",
+    "training/pruner.py": "the names that a `Pruner` is given are read",
     "cli/options.py": "`--micro-batch` of a command without a recipe is read",
     "bench/random_masks.py": "the `--block` of `speed` is read, where there is no recipe",
 }

@@ -153,14 +153,14 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, str] | None = None) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"]) -> None:
     """Write tensors (any shape and dtype, moved to the CPU) as one safetensors file, keys in sorted order."""
     from safetensors.torch import save_file
 
     ready = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(ready, path, metadata=dict(metadata) if metadata else None)
+        save_file(ready, path)
 
 
 def load_tensors(path: Path) -> dict[str, "torch.Tensor"]:

@@ -5,10 +5,10 @@ A recipe is what `vlcompress prune recipe.toml` reads and what `--save-recipe` w
 """
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from vlcompress.artefacts import identity, write_file
 from vlcompress.devices import MicroBatch, check_device, check_dtype, parse_micro_batch
@@ -29,30 +29,6 @@ HEADS = ("fresh", "answers")
 LOSSES = ("task", "best-answer")
 CONTROLS = ("random", "shuffle", "reinit", "language", "unstructured", "oneshot", "magnitude", "wanda", "calibrated")
 WEIGHTS = ("rewound", "kept", "repaired")
-LIMITS: dict[tuple[str, str], tuple[str, str]] = {
-    ("pruning", "sparsity"): ("[0, 1)", "the fraction to prune, for example 0.7"),
-    ("pruning", "rounds"): ("[0, inf)", "a number of rounds, or 0 to go to the target"),
-    ("pruning", "rewind_step"): ("[0, inf)", "a step of the dense training, or 0 for its start"),
-    ("training", "steps"): ("[0, inf)", "a number of steps, or 0 to train for `epochs`"),
-    ("training", "epochs"): ("[0, inf)", "a number of epochs, or 0 to train for `steps`"),
-    ("training", "batch"): ("[1, inf)", "the examples of a step, for example 32"),
-    ("training", "learning_rate"): ("(0, inf)", "the peak, for example 5e-5"),
-    ("training", "warmup"): ("(0, 1)", "the share of the steps before the peak, for example 0.1"),
-    ("training", "clip"): ("(0, inf)", "the gradient's largest norm, for example 5, or 1e6 to clip none"),
-    ("training", "weight_decay"): ("[0, inf)", "a factor, for example 0.01, or 0 for none"),
-    ("training", "head_rate"): ("[0, inf)", "a factor on the head's learning rate, for example 10"),
-    ("training", "tokens"): ("[0, inf)", "words and regions of a group, for example 5120, or 0 to count examples"),
-    ("training", "distill"): ("[0, inf)", "0 (off), or a weight above 0, for example 1"),
-}
-"""The interval that a number lies in, and what to give."""
-NAMES = {
-    ("pruning", "controls"): CONTROLS,
-    ("pruning", "weights"): WEIGHTS,
-    ("model", "head"): HEADS,
-    ("training", "optimizer"): OPTIMIZERS,
-    ("training", "loss"): LOSSES,
-}
-"""The fixed sets that a field's value, or each of its values, is of."""
 
 METHODS: dict[str, dict[str, Any]] = {
     "imp": {"weights": "rewound"},
@@ -71,18 +47,36 @@ PAPER: dict[str, Any] = {
 }
 """How Gan et al. (AAAI 2022) prune: `--recipe paper`. Published sizes have whole heads and neurons instead."""
 
-PARSERS: dict[Any, Callable[[str], Any]] = {
-    Pattern: parse_pattern,
-    Ranking: parse_criterion,
-    Schedule: parse_schedule,
-    Allocation: parse_allocation,
-    Growth: parse_growth,
-    Reordering: parse_reordering,
-    Target: parse_target,
-    Perturbation: parse_perturbation,
-    MicroBatch: parse_micro_batch,
-}
-"""Values that are strings in a file (a micro-batch may be a number), and what reads them; `str` writes them back."""
+
+@dataclass(frozen=True)
+class Parsed:
+    """What reads a field that is a string in a file (`str` writes it back), and which types a file may give it as."""
+
+    read: Callable[[str], Any]
+    types: tuple[type, ...] = (str,)
+
+
+def within(interval: str, wanted: str) -> Callable[[str, float], None]:
+    """Make the check of a number: an interval open above, as "(0, 1)" (NaN lies in none), and what to give."""
+    low, high = map(float, interval[1:-1].split(","))
+
+    def check(name: str, number: float) -> None:
+        if not ((number >= low if interval[0] == "[" else number > low) and number < high):
+            raise VlcompressError(f"{name} {number:g} is outside {interval}: give {wanted}")
+
+    return check
+
+
+def one_of(allowed: Collection[str]) -> Callable[[str, str | tuple[str, ...]], None]:
+    """Make the check of a name, or of each of several, that is of a fixed set."""
+
+    def check(name: str, value: str | tuple[str, ...]) -> None:
+        what = name.partition(".")[2]
+        for one in (value,) if isinstance(value, str) else value:
+            if one not in allowed:
+                raise unknown(what if isinstance(value, str) else what.removesuffix("s"), one, allowed)
+
+    return check
 
 
 @dataclass(frozen=True)
@@ -103,7 +97,7 @@ class ModelRecipe:
     family: str = "lxmert"
     size: str = "small"
     checkpoint: str = "built-in"
-    head: str = "fresh"
+    head: Annotated[str, one_of(HEADS)] = "fresh"
     language: str = ""
 
 
@@ -158,20 +152,20 @@ class PruningRecipe:
             goes towards it.
     """
 
-    pattern: Pattern = field(default_factory=Unstructured)
-    criterion: Ranking = field(default_factory=lambda: Ranking("magnitude"))
-    schedule: Schedule = field(default_factory=lambda: Linear(0.1))
-    allocation: Allocation = field(default_factory=Global)
-    sparsity: float = 0.7
-    rounds: int = 0
+    pattern: Annotated[Pattern, Parsed(parse_pattern)] = field(default_factory=Unstructured)
+    criterion: Annotated[Ranking, Parsed(parse_criterion)] = field(default_factory=lambda: Ranking("magnitude"))
+    schedule: Annotated[Schedule, Parsed(parse_schedule)] = field(default_factory=lambda: Linear(0.1))
+    allocation: Annotated[Allocation, Parsed(parse_allocation)] = field(default_factory=Global)
+    sparsity: Annotated[float, within("[0, 1)", "the fraction to prune, for example 0.7")] = 0.7
+    rounds: Annotated[int, within("[0, inf)", "a number of rounds, or 0 to go to the target")] = 0
     prunable: str = "bert-tickets"
-    rewind_step: int = 0
-    growth: Growth = field(default_factory=Growth)
-    permutation: Reordering = field(default_factory=Reordering)
-    weights: str = "rewound"
-    controls: tuple[str, ...] = ()
+    rewind_step: Annotated[int, within("[0, inf)", "a step of the dense training, or 0 for its start")] = 0
+    growth: Annotated[Growth, Parsed(parse_growth)] = field(default_factory=Growth)
+    permutation: Annotated[Reordering, Parsed(parse_reordering)] = field(default_factory=Reordering)
+    weights: Annotated[str, one_of(WEIGHTS)] = "rewound"
+    controls: Annotated[tuple[str, ...], one_of(CONTROLS)] = ()
     seeds: tuple[int, ...] = (0,)
-    target: Target = field(default_factory=Target)
+    target: Annotated[Target, Parsed(parse_target)] = field(default_factory=Target)
 
 
 @dataclass(frozen=True)
@@ -199,19 +193,21 @@ class TrainingRecipe:
             each GPU and accumulated step); its loss is the mean over groups. Give `steps` with it.
     """
 
-    steps: int = 0
-    epochs: float = 0.0
-    batch: int = 32
-    learning_rate: float = 5e-5
-    warmup: float = 0.1
-    clip: float = 5.0
-    weight_decay: float = 0.01
-    head_rate: float = 1.0
-    optimizer: str = "bertadam"
-    distill: float = 0.0
-    adversarial: Perturbation = field(default_factory=Perturbation)
-    loss: str = "task"
-    tokens: int = 0
+    steps: Annotated[int, within("[0, inf)", "a number of steps, or 0 to train for `epochs`")] = 0
+    epochs: Annotated[float, within("[0, inf)", "a number of epochs, or 0 to train for `steps`")] = 0.0
+    batch: Annotated[int, within("[1, inf)", "the examples of a step, for example 32")] = 32
+    learning_rate: Annotated[float, within("(0, inf)", "the peak, for example 5e-5")] = 5e-5
+    warmup: Annotated[float, within("(0, 1)", "the share of the steps before the peak, for example 0.1")] = 0.1
+    clip: Annotated[float, within("(0, inf)", "the gradient's largest norm, for example 5, or 1e6 to clip none")] = 5.0
+    weight_decay: Annotated[float, within("[0, inf)", "a factor, for example 0.01, or 0 for none")] = 0.01
+    head_rate: Annotated[float, within("[0, inf)", "a factor on the head's learning rate, for example 10")] = 1.0
+    optimizer: Annotated[str, one_of(OPTIMIZERS)] = "bertadam"
+    distill: Annotated[float, within("[0, inf)", "0 (off), or a weight above 0, for example 1")] = 0.0
+    adversarial: Annotated[Perturbation, Parsed(parse_perturbation)] = field(default_factory=Perturbation)
+    loss: Annotated[str, one_of(LOSSES)] = "task"
+    tokens: Annotated[
+        int, within("[0, inf)", "words and regions of a group, for example 5120, or 0 to count examples")
+    ] = 0
 
     @property
     def most_examples(self) -> float:
@@ -235,9 +231,9 @@ class RuntimeRecipe:
             memory and more time.
     """
 
-    device: str = "auto"
-    dtype: str = "fp32"
-    micro_batch: MicroBatch = MicroBatch(0)  # noqa: RUF009 (an int)
+    device: Annotated[str, lambda _, value: check_device(value)] = "auto"
+    dtype: Annotated[str, lambda _, value: check_dtype(value)] = "fp32"
+    micro_batch: Annotated[MicroBatch, Parsed(parse_micro_batch, (str, int, MicroBatch))] = MicroBatch(0)  # noqa: RUF009 (an int)
     activation_checkpointing: bool = False
 
 
@@ -285,7 +281,7 @@ class Recipe:
             current = getattr(self, section)
             given = {name: value for name, value in values.items() if value is not None}
             changed[section] = replace(current, **_values(type(current), section, given))
-        return _checked(replace(self, **changed))
+        return _check_together(replace(self, **changed))
 
     def save(self, path: Path) -> None:
         """Write the recipe as TOML, every field spelt out."""
@@ -364,20 +360,14 @@ def parse_recipe(document: dict[str, Any]) -> Recipe:
         if name not in types:
             raise unknown("section", name, types)
     sections = {name: kind(**_values(kind, name, document.get(name, {}))) for name, kind in types.items()}
-    return _checked(Recipe(**sections))
-
-
-def _checked(recipe: Recipe) -> Recipe:
-    _check_fields(recipe)
-    _check_together(recipe)
-    return recipe
+    return _check_together(Recipe(**sections))
 
 
 def _values(kind: type, section: str, table: Any) -> dict[str, Any]:
     """Parse the values of a section's table."""
     if not isinstance(table, dict):
         raise VlcompressError(f"section '{section}' is {table!r}: give a table of fields")
-    types = get_type_hints(kind)
+    types = get_type_hints(kind, include_extras=True)
     for name in table:
         if name not in types:
             raise unknown(f"field of section '{section}'", name, types)
@@ -385,20 +375,29 @@ def _values(kind: type, section: str, table: Any) -> dict[str, Any]:
 
 
 def _value(name: str, kind: Any, value: Any) -> Any:
-    """Parse one value; lists become tuples, and whole numbers stand for numbers."""
-    if (kind in PARSERS and type(value) is str) or (kind is MicroBatch and type(value) is int):
-        return PARSERS[kind](str(value))
+    """Read a field's value and check it, by what its type says and is annotated with."""
+    kind, *rules = (kind.__origin__, *kind.__metadata__) if get_origin(kind) is Annotated else (kind,)
+    for rule in rules:
+        if isinstance(rule, Parsed):
+            return rule.read(str(_typed(name, str, value, rule.types)))
+    held = _typed(name, kind, value, (kind,))
+    for check in rules:
+        check(name, held)
+    return held
+
+
+def _typed(name: str, kind: Any, value: Any, types: tuple[type, ...]) -> Any:
+    """Check a value's type; lists become tuples, and whole numbers stand for numbers."""
     if kind is float and type(value) is int:
         return float(value)
-    if type(value) is kind:
+    if type(value) in types:
         return value
     items = get_args(kind)[:1]
     if items and isinstance(value, list | tuple) and all(type(entry) in items for entry in value):
         return tuple(value)
+    expected = f"a value of type {kind.__name__}"
     if items:
         expected = f"a list of {'strings' if items == (str,) else 'whole numbers'}"
-    else:
-        expected = f"a value of type {'str' if kind in PARSERS else kind.__name__}"
     raise VlcompressError(f"{name} is {value!r}: {expected} is expected")
 
 
@@ -409,28 +408,8 @@ def _plain(value: Any) -> Any:
     return value if type(value) in (str, bool, int, float) else str(value)
 
 
-def _check_fields(recipe: Recipe) -> None:
-    for (section, field_name), allowed in NAMES.items():
-        value = getattr(getattr(recipe, section), field_name)
-        what, names = (field_name, (value,)) if isinstance(value, str) else (field_name.removesuffix("s"), value)
-        for name in names:
-            if name not in allowed:
-                raise unknown(what, name, allowed)
-    for (section, field_name), (interval, wanted) in LIMITS.items():
-        number = getattr(getattr(recipe, section), field_name)
-        if not _inside(number, interval):
-            raise VlcompressError(f"{section}.{field_name} {number:g} is outside {interval}: give {wanted}")
-    check_device(recipe.runtime.device)
-    check_dtype(recipe.runtime.dtype)
-
-
-def _inside(number: float, interval: str) -> bool:
-    """Tell whether a number lies in an interval that is open above, such as "(0, 1)"; NaN lies in none."""
-    low, high = map(float, interval[1:-1].split(","))
-    return (number >= low if interval[0] == "[" else number > low) and number < high
-
-
-def _check_together(recipe: Recipe) -> None:
+def _check_together(recipe: Recipe) -> Recipe:
+    """Check what values say together, and pass the recipe on."""
     pruning, training = recipe.pruning, recipe.training
     if not pruning.seeds or len(set(pruning.seeds)) < len(pruning.seeds):
         raise VlcompressError(f"seeds {list(pruning.seeds)}: give at least one, each once, for example 0,1,2")
@@ -459,6 +438,7 @@ def _check_together(recipe: Recipe) -> None:
         raise VlcompressError(
             f"training.adversarial '{training.adversarial}' and training.distill {training.distill:g}: set one of them"
         )
+    return recipe
 
 
 def _check_target(pruning: PruningRecipe) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 REGISTRIES = {
     "transformers.models.auto.configuration_auto": "vlcompress.models.uniter.config",
     "transformers.models.auto.modeling_auto": "vlcompress.models.uniter.heads",
+    "transformers.quantizers.auto": "vlcompress.sparse.quantizer",
 }
 """The modules with transformers' registries, and those here that register themselves there when they are imported."""
 

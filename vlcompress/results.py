@@ -163,6 +163,7 @@ class RunResult:
         layer_sparsity: fraction pruned of every weight of the ticket, by canonical name.
         versions: of the packages that computed it.
         computed_on: device and dtype, unless that is float32 on the CPU.
+        masks_from: "file" and its "sha256", where the masks were imported.
     """
 
     recipe: Json
@@ -177,6 +178,7 @@ class RunResult:
     layer_sparsity: Mapping[str, float] | None = absent()
     versions: Mapping[str, str] | None = absent()
     computed_on: Mapping[str, str] | None = absent()
+    masks_from: Mapping[str, str] | None = absent()
 
     def arm(self, name: str) -> list[ArmResult]:
         """Pick an arm's levels, in the order of its rounds."""
@@ -468,7 +470,11 @@ def load(kind: type[Result], path: Path) -> Result:
     Raises:
         VlcompressError: no such file, not JSON, or a field is missing or of another shape.
     """
-    document = read_json(path)
+    return parse(kind, read_json(path), path)
+
+
+def parse(kind: type[Result], document: Json, path: Path) -> Result:
+    """Build a result from what its file holds; see `load`."""
     try:
         found: Result = from_json(kind, document)
     except (TypeError, AttributeError, KeyError, ValueError) as error:

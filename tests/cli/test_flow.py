@@ -8,10 +8,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+import vlcompress
+from vlcompress.api import Opened
 from vlcompress.artefacts import dumps
 from vlcompress.bench.bench_run import bench_run
 from vlcompress.cli.main import main
 from vlcompress.devices import Compute
+from vlcompress.errors import VlcompressError
 from vlcompress.report.text import bench_text
 from vlcompress.results import BenchResult, RunResult, load, to_json
 from vlcompress.sparse.timing import Effort
@@ -49,6 +52,22 @@ def test_compiled_model_is_smaller_and_its_plan_gives_a_reason_for_every_layer(h
     assert (folder / "compiled" / "weights.safetensors").stat().st_size < (
         folder / "ticket" / "model.safetensors"
     ).stat().st_size
+
+
+def test_python_opens_what_the_commands_wrote(home: Path) -> None:
+    chosen = finished(home)
+    ticket, compiled, onnx = (vlcompress.load(chosen.folder / name) for name in ("ticket", "compiled", "onnx"))
+    (inputs,) = samples(score_task(chosen, load_ticket(chosen.ticket)), 8)
+    scores = ticket(inputs)
+    for one in (compiled, onnx, vlcompress.load(chosen.folder)):
+        torch.testing.assert_close(one(inputs), scores, atol=1e-4, rtol=1e-4)
+    assert isinstance(ticket, Opened)
+    assert ticket.masks is not None
+    quick = Effort(rounds=1, burst_s=0.0, warmup=0)
+    _, plan = vlcompress.compile(ticket.model, ticket.masks, inputs, effort=quick, of=ticket)
+    assert {layer.name for layer in plan.layers} == {*ticket.masks}
+    with pytest.raises(VlcompressError, match="have no effect here: a ticket opens in float32 on the CPU"):
+        vlcompress.load(chosen.ticket, dtype="bf16")
 
 
 def test_exported_file_answers_as_the_ticket_does_in_plain_onnxruntime(home: Path) -> None:

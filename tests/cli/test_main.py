@@ -24,9 +24,10 @@ FLAGS = {
     "verify": {"run", "batch", "threads", "device", "dtype", "provider", "provider-option", "home", "json"},
     "tasks": {"markdown", "json"},
     "check-family": {"json"},
+    "push": {"dry-run", "private", "json"},
     "predict": {"split", "out", "batch", "form", "device", "dtype", "home", "json"},
     "bench models": {"batch", "threads", "device", "dtype", "provider", "provider-option", "home", "json"},
-    "bench serve": {"url", "model", "rate", "seconds", "rows", "seed", "token", "home", "json"},
+    "bench serve": {"url", "model", "rate", "seconds", "rows", "seed", "token", "protocol", "home", "json"},
     "serve": {
         "backend", "engine", "replicas", "provider", "provider-option", "device", "dtype", "threads", "sessions",
         "max-batch", "batch-window", "queue", "deadline", "max-body", "grpc-port", "cors", "prefix", "index",
@@ -36,6 +37,11 @@ FLAGS = {
         "model", "size", "block", "sparsity", "batch", "threads", "device", "dtype", "provider",
         "provider-option", "json",
     },
+    "ticket import": {
+        "model", "task", "size", "checkpoint", "data", "vocabulary", "pattern", "control", "seeds", "steps", "batch",
+        "learning-rate", "device", "dtype", "micro-batch", "activation-checkpointing", "track", "home", "json",
+    },
+    "ticket export": {"as", "out", "home", "json"},
     "native build": {"ort-include", "compiler", "json"},
     "native status": {"json"},
 }  # fmt: skip

@@ -69,4 +69,4 @@ def test_heads_and_neurons_are_removed_and_the_file_agrees(name: str, tmp_path: 
     removed = {units.kind: units.units - len(units.kept) for units in plan.kept if len(units.kept) < units.units}
     assert removed.keys() == {"head", "neuron"}
     manifest = export_onnx(family, smaller, tmp_path / "onnx", [inputs], config=config, head=head, effort=QUICK)
-    assert manifest["parity"].keys() == {"samples", "random shapes"}
+    assert manifest.parity.keys() == {"samples", "random shapes"}

@@ -1,6 +1,7 @@
 """The model repository: what stands in it, and that protobuf's text format is what it should be."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ import pytest
 
 from vlcompress.artefacts import read_json, seal, unseal
 from vlcompress.errors import VlcompressError
-from vlcompress.export.model_repository import Name, buckets, check_target, to_text, write_model
+from vlcompress.export.model_repository import GraphFacts, Name, buckets, check_target, to_text, write_model
 from vlcompress.export.onnx import export_onnx
 from vlcompress.sparse.timing import Effort
 
 QUICK = Effort(rounds=1, burst_s=0.0, warmup=0)
-FACTS = {"opset": 20, "ir_version": 10, "domains": [""]}
+FACTS = GraphFacts(20, 10, ("",))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_config_tells_shapes_batching_queue_and_warmup(exported: Path, tmp_path:
         "  batch_size: 8",
     ] * 2
     assert config.count('key: "input_ids"') == 4
-    assert ("level: -1" in config) == (manifest["graph_level"]["picked"] == "basic")
+    assert ("level: -1" in config) == (manifest.graph_level.picked == "basic")
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")  # the config is what is looked at; it is measured on the CPU
@@ -77,7 +78,7 @@ def test_a_gpu_provider_is_told_to_triton(
     words = [line.strip() for line in told.splitlines() if line.strip().startswith(("name", "key", "value"))]
     assert words[: len(accelerators)] == accelerators
     assert told.count("gpu_execution_accelerator {") == accelerators.count('name: "cuda"') + provider.count("tensorrt,")
-    assert manifest["provider"] == provider
+    assert manifest.provider == provider
 
 
 def test_the_cpu_has_no_accelerators(exported: Path, tmp_path: Path) -> None:
@@ -128,7 +129,7 @@ def test_a_damaged_export_is_not_packed(exported: Path, tmp_path: Path) -> None:
         ("1.16.3", FACTS, "reads at most 19 and 9"),
         ("1.2", FACTS, "unknown onnxruntime release '1.2'"),
         ("newest", FACTS, "unknown onnxruntime release 'newest'"),
-        ("1.27.0", {**FACTS, "domains": ["", "my.ops"]}, "operators of 'my.ops'"),
+        ("1.27.0", replace(FACTS, domains=("", "my.ops")), "operators of 'my.ops'"),
     ],
 )
 def test_a_target_that_cannot_run_the_file_is_refused(target: str, facts: Any, message: str) -> None:
@@ -142,7 +143,7 @@ def test_a_target_that_can_run_the_file_is_accepted(target: str) -> None:
 
 
 def test_every_combination_of_sizes_is_warmed_up() -> None:
-    assert buckets({"padding": {"text": [20, 8], "regions": [36]}}) == [
+    assert buckets({"text": [20, 8], "regions": [36]}) == [
         {"regions": 36, "text": 8},
         {"regions": 36, "text": 20},
     ]

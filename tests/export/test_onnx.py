@@ -1,7 +1,6 @@
 """Export end to end: a checked, clean, dynamic file, or none at all."""
 
 import copy
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from vlcompress.export.onnx import export_onnx
 from vlcompress.export.runtime import open_session
 from vlcompress.export.trace import quiet
 from vlcompress.export.verify import parity
+from vlcompress.results import to_json
 from vlcompress.sparse.choice import LayerChoice
 from vlcompress.sparse.compile import compile_model, scores
 from vlcompress.sparse.timing import Effort, Timing
@@ -66,9 +66,9 @@ def test_a_compiled_model_becomes_a_checked_and_clean_file(
     compiled: Any, lowered_only: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     ticket, model = compiled
-    manifest = export(ticket, model, tmp_path / "onnx", extra={"ticket": "abc"})
+    manifest = export(ticket, model, tmp_path / "onnx", origin={"task": "vqa"})
     assert capfd.readouterr() == ("", "")
-    assert json.loads(json.dumps(manifest)).items() <= unseal(tmp_path / "onnx", "manifest.json").items()
+    assert to_json(manifest).items() <= unseal(tmp_path / "onnx", "manifest.json").items()
     assert (tmp_path / "onnx" / "labels.txt").read_text().splitlines() == list(ticket.head.labels)
     data = (tmp_path / "onnx" / "model.onnx").read_bytes()
     for trace_of_this_machine in (
@@ -89,10 +89,10 @@ def test_a_compiled_model_becomes_a_checked_and_clean_file(
     dims = {value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim] for value in graph.input}
     assert dims["input_ids"] == ["batch", "text"]
     assert dims["visual_feats"] == ["batch", "regions", 16]
-    assert manifest["padding"] == {"regions": [5], "text": [6]}
-    assert manifest["parity"]["samples"]["answer_agreement"] == 1.0
-    assert manifest["bytes"]["pruned_layers"]["packed"] < 0.6 * manifest["bytes"]["pruned_layers"]["dense"]
-    assert any(layer["form"] != "dense" for layer in manifest["layers"])
+    assert manifest.padding == {"regions": (5,), "text": (6,)}
+    assert manifest.parity["samples"].answer_agreement == 1.0
+    assert manifest.bytes.pruned_layers.packed < 0.6 * manifest.bytes.pruned_layers.dense
+    assert any(layer.form != "dense" for layer in manifest.layers)
     packed = [node for node in graph.node if node.domain == "vlcompress"]
     shapes = {value.name: [d.dim_param for d in value.type.tensor_type.shape.dim[:-1]] for value in graph.value_info}
     assert packed  # named sizes: a runtime may otherwise take two unknown ones for equal and share their memory
@@ -124,10 +124,10 @@ def test_a_file_that_disagrees_never_appears(
 def test_a_plain_model_is_exported_dense(ticket_of: TicketOf, tmp_path: Path) -> None:
     ticket = ticket_of((1, 1), 0.5)
     manifest = export(ticket, ticket.model, tmp_path / "onnx", buckets={"text": [8, 16]})
-    assert manifest["layers"] == []
-    assert manifest["speed"]["picked"] == "dense"
-    assert manifest["padding"]["text"] == [8, 16]
-    assert set(manifest["speed"]["timings"]) == {"dense", "dense, fused"}
+    assert manifest.layers == ()
+    assert manifest.speed.picked == "dense"
+    assert manifest.padding["text"] == (8, 16)
+    assert set(manifest.speed.timings) == {"dense", "dense, fused"}
 
 
 def test_nan_weights_and_missing_samples_are_refused_at_once(ticket_of: TicketOf, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.conftest import make_ticket
 from vlcompress.artefacts import seal, unseal
 from vlcompress.errors import VerificationError, VlcompressError
 from vlcompress.export.onnx import export_onnx
-from vlcompress.export.parity import repeated
+from vlcompress.export.parity import Parity, repeated
 from vlcompress.export.samples import FILE, ROWS, Samples, check_samples, read_samples, write_samples
 from vlcompress.export.verification import STORED, has_truth, verify_folder
 from vlcompress.serve.app import create_app
@@ -88,9 +88,7 @@ def test_a_copied_folder_is_verified_by_itself(exported: Path, tmp_path: Path) -
     assert not has_truth(copy / "model.onnx", None)
     assert has_truth(copy / "model.onnx", tmp_path)
     found = verify_folder(copy / "model.onnx")
-    assert found["parity"][STORED] == {
-        "samples": ROWS, "max_abs_error": 0.0, "max_rel_error": 0.0, "answer_agreement": 1.0, "worst": 0,
-    }  # fmt: skip
+    assert found.parity == {STORED: Parity(ROWS, max_abs_error=0.0, max_rel_error=0.0, answer_agreement=1.0)}
     (copy / FILE).unlink()
     with pytest.raises(VlcompressError, match="is missing from its artefact"):
         verify_folder(copy / "model.onnx")

@@ -33,6 +33,6 @@ def test_sizes_stand_beside_the_zipped_masked_weights() -> None:
     block = (16, 16)
     bsr = pack_masked(torch.randn(768, 768), make_blocky(768, 768, block, 0.3), block)
     sizes = layer_sizes(nn.Sequential(BlockSparseLinear(bsr, None)))
-    assert sizes["dense"] == 4 * 768 * 768
-    assert sizes["packed"] == bsr.nbytes
-    assert 0.25 * sizes["dense"] < sizes["zipped_masked"] < 0.36 * sizes["dense"]  # random floats do not compress
+    assert sizes.dense == 4 * 768 * 768
+    assert sizes.packed == bsr.nbytes
+    assert 0.25 * sizes.dense < sizes.zipped_masked < 0.36 * sizes.dense  # random floats do not compress

@@ -11,6 +11,7 @@ import torch
 from vlcompress.artefacts import load_tensors
 from vlcompress.errors import VerificationError, VlcompressError
 from vlcompress.export.parity import BOUNDS, Precision
+from vlcompress.export.verification import TaskScore
 from vlcompress.export.verify import Gate, check_graph, parity, refuse_nan
 from vlcompress.models.base import Head, scores_of
 from vlcompress.models.lxmert.adapter import LxmertFamily
@@ -56,7 +57,7 @@ def test_in_lower_precision_answers_count_on_real_samples_only(precision: Precis
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_file_of_lower_precision_keeps_99_percent_of_the_score(precision: Precision) -> None:
     check = Gate(LxmertFamily(), torch.nn.Identity(), [], {}, BOUNDS[precision], Path("onnx"))
-    assert check.task_score(None, lambda session: 0.496, 0.5) == {"file": 0.496, "fp32": 0.5, "drop": 0.5 - 0.496}
+    assert check.task_score(None, lambda session: 0.496, 0.5) == TaskScore(0.496, 0.5, 0.5 - 0.496)
     with pytest.raises(VerificationError, match=r"scores 49\.40 on the task, the float32 model 50\.00: at least 99%"):
         check.task_score(None, lambda session: 0.494, 0.5)
 

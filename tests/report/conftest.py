@@ -166,7 +166,11 @@ def manifest_document() -> dict[str, Any]:
             "threads": 2,
             "inputs": {"input_ids": [8, 14]},
         },
-        "bytes": {"model": 8_000_000, "dense": 16_000_000},
+        "bytes": {
+            "model": 8_000_000,
+            "dense": 16_000_000,
+            "pruned_layers": {"dense": 10_000_000, "packed": 4_000_000, "zipped_masked": 5_000_000},
+        },
     }
 
 

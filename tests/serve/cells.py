@@ -33,12 +33,15 @@ HEADS = {
     "refcoco": Head("region"),
     "retrieval": Head("match"),
     "classification": Head("classes", ("circle", "square", "star")),
+    "sentences": Head("classes", ("one", "two", "many")),
 }
+ENCODER_HEADS = {"retrieval": Head("embeddings")}
 TASKS = {
     "lxmert": ("vqa", "nlvr2"),
     "uniter": ("vqa", "snli_ve", "nlvr2", "vcr", "refcoco", "retrieval"),
-    "vilt": ("vqa", "retrieval"),
+    "vilt": ("vqa", "nlvr2", "retrieval"),
     "resnet": ("classification",),
+    "encoder": ("vqa", "retrieval", "classification", "sentences"),
 }
 CELLS = [(family, task) for family, tasks in TASKS.items() for task in tasks]
 
@@ -84,17 +87,22 @@ def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 def make_cell(name: str, task: str, folder: Path, precision: str = "fp32", rows: int = 4) -> Cell:
     """Export a tiny model with biases that matter."""
     family = family_named(name)
-    config = family.config("tiny", vocab_size=WORDS.vocab_size + PEOPLE * (task == "vcr"), feature_dim=128)
-    model = family.build(config, HEADS[task], seed=0).eval()
+    if name == "encoder":
+        config, head = family.config_of("tiny", None, task, WORDS, 0), ENCODER_HEADS.get(task, HEADS[task])
+        family = family.of(config)
+    else:
+        config = family.config("tiny", vocab_size=WORDS.vocab_size + PEOPLE * (task == "vcr"), feature_dim=128)
+        head = HEADS[task]
+    model = family.build(config, head, seed=0).eval()
     with torch.no_grad():
         for index, parameter in enumerate(model.parameters()):
             noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))
             parameter += 0.1 * noise if parameter.dim() == 1 else 0.05 * noise
     samples = [family.example_inputs(config, batch=rows, text=6, regions=4, seed=0)]
     export_onnx(
-        family, model, folder, samples, config=config, head=HEADS[task], effort=Effort(1, 0.001, 0),
+        family, model, folder, samples, config=config, head=head, effort=Effort(1, 0.001, 0),
         style=style(quantize="int8" if precision == "int8" else None, fp16=precision == "fp16"),
-        score=lambda session: 1.0, reference=1.0, extra={"task": task}, beside={"vocab.txt": WORDS.text},
+        score=lambda session: 1.0, reference=1.0, origin={"task": task}, beside={"vocab.txt": WORDS.text},
     )  # fmt: skip
     return Cell(family, task, config, model, folder)
 

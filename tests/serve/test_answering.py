@@ -40,7 +40,7 @@ from vlcompress.tickets.ticket import load_ticket
 
 NAMES, picture = Scenes.names, Scenes().picture
 QUESTION = "What color is the large circle?"
-ALL = ["classification", "gqa", "nlvr2", "refcoco", "retrieval", "snli_ve", "vcr", "vqa"]
+ALL = ["classification", "embeddings", "gqa", "nlvr2", "refcoco", "retrieval", "sentences", "snli_ve", "vcr", "vqa"]
 
 
 @pytest.fixture(scope="module")

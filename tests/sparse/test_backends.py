@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.conftest import make_blocky
+from vlcompress.artefacts import dumps
 from vlcompress.devices import CPU, Compute
 from vlcompress.errors import VlcompressError
 from vlcompress.kernels.linear import BlockSparseLinear
@@ -19,8 +20,10 @@ from vlcompress.models.base import Family, Head
 from vlcompress.models.lxmert.adapter import LxmertFamily
 from vlcompress.models.uniter.adapter import UniterFamily
 from vlcompress.models.vilt.adapter import ViltFamily
+from vlcompress.results import to_json
 from vlcompress.sparse.choice import candidates
 from vlcompress.sparse.compile import compile_model, load_compiled, save_compiled, scores, sparse_layers
+from vlcompress.sparse.plan import read_plan
 from vlcompress.sparse.timing import Effort
 
 QUICK = Effort(rounds=1, burst_s=0.0, warmup=0)
@@ -155,5 +158,5 @@ def test_blocks_that_no_kernel_walks_say_which_backend_takes_them() -> None:
 def test_the_plan_survives_json_with_24_layers() -> None:
     family, _, model, masks, inputs = masked("lxmert", None)
     compiled, plan = compile_model(family, model, masks, (1, 1), inputs=inputs, effort=QUICK)
-    assert type(plan).from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert read_plan(json.loads(dumps(to_json(plan)))) == plan
     assert all(isinstance(layer, BlockSparseLinear) for layer in sparse_layers(compiled).values())

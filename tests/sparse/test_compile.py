@@ -10,6 +10,7 @@ import torch
 
 from vlcompress.devices import CPU
 from vlcompress.errors import VerificationError, VlcompressError
+from vlcompress.results import to_json
 from vlcompress.sparse import compile as compiler
 from vlcompress.sparse.choice import LayerChoice
 from vlcompress.sparse.compile import (
@@ -21,7 +22,7 @@ from vlcompress.sparse.compile import (
     sparse_layers,
     thread_count,
 )
-from vlcompress.sparse.plan import CompilePlan, LayerPlan
+from vlcompress.sparse.plan import CompilePlan, LayerPlan, read_plan
 from vlcompress.sparse.shrink import Kept
 from vlcompress.sparse.timing import Effort, Timing
 
@@ -134,7 +135,7 @@ def test_save_and_load_give_the_same_bits(ticket_of: TicketOf, block: tuple[int,
         folder, tensors, plan, family=ticket.family, config=ticket.config, head=ticket.head, extra={"ticket": "abc"}
     )
     again = load_compiled(folder, {"lxmert": ticket.family})
-    assert json.loads(json.dumps(again.plan.to_json())) == json.loads(json.dumps(plan.to_json()))
+    assert to_json(again.plan) == to_json(plan)
     assert again.head == ticket.head
     expected = scores(ticket.family, model, ticket.inputs)
     assert torch.equal(scores(ticket.family, again.model, ticket.inputs), expected)
@@ -182,4 +183,4 @@ def test_a_plan_survives_json() -> None:
     layer = LayerPlan("a.weight", (4, 4), "bsr", (2, 2), 0.5, 3, 40, choice)
     where = {"device": "cpu", "dtype": "fp32", "name": "a processor"}
     plan = CompilePlan((layer,), (Kept("a.weight", "head", 4, (0, 2)),), {"x": (3, 4)}, 1, where, 0.0)
-    assert CompilePlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert read_plan(json.loads(json.dumps(to_json(plan)))) == plan

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from vlcompress.results import from_json, to_json
 from vlcompress.sparse import timing
 from vlcompress.sparse.choice import LayerChoice, choose, measure_and_choose
 from vlcompress.sparse.timing import Effort, Timing, compare, interleave
@@ -105,4 +106,4 @@ def test_dense_stays_unless_another_form_is_five_percent_faster() -> None:
 
 def test_a_choice_survives_json() -> None:
     choice = choose({"dense": Timing(100.0, 1.0, 10), "sparse": Timing(50.0, 1.5, 20)})
-    assert LayerChoice.from_json(choice.to_json()) == choice
+    assert from_json(LayerChoice, to_json(choice)) == choice

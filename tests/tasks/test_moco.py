@@ -17,6 +17,7 @@ from vlcompress.pruning.mask import Masks
 from vlcompress.tasks.moco import MocoTask, info_nce
 from vlcompress.training.hyperparameters import Hyperparameters
 from vlcompress.training.loop import train
+from vlcompress.training.watching import Entry
 
 FAMILY = ResnetFamily()
 CONFIG = FAMILY.config("tiny")
@@ -86,12 +87,12 @@ def test_a_resumed_training_continues_the_queue(tmp_path: Path) -> None:
     train(whole, objective, HYPER, seed=0)
     stopped = FAMILY.build(CONFIG, objective.head, seed=0)
 
-    def stop(step: int, loss: float) -> None:
-        if step == 3:
+    def stop(entry: Entry) -> None:
+        if entry.step == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(stopped, objective, HYPER, seed=0, checkpoint=tmp_path / "c", checkpoint_seconds=0, progress=stop)
+        train(stopped, objective, HYPER, seed=0, checkpoint=tmp_path / "c", checkpoint_seconds=0, journal=stop)
     resumed = FAMILY.build(CONFIG, objective.head, seed=0)
     train(resumed, objective, HYPER, seed=0, checkpoint=tmp_path / "c")
     for name, value in whole.state_dict().items():

@@ -200,6 +200,6 @@ def test_training_learns_under_perturbation(tiny_scenes: Path, tmp_path: Path) -
         objective_of(experiment, Trial(0)),
         experiment.hyper,
         seed=0,
-        progress=lambda step, loss: losses.append(loss),
+        journal=lambda entry: losses.append(entry.loss),
     )
     assert sum(losses[-3:]) < sum(losses[:3])

@@ -15,6 +15,7 @@ from vlcompress.models.resnet.adapter import ResnetFamily
 from vlcompress.pruning.mask import Masks
 from vlcompress.training.hyperparameters import Hyperparameters
 from vlcompress.training.loop import MaskKeeper, train
+from vlcompress.training.watching import Entry
 
 FAMILY = ResnetFamily()
 HYPER = Hyperparameters(6, 4, 0.1, warmup=0.2, clip=5.0, weight_decay=2e-4, head_rate=1.0, optimizer="sgd")
@@ -84,13 +85,13 @@ def test_batch_statistics_move_in_training_and_not_in_evaluation() -> None:
 
 
 def test_a_resumed_training_has_the_same_statistics(tmp_path: Path) -> None:
-    def die(step: int, loss: float) -> None:
-        if step == 3:
+    def die(entry: Entry) -> None:
+        if entry.step == 3:
             raise KeyboardInterrupt
 
     whole = train(_model(), Pictures(), HYPER, seed=0, masks=_masks(_model()))
     where = {"checkpoint": tmp_path / "under-way", "checkpoint_seconds": 0.0, "identity": "x"}
     with pytest.raises(KeyboardInterrupt):
-        train(_model(), Pictures(), HYPER, seed=0, masks=_masks(_model()), progress=die, **where)
+        train(_model(), Pictures(), HYPER, seed=0, masks=_masks(_model()), journal=die, **where)
     again = train(_model(), Pictures(), HYPER, seed=0, masks=_masks(_model()), **where)
     assert _bytes(again) == _bytes(whole)

@@ -18,6 +18,7 @@ from vlcompress.training.hyperparameters import Hyperparameters
 from vlcompress.training.loop import _Losses, evaluate, train
 from vlcompress.training.saliency import Saliency
 from vlcompress.training.sampling import Sampler
+from vlcompress.training.watching import Entry
 
 LOWER = (Compute("cpu", "bf16"), Compute("cpu", "fp16"))
 """float16 is refused on the CPU where a user asks for it, since it is slow there; the loop itself is the GPU's."""
@@ -72,11 +73,11 @@ def test_pruned_weights_are_bit_zero_after_every_step_and_in_both_moments() -> N
     seen = []
     model, kept = net(), masks()
 
-    def look(step: int, loss: float) -> None:
+    def look(entry: Entry) -> None:
         weights = dict(model.named_parameters())
         seen.append(all((weights[name].detach()[~mask].view(torch.int32) == 0).all() for name, mask in kept.items()))
 
-    train(model, Regression(), HYPER, seed=0, masks=kept, progress=look)
+    train(model, Regression(), HYPER, seed=0, masks=kept, journal=look)
     assert seen == [True] * HYPER.steps
     assert (model.get_parameter("0.weight").detach()[kept["0.weight"]] != 0).all()
 
@@ -104,18 +105,18 @@ def test_interrupted_training_ends_in_the_same_bytes(
 ) -> None:
     """A checkpoint after every step, death at one of them, and a fresh process's view: a new model, the same folder."""
 
-    def die(step: int, loss: float) -> None:
-        if step == killed_at:
+    def die(entry: Entry) -> None:
+        if entry.step == killed_at:
             raise KeyboardInterrupt
 
     hyper = replace(HYPER, optimizer=optimizer)
     whole = train(net(), Regression(), hyper, seed=0, masks=masks(), compute=compute)
     where = {"checkpoint": tmp_path / "under-way", "checkpoint_seconds": 0.0, "identity": "x", "compute": compute}
     with pytest.raises(KeyboardInterrupt):
-        train(net(), Regression(), hyper, seed=0, masks=masks(), progress=die, **where)
+        train(net(), Regression(), hyper, seed=0, masks=masks(), journal=die, **where)
     steps = []
     again = train(
-        net(), Regression(), hyper, seed=0, masks=masks(), progress=lambda step, loss: steps.append(step), **where
+        net(), Regression(), hyper, seed=0, masks=masks(), journal=lambda entry: steps.append(entry.step), **where
     )
     assert steps[0] == killed_at  # the step that was under way when it died, and none before it
     assert state(again) == state(whole)
@@ -145,9 +146,10 @@ def test_steps_whose_float16_gradients_overflow_change_nothing_and_add_no_salien
 
 def test_losses_are_looked_at_every_so_often_and_the_exact_step_is_named() -> None:
     told: list[tuple[int, float]] = []
-    losses = _Losses(HYPER, lambda step, loss: told.append((step, loss)), every=3)
+    losses = _Losses(HYPER, 3, lambda entry: told.append((entry.step, entry.loss)), CPU)
     for step in range(4):
         losses.add(step, torch.tensor(float(step)))
+        losses.took(torch.tensor(1.0))
         losses.report(now=False)
     assert told == [(1, 0.0), (2, 1.0), (3, 2.0)]
     losses.report(now=True)

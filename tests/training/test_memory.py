@@ -150,7 +150,7 @@ def test_a_training_in_parts_is_the_same_up_to_rounding(optimizer: str) -> None:
             hyper,
             seed=0,
             compute=Compute(micro_batch=MicroBatch(size)),
-            progress=lambda step, loss, seen=losses: seen.append(loss),
+            journal=lambda entry, seen=losses: seen.append(entry.loss),
         )
         torch.testing.assert_close(in_parts.state_dict(), whole, rtol=1e-4, atol=1e-5)
         assert len(losses) == HYPER.steps

@@ -12,6 +12,7 @@ from vlcompress.training.loop import train
 from vlcompress.training.optimizers import rate
 from vlcompress.training.saliency import Kind, Saliency
 from vlcompress.training.sampling import Sampler, generator, mix
+from vlcompress.training.watching import Entry
 
 NAMES = ("0.weight", "3.weight")
 KINDS: tuple[Kind, ...] = ("gradient", "movement")
@@ -66,8 +67,8 @@ def test_training_is_the_same_to_the_bit_and_pruned_weights_count_nothing(kind: 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("killed_at", [1, 5, 11])
 def test_interrupted_training_ends_in_the_same_sums(tmp_path: Path, killed_at: int, kind: Kind) -> None:
-    def die(step: int, loss: float) -> None:
-        if step == killed_at:
+    def die(entry: Entry) -> None:
+        if entry.step == killed_at:
             raise KeyboardInterrupt
 
     def run(**more: object) -> dict[str, torch.Tensor]:
@@ -78,6 +79,6 @@ def test_interrupted_training_ends_in_the_same_sums(tmp_path: Path, killed_at: i
 
     where = {"checkpoint": tmp_path / "under-way", "checkpoint_seconds": 0.0, "identity": "x"}
     with pytest.raises(KeyboardInterrupt):
-        run(progress=die, **where)
+        run(journal=die, **where)
     whole, again = run(), run(**where)
     assert all(torch.equal(whole[name], again[name]) for name in NAMES)

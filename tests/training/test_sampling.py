@@ -20,6 +20,7 @@ from vlcompress.models.objective import Batch
 from vlcompress.models.registry import family_named
 from vlcompress.training.loop import train
 from vlcompress.training.sampling import TokenSampler, ahead, token_groups, token_lengths
+from vlcompress.training.watching import Entry
 
 OFFICIAL = json.loads(
     (Path(__file__).parents[1] / "fixtures/data/uniter/expected_batches/token_bucket_sampler.json").read_text()
@@ -97,8 +98,8 @@ def test_a_step_learns_the_mean_of_its_groups_also_in_parts() -> None:
 
 
 def test_an_interrupted_training_goes_on_in_the_same_groups(tmp_path: Path) -> None:
-    def die(step: int, loss: float) -> None:
-        if step == 4:
+    def die(entry: Entry) -> None:
+        if entry.step == 4:
             raise KeyboardInterrupt
 
     hyper = replace(HYPER, tokens=60, batch=2)
@@ -106,7 +107,7 @@ def test_an_interrupted_training_goes_on_in_the_same_groups(tmp_path: Path) -> N
     whole = train(net(), Regression(64), hyper, **given)
     where = {"checkpoint": tmp_path / "under-way", "checkpoint_seconds": 0.0, "identity": "x"}
     with pytest.raises(KeyboardInterrupt):
-        train(net(), Regression(64), hyper, progress=die, **given, **where)
+        train(net(), Regression(64), hyper, journal=die, **given, **where)
     assert state(train(net(), Regression(64), hyper, **given, **where)) == state(whole)
 
 

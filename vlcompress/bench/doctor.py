@@ -4,18 +4,17 @@ Nothing heavy is imported at the top, since the checks must also run where torch
 """
 
 import importlib
-import os
 import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 import vlcompress
+from vlcompress.bench.environment import cores, installed, load_average
 
 Status = Literal["ok", "warn", "fail"]
 Range = tuple[tuple[int, ...], tuple[int, ...]]
@@ -60,7 +59,7 @@ def checkup(home: Path) -> list[Check]:
         _guarded("gpu", _gpu),
         _guarded("devices", _devices),
         _guarded("triton", _triton),
-        onnx_distributions(_version("onnxruntime"), _version("onnxruntime-gpu")),
+        onnx_distributions(installed("onnxruntime"), installed("onnxruntime-gpu")),
         _guarded("onnxruntime session", _onnx_session),
         _guarded("providers", _providers),
         weights(PACKAGE / "weights"),
@@ -198,7 +197,7 @@ def _providers() -> Check:
 
 
 def _triton() -> Check:
-    found = _version("triton")
+    found = installed("triton")
     if found:
         return Check("triton", "ok", found)
     if importlib.import_module("torch").cuda.is_available():
@@ -227,19 +226,10 @@ def _identity_model() -> bytes:
 
 
 def _threads() -> Check:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return threads_check(importlib.import_module("torch").get_num_threads(), cores, load)
+    return threads_check(importlib.import_module("torch").get_num_threads(), cores(), load_average())
 
 
 def _existing(path: Path) -> Path:
     """Find the nearest folder above that exists."""
     path = path.absolute()
     return next(parent for parent in (path, *path.parents) if parent.exists())
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None

@@ -54,9 +54,7 @@ def check_sparsity(pattern: str, sparsity: float) -> None:
         )
 
 
-def random_masks(
-    family: Family, model: nn.Module, pattern: str, sparsity: float, *, seed: int = 0
-) -> dict[str, Tensor]:
+def random_masks(family: Family, model: nn.Module, pattern: str, sparsity: float) -> dict[str, Tensor]:
     """Prune the same share of each weight, or of the units of each layer, at random.
 
     Args:
@@ -64,7 +62,6 @@ def random_masks(
         model: gives the shapes.
         pattern: as `read_pattern` gives it.
         sparsity: share that goes, in [0, 1); one unit of each layer stays at least.
-        seed: of the choice.
 
     Returns:
         Masks bool [out, in] by canonical weight name, True for what is kept.
@@ -73,7 +70,7 @@ def random_masks(
         VlcompressError: a pattern that does not divide a weight, a sparsity that it cannot have.
     """
     check_sparsity(pattern, sparsity)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     if pattern in UNITS:
         return _unit_masks(family, model, UNITS[pattern], sparsity, generator)
     weights = {name: model.get_parameter(name) for name in family.prunable(model, POLICY).names}

@@ -1,11 +1,11 @@
 """What a ticket with a target has come to: its exported file beside dense's, measured on this machine."""
 
-from vlcompress.artefacts import read_json
 from vlcompress.bench.environment import environment
 from vlcompress.bench.harness import measure_openings
 from vlcompress.bench.statistics import latency, paired_ratio
 from vlcompress.errors import VlcompressError
 from vlcompress.export.export_run import artefact_folder, export_dense, export_run
+from vlcompress.export.manifest import load_manifest
 from vlcompress.export.onnx import Style
 from vlcompress.export.runtime import open_exported
 from vlcompress.export.verify import feed
@@ -59,7 +59,7 @@ def reach(run: Run, say: Say) -> ReachedResult:
         dense=latency(rounds["dense"], target.batch),
         ticket=latency(rounds["ticket"], target.batch),
         speedup=paired_ratio(rounds["dense"], rounds["ticket"]),
-        bytes={name: int(read_json(file.parent / "manifest.json")["bytes"]["model"]) for name, file in files.items()},
+        bytes={name: load_manifest(file.parent).bytes.model for name, file in files.items()},
     )
     save(result, run.folder / DOCUMENT)
     return result

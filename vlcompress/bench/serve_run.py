@@ -5,19 +5,19 @@ The models take turns at every rate, so whatever slows the machine for a while s
 
 import asyncio
 import contextlib
-import importlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from vlcompress.bench.environment import environment
 from vlcompress.bench.load import OK, Sample, Send, arrivals, offer, saturate, summarise
-from vlcompress.bench.served import served
+from vlcompress.bench.served import Served, served
+from vlcompress.bench.triton_clients import Arrays, client_module, open_client, tensors, triton_send
 from vlcompress.errors import VlcompressError
 from vlcompress.export.export_run import export_dense
 from vlcompress.export.parity import compare_scores, require
@@ -37,10 +37,7 @@ CAPACITY_SECONDS = 2.0
 PAYLOADS = 64
 """Different real requests that take turns."""
 
-Arrays = Mapping[str, npt.NDArray[Any]]
 Say = Callable[[str], None]
-
-_TYPES = {"int64": "INT64", "int32": "INT32", "float32": "FP32", "float16": "FP16", "bool": "BOOL"}
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,7 @@ class LoadPlan:
         rows: examples in a request.
         seed: of the arrivals and of the order of models.
         token: bearer token that the server asks for.
+        protocol: that it is asked by; "both" only of a server that is started here.
     """
 
     rates: tuple[float, ...] = ()
@@ -60,6 +58,12 @@ class LoadPlan:
     rows: int = 1
     seed: int = 0
     token: str | None = None
+    protocol: Literal["http", "grpc", "both"] = "http"
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """The protocols, one or two."""
+        return ("http", "grpc") if self.protocol == "both" else (self.protocol,)
 
 
 def bench_serve(run: Run, plan: LoadPlan, *, url: str | None, models: Sequence[str], say: Say = print) -> ServeResult:
@@ -79,32 +83,39 @@ def bench_serve(run: Run, plan: LoadPlan, *, url: str | None, models: Sequence[s
         VlcompressError: not exported, no server there, an unknown model, or the client's package is missing.
         VerificationError: the server that was started does not answer as the files do.
     """
-    _client()
+    for protocol in plan.protocols:
+        client_module(protocol)
+    if url is not None and plan.protocol == "both":
+        raise VlcompressError(f"'{url}' is one address, of one protocol: give --protocol http or grpc")
     if url is None and models:
         raise VlcompressError(f"model '{models[0]}' is at no server: give --url HOST:PORT, or leave --model out")
     payloads = _payloads(run, plan.rows)
     if url is not None:
-        result = measure(url, models or ["model"], payloads, plan, say)
+        result = measure({plan.protocol: url}, models or ["model"], payloads, plan, say)
     else:
-        with _own_server(run, say) as (own, folders):
-            check_answers(own, folders, payloads[:8])
-            result = replace(measure(own, list(folders), payloads, plan, say), answers_checked=True)
+        with _own_server(run, say, over_grpc=plan.protocol != "http") as (own, folders):
+            urls = {protocol: own.grpc if protocol == "grpc" else own.url for protocol in plan.protocols}
+            check_answers(urls, folders, payloads[:8])
+            result = replace(measure(urls, list(folders), payloads, plan, say), answers_checked=True)
     save(result, run.folder / DOCUMENT)
     return result
 
 
 def measure(
-    url: str, models: Sequence[str], payloads: Sequence[Arrays], plan: LoadPlan, say: Say = print
+    urls: Mapping[str, str], models: Sequence[str], payloads: Sequence[Arrays], plan: LoadPlan, say: Say = print
 ) -> ServeResult:
-    """Compare models of a running server on given requests; see `bench_serve` for what comes back."""
-    return asyncio.run(_run(url, list(models), payloads, plan, say))
+    """Compare models of a running server on given requests, over each protocol ("host:port" by "http" and "grpc").
+
+    See `bench_serve` for what comes back; where there are two protocols, models are named with theirs.
+    """
+    return asyncio.run(_run(urls, list(models), payloads, plan, say))
 
 
-def check_answers(url: str, folders: Mapping[str, Path], payloads: Sequence[Arrays]) -> None:
+def check_answers(urls: Mapping[str, str], folders: Mapping[str, Path], payloads: Sequence[Arrays]) -> None:
     """Compare a server's scores with those that the files give in this process.
 
     Args:
-        url: "host:port".
+        urls: "host:port" by protocol.
         folders: the exported folder of each model that it serves.
         payloads: what to ask.
 
@@ -114,70 +125,44 @@ def check_answers(url: str, folders: Mapping[str, Path], payloads: Sequence[Arra
     for model, folder in folders.items():
         session = open_session(folder / "model.onnx", threads=1)
         expected = [session.run(["logits"], dict(arrays))[0] for arrays in payloads]
-        got = asyncio.run(_scores(url, model, payloads))
-        require(compare_scores(expected, got), f"'{model}' at '{url}' does not answer as its file does")
+        for protocol, url in urls.items():
+            got = asyncio.run(_scores(protocol, url, model, payloads))
+            require(compare_scores(expected, got), f"'{model}' at '{url}' does not answer as its file does")
 
 
-async def _scores(url: str, model: str, payloads: Sequence[Arrays]) -> list[npt.NDArray[np.float32]]:
-    client = _client().InferenceServerClient(url)
+async def _scores(protocol: str, url: str, model: str, payloads: Sequence[Arrays]) -> list[npt.NDArray[np.float32]]:
+    client = open_client(protocol, url)
     try:
-        answers = [await client.infer(model, _inputs(_client(), arrays)) for arrays in payloads]
+        answers = [await client.infer(model, tensors(protocol, arrays)) for arrays in payloads]
     finally:
         await client.close()
     return [answer.as_numpy("logits") for answer in answers]
 
 
-def triton_send(client: Any, model: str, payloads: Sequence[Arrays], token: str | None = None) -> Send:
-    """Make the function that sends request i to a model, binary both ways.
-
-    Args:
-        client: a ``tritonclient.http.aio.InferenceServerClient``.
-        model: its name.
-        payloads: inputs of the requests, which take turns; each is serialised once.
-        token: bearer token.
-    """
-    module = _client()
-    prepared = [_inputs(module, arrays) for arrays in payloads]
-    outputs = [module.InferRequestedOutput("logits", binary_data=True)]
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-
-    async def send(index: int) -> str:
-        inputs = prepared[index % len(prepared)]
-        try:
-            await client.infer(model, inputs, outputs=outputs, headers=dict(headers))
-        except module.InferenceServerException as error:
-            return str(error.status() or "error")
-        except TimeoutError:
-            return "timeout"
-        except OSError:  # aiohttp's connection errors are OSErrors, or say that the server hung up
-            return "disconnected"
-        except Exception as error:
-            if type(error).__module__.startswith("aiohttp"):
-                return "disconnected"
-            raise
-        return OK
-
-    return send
-
-
-async def _run(url: str, models: list[str], payloads: Sequence[Arrays], plan: LoadPlan, say: Say) -> ServeResult:
-    client = _client().InferenceServerClient(url, conn_limit=4096, conn_timeout=30.0)
+async def _run(
+    urls: Mapping[str, str], models: list[str], payloads: Sequence[Arrays], plan: LoadPlan, say: Say
+) -> ServeResult:
+    clients = {protocol: open_client(protocol, url) for protocol, url in urls.items()}
     try:
-        sends = {model: triton_send(client, model, payloads, plan.token) for model in models}
-        for model, send in sends.items():
-            await _must_answer(model, send, url)
+        sends: dict[str, Send] = {}
+        for protocol, client in clients.items():
+            for model in models:
+                send = triton_send(protocol, client, model, payloads, plan.token)
+                await _must_answer(model, send, urls[protocol])
+                sends[f"{model}, {protocol}" if len(urls) > 1 else model] = send
         capacity = {model: await saturate(send, CONCURRENCY, CAPACITY_SECONDS) for model, send in sends.items()}
         for model, found in capacity.items():
             say(f"{model}: about {found:.0f} requests/s at {CONCURRENCY} in flight")
         rates = plan.rates or tuple(round(share * min(capacity.values()), 1) for share in SHARES)
-        points: dict[str, list[RateResult]] = {model: [] for model in models}
+        points: dict[str, list[RateResult]] = {model: [] for model in sends}
         for rate in rates:
-            say(f"{rate:g} requests/s, {ROUNDS} times {plan.seconds:g} s for each of {len(models)} model(s)")
+            say(f"{rate:g} requests/s, {ROUNDS} times {plan.seconds:g} s for each of {len(sends)}")
             for model, rounds in (await _rate(sends, rate, plan)).items():
                 points[model].append(RateResult(**vars(summarise(rounds, plan.seconds)), rate=rate))
     finally:
-        await client.close()
-    served_models = {model: ServedModel(round(capacity[model], 1), tuple(points[model])) for model in models}
+        for client in clients.values():
+            await client.close()
+    served_models = {model: ServedModel(round(capacity[model], 1), tuple(points[model])) for model in sends}
     offered = {**asdict(plan), "token": bool(plan.token), "rounds": ROUNDS, "rates": list(rates)}
     return ServeResult(environment(), offered, served_models, answers_checked=False)
 
@@ -214,30 +199,12 @@ def _payloads(run: Run, rows: int) -> list[dict[str, npt.NDArray[Any]]]:
     return [{name: value[start : start + rows].numpy() for name, value in inputs.items()} for start in parts]
 
 
-def _inputs(module: Any, arrays: Arrays) -> list[Any]:
-    inputs = []
-    for name, array in arrays.items():
-        tensor = module.InferInput(name, list(array.shape), _TYPES[str(array.dtype)])
-        tensor.set_data_from_numpy(np.ascontiguousarray(array), binary_data=True)
-        inputs.append(tensor)
-    return inputs
-
-
 @contextlib.contextmanager
-def _own_server(run: Run, say: Say) -> Iterator[tuple[str, dict[str, Path]]]:
+def _own_server(run: Run, say: Say, *, over_grpc: bool) -> Iterator[tuple[Served, dict[str, Path]]]:
     """Serve the run's dense and compiled export in a process of its own; give where, and the models' folders."""
     if not (run.folder / "onnx" / "manifest.json").is_file():
         raise VlcompressError(f"run '{run.folder}' has no exported model: run `vlcompress export` first")
     models = {"dense": export_dense(run).parent, "compiled": run.folder / "onnx"}
     say("starting a server with the dense and the compiled export")
-    with served(models) as server:
-        yield server.url, models
-
-
-def _client() -> Any:
-    try:
-        return importlib.import_module("tritonclient.http.aio")
-    except (ImportError, RuntimeError) as error:
-        raise VlcompressError(
-            "the load is made with NVIDIA's client, which is missing: pip install 'tritonclient[http]'"
-        ) from error
+    with served(models, over_grpc=over_grpc) as server:
+        yield server, models

@@ -169,7 +169,7 @@ def _answers(path: Path, number: int, row: Row) -> Made:
     if len(questions) != len(ids):
         raise _bad(path, number, f"{len(questions)} questions with {len(ids)} ids")
     answers, scores = row["answers"] or [[]] * len(ids), row["answer_scores"] or [[]] * len(ids)
-    if not len(answers) == len(scores) == len(ids) or any(map(_differ, answers, scores)):
+    if not len(answers) == len(scores) == len(ids) or list(map(len, answers)) != list(map(len, scores)):
         raise _bad(path, number, "its answers and scores differ in number from its questions")
     return [(name, "image")], [
         AnswerExample(key, name, text, dict(zip(given, score, strict=True)))
@@ -213,10 +213,6 @@ def _picture(place: Place) -> bytes:
     _, table, row, column = place
     data: bytes = table.column(column)[row].as_py()
     return data
-
-
-def _differ(answers: Sequence[Any], others: Sequence[Any]) -> bool:
-    return len(answers) != len(others)
 
 
 def _place(folder: Path) -> Path:

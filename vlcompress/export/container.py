@@ -13,15 +13,18 @@ serves: image, model and versions cannot drift apart.
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from string import Template
 
 import vlcompress
-from vlcompress.artefacts import Json, file_sha256, seal, unseal, write_file, writing
+from vlcompress.artefacts import file_sha256, seal, write_file, writing
 from vlcompress.errors import VlcompressError
+from vlcompress.export.manifest import load_manifest
 from vlcompress.export.model_repository import model_name
 from vlcompress.export.storage import size
+from vlcompress.results import to_json
 from vlcompress.tickets.run import Run
 
 PORT = 8080
@@ -117,7 +120,17 @@ spec:
 )
 
 
-def export_container(run: Run) -> tuple[Path, Json]:
+@dataclass(frozen=True)
+class ContainerManifest:
+    """The model's name, the image's, the port that it listens on, and pinned requirements."""
+
+    name: str
+    image: str
+    port: int
+    requirements: tuple[str, ...]
+
+
+def export_container(run: Run) -> tuple[Path, ContainerManifest]:
     """Write the run's exported model as a build folder, ``docker/`` in the run's folder.
 
     Args:
@@ -135,7 +148,7 @@ def export_container(run: Run) -> tuple[Path, Json]:
     return folder, write_context(run.folder / "onnx", folder, model_name(run), vocabulary=run.ticket / "vocab.txt")
 
 
-def write_context(exported: Path, folder: Path, name: str, *, vocabulary: Path | None) -> Json:
+def write_context(exported: Path, folder: Path, name: str, *, vocabulary: Path | None) -> ContainerManifest:
     """Write a build folder.
 
     Args:
@@ -144,13 +157,10 @@ def write_context(exported: Path, folder: Path, name: str, *, vocabulary: Path |
         name: the model's name, of letters, digits and underscores.
         vocabulary: the words, for questions in words; None leaves them out.
 
-    Returns:
-        The manifest: "name", "image", "port" and "requirements".
-
     Raises:
         VlcompressError: see `export_container`.
     """
-    described = unseal(exported, "manifest.json")
+    family = load_manifest(exported).family
     service = name.replace("_", "-").lower()
     image = f"{service}:{file_sha256(exported / 'model.onnx')[:12]}"
     requirements = _requirements(REQUIREMENTS)
@@ -166,8 +176,8 @@ def write_context(exported: Path, folder: Path, name: str, *, vocabulary: Path |
         model = shutil.copytree(exported, temporary / "models" / name)
         if vocabulary is not None and vocabulary.is_file():
             shutil.copyfile(vocabulary, model / "vocab.txt")
-        manifest = {"name": name, "image": image, "port": PORT, "requirements": requirements}
-        seal(temporary, "manifest.json", {**manifest, "family": described["family"]})
+        manifest = ContainerManifest(name, image, PORT, tuple(requirements))
+        seal(temporary, "manifest.json", {**to_json(manifest), "family": family})
     return manifest
 
 

@@ -1,20 +1,20 @@
 """From a run's compiled model to ``onnx/``, and its dense model to ``onnx-dense/`` for comparison."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import vlcompress
-from vlcompress.artefacts import Json, unseal
 from vlcompress.data.published_tokenizer import words_path
 from vlcompress.devices import CPU, Compute, precision
 from vlcompress.errors import VlcompressError
+from vlcompress.export.manifest import ExportManifest, load_manifest
 from vlcompress.export.onnx import Style, export_onnx
 from vlcompress.export.parity import BOUNDS, bound_in, looser
 from vlcompress.export.runtime import open_exported, placement
+from vlcompress.export.verification import VerifyResult
 from vlcompress.export.verify import Gate, feed
 from vlcompress.export.verify import run as run_session
 from vlcompress.models.registry import FAMILIES
@@ -45,7 +45,7 @@ def export_run(
     effort: Effort = EFFORT,
     style: Style | None = None,
     say: Callable[[str], None] = print,
-) -> Json:
+) -> ExportManifest:
     """Export the compiled model; nothing is written unless it answers as the PyTorch model does.
 
     Args:
@@ -55,9 +55,6 @@ def export_run(
         effort: how long to measure each layer.
         style: how to write the file; by default float32 for the CPU.
         say: told if the model was compiled for another device.
-
-    Returns:
-        The manifest.
 
     Raises:
         VlcompressError: the ticket has not been compiled, or a file is damaged.
@@ -79,7 +76,7 @@ def export_run(
         style=style,
         score=lambda session: _score(task, session),
         reference=_reference(task, compiled) if gated else None,
-        extra={
+        origin={
             "recipe_sha256": ticket.document["recipe_sha256"],
             "vlcompress": vlcompress.__version__,
             "task": run.recipe().data.task,
@@ -97,7 +94,7 @@ def verify_file(
     compute: Compute = CPU,
     provider: str | None = None,
     say: Callable[[str], None] = print,
-) -> Json:
+) -> VerifyResult:
     """Repeat the gate that an exported file passed: its hash, the samples, random shapes, and the score on the task.
 
     Args:
@@ -109,37 +106,33 @@ def verify_file(
         provider: where the file runs, spelled out; None takes the one that it was exported for.
         say: told what is worth knowing.
 
-    Returns:
-        "file", "precision", "provider", "computed_on", "parity", "task_score", and off the CPU "placement": the nodes
-        that each provider took.
-
     Raises:
         VlcompressError: no manifest beside the file, an altered file, or no such run.
         VerificationError: the file answers otherwise than the compiled model.
     """
     if not file.is_file():
         raise VlcompressError(f"no ONNX model at '{file}': give a file that `vlcompress export` wrote")
-    manifest = unseal(file.parent, "manifest.json")
+    manifest = load_manifest(file.parent)
     chosen = run or Run(file.resolve().parent.parent)
     compiled, ticket = compiled_of(chosen, compute, say), load_ticket(chosen.ticket)
-    if manifest.get("recipe_sha256") != ticket.document["recipe_sha256"]:
+    if manifest.recipe_sha256 != ticket.document["recipe_sha256"]:
         raise VlcompressError(f"'{file}' was not exported from run '{chosen.folder}': give its own with --run")
-    task, bound = score_task(chosen, ticket), looser(BOUNDS[manifest["precision"]], bound_in(compute))
+    task, bound = score_task(chosen, ticket), looser(BOUNDS[manifest.precision], bound_in(compute))
     batches = samples(task, batch, _batches(batch))
     check = Gate(compiled.family, compiled.model, batches, compiled.config, bound, file.parent)
     session, provider = open_exported(file, provider, threads=threads, say=say)
     with precision(compute):
-        parities = {name: asdict(found) for name, found in check.parities(session).items()}
+        parities = check.parities(session)
         reference = _reference(task, compiled) if bound.score else None
-    return {
-        "file": str(file),
-        "precision": manifest["precision"],
-        "provider": provider,
-        "computed_on": compute.describe(),
-        "parity": parities,
-        "task_score": check.task_score(session, lambda opened: _score(task, opened), reference),
-        **({} if provider == "cpu" else {"placement": placement(file, provider, feed(session, batches[0]))}),
-    }
+    return VerifyResult(
+        file=str(file),
+        precision=manifest.precision,
+        provider=provider,
+        computed_on=compute.describe(),
+        parity=parities,
+        task_score=check.task_score(session, lambda opened: _score(task, opened), reference),
+        placement=None if provider == "cpu" else placement(file, provider, feed(session, batches[0])),
+    )
 
 
 def session_answer(session: Any) -> Answer:

@@ -14,19 +14,22 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from vlcompress.artefacts import Json, read_json, seal, unseal, write_file, writing
+from vlcompress.artefacts import read_json, seal, unseal, write_file, writing
 from vlcompress.errors import VlcompressError
+from vlcompress.export.manifest import ExportManifest, TensorSpec
 from vlcompress.export.providers import Provider, parse_provider
 from vlcompress.export.runtime import provider_for
 from vlcompress.export.target import newest_read
-from vlcompress.sparse.timing import Call, Effort, compare
+from vlcompress.results import parse, to_json
+from vlcompress.sparse.timing import Call, Effort, Timing, compare
 from vlcompress.tickets.run import Run
 
 READING = ("preprocessing.json", "tokenizer.json")
@@ -66,6 +69,43 @@ class Name(str):
     """A word of the text format that is not quoted: an enum value."""
 
 
+@dataclass(frozen=True)
+class GraphFacts:
+    """What decides which ONNX Runtime reads a file."""
+
+    opset: int
+    ir_version: int
+    domains: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GraphLevel:
+    """The level of graph optimisation that is fastest here, one of `LEVELS`."""
+
+    picked: str
+    timings: Mapping[str, Timing]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TritonManifest(GraphFacts):
+    """``manifest.json`` of a model in a repository: `ExportManifest`'s inputs and outputs, and how it is served.
+
+    Attributes:
+        onnx_manifest_files: hash and size of every file of the exported folder.
+        target_ort: release of ONNX Runtime that must read it.
+    """
+
+    family: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    padding: Mapping[str, tuple[int, ...]]
+    onnx_manifest_files: Mapping[str, Mapping[str, Any]]
+    target_ort: str
+    provider: str
+    max_batch_size: int
+    graph_level: GraphLevel
+
+
 def export_triton(
     run: Run,
     *,
@@ -74,7 +114,7 @@ def export_triton(
     target_ort: str = TARGET_ORT,
     provider: str | None = None,
     say: Callable[[str], None] = print,
-) -> tuple[Path, Json]:
+) -> tuple[Path, TritonManifest]:
     """Write the run's exported model as a model repository, ``triton/`` in the run's folder.
 
     Args:
@@ -114,7 +154,7 @@ def write_model(
     target_ort: str,
     provider: str = "cpu",
     effort: Effort = LEVEL_EFFORT,
-) -> Json:
+) -> TritonManifest:
     """Write one model of a repository.
 
     Args:
@@ -126,55 +166,56 @@ def write_model(
         provider: likewise; it must be here.
         effort: how long to measure each level of graph optimisation.
 
-    Returns:
-        The manifest.
-
     Raises:
         VlcompressError: the artefact is damaged, or the target cannot run it.
     """
-    described = unseal(exported, "manifest.json")
+    document = unseal(exported, "manifest.json")
+    described = parse(ExportManifest, document, exported / "manifest.json")
     facts, outside = _graph_facts(exported / "model.onnx")
     check_target(facts, target_ort)
-    feeds = [_zeros(described, axes, batch) for axes in buckets(described)]
+    feeds = [_zeros(described, axes, batch) for axes in buckets(described.padding)]
     timings = compare(_level_calls(exported / "model.onnx", feeds[-1], threads, provider), effort)
     level = min(timings, key=lambda name: timings[name].us)
-    manifest = {
-        **{key: described[key] for key in ("family", "inputs", "outputs", "padding")},
-        "onnx_manifest_files": described["files"],
-        "target_ort": target_ort,
-        "provider": provider,
-        **facts,
-        "max_batch_size": batch,
-        "graph_level": {"picked": level, "timings": {name: asdict(found) for name, found in timings.items()}},
-    }
+    manifest = TritonManifest(
+        family=described.family,
+        inputs=described.inputs,
+        outputs=described.outputs,
+        padding=described.padding,
+        onnx_manifest_files=document["files"],
+        target_ort=target_ort,
+        provider=provider,
+        **vars(facts),
+        max_batch_size=batch,
+        graph_level=GraphLevel(level, timings),
+    )
     config = to_text(_config(folder.name, described, batch, threads, LEVELS[level], parse_provider(provider)))
     with writing(folder) as temporary:
         write_file(temporary / "config.pbtxt", config)
         for name in ("labels.txt", *(name for name in READING if (exported / name).is_file())):
             shutil.copyfile(exported / name, temporary / name)
         _copy_model(exported, temporary / "1" / "model.onnx", outside)
-        seal(temporary, "manifest.json", manifest)
+        seal(temporary, "manifest.json", to_json(manifest))
     return manifest
 
 
-def check_target(facts: Mapping[str, Any], target_ort: str) -> None:
+def check_target(facts: GraphFacts, target_ort: str) -> None:
     """Refuse a graph that the target's ONNX Runtime would refuse when it starts.
 
     Args:
-        facts: "opset", "ir_version" and "domains" of the graph.
+        facts: of the graph.
         target_ort: "MAJOR.MINOR" or "MAJOR.MINOR.PATCH".
 
     Raises:
         VlcompressError: no such release, or one that is too old, or an operator that it does not have.
     """
     opset, ir_version = newest_read(target_ort)
-    if facts["opset"] > opset or facts["ir_version"] > ir_version:
+    if facts.opset > opset or facts.ir_version > ir_version:
         raise VlcompressError(
-            f"the exported model has opset {facts['opset']} and IR version {facts['ir_version']}, but ONNX Runtime "
+            f"the exported model has opset {facts.opset} and IR version {facts.ir_version}, but ONNX Runtime "
             f"{target_ort} reads at most {opset} and {ir_version}: give a newer --target-ort, or run "
             f"`vlcompress export --target-ort {target_ort}` first"
         )
-    foreign = sorted(set(facts["domains"]) - set(STOCK_DOMAINS))
+    foreign = sorted(set(facts.domains) - set(STOCK_DOMAINS))
     if foreign:
         raise VlcompressError(
             f"the exported model uses operators of '{', '.join(foreign)}', which Triton's ONNX Runtime does not have: "
@@ -182,10 +223,10 @@ def check_target(facts: Mapping[str, Any], target_ort: str) -> None:
         )
 
 
-def buckets(described: Mapping[str, Any]) -> list[dict[str, int]]:
+def buckets(padding: Mapping[str, Sequence[int]]) -> list[dict[str, int]]:
     """List every combination of padded sizes, by axis name, smallest first."""
-    names = sorted(described["padding"])
-    sizes = (sorted(described["padding"][name]) for name in names)
+    names = sorted(padding)
+    sizes = (sorted(padding[name]) for name in names)
     return [dict(zip(names, combination, strict=True)) for combination in itertools.product(*sizes)]
 
 
@@ -205,22 +246,26 @@ def _field(name: str, value: Any, indent: str) -> str:
 
 
 def _config(
-    name: str, described: Mapping[str, Any], batch: int, threads: int, level: int | None, provider: Provider
+    name: str, described: ExportManifest, batch: int, threads: int, level: int | None, provider: Provider
 ) -> Message:
-    fixed = {axis: sizes[0] for axis, sizes in described["padding"].items() if len(sizes) == 1}
+    fixed = {axis: sizes[0] for axis, sizes in described.padding.items() if len(sizes) == 1}
     optimisation = [*([] if level is None else [("graph", [("level", level)])]), *_accelerators(provider)]
     return [
         ("name", name),
         ("backend", "onnxruntime"),
         ("max_batch_size", batch),
-        *(("input", _tensor(value, fixed)) for value in described["inputs"]),
-        *(("output", [*_tensor(value, fixed), ("label_filename", "labels.txt")]) for value in described["outputs"]),
+        *(("input", _tensor(value, fixed)) for value in described.inputs),
+        *(("output", [*_tensor(value, fixed), ("label_filename", "labels.txt")]) for value in described.outputs),
         ("instance_group", _instances(provider)),
         ("dynamic_batching", _batching()),
         *([("optimization", optimisation)] if optimisation else []),
         ("parameters", _parameter("intra_op_thread_count", threads)),
         ("parameters", _parameter("inter_op_thread_count", 1)),
-        *(("model_warmup", _warmup(described, axes, size)) for axes in buckets(described) for size in (1, batch)),
+        *(
+            ("model_warmup", _warmup(described, axes, size))
+            for axes in buckets(described.padding)
+            for size in (1, batch)
+        ),
     ]
 
 
@@ -272,10 +317,10 @@ def _batching() -> Message:
     return [("max_queue_delay_microseconds", QUEUE_DELAY_US), ("default_queue_policy", policy)]
 
 
-def _tensor(value: Mapping[str, Any], fixed: Mapping[str, int]) -> Message:
+def _tensor(value: TensorSpec, fixed: Mapping[str, int]) -> Message:
     """Describe a tensor without its batch axis; an axis with one padded size has that size, others are free (-1)."""
-    dims = [_size(axis, fixed) for axis in value["shape"][1:]]
-    return [("name", value["name"]), ("data_type", Name(TYPES[value["type"]][0])), ("dims", dims)]
+    dims = [_size(axis, fixed) for axis in value.shape[1:]]
+    return [("name", value.name), ("data_type", Name(TYPES[value.type][0])), ("dims", dims)]
 
 
 def _size(axis: str | int, sizes: Mapping[str, int]) -> int:
@@ -286,21 +331,21 @@ def _parameter(key: str, value: int) -> Message:
     return [("key", key), ("value", [("string_value", str(value))])]
 
 
-def _warmup(described: Mapping[str, Any], axes: Mapping[str, int], size: int) -> Message:
+def _warmup(described: ExportManifest, axes: Mapping[str, int], size: int) -> Message:
     """Describe a request of zeros, which are valid in every input: padding, invisible, no features."""
     label = "_".join(f"{axis}{length}" for axis, length in axes.items())
     inputs = [
-        ("inputs", [("key", value["name"]), ("value", [*_tensor(value, axes)[1:], ("zero_data", True)])])
-        for value in described["inputs"]
+        ("inputs", [("key", value.name), ("value", [*_tensor(value, axes)[1:], ("zero_data", True)])])
+        for value in described.inputs
     ]
     return [("name", f"batch{size}_{label}"), ("batch_size", size), *inputs]
 
 
-def _zeros(described: Mapping[str, Any], axes: Mapping[str, int], batch: int) -> dict[str, npt.NDArray[Any]]:
+def _zeros(described: ExportManifest, axes: Mapping[str, int], batch: int) -> dict[str, npt.NDArray[Any]]:
     sizes = {**axes, "batch": batch}
     return {
-        value["name"]: np.zeros([_size(axis, sizes) for axis in value["shape"]], TYPES[value["type"]][1])
-        for value in described["inputs"]
+        value.name: np.zeros([_size(axis, sizes) for axis in value.shape], TYPES[value.type][1])
+        for value in described.inputs
     }
 
 
@@ -319,15 +364,11 @@ def _level_calls(model: Path, feed: Mapping[str, npt.NDArray[Any]], threads: int
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.graph_optimization_level, options.log_severity_level = level, 3
         session = onnxruntime.InferenceSession(model, options, providers=parse_provider(provider).chain())
-        calls[name] = _call(session, feed)
+        calls[name] = partial(session.run, None, feed)
     return calls
 
 
-def _call(session: Any, feed: Mapping[str, npt.NDArray[Any]]) -> Call:
-    return lambda: session.run(None, feed)
-
-
-def _graph_facts(model: Path) -> tuple[Json, list[str]]:
+def _graph_facts(model: Path) -> tuple[GraphFacts, list[str]]:
     """Read opset, IR version and operator domains of a file, and the names of the files that hold its weights."""
     import onnx
 
@@ -342,7 +383,7 @@ def _graph_facts(model: Path) -> tuple[Json, list[str]]:
     }
     inlined = {function.domain for function in graph.functions}  # the runtime has their bodies in the file itself
     domains = sorted({node.domain for node in graph.graph.node} - inlined)
-    return {"opset": opsets.get("", 0), "ir_version": graph.ir_version, "domains": domains}, sorted(outside)
+    return GraphFacts(opsets.get("", 0), graph.ir_version, tuple(domains)), sorted(outside)
 
 
 def _copy_model(exported: Path, to: Path, outside: Sequence[str]) -> None:

@@ -5,18 +5,27 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 from torch import Tensor, nn
 
-from vlcompress.artefacts import Json, disk_errors, dumps, seal, write_file, writing
+from vlcompress.artefacts import disk_errors, dumps, seal, write_file, writing
 from vlcompress.errors import VlcompressError
 from vlcompress.export.choose import Chooser
 from vlcompress.export.functions import packable
 from vlcompress.export.lowering import Form
+from vlcompress.export.manifest import (
+    FILE,
+    ExportBytes,
+    ExportedLayer,
+    ExportManifest,
+    GraphSpeed,
+    NativeSpeed,
+    TensorSpec,
+)
 from vlcompress.export.native.build import built
 from vlcompress.export.parity import BOUNDS, Precision
 from vlcompress.export.preprocessing import TOKENIZER, VOCABULARY, reading_files
@@ -34,6 +43,7 @@ from vlcompress.kernels.backends import SparseWeight
 from vlcompress.kernels.formats import BlockSparseWeight
 from vlcompress.kernels.grouped import RowGroups, row_panels
 from vlcompress.models.base import Config, Family, Head
+from vlcompress.results import to_json
 from vlcompress.sparse.choice import LayerChoice
 from vlcompress.sparse.compile import layer_rows, sparse_layers
 from vlcompress.sparse.timing import EFFORT, Effort, Timing, compare
@@ -137,9 +147,9 @@ def export_onnx(
     score: Score | None = None,
     reference: float | None = None,
     buckets: Mapping[str, Sequence[int]] | None = None,
-    extra: Mapping[str, Any] | None = None,
+    origin: Mapping[str, str] | None = None,
     beside: Mapping[str, str] | None = None,
-) -> Json:
+) -> ExportManifest:
     """Write the artefact ``onnx/``: model.onnx, labels.txt, config.json, preprocessing.json, tokenizer.json,
     verification.npz, manifest.json.
 
@@ -160,11 +170,8 @@ def export_onnx(
         score: scores the file on its task; needed for "fp16" and "int8".
         reference: the float32 model's score on the task; likewise.
         buckets: sizes to which a server should pad each axis ("text": [14]); by default those of the samples.
-        extra: JSON to keep in the manifest (identity of the ticket, versions).
+        origin: where the model comes from: "recipe_sha256", "vlcompress", "task" of the manifest.
         beside: texts of files to keep with the model, by name (vocab.txt): the folder can then be served by itself.
-
-    Returns:
-        The manifest.
 
     Raises:
         VerificationError: invalid ONNX, scores that differ from the PyTorch model's, or a task score that drops.
@@ -179,22 +186,25 @@ def export_onnx(
         picked, speed = _faster(scratch, rewritten, samples[0], threads, style)
         check_graph(picked)
         save_onnx(picked, temporary / "model.onnx", style.limit)
-        session = _open(temporary / "model.onnx", threads, style.provider, speed["disabled_optimizers"])
-        manifest = {
-            **(extra or {}),
-            **_description(family, session, samples, buckets),
-            **_written_as(style),
-            "layers": [_layer_json(name, layer, picked.stem) for name, layer in layers.items()],
-            "parity": {name: asdict(found) for name, found in check.parities(session).items()},
-            "task_score": check.task_score(session, score, reference),
-            "speed": {**speed, "threads": threads},
-            "native": _native(check, session, temporary / "model.onnx", threads, style, speed["disabled_optimizers"]),
-            "bytes": {
-                "model": size(temporary / "model.onnx"),
-                "dense": size(scratch / "dense.onnx"),
-                "pruned_layers": layer_sizes(model),
-            },
-        }
+        session = _open(temporary / "model.onnx", threads, style.provider, speed.disabled_optimizers)
+        manifest = ExportManifest(
+            **(origin or {}),
+            family=family.name,
+            inputs=_specs(session.get_inputs()),
+            outputs=_specs(session.get_outputs()),
+            padding=_padding(family, samples, buckets or {}),
+            opset=style.target.opset,
+            ir_version=style.target.ir_version,
+            precision=style.precision,
+            provider=style.provider,
+            expanded=not style.packed,
+            layers=tuple(_exported(name, layer, picked.stem) for name, layer in layers.items()),
+            parity=check.parities(session),
+            task_score=check.task_score(session, score, reference),
+            speed=speed,
+            native=_native(check, session, temporary / "model.onnx", threads, style, speed.disabled_optimizers),
+            bytes=ExportBytes(size(temporary / "model.onnx"), size(scratch / "dense.onnx"), layer_sizes(model)),
+        )
         words = next((text for name, text in (beside or {}).items() if name in (VOCABULARY, TOKENIZER)), None)
         texts = {
             "labels.txt": "".join(f"{label}\n" for label in head.labels),
@@ -205,7 +215,7 @@ def export_onnx(
         for name, text in texts.items():
             write_file(temporary / name, text)
         write_samples(temporary, feed(session, samples[0]), lambda few: session.run(["logits"], dict(few))[0])
-        seal(temporary, "manifest.json", manifest)
+        seal(temporary, FILE, to_json(manifest))
     return manifest
 
 
@@ -221,16 +231,6 @@ def _refuse(model: nn.Module, samples: Sequence[Inputs], style: Style) -> None:
         )
     refuse_nan(model.state_dict())
     require_provider(style.provider)
-
-
-def _written_as(style: Style) -> Json:
-    return {
-        "opset": style.target.opset,
-        "ir_version": style.target.ir_version,
-        "precision": style.precision,
-        "provider": style.provider,
-        "expanded": not style.packed,
-    }
 
 
 @contextmanager
@@ -312,7 +312,7 @@ def _packing(layer: LayerExport) -> RowGroups | None:
     return groups if worth else None
 
 
-def _faster(scratch: Path, rewritten: bool, inputs: Inputs, threads: int, style: Style) -> tuple[Path, Json]:
+def _faster(scratch: Path, rewritten: bool, inputs: Inputs, threads: int, style: Style) -> tuple[Path, GraphSpeed]:
     """Measure the whole graphs side by side, and the better one with and without SkipLayerNormFusion.
 
     Int8 is taken even where it is slower: it was asked for, and the figures say what it costs.
@@ -329,12 +329,10 @@ def _faster(scratch: Path, rewritten: bool, inputs: Inputs, threads: int, style:
     if name == "dense":
         again: dict[str, Variant] = {"dense": graphs["dense"], "dense, fused": (dense, [])}
         timings = {**timings, **_race(again, inputs, threads, style.provider)}
-    return scratch / f"{name}.onnx", {
-        "picked": name,
-        "timings": {key: asdict(timing) for key, timing in timings.items()},
-        "disabled_optimizers": _advice(timings[name], timings[f"{name}, fused"]),
-        "inputs": {key: list(tensor.shape) for key, tensor in inputs.items()},
-    }
+    # ONNX Runtime's fused skip-and-normalise kernel is often the slower one
+    disabled = (SKIP_LAYER_NORM,) if timings[name].us <= timings[f"{name}, fused"].us else ()
+    shapes = {key: tuple(tensor.shape) for key, tensor in inputs.items()}
+    return scratch / f"{name}.onnx", GraphSpeed(name, timings, disabled, shapes, threads)
 
 
 def _race(graphs: Mapping[str, Variant], inputs: Inputs, threads: int, provider: str) -> dict[str, Timing]:
@@ -349,20 +347,16 @@ def _open(path: Path, threads: int, provider: str, disabled: Sequence[str], nati
     return open_session(path, threads=threads, disable_skip_layer_norm=skip, provider=provider, native=native)
 
 
-def _native(check: Gate, stock: Any, path: Path, threads: int, style: Style, disabled: Sequence[str]) -> Json | None:
+def _native(
+    check: Gate, stock: Any, path: Path, threads: int, style: Style, disabled: Sequence[str]
+) -> NativeSpeed | None:
     """Check and time the file with the native kernel too; None if that was not built, or finds no node to take."""
     if built() is None or style.provider != "cpu" or not style.packed:
         return None
     inputs = {name: tensor[:MODEL_SAMPLES] for name, tensor in check.samples[0].items()}
     sessions = {"off": stock, "float32": _open(path, threads, style.provider, disabled, "float32")}
-    parities = {name: asdict(found) for name, found in check.parities(sessions["float32"]).items()}
-    timings = compare({kind: _call(session, inputs) for kind, session in sessions.items()}, MODEL_EFFORT)
-    return {"parity": parities, "timings": {kind: asdict(timing) for kind, timing in timings.items()}}
-
-
-def _advice(unfused: Timing, fused: Timing) -> list[str]:
-    """Name the optimizers to switch off: ONNX Runtime's fused skip-and-normalise kernel is often the slower one."""
-    return [SKIP_LAYER_NORM] if unfused.us <= fused.us else []
+    parities = check.parities(sessions["float32"])
+    return NativeSpeed(parities, compare({kind: _call(one, inputs) for kind, one in sessions.items()}, MODEL_EFFORT))
 
 
 def _call(session: Any, inputs: Inputs) -> Callable[[], object]:
@@ -370,18 +364,19 @@ def _call(session: Any, inputs: Inputs) -> Callable[[], object]:
     return lambda: session.run(None, arrays)
 
 
-def _description(
-    family: Family, session: Any, samples: Sequence[Inputs], buckets: Mapping[str, Sequence[int]] | None
-) -> Json:
+def _specs(values: Sequence[Any]) -> tuple[TensorSpec, ...]:
+    """Describe a session's inputs or outputs."""
+    return tuple(TensorSpec(value.name, value.type, tuple(value.shape)) for value in values)
+
+
+def _padding(
+    family: Family, samples: Sequence[Inputs], buckets: Mapping[str, Sequence[int]]
+) -> dict[str, tuple[int, ...]]:
+    """Name the sizes of every free axis but the batch: those that were asked for, or those of the samples."""
     axes = family.dynamic_axes()
-    inputs = [
-        {"name": argument.name, "type": argument.type, "shape": argument.shape} for argument in session.get_inputs()
-    ]
-    outputs = [{"name": value.name, "type": value.type, "shape": value.shape} for value in session.get_outputs()]
     names = sorted({name for by_axis in axes.values() for name in by_axis.values()} - {"batch"})
     seen = {name: sorted({sample[key].shape[i] for sample in samples for key, i in _at(axes, name)}) for name in names}
-    padding = {name: list((buckets or {}).get(name, seen[name])) for name in names}
-    return {"family": family.name, "inputs": inputs, "outputs": outputs, "padding": padding}
+    return {name: tuple(buckets.get(name, seen[name])) for name in names}
 
 
 def _at(axes: Mapping[str, Mapping[int, str]], name: str) -> list[tuple[str, int]]:
@@ -389,14 +384,7 @@ def _at(axes: Mapping[str, Mapping[int, str]], name: str) -> list[tuple[str, int
     return [(key, axis) for key, by_axis in axes.items() for axis, found in by_axis.items() if found == name]
 
 
-def _layer_json(name: str, layer: LayerExport, graph: str) -> Json:
-    form = layer.choice.picked if graph == "lowered" else "dense"
-    return {
-        "name": name,
-        "shape": layer.weight.shape,
-        "block": layer.weight.block if isinstance(layer.weight, BlockSparseWeight) else None,
-        "sparsity": 1.0 - layer.weight.density,
-        "rows": layer.rows,
-        "form": form,
-        "choice": layer.choice.to_json(),
-    }
+def _exported(name: str, layer: LayerExport, graph: str) -> ExportedLayer:
+    weight, form = layer.weight, layer.choice.picked if graph == "lowered" else "dense"
+    block = weight.block if isinstance(weight, BlockSparseWeight) else None
+    return ExportedLayer(name, weight.shape, block, 1.0 - weight.density, layer.rows, form, layer.choice)

@@ -1,14 +1,16 @@
 """A run's predictions for a split, in the file that the benchmark wants handed in, from any form of its ticket."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from vlcompress.artefacts import Json, write_file
+from vlcompress.artefacts import write_file
 from vlcompress.devices import CPU, Compute, precision
 from vlcompress.errors import VlcompressError
 from vlcompress.export.export_run import compiled_of, session_answer
 from vlcompress.export.runtime import open_exported
+from vlcompress.results import absent
 from vlcompress.sparse.runner import fast_answer
 from vlcompress.tasks.base import Answer
 from vlcompress.tasks.pretraining_task import nothing_to_answer
@@ -20,6 +22,21 @@ from vlcompress.tickets.ticket import Ticket, load_ticket
 Form = Literal["masked", "compiled", "onnx"]
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What was written: `examples` of a split, by which form and where it ran; scored where answers are published."""
+
+    file: str
+    task: str
+    split: str
+    examples: int
+    form: Form
+    computed_on: Mapping[str, str]
+    metric: str | None = absent()
+    score: float | None = absent()
+    figures: Mapping[str, float] | None = absent()
+
+
 def predict(
     run: Run,
     split: str,
@@ -29,7 +46,7 @@ def predict(
     compute: Compute = CPU,
     batch: int = 256,
     say: Callable[[str], None] = print,
-) -> dict[str, Any]:
+) -> Prediction:
     """Answer every example of a split and write the submission, whole or not at all.
 
     Args:
@@ -40,10 +57,6 @@ def predict(
         compute: where PyTorch computes, and in what; an exported file runs on the provider that it was exported for.
         batch: examples at a time.
         say: told of what has no effect.
-
-    Returns:
-        What was written: "file", "task", "split", "examples", "form" and "computed_on", and "score" where the answers
-        are published.
 
     Raises:
         VlcompressError: no such split, another ending, a task without predictions, a form that was not made, disk full.
@@ -57,17 +70,18 @@ def predict(
         raise VlcompressError(f"'{out}' does not end in {kind.suffix}, which is what {kind.title} is handed in as")
     answer, computed_on = _answer(run, ticket, form, compute, say)
     task = split_to_predict(run, ticket, split)
-    document: dict[str, Any] = {"file": str(out), "task": task_name, "split": split, "examples": len(task)}
-    document |= {"form": form, "computed_on": computed_on}
+    written = Prediction(str(out), task_name, split, len(task), form, computed_on)
     with precision(compute):
         write_file(out, task.submission(answer, batch=batch))
-        if not task.hidden:
-            found = task.measure(answer, batch=batch)
-            document |= {"metric": task.metric, "score": found.mean, "figures": dict(found.figures)}
-    return document
+        if task.hidden:
+            return written
+        found = task.measure(answer, batch=batch)
+    return replace(written, metric=task.metric, score=found.mean, figures=dict(found.figures))
 
 
-def _answer(run: Run, ticket: Ticket, form: Form, compute: Compute, say: Callable[[str], None]) -> tuple[Answer, Json]:
+def _answer(
+    run: Run, ticket: Ticket, form: Form, compute: Compute, say: Callable[[str], None]
+) -> tuple[Answer, Mapping[str, str]]:
     """Open what answers, and say where it computes."""
     if form == "onnx":
         if compute != CPU:

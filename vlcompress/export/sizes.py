@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from vlcompress.artefacts import Json
+from vlcompress.export.manifest import LayerBytes
 from vlcompress.kernels.backends import SparseWeight
 from vlcompress.kernels.backends import dense as full_weight
 from vlcompress.sparse.compile import sparse_layers
@@ -17,17 +17,17 @@ ZIPPED_BYTES = 100_000_000
 """About so many bytes of weights are zipped; the share of whole layers, evenly chosen, stands for all of them."""
 
 
-def layer_sizes(model: nn.Module) -> Json:
-    """Count the bytes of a compiled model's packed layers: "dense", "packed" (values and indices), "zipped_masked".
+def layer_sizes(model: nn.Module) -> LayerBytes:
+    """Count the bytes of a compiled model's packed layers.
 
-    Above ZIPPED_BYTES the last is estimated from a sample of the layers.
+    Above ZIPPED_BYTES those of the zipped weights are estimated from a sample of the layers.
     """
     layers = [layer.weight for layer in sparse_layers(model).values()]
     dense = sum(map(_dense_bytes, layers))
     sample = layers[:: 1 + dense // ZIPPED_BYTES]
     share = zipped(map(full_weight, sample)) / max(1, sum(map(_dense_bytes, sample)))
     packed = sum(weight.nbytes for weight in layers)
-    return {"dense": dense, "packed": packed, "zipped_masked": round(share * dense)}
+    return LayerBytes(dense, packed, round(share * dense))
 
 
 def _dense_bytes(weight: SparseWeight) -> int:

@@ -14,7 +14,7 @@ import onnx_ir.passes.common as passes
 import torch
 from torch import Tensor, nn
 
-from vlcompress.errors import VerificationError
+from vlcompress.errors import VerificationError, VlcompressError
 from vlcompress.export.target import OPSET
 from vlcompress.export.tidy import prune_unused, tidy
 from vlcompress.models.base import Config, Family
@@ -49,6 +49,7 @@ def trace(family: Family, model: nn.Module, config: Config, *, opset: int = OPSE
         A graph with the inputs named as the family names them, and one output "logits" float32 [batch, labels].
 
     Raises:
+        VlcompressError: the exporter knows no way to write what the model computes.
         VerificationError: an axis that should vary was fixed by the tracer.
     """
     # Three different sizes, none 0 or 1: the tracer fixes those, and may take equal sizes for one axis.
@@ -57,23 +58,34 @@ def trace(family: Family, model: nn.Module, config: Config, *, opset: int = OPSE
     for name, layer in sparse_layers(model).items():
         layer.name = name
     with quiet():
-        program: Any = torch.onnx.export(
-            _Scores(family, copy.deepcopy(model).half() if half else model, names, half).eval(),
-            tuple(example.values()),
-            dynamo=True,
-            dynamic_shapes={"tensors": tuple(dict(axes[name]) for name in names)},
-            input_names=list(names),
-            output_names=["logits"],
-            opset_version=opset,
-            custom_translation_table={torch.ops.aten.scaled_dot_product_attention.default: _attention},
-            verbose=False,
-            optimize=False,
-        )
+        try:
+            program: Any = torch.onnx.export(
+                _Scores(family, copy.deepcopy(model).half() if half else model, names, half).eval(),
+                tuple(example.values()),
+                dynamo=True,
+                dynamic_shapes={"tensors": tuple(dict(axes[name]) for name in names)},
+                input_names=list(names),
+                output_names=["logits"],
+                opset_version=opset,
+                custom_translation_table={torch.ops.aten.scaled_dot_product_attention.default: _attention},
+                verbose=False,
+                optimize=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise VlcompressError(f"the ONNX exporter cannot write this model: {_first_cause(error)}") from error
         graph: ir.Model = program.model
         _check_axes(graph, axes)
         tidy(graph)
     fold_transposed_weights(graph)
     return _cleaned(graph)
+
+
+def _first_cause(error: BaseException) -> str:
+    """Say in a line what an error began with."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    said = str(error).strip() or type(error).__name__
+    return said.splitlines()[0][:200]
 
 
 @contextlib.contextmanager

@@ -10,9 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from vlcompress.artefacts import Json, save_tensors
+from vlcompress.artefacts import save_tensors
 from vlcompress.errors import VerificationError, VlcompressError
 from vlcompress.export.parity import SAMPLES, Bound, Floats, Parity, compare_scores, require
+from vlcompress.export.verification import TaskScore
 from vlcompress.models.base import Config, Family, scores_of
 
 
@@ -99,7 +100,9 @@ class Gate:
             for name, batches in kinds.items()
         }
 
-    def task_score(self, session: Any, score: Callable[[Any], float] | None, reference: float | None) -> Json | None:
+    def task_score(
+        self, session: Any, score: Callable[[Any], float] | None, reference: float | None
+    ) -> TaskScore | None:
         """Score a session on its task where the bound asks for it.
 
         Raises:
@@ -113,7 +116,7 @@ class Gate:
                 f"the exported model scores {100 * got:.2f} on the task, the float32 model {100 * reference:.2f}: "
                 f"at least {self.bound.score:.0%} of that is required; export without the lower precision"
             )
-        return {"file": got, "fp32": reference, "drop": reference - got}
+        return TaskScore(got, reference, reference - got)
 
     def _odd_shapes(self) -> list[dict[str, Tensor]]:
         """Make inputs of sizes that the tracer did not see, the smallest ones among them."""

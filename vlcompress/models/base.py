@@ -199,6 +199,8 @@ class Family(ABC):
     """Pairs and loss that retrieval is trained with (`vlcompress.tasks.retrieval`)."""
     perturbed: ClassVar[Mapping[str, str]] = {}
     """What adversarial training moves: "text" names the module of the word embeddings, "image" an input; {} is none."""
+    official_order: ClassVar[bool] = False
+    """Whether the weights stand in the state dict in the order of the official code, so that positions name them."""
     answers_file: ClassVar[str] = ""
     """Where a data folder lists the answers of the pre-trained answer head that `load_answers` takes; "" has none."""
     recipes: ClassVar[Path | None] = None
@@ -365,6 +367,13 @@ class Family(ABC):
     def modality_of(self, name: str) -> str:
         """Name the modality that a weight serves: "language", "vision", "cross", "joint" or "pooler"."""
         return "pooler" if "pooler" in name else "joint"
+
+    def canonical(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Put tensors of the shapes of weights (masks, say) from names of the official code under those here.
+
+        What the official code fuses is taken apart; unknown names stay as they are.
+        """
+        return dict(tensors)
 
     def hub_form(self, config: Config, head: Head, weights: Mapping[str, Tensor]) -> HubForm | None:
         """Say as what transformers opens a model; None where it has no class for it.

@@ -25,8 +25,8 @@ def left_and_right(rows: Tensor) -> tuple[Tensor, Tensor]:
     return rows[left], rows[left + 1]
 
 
-def materialise(model: nn.Module, *, seed: int, std: float = FRESH_STD) -> None:
-    """Give a skeleton its weights on the CPU, as BERT does: normal(0, std), LayerNorm at 1 and 0, biases at 0.
+def materialise(model: nn.Module, *, seed: int) -> None:
+    """Give a skeleton its weights on the CPU, as BERT does: normal(0, `FRESH_STD`), LayerNorm at 1 and 0, biases at 0.
 
     The numbers come from a generator of their own, in the order of the parameters, so the same seed gives the same
     backbone whatever head follows it, and the global random state is neither read nor moved.
@@ -34,14 +34,13 @@ def materialise(model: nn.Module, *, seed: int, std: float = FRESH_STD) -> None:
     Args:
         model: a model on the meta device; parameters that were shared stay shared.
         seed: of the generator.
-        std: standard deviation of the matrices.
     """
     _to_cpu(model)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1:
-                parameter.normal_(0.0, std, generator=generator)
+                parameter.normal_(0.0, FRESH_STD, generator=generator)
             else:
                 parameter.fill_(1.0 if name.endswith("weight") else 0.0)
 

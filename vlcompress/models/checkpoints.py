@@ -61,7 +61,7 @@ def _read(checkpoint: str) -> Tensors:
     if path.is_dir():
         return _read_folder(path)
     if path.is_file():
-        return _read_file(path)
+        return read_tensors(path)
     return _read_folder(local_folder(checkpoint))
 
 
@@ -179,7 +179,7 @@ def _read_folder(folder: Path) -> Tensors:
     for name in _FOLDER_FILES:
         path = folder / name
         if path.is_file():
-            return _read_shards(path) if path.suffix == ".json" else _read_file(path)
+            return _read_shards(path) if path.suffix == ".json" else read_tensors(path)
     raise VlcompressError(f"'{folder}' holds no weights: it needs one of {', '.join(_FOLDER_FILES)}")
 
 
@@ -190,7 +190,12 @@ def _read_shards(index: Path) -> Tensors:
     return tensors
 
 
-def _read_file(path: Path) -> Tensors:
+def read_tensors(path: Path) -> Tensors:
+    """Read the tensors of one file under the names that it has, wrappers and masks included.
+
+    Raises:
+        VlcompressError: as `read_checkpoint`.
+    """
     if path.suffix == ".safetensors":
         return load_tensors(path)
     if not path.name.endswith(_PICKLES):

@@ -35,6 +35,7 @@ class HubForm:
         missing: names that the class has and the file has not; transformers makes them anew, and nothing here reads
             them.
         picture: what preprocessor_config.json holds; {} where no pixels are read.
+        older: whether published files have other names than the class (ViT's), which transformers renames as it loads.
     """
 
     kind: str
@@ -43,6 +44,14 @@ class HubForm:
     beside: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     picture: Mapping[str, Any] = field(default_factory=dict)
+    older: bool = False
+
+    @property
+    def modules(self) -> dict[str, str] | None:
+        """The class's name of every module here that holds a tensor; None where the class has no place for one."""
+        if self.beside or self.missing or self.older or any(len(ours) > 1 for ours in self.tensors.values()):
+            return None
+        return {ours[0].rpartition(".")[0]: theirs.rpartition(".")[0] for theirs, ours in self.tensors.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Say what reading the tensors back takes; names that are the same in the file are left out."""
@@ -86,6 +95,7 @@ def hub_form(
         beside=tuple(beside),
         missing=tuple(sorted(theirs - stacked.keys() - tied)),
         picture=dict(picture or {}),
+        older=any(there != name for there, name in official.items()),
     )
 
 

@@ -103,6 +103,24 @@ def _share(part: Batch, count: Callable[[Batch], int]) -> float:
     return 1.0 if part.whole is None else count(part) / max(1, count(part.whole))
 
 
+def weighed(losses: Mapping[str, Tensor], batch: Batch, **shares: Tensor) -> Tensor:
+    """Add up means, a scalar; of a part, as they count in its whole: by what is asked for of "words", else by rows.
+
+    Args:
+        losses: scalars by name.
+        batch: that they are of.
+        shares: of losses that are means over something else.
+    """
+    if batch.whole is not None:
+        weights: dict[str, Tensor | float] = {
+            **dict.fromkeys(losses, row_share(batch)),
+            "words": asked_share(batch),
+            **shares,
+        }
+        losses = {name: loss * weights[name] for name, loss in losses.items()}
+    return torch.stack(list(losses.values())).sum()
+
+
 class PretrainingObjective(Divisible, Protocol):
     """An objective that a model which looks at nothing can be scored by."""
 

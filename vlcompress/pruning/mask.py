@@ -86,6 +86,23 @@ class Masks(Mapping[str, Tensor]):
         Raises:
             VlcompressError: the model lacks a weight, or has it in another shape.
         """
+        for name, weight in self._weights_in(model).items():
+            weight.masked_fill_(~self[name].to(weight.device), 0)
+
+    def check_held(self, model: nn.Module) -> None:
+        """Refuse a model that has other weights, or one that is not zero where it is pruned.
+
+        Raises:
+            VlcompressError: see above; the weight is named.
+        """
+        for name, weight in self._weights_in(model).items():
+            if bool((weight.detach()[~self[name].to(weight.device)] != 0).any()):
+                raise VlcompressError(
+                    f"weight '{name}' is not zero where its mask prunes it: the mask was not held in training; "
+                    "masks.apply(model) prunes it now, and training goes on from there"
+                )
+
+    def _weights_in(self, model: nn.Module) -> dict[str, nn.Parameter]:
         parameters = dict(model.named_parameters())
         for name, mask in self.items():
             if name not in parameters or parameters[name].shape != mask.shape:
@@ -93,7 +110,7 @@ class Masks(Mapping[str, Tensor]):
                     f"mask of '{name}' {tuple(mask.shape)} does not fit this model: "
                     "use the mask with the family and size it was found on"
                 )
-            parameters[name].masked_fill_(~mask.to(parameters[name].device), 0)
+        return {name: parameters[name] for name in self}
 
     def save(self, path: Path) -> None:
         """Write a uint8 vector of ceil(numel/8) bytes for each weight, with shapes and order in the metadata."""

@@ -287,9 +287,10 @@ class Block(WeightPattern):
         """Refuse a weight that is not a matrix of whole blocks."""
         _check_matrix(self, name, shape)
         if shape[0] % self.rows or shape[1] % self.cols:
+            rows, cols = math.gcd(self.rows, shape[0]), math.gcd(self.cols, shape[-1])
             raise VlcompressError(
                 f"pattern '{self}' does not divide weight '{name}' {tuple(shape)}: use a block whose rows divide "
-                f"{shape[0]} and whose columns divide {shape[-1]}, for example block:{_nearest(self, shape)}"
+                f"{shape[0]} and whose columns divide {shape[-1]}, for example block:{rows}x{cols}"
             )
 
     def unit_scores(self, scores: Tensor) -> Tensor:
@@ -316,7 +317,3 @@ def _check_matrix(pattern: Block | NofM, name: str, shape: torch.Size) -> None:
             f"pattern '{pattern}' is for matrices and weight '{name}' {tuple(shape)} is none (a convolution): use "
             "'unstructured'"
         )
-
-
-def _nearest(block: Block, shape: torch.Size) -> str:
-    return f"{math.gcd(block.rows, shape[0])}x{math.gcd(block.cols, shape[-1])}"

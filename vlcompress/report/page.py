@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from vlcompress.artefacts import Json, dumps, write_file
+from vlcompress.artefacts import dumps, write_file
 from vlcompress.report.accuracy import accuracy_caption, accuracy_chart, accuracy_table, block_cost_table
 from vlcompress.report.html import details, render
 from vlcompress.report.layer_map import layer_map
 from vlcompress.report.plots import Plot
-from vlcompress.report.report_data import ReportData, report_data
+from vlcompress.report.report_data import ExportFacts, ReportData, report_data
 from vlcompress.report.sentences import caveats, headline, place, seeds_words
 from vlcompress.report.speed import curve_charts, curve_table, latency_table, layer_table, size_table
 from vlcompress.report.table import Table
@@ -74,15 +74,15 @@ def _packages(versions: Mapping[str, str]) -> str:
     return f"vlcompress {versions.get('vlcompress', '')} and {others}"
 
 
-def _onnx(manifest: Json) -> Table:
-    speed = manifest["speed"] or {}
+def _onnx(found: ExportFacts) -> Table:
+    speed = found.speed
     return details(
         {
-            "opset": manifest["opset"],
-            "graph": speed.get("picked"),
-            "median µs of each graph when exported": {n: row["us"] for n, row in speed.get("timings", {}).items()},
-            "bytes": manifest["bytes"] or {},
-            "optimizers to switch off": speed.get("disabled_optimizers") or None,
-            **{f"parity on {name}": values for name, values in (manifest["parity"] or {}).items()},
+            "opset": found.opset,
+            "graph": speed.picked,
+            "median µs of each graph when exported": {name: one.us for name, one in speed.timings.items()},
+            "bytes": to_json(found.bytes),
+            "optimizers to switch off": list(speed.disabled_optimizers) or None,
+            **{f"parity on {name}": values for name, values in to_json(found.parity).items()},
         }
     )

@@ -11,6 +11,8 @@ from statistics import mean, stdev
 
 from vlcompress.artefacts import Json, read_json
 from vlcompress.errors import VlcompressError
+from vlcompress.export.manifest import ExportBytes, GraphSpeed, TensorSpec
+from vlcompress.export.parity import Parity
 from vlcompress.recipe import parse_recipe
 from vlcompress.results import (
     Accuracy,
@@ -26,7 +28,7 @@ from vlcompress.results import (
     absent,
     load,
 )
-from vlcompress.sparse.plan import CompilePlan
+from vlcompress.sparse.plan import CompilePlan, read_plan
 from vlcompress.tickets.run import Run
 
 VARIANTS = ("dense", "masked", "compiled", "onnx dense", "onnx compiled")
@@ -107,6 +109,18 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class ExportFacts:
+    """What a report says of `ExportManifest`."""
+
+    opset: int
+    inputs: tuple[TensorSpec, ...]
+    padding: Mapping[str, tuple[int, ...]]
+    parity: Mapping[str, Parity]
+    speed: GraphSpeed
+    bytes: ExportBytes
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything that a report says; None is what has not been measured.
 
@@ -131,7 +145,7 @@ class ReportData:
     block_cost: tuple[BlockCost, ...] | None
     layer_sparsity: Mapping[str, float] | None
     plan: CompilePlan | None
-    onnx: Json | None
+    onnx: ExportFacts | None
     speed: Speed | None
     curve: tuple[CurvePoint, ...] | None
     environment: Json | None
@@ -176,8 +190,8 @@ def report_data(run: Run) -> ReportData:
         ticket=[arm for arm in arms if arm.arm == "ticket"][-1],
         block_cost=block_cost(result),
         layer_sparsity=result.layer_sparsity,
-        plan=CompilePlan.from_json(compiled["plan"]) if compiled else None,
-        onnx=_onnx(_optional(run.folder / "onnx" / "manifest.json")),
+        plan=read_plan(compiled["plan"]) if compiled else None,
+        onnx=_onnx(run.folder / "onnx" / "manifest.json"),
         speed=_speed(bench) if bench else None,
         curve=bench.curve or None if bench else None,
         environment=bench.environment if bench else None,
@@ -256,9 +270,8 @@ def _rank(variant: str) -> tuple[int, str]:
     return VARIANTS.index(variant) if variant in VARIANTS else len(VARIANTS), variant
 
 
-def _onnx(manifest: Json | None) -> Json | None:
-    names = ("opset", "inputs", "padding", "parity", "speed", "bytes")
-    return manifest and {name: manifest.get(name) for name in names}
+def _onnx(file: Path) -> ExportFacts | None:
+    return load(ExportFacts, file) if file.is_file() else None
 
 
 def _optional(path: Path) -> Json | None:

@@ -9,6 +9,10 @@ from typing import Any
 
 from vlcompress.artefacts import Json
 from vlcompress.devices import spelt
+from vlcompress.export.container import ContainerManifest
+from vlcompress.export.manifest import ExportManifest, LayerBytes
+from vlcompress.export.model_repository import TritonManifest
+from vlcompress.export.predict import Prediction
 from vlcompress.models.registry import FAMILIES
 from vlcompress.pruning.schedule import levels
 from vlcompress.recipe import Recipe
@@ -27,6 +31,7 @@ from vlcompress.results import (
     Verdict,
     nothing_learned,
 )
+from vlcompress.sparse.choice import LayerChoice
 from vlcompress.sparse.plan import CompilePlan, LayerPlan
 from vlcompress.tasks.support_matrix import LEGEND, rows
 from vlcompress.tickets.imp import count_trainings
@@ -137,13 +142,13 @@ def tasks_text(record: dict[str, Any], *, markdown: bool = False) -> str:
     return f"{as_markdown(table)}\n\n{ticks}"
 
 
-def prediction_text(document: dict[str, Any]) -> str:
+def prediction_text(found: Prediction) -> str:
     """Say what was predicted, and its score where the answers are published."""
-    said = f"{document['examples']} examples of {document['task']} {document['split']}: {document['file']}"
-    if "score" not in document:
+    said = f"{found.examples} examples of {found.task} {found.split}: {found.file}"
+    if found.score is None:
         return f"{said}\nits answers are not published: hand the file in to learn the score"
-    figures = "".join(f", {name} {100 * value:.2f}" for name, value in document["figures"].items())
-    return f"{said}\n{document['metric']} {100 * document['score']:.2f}{figures}"
+    figures = "".join(f", {name} {100 * value:.2f}" for name, value in (found.figures or {}).items())
+    return f"{said}\n{found.metric} {100 * found.score:.2f}{figures}"
 
 
 def plan_text(folder: Path, plan: CompilePlan, *, explain: bool = False) -> str:
@@ -173,67 +178,65 @@ def plan_text(folder: Path, plan: CompilePlan, *, explain: bool = False) -> str:
             f"removed for good: {removed['head']} attention heads, {removed['neuron']} feed-forward neurons",
             f"pruned layers on disk: {_mb(stored)} of {_mb(dense)} dense; "
             f"largest difference from the masked model {plan.max_abs_error:.1e}",
-            *(_explained({layer.name: layer.choice.to_json() for layer in plan.layers}) if explain else ()),
+            *(_explained({layer.name: layer.choice for layer in plan.layers}) if explain else ()),
             f"compiled: {folder}",
         ]
     )
 
 
-def _explained(choices: Mapping[str, dict[str, Any]]) -> list[str]:
+def _explained(choices: Mapping[str, LayerChoice]) -> list[str]:
     """Say for each layer what was measured and why it is as it is."""
     lines = ["", "why, layer by layer:"]
     for name, choice in choices.items():
-        times = ", ".join(f"{form} {timing['us']:.0f} µs" for form, timing in choice["timings"].items())
+        times = ", ".join(f"{form} {timing.us:.0f} µs" for form, timing in choice.timings.items())
         measured = f" (measured: {times})" if times else ""
-        lines.append(f"  {name.removesuffix('.weight')}: {choice['picked']}, because {choice['why']}{measured}")
+        lines.append(f"  {name.removesuffix('.weight')}: {choice.picked}, because {choice.why}{measured}")
     return [*lines, ""]
 
 
-def export_text(folder: Path, manifest: dict[str, Any], *, explain: bool = False) -> str:
+def export_text(folder: Path, manifest: ExportManifest, *, explain: bool = False) -> str:
     """Say what was exported, how it was checked, and if asked why each layer is written as it is."""
-    parity, speed = manifest["parity"]["samples"], manifest["speed"]
-    times = {name: timing["us"] for name, timing in speed["timings"].items()}
+    parity, speed = manifest.parity["samples"], manifest.speed
+    times = {name: timing.us for name, timing in speed.timings.items()}
     dense = min(us for name, us in times.items() if name.startswith("dense"))
-    picked = min(us for name, us in times.items() if name.startswith(speed["picked"]))
-    lowered = sum(layer["form"] != "dense" for layer in manifest["layers"])
+    picked = min(us for name, us in times.items() if name.startswith(speed.picked))
+    lowered = sum(layer.form != "dense" for layer in manifest.layers)
     return "\n".join(
         [
-            f"parity on {parity['samples']} real samples: answers agree on {100 * parity['answer_agreement']:.1f} %, "
-            f"max abs error {parity['max_abs_error']:.1e}",
-            f"{lowered} of {len(manifest['layers'])} packed layers are written sparse; the file runs in "
+            f"parity on {parity.samples} real samples: answers agree on {100 * parity.answer_agreement:.1f} %, "
+            f"max abs error {parity.max_abs_error:.1e}",
+            f"{lowered} of {len(manifest.layers)} packed layers are written sparse; the file runs in "
             f"{picked / 1e3:.2f} ms against {dense / 1e3:.2f} ms for the same weights written dense "
-            f"({speed['threads']} thread(s))",
-            f"size: {_mb(manifest['bytes']['model'])} against {_mb(manifest['bytes']['dense'])} written dense",
-            *_layers_on_disk(manifest["bytes"]["pruned_layers"]),
-            *task_line(manifest["task_score"]),
-            *(_explained({layer["name"]: layer["choice"] for layer in manifest["layers"]}) if explain else ()),
-            f"opset {manifest['opset']}; switch off in ONNX Runtime: "
-            f"{', '.join(speed['disabled_optimizers']) or 'nothing'}",
+            f"({speed.threads} thread(s))",
+            f"size: {_mb(manifest.bytes.model)} against {_mb(manifest.bytes.dense)} written dense",
+            *_layers_on_disk(manifest.bytes.pruned_layers),
+            *task_line(manifest.task_score),
+            *(_explained({layer.name: layer.choice for layer in manifest.layers}) if explain else ()),
+            f"opset {manifest.opset}; switch off in ONNX Runtime: {', '.join(speed.disabled_optimizers) or 'nothing'}",
             f"exported: {folder / 'model.onnx'}",
         ]
     )
 
 
-def _layers_on_disk(sizes: dict[str, int]) -> list[str]:
-    if not sizes["dense"]:
+def _layers_on_disk(sizes: LayerBytes) -> list[str]:
+    if not sizes.dense:
         return []
-    packed, zipped = sizes["packed"] / sizes["dense"], sizes["zipped_masked"] / sizes["dense"]
+    packed, zipped = sizes.packed / sizes.dense, sizes.zipped_masked / sizes.dense
     return [
-        f"pruned layers: {_mb(sizes['packed'])} packed, {packed:.2f} of {_mb(sizes['dense'])} dense; "
+        f"pruned layers: {_mb(sizes.packed)} packed, {packed:.2f} of {_mb(sizes.dense)} dense; "
         f"the masked dense weights zipped: {zipped:.2f} (and dense again once they are read)"
     ]
 
 
-def triton_text(folder: Path, manifest: dict[str, Any]) -> str:
+def triton_text(folder: Path, manifest: TritonManifest) -> str:
     """Say what went into a model repository, and how to start the server on it."""
-    times = {name: found["us"] / 1e3 for name, found in manifest["graph_level"]["timings"].items()}
-    sizes = ", ".join(f"{axis} {'/'.join(map(str, lengths))}" for axis, lengths in manifest["padding"].items())
+    times = {name: found.us / 1e3 for name, found in manifest.graph_level.timings.items()}
+    sizes = ", ".join(f"{axis} {'/'.join(map(str, lengths))}" for axis, lengths in manifest.padding.items())
     return "\n".join(
         [
-            f"opset {manifest['opset']}, IR version {manifest['ir_version']}: read by ONNX Runtime "
-            f"{manifest['target_ort']}",
-            f"batches up to {manifest['max_batch_size']}; clients pad to {sizes}",
-            f"graph optimisations: {manifest['graph_level']['picked']} "
+            f"opset {manifest.opset}, IR version {manifest.ir_version}: read by ONNX Runtime {manifest.target_ort}",
+            f"batches up to {manifest.max_batch_size}; clients pad to {sizes}",
+            f"graph optimisations: {manifest.graph_level.picked} "
             f"({', '.join(f'{name} {ms:.2f} ms' for name, ms in times.items())} a full batch here)",
             f"model: {folder}",
             f"start: tritonserver --model-repository={folder.parent}",
@@ -241,12 +244,12 @@ def triton_text(folder: Path, manifest: dict[str, Any]) -> str:
     )
 
 
-def container_text(folder: Path, manifest: dict[str, Any]) -> str:
+def container_text(folder: Path, manifest: ContainerManifest) -> str:
     """Say what is in a build folder, and how to run it."""
-    image, port = manifest["image"], manifest["port"]
+    image, port = manifest.image, manifest.port
     return "\n".join(
         [
-            f"model {manifest['name']}, {len(manifest['requirements'])} pinned requirements, no root, health check",
+            f"model {manifest.name}, {len(manifest.requirements)} pinned requirements, no root, health check",
             f"build: docker build --tag {image} {folder}",
             f"run: docker run --read-only --publish 127.0.0.1:{port}:{port} --env VLCOMPRESS_TOKEN {image}",
             f"on KServe: kubectl apply --filename {folder / 'kserve.yaml'}",
@@ -256,6 +259,12 @@ def container_text(folder: Path, manifest: dict[str, Any]) -> str:
 
 def bench_text(result: BenchResult) -> str:
     """Say what a benchmark measured: a row for each variant and batch size."""
+    checked = "every variant was checked against its truth on the timed inputs; variants alternate in one process"
+    return "\n".join([terminal(bench_table(result)), "", *machine_text(result), checked])
+
+
+def bench_table(result: BenchResult) -> Table:
+    """Lay out a row for each variant and batch size."""
     ratios = (f"× {name} (95 %)" for name in result.references)
     header = ("variant", "batch", "p50 ms", "p90 ms", "p99 ms", "per s", *ratios, "disk", "RAM MB", "score")
     rows = tuple(
@@ -263,18 +272,18 @@ def bench_text(result: BenchResult) -> str:
         for name, variant in result.variants.items()
         for batch, row in variant.batches.items()
     )
+    return Table("", header, rows)
+
+
+def machine_text(result: BenchResult) -> list[str]:
+    """Say on what a benchmark was measured."""
     environment = result.environment
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
-    return "\n".join(
-        [
-            terminal(Table("", header, rows)),
-            "",
-            f"{environment['cpu']}, {environment['cores']} cores, {result.threads} thread(s), load "
-            f"{environment['load_average']}; {packages}",
-            *place_text(result.computed_on or {}, result.provider or "cpu"),
-            "every variant was checked against its truth on the timed inputs; variants alternate in one process",
-        ]
-    )
+    return [
+        f"{environment['cpu']}, {environment['cores']} cores, {result.threads} thread(s), load "
+        f"{environment['load_average']}; {packages}",
+        *place_text(result.computed_on or {}, result.provider or "cpu"),
+    ]
 
 
 def place_text(compute: Mapping[str, str], provider: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from vlcompress.artefacts import unseal
+from vlcompress.data.published_tokenizer import PublishedTokenizer
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
 from vlcompress.export.samples import check_samples, read_samples
@@ -254,8 +255,12 @@ def _labels(source: StoredVersion, engine: Engine) -> tuple[str, ...]:
 
 
 def _vocabulary(source: StoredVersion) -> WordPiece | None:
+    """Read vocab.txt, or the tokenizer.json of a model that brought its own."""
     path = source.find("vocab.txt")
-    return None if path is None else WordPiece.load(path)
+    if path is not None:
+        return WordPiece.load(path)
+    own = source.find("tokenizer.json")
+    return None if own is None else PublishedTokenizer.read(own.read_text(encoding="utf-8"))
 
 
 def _origin(source: StoredVersion) -> dict[str, str]:

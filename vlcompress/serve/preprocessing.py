@@ -7,13 +7,13 @@ Shapes: T words, R regions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlcompress.data.pixels import HALF, normalized, resized, square
+from vlcompress.data.pixels import HALF, framed, normalized, resized, square
 from vlcompress.data.regions import Regions
 from vlcompress.serve.tensors import Array, Arrays, TensorSpec
 
@@ -44,6 +44,9 @@ class Preprocessing:
         multiple: both sides are floored to a multiple of this.
         square: pixels of a side, where a picture is cut to its middle square.
         mean, std: of the channels.
+        head: of the model ("answers", "embeddings", ...); "" where its file does not say so.
+        picture: of an encoder of transformers, how a picture is framed and scaled (`vlcompress.data.pixels.framed`).
+        text: of such a one, padding's id "pad", and whether every row is padded to the longest text, "whole".
     """
 
     reads: str
@@ -53,6 +56,9 @@ class Preprocessing:
     square: int = 0
     mean: Sequence[float] = HALF
     std: Sequence[float] = HALF
+    head: str = ""
+    picture: Mapping[str, Any] = field(default_factory=dict)
+    text: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> "Preprocessing":
@@ -61,17 +67,22 @@ class Preprocessing:
 
     def fills(self, specs: Sequence[TensorSpec]) -> bool:
         """Say whether every input of a model can be made of a text and an image."""
-        image = _OF_REGIONS if self.reads == "regions" else _OF_PIXELS if self.shorter or self.square else {}
+        image = _OF_REGIONS if self.reads == "regions" else _OF_PIXELS if self.takes_pictures else {}
         names, text = {spec.name for spec in specs}, _OF_TEXT if self.longest_text else {}
         return names <= {*text, *image} and ("input_ids" in names) == bool(self.longest_text)
 
-    def row(self, specs: Sequence[TensorSpec], text: Text, image: Image, *, side: int = 0) -> Arrays:
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether it is told how a picture becomes pixels."""
+        return self.reads == "pixels" and bool(self.shorter or self.square or self.picture)
+
+    def row(self, specs: Sequence[TensorSpec], text: Text, image: Image | None, *, side: int = 0) -> Arrays:
         """Make the inputs of one row.
 
         Args:
             specs: the model's inputs, which `fills` says yes to.
             text: the words.
-            image: regions, or an RGB picture uint8 [height, width, 3] of any size.
+            image: regions, or an RGB picture uint8 [height, width, 3] of any size; None of a model that reads words.
             side: 0 for the left or only image, 1 for the right one.
         """
         if isinstance(image, Regions):
@@ -81,12 +92,26 @@ class Preprocessing:
                 found[wide[0].name] = image.position_features  # UNITER's
             if "visual_type_ids" in found:
                 found["visual_type_ids"] = np.full(len(image.boxes), 1 + side, np.int64)
+        elif image is None:
+            found = {}
         else:
-            picture = square(image, self.square) if self.square else resized(image, self.shorter, self.multiple)
-            scaled = normalized(picture, self.mean, self.std)
+            scaled = self._scaled(image)
             found = {spec.name: _OF_PIXELS[spec.name](scaled) for spec in specs if spec.name in _OF_PIXELS}
-        found |= {spec.name: _OF_TEXT[spec.name](text) for spec in specs if spec.name in _OF_TEXT}
+        words = self._whole(text) if self.text.get("whole") else text
+        found |= {spec.name: _OF_TEXT[spec.name](words) for spec in specs if spec.name in _OF_TEXT}
         return {name: np.ascontiguousarray(array)[None] for name, array in found.items()}
+
+    def _scaled(self, image: Pixels) -> NDArray[np.float32]:
+        if self.picture:
+            size = {name: self.picture[name] for name in ("height", "width", "crop", "resample")}
+            return normalized(framed(image, **size), self.picture["mean"], self.picture["std"])
+        picture = square(image, self.square) if self.square else resized(image, self.shorter, self.multiple)
+        return normalized(picture, self.mean, self.std)
+
+    def _whole(self, text: Text) -> Text:
+        """Pad to the longest text, as a model that has no mask was trained (SigLIP)."""
+        missing = self.longest_text - len(text.ids_T)
+        return Text(np.pad(text.ids_T, (0, missing), constant_values=self.text["pad"]))
 
 
 def stacked(rows: Sequence[Arrays]) -> Arrays:
@@ -116,6 +141,7 @@ _OF_TEXT: Mapping[str, Callable[[Text], Array]] = {
 }
 _OF_REGIONS: Mapping[str, Callable[[Regions], Array]] = {
     "visual_feats": lambda regions: regions.features,
+    "visual_embeds": lambda regions: regions.features,
     "visual_pos": lambda regions: regions.normalized_boxes,
     "visual_attention_mask": lambda regions: np.ones(len(regions.boxes), np.int64),
     "visual_type_ids": lambda regions: np.ones(len(regions.boxes), np.int64),

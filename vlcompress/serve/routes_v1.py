@@ -16,10 +16,11 @@ from vlcompress.serve.loaded import LoadedModel
 from vlcompress.serve.record import record_of
 from vlcompress.serve.refusal import Refusal, shown
 from vlcompress.serve.routes_v2 import run_model, server_of
-from vlcompress.serve.schemas import Overview, TaskRequest, TaskResponse, checked
+from vlcompress.serve.schemas import Answered, Overview, TaskRequest, checked
 from vlcompress.serve.tasks.answering import AnsweringEndpoint
 from vlcompress.serve.tasks.base import Logits, Prepared, TaskEndpoint, not_for_task
-from vlcompress.serve.tasks.classification import ClassificationEndpoint
+from vlcompress.serve.tasks.classification import ClassificationEndpoint, SentencesEndpoint
+from vlcompress.serve.tasks.embeddings import EmbeddingsEndpoint
 from vlcompress.serve.tasks.images import demo_picture
 from vlcompress.serve.tasks.nlvr2 import Nlvr2Endpoint
 from vlcompress.serve.tasks.refcoco import RefcocoEndpoint
@@ -35,7 +36,9 @@ _ENDPOINTS: tuple[TaskEndpoint, ...] = (
     VcrEndpoint(),
     RefcocoEndpoint(),
     RetrievalEndpoint(),
+    EmbeddingsEndpoint(),
     ClassificationEndpoint(),
+    SentencesEndpoint(),
 )
 TASKS: dict[str, TaskEndpoint] = {endpoint.name: endpoint for endpoint in _ENDPOINTS}
 
@@ -83,14 +86,15 @@ async def ask(request: Request) -> Response:
         "inference": inference_s * 1000,
         "total": (time.perf_counter() - start) * 1000,
     }
-    found = TaskResponse(
+    answers = endpoint.answers(model, prepared, logits, asked.top_k)
+    found = Answered(
         task=endpoint.name,
         model=model.name,
         model_version=str(model.version),
-        answers=endpoint.answers(model, prepared, logits, asked.top_k),
         timing_ms={name: round(ms, 3) for name, ms in times.items()},
     )
-    return JSONResponse({**found, **prepared.facts})
+    told = {"answers": answers} if isinstance(answers, list) else answers
+    return JSONResponse({**found, **told, **prepared.facts})
 
 
 async def _scored(request: Request, model: LoadedModel, prepared: Prepared) -> tuple[Logits, float, float]:

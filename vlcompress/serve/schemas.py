@@ -4,7 +4,7 @@ A field's description says what to give: an error about the field ends with it. 
 (`vlcompress.serve.decode` has numpy do it), and answers are typed dictionaries, which cost nothing to make.
 """
 
-from typing import Annotated, Any, Literal, NotRequired, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, NotRequired, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -206,18 +206,33 @@ class PictureRequest(TaskRequest, ImageInput):
     """An image to be classified."""
 
 
-class SearchRequest(TaskRequest):
-    """A text to find images of, or an image to find texts of, in the server's index."""
+class SentenceRequest(TaskRequest):
+    """A sentence to be classified."""
 
+    text: str = _sentence("some text")
+
+
+class _TextOrImage(TaskRequest):
     text: str | None = Field(default=None, pattern=r"\S", max_length=LONGEST_QUESTION, description="some text, or none")
     image: ImageInput | None = Field(default=None, description="an image, or none")
+    _then: ClassVar[tuple[str, str]] = ("", "")
 
     @model_validator(mode="before")
     @classmethod
     def _one_side(cls, document: Any) -> Any:
         if isinstance(document, dict) and (document.get("text") is None) == (document.get("image") is None):
-            raise ValueError("give either text, to find images, or image, to find texts")
+            raise ValueError(f"give either text{cls._then[0]}, or image{cls._then[1]}")
         return document
+
+
+class SearchRequest(_TextOrImage):
+    """A text to find images of, or an image to find texts of, in the server's index."""
+
+    _then: ClassVar[tuple[str, str]] = (", to find images", ", to find texts")
+
+
+class EmbeddingRequest(_TextOrImage):
+    """A text or an image to be embedded."""
 
 
 class Error(TypedDict):
@@ -338,14 +353,19 @@ class ScoredLabel(TypedDict):
     pixels: NotRequired[list[float]]
 
 
-class TaskResponse(TypedDict):
-    """The best labels, best first, and where the time went."""
+class Answered(TypedDict):
+    """Which model answered, and where the time went."""
 
     task: str
     model: str
     model_version: str
-    answers: list[ScoredLabel]
     timing_ms: dict[str, float]
+
+
+class TaskResponse(Answered):
+    """The best labels, best first."""
+
+    answers: list[ScoredLabel]
 
 
 Origin = Literal["stored", "given", "proposed", "none"]
@@ -378,6 +398,16 @@ class StatementResponse(TaskResponse, TextFacts):
 
 class PictureResponse(TaskResponse, ImageFacts):
     """The likeliest classes."""
+
+
+class SentenceResponse(TaskResponse, TextFacts):
+    """The likeliest classes."""
+
+
+class EmbeddingResponse(Answered, TextFacts):
+    """The vector of a text or an image, of length 1: the product of two is their cosine."""
+
+    embedding: list[float]
 
 
 class SearchResponse(TaskResponse):

@@ -1,8 +1,7 @@
 """The rule by which measured timings decide how a layer runs."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -36,16 +35,6 @@ class LayerChoice:
     def untested(cls, why: str) -> "LayerChoice":
         """Stay dense without measuring."""
         return cls("dense", why)
-
-    def to_json(self) -> dict[str, Any]:
-        """Turn into JSON, which `from_json` reads back."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> "LayerChoice":
-        """Read what `to_json` gave."""
-        timings = {name: Timing(**timing) for name, timing in document["timings"].items()}
-        return cls(document["picked"], document["why"], timings)
 
 
 def choose(timings: Mapping[str, Timing], margin: float = MARGIN) -> LayerChoice:

@@ -23,11 +23,15 @@ from vlcompress.kernels.formats import Block, from_bsr, pack_masked, tightest_bl
 from vlcompress.kernels.linear import BlockSparseLinear
 from vlcompress.kernels.semi_structured import TwoFourWeight, compress, fits_two_four
 from vlcompress.models.base import Config, Family, Head
+from vlcompress.models.hub import HubForm
+from vlcompress.results import to_json
 from vlcompress.sparse.choice import LayerChoice, choose_backend
-from vlcompress.sparse.plan import CompilePlan, LayerPlan
+from vlcompress.sparse.opened import opens_as, renamed_by
+from vlcompress.sparse.plan import CompilePlan, LayerPlan, read_plan
 from vlcompress.sparse.shrink import Kept, linear, reshape, shrink
 from vlcompress.sparse.timing import EFFORT, Effort
 
+_WEIGHTS = "weights.safetensors"
 AUTO = "auto"
 """Choose each layer's backend by measurement."""
 
@@ -104,7 +108,11 @@ def compile_model(
 
 
 def pack_model(family: Family, model: nn.Module, masks: Masks, block: Block, inputs: Inputs) -> Packed:
-    """Shrink a masked model and store its layers in the smallest form (arguments as for `compile_model`)."""
+    """Shrink a masked model and store its layers in the smallest form (arguments as for `compile_model`).
+
+    Masks of biases, LayerNorms and embeddings have no layer to pack: their zeros are in the weights.
+    """
+    masks = {name: mask for name, mask in masks.items() if isinstance(linear(model, name), (nn.Linear, nn.Conv2d))}
     smaller, masks_left, kept = shrink(family, model.eval(), masks)
     rows = layer_rows(family, smaller, masks_left, inputs)
     layers = tuple(_pack_layer(smaller, name, masks_left[name], block, rows[name]) for name in masks)
@@ -201,6 +209,7 @@ def save_compiled(
     config: Config,
     head: Head,
     extra: Mapping[str, Any],
+    form: HubForm | None = None,
 ) -> None:
     """Write the artefact ``compiled/``: plan.json, config.json, weights.safetensors.
 
@@ -212,15 +221,21 @@ def save_compiled(
         config: the full-size model's configuration.
         head: its head.
         extra: JSON to keep in the plan (the ticket's identity, versions).
+        form: as what transformers opens the ticket; where it has the model whole, it opens the compiled one too.
 
     Raises:
         VlcompressError: the folder cannot be written.
     """
     description = {"family": family.name, "config": config, "head": {"kind": head.kind, "labels": list(head.labels)}}
+    opened, modules = {}, (form.modules if form is not None else None) or {}
+    if form is not None and modules:
+        opened = opens_as(form, plan, family.couplings(family.skeleton(config, head)), tensors, _WEIGHTS)
+        tensors = renamed_by(modules, tensors)
+    here = {theirs: ours for ours, theirs in modules.items()}
     with writing(folder) as temporary:
-        save_tensors(temporary / "weights.safetensors", dict(tensors))
-        write_file(temporary / "config.json", dumps(description))
-        seal(temporary, "plan.json", {**extra, "plan": plan.to_json()})
+        save_tensors(temporary / _WEIGHTS, dict(tensors))
+        write_file(temporary / "config.json", dumps({**opened, **description}))
+        seal(temporary, "plan.json", {**extra, "plan": to_json(plan), "modules": here})
 
 
 def load_compiled(
@@ -238,7 +253,8 @@ def load_compiled(
     Raises:
         VlcompressError: not such an artefact, a damaged file, an unknown family or backend.
     """
-    plan = CompilePlan.from_json(unseal(folder, "plan.json")["plan"])
+    document = unseal(folder, "plan.json")
+    plan, modules = read_plan(document["plan"]), document.get("modules", {})
     try:
         for layer in plan.layers:
             known_backend(layer.choice.picked)
@@ -251,7 +267,8 @@ def load_compiled(
     head = Head(description["head"]["kind"], tuple(description["head"]["labels"]))
     model = family.build(description["config"], head, seed=0)
     reshape(family, model, plan.kept)
-    _fill(model, plan, load_tensors(folder / "weights.safetensors"))
+    tensors = load_tensors(folder / _WEIGHTS)
+    _fill(model, plan, renamed_by(modules, tensors) if modules else tensors)
     elsewhere = plan.other_than(compute)
     plan = _opened(model.eval(), plan, compute, elsewhere is not None, effort)
     notice = elsewhere and f"{elsewhere}: how each layer runs was measured again"

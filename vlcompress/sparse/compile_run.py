@@ -11,7 +11,7 @@ from vlcompress.sparse.plan import CompilePlan
 from vlcompress.sparse.timing import EFFORT, Effort
 from vlcompress.tickets.models import samples, score_task, ticket_model
 from vlcompress.tickets.run import Run
-from vlcompress.tickets.ticket import load_ticket
+from vlcompress.tickets.ticket import form_of, load_ticket
 
 
 def compile_run(
@@ -52,7 +52,11 @@ def compile_run(
         "sparsity": ticket.masks.sparsity,
         "vlcompress": vlcompress.__version__,
     }
-    save_compiled(
-        run.folder / "compiled", tensors, plan, family=family, config=ticket.config, head=ticket.head, extra=extra
-    )
+    described: dict[str, Any] = {
+        "family": family,
+        "config": ticket.config,
+        "head": ticket.head,
+        "form": form_of(family, ticket),
+    }
+    save_compiled(run.folder / "compiled", tensors, plan, extra=extra, **described)
     return plan

@@ -1,11 +1,13 @@
 """The plan: for every pruned layer what it is, how it runs, and the timings that decided it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
+from vlcompress.artefacts import Json
 from vlcompress.devices import Compute
 from vlcompress.kernels.formats import Block
+from vlcompress.results import from_json
 from vlcompress.sparse.choice import LayerChoice
 from vlcompress.sparse.shrink import Kept
 
@@ -64,26 +66,9 @@ class CompilePlan:
         made_for, opened_on = (f"{one['name']} in {one['dtype']}" for one in (self.computed_on, here))
         return None if same else f"the plan was made on {made_for} and is opened on {opened_on}"
 
-    def to_json(self) -> dict[str, Any]:
-        """Turn into JSON, which `from_json` reads back."""
-        return asdict(self)
 
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> "CompilePlan":
-        """Read what `to_json` gave (after JSON has made its tuples lists)."""
-        # Earlier plans named the device alone: they were made in float32, on a machine that nobody wrote down.
-        older = {"device": document.get("device", "cpu"), "dtype": "fp32", "name": "an unnamed machine"}
-        return cls(
-            layers=tuple(_layer(layer) for layer in document["layers"]),
-            kept=tuple(Kept(**{**units, "kept": tuple(units["kept"])}) for units in document["kept"]),
-            inputs={name: tuple(shape) for name, shape in document["inputs"].items()},
-            threads=document["threads"],
-            computed_on=document.get("computed_on", older),
-            max_abs_error=document["max_abs_error"],
-        )
-
-
-def _layer(document: Mapping[str, Any]) -> LayerPlan:
-    block = tuple(document["block"]) if document["block"] else None
-    choice = LayerChoice.from_json(document["choice"])
-    return LayerPlan(**{**document, "shape": tuple(document["shape"]), "block": block, "choice": choice})
+def read_plan(document: Json) -> CompilePlan:
+    """Read a plan from ``plan.json``'s "plan"; earlier ones name a device alone, made in float32 on who knows what."""
+    older = {"device": document.get("device", "cpu"), "dtype": "fp32", "name": "an unnamed machine"}
+    plan: CompilePlan = from_json(CompilePlan, {"computed_on": older, **document})
+    return plan

@@ -152,7 +152,8 @@ def _cut(model: nn.Module, masks: Masks, coupling: Coupling, units: Kept) -> dic
     _keep_columns(linear(model, coupling.consumer), index)
     if coupling.consumer in masks:
         masks_out[coupling.consumer] = masks[coupling.consumer][:, index]
-    _set_count(model, coupling, len(units.kept))
+    if coupling.owner:
+        set_count(model.get_submodule(coupling.owner), coupling.units, len(units.kept), coupling.unit_size)
     return masks_out
 
 
@@ -168,13 +169,11 @@ def _keep_columns(module: nn.Linear, index: Tensor) -> None:
     module.in_features = len(index)
 
 
-def _set_count(model: nn.Module, coupling: Coupling, units: int) -> None:
-    if not coupling.owner:
-        return
-    owner: Any = model.get_submodule(coupling.owner)
+def set_count(owner: Any, before: int, left: int, width: int) -> None:
+    """Tell an attention module, in place, that it has `left` heads of `width` rows where there were `before`."""
     for count in _COUNTS:
         if hasattr(owner, count):
-            setattr(owner, count, units)
+            setattr(owner, count, left)
     for total in ("all_head_size", "head_size"):  # transformers' names for heads x width, by family
-        if getattr(owner, total, None) == coupling.units * coupling.unit_size:
-            setattr(owner, total, units * coupling.unit_size)
+        if getattr(owner, total, None) == before * width:
+            setattr(owner, total, left * width)

@@ -214,12 +214,9 @@ def margin_text(level: Level | Difference) -> str:
 def curve_chart(title: str, curve: Curve) -> Chart:
     """Draw every arm against sparsity, with dense and its 99 % as lines."""
     names = dict.fromkeys(cell.arm for cell in curve.cells if cell.arm != "dense")
-    series = (_series(name, curve.arm(name)) for name in names)
+    found = ((name, [point(100 * cell.sparsity, cell) for cell in curve.arm(name)]) for name in names)
+    series = (Series(name, tuple(points), line=len(points) > 1) for name, points in found)
     return score_chart(title, curve.metric, curve.dense.percent, series)
-
-
-def _series(name: str, cells: Sequence[ArmResult]) -> Series:
-    return Series(name, tuple(point(100 * cell.sparsity, cell) for cell in cells), line=len(cells) > 1)
 
 
 def point(x: float, cell: ArmResult) -> Point:

@@ -21,6 +21,7 @@ from vlcompress.bench.environment import environment
 from vlcompress.bench.harness import measure_openings
 from vlcompress.bench.statistics import latency, paired_ratio
 from vlcompress.errors import VlcompressError
+from vlcompress.export.manifest import ExportManifest
 from vlcompress.export.onnx import export_onnx
 from vlcompress.export.runtime import open_session
 from vlcompress.export.verify import feed
@@ -126,7 +127,9 @@ def measure_tickets(
     return Speeds(THREADS, environment(), rows.pop("dense"), {**rows, **failed})
 
 
-def _export(bench: Experiment, trained: TrainingResult, pattern: Pattern | None, folder: Path) -> tuple[Path, Json]:
+def _export(
+    bench: Experiment, trained: TrainingResult, pattern: Pattern | None, folder: Path
+) -> tuple[Path, ExportManifest]:
     """Write a training as ONNX, compiled where it has a pattern; give the file and its manifest."""
     head, inputs = bench.train_task.head, samples(_task(bench), TUNED_FOR, 2)
     model: nn.Module = bench.family.build(bench.config, head, seed=0)
@@ -149,7 +152,9 @@ def _task(bench: Experiment) -> Task:
     return cast(Task, bench.score_task)
 
 
-def _race(files: Mapping[str, tuple[Path, Json]], inputs: Mapping[int, Inputs], effort: Effort) -> dict[str, FileSpeed]:
+def _race(
+    files: Mapping[str, tuple[Path, ExportManifest]], inputs: Mapping[int, Inputs], effort: Effort
+) -> dict[str, FileSpeed]:
     """Measure every file in turn with the others, as its manifest advises to open it; dense as is best for it."""
     tickets = {name: found for name, found in files.items() if name != "dense"}
     dense = [_open(files["dense"][0], skip=skip) for skip in (False, True)]
@@ -158,9 +163,9 @@ def _race(files: Mapping[str, tuple[Path, Json]], inputs: Mapping[int, Inputs], 
     batches = {batch: _batch(sessions, one, batch, effort) for batch, one in inputs.items()}
     return {
         name: FileSpeed(
-            manifest["bytes"]["model"],
-            manifest["speed"]["picked"],
-            sum(layer["form"] != "dense" for layer in manifest["layers"]),
+            manifest.bytes.model,
+            manifest.speed.picked,
+            sum(layer.form != "dense" for layer in manifest.layers),
             {str(batch): found[name] for batch, found in batches.items()},
         )
         for name, (_, manifest) in files.items()

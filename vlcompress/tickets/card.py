@@ -21,6 +21,7 @@ def ticket_card(
         compute: where it was trained, and in what.
     """
     last, recipe = ticket_of(cells), ticket.recipe
+    pruning = recipe.pruning
     assert last.verdict is not None
     kept = f"{ticket.kept:,} of {ticket.document['prunable_weights']:,}"
     rows = "\n".join(_row(cell) for cell in cells)
@@ -30,7 +31,7 @@ def ticket_card(
 
 {last.verdict.sentence()}.
 
-Kept: {kept} prunable weights (policy `{recipe.pruning.prunable}`, pattern `{recipe.pruning.pattern}`).
+{_imported(ticket)}Kept: {kept} prunable weights (policy `{pruning.prunable}`, pattern `{pruning.pattern}`).
 Sparsity by itself makes nothing smaller or faster: `vlcompress compile` and `vlcompress bench` measure what it does.
 
 Score: {scored}, mean over the seeds {list(recipe.pruning.seeds)}.
@@ -73,6 +74,15 @@ model = {form.kind}.from_pretrained(FOLDER)
     if form.missing:
         said += f"\n{form.kind} makes anew what is not here and nothing of this task reads: {listing(form.missing)}.\n"
     return said
+
+
+def _imported(ticket: Ticket) -> str:
+    source = ticket.document.get("masks_from")
+    return (
+        f"The masks are those of `{source['file']}` (sha256 {source['sha256'][:12]}…), trained here.\n\n"
+        if source
+        else ""
+    )
 
 
 def _computed(compute: Compute) -> str:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,7 @@ def find_ticket(
     say: Say = print,
     progress: Watcher | None = None,
     pricing: Callable[[Experiment], Pricing] | None = None,
+    trial: Callable[[Experiment], None] | None = None,
 ) -> Run:
     """Run a recipe to its ticket, or find it done.
 
@@ -93,6 +94,7 @@ def find_ticket(
         progress: watches every training.
         pricing: tells what heads and neurons cost, for a recipe with a target
             (`vlcompress.bench.pricing.pricing_of`).
+        trial: tries on the untrained model what will be asked of the ticket (`vlcompress.export.trial.try_checkpoint`).
 
     Raises:
         VlcompressError: anything in the recipe or the data that does not fit, or a target out of reach, before the
@@ -109,10 +111,17 @@ def find_ticket(
     experiment = experiment or checked_experiment(recipe, home, compute=compute, say=say, progress=progress)
     _price(experiment, pricing)
     tell_no_faster(experiment)
-    cells = train_arms(experiment)
-    _write_ticket(run, experiment, cells)
-    save(_result(experiment, cells), run.folder / DOCUMENT)
+    if trial is not None:
+        trial(experiment)
+    keep_run(run, experiment, train_arms(experiment))
     return run
+
+
+def keep_run(run: Run, experiment: Experiment, cells: list[TrainedArm], **facts: Any) -> None:
+    """Write a run that is trained: its ticket, then ``run.json``; `facts` are fields of that beside the usual ones."""
+    result = replace(_result(experiment, cells), **facts)
+    _write_ticket(run, experiment, cells, result)
+    save(result, run.folder / DOCUMENT)
 
 
 def _price(experiment: Experiment, pricing: Callable[[Experiment], Pricing] | None) -> None:
@@ -180,7 +189,14 @@ def run_name(recipe: Recipe, compute: Compute) -> str:
     return recipe.name() + (f"-{identity(computed)[:6]}" if computed else "")
 
 
-def rehearse(recipe: Recipe, home: Path, *, compute: Compute, say: Say = print) -> Compute:
+def rehearse(
+    recipe: Recipe,
+    home: Path,
+    *,
+    compute: Compute,
+    say: Say = print,
+    trial: Callable[[Experiment], None] | None = None,
+) -> Compute:
     """Refuse what `find_ticket` would refuse before its first training, write nothing, and say where it would train.
 
     Args:
@@ -188,6 +204,7 @@ def rehearse(recipe: Recipe, home: Path, *, compute: Compute, say: Say = print) 
         home: folder for runs, trainings and built-in data.
         compute: where to train and in what.
         say: warned of what has no effect.
+        trial: as for `find_ticket`.
 
     Raises:
         VlcompressError: as `find_ticket`, with the same words.
@@ -197,7 +214,10 @@ def rehearse(recipe: Recipe, home: Path, *, compute: Compute, say: Say = print) 
         if run.is_finished:
             return compute
     with tempfile.TemporaryDirectory() as scratch:
-        return rehearsed_experiment(recipe, home, Path(scratch), compute=compute, say=say).compute
+        experiment = rehearsed_experiment(recipe, home, Path(scratch), compute=compute, say=say)
+        if trial is not None:
+            trial(experiment)
+        return experiment.compute
 
 
 def newest_run(home: Path) -> Run:
@@ -212,9 +232,9 @@ def newest_run(home: Path) -> Run:
     return Run(finished[-1].parent)
 
 
-def _write_ticket(run: Run, experiment: Experiment, cells: list[TrainedArm]) -> None:
+def _write_ticket(run: Run, experiment: Experiment, cells: list[TrainedArm], result: RunResult) -> None:
     first, family = ticket_of(cells).trained[0], experiment.family
-    document, head = to_json(_result(experiment, cells)), experiment.train_task.head
+    document, head = to_json(result), experiment.train_task.head
     ticket = first.ticket(document, family.name, experiment.config, head, experiment.vocabulary)
     form = form_of(family, ticket)
     card = ticket_card(ticket, cells, form, experiment.compute)

@@ -84,7 +84,7 @@ def words_alone(
         checkpoint=under_way,
         identity=name,
         compute=compute,
-        progress=lambda step, loss: losses.append(loss),
+        journal=lambda entry: losses.append(entry.loss),
         lengths=token_lengths(words) if hyper.tokens else (),
     )
     _save(folder, model, own.language_names, document | {"loss": fmean(losses[-LOGGED:])})

@@ -24,9 +24,6 @@ from vlcompress.training.sampling import ahead, mix, sampler_of
 from vlcompress.training.step import Stepper, drawn, optimizer_of, scaler_of
 from vlcompress.training.watching import Entry, Journal, peak_bytes
 
-Progress = Callable[[int, float], None]
-"""Called with the steps done and that step's loss: after each step, on a GPU `LOOK_EVERY` steps at a time."""
-
 LOOK_EVERY = 16
 """Steps between looks at the losses on a GPU: a look waits until the GPU has done all that was queued."""
 
@@ -45,10 +42,11 @@ class MaskKeeper:
 
     @torch.no_grad()
     def enforce(self, optimizer: torch.optim.Optimizer) -> None:
-        """Zero what is pruned in the weights and in both moments (a weight that the task never uses has none)."""
+        """Zero what is pruned in the weights and in moments of their form (a weight that is never used has none)."""
         for weight, bits in self._kept_bits.items():
             for tensor in (weight, *optimizer.state.get(weight, {}).values()):
-                tensor.view(bits.dtype).bitwise_and_(bits)
+                if isinstance(tensor, Tensor) and (tensor.shape, tensor.dtype) == (weight.shape, weight.dtype):
+                    tensor.view(bits.dtype).bitwise_and_(bits)
 
 
 def train(
@@ -66,7 +64,6 @@ def train(
     checkpoint_seconds: float = 60.0,
     identity: str = "",
     at_step: dict[int, Callable[[nn.Module], None]] | None = None,
-    progress: Progress | None = None,
     lengths: Sequence[int] = (),
     journal: Journal | None = None,
 ) -> nn.Module:
@@ -85,7 +82,6 @@ def train(
         checkpoint: where to save the state about every `checkpoint_seconds`, and to resume from if there is one.
         identity: hash of what is trained, stored in the checkpoint.
         at_step: called with the model once these many steps are done (for a rewinding point); not on resuming past it.
-        progress: see `Progress`.
         journal: called with every step's `vlcompress.training.watching.Entry`.
         lengths: of each example, where `hyper.tokens` counts them (`vlcompress.training.sampling.token_lengths`).
 
@@ -107,7 +103,7 @@ def train(
         group["taken"] = start - first_step  # the moments are those of so many steps
     keeper = MaskKeeper(model, masks) if masks is not None else None
     sampler = sampler_of(len(objective), hyper, seed, lengths)
-    losses = _Losses(hyper, progress, LOOK_EVERY if compute.on_gpu else 1, journal, compute)
+    losses = _Losses(hyper, LOOK_EVERY if compute.on_gpu else 1, journal, compute)
     saved = time.monotonic()
     model.train()
     with precision(compute):
@@ -137,15 +133,8 @@ def _bits(mask: Tensor, weight: Tensor) -> Tensor:
 class _Losses:
     """The losses and gradient norms, checked and reported every so many steps: until then they stay on the device."""
 
-    def __init__(
-        self,
-        hyper: Hyperparameters,
-        progress: Progress | None,
-        every: int,
-        journal: Journal | None = None,
-        compute: Compute = CPU,
-    ) -> None:
-        self._hyper, self._progress, self._every = hyper, progress, every
+    def __init__(self, hyper: Hyperparameters, every: int, journal: Journal | None, compute: Compute) -> None:
+        self._hyper, self._every = hyper, every
         self._journal, self._compute, self._started = journal, compute, time.monotonic()
         self._unseen: list[tuple[int, Tensor]] = []
         self._unreported: list[tuple[int, float]] = []
@@ -184,9 +173,6 @@ class _Losses:
         """Report what has been looked at; look first if what follows must not build on a loss that is not finite."""
         if now:
             self.look()
-        if self._progress is not None:
-            for done, value in self._unreported:
-                self._progress(done, value)
         if self._journal is not None and self._unreported:
             self._write(self._journal)
         self._unreported.clear()

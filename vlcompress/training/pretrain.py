@@ -24,7 +24,8 @@ from vlcompress.tasks.pretraining_task import sentences
 from vlcompress.training.checkpoint import distinct
 from vlcompress.training.fit import fitted
 from vlcompress.training.hyperparameters import Hyperparameters
-from vlcompress.training.loop import Progress, train
+from vlcompress.training.loop import train
+from vlcompress.training.watching import Watcher, each_step_once, watched
 
 DOCUMENT = "pretraining.json"
 LOGGED_EVERY = 100
@@ -125,7 +126,7 @@ def pretrain(
     compute: Compute = CPU,
     half: bool = False,
     say: Callable[[str], None] = print,
-    progress: Progress | None = None,
+    progress: Watcher | None = None,
 ) -> Path:
     """Pre-train, or find it done; resumes where it was stopped.
 
@@ -134,8 +135,8 @@ def pretrain(
         home: the result is ``home/pretrained/NAME``.
         compute: where to train, and in what; anything but float32 on the CPU is a pre-training of its own.
         half: store the weights as float16 (they are read as float32 again).
-        say: called with a line every `LOGGED_EVERY` steps.
-        progress: see `vlcompress.training.loop.Progress`.
+        say: told what was done before, and what fits into memory.
+        progress: watches the steps.
 
     Returns:
         A folder with weights.safetensors (the family's names), vocab.txt and pretraining.json.
@@ -153,54 +154,39 @@ def pretrain(
         unseal(folder, DOCUMENT)
         say(f"pre-trained before: {folder}")
         return folder
-    log = _Log(folder.with_name(f"{folder.name}.log.jsonl"), say, progress)
+    log = folder.with_name(f"{folder.name}.log.jsonl")
     model = work.family.build(work.config, work.head, seed=work.recipe.seed)
     under_way = folder.with_name(f"{folder.name}.under-way")
-    train(
-        model.to(compute.torch_device),
-        work.objective,
-        work.recipe.hyper,
-        seed=work.recipe.seed,
-        checkpoint=under_way,
-        identity=name,
-        compute=compute,
-        progress=log,
-    )
+    with watched(log, "pre-training", work.recipe.hyper, progress) as journal:
+        train(
+            model.to(compute.torch_device),
+            work.objective,
+            work.recipe.hyper,
+            seed=work.recipe.seed,
+            checkpoint=under_way,
+            identity=name,
+            compute=compute,
+            journal=journal,
+        )
     kind = torch.float16 if half else torch.float32
     with writing(folder) as temporary:
         weights = distinct({name: value.to(kind) for name, value in model.state_dict().items()})
         save_tensors(temporary / "weights.safetensors", weights)
         write_file(temporary / "vocab.txt", work.vocabulary.text)
-        seal(temporary, DOCUMENT, {**document, "log": log.entries(), "version": vlcompress.__version__})
+        seal(temporary, DOCUMENT, {**document, "log": _logged(log.read_text()), "version": vlcompress.__version__})
     shutil.rmtree(under_way, ignore_errors=True)
     return folder
 
 
-class _Log:
-    """Mean loss over every LOGGED_EVERY steps, one JSON line each, so that a resumed run keeps what was logged."""
-
-    def __init__(self, path: Path, say: Callable[[str], None], progress: Progress | None) -> None:
-        self.path, self.say, self.progress = path, say, progress
-        self._losses: list[float] = []
-
-    def __call__(self, step: int, loss: float) -> None:
-        self._losses.append(loss)
-        if step % LOGGED_EVERY == 0:
-            entry = {"step": step, "loss": round(sum(self._losses) / len(self._losses), 4)}
-            self._losses.clear()
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
-            self.say(f"step {step}: loss {entry['loss']}")
-        if self.progress is not None:
-            self.progress(step, loss)
-
-    def entries(self) -> list[dict[str, float]]:
-        """Read what was logged; of a step that was done twice, the later."""
-        if not self.path.is_file():
-            return []
-        lines = (json.loads(line) for line in self.path.read_text().splitlines())
-        return list({entry["step"]: entry for entry in lines}.values())
+def _logged(lines: str) -> list[dict[str, float]]:
+    """Average the losses of every `LOGGED_EVERY` steps of a journal; the later counts of a step that was done twice."""
+    entries = [json.loads(line) for line in each_step_once(lines).splitlines()]
+    each = [entries[start : start + LOGGED_EVERY] for start in range(0, len(entries), LOGGED_EVERY)]
+    return [
+        {"step": some[-1]["step"], "loss": round(sum(one["loss"] for one in some) / len(some), 4)}
+        for some in each
+        if len(some) == LOGGED_EVERY
+    ]
 
 
 def _lines(path: Path) -> int:

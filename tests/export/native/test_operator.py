@@ -176,10 +176,10 @@ def test_an_exported_file_is_checked_with_and_without_the_kernel(
     nodes = onnx.load(tmp_path / "o" / "model.onnx").graph.node
     assert any(node.domain == "vlcompress" for node in nodes)
     if not there:
-        assert manifest["native"] is None
+        assert manifest.native is None
         return
-    assert manifest["native"]["parity"]["random shapes"]["max_rel_error"] < 1e-4
-    assert set(manifest["native"]["timings"]) == {"off", "float32"}
+    assert manifest.native.parity["random shapes"].max_rel_error < 1e-4
+    assert set(manifest.native.timings) == {"off", "float32"}
 
 
 def always_lowered(scratch: Path, *rest: object) -> tuple[Path, dict[str, Any]]:

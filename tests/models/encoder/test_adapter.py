@@ -192,3 +192,15 @@ def test_a_model_without_blocks_has_nothing_to_prune() -> None:
     model = EncoderFamily(config).build(config, CLASSES, seed=0)
     with pytest.raises(VlcompressError, match="ViTModel has no prunable layers"):
         EncoderFamily(config).prunable(model, "bert-tickets")
+
+
+def test_pictures_of_any_size_and_windows_are_refused_before_training(tmp_path: Path) -> None:
+    blocks = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64, "num_hidden_layers": 1}
+    naflex = transformers.Siglip2Config(text_config={**blocks, "vocab_size": 60}, vision_config={**blocks})
+    naflex.save_pretrained(tmp_path)
+    for task in ("retrieval", "classification"):
+        with pytest.raises(VlcompressError, match="Siglip2Model reads patches of pictures of any size and wants"):
+            EncoderFamily().config_of(CHECKPOINT, str(tmp_path), task, WORDS, 0)
+    transformers.AutoConfig.for_model("florence_vision").save_pretrained(tmp_path)
+    with pytest.raises(VlcompressError, match="is a 'florence_vision', which is no encoder"):
+        EncoderFamily().config_of(CHECKPOINT, str(tmp_path), "classification", WORDS, 0)

@@ -83,7 +83,7 @@ def build(
         VerificationError: the library does not compute what NumPy does; it is not kept.
     """
     folder = folder or library_folder()
-    found = _version(compiler)
+    found = _run([compiler, "--version"]).partition("\n")[0]
     before = built(folder)
     if before and before.compiler == found and before.onnxruntime >= with_runtime:
         return before
@@ -179,10 +179,6 @@ def _run(command: Sequence[str]) -> str:
             f"'{command[0]}' cannot compile the native kernel ({lines[0]}): use C++17, as of GCC 11 or Clang 12"
         ) from None
     return done.stdout
-
-
-def _version(compiler: str) -> str:
-    return _run([compiler, "--version"]).partition("\n")[0]
 
 
 def _processor() -> str:

@@ -21,7 +21,7 @@ from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.base import UNCUT, Config, Coupling, Family, Head, HeadKind, LoadReport, Prunable, Sample
 from vlcompress.models.batches import padded, padding_mask, random_mask, random_regions, regions_of
 from vlcompress.models.checkpoints import local_folder
-from vlcompress.models.encoder.anatomy import couplings_of, in_block
+from vlcompress.models.encoder.anatomy import couplings_of, in_block, prunable_names
 from vlcompress.models.encoder.as_published import as_published
 from vlcompress.models.encoder.loading import load_published
 from vlcompress.models.encoder.model import PIXELS, REGIONS, TEXT, Encoder
@@ -170,13 +170,12 @@ class EncoderFamily(Family):
         """
         if policy not in self.policies:
             raise unknown("pruning policy", policy, self.policies)
-        names = {name for one in self.couplings(model) for name in (*one.producers, one.consumer)}
+        names = prunable_names(model, self.couplings(model))
         if not names:
             raise VlcompressError(
                 f"{self._config['architecture']} has no prunable layers: no block of it holds attention or a "
                 "feed-forward layer; give a transformer encoder"
             )
-        _check_untied(model, names)
         return Prunable.of(model, lambda name: "" if name in names else _reason(name), self.backbone_prefix)
 
     def couplings(self, model: nn.Module) -> Sequence[Coupling]:
@@ -291,22 +290,6 @@ def _reason(name: str) -> str:
     outside = "neither attention nor feed-forward by its structure" if in_block(name) else "in no block"
     found = (reason for pattern, reason in REASONS if pattern.search(name))
     return next(found, f"{outside}: not among what this policy prunes")
-
-
-def _check_untied(model: nn.Module, names: set[str]) -> None:
-    """Refuse prunable weights that a second module shares: a mask on one would prune the other too.
-
-    Raises:
-        VlcompressError: names both.
-    """
-    first: dict[int, str] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        other = first.setdefault(id(parameter), name)
-        if other != name and names & {name, other}:
-            raise VlcompressError(
-                f"weight '{name}' is tied to '{other}': a mask on one would prune the other; give a model that does "
-                "not tie the layers of its blocks"
-            )
 
 
 def _check_words(config: Config, vocabulary: WordPiece, checkpoint: str) -> None:

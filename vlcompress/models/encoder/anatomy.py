@@ -7,7 +7,7 @@ linears around an activation; and two of them gated by a third. Only what lies i
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,8 @@ def couplings_of(model: nn.Module) -> list[Coupling]:
     modules = dict(model.named_modules())
     attentions = list(find_attentions(modules))
     _check_all_understood(modules, attentions)
+    for one in attentions:
+        _check_nothing_by_head(modules[one.name], one, _out(modules[one.query]) // one.width)
     return [*(_heads(one, modules) for one in attentions), *_neurons(modules)]
 
 
@@ -117,13 +119,48 @@ def _head_width(module: Any, name: str) -> int:
 
 def _check_all_understood(modules: Modules, attentions: list[Attention]) -> None:
     """Refuse a module of a block that is called an attention, has weights, and is no part of what was found."""
-    known = [one.name for one in attentions]
+    known = [path for one in attentions for path in (one.name, one.output)]
     for name, module in modules.items():
         if "attention" not in type(module).__name__.lower() or not in_block(f"{name}."):
             continue
         related = any(f"{one}.".startswith(f"{name}.") or f"{name}.".startswith(f"{one}.") for one in known)
         if not related and next(module.parameters(), None) is not None:
             raise not_understood(name, f"{type(module).__name__} has none of the structures that are known")
+
+
+def _check_nothing_by_head(module: nn.Module, one: Attention, heads: int) -> None:
+    """Refuse an attention that keeps a value for each head beside its projections, as relative positions do."""
+    projections = {path.removeprefix(f"{one.name}.") for path in (one.query, one.key, one.value, one.output)}
+    for name, parameter in module.named_parameters():
+        if parameter.dim() > 1 and heads in parameter.shape and name.rpartition(".")[0] not in projections:
+            raise not_understood(one.name, f"its '{name}' {tuple(parameter.shape)} has a value for each head")
+
+
+def prunable_names(model: nn.Module, couplings: Iterable[Coupling]) -> set[str]:
+    """Name the weights that the units of a model live in.
+
+    Raises:
+        VlcompressError: one of them is tied to another parameter; both are named.
+    """
+    names = {name for one in couplings for name in (*one.producers, one.consumer)}
+    check_untied(model, names)
+    return names
+
+
+def check_untied(model: nn.Module, names: Set[str]) -> None:
+    """Refuse prunable weights that a second module shares: a mask on one would prune the other too.
+
+    Raises:
+        VlcompressError: names both.
+    """
+    first: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        other = first.setdefault(id(parameter), name)
+        if other != name and names & {name, other}:
+            raise VlcompressError(
+                f"weight '{name}' is tied to '{other}': a mask on one would prune the other; give a model that does "
+                "not tie the layers of its blocks"
+            )
 
 
 def not_understood(name: str, why: str) -> VlcompressError:

@@ -14,6 +14,7 @@ vocab_size, max_position_embeddings, visual_feat_dim        of text and regions,
 
 import json
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ def describe(name: str, backbone: Any, task: str, folder: Path | None = None) ->
         has = ", ".join(readable(backbone)) or "none of input_ids and pixel_values"
         raise VlcompressError(f"{name} reads {has}, and {task} shows {', '.join(lacking)}: give another model or task")
     own = backbone.config
+    if PIXELS in reads:
+        _check_fixed_pictures(name, backbone)
     config: Config = {
         "model_type": "encoder",
         "architecture": name,
@@ -84,6 +87,22 @@ def describe(name: str, backbone: Any, task: str, folder: Path | None = None) ->
     if TEXT in reads:
         config |= {"vocab_size": text_config(own).vocab_size, "max_position_embeddings": _places(own)}
     return config | ({"visual_feat_dim": own.visual_embedding_dim} if REGIONS in reads else {})
+
+
+def _check_fixed_pictures(name: str, backbone: Any) -> None:
+    """Refuse a model that reads patches of pictures of any size (NaFlex): no reader here cuts them.
+
+    Raises:
+        VlcompressError: names what it wants beside the pixels.
+    """
+    vision = backbone.get_image_features if is_dual(backbone) else backbone.forward
+    wanted = {"spatial_shapes", "pixel_position_ids", "image_grid_thw", "grid_thw"} & {*signature(vision).parameters}
+    if wanted:
+        raise VlcompressError(
+            f"{name} reads patches of pictures of any size and wants '{wanted.pop()}' beside them: neither the readers "
+            "here nor the ONNX exporter know these; give a checkpoint that reads pictures of one size (SigLIP, and "
+            "SigLIP2 where it is no NaFlex)"
+        )
 
 
 def _plain_config(own: Any) -> dict[str, Any]:

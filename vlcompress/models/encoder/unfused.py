@@ -84,15 +84,18 @@ def unfuse(model: nn.Module) -> None:
         VlcompressError: one that computes something else than plain attention; it is named.
     """
     compared: set[type] = set()
-    for name, module in list(model.named_modules()):
-        make = _replacement(module)
-        if make is None or not in_block(f"{name}."):
-            continue
+    for name, (module, make) in fused_in(model).items():
         if type(module) not in compared:
             _check_same(name, module, make)
             compared.add(type(module))
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, make(module))
+
+
+def fused_in(model: nn.Module) -> dict[str, tuple[nn.Module, Callable[[Any], _Unfused]]]:
+    """Find the fused attentions in the blocks of a model, by name, each with what makes its replacement."""
+    found = ((name, module, _replacement(module)) for name, module in model.named_modules() if in_block(f"{name}."))
+    return {name: (module, make) for name, module, make in found if make is not None}
 
 
 def taken_apart(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -65,6 +65,7 @@ class LxmertFamily(TransformerFamily):
     pruned = re.compile(
         r"lxmert\.(encoder\.(layer|x_layers|r_layers)\.\d+\..*\.(query|key|value|dense)|pooler\.dense)\.weight"
     )
+    official_order = True
     answers_file = "lxmert/all_ans.json"
 
     def config(
@@ -79,6 +80,10 @@ class LxmertFamily(TransformerFamily):
         model: nn.Module = _MODELS[head.kind](LxmertConfig(**config | {"num_qa_labels": len(head.labels)}))
         take_over_attention(model)
         return model
+
+    def canonical(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `Family.canonical`."""
+        return renamed(tensors, OFFICIAL_NAMES)
 
     def hub_form(self, config: Config, head: Head, weights: Mapping[str, Tensor]) -> HubForm:
         """See `Family.hub_form`; of two images (NLVR2) transformers has the backbone alone."""

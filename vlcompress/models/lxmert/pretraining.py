@@ -23,7 +23,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.models.lxmert.model import encode
 from vlcompress.models.marginal import Asked, labelled
 from vlcompress.models.masking import NOTHING, RegionSentence, at, masked_words, mlm_mask, other_image, places
-from vlcompress.models.objective import ASKED, Batch, PretrainingSpec, asked_share, row_share
+from vlcompress.models.objective import ASKED, Batch, PretrainingSpec, weighed
 
 LOSSES = ("words", "matched", "objects", "attributes", "features", "answers")
 """The losses in the order in which the official code reports them."""
@@ -91,12 +91,10 @@ class PretrainingObjective:
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Add up the six losses, a scalar; those of a part as they count in its whole (`share`)."""
         losses = self.losses(model, batch)
-        if batch.whole is not None:
-            known, all_known = ((one.targets["answers"] != NOTHING).sum() for one in (batch, batch.whole))
-            shares: dict[str, Tensor | float] = dict.fromkeys(losses, row_share(batch))
-            shares |= {"words": asked_share(batch), "answers": known / max(1, int(all_known))}
-            losses = {name: loss * shares[name] for name, loss in losses.items()}
-        return torch.stack(list(losses.values())).sum()
+        if batch.whole is None:
+            return weighed(losses, batch)
+        known, all_known = ((one.targets["answers"] != NOTHING).sum() for one in (batch, batch.whole))
+        return weighed(losses, batch, answers=known / max(1, int(all_known)))
 
     def share(self, part: Batch) -> float:
         """See `vlcompress.models.objective.Divisible`: each of the six means is over something else, and weighed so."""

@@ -163,6 +163,10 @@ class ResnetFamily(Family):
             kept.append("the task head stays fresh, as asked")
         return replace(report, head="loaded" if loaded else "fresh", notes=(*kept, *notes))
 
+    def canonical(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `Family.canonical`."""
+        return renamed(tensors, OFFICIAL_NAMES)
+
     def prunable(self, model: nn.Module, policy: str) -> Prunable:
         """Name every convolution but the first (paper c, section 3).
 

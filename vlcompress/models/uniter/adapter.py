@@ -135,6 +135,10 @@ class UniterFamily(TransformerFamily):
             raise ValueError(f"hidden_size {width} is no multiple of num_attention_heads {heads}")
         return HEADS[head.kind, head.variant](_own_config(config, head))
 
+    def canonical(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `Family.canonical`."""
+        return renamed(tensors, OFFICIAL_NAMES)
+
     def hub_form(self, config: Config, head: Head, weights: Mapping[str, Tensor]) -> HubForm:
         """See `Family.hub_form`; transformers knows the class once vlcompress is imported.
 

@@ -147,6 +147,10 @@ class ViltFamily(TransformerFamily):
         follow_the_original(model)
         return model
 
+    def canonical(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `Family.canonical`."""
+        return canonical(tensors)
+
     def hub_form(self, config: Config, head: Head, weights: Mapping[str, Tensor]) -> HubForm:
         """See `Family.hub_form`.
 

@@ -20,7 +20,7 @@ from vlcompress.data.tokenizer import WordPiece
 from vlcompress.models.base import Sample
 from vlcompress.models.marginal import Asked, labelled
 from vlcompress.models.masking import NOTHING, Sentence, at, other_image, places
-from vlcompress.models.objective import ASKED, Batch, PretrainingSpec, asked_share, row_share
+from vlcompress.models.objective import ASKED, Batch, PretrainingSpec, weighed
 from vlcompress.models.transport import transport_distance
 from vlcompress.models.vilt.batches import collate
 from vlcompress.models.vilt.model import MAX_WORDS, encode
@@ -92,11 +92,7 @@ class ViltPretraining:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Add up the three losses, a scalar; those of a part as they count in its whole (`share`)."""
-        losses = self.losses(model, batch)
-        if batch.whole is not None:
-            shares = dict.fromkeys(losses, row_share(batch)) | {"words": asked_share(batch)}
-            losses = {name: loss * shares[name] for name, loss in losses.items()}
-        return torch.stack(list(losses.values())).sum()
+        return weighed(self.losses(model, batch), batch)
 
     def share(self, part: Batch) -> float:
         """See `vlcompress.models.objective.Divisible`: each of the three means is over something else, weighed so."""

@@ -34,7 +34,7 @@ function make(name, text, attributes = {}) {
 async function start() {
   try {
     const found = await (await call("/v1")).json();
-    state.models = found.models.filter((model) => model.accepts.image);
+    state.models = found.models.filter((model) => model.accepts.image || model.accepts.text);
     state.pictures = found.pictures;
     say(null);
     showModels(found.models);
@@ -78,6 +78,11 @@ const tasks = {
   },
   refcoco: { word: "Which one is meant?", body: (text) => ({ expression: text, ...image() }), scores: shared },
   retrieval: { word: "Text to find pictures of", body: (text) => ({ text }), scores: alone },
+  embeddings: {
+    word: "Text (none: the picture)", scores: "", optional: true,
+    body: (text) => (text ? { text } : { image: image() }),
+  },
+  sentences: { word: "Sentence", body: (text) => ({ text }), scores: shared },
   classification: { word: "", body: image, scores: shared },
 };
 
@@ -162,7 +167,7 @@ async function ask() {
   const question = $("question").value.trim();
   const model = chosen();
   const task = taskOf(model);
-  if (!question && task.word) { $("question").focus(); return; }
+  if (!question && task.word && !task.optional) { $("question").focus(); return; }
   const asked = { ...task.body(question), model: model.name, version: model.version, top_k: 5 };
   $("go").disabled = true;
   try {
@@ -177,12 +182,14 @@ function show(question, found, roundTrip, model) {
   $("result").hidden = false;
   $("waiting").hidden = true;
   $("asked").textContent = question;
-  const region = found.answers[0].region;
-  $("best").textContent = region === undefined ? found.answers[0].label : "Region " + region;
-  $("scores").textContent = "The likeliest answers. " + taskOf(model).scores;
+  const answers = found.answers || [];
+  const first = answers[0] || { label: "A vector of " + found.embedding.length + " numbers" };
+  const region = first.region;
+  $("best").textContent = region === undefined ? first.label : "Region " + region;
+  $("scores").textContent = answers.length ? "The likeliest answers. " + taskOf(model).scores : "";
   const seen = found.timing_ms.inference.toFixed(1) + " ms in the model, " + roundTrip.toFixed(0) + " ms in all";
   $("speed").textContent = seen + ", by " + title(model);
-  $("answers").replaceChildren(...found.answers.map(bar));
+  $("answers").replaceChildren(...answers.map(bar));
   const boxes = found.boxes || (found.left ? found.left.boxes : []);
   const origin = found.boxes_from || (found.left ? found.left.boxes_from : "");
   drawBoxes(boxes, region);
@@ -195,7 +202,8 @@ function show(question, found, roundTrip, model) {
     ["model alone", ms(time.inference)],
     ["whole request", ms(time.total) + " on the server, " + ms(roundTrip) + " seen here"],
     ...(origin ? [["regions", boxes.length + " boxes, " + origins[origin]]] : []),
-    ...(found.answers[0].pixels ? [["x, y, width, height", found.answers[0].pixels.join(", ") + " pixels"]] : []),
+    ...(first.pixels ? [["x, y, width, height", first.pixels.join(", ") + " pixels"]] : []),
+    ...(found.embedding ? [["it begins", found.embedding.slice(0, 6).map((one) => one.toFixed(3)).join(", ")]] : []),
     ...(found.searched ? [["searched", found.searched + " entries of the server's index"]] : []),
     ...(people ? [["people say", people]] : []),
   ]);

@@ -53,8 +53,13 @@ class TaskEndpoint(Protocol):
             Refusal: 400 with what is wrong.
         """
 
-    def answers(self, model: LoadedModel, prepared: Prepared, logits: Logits, top_k: int) -> list[ScoredLabel]:
-        """Rank the answers, best first; `logits` are those of all batches, float64."""
+    def answers(
+        self, model: LoadedModel, prepared: Prepared, logits: Logits, top_k: int
+    ) -> list[ScoredLabel] | dict[str, Any]:
+        """Rank the answers, best first; `logits` are those of all batches, float64.
+
+        A dictionary stands in the response instead of "answers".
+        """
 
 
 def matrix(rows: object, name: str, width: int) -> NDArray[np.float32]:

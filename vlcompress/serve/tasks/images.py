@@ -138,7 +138,7 @@ _ORIENTATION, _ON_ITS_SIDE = 0x0112, 5
 
 def feature_dim(model: LoadedModel) -> int:
     """Look up the width of a region's features."""
-    spec = next(spec for spec in model.engine.inputs if spec.name == "visual_feats")
+    spec = next(spec for spec in model.engine.inputs if spec.name in ("visual_feats", "visual_embeds"))
     return int(spec.shape[-1])
 
 

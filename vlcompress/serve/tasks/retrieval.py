@@ -1,6 +1,6 @@
 """``POST /v1/retrieval``: find images of a text, or texts of an image, in the server's index.
 
-The models score pairs, so every entry goes through the model, a batch at a time.
+Every entry goes through the model together with what is asked, a batch at a time: most models score pairs.
 """
 
 import base64
@@ -16,6 +16,7 @@ from vlcompress.serve.preprocessing import stacked
 from vlcompress.serve.refusal import Refusal, invalid
 from vlcompress.serve.schemas import ImageInput, ScoredLabel, SearchRequest, SearchResponse
 from vlcompress.serve.tasks.base import Logits, Prepared, best_labels, is_for
+from vlcompress.serve.tasks.embeddings import cosines, embeds
 from vlcompress.serve.tasks.images import accepts_images, seen
 from vlcompress.serve.tasks.texts import read_text, row_of
 from vlcompress.serve.tensors import Arrays
@@ -51,8 +52,9 @@ class RetrievalEndpoint:
         return Prepared(_batches(rows, model.limits.max_batch), {"searched": len(names)}, names)
 
     def answers(self, model: LoadedModel, prepared: Prepared, logits: Logits, top_k: int) -> list[ScoredLabel]:
-        """Rank the entries; a score is the sigmoid of the pair's logit."""
-        return best_labels(1 / (1 + np.exp(-logits)), prepared.about, top_k)
+        """Rank the entries; a score is the sigmoid of the pair's logit, or the cosine of two embeddings."""
+        scores = cosines(logits) if embeds(model) else 1 / (1 + np.exp(-logits))
+        return best_labels(scores, prepared.about, top_k)
 
 
 def _with_images(model: LoadedModel, text: str, index: Index) -> Iterator[Arrays]:

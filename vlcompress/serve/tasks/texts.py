@@ -31,7 +31,7 @@ def unknown_words(vocabulary: WordPiece, sentence: str) -> list[str]:
     return [word for word in words if vocabulary.unk_id in vocabulary.encode([word])]
 
 
-def row_of(model: LoadedModel, text: Text, image: Image, *, side: int = 0) -> Arrays:
+def row_of(model: LoadedModel, text: Text, image: Image | None, *, side: int = 0) -> Arrays:
     """Make the inputs of one row (see `Preprocessing.row`)."""
     assert model.preprocessing is not None  # likewise
     return model.preprocessing.row(model.engine.inputs, text, image, side=side)

@@ -1,0 +1,90 @@
+"""A compiled model opens through transformers with the scores that it has here, shrunk and packed as it is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+from tests.models.encoder.architectures import ENCODERS, config_of, head_of
+from vlcompress.devices import CPU
+from vlcompress.kernels.linear import BlockSparseLinear
+from vlcompress.models.base import Config, Family, Head
+from vlcompress.models.registry import family_named
+from vlcompress.models.uniter import heads as uniter
+from vlcompress.sparse.compile import load_compiled, pack_model, place, save_compiled, scores
+from vlcompress.sparse.timing import Effort
+from vlcompress.training.checkpoint import distinct
+
+HEAD = Head("answers", ("yes", "no", "red"))
+
+
+def masked(family: Family, model: nn.Module) -> dict[str, Tensor]:
+    """Prune a head of each attention, and of feed-forward layers in turn half of the inputs and of the neurons."""
+    weights, masks = dict(model.named_parameters()), {}
+    generator = torch.Generator().manual_seed(0)
+    couplings = sorted(family.couplings(model), key=lambda one: one.kind == "head")
+    for number, coupling in enumerate(couplings):
+        names = (*coupling.producers, coupling.consumer)
+        masks |= {name: torch.ones(weights[name].shape, dtype=torch.bool) for name in names}
+        if coupling.kind == "head" or number % 2:
+            gone = coupling.unit_size * (1 if coupling.kind == "head" else coupling.units // 2)
+            masks[coupling.consumer][:, :gone] = False
+            for name in coupling.producers:
+                masks[name][:gone] = False
+        else:
+            masks[coupling.producers[0]][:, 8:24] = False
+    with torch.no_grad():
+        for name, weight in weights.items():
+            if weight.dim() == 1:
+                weight += 0.1 * torch.randn(weight.shape, generator=generator)
+            elif name in masks:
+                weight *= masks[name] * 5
+    return masks
+
+
+def tiny(name: str) -> tuple[Family, Config, Head]:
+    if name in ENCODERS:
+        config = config_of(name)
+        return family_named("encoder", config), config, head_of(name, config)
+    return family_named(name), family_named(name).config("tiny", vocab_size=60, feature_dim=16), HEAD
+
+
+@pytest.mark.parametrize("name", ["lxmert", "vilt", "uniter", "clip", "bert"])
+def test_a_compiled_model_opens_in_transformers(name: str, tmp_path: Path) -> None:
+    family, config, head = tiny(name)
+    model = family.build(config, head, seed=0).eval()
+    masks = masked(family, model)
+    plain = {key: value for key, value in config.items() if key != "model_type"}
+    form = family.hub_form(plain, head, distinct(model.state_dict()))
+    assert form is not None
+    inputs = family.example_inputs(config, batch=2, text=7, regions=3, seed=0)
+    packed = pack_model(family, model, masks, (8, 8), inputs)
+    tensors = packed.model.state_dict()
+    _, plan = place(packed, family, model, 1, CPU, "grouped", Effort(1, 0.0001, 0))
+    save_compiled(tmp_path, tensors, plan, family=family, config=config, head=head, extra={}, form=form)
+    expected = scores(family, model, inputs)
+    here = load_compiled(tmp_path, {family.name: family})
+    assert here.notice is None
+    torch.testing.assert_close(scores(family, here.model, inputs), expected, atol=2e-5, rtol=1e-4)
+
+    made: Any = getattr(transformers, form.kind, None) or getattr(uniter, form.kind)
+    opened, info = made.from_pretrained(tmp_path, output_loading_info=True)
+    assert (list(info["missing_keys"]), list(info["unexpected_keys"])) == ([], [])
+    said = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    layers = {name: one.backend for name, one in opened.named_modules() if isinstance(one, BlockSparseLinear)}
+    assert layers == {name: one["backend"] for name, one in said["packed"].items()}
+    assert "grouped" in layers.values()
+    assert set(said["heads"].values() and [tuple(one) for one in said["heads"].values()]) == {(4, 3)}
+    given = {key: value.long() if value.dtype == torch.bool else value for key, value in inputs.items()}
+    with torch.inference_mode():
+        output = opened.eval()(**given)
+    places = ("logits", "question_answering_score", "logits_per_text")
+    expected = expected[:, 0] @ expected[:, 1].T if name == "clip" else expected
+    found = output if isinstance(output, Tensor) else next(output[one] for one in places if one in output)
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="not serializable"):
+        opened.save_pretrained(tmp_path / "again")
