@@ -39,7 +39,7 @@ ENCODER_HEADS = {"retrieval": Head("embeddings")}
 TASKS = {
     "lxmert": ("vqa", "nlvr2"),
     "uniter": ("vqa", "snli_ve", "nlvr2", "vcr", "refcoco", "retrieval"),
-    "vilt": ("vqa", "retrieval"),
+    "vilt": ("vqa", "nlvr2", "retrieval"),
     "resnet": ("classification",),
     "encoder": ("vqa", "retrieval", "classification", "sentences"),
 }

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from tests.serve.cells import NAMES, picture, sample, softmax
+from vlcompress.data.pixels import resized
+from vlcompress.models.base import Sample
+from vlcompress.serve.tasks.images import decoded
 
 STATEMENT = "the left picture has a red circle"
 
@@ -27,6 +30,19 @@ def test_a_statement_is_judged_as_the_model_does_and_the_sides_matter(cell: Any,
         assert [scores["False"], scores["True"]] == pytest.approx(expected.tolist(), abs=1e-4)
         assert (found["left"]["boxes_from"], len(found["right"]["boxes"])) == ("stored", 8)
     assert found != one.post(statement=STATEMENT, left={"picture": NAMES[0]}, right={"picture": NAMES[1]})
+
+
+def test_a_statement_about_pixels_is_judged_as_the_model_does(cell: Any) -> None:
+    one = cell("vilt", "nlvr2")
+    reads = one.family.preprocessing(one.config)
+    pixels = [
+        resized(np.asarray(decoded(picture(name).jpeg)[0]), reads["shorter"], reads["multiple"]) for name in NAMES[:2]
+    ]
+    ids_T = sample(STATEMENT).ids[: reads["longest_text"]]
+    expected = softmax(one.logits(Sample(ids_T, np.zeros_like(ids_T), tuple(pixels)))[0])
+    found = one.post(statement=STATEMENT, left={"picture": NAMES[0]}, right={"picture": NAMES[1]})
+    scores = {answer["label"]: answer["score"] for answer in found["answers"]}
+    assert [scores["False"], scores["True"]] == pytest.approx(expected.tolist(), abs=1e-4)
 
 
 def test_two_images_may_have_other_numbers_of_regions_where_the_model_masks_them(cell: Any) -> None:

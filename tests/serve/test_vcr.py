@@ -1,12 +1,21 @@
 """Choices about people in an image: the model's own order, people by their own ids, mistakes with their messages."""
 
+import json
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.serve.cells import NAMES, WORDS, picture, softmax
-from vlcompress.models.base import Sample
+from vlcompress.data.people import PEOPLE
+from vlcompress.export.preprocessing import reading_files
+from vlcompress.models.base import Head, Sample
+from vlcompress.models.registry import family_named
+from vlcompress.serve.schemas import ChoiceRequest
+from vlcompress.serve.tasks import vcr
+from vlcompress.tasks.preprocessing import max_words
+from vlcompress.tasks.registry import TASKS
 
 ASKED = {"question": "why is [0] left of [1] ?", "picture": NAMES[0], "objects": ["person", "circle"]}
 CHOICES = ["[0] is red", "the [1] is blue", "no"]
@@ -63,3 +72,24 @@ def test_choices_that_no_batch_holds_are_refused(cell: Any) -> None:
     client = cell("uniter", "vcr").serve(max_batch=2)
     refused = client.post("/v1/vcr", json={**ASKED, "choices": CHOICES})
     assert refused.json()["error"] == "3 choices are more than the 2 rows of a batch"
+
+
+def test_a_long_text_is_cut_where_training_cuts_it_and_the_folder_says_so() -> None:
+    published = family_named("uniter").config("base", vocab_size=WORDS.vocab_size + PEOPLE, feature_dim=128)
+    kinds = {"choice": Head("choice", ("wrong", "right")), "answers": Head("answers", ("no",))}
+    told = {
+        kind: json.loads(reading_files(family_named("uniter"), published, head, WORDS.text)["preprocessing.json"])
+        for kind, head in kinds.items()
+    }
+    assert {kind: document["longest_text"] for kind, document in told.items()} == {"choice": 220, "answers": 512}
+    most = max_words(family_named("uniter"), published, TASKS["vcr"].words)
+    asked = ChoiceRequest(question="why is [0] red " * 60, choices=["no", "yes"], objects=["person"], picture="x")
+    for longest in (220, 512):  # of a folder that says so, and of one from before it did
+        reads = SimpleNamespace(longest_text=longest)
+        model: Any = SimpleNamespace(vocabulary=WORDS, preprocessing=reads, limits=SimpleNamespace(axes={"text": 512}))
+        question = (ids("why is") + PERSON + ids("red")) * 60
+        trained, types = WORDS.joined([(question, 0), (ids("no"), 2)], most)
+        found = vcr._text(model, asked, "no")
+        assert (found.ids_T.tolist(), len(trained)) == (trained.tolist(), 220)
+        assert found.types_T is not None
+        assert found.types_T.tolist() == types.tolist()

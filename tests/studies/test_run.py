@@ -110,7 +110,7 @@ def test_the_dry_run_writes_nothing_and_refuses_what_a_run_refuses(tmp_path: Pat
     assert "vqa block:128x16" not in document["seconds_each"]
     assert document["failed"]["gqa block:128x16"].startswith("pattern 'block:128x16' does not divide weight")
     assert document["seconds_each"]["gqa block:16x16"] > 0
-    with pytest.raises(VlcompressError, match="unknown criterion 'movment': allowed are gradient,"):
+    with pytest.raises(VlcompressError, match="unknown criterion 'movment': allowed are fisher, gradient,"):
         dry(study_named("tickets"), dataclasses.replace(TINY, criterion="movment"), runner(home)[0])
     assert not home.exists()
 

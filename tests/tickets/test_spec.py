@@ -47,6 +47,7 @@ OTHER: dict[str, Any] = {
     "distill": Teacher(1.0, "1" * 64),
     "adversarial": "text",
     "loss": "best-answer",
+    "repaired": 256,
     "computed_on": {"device": "cuda sm_90", "dtype": "bf16"},
 }
 

@@ -8,6 +8,9 @@ from vlcompress.data.tokenizer import WordPiece
 PEOPLE = 81
 """Extra token ids for people: the vocabulary's size + the person's row among the image's objects."""
 
+LONGEST = 220
+"""Word pieces of a text of several parts, [CLS] and [SEP] included (ChenRocks/UNITER, ``max_txt_len``)."""
+
 QUESTION, ANSWER, RATIONALE = 0, 2, 3
 """Segments of a text's parts (ChenRocks/UNITER ``data/vcr.py``)."""
 

@@ -7,6 +7,7 @@ tokenizers and Pillow can (`tests/serve/test_plain_reader.py` is one).
 from collections.abc import Mapping
 
 from vlcompress.artefacts import Json, dumps
+from vlcompress.data import people
 from vlcompress.data.published_tokenizer import read_words
 from vlcompress.models.base import Config, Family, Head, HeadKind
 
@@ -14,6 +15,9 @@ FILE, TOKENIZER, VOCABULARY = "preprocessing.json", "tokenizer.json", "vocab.txt
 
 ROWS: Mapping[HeadKind, int] = {"pair": 2}
 """Rows that one answer takes, where that is not one: a statement is read once with each of its two images."""
+
+LONGEST: Mapping[HeadKind, int] = {"choice": people.LONGEST}
+"""The longest text of a head whose task has a limit of its own, in word pieces."""
 
 SCORES: Mapping[HeadKind, str] = {
     "answers": "sigmoid", "pair": "softmax", "choice": "softmax", "classes": "softmax", "region": "softmax",
@@ -29,8 +33,10 @@ def reading_files(family: Family, config: Config, head: Head, vocabulary: str | 
         family, config, head: of the model.
         vocabulary: text of its vocab.txt; None where it reads no words.
     """
+    reads = family.preprocessing(config)
     document: Json = {
-        **family.preprocessing(config),
+        **reads,
+        "longest_text": min(reads["longest_text"], LONGEST.get(head.kind, reads["longest_text"])),
         "head": head.kind,
         "rows": ROWS.get(head.kind, 1),
         "scores": SCORES.get(head.kind),

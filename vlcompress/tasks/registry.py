@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from vlcompress.data import people
 from vlcompress.data.examples import TaskData
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.registry import families_of, family_named
@@ -60,7 +61,7 @@ TASKS: dict[str, TaskKind] = {
     "gqa": TaskKind("GQA", ".json", GqaTask, GqaTask),
     "nlvr2": TaskKind("NLVR2", ".csv", Nlvr2Task, Nlvr2Task),
     "snli_ve": TaskKind("SNLI-VE", ".json", SnliVeTask, SnliVeTask),
-    "vcr": TaskKind("VCR", ".csv", vcr.VcrTraining, vcr.VcrTask, words=vcr.MAX_WORDS),
+    "vcr": TaskKind("VCR", ".csv", vcr.VcrTraining, vcr.VcrTask, words=people.LONGEST),
     "refcoco": TaskKind("RefCOCO+", ".json", RefcocoTraining, RefcocoTask),
     "retrieval": TaskKind("image-text retrieval", ".bin", RetrievalTraining, RetrievalTask),
     "classification": TaskKind("image classification", ".json", ClassificationTraining, ClassificationTask, words=0),

@@ -27,9 +27,6 @@ from vlcompress.tasks.metrics.vcr import CHOICES, vcr_correct
 from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.submission import csv_rows
 
-MAX_WORDS = 220
-"""Longest text in word pieces (UNITER's configuration for VCR)."""
-
 HEAD = Head("choice", ("wrong", "right"))
 HEADER = (
     "annot_id",

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from vlcompress.data.examples import Words
-from vlcompress.data.people import ANSWER, QUESTION, RATIONALE, pieces
+from vlcompress.data.people import ANSWER, LONGEST, QUESTION, RATIONALE, pieces
 from vlcompress.serve.loaded import LoadedModel
 from vlcompress.serve.preprocessing import Text, stacked
 from vlcompress.serve.refusal import invalid
@@ -39,7 +39,7 @@ class VcrEndpoint:
         image = seen(model, asked)
         texts = [_text(model, asked, choice) for choice in asked.choices]
         _, told = read_text(model, _TAG.sub("", " ".join([asked.question, asked.answer or "", *asked.choices])))
-        told["question_cut"] = any(len(text.ids_T) >= longest_text(model) for text in texts)
+        told["question_cut"] = any(len(text.ids_T) >= _longest(model) for text in texts)
         rows = [row_of(model, text, image.image) for text in texts]
         return Prepared([stacked(rows)], {**told, **image_facts(image)}, asked.choices)
 
@@ -55,7 +55,12 @@ def _text(model: LoadedModel, asked: ChoiceRequest, choice: str) -> Text:
     if asked.answer is not None:
         texts = [(asked.question, QUESTION), (asked.answer, ANSWER), (choice, RATIONALE)]
     parts = [(pieces(model.vocabulary, _words(text, asked.objects), asked.objects), segment) for text, segment in texts]
-    return Text(*model.vocabulary.joined(parts, longest_text(model)))
+    return Text(*model.vocabulary.joined(parts, _longest(model)))
+
+
+def _longest(model: LoadedModel) -> int:
+    """Cut as in training, whatever a folder says that was exported before it told the task's own limit."""
+    return min(longest_text(model), LONGEST)
 
 
 def _words(text: str, objects: Sequence[str]) -> Words:
