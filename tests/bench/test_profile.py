@@ -57,6 +57,7 @@ def test_a_tiny_model_from_the_command_line() -> None:
     assert "accuracy is not measured here" in text
 
 
+@pytest.mark.nightly
 def test_pytorch_is_measured_where_it_would_run_beside_its_own_dense_model() -> None:
     """On a machine without a GPU another dtype asks for it; float32 there leaves PyTorch out."""
     record = ask(patterns=("neuron+head", "block:16x8"), sparsities=(0.8,), compute=Compute("cpu", "bf16"))

@@ -104,6 +104,7 @@ def test_bench_scores_every_variant_and_report_shows_it(home: Path) -> None:
     assert str(chosen.folder / "report.html") in out
 
 
+@pytest.mark.nightly
 def test_bench_in_another_dtype_says_so_and_compares_within_its_bound(home: Path) -> None:
     chosen = finished(home)
     record = bench_run(

@@ -299,7 +299,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", ["fp32", pytest.param("bf16", marks=pytest.mark.nightly)])
 def test_killed_at_any_moment_it_ends_in_the_same_bytes(tiny_scenes: Path, tmp_path: Path, dtype: str) -> None:
     """Kill -9 three times, then the same command again: every file of the run and its trainings is the same."""
 

@@ -18,6 +18,8 @@ from vlcompress.sparse.compile import compile_model
 from vlcompress.sparse.plan import CompilePlan
 from vlcompress.sparse.timing import Effort
 
+EACH_FORM = ("clip", "blip-itm", "bert", "dinov3")
+"""An encoder of each structure, for every run: two towers, fused matrices, words, pixels."""
 QUICK = Effort(rounds=1, burst_s=0.0, warmup=0)
 
 
@@ -63,7 +65,9 @@ def test_weights_of_every_pattern_compile(name: str, pattern: str) -> None:
     assert stored in {layer.format for layer in plan.layers}
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize(
+    "name", [name if name in EACH_FORM else pytest.param(name, marks=pytest.mark.nightly) for name in ENCODERS]
+)
 def test_heads_and_neurons_are_removed_and_the_file_agrees(name: str, tmp_path: Path) -> None:
     family, config, head, smaller, inputs, plan = compiled(name, "neuron+head")
     removed = {units.kind: units.units - len(units.kept) for units in plan.kept if len(units.kept) < units.units}

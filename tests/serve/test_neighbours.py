@@ -11,7 +11,12 @@ from tests.serve.cells import CELLS, Cell
 from tests.serve.conftest import client_of
 
 LOWER = [("lxmert", "vqa", "int8"), ("uniter", "nlvr2", "int8"), ("uniter", "vqa", "fp16")]
-PRECISIONS = [*((*cell, "fp32") for cell in CELLS), *LOWER]
+ALWAYS = [("lxmert", "vqa"), ("uniter", "vcr"), ("uniter", "nlvr2"), ("encoder", "retrieval")]
+"""Cells of every run: plain rows, choices, pairs, and two towers."""
+PRECISIONS = [
+    *LOWER,
+    *(pytest.param(*cell, "fp32", marks=() if cell in ALWAYS else pytest.mark.nightly) for cell in CELLS),
+]
 LOUD = 1000.0
 """What a stranger's features are multiplied by."""
 

@@ -33,7 +33,8 @@ def runner(home: Path) -> tuple[StudyRunner, list[str]]:
 
 
 def trainings(home: Path) -> int:
-    return len(list((home / "trainings").glob("*/training.json")))
+    """Count what was trained; what was only pruned keeps no steps."""
+    return len(list((home / "trainings").glob("*/log.jsonl")))
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +56,14 @@ def test_it_writes_what_it_found(home: Path) -> None:
         ("shuffle", 0.2),
         ("reinit", 0.2),
         ("language", 0.2),
+        ("oneshot", 0.2),
+        ("magnitude", 0.2),
+        ("wanda", 0.2),
+        ("calibrated", 0.2),
     ]
     assert document["failed"] == {}
     assert document["environment"]["cores"] > 0
-    assert document["trainings"]["count"] == document["trainings"]["timed"] == 7
+    assert document["trainings"]["count"] == document["trainings"]["timed"] == 11
     assert document["trainings"]["seconds"] > 0
     page = (home / FOLDER / "study.html").read_text()
     assert "Published, on other data" in page
@@ -98,7 +103,7 @@ def test_its_folder_and_command_say_what_is_not_the_default() -> None:
 
 def test_the_dry_run_counts_what_is_trained(home: Path) -> None:
     document, text = dry(study_named("tickets"), TINY, runner(home)[0])
-    assert int(document["rows"][-1][2]) == trainings(home) == 7
+    assert int(document["rows"][-1][2]) == trainings(home) == 8
     assert document["seconds_each"].keys() == {"vqa"}
     assert document["seconds_each"]["vqa"] > 0
     assert "trainings at most" in text

@@ -92,7 +92,7 @@ class Parity:
     max_abs_error: float
     max_rel_error: float
     answer_agreement: float
-    worst: int
+    worst: int = 0
 
     @property
     def passed(self) -> bool:

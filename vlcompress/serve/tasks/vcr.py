@@ -13,7 +13,7 @@ from vlcompress.serve.tasks.base import Logits, Prepared, best_labels, is_for, s
 from vlcompress.serve.tasks.images import accepts_images, image_facts, seen
 from vlcompress.serve.tasks.texts import longest_text, read_text, row_of
 
-_TAG = re.compile(r"\[(\d{1,3})\]")
+_TAG = re.compile(r"\[(\d+)\]")
 """A text's reference to one of the objects."""
 
 
