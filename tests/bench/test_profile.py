@@ -33,6 +33,7 @@ def ask(**changes: Any) -> ProfileResult:
     return profile(ProfileConfig(**asked), lambda line: None)
 
 
+@pytest.mark.nightly
 def test_a_tiny_model_from_the_command_line() -> None:
     told = ["speed", "--size", "tiny", "--block", "neuron+head,unstructured,2:4", "--sparsity", "0.5", "--batch", "1,2"]
     result = CliRunner().invoke(main, [*told, "--device", "cpu", "--json"])

@@ -333,6 +333,7 @@ def test_targets_that_cannot_be(tiny_scenes: Path, tmp_path: Path, arguments: li
     assert not list(tmp_path.glob("trainings/*"))
 
 
+@pytest.mark.nightly
 def test_a_speed_that_was_asked_for_is_measured_at_the_end(tiny_scenes: Path, tmp_path: Path) -> None:
     """At this size it may miss what was asked for: that it is measured, on the exported files, is what counts."""
     told = command(tiny_scenes, tmp_path, "--steps", "3", "--speedup", "1.2", "--for-batch", "8")

@@ -285,7 +285,7 @@ def test_answers_in_another_order_are_permuted_others_refused(tmp_path: Path) ->
     assert "nothing says the order of its answers" in FAMILY.load(other, path).notes[0]
 
 
-@pytest.mark.parametrize("head", [Head("choice"), Head("region")], ids=str)
+@pytest.mark.parametrize("head", [Head("choice"), pytest.param(Head("region"), marks=pytest.mark.nightly)], ids=str)
 def test_exports_with_free_axes_and_types(head: Head, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     ir = pytest.importorskip("onnx_ir")

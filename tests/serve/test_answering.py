@@ -179,7 +179,7 @@ def test_words_that_the_model_does_not_know_are_told(client: Client) -> None:
     assert long["question_cut"] is True
 
 
-@pytest.mark.parametrize("name", ["uniter", "vilt"])
+@pytest.mark.parametrize("name", ["uniter", pytest.param("vilt", marks=pytest.mark.nightly)])
 def test_other_families_are_asked_in_the_same_words(name: str, tmp_path: Path) -> None:
     family, head = family_named(name), Head("answers", ("red", "blue", "no"))
     config = family.config("tiny", vocab_size=len(tokens()), feature_dim=128)

@@ -207,6 +207,7 @@ def test_packed_layers_run(backend: str, ticket_of: Callable[..., Ticket], monke
             torch.testing.assert_close(runner(ticket.inputs), expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.nightly
 def test_compiled_is_one_graph_a_shape_and_knows_no_limit_of_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     torch._dynamo.reset()

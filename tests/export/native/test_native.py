@@ -217,6 +217,7 @@ def test_a_wrong_kernel_is_found(library: NativeLibrary) -> None:
 
 
 @needs_compiler
+@pytest.mark.nightly
 def test_a_library_is_built_once_and_a_damaged_one_again(tmp_path: Path) -> None:
     folder = tmp_path / "native"
     assert built(folder) is None
@@ -243,6 +244,7 @@ def test_no_header(tmp_path: Path) -> None:
 
 
 @needs_compiler
+@pytest.mark.nightly
 def test_a_compiler_that_fails_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "onnxruntime_c_api.h").write_text("#error this is not the header\n")
     with pytest.raises(VlcompressError, match=r"cannot compile the native kernel .*this is not the header"):
