@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.nightly
+
 pytest.importorskip("triton", reason="Triton is not installed")
 
 REPOSITORY = Path(__file__).parents[2]
@@ -81,7 +83,6 @@ for dtype in (torch.bfloat16, torch.float32):
     assert run_python("-c", script).split() == ["True", "False"]
 
 
-@pytest.mark.nightly
 def test_no_configuration_that_tables_and_rules_can_yield_is_wrong() -> None:
     """Every 61st of some 3,600 must not spill, lack a fence, a matrix unit or memory; `aot --all` compiles all."""
     assert json.loads(run_python("-m", "tests.kernels.aot", "--all", "61")) == {}

@@ -10,7 +10,11 @@ import pytest
 from tests.serve.cells import CELLS, Cell
 from tests.serve.conftest import client_of
 
-LOWER = [("lxmert", "vqa", "int8"), ("uniter", "nlvr2", "int8"), ("uniter", "vqa", "fp16")]
+LOWER = [
+    ("lxmert", "vqa", "int8"),
+    ("uniter", "nlvr2", "int8"),
+    pytest.param("uniter", "vqa", "fp16", marks=pytest.mark.nightly),
+]
 ALWAYS = [("lxmert", "vqa"), ("uniter", "vcr"), ("encoder", "retrieval")]
 """Cells of every run: plain rows, choices and two towers; pairs are there in int8."""
 PRECISIONS = [
