@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from tests.tickets.test_imp import by_arm, opened
+from vlcompress.cli.prune import METHODS as COMMANDS_METHODS
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import METHODS, Recipe, default_recipe
+from vlcompress.tickets import experiment
 from vlcompress.tickets.experiment import criterion_of
 from vlcompress.tickets.imp import count_trainings, pruned, train_arms
 from vlcompress.tickets.run import find_ticket
@@ -22,20 +24,20 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_arms_that_prune_once_prune_the_dense_model_as_far_as_the_ticket(recipe: Recipe, tmp_path: Path) -> None:
     controls = ["oneshot", "magnitude", "wanda", "calibrated"]
-    experiment = opened(recipe.override(pruning={"controls": controls, "pattern": "neuron+head"}), tmp_path)
-    arms = by_arm(train_arms(experiment))
+    work = opened(recipe.override(pruning={"controls": controls, "pattern": "neuron+head"}), tmp_path)
+    arms = by_arm(train_arms(work))
     dense, ticket = arms["dense"][0].trained[0], arms["ticket"][-1]
     for name in controls:
         assert arms[name][0].sparsity == pytest.approx(ticket.sparsity, abs=0.02)
         assert arms[name][0].verdict is not None
     trained = {name: arms[name][0].trained[0] for name in controls}
     at_once = pruned(
-        experiment,
+        work,
         dense,
-        experiment.keep_all(),
+        work.keep_all(),
         ticket.sparsity,
-        experiment.recipe.pruning.pattern,
-        criterion_of(experiment, dense, experiment.recipe.pruning.criterion, 0),
+        work.recipe.pruning.pattern,
+        criterion_of(work, dense, work.recipe.pruning.criterion, 0),
     )
     assert trained["oneshot"].masks().sha256() == trained["magnitude"].masks().sha256() == at_once.sha256()
     _keeps_dense_weights(dense.weights(), trained["magnitude"].weights(), at_once)
@@ -68,6 +70,29 @@ def _said(recipe: Recipe, home: Path) -> list[str]:
     lines: list[str] = []
     find_ticket(recipe, home, say=lines.append)
     return lines
+
+
+def test_two_repairs_in_one_order_of_neurons_share_what_was_measured(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order is read from the disk for the control: another object of the same numbers."""
+    measured = []
+    monkeypatch.setattr(experiment, "moments", lambda *of: measured.append(of) or calibration.moments(*of))
+    pruning = {**METHODS["calibrated"], "criterion": "magnitude", "pattern": "block:4x4", "permutation": "neurons"}
+    ticket, control = train_arms(opened(recipe.override(pruning={**pruning, "controls": ["calibrated"]}), tmp_path))[1:]
+    assert ticket.trained[0].permutation() is not None
+    assert ticket.trained[0].folder != control.trained[0].folder
+    assert len(measured) == 1
+
+
+def test_what_trains_nothing_says_which_settings_have_no_effect(recipe: Recipe, tmp_path: Path) -> None:
+    recipe = recipe.override(pruning={**METHODS["calibrated"], "rewind_step": 1}, training={"distill": 1.0})
+    told = [line for line in _said(recipe, tmp_path) if line.startswith("warning: ") and "no effect" in line]
+    assert [line.split()[1] for line in told] == ["pruning.rewind_step", "training.distill"]
+
+
+def test_the_command_knows_every_method() -> None:
+    assert tuple(METHODS) == COMMANDS_METHODS
 
 
 def test_oneshot_is_one_round_and_a_field_at_its_default_renames_nothing(recipe: Recipe) -> None:

@@ -10,7 +10,8 @@ bytes).
 import io
 import pickle
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -55,10 +56,17 @@ def read_pickle(path: Path) -> Any:
         data = path.read_bytes()
     except OSError as error:
         raise VlcompressError(f"no pickle at '{path}' ({error.strerror}): give a file that exists") from error
-    try:
+    with _refusing(path, "only plain data is read"):
         return _Reader(data).whole()
+
+
+@contextmanager
+def _refusing(path: Path, read: str) -> Iterator[None]:
+    """Tell what a reader of `path` stumbles over, and what is read at all."""
+    try:
+        yield
     except _Refused as error:
-        raise VlcompressError(f"'{path}' is refused: {error}; only plain data is read, nothing is executed") from error
+        raise VlcompressError(f"'{path}' is refused: {error}; {read}, nothing is executed") from error
     except (pickle.UnpicklingError, ArithmeticError, LookupError, MemoryError, EOFError) as error:
         raise VlcompressError(f"'{path}' is not a whole pickle ({error!r}): it is damaged or cut") from error
     except (ValueError, TypeError, AttributeError, struct.error) as error:
@@ -102,19 +110,13 @@ def read_arrays(data: bytes, path: Path) -> dict[str | int, NDArray[Any]]:
     Raises:
         VlcompressError: anything else; it is not executed.
     """
-    try:
+    with _refusing(path, "only arrays are read"):
         found = _ArrayReader(data).whole()
         while isinstance(found, _Array | list):
             (found,) = found if isinstance(found, list) else found.objects()
         if not isinstance(found, dict):
             raise _Refused(f"it holds a {type(found).__name__}, not a dictionary of arrays")
         return {_key(name): _numbers(str(name), value) for name, value in found.items()}
-    except _Refused as error:
-        raise VlcompressError(f"'{path}' is refused: {error}; only arrays are read, nothing is executed") from error
-    except (pickle.UnpicklingError, ArithmeticError, LookupError, MemoryError, EOFError) as error:
-        raise VlcompressError(f"'{path}' is not a whole pickle ({error!r}): it is damaged or cut") from error
-    except (ValueError, TypeError, AttributeError, struct.error) as error:
-        raise VlcompressError(f"'{path}' is not a whole pickle ({error}): it is damaged or cut") from error
 
 
 class _Named:

@@ -128,6 +128,13 @@ def _without_effect(experiment: Experiment) -> list[str]:
             warnings.append(
                 f"activation checkpointing has no effect on {experiment.family.name}: it has no such blocks"
             )
+    if pruning.weights != "rewound":
+        idle = {"pruning.rewind_step": pruning.rewind_step, "training.distill": experiment.recipe.training.distill}
+        warnings += [
+            f"{name} {value:g} has no effect with pruning.weights '{pruning.weights}': nothing is trained after pruning"
+            for name, value in idle.items()
+            if value
+        ]
     if pruning.growth and pattern == Unstructured():
         warnings.append(f"pruning.growth '{pruning.growth}' has no effect with pattern '{pattern}': it has no blocks")
     if pruning.permutation and not pruning.permutation.free(pattern, experiment.couplings):

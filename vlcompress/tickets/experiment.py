@@ -84,7 +84,7 @@ class Experiment:
     answers: tuple[str, ...] = ()
     pricing: Pricing | None = None
     load_report: LoadReport | None = field(default=None, init=False)
-    _moments: tuple[TrainingResult, Mapping[str, Moments]] | None = field(default=None, init=False)
+    _moments: tuple[tuple[Path, str], Mapping[str, Moments]] | None = field(default=None, init=False)
 
     @cached_property
     def theta0(self) -> dict[str, Tensor]:
@@ -241,9 +241,10 @@ class Experiment:
 
     def moments(self, result: TrainingResult) -> Mapping[str, Moments]:
         """Gather what goes into the prunable layers of a trained model, by weight; kept until another is asked for."""
-        if self._moments is None or self._moments[0] != result:
+        of = result.folder, "" if result.reading is None else result.reading.sha256()
+        if self._moments is None or self._moments[0] != of:
             found = moments(self.model_of(result), self.family, self.train_task, self.prunable.names)
-            self._moments = result, {name: one.to(CPU.torch_device) for name, one in found.items()}
+            self._moments = of, {name: one.to(CPU.torch_device) for name, one in found.items()}
         return self._moments[1]
 
     def model_of(self, result: TrainingResult) -> nn.Module:
@@ -356,8 +357,8 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _taught(experiment: Experiment, trial: Trial) -> bool:
-    """Whether the dense model teaches: every training but its own."""
-    return trial.masks is not None and experiment.recipe.training.distill > 0
+    """Whether the dense model teaches: every training but its own, and what is not trained."""
+    return trial.masks is not None and trial.start != "trained" and experiment.recipe.training.distill > 0
 
 
 def _train_and_save(
