@@ -234,6 +234,42 @@ def watching(tracker: str | None, home: Path) -> Any:
     return Watchers([training_progress(say), *tracked])
 
 
+def engine(command: F) -> F:
+    """Add --engine and --share to a command that trains."""
+    who = click.option(
+        "--engine",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="Who trains: this process, or a Ray cluster (that of $RAY_ADDRESS, or one started here).",
+    )
+    place = click.option(
+        "--share",
+        default="",
+        metavar="URL",
+        help="Copy finished trainings to and from a folder or URL (s3://...), for machines that share no --home.",
+    )
+    return who(place(command))
+
+
+def engine_named(name: str, share: str, tracker: str | None) -> Any:
+    """Make who does a command's trainings.
+
+    Raises:
+        VlcompressError: a place that cannot be used, Ray is not installed.
+    """
+    from vlcompress.tickets.engine import Local
+    from vlcompress.tickets.shared import check_shared
+
+    if share:
+        check_shared(share)
+    if name == "local":
+        return Local(share)
+    from vlcompress.tickets.ray_engine import RayEngine
+
+    return RayEngine(share, tracker)
+
+
 def chosen_run(path: Path | None, home: Path) -> Any:
     """Open the run at `path` (its folder or its ticket), or the newest finished one."""
     from vlcompress.tickets.run import Run, newest_run

@@ -57,6 +57,7 @@ METHODS = ("imp", "oneshot", "calibrated")
 @options.where(device=None, dtype=None)
 @options.fitting(default=None)
 @options.track
+@options.engine
 @options.home
 @options.as_json
 def command(recipe: Path | None, **said: Any) -> None:
@@ -84,6 +85,7 @@ def command(recipe: Path | None, **said: Any) -> None:
         options.show(chosen.document(), dry_run_text(chosen, run_name(chosen, compute)), said["as_json"])
         return
     watching = options.watching(said["track"], said["home"])
+    engine = options.engine_named(said["engine"], said["share"], said["track"])
     run = find_ticket(
         chosen,
         said["home"],
@@ -92,6 +94,7 @@ def command(recipe: Path | None, **said: Any) -> None:
         progress=watching,
         pricing=pricing_of,
         trial=try_checkpoint,
+        engine=engine,
     )
     document, text = {"run": str(run.folder), **to_json(run.result())}, run_text(run)
     if chosen.pruning.target:
@@ -149,7 +152,10 @@ def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
             "seeds": said["seeds"],
             "target": target,
         },
-        training={name: said[name] for name in ("steps", "batch", "learning_rate")},
+        training={
+            **{name: said[name] for name in ("steps", "batch", "learning_rate")},
+            "epochs": 0.0 if said["steps"] else None,  # a recipe counts in one or the other
+        },
         runtime={name: said[name] for name in RUNTIME},
     )
     pattern = chosen.pruning.pattern

@@ -26,11 +26,20 @@ from vlcompress.cli import options
 @click.option("--criterion", default="magnitude", show_default=True, help="What tickets are ranked by.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be trained, and how long it takes at most.")
 @options.track
+@options.engine
 @options.home
 @options.computing(training=True)
 @options.as_json
 def command(
-    name: str | None, dry_run: bool, track: str | None, home: Path, compute: Any, as_json: bool, **choices: Any
+    name: str | None,
+    dry_run: bool,
+    track: str | None,
+    engine: str,
+    share: str,
+    home: Path,
+    compute: Any,
+    as_json: bool,
+    **choices: Any,
 ) -> None:
     """Run the study NAME (without NAME: list them). An interrupted study continues; studies share trainings."""
     from vlcompress.studies.base import Choices, StudyRunner
@@ -45,5 +54,6 @@ def command(
     if dry_run:
         options.show(*dry(study, Choices(**choices), runner), as_json=as_json)
         return
+    runner.engine = options.engine_named(engine, share, track)
     result = run_study(study, Choices(**choices), runner)
     options.show(result.document, result.text, as_json)

@@ -13,8 +13,8 @@ from vlcompress import recipe
 ROOT = Path(__file__).parents[1]
 
 LAYERS = (
-    "errors", "devices", "artefacts", "results", "kernels", "data", "models", "tasks", "pruning", "training", "recipe",
-    "tickets", "sparse", "export", "api", "bench", "report", "serve", "studies", "cli",
+    "errors", "clusters", "devices", "artefacts", "results", "kernels", "data", "models", "tasks", "pruning",
+    "training", "recipe", "tickets", "sparse", "export", "api", "bench", "report", "serve", "studies", "cli",
 )  # fmt: skip
 """From the bottom up; a module may import from its own layer and from those before it."""
 

@@ -376,3 +376,11 @@ def test_a_dry_run_says_how_far_each_round_goes_towards_a_target(tiny_scenes: Pa
     assert code == 0, err
     last = "levels:30,60"
     assert f"towards flops:0.5, which is checked when it is run: 60 %, 100 % of the way (neuron+head, {last})" in out
+
+
+def test_steps_take_the_place_of_a_recipes_epochs() -> None:
+    found = CliRunner().invoke(
+        main, ["prune", "--size", "base", "--steps", "4", "--checkpoint", "none", "--data", "nowhere", "--dry-run"]
+    )
+    assert "epochs" not in found.output
+    assert "nowhere" in found.output

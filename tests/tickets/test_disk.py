@@ -40,7 +40,7 @@ def test_too_little_space_is_warned_of(recipe: Recipe, tmp_path: Path, monkeypat
     said: list[str] = []
     experiment = open_experiment(recipe, tmp_path / "not" / "yet", compute=CPU, say=said.append)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
-    tell_size(experiment, 3)
+    assert tell_size([(experiment, 3)]) > 3 * bytes_of_a_training(experiment)
     assert said[-1].startswith("warning: that is more than is free")
 
 

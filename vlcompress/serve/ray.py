@@ -1,26 +1,21 @@
 """Scaling out: the same app on Ray Serve, as replicas that each hold the models and a queue of their own.
 
-Requests come in on the loopback only. Ray's own ports listen on every interface, whatever address it is given, and Ray
-runs any code for whoever may talk to it: so its token authentication is switched on, its dashboard and its usage
-reports off. Replicas, proxy and restarts after a crash are Ray's.
+Requests come in on the loopback only; what Ray itself listens on asks for a token (`vlcompress.clusters`). Replicas,
+proxy and restarts after a crash are Ray's.
 """
 
-import importlib
 import os
-import secrets
 import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from vlcompress.clusters import guard, import_ray, start_local
 from vlcompress.errors import VlcompressError
 from vlcompress.serve.settings import Settings
 
 APPLICATION = "vlcompress"
-SAFE = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
-"""Environment of everything that Ray starts; nothing overrides it."""
-
 PATIENT = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
 """Ray kills a proxy that is not up within 5 s, three times, which a busy machine never passes; the user's own wins."""
 
@@ -59,11 +54,11 @@ def start(settings: Settings, replicas: int) -> None:
     Raises:
         VlcompressError: Ray Serve is not installed.
     """
-    os.environ.update(SAFE)
-    for name, value in {**PATIENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
+    guard()
+    for name, value in PATIENT.items():
         os.environ.setdefault(name, value)
     ray, serve = _import_ray()  # reads the environment
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="warning")
+    start_local(ray)
     serve.start(http_options={"host": settings.host, "port": settings.port})
     serve.run(application(settings, replicas), name=APPLICATION, route_prefix="/")
 
@@ -102,7 +97,4 @@ def shutdown() -> None:
 
 
 def _import_ray() -> tuple[Any, Any]:
-    try:
-        return importlib.import_module("ray"), importlib.import_module("ray.serve")
-    except ImportError as error:
-        raise VlcompressError("Ray Serve is not installed: pip install 'vlcompress[ray]'") from error
+    return import_ray("ray", "Ray Serve"), import_ray("ray.serve", "Ray Serve")

@@ -7,6 +7,7 @@ examples alone; here each model is also scored under attack, at the strength of 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import fmean
 
 from vlcompress.artefacts import dumps, read_entry, write_file
@@ -28,6 +29,7 @@ from vlcompress.studies.curves import (
 )
 from vlcompress.studies.pretraining_ticket import PRETRAINING, source_recipe
 from vlcompress.studies.tickets import ticket_recipe
+from vlcompress.tickets.engine import columns
 from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Row, TrainedArm, judged
 from vlcompress.tickets.store import TrainingResult
@@ -98,10 +100,8 @@ def _run(runner: StudyRunner, plain: Recipe, hard: Recipe, source: Recipe, level
     easy, tough = runner.bench(plain), runner.bench(hard)
     universal = runner.bench(source)
     found = masks_of(imp_rows(universal, universal.recipe.pruning.seeds[0], levels))
-    columns = [
-        [*_tickets(easy, tough, seed, levels), *_universal(easy, tough, seed, found)] for seed in plain.pruning.seeds
-    ]
-    cells = judged(columns)
+    seeds = [partial(_column, easy, tough, seed, found, levels) for seed in plain.pruning.seeds]
+    cells = judged(columns(runner.engine, seeds))
     arms = tuple(_arm(tough, cell) for cell in cells)
     strength = strength_of(hard.model.family, hard.data.task)
     return AttackedCurve(**{**vars(curve_of(easy, cells)), "cells": arms}, strength=strength, levels=tuple(levels))
@@ -110,6 +110,12 @@ def _run(runner: StudyRunner, plain: Recipe, hard: Recipe, source: Recipe, level
 def _arm(bench: Experiment, cell: TrainedArm) -> AttackedArm:
     attacked = {str(times): _attacked(bench, cell.trained, times) for times in TIMES}
     return AttackedArm(**vars(cell.result()), attacked=attacked)
+
+
+def _column(
+    easy: Experiment, tough: Experiment, seed: int, found: Sequence[Masks], levels: Sequence[float]
+) -> list[Row]:
+    return [*_tickets(easy, tough, seed, levels), *_universal(easy, tough, seed, found)]
 
 
 def _tickets(easy: Experiment, tough: Experiment, seed: int, levels: Sequence[float]) -> Iterator[Row]:

@@ -14,6 +14,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.recipe import Recipe
 from vlcompress.report.plots import Chart
 from vlcompress.report.table import Table
+from vlcompress.tickets.engine import Engine, Local
 from vlcompress.tickets.experiment import Experiment, Say
 from vlcompress.tickets.open_experiment import checked_experiment
 from vlcompress.training.watching import Watcher
@@ -30,12 +31,14 @@ class StudyRunner:
         compute: where to train, and in what.
         say: called with one line at each step of the work.
         progress: watches every training.
+        engine: who does trainings that are not there yet.
     """
 
     home: Path
     compute: Compute = CPU
     say: Say = print
     progress: Watcher | None = None
+    engine: Engine = field(default_factory=Local)
     _open: dict[str, Experiment] = field(default_factory=dict, init=False)
 
     def bench(self, recipe: Recipe) -> Experiment:
@@ -49,6 +52,7 @@ class StudyRunner:
             self._open[name] = checked_experiment(
                 recipe, self.home, compute=self.compute, say=self.say, progress=self.progress
             )
+            self._open[name].engine = self.engine
         return self._open[name]
 
 

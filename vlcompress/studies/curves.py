@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from vlcompress.pruning.mask import Masks
@@ -11,6 +12,7 @@ from vlcompress.report.plots import Chart, Point, Series
 from vlcompress.report.table import Table
 from vlcompress.results import LEVELS, ArmResult, Level
 from vlcompress.studies.base import StudyReport
+from vlcompress.tickets.engine import columns
 from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import POST_TRAINING, Row, TrainedArm, control, judged, rounds
 from vlcompress.tickets.spec import Start, Trial
@@ -88,7 +90,8 @@ def run_curve(bench: Experiment, controls: Sequence[str], levels: Sequence[float
 
 def curve_cells(bench: Experiment, controls: Sequence[str] = (), levels: Sequence[float] = ()) -> list[TrainedArm]:
     """Do the trainings of `run_curve`, which see, and judge them."""
-    return judged([list(_column(bench, seed, controls, levels)) for seed in bench.recipe.pruning.seeds])
+    seeds = [partial(_column, bench, seed, controls, levels) for seed in bench.recipe.pruning.seeds]
+    return judged(columns(bench.engine, seeds))
 
 
 def curve_of(bench: Experiment, cells: Sequence[TrainedArm]) -> Curve:
@@ -124,7 +127,9 @@ def trainings_of(recipe: Recipe, controls: Sequence[str], controlled: int) -> in
 def _column(bench: Experiment, seed: int, controls: Sequence[str], levels: Sequence[float]) -> Iterator[Row]:
     rows = imp_rows(bench, seed)
     yield from rows
-    yield from (control(bench, seed, name, row) for name in controls for row in rows[1:] if near(row.sparsity, levels))
+    chosen = [row for row in rows[1:] if near(row.sparsity, levels)]
+    jobs = [partial(control, bench, seed, name, row) for name in controls for row in chosen]
+    yield from bench.engine.together(jobs)
 
 
 def imp_rows(bench: Experiment, seed: int, levels: Sequence[float] = (), arm: str = "ticket") -> list[Row]:

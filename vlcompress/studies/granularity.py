@@ -188,7 +188,8 @@ def _speed(runner: StudyRunner, task: str, recipes: Mapping[str, Recipe], plan: 
         except VlcompressError as error:
             runner.say(f"not measured: {error}")
     dense = curves.of(runner, recipes[PLAIN])[0].trained[0]
-    return SpeedResult(task, measure_tickets(runner.bench(recipes[PLAIN]), dense, tickets))
+    with runner.engine.quiet():
+        return SpeedResult(task, measure_tickets(runner.bench(recipes[PLAIN]), dense, tickets))
 
 
 def _tickets(bench: Experiment, cells: Sequence[TrainedArm], pattern: str, plan: Rounds) -> list[MeasuredTicket]:

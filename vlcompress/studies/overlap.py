@@ -6,6 +6,7 @@ d / (2 - d), which stands beside every figure: without it a number says nothing.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 
 from vlcompress.models.registry import modality_of
@@ -53,11 +54,13 @@ class Overlap:
         recipes = {task: ticket_recipe(choices, task, (level,)) for task in choices.tasks}
 
         def work(runner: StudyRunner) -> Pairs:
-            masks = {
-                f"{task} seed {seed}": masks_of(imp_rows(runner.bench(recipes[task]), seed))[-1]
+            jobs = {
+                f"{task} seed {seed}": partial(imp_rows, runner.bench(recipes[task]), seed)
                 for task in recipes
                 for seed in choices.seeds
             }
+            found = runner.engine.together(list(jobs.values()))
+            masks = {name: masks_of(rows)[-1] for name, rows in zip(jobs, found, strict=True)}
             return Pairs(level, tuple(_pair(one, other, masks) for one, other in combinations(masks, 2)))
 
         count = sum(trainings_of(recipe, (), 0) for recipe in recipes.values())

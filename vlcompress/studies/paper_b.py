@@ -21,6 +21,7 @@ its rounds prune ties and one weight more of each tensor, and its head starts fr
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import mean
 
 import torch
@@ -34,6 +35,7 @@ from vlcompress.results import ArmResult
 from vlcompress.studies.base import Choices, StudyCell, StudyReport, StudyRunner, by_magnitude
 from vlcompress.studies.curves import Curve, curve_of, curves_report, dense_row, imp_rows, masked_row, near, rounds_of
 from vlcompress.studies.tickets import NINE, ticket_recipe
+from vlcompress.tickets.engine import columns
 from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Row, control, judged
 from vlcompress.tickets.spec import Trial
@@ -84,7 +86,8 @@ def _text(choices: Choices) -> StudyCell:
 
     def work(runner: StudyRunner) -> Curve:
         bench = runner.bench(recipe)
-        return curve_of(bench, judged([list(_text_rows(bench, seed, levels)) for seed in choices.seeds]))
+        seeds = [partial(_text_rows, bench, seed, levels) for seed in choices.seeds]
+        return curve_of(bench, judged(columns(runner.engine, seeds)))
 
     count = len(choices.seeds) * (1 + rounds_of(recipe) + 2 * len(levels))
     return StudyCell("text", recipe, count, work)
@@ -105,8 +108,8 @@ def _released(choices: Choices) -> StudyCell:
 
     def work(runner: StudyRunner) -> Curve:
         bench = runner.bench(recipe)
-        columns = [list(_released_rows(bench, seed, wanted)) for seed in choices.seeds]
-        return LabelledCurve(**vars(curve_of(bench, judged(columns))), labels=tuple(NINE[place] for place in wanted))
+        rows = columns(runner.engine, [partial(_released_rows, bench, seed, wanted) for seed in choices.seeds])
+        return LabelledCurve(**vars(curve_of(bench, judged(rows))), labels=tuple(NINE[place] for place in wanted))
 
     return StudyCell("released", recipe, len(choices.seeds) * (1 + 3 * len(wanted)), work)
 

@@ -8,6 +8,7 @@ the same names under every head.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from statistics import fmean
 
 from vlcompress.errors import VlcompressError
@@ -26,6 +27,7 @@ from vlcompress.studies.curves import (
     score_text,
 )
 from vlcompress.studies.tickets import ticket_recipe
+from vlcompress.tickets.engine import columns
 from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import Row, control, judged
 
@@ -85,8 +87,8 @@ def _cell(choices: Choices, task: str) -> StudyCell:
     def work(runner: StudyRunner) -> LevelCurve:
         found = masks_of(imp_rows(runner.bench(source), choices.seeds[0], levels))
         bench = runner.bench(target)
-        columns = [list(_column(bench, seed, found)) for seed in choices.seeds]
-        return LevelCurve(**vars(curve_of(bench, judged(columns))), levels=tuple(levels))
+        rows = columns(bench.engine, [partial(_column, bench, seed, found) for seed in choices.seeds])
+        return LevelCurve(**vars(curve_of(bench, judged(rows))), levels=tuple(levels))
 
     chain = 1 + rounds_of(target)
     return StudyCell(task, target, chain + len(choices.seeds) * (chain + 2 * len(levels)), work)
@@ -95,8 +97,8 @@ def _cell(choices: Choices, task: str) -> StudyCell:
 def _column(bench: Experiment, seed: int, found: Sequence[Masks]) -> Iterator[Row]:
     dense, *own = imp_rows(bench, seed, [masks.sparsity for masks in found])
     yield from (dense, *own)
-    yield from (masked_row(bench, seed, PRETRAINING, masks) for masks in found)
-    yield from (control(bench, seed, "random", row) for row in own)
+    carried = [partial(masked_row, bench, seed, PRETRAINING, masks) for masks in found]
+    yield from bench.engine.together([*carried, *(partial(control, bench, seed, "random", row) for row in own)])
 
 
 def _drop(curve: Curve, name: str, level: float) -> float:

@@ -5,7 +5,9 @@ import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from vlcompress.results import to_json
 from vlcompress.studies.base import Choices, Done, Json, Study, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.estimate import seconds_of_a_training
 from vlcompress.studies.page import DOCUMENT, FOLDER, failures, page, report_document
-from vlcompress.tickets.disk import training_names
+from vlcompress.tickets.disk import tell_size, training_names
+from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.open_experiment import rehearsed_experiment
 from vlcompress.tickets.store import TIME
 
@@ -47,6 +50,7 @@ def run_study(study: Study, choices: Choices, runner: StudyRunner) -> StudyOutco
     cells = study.cells(choices)
     if runner.progress is not None:
         runner.progress.plan(sum(cell.trainings for cell in cells))
+    _tell_size(cells, runner)
     done = _run(cells, runner)
     if not done.results:
         raise _nothing(study, done.failed)
@@ -57,6 +61,16 @@ def run_study(study: Study, choices: Choices, runner: StudyRunner) -> StudyOutco
     write_file(folder / DOCUMENT, dumps(facts))
     write_file(folder / "study.html", page(facts))
     return StudyOutcome(folder, facts, _text(done, report, folder))
+
+
+def _tell_size(cells: Sequence[StudyCell], runner: StudyRunner) -> None:
+    """Say how much the cells write at most; one that is refused says why in its turn."""
+    asked = []
+    for cell in cells:
+        with suppress(VlcompressError):
+            asked.append((runner.bench(cell.recipe), cell.trainings))
+    if asked:
+        tell_size(asked)
 
 
 def describe(studies: Iterable[Study]) -> str:
@@ -73,13 +87,13 @@ def dry(study: Study, choices: Choices, runner: StudyRunner) -> tuple[Json, str]
         VlcompressError: every cell would be refused, or an impossible cell was asked for.
     """
     cells = study.cells(choices)
-    each, failed = _seconds_of_a_training(cells, runner)
+    each, failed, written = _seconds_of_a_training(cells, runner)
     if not each:
         raise _nothing(study, failed)
     table = plan([cell for cell in cells if cell.name in each], each)
     note = "trainings that are there already, and those that cells share, are not done again; scoring is not counted"
     text = "\n".join([plain(table), note, *failures(failed)])
-    return {"seconds_each": each, "failed": failed, **dataclasses.asdict(table)}, text
+    return {"seconds_each": each, "bytes": written, "failed": failed, **dataclasses.asdict(table)}, text
 
 
 def _nothing(study: Study, failed: Mapping[str, str]) -> VlcompressError:
@@ -87,13 +101,16 @@ def _nothing(study: Study, failed: Mapping[str, str]) -> VlcompressError:
     return VlcompressError(f"no cell of study '{study.name}' succeeded: {reasons}")
 
 
-def _seconds_of_a_training(cells: Sequence[StudyCell], runner: StudyRunner) -> tuple[dict[str, float], dict[str, str]]:
-    """Time a training of each cell, and find the cells that are refused, by name.
+def _seconds_of_a_training(
+    cells: Sequence[StudyCell], runner: StudyRunner
+) -> tuple[dict[str, float], dict[str, str], int]:
+    """Time a training of each cell, find the cells that are refused, by name, and count the bytes of all others.
 
     Cells of the same model, data and training are timed once.
     """
     timed: dict[str, float] = {}
     seconds, failed = dict[str, float](), dict[str, str]()
+    asked: list[tuple[Experiment, int]] = []
     with tempfile.TemporaryDirectory() as scratch:
         for cell in cells:
             try:
@@ -107,7 +124,8 @@ def _seconds_of_a_training(cells: Sequence[StudyCell], runner: StudyRunner) -> t
             if alike not in timed:
                 timed[alike] = seconds_of_a_training(bench)
             seconds[cell.name] = timed[alike]
-    return seconds, failed
+            asked.append((replace(bench, home=runner.home), cell.trainings))
+        return seconds, failed, tell_size(asked) if asked else 0
 
 
 def _text(done: Done, report: StudyReport, folder: Path) -> str:
@@ -124,7 +142,8 @@ def _run(cells: Sequence[StudyCell], runner: StudyRunner) -> Done:
     results: dict[str, Any] = {}
     failed: dict[str, str] = {}
     seconds: dict[str, float] = {}
-    for number, cell in enumerate(cells, start=1):
+
+    def run(number: int, cell: StudyCell) -> None:
         runner.say(f"[{number}/{len(cells)}] {cell.name}")
         started = time.monotonic()
         try:
@@ -133,7 +152,10 @@ def _run(cells: Sequence[StudyCell], runner: StudyRunner) -> Done:
             failed[cell.name] = str(error)
             runner.say(f"failed: {error}")
         seconds[cell.name] = round(time.monotonic() - started, 1)
-    return Done(results, failed, seconds)
+
+    runner.engine.together([partial(run, number, cell) for number, cell in enumerate(cells, start=1)])
+    order = [cell.name for cell in cells].index  # side by side they end in any order
+    return Done({name: results[name] for name in sorted(results, key=order)}, failed, seconds)
 
 
 def plan(cells: Sequence[StudyCell], seconds_each: Mapping[str, float]) -> Table:

@@ -6,6 +6,7 @@ averaged over targets as in their Table 2.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from vlcompress.errors import VlcompressError
 from vlcompress.recipe import Recipe
@@ -105,8 +106,9 @@ class Transfer:
 def _cell(recipes: Mapping[str, Recipe], source: str, target: str, level: float) -> StudyCell:
     def work(runner: StudyRunner) -> TransferResult:
         here, there = runner.bench(recipes[source]), runner.bench(recipes[target])
-        columns = [_column(here, there, seed) for seed in recipes[source].pruning.seeds]
-        return TransferResult(source, target, level, tuple(cell.result() for cell in judged(columns)))
+        seeds = [partial(_column, here, there, seed) for seed in recipes[source].pruning.seeds]
+        cells = judged(runner.engine.together(seeds))
+        return TransferResult(source, target, level, tuple(cell.result() for cell in cells))
 
     count = len(recipes[source].pruning.seeds) * (3 + rounds_of(recipes[source]))
     return StudyCell(f"{source} to {target}", recipes[target], count, work)

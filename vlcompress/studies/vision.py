@@ -193,8 +193,8 @@ Column = Callable[[StudyRunner, int], tuple[Experiment, Iterable[Row]]]
 
 def _curve(plan: VisionPlan, column: Column, runner: StudyRunner) -> Curve:
     """Train the column of every seed, and judge them side by side."""
-    benches, columns = zip(*(column(runner, seed) for seed in plan.seeds), strict=True)
-    return curve_of(benches[0], judged([list(rows) for rows in columns]))
+    found = runner.engine.together([partial(column, runner, seed) for seed in plan.seeds])
+    return curve_of(found[0][0], judged([list(rows) for _, rows in found]))
 
 
 def _ticket(plan: VisionPlan, kind: str) -> StudyCell:

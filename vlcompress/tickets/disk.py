@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,23 @@ YOUNG = 3600.0
 """Seconds: what was changed since then may belong to a run that is at work."""
 
 
-def tell_size(experiment: Experiment, trainings: int) -> None:
-    """Say how much that many trainings write at most, and warn where the disk has less."""
-    needed = trainings * bytes_of_a_training(experiment) + bytes_under_way(experiment)
-    home = next(folder for folder in (experiment.home, *experiment.home.resolve().parents) if folder.is_dir())
-    free = shutil.disk_usage(home).free
-    experiment.say(
-        f"on the disk: {spelt(bytes_of_a_training(experiment))} a training, {spelt(needed)} for {trainings} at most "
-        f"with one under way; {spelt(free)} are free"
-    )
+def tell_size(asked: Sequence[tuple[Experiment, int]]) -> int:
+    """Say how much so many trainings of each experiment write at most, and warn where the disk has less.
+
+    Returns:
+        the bytes.
+    """
+    each = {spelt(bytes_of_a_training(experiment)) for experiment, _ in asked}
+    needed = sum(trainings * bytes_of_a_training(experiment) for experiment, trainings in asked)
+    needed += max(bytes_under_way(experiment) for experiment, _ in asked)
+    home, say = asked[0][0].home, asked[0][0].say
+    free = shutil.disk_usage(next(one for one in (home, *home.resolve().parents) if one.is_dir())).free
+    one = f"{each.pop()} a training, " if len(each) == 1 else ""
+    count = sum(trainings for _, trainings in asked)
+    say(f"on the disk: {one}{spelt(needed)} for {count} at most with one under way; {spelt(free)} are free")
     if needed > free:
-        experiment.say("warning: that is more than is free: free some space, or choose another --home")
+        say("warning: that is more than is free: free some space, or choose another --home")
+    return needed
 
 
 def bytes_of_a_training(experiment: Experiment) -> int:

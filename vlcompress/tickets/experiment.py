@@ -29,6 +29,7 @@ from vlcompress.recipe import Recipe
 from vlcompress.tasks.base import Blind, EvalTask, LogitTask, TrainTask
 from vlcompress.tasks.support_matrix import blind_of
 from vlcompress.tickets.controls import shuffled
+from vlcompress.tickets.engine import Engine, Local
 from vlcompress.tickets.spec import GENERATION, Start, Teacher, TrainingSpec, Trial
 from vlcompress.tickets.store import TrainingResult, TrainingStore
 from vlcompress.training.adversarial import Adversarial
@@ -65,6 +66,7 @@ class Experiment:
         reported: score of questions alone, or of chance, in [0, 1], as the data report has it; None where it has none.
         answers: of the checkpoint's answer head, in the order of its rows, where φ0 takes that head; () is a new head.
         pricing: what the model's heads and neurons cost, where the recipe has a target.
+        engine: who does trainings that are not there yet.
         load_report: how the weights that were loaded last fitted.
     """
 
@@ -83,6 +85,7 @@ class Experiment:
     reported: float | None = None
     answers: tuple[str, ...] = ()
     pricing: Pricing | None = None
+    engine: Engine = field(default_factory=Local)
     load_report: LoadReport | None = field(default=None, init=False)
     _moments: tuple[tuple[Path, str], Mapping[str, Moments]] | None = field(default=None, init=False)
 
@@ -179,7 +182,7 @@ class Experiment:
     @property
     def store(self) -> TrainingStore:
         """Where trainings are found and kept."""
-        return TrainingStore(self.home / "trainings")
+        return TrainingStore(self.home / "trainings", self.engine.shared)
 
     def keep_all(self) -> Masks:
         """Make the mask that prunes nothing."""
@@ -224,16 +227,19 @@ class Experiment:
             trial: what to train.
             label: how to call it in what is reported.
         """
-        spec = self.spec(trial)
-        done = self.store.find(spec)
+        done = self.store.find(self.spec(trial))
         if done is not None:
             self.say(f"{label}: {100 * done.scores.mean:.2f} (done before)")
             return done
         started = time.monotonic()
-        make = _prune_and_save if trial.start == "trained" else _train_and_save
-        result = make(self, trial, spec, label, started)
+        result = self.engine.train(self, trial, label)
         self.say(f"{label}: {100 * result.scores.mean:.2f} ({time.monotonic() - started:.1f} s)")
         return result
+
+    def train_here(self, trial: Trial, label: str) -> TrainingResult:
+        """Do a training in this process; arguments as of `train`."""
+        make = _prune_and_save if trial.start == "trained" else _train_and_save
+        return make(self, trial, self.spec(trial), label, time.monotonic())
 
     def dense(self, seed: int) -> TrainingResult:
         """Find the dense training of a seed, or do it."""

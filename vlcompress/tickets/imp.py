@@ -5,8 +5,10 @@ starts again from θ0 (or θ_i) with a new head φ0. Only the mask survives a ro
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 from vlcompress.pruning.criterion import Criterion, Random, Ranking
@@ -19,6 +21,7 @@ from vlcompress.results import ArmResult, Verdict
 from vlcompress.tasks.base import Blind
 from vlcompress.tickets.budgeting import Budget, budget_of
 from vlcompress.tickets.disk import tell_size
+from vlcompress.tickets.engine import columns
 from vlcompress.tickets.experiment import Experiment, criterion_of, search_permutation
 from vlcompress.tickets.spec import Start, Trial
 from vlcompress.tickets.store import TrainingResult
@@ -85,10 +88,11 @@ def count_trainings(recipe: Recipe) -> int:
 def train_arms(experiment: Experiment) -> list[TrainedArm]:
     """Train the dense model, every round of the ticket, and the controls, with every seed; judge each against dense."""
     trainings = count_trainings(experiment.recipe)
-    tell_size(experiment, trainings)
+    tell_size([(experiment, trainings)])
     if experiment.progress is not None:
         experiment.progress.plan(trainings)
-    return judged([list(_one_seed(experiment, seed)) for seed in experiment.recipe.pruning.seeds], experiment.blind)
+    seeds = [partial(_one_seed, experiment, seed) for seed in experiment.recipe.pruning.seeds]
+    return judged(columns(experiment.engine, seeds), experiment.blind)
 
 
 def judged(columns: Sequence[Sequence[Row]], blind: Blind = None) -> list[TrainedArm]:
@@ -126,12 +130,14 @@ def _one_seed(experiment: Experiment, seed: int) -> Iterator[Row]:
     budget = budget_of(experiment)
     tickets = list(rounds(experiment, seed, dense, pruning.pattern, "ticket", budget))
     yield from tickets
-    for name in pruning.controls:
+    plan = [row.sparsity for row in tickets] if budget else None
+
+    def arm(name: str) -> Iterable[Row]:
         if name == "unstructured":
-            plan = [row.sparsity for row in tickets] if budget else None
-            yield from rounds(experiment, seed, dense, Unstructured(), name, plan=plan)
-        else:
-            yield control(experiment, seed, name, tickets[-1])
+            return rounds(experiment, seed, dense, Unstructured(), name, plan=plan)
+        return [control(experiment, seed, name, tickets[-1])]
+
+    yield from chain(*columns(experiment.engine, [partial(arm, name) for name in pruning.controls]))
 
 
 def rounds(

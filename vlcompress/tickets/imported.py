@@ -64,7 +64,7 @@ def import_ticket(
         return run
     seeds, controls = recipe.pruning.seeds, recipe.pruning.controls
     trainings = len(seeds) * (2 + len(controls))
-    tell_size(experiment, trainings)
+    tell_size([(experiment, trainings)])
     if progress is not None:
         progress.plan(trainings)
     cells = judged([_one_seed(experiment, masks, seed) for seed in seeds], experiment.blind)

@@ -20,6 +20,7 @@ from vlcompress.tasks.build_task import PRETRAINING
 from vlcompress.tickets.budgeting import budget_of
 from vlcompress.tickets.card import ticket_card
 from vlcompress.tickets.checks import tell_no_faster
+from vlcompress.tickets.engine import Engine
 from vlcompress.tickets.experiment import Experiment, Say
 from vlcompress.tickets.imp import TrainedArm, ticket_of, train_arms
 from vlcompress.tickets.open_experiment import checked_experiment, rehearsed_experiment
@@ -83,6 +84,7 @@ def find_ticket(
     progress: Watcher | None = None,
     pricing: Callable[[Experiment], Pricing] | None = None,
     trial: Callable[[Experiment], None] | None = None,
+    engine: Engine | None = None,
 ) -> Run:
     """Run a recipe to its ticket, or find it done.
 
@@ -95,6 +97,7 @@ def find_ticket(
         pricing: tells what heads and neurons cost, for a recipe with a target
             (`vlcompress.bench.pricing.pricing_of`).
         trial: tries on the untrained model what will be asked of the ticket (`vlcompress.export.trial.try_checkpoint`).
+        engine: who does the trainings; None does them here, in turn.
 
     Raises:
         VlcompressError: anything in the recipe or the data that does not fit, or a target out of reach, before the
@@ -113,6 +116,7 @@ def find_ticket(
     tell_no_faster(experiment)
     if trial is not None:
         trial(experiment)
+    experiment.engine = engine or experiment.engine
     keep_run(run, experiment, train_arms(experiment))
     return run
 

@@ -18,6 +18,7 @@ from vlcompress.models.base import Config, Head
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.permutation import Permutation
 from vlcompress.tasks.base import Scores
+from vlcompress.tickets.shared import fetch, publish
 from vlcompress.tickets.spec import TrainingSpec, Trial
 from vlcompress.tickets.ticket import PERMUTATION, Ticket
 from vlcompress.training.watching import each_step_once
@@ -89,9 +90,15 @@ class TrainingResult:
 
 @dataclass(frozen=True)
 class TrainingStore:
-    """The folder that finished trainings are found and kept in."""
+    """The folder that finished trainings are found and kept in.
+
+    Attributes:
+        folder: of this machine, or of several that share a disk.
+        shared: a folder or URL that machines without a shared disk copy finished trainings to and from; "" is none.
+    """
 
     folder: Path
+    shared: str = ""
 
     def find(self, spec: TrainingSpec) -> TrainingResult | None:
         """Find a finished training, and check its files' hashes.
@@ -100,7 +107,8 @@ class TrainingStore:
             VlcompressError: it is damaged.
         """
         folder = self._of(spec)
-        if not (folder / DOCUMENT).is_file():
+        there = (folder / DOCUMENT).is_file() or (self.shared and fetch(folder, DOCUMENT, self.shared))
+        if not there:
             return None
         unseal(folder, DOCUMENT)
         return TrainingResult(folder)
@@ -156,6 +164,8 @@ class TrainingStore:
             log.unlink()
         shutil.rmtree(self.under_way(spec), ignore_errors=True)
         rewind.unlink(missing_ok=True)
+        if self.shared:
+            publish(folder, DOCUMENT, self.shared)
         return TrainingResult(folder)
 
     def _of(self, spec: TrainingSpec) -> Path:
