@@ -17,6 +17,7 @@ from vlcompress.devices import CPU, Compute
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Coupling, Family, LoadReport, Prunable
 from vlcompress.models.checkpoints import read_checkpoint
+from vlcompress.models.encoder.zero_shot import NAMED, name_classes
 from vlcompress.models.language import language_part, published_language_model
 from vlcompress.models.objective import Objective
 from vlcompress.pruning.budget import Pricing
@@ -93,6 +94,9 @@ class Experiment:
         if self.checkpoint is not None:
             self.load_report = self.family.load(model, self.checkpoint, fresh_head=True)
         prefixes = (self.family.backbone_prefix, *(self.family.inherited if self.checkpoint is not None else ()))
+        if self.recipe.model.head == "names" and self.checkpoint is not None:
+            name_classes(model, self.checkpoint, self.train_task.head.labels)
+            prefixes = (*prefixes, NAMED)
         state = model.state_dict()
         return {name: state[name].detach().cpu().clone() for name in state if name.startswith(prefixes)}
 
