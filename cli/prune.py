@@ -16,6 +16,9 @@ RUNTIME = ("device", "dtype", "micro_batch", "activation_checkpointing", "device
 PRUNING = ("pattern", "criterion", "sparsity", "schedule", "rounds", "allocation", "rewind_step")
 """Options that are fields of a recipe's "pruning" and given as they are."""
 
+HEADS = ("fresh", "answers", "names")
+"""As of `vlcompress.recipe.HEADS`, which is not read for a help text."""
+
 METHODS = ("imp", "oneshot", "calibrated")
 """Names of `vlcompress.recipe.METHODS`, which is not read for a help text."""
 
@@ -27,6 +30,7 @@ METHODS = ("imp", "oneshot", "calibrated")
 @click.option("--task", help="Task.  [vqa]")
 @click.option("--size", help="Model size: tiny, small (built-in), base (published).  [small]")
 @click.option("--checkpoint", help="Pre-trained weights: built-in, none, a folder, a file or a hub name.")
+@click.option("--head", type=click.Choice(HEADS), help="Start from a new head, LXMERT's answers or the classes' names.")
 @click.option("--data", help="scenes:SIZE for built-in data, or a folder in the published layout.")
 @click.option("--vocabulary", help="A vocab.txt, where the data folder has none.")
 @click.option("--pattern", help="unstructured, block:RxC, n:m, head, neuron, neuron+head, or attention=...,ffn=...")
@@ -152,7 +156,7 @@ def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
     target = _target(said)
     controls = [control for control in said["controls"] if control != "none"]
     chosen = base.override(
-        model={"family": family, "size": said["size"], "checkpoint": said["checkpoint"]},
+        model={"family": family, "size": said["size"], "checkpoint": said["checkpoint"], "head": said["head"]},
         data={"task": said["task"], "source": said["data"], "vocabulary": said["vocabulary"]},
         pruning={
             **{name: said[name] for name in PRUNING},

@@ -17,6 +17,7 @@ from vlcompress.devices import CPU, Compute
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Coupling, Family, LoadReport, Prunable
 from vlcompress.models.checkpoints import read_checkpoint
+from vlcompress.models.encoder.zero_shot import NAMED, name_classes
 from vlcompress.models.language import language_part, published_language_model
 from vlcompress.models.objective import Objective
 from vlcompress.pruning.budget import Pricing
@@ -32,7 +33,7 @@ from vlcompress.tickets.controls import shuffled
 from vlcompress.tickets.spec import GENERATION, Start, Teacher, TrainingSpec, Trial
 from vlcompress.tickets.store import TrainingResult, TrainingStore
 from vlcompress.training.adversarial import Adversarial
-from vlcompress.training.calibration import EXAMPLES, SCORES, moments
+from vlcompress.training.calibration import EXAMPLES, SCORES, drawn, moments
 from vlcompress.training.checkpoint import distinct, restore
 from vlcompress.training.distillation import Distilled
 from vlcompress.training.hyperparameters import Hyperparameters
@@ -97,6 +98,9 @@ class Experiment:
         if self.checkpoint is not None:
             self.load_report = self.family.load(model, self.checkpoint, fresh_head=True)
         prefixes = (self.family.backbone_prefix, *(self.family.inherited if self.checkpoint is not None else ()))
+        if self.recipe.model.head == "names" and self.checkpoint is not None:
+            name_classes(model, self.checkpoint, self.train_task.head.labels)
+            prefixes = (*prefixes, NAMED)
         state = model.state_dict()
         return {name: state[name].detach().cpu().clone() for name in state if name.startswith(prefixes)}
 
@@ -247,7 +251,7 @@ class Experiment:
         """Gather what goes into the prunable layers of a trained model, by weight; kept until another is asked for."""
         of = result.folder, "" if result.reading is None else result.reading.sha256()
         if self._moments is None or self._moments[0] != of:
-            found = moments(self.model_of(result), self.family, self.train_task, self.prunable.names)
+            found = moments(self.model_of(result), self.family, drawn(self.train_task), self.prunable.names)
             self._moments = of, {name: one.to(CPU.torch_device) for name, one in found.items()}
         return self._moments[1]
 
@@ -329,7 +333,7 @@ def criterion_of(experiment: Experiment, trained: TrainingResult, ranking: Ranki
     if not ranking.calibrated:
         return ranking.of(seed, trained.saliency())
     model, names = experiment.model_of(trained), experiment.prunable.names
-    return ranking.of(seed, SCORES[ranking.name](model, experiment.family, experiment.train_task, names))
+    return ranking.of(seed, SCORES[ranking.name](model, experiment.family, drawn(experiment.train_task), names))
 
 
 def search_permutation(

@@ -11,6 +11,7 @@ from vlcompress.data.tokenizer import SPECIAL_TOKENS, WordPiece
 from vlcompress.devices import CPU, Compute
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family
+from vlcompress.models.encoder.zero_shot import check_nameable
 from vlcompress.models.registry import FAMILIES, family_named
 from vlcompress.recipe import Recipe
 from vlcompress.tasks.build_task import (
@@ -109,6 +110,8 @@ def open_experiment(
         tell_stand_ins(data, asked, say)
         tell_unlisted(data, say)
     config = model(width)
+    if recipe.model.head == "names":
+        check_nameable(config, recipe.data.task, checkpoint)
     return Experiment(
         recipe=recipe,
         family=family,
@@ -161,7 +164,7 @@ def _pretrained_answers(recipe: Recipe, folder: Path, checkpoint: str | None) ->
     Raises:
         VlcompressError: a family, task or checkpoint without such a head, or no list of its answers.
     """
-    if recipe.model.head == "fresh":
+    if recipe.model.head != "answers":
         return ()
     listed = family_named(recipe.model.family).answers_file
     if not listed or recipe.data.task not in ("vqa", "gqa") or checkpoint is None:
