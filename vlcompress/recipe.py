@@ -230,12 +230,14 @@ class RuntimeRecipe:
             that fit into the GPU's memory.
         activation_checkpointing: compute the insides of blocks again in the backward pass: the same bits in less
             memory and more time.
+        devices: GPUs (or processes on the CPU) that share each training's batches.
     """
 
     device: Annotated[str, lambda _, value: check_device(value)] = "auto"
     dtype: Annotated[str, lambda _, value: check_dtype(value)] = "fp32"
     micro_batch: Annotated[MicroBatch, Parsed(parse_micro_batch, (str, int, MicroBatch))] = MicroBatch(0)  # noqa: RUF009 (an int)
     activation_checkpointing: bool = False
+    devices: Annotated[int, within("[1, 1025)", "how many share a training, for example 4")] = 1
 
 
 @dataclass(frozen=True)
