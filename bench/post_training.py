@@ -55,7 +55,9 @@ def _by_sigmoid(experiment: Experiment, dense: TrainingResult) -> Criterion:
     family.logits = weighed  # type: ignore[method-assign]
     try:
         model = experiment.model_of(dense)
-        return Fisher(calibration.fisher(model, family, experiment.train_task, experiment.prunable.names))
+        return Fisher(
+            calibration.fisher(model, family, calibration.drawn(experiment.train_task), experiment.prunable.names)
+        )
     finally:
         del family.logits
 

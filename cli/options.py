@@ -123,21 +123,35 @@ def fitting(default: str | None = "0") -> Callable[[F], F]:
     return lambda command: first(second(command))
 
 
-def computing(*, training: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def sharing(default: int | None = 1) -> Callable[[F], F]:
+    """Add --devices to a command; a default of None leaves it to the recipe."""
+    said = "" if default else "  [the recipe's]"
+    return click.option(
+        "--devices",
+        type=click.IntRange(1, 1024),
+        default=default,
+        show_default=True,
+        help="GPUs that share each training; with --device cpu, processes." + said,
+    )
+
+
+def computing(*, training: bool = False, shared: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add --device and --dtype to a command, which takes what they say as `compute`, checked against this machine.
 
-    One that trains gets the options of `fitting` too.
+    One that trains gets the options of `fitting` too, and one whose trainings are shared that of `sharing`.
     """
+    more = ("micro_batch", "activation_checkpointing") * training + ("devices",) * shared
 
     def add(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def run(*, device: str, dtype: str, **given: Any) -> None:
             from vlcompress.devices import parse_compute
 
-            fits = {name: given.pop(name) for name in ("micro_batch", "activation_checkpointing") if training}
+            fits = {name: given.pop(name) for name in more}
             command(compute=parse_compute(device, dtype, training=training, **fits), **given)
 
-        return where()(fitting()(run) if training else run)
+        shares: Callable[..., None] = sharing()(run) if shared else run
+        return where()(fitting()(shares) if training else shares)
 
     return add
 
@@ -230,7 +244,7 @@ def watching(tracker: str | None, home: Path) -> Any:
     from vlcompress.cli.progress import training_progress
     from vlcompress.training.watching import Watchers
 
-    tracked = [_trackers().tracker_named(tracker, home)] if tracker else []
+    tracked: list[Any] = [_trackers().tracker_named(tracker, home)] if tracker else []
     return Watchers([training_progress(say), *tracked])
 
 

@@ -1,5 +1,6 @@
 """vlcompress pretrain: make the weights that tickets are found in."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from vlcompress.cli import options
 @click.option("--transport-weight", type=float, help="Of UNITER's and ViLT's word-region alignment.  [0.1]")
 @click.option("--seed", type=options.SEED, default=0, show_default=True)
 @click.option("--half", is_flag=True, help="Store the weights as float16.")
-@options.computing(training=True)
+@options.computing(training=True, shared=True)
 @options.home
 @options.as_json
 def command(
@@ -63,7 +64,8 @@ def command(
     from vlcompress.models.base import pretraining_of
     from vlcompress.models.registry import family_named
     from vlcompress.training.hyperparameters import Hyperparameters
-    from vlcompress.training.pretrain import Pretraining, PretrainingRecipe, pretrain
+    from vlcompress.training.pretrain import PretrainingRecipe
+    from vlcompress.training.ranks import on_devices
 
     family = family_named(model)
     spec = pretraining_of(family)
@@ -71,7 +73,16 @@ def command(
     hyper = Hyperparameters(steps, batch, learning_rate, optimizer=spec.optimizer, **fixed)
     recipe = PretrainingRecipe(size, hyper, spec.settings_with(given), seed)
     folder = data or pretraining_folder(pictures, home, options.say, captions=family.reads == "pixels")
-    work = Pretraining(family, folder, recipe, splits)
-    watching = options.watching(None, home)
-    result = pretrain(work, home, compute=compute, half=half, say=options.say, progress=watching)
+    result = on_devices(compute, partial(_pretrain, (model, folder, recipe, splits), home, compute, half))
     options.show({"pretrained": str(result)}, f"pre-trained weights: {result}", as_json)
+
+
+def _pretrain(named: Any, home: Path, compute: Any, half: bool) -> Path:
+    """Pre-train, in this process or in the first of several; `named` is a family's name and what follows it."""
+    from vlcompress.models.registry import family_named
+    from vlcompress.training.pretrain import Pretraining, pretrain
+
+    family, *rest = named
+    with click.Context(command):  # at whose end progress leaves the terminal
+        work, watching = Pretraining(family_named(family), *rest), options.watching(None, home)
+        return pretrain(work, home, compute=compute, half=half, say=options.say, progress=watching)

@@ -12,6 +12,8 @@ EVERY = 60.0
 """Seconds between plain lines."""
 FIRST = 5.0
 """Seconds of a run's first steps before it is said how long all takes."""
+WAITED = 0.1
+"""Share of a training's time that may go by for want of batches before it is said."""
 
 
 class Progress:
@@ -41,10 +43,11 @@ class Progress:
         self._label, self._hyper, self._begun = label, hyper, self._begun + 1
         self._started = self._told = self._clock()
         self._first: int | None = None
+        self._last: Any = None
 
     def step(self, entry: Any) -> None:
         """Take in a step; speed is counted from the second one that this process does."""
-        now = self._clock()
+        now, self._last = self._clock(), entry
         if self._first is None:
             self._first, self._since = entry.step, now
             return
@@ -60,8 +63,14 @@ class Progress:
             self._say(line)
 
     def end(self) -> None:
-        """Close the training."""
+        """Close the training; say so if reading was what it waited for."""
         self._took.append(self._clock() - self._started)
+        seconds, waited = (self._last.seconds, self._last.waited) if self._last else (0.0, 0.0)
+        if seconds >= FIRST and waited > WAITED * seconds:
+            self._say(
+                f"warning: {100 * waited / seconds:.0f} % of this training was waiting for examples to be read: "
+                "`vlcompress data import` makes a store that is read faster, and bf16 or more devices gain nothing here"
+            )
 
     def _rate(self, speed: float) -> str:
         if self._hyper.tokens:

@@ -1,5 +1,6 @@
 """vlcompress prune: find a lottery ticket."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ from vlcompress.cli import options
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.target import KINDS, MEASURED
 
-RUNTIME = ("device", "dtype", "micro_batch", "activation_checkpointing")
+RUNTIME = ("device", "dtype", "micro_batch", "activation_checkpointing", "devices")
 """Options that are fields of a recipe's "runtime"."""
 
 PRUNING = ("pattern", "criterion", "sparsity", "schedule", "rounds", "allocation", "rewind_step")
 """Options that are fields of a recipe's "pruning" and given as they are."""
+
+HEADS = ("fresh", "answers", "names")
+"""As of `vlcompress.recipe.HEADS`, which is not read for a help text."""
 
 METHODS = ("imp", "oneshot", "calibrated")
 """Names of `vlcompress.recipe.METHODS`, which is not read for a help text."""
@@ -26,6 +30,7 @@ METHODS = ("imp", "oneshot", "calibrated")
 @click.option("--task", help="Task.  [vqa]")
 @click.option("--size", help="Model size: tiny, small (built-in), base (published).  [small]")
 @click.option("--checkpoint", help="Pre-trained weights: built-in, none, a folder, a file or a hub name.")
+@click.option("--head", type=click.Choice(HEADS), help="Start from a new head, LXMERT's answers or the classes' names.")
 @click.option("--data", help="scenes:SIZE for built-in data, or a folder in the published layout.")
 @click.option("--vocabulary", help="A vocab.txt, where the data folder has none.")
 @click.option("--pattern", help="unstructured, block:RxC, n:m, head, neuron, neuron+head, or attention=...,ffn=...")
@@ -56,6 +61,7 @@ METHODS = ("imp", "oneshot", "calibrated")
 @click.option("--dry-run", is_flag=True, help="Refuse what a run would, say what would be trained, and stop.")
 @options.where(device=None, dtype=None)
 @options.fitting(default=None)
+@options.sharing(default=None)
 @options.track
 @options.home
 @options.as_json
@@ -65,13 +71,13 @@ def command(recipe: Path | None, **said: Any) -> None:
     RECIPE is a TOML file; without one the published recipe of --model, --task and --size is taken. Options override it.
     The same command again continues where it was stopped, or returns at once.
     """
-    from vlcompress.bench.pricing import pricing_of
     from vlcompress.bench.reached import reach
     from vlcompress.devices import parse_compute
-    from vlcompress.export.trial import try_checkpoint, try_export
+    from vlcompress.export.trial import try_export
     from vlcompress.report.text import dry_run_text, reached_text, run_text
     from vlcompress.results import to_json
-    from vlcompress.tickets.run import find_ticket, rehearse, run_name
+    from vlcompress.tickets.run import rehearse, run_name
+    from vlcompress.training.ranks import on_devices
 
     chosen = _recipe(recipe, said)
     compute = parse_compute(**vars(chosen.runtime), training=True)
@@ -83,21 +89,30 @@ def command(recipe: Path | None, **said: Any) -> None:
     if said["dry_run"]:
         options.show(chosen.document(), dry_run_text(chosen, run_name(chosen, compute)), said["as_json"])
         return
-    watching = options.watching(said["track"], said["home"])
-    run = find_ticket(
-        chosen,
-        said["home"],
-        compute=compute,
-        say=options.say,
-        progress=watching,
-        pricing=pricing_of,
-        trial=try_checkpoint,
-    )
+    run = on_devices(compute, partial(_find, chosen, said["home"], compute, said["track"]))
     document, text = {"run": str(run.folder), **to_json(run.result())}, run_text(run)
     if chosen.pruning.target:
         reached = reach(run, options.say)
         document["reached"], text = to_json(reached), f"{text}\n{reached_text(run, reached)}"
     options.show(document, text, said["as_json"])
+
+
+def _find(chosen: Any, home: Path, compute: Any, track: str | None) -> Any:
+    """Run a recipe to its ticket, in this process or in the first of several."""
+    from vlcompress.bench.pricing import pricing_of
+    from vlcompress.export.trial import try_checkpoint
+    from vlcompress.tickets.run import find_ticket
+
+    with click.Context(command):  # at whose end progress leaves the terminal
+        return find_ticket(
+            chosen,
+            home,
+            compute=compute,
+            say=options.say,
+            progress=options.watching(track, home),
+            pricing=pricing_of,
+            trial=try_checkpoint,
+        )
 
 
 def _target(said: dict[str, Any]) -> str | None:
@@ -141,7 +156,7 @@ def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
     target = _target(said)
     controls = [control for control in said["controls"] if control != "none"]
     chosen = base.override(
-        model={"family": family, "size": said["size"], "checkpoint": said["checkpoint"]},
+        model={"family": family, "size": said["size"], "checkpoint": said["checkpoint"], "head": said["head"]},
         data={"task": said["task"], "source": said["data"], "vocabulary": said["vocabulary"]},
         pruning={
             **{name: said[name] for name in PRUNING},

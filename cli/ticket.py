@@ -22,6 +22,7 @@ def command() -> None:
 @click.option("--data", help="scenes:SIZE for built-in data, or a folder in the published layout.")
 @click.option("--vocabulary", help="A vocab.txt, where the data folder has none.")
 @click.option("--pattern", default="unstructured", show_default=True, help="What compile may pack the masks in.")
+@click.option("--inverted", is_flag=True, help="In FILE 1 means that a weight is pruned.")
 @click.option("--control", "controls", multiple=True, help="random, shuffle, reinit or language; may be repeated.")
 @click.option("--seeds", type=options.WHOLE_NUMBERS, help="Seeds with commas between them, for example 0,1,2.")
 @click.option("--steps", type=int, help="Steps of each training.")
@@ -54,7 +55,8 @@ def import_(file: Path, home: Path, track: str | None, as_json: bool, compute: A
         training={name: said[name] for name in ("steps", "batch", "learning_rate")},
     )
     watching = options.watching(track, home)
-    run = import_ticket(recipe, file, home, compute=compute, say=options.say, progress=watching)
+    inverted = said["inverted"]
+    run = import_ticket(recipe, file, home, inverted=inverted, compute=compute, say=options.say, progress=watching)
     options.show({"run": str(run.folder), **to_json(run.result())}, run_text(run), as_json)
 
 

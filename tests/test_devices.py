@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,12 +14,14 @@ from torch import nn
 from vlcompress.devices import (
     CPU,
     Compute,
+    MicroBatch,
     autocast,
     cast_inputs,
     parse_compute,
     parse_micro_batch,
     placed,
     precision,
+    spelt,
     usable,
 )
 from vlcompress.errors import VlcompressError
@@ -142,3 +145,31 @@ def test_a_micro_batch_that_is_none(text: str) -> None:
     with pytest.raises(VlcompressError, match=f"micro-batch '{re.escape(text[:20])}': give auto"):
         parse_micro_batch(text)
     assert parse_micro_batch("65536") == 65536
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "said"),
+    [
+        ("auto", 0, "devices 4096: torch sees no GPU; --device cpu takes 4096 processes"),
+        ("cpu", 0, "devices 4096: there are [0-9]+ processor.s. here, give --devices [0-9]+ or less"),
+        ("cuda", 2, "devices 4096: there are 2 GPU.s. here, give --devices 2 or less"),
+        ("auto", 2, "devices 4096: there are 2 GPU.s. here"),
+        ("cuda:1", 2, "devices 4096 beside device 'cuda:1': the first 4096 GPUs are taken, give --device cuda"),
+        ("cuda", 0, "device 'cuda' was asked for, but torch sees no GPU"),
+    ],
+)
+def test_more_devices_than_there_are(device: str, count: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    with pytest.raises(VlcompressError, match=said):
+        parse_compute(device, "fp32", devices=4096)
+
+
+def test_several_devices_are_part_of_a_training_s_name_and_each_has_its_own() -> None:
+    two = Compute(devices=2)
+    assert two.identity() == {"device": "cpu", "dtype": "fp32", "devices": "2"}
+    assert spelt(two.identity()) == "cpu in fp32, 2 devices"
+    assert Compute("cuda", devices=2).of_rank(1).device == "cuda:1"
+    assert (two.of_rank(1).device, Compute("cuda", devices=2).of_rank(0).device) == ("cpu", "cuda")
+    assert replace(two, micro_batch=MicroBatch(4)).for_batch(8).micro_batch == 0
+    assert replace(two, micro_batch=MicroBatch(4)).for_batch(9).micro_batch == 4

@@ -7,6 +7,7 @@ float32 master weights in training. Scores are float32 in any of them.
 torch is imported where it is used: the server's settings hold a `Compute` without it.
 """
 
+import os
 import platform
 import re
 from collections.abc import Iterator, Mapping
@@ -121,16 +122,23 @@ class Compute:
         micro_batch: most examples that a training step computes at once.
         activation_checkpointing: keep what enters a block in a forward pass, and compute what is inside it again in
             the backward pass: the same bits in less memory and more time.
+        devices: how many of them share each training, a process each (`vlcompress.training.ranks`); all else is
+            computed on the first.
     """
 
     device: str = "cpu"
     dtype: str = "fp32"
     micro_batch: MicroBatch = MicroBatch(0)  # noqa: RUF009 (an int)
     activation_checkpointing: bool = False
+    devices: int = 1
 
     def for_batch(self, batch: float) -> "Compute":
-        """Leave out a micro-batch that is no smaller than the batch: it changes nothing."""
-        return replace(self, micro_batch=MicroBatch(0)) if self.micro_batch >= batch else self
+        """Leave out a micro-batch that is no smaller than a device's share of the batch: it changes nothing."""
+        return replace(self, micro_batch=MicroBatch(0)) if self.micro_batch * self.devices >= batch else self
+
+    def of_rank(self, rank: int) -> "Compute":
+        """Return what the process of rank `rank` computes on: the GPU of its number; the first keeps its name."""
+        return replace(self, device=f"cuda:{rank}") if self.on_gpu and rank else self
 
     @property
     def facts(self) -> Dtype:
@@ -165,8 +173,9 @@ class Compute:
         return {"device": self.device, "dtype": self.dtype, "name": name}
 
     def identity(self) -> dict[str, str]:
-        """Tell what of it decides the bits of a result: {} at the default, else architecture, dtype, micro-batch."""
+        """Tell what of it decides the bits of a result: {} at the default, else architecture, dtype, batch parts."""
         parts = {"micro_batch": str(self.micro_batch)} if self.micro_batch else {}
+        parts |= {"devices": str(self.devices)} if self.devices > 1 else {}
         if not parts and (self.device, self.dtype) == (CPU.device, CPU.dtype):
             return {}
         import torch
@@ -178,6 +187,7 @@ class Compute:
 def spelt(computed: Mapping[str, str]) -> str:
     """Say for people what `Compute.identity` says."""
     parts = f", {computed['micro_batch']} examples at once" if "micro_batch" in computed else ""
+    parts += f", {computed['devices']} devices" if "devices" in computed else ""
     return f"{computed['device']} in {computed['dtype']}{parts}"
 
 
@@ -192,7 +202,13 @@ def computed_on(compute: Compute) -> dict[str, dict[str, str]]:
 
 
 def parse_compute(
-    device: str, dtype: str, *, training: bool = False, micro_batch: int = 0, activation_checkpointing: bool = False
+    device: str,
+    dtype: str,
+    *,
+    training: bool = False,
+    micro_batch: int = 0,
+    activation_checkpointing: bool = False,
+    devices: int = 1,
 ) -> Compute:
     """Return the device and dtype that were asked for, checked against this machine.
 
@@ -200,23 +216,26 @@ def parse_compute(
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
         dtype: one of `DTYPES`.
         training: whether gradients are taken.
-        micro_batch, activation_checkpointing: see `Compute`.
+        micro_batch, activation_checkpointing, devices: see `Compute`.
 
     Raises:
-        VlcompressError: a name that is unknown, a device that is not there, or a dtype that it does not have.
+        VlcompressError: a name that is unknown, devices that are not there, or a dtype that they do not have.
     """
     check_device(device)
     check_dtype(dtype)
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if devices > 1:
+        _check_devices(device, devices, count)
     if device == "auto":
         device = "cuda" if count else "cpu"
     if device.startswith("cuda"):
-        _check_gpu(device, dtype, count)
+        for one in (device, *(f"cuda:{rank}" for rank in range(1, devices))):
+            _check_gpu(one, dtype, count)
     else:
         _check_cpu(dtype, training)
-    return Compute(device, dtype, MicroBatch(micro_batch), activation_checkpointing)
+    return Compute(device, dtype, MicroBatch(micro_batch), activation_checkpointing, devices)
 
 
 def check_device(device: str) -> None:
@@ -237,6 +256,22 @@ def check_dtype(dtype: str) -> None:
     """
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
+
+
+def _check_devices(device: str, devices: int, count: int) -> None:
+    """Refuse to share trainings among more devices than there are, or among named ones."""
+    if ":" in device:
+        raise VlcompressError(
+            f"devices {devices} beside device '{device}': the first {devices} GPUs are taken, give --device cuda "
+            "(the environment's CUDA_VISIBLE_DEVICES says which those are)"
+        )
+    if device == "auto" and not count:
+        raise VlcompressError(
+            f"devices {devices}: torch sees no GPU; --device cpu takes {devices} processes on the CPU, for trying it"
+        )
+    there, what = (len(os.sched_getaffinity(0)), "processor(s)") if device == "cpu" else (count, "GPU(s)")
+    if 0 < there < devices:
+        raise VlcompressError(f"devices {devices}: there are {there} {what} here, give --devices {there} or less")
 
 
 def _check_gpu(device: str, dtype: str, count: int) -> None:

@@ -25,7 +25,7 @@ from vlcompress.training.adversarial import Perturbation, parse_perturbation
 from vlcompress.training.optimizers import OPTIMIZERS
 
 RECIPES = Path(__file__).parent / "recipes"
-HEADS = ("fresh", "answers")
+HEADS = ("fresh", "answers", "names")
 LOSSES = ("task", "best-answer")
 CONTROLS = ("random", "shuffle", "reinit", "language", "unstructured", "oneshot", "magnitude", "wanda", "calibrated")
 WEIGHTS = ("rewound", "kept", "repaired")
@@ -89,7 +89,8 @@ class ModelRecipe:
             an encoder's checkpoint says.
         checkpoint: θ0: "built-in", "none" (random weights), a folder, a file in the official layout, or a hub name.
         head: φ0: "fresh", a new head, or "answers", the rows of the same answers in the checkpoint's answer head
-            (LXMERT's ``--loadLXMERTQA``; needs the checkpoint's answer list, ``lxmert/all_ans.json`` in the data).
+            (LXMERT's ``--loadLXMERTQA``; needs the checkpoint's answer list, ``lxmert/all_ans.json`` in the data), or
+            "names", the classes' names as the checkpoint's text tower embeds them (CLIP's zero-shot head).
         language: what control "language" starts from: a BERT's folder, file or hub name; "" is the BERT of a published
             size, and for the others a language model that is made of the words of the training splits.
     """
@@ -229,12 +230,14 @@ class RuntimeRecipe:
             that fit into the GPU's memory.
         activation_checkpointing: compute the insides of blocks again in the backward pass: the same bits in less
             memory and more time.
+        devices: GPUs (or processes on the CPU) that share each training's batches.
     """
 
     device: Annotated[str, lambda _, value: check_device(value)] = "auto"
     dtype: Annotated[str, lambda _, value: check_dtype(value)] = "fp32"
     micro_batch: Annotated[MicroBatch, Parsed(parse_micro_batch, (str, int, MicroBatch))] = MicroBatch(0)  # noqa: RUF009 (an int)
     activation_checkpointing: bool = False
+    devices: Annotated[int, within("[1, 1025)", "how many share a training, for example 4")] = 1
 
 
 @dataclass(frozen=True)

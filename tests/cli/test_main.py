@@ -14,7 +14,7 @@ FLAGS = {
         "recipe", "model", "task", "size", "checkpoint", "data", "vocabulary", "pattern", "sparsity", "schedule",
         "rounds", "method", "criterion", "speedup", "latency-ms", "size-mb", "flops", "for-batch", "for-threads",
         "allocation", "rewind-step", "control", "seeds", "steps", "batch", "learning-rate", "save-recipe", "dry-run",
-        "device", "dtype", "micro-batch", "activation-checkpointing", "track", "home", "json",
+        "device", "dtype", "micro-batch", "activation-checkpointing", "devices", "track", "home", "json",
     },
     "compile": {"batch", "threads", "backend", "explain", "device", "dtype", "home", "json"},
     "export": {

@@ -50,6 +50,19 @@ def test_elsewhere_a_line_a_minute() -> None:
     ]
 
 
+def test_a_training_that_waits_for_its_examples_is_told_so() -> None:
+    for waited, seconds, told in ((4.0, 20.0, True), (1.0, 20.0, False), (2.0, 4.0, False)):
+        said = list[str]()
+        progress = Progress(said.append, None, Clock())
+        progress.begin("seed 0 dense", HYPER)
+        progress.step(Entry(1, 1.5, 0.1, 1.0, seconds, 0, waited))
+        progress.end()
+        assert [line.partition(" of this")[0] for line in said] == ["warning: 20 %"] * told
+    progress.begin("seed 1 dense", HYPER)
+    progress.end()
+    assert not said
+
+
 def test_short_trainings_say_nothing_and_token_groups_count_steps() -> None:
     clock, said, shown = Clock(), list[str](), list[str]()
     run(Progress(said.append, None, clock), clock, 20, 0.1)

@@ -158,3 +158,11 @@ def test_other_files_are_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
     with pytest.raises(VlcompressError, match="unknown format of masks 'onnx'"):
         write_masks(tmp_path / "x", "onnx", MASKS, WEIGHTS)
+
+
+def test_masks_in_which_one_means_pruned_are_turned(tmp_path: Path) -> None:
+    save_file({"w": torch.tensor([1, 0, 0])}, tmp_path / "theirs.safetensors")
+    assert read_masks(tmp_path / "theirs.safetensors", inverted=True)["w"].tolist() == [False, True, True]
+    save_file({"0": torch.tensor([1, 0])}, tmp_path / "places.safetensors")
+    with pytest.raises(VlcompressError, match="masks by position, in which 1 is known to mean pruned: leave --inv"):
+        read_masks(tmp_path / "places.safetensors", inverted=True)

@@ -20,7 +20,8 @@ from vlcompress.models.encoder.published import describe
 from vlcompress.models.registry import family_named
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.mask_files import read_masks
-from vlcompress.tickets.imported import fitted_masks
+from vlcompress.pruning.patterns import parse_pattern
+from vlcompress.tickets.imported import _tell_pattern, fitted_masks
 from vlcompress.tickets.run import Run
 from vlcompress.tickets.ticket import load_ticket
 
@@ -172,6 +173,28 @@ def test_a_mask_of_another_tasks_head_is_left_out_and_told() -> None:
     assert model.said == ["warning: mask 'answer_head.logit_fc.3.weight' is of another task's head: it is left out"]
 
 
+BLOCKS = torch.ones(8, 8, dtype=torch.bool)
+BLOCKS[:4, :4] = False  # a whole block of 4 x 4, and half of another one
+BLOCKS[4:6, 4:] = False
+
+
+@pytest.mark.parametrize(
+    ("pattern", "mask", "said"),
+    [
+        ("block:4x4", BLOCKS, "33% of what 'f' prunes is not in whole units of pattern 'block:4x4'"),
+        ("block:2x4", BLOCKS, ""),
+        ("2:4", torch.tensor([True, False, True, True]).repeat(8, 2), "100% of what 'f' prunes"),
+        ("1:4", torch.eye(4).bool(), ""),
+        ("neuron+head", BLOCKS, ""),
+    ],
+)
+def test_what_is_not_in_the_units_of_the_pattern_is_told(pattern: str, mask: Tensor, said: str) -> None:
+    lines: list[str] = []
+    _tell_pattern(Masks({"w": mask}), parse_pattern(pattern), Path("f"), lines.append)
+    assert bool(lines) is bool(said)
+    assert all(said in line for line in lines)
+
+
 def run(*arguments: str) -> tuple[int, str, str]:
     result = CliRunner().invoke(main, list(arguments))
     return result.exit_code, result.stdout, result.stderr
@@ -191,6 +214,7 @@ def test_imported_masks_make_a_run_that_goes_on_to_onnx_and_out_again(tiny_scene
     command += ["--checkpoint", "none", "--data", str(tiny_scenes), "--json", *home]
     code, out, err = run(*command)
     assert code == 0, err
+    assert "theirs.safetensors' keeps 40% and removes 60% of the weights that it masks, since 1 is read as keep" in err
     document = json.loads(out)
     made = Run(Path(document["run"]))
     assert document["masks_from"]["file"] == "theirs.safetensors"

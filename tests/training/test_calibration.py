@@ -11,7 +11,7 @@ from vlcompress.recipe import default_recipe
 from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.open_experiment import open_experiment
 from vlcompress.training import calibration
-from vlcompress.training.calibration import check_linear, fisher, moments, wanda
+from vlcompress.training.calibration import check_linear, drawn, fisher, moments, wanda
 
 NAME = "lxmert.encoder.layer.0.intermediate.dense.weight"
 
@@ -41,7 +41,7 @@ def inputs_of(opened: Experiment, model: torch.nn.Module) -> Tensor:
 
 
 def test_moments_are_means_over_all_words_of_the_examples(opened: Experiment, model: torch.nn.Module) -> None:
-    found = moments(model, opened.family, opened.train_task, [NAME])[NAME]
+    found = moments(model, opened.family, drawn(opened.train_task), [NAME])[NAME]
     rows = inputs_of(opened, model)
     assert torch.allclose(found.mean, rows.mean(dim=0), atol=1e-6)
     assert torch.allclose(found.second, rows.T @ rows / len(rows), atol=1e-5)
@@ -52,7 +52,7 @@ def test_moments_are_means_over_all_words_of_the_examples(opened: Experiment, mo
 def test_wanda_is_the_weight_times_its_inputs_norm_and_within_a_row_nothing_else(
     opened: Experiment, model: torch.nn.Module
 ) -> None:
-    found = wanda(model, opened.family, opened.train_task, [NAME])[NAME]
+    found = wanda(model, opened.family, drawn(opened.train_task), [NAME])[NAME]
     weight, rows = model.get_parameter(NAME).detach(), inputs_of(opened, model)
     paper = weight.abs() * rows.norm(dim=0)
     ratio = found / paper
@@ -67,7 +67,7 @@ def test_fisher_is_the_square_of_what_logits_move_along_a_direction_without_a_we
 ) -> None:
     """To first order in the weight: logits are computed a little to each side of it, and the direction is the same."""
     name = next(name for name in opened.prunable.names if name.endswith("pooler.dense.weight"))
-    found = fisher(model, opened.family, opened.train_task, [name])[name]
+    found = fisher(model, opened.family, drawn(opened.train_task), [name])[name]
     weight = model.get_parameter(name).detach()
     for row, column in ((0, 0), (3, 5), (7, 2)):
         kept = float(weight[row, column])
@@ -84,7 +84,7 @@ def _along(opened: Experiment, model: torch.nn.Module) -> Tensor:
     """Compute each example's logits along its random direction, float64 [examples]."""
     rng = torch.Generator().manual_seed(calibration.SEED)
     with torch.no_grad():
-        logits = list(calibration._logits(model, opened.family, opened.train_task))
+        logits = list(calibration._logits(model, opened.family, drawn(opened.train_task)))
     return torch.stack([(one.double() * torch.randn(one.shape, generator=rng)).sum() for one in logits])
 
 
@@ -92,12 +92,12 @@ def test_fisher_sums_over_examples_and_gives_nothing_to_what_is_not_used(
     opened: Experiment, model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unused = next(name for name in opened.prunable.names if "visn_self_att" in name and ".x_layers." in name)
-    found = fisher(model, opened.family, opened.train_task, [NAME, unused])
+    found = fisher(model, opened.family, drawn(opened.train_task), [NAME, unused])
     assert found[NAME].shape == model.get_parameter(NAME).shape
     assert (found[NAME] >= 0).all()
     assert found[NAME].any()
     monkeypatch.setattr(calibration, "EXAMPLES", 1)
-    assert (fisher(model, opened.family, opened.train_task, [NAME])[NAME].sum() < found[NAME].sum()).all()
+    assert (fisher(model, opened.family, drawn(opened.train_task), [NAME])[NAME].sum() < found[NAME].sum()).all()
 
 
 def test_only_linear_layers_have_moments() -> None:

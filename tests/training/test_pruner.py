@@ -1,5 +1,6 @@
 """A Pruner in a plain loop: masks hold to the bit, rounds reach the schedule's levels, rewinding is exact."""
 
+import copy
 import re
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +10,15 @@ import torch
 import transformers
 from torch import nn
 
-from tests.training.small_bert import batch, bert, learn, lives
+from tests.training.small_bert import batch, bert, inputs, learn, lives
 from vlcompress.errors import VlcompressError
 from vlcompress.models.encoder.unfused import unfuse
+from vlcompress.models.module import ModuleFamily
+from vlcompress.pruning.allocation import Global
+from vlcompress.pruning.criterion import Wanda
+from vlcompress.pruning.mask import Masks, prune
+from vlcompress.pruning.patterns import parse_pattern
+from vlcompress.training.calibration import SCORES, wanda
 from vlcompress.training.pruner import Pruner
 
 QUERY = "bert.encoder.layer.0.attention.self.query.weight"
@@ -63,12 +70,13 @@ def test_masks_hold_in_bfloat16_weights_and_under_a_scaler() -> None:
     assert optimizer.state, "no step was taken"
 
 
-@pytest.mark.parametrize("criterion", ["magnitude", "gradient", "movement", "random"])
+@pytest.mark.parametrize("criterion", ["magnitude", "gradient", "movement", "random", "wanda", "fisher"])
 @pytest.mark.parametrize("pattern", ["unstructured", "block:4x4", "neuron+head", "2:4"])
 def test_rounds_prune_and_rewind_to_the_start(pattern: str, criterion: str) -> None:
     model = bert()
     start = {name: value.clone() for name, value in model.state_dict().items()}
-    pruner = Pruner(model, pattern=pattern, criterion=criterion, schedule="linear:25", sparsity=0.5)
+    shown = inputs() if criterion in SCORES else None
+    pruner = Pruner(model, pattern=pattern, criterion=criterion, schedule="linear:25", sparsity=0.5, examples=shown)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     pruner.hold(optimizer)
     reached = []
@@ -154,7 +162,11 @@ def swin() -> nn.Module:
         (bert, {"pattern": "block:5x5"}, "pattern 'block:5x5' does not divide weight"),
         (bert, {"pattern": "2:4", "sparsity": 0.7}, "sparsity 0.7 is out of reach of pattern '2:4'"),
         (bert, {"criterion": "best"}, "unknown criterion 'best'"),
-        (bert, {"criterion": "wanda"}, "criterion 'wanda' ranks by what examples show, and a Pruner sees none"),
+        (
+            bert,
+            {"criterion": "wanda"},
+            "criterion 'wanda' ranks by what examples show: give one batch of real inputs by examples=",
+        ),
     ],
 )
 def test_what_cannot_be_pruned_is_refused_in_one_line(
@@ -212,3 +224,78 @@ def test_processes_that_found_other_masks_are_told(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("torch.distributed.all_gather_object", gather)
     with pytest.raises(VlcompressError, match="the processes found different masks"):
         Pruner(bert()).step()
+
+
+def test_examples_are_looked_at_row_by_row_and_leave_the_model_as_it_was() -> None:
+    """Wanda's masks are those of its scores of every row alone; dropout is off while they are computed."""
+    model = bert().train()
+    pruner = pruned(model, criterion="wanda", examples=inputs())
+    assert all(module.training for module in model.modules())
+    same = bert().eval()
+    rows = [{name: value[row : row + 1] for name, value in inputs().items()} for row in range(8)]
+    scores = wanda(same, ModuleFamily(), rows, [*pruner.masks])
+    weights = {name: same.get_parameter(name).detach() for name in pruner.masks}
+    pattern = parse_pattern("unstructured")
+    found = prune(weights, Masks.keep_all(weights), 0.5, pattern=pattern, criterion=Wanda(scores), allocation=Global())
+    assert found.sha256() == pruner.masks.sha256()
+
+
+def test_examples_without_a_use_are_told_and_convolutions_are_not_calibrated() -> None:
+    with pytest.warns(UserWarning, match="examples have no effect with criterion 'magnitude'"):
+        Pruner(bert(), examples=inputs())
+    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    with pytest.raises(VlcompressError, match="is of a Conv2d, and only linear layers can be calibrated"):
+        Pruner(model, weights=["0.weight"], criterion="wanda", examples=torch.rand(2, 3, 8, 8))
+
+
+def started(criterion: str = "gradient", **said: Any) -> tuple[nn.Module, Pruner, torch.optim.Optimizer]:
+    model = bert().eval()  # without dropout, so that no random state is to be kept
+    pruner = Pruner(model, criterion=criterion, **{"schedule": "linear:25", "sparsity": 0.5, **said})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    pruner.hold(optimizer)
+    return model, pruner, optimizer
+
+
+def steps(model: nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:
+    for _ in range(count):
+        model(**batch()).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_a_state_goes_on_to_the_same_masks_and_the_same_start() -> None:
+    """Taken between two rounds, in the middle of the sums of gradients."""
+    model, pruner, optimizer = started()
+    steps(model, optimizer, 2)
+    pruner.step()
+    steps(model, optimizer, 2)
+    kept = pruner.state_dict(), copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+    again, other, its_optimizer = started()
+    again.load_state_dict(kept[1])
+    its_optimizer.load_state_dict(kept[2])
+    other.load_state_dict(kept[0])
+    for one, by, learned in ((pruner, optimizer, model), (other, its_optimizer, again)):
+        steps(learned, by, 1)
+        assert one.step()
+        assert not one.step()
+        assert lives(learned, one.masks) == 0
+    assert pruner.masks.sha256() == other.masks.sha256()
+    assert pruner.sparsity == pytest.approx(0.5, abs=0.01)
+    for one in (pruner, other):
+        one.rewind()
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"schedule": "linear:10"}, "'levels' is (2,) there and (5,) here"),
+        ({"sparsity": 0.4}, "its levels are [0.25, 0.5], here they are [0.25, 0.4]"),
+        ({"criterion": "magnitude"}, "only it has 'criterion gradient'"),
+        ({"weights": [QUERY]}, "only it has 'masks."),
+    ],
+)
+def test_the_state_of_another_pruner_is_refused(said: dict[str, Any], message: str) -> None:
+    state = started()[1].state_dict()
+    with pytest.raises(VlcompressError, match=re.escape(message)):
+        started(**said)[1].load_state_dict(state)

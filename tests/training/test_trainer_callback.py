@@ -1,10 +1,12 @@
 """Masks hold in the Trainer of transformers: bfloat16 autocast, accumulated gradients, and two processes of DDP."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +14,9 @@ from transformers import TrainerCallback
 
 from tests.training.small_bert import bert, lives
 from tests.training.trained_by_trainer import trained
+from vlcompress.errors import VlcompressError
 from vlcompress.training.pruner import Pruner
-from vlcompress.training.trainer_callback import PrunerCallback
+from vlcompress.training.trainer_callback import FILE, PrunerCallback
 
 
 def test_levels_are_pruned_on_time_and_hold_to_the_bit(tmp_path: Path) -> None:
@@ -32,6 +35,30 @@ def test_without_a_period_a_trainer_only_holds_what_was_pruned(tmp_path: Path) -
 def test_a_training_too_short_for_its_schedule_is_told(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"ends at level 2 of 3 \(40% pruned\): 2 steps, one level every 1; lower"):
         trained(tmp_path, every=1, steps=2, criterion="magnitude")
+
+
+def test_a_killed_training_goes_on_from_its_checkpoint_to_the_same_masks(tmp_path: Path) -> None:
+    """The checkpoint is of step 3 of 6: between two levels, in the middle of the sums."""
+    saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": 3}
+    whole, watched = trained(tmp_path, **saving)
+    shutil.rmtree(tmp_path / "checkpoint-6")
+    model, watch = trained(tmp_path, resume=True, **saving)
+    assert watch.found == [0] * 3
+    assert watch.sparsities == watched.sparsities[3:]
+    assert watch.pruner.masks.sha256() == watched.pruner.masks.sha256()
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def test_a_checkpoint_without_the_pruner_or_of_another_one_is_refused(tmp_path: Path) -> None:
+    saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": 3}
+    trained(tmp_path, **saving)
+    shutil.copy(tmp_path / "checkpoint-6" / FILE, tmp_path / "checkpoint-3" / FILE)
+    shutil.rmtree(tmp_path / "checkpoint-6")
+    with pytest.raises(VlcompressError, match="is not zero where its mask prunes it"):
+        trained(tmp_path, resume=True, **saving)
+    (tmp_path / "checkpoint-3" / FILE).unlink()
+    with pytest.raises(VlcompressError, match=r"goes on from step 3, and there is no '.*pruner\.safetensors': name"):
+        trained(tmp_path, resume=True, **saving)
 
 
 def test_the_end_prunes_what_was_loaded_over_the_masks_and_lets_the_optimizer_go() -> None:

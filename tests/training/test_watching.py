@@ -3,6 +3,8 @@
 import json
 import math
 import sys
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +15,7 @@ import torch
 
 from tests.training.test_loop import HYPER, LOWER, Regression, Steep, net, state
 from vlcompress.errors import VlcompressError
+from vlcompress.models.objective import Batch
 from vlcompress.training.hyperparameters import Hyperparameters
 from vlcompress.training.loop import train
 from vlcompress.training.trackers import TRACKERS, tracker_named
@@ -45,7 +48,7 @@ def test_every_step_is_a_line_and_changes_no_bit(tmp_path: Path) -> None:
     assert state(told) == state(train(net(), Regression(), HYPER, seed=0))
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, HYPER.steps + 1))
-    assert lines[0].keys() == {"step", "loss", "rate", "gradient_norm", "seconds", "memory"}
+    assert lines[0].keys() == {"step", "loss", "rate", "gradient_norm", "seconds", "memory", "waited"}
     assert [entry.loss for entry in seen.entries] == [line["loss"] for line in lines]
     assert (seen.labels, seen.ended) == (["dense"], 1)
     assert lines[-1]["rate"] == 0.0
@@ -110,7 +113,7 @@ def test_trackers_are_called_as_their_interfaces_are(
     logged = [(args, given) for call, args, given in calls if call in ("log", "log_metrics")]
     assert len(logged) == HYPER.steps
     assert logged[2][1] == {"step": 3}
-    assert logged[2][0][0].keys() == {"loss", "rate", "gradient_norm", "seconds", "memory"}
+    assert logged[2][0][0].keys() == {"loss", "rate", "gradient_norm", "seconds", "memory", "waited"}
 
 
 def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
@@ -136,3 +139,16 @@ def test_a_tracker_without_its_package_is_told_before_anything_starts(
     with pytest.raises(VlcompressError, match=r"unknown tracker 'tensorbord': .* did you mean 'tensorboard'"):
         tracker_named("tensorbord", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_waiting_for_batches_is_counted_and_on_time_nothing_is() -> None:
+    class Slow(Regression):
+        def batch(self, indices: Sequence[int], rng: torch.Generator) -> Batch:
+            time.sleep(0.02)
+            return super().batch(indices, rng)
+
+    for task, low, high in ((Slow(), 0.015, 0.1), (Regression(), -1.0, 0.01)):
+        entries: list[Entry] = []
+        train(net(), task, HYPER, seed=0, journal=entries.append)
+        assert low < entries[-1].waited / HYPER.steps < high
+        assert entries[-1].waited <= entries[-1].seconds + 0.001

@@ -27,7 +27,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
 
 def trained(
-    folder: Path, every: int = 2, steps: int = 6, criterion: str = "gradient", **said: Any
+    folder: Path, every: int = 2, steps: int = 6, criterion: str = "gradient", *, resume: bool = False, **said: Any
 ) -> tuple[Any, Watch]:
     """Train and prune three levels, and give the model and what was watched."""
     model = bert()
@@ -42,12 +42,12 @@ def trained(
         max_steps=steps,
         learning_rate=1e-2,
         report_to="none",
-        save_strategy="no",
         disable_tqdm=True,
-        **said,
+        **{"save_strategy": "no", **said},
     )
     callbacks = [PrunerCallback(pruner, every), watch]
-    Trainer(model=model, args=arguments, train_dataset=rows(32), callbacks=callbacks).train()
+    trainer = Trainer(model=model, args=arguments, train_dataset=rows(32), callbacks=callbacks)
+    trainer.train(resume_from_checkpoint=resume)
     return model, watch
 
 

@@ -120,7 +120,8 @@ def check_folder(folder: Path | str) -> FolderReport:
         raise VlcompressError(
             f"'{root}' holds no data in a known layout: vqa/train.json (LXMERT), vqav2/, gqa/, nlvr2/, snli_ve/, "
             "vcr/, refcoco+/, flickr30k/ (raw), txt_db/ (UNITER), *.arrow (ViLT), data.json (imported), "
-            "batches.meta.txt, fine_label_names.txt (CIFAR, binary version), train/CLASS/picture.jpg are looked for"
+            "batches.meta.txt, fine_label_names.txt (CIFAR, binary version), train/CLASS/picture.jpg, "
+            "train.csv, .jsonl or .parquet are looked for"
         )
     return FolderReport(str(root), _vocabulary(root), tuple(splits))
 

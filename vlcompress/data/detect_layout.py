@@ -21,7 +21,8 @@ has all the splits that are asked for is taken.
     snli_ve/snli_ve_{train,dev,test}.jsonl
     vcr/{train,val,test}.jsonl                                vcr/vcr1images/**/*.json: boxes, beside the pictures
     {refcoco+,refcoco,refcocog}/refs(unc).p, instances.json   refs(umd).p, refs(google).p; also iid_to_ann_ids.json
-    flickr30k/karpathy/dataset_flickr30k.json                 coco/karpathy/dataset_coco.json; also without karpathy/
+    flickr30k/karpathy/dataset_flickr30k.json                 coco/karpathy/dataset_coco.json; also without karpathy/,
+                                                              and all of it (flickr8k too) in FOLDER itself
 
     Region features: DATASET/**/*_imgfeat/*.tsv, or else FOLDER/NAME_imgfeat/*.tsv with these NAMEs:
     vqav2 mscoco; gqa vg_gqa, gqa; nlvr2 nlvr2; snli_ve snli_ve, flickr30k; vcr vcr; refcoco+ refcoco+, refcoco, mscoco;
@@ -50,8 +51,8 @@ has all the splits that are asked for is taken.
 
 **labelled**, task classification: any FOLDER/SPLIT/CLASS/**/picture.jpg; see `vlcompress.data.class_folders`.
 
-**labelled text**, task sentences: {train,val,valid,dev,test}.{csv,tsv,jsonl} with "label" and "text" (or "sentence");
-see `vlcompress.data.labelled_text`.
+**tables**, tasks sentences, classification and retrieval: {train,val,valid,validation,dev,test}.{csv,tsv,jsonl,
+parquet}, parts of Parquet, what `datasets` saves; see `vlcompress.data.tables`.
 
 Splits go by their published names: vqa train, nominival, minival (lxmert), train, val, test, test-dev (raw); gqa train,
 valid, testdev; nlvr2 train, valid or dev, test or test1; snli_ve train, dev, test; vcr train, val, test; refcoco train,
@@ -68,10 +69,10 @@ from typing import Any, cast
 from vlcompress.data import (
     cifar,
     class_folders,
-    labelled_text,
     lxmert_folder,
     raw_folder,
     store,
+    tables,
     uniter_folder,
     vilt_arrow,
 )
@@ -90,7 +91,7 @@ _MODULES: tuple[ModuleType, ...] = (
     vilt_arrow,
     cifar,
     class_folders,
-    labelled_text,
+    tables,
 )
 LAYOUTS: tuple[Layout, ...] = tuple(cast(Layout, module) for module in _MODULES)
 """In the order in which they are tried."""
@@ -100,6 +101,9 @@ SAME_SPLITS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "gqa": (("val", "valid"),),
     "nlvr2": (("dev", "valid", "val"), ("test1", "test")),
     "snli_ve": (("dev", "valid", "val"),),
+    "sentences": (("dev", "valid", "val", "validation"),),
+    "classification": (("valid", "val", "validation"),),
+    "retrieval": (("valid", "val", "validation", "dev"),),
 }
 """Names that publications give the same split."""
 

@@ -40,7 +40,7 @@ class DataSet:
 
     Attributes:
         task: whose data it is.
-        folder: its sub-folder's name.
+        folder: its sub-folder's name; "" where it is the data folder itself.
         splits: gives the splits that its folder has.
         read: reads one.
         features: folders of region features at the top, without "_imgfeat".
@@ -87,12 +87,12 @@ def _refcoco(folder: Path, split: str, labels: tuple[str, ...], prefix: str) -> 
 
 
 def _captions(folder: Path, split: str, labels: tuple[str, ...], prefix: str) -> Read:
-    path = karpathy.caption_file(folder, folder.name)
+    path = karpathy.caption_file(folder)
     return Read(karpathy.read_split(path, split), (path,), {})
 
 
 def _caption_splits(folder: Path) -> tuple[str, ...]:
-    return karpathy.splits(karpathy.caption_file(folder, folder.name))
+    return karpathy.splits(karpathy.caption_file(folder))
 
 
 _COCO = ("vqav2", "coco", "images")
@@ -121,6 +121,7 @@ DATA_SETS = (
     DataSet("refcoco", "refcocog", refcoco.splits, _refcoco, ("refcocog", "refcoco", "mscoco"), _COCO),
     DataSet("retrieval", "flickr30k", _caption_splits, _captions, ("flickr30k",), ("images",)),
     DataSet("retrieval", "coco", _caption_splits, _captions, ("mscoco",), _COCO),
+    DataSet("retrieval", "", _caption_splits, _captions, ()),  # a data set that is the folder itself
 )
 """In the order in which a task's data sets are taken where the split does not name one."""
 

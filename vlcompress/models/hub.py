@@ -5,13 +5,13 @@ project) lies beside, in ``head.safetensors``, under the names here.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlcompress.artefacts import dumps, load_tensors, save_tensors, write_file
 from vlcompress.data.published_tokenizer import read_words, words_file
@@ -35,7 +35,9 @@ class HubForm:
         missing: names that the class has and the file has not; transformers makes them anew, and nothing here reads
             them.
         picture: what preprocessor_config.json holds; {} where no pixels are read.
-        older: whether published files have other names than the class (ViT's), which transformers renames as it loads.
+        inside: the class's own name of every tensor here that it has a place for, where published files have older ones
+            (ViT's) too; fused matrices are taken apart.
+        apart: whether the class has fused matrices, which `vlcompress.models.encoder.unfused` takes apart.
     """
 
     kind: str
@@ -44,14 +46,13 @@ class HubForm:
     beside: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     picture: Mapping[str, Any] = field(default_factory=dict)
-    older: bool = False
+    inside: Mapping[str, str] = field(default_factory=dict)
+    apart: bool = False
 
     @property
-    def modules(self) -> dict[str, str] | None:
-        """The class's name of every module here that holds a tensor; None where the class has no place for one."""
-        if self.beside or self.missing or self.older or any(len(ours) > 1 for ours in self.tensors.values()):
-            return None
-        return {ours[0].rpartition(".")[0]: theirs.rpartition(".")[0] for theirs, ours in self.tensors.items()}
+    def modules(self) -> dict[str, str]:
+        """The class's name of every module here that holds a tensor which the class has a place for."""
+        return {ours.rpartition(".")[0]: theirs.rpartition(".")[0] for ours, theirs in self.inside.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Say what reading the tensors back takes; names that are the same in the file are left out."""
@@ -66,6 +67,7 @@ def hub_form(
     rename: Callable[[str], Sequence[str]] = lambda name: (name,),
     *,
     picture: Mapping[str, Any] | None = None,
+    unfuse: Callable[[nn.Module], None] | None = None,
 ) -> HubForm:
     """Describe a model that a class of transformers builds.
 
@@ -76,27 +78,36 @@ def hub_form(
         rename: lists what the class may call a tensor; the first that it has is taken. Several tensors of one name are
             stacked.
         picture: see `HubForm`.
+        unfuse: takes the class's fused matrices apart, where several tensors may be of one name.
     """
     model = skeleton(lambda: kind(own))
     theirs, ties = set(model.state_dict()), dict(getattr(model, "all_tied_weights_keys", {}))
     stacked: dict[str, tuple[str, ...]] = {}
-    beside: list[str] = []
-    for name in names:
-        there = next((one for one in rename(name) if one in theirs), None)
-        if there is None:
-            beside.append(name)
-        else:
-            stacked[there] = (*stacked.get(there, ()), name)
+    every = list(names)
+    inside = _places(every, rename, theirs)
+    for name, there in inside.items():
+        stacked[there] = (*stacked.get(there, ()), name)
     official, tied = _official(model, stacked), {name for name, source in ties.items() if source in stacked}
+    apart = unfuse is not None and len(stacked) < len(inside)
+    if unfuse is not None and apart:
+        unfuse(model)
+        inside = _places(every, rename, set(model.state_dict()))
     return HubForm(
         kind=kind.__name__,
         config=_document(kind, own),
         tensors={official[there]: ours for there, ours in stacked.items()},
-        beside=tuple(beside),
+        beside=tuple(name for name in every if name not in inside),
         missing=tuple(sorted(theirs - stacked.keys() - tied)),
         picture=dict(picture or {}),
-        older=any(there != name for there, name in official.items()),
+        inside=inside,
+        apart=apart,
     )
+
+
+def _places(names: Iterable[str], rename: Callable[[str], Sequence[str]], theirs: Set[str]) -> dict[str, str]:
+    """Find what the class calls each tensor; one that it has no place for is left out."""
+    found = {name: next((one for one in rename(name) if one in theirs), None) for name in names}
+    return {name: there for name, there in found.items() if there is not None}
 
 
 def labelled(labels: Sequence[str]) -> dict[str, Any]:

@@ -29,8 +29,12 @@ FORMATS = {"torch-prune": ".pt", "npz": ".npz", "safetensors": ".safetensors"}
 _MASK, _ORIGINAL = "_mask", "_orig"
 
 
-def read_masks(path: Path) -> dict[str, Tensor]:
+def read_masks(path: Path, *, inverted: bool = False) -> dict[str, Tensor]:
     """Read the masks of a file.
+
+    Args:
+        path: of the file.
+        inverted: whether 1 means that a weight is pruned, and 0 that it stays.
 
     Returns:
         bool, True = keep, by the names of the weights in the file; by their positions in the state dict, in decimal
@@ -38,7 +42,7 @@ def read_masks(path: Path) -> dict[str, Tensor]:
 
     Raises:
         VlcompressError: no such file, a damaged one, one that holds code or no masks, a mask of other values than 0
-            and 1.
+            and 1, or masks by position, of which it is known what 1 means, said to be inverted.
     """
     if not path.is_file():
         raise VlcompressError(f"no masks at '{path}': give a file that exists")
@@ -47,7 +51,11 @@ def read_masks(path: Path) -> dict[str, Tensor]:
     found = masked or tensors
     if not found:
         raise VlcompressError(f"'{path}' holds no masks: it is empty")
-    return {name: _as_mask(name, one, path, alone=not masked) for name, one in found.items()}
+    if inverted and all(name.isdecimal() for name in found):
+        raise VlcompressError(
+            f"'{path}' has masks by position, in which 1 is known to mean pruned: leave --inverted out"
+        )
+    return {name: _as_mask(name, one, path, alone=not masked) ^ inverted for name, one in found.items()}
 
 
 def write_masks(path: Path, form: str, masks: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:

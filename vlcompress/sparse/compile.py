@@ -221,14 +221,14 @@ def save_compiled(
         config: the full-size model's configuration.
         head: its head.
         extra: JSON to keep in the plan (the ticket's identity, versions).
-        form: as what transformers opens the ticket; where it has the model whole, it opens the compiled one too.
+        form: as what transformers opens the ticket, and so the compiled model too.
 
     Raises:
         VlcompressError: the folder cannot be written.
     """
     description = {"family": family.name, "config": config, "head": {"kind": head.kind, "labels": list(head.labels)}}
-    opened, modules = {}, (form.modules if form is not None else None) or {}
-    if form is not None and modules:
+    opened, modules = {}, form.modules if form is not None else {}
+    if form is not None:
         opened = opens_as(form, plan, family.couplings(family.skeleton(config, head)), tensors, _WEIGHTS)
         tensors = renamed_by(modules, tensors)
     here = {theirs: ours for ours, theirs in modules.items()}

@@ -28,18 +28,20 @@ def opens_as(
     """Say in config.json how transformers opens a compiled model.
 
     Args:
-        form: of the ticket, which has all of it.
+        form: of the ticket.
         plan: of the compiled model.
         couplings: of the model before anything was removed.
         tensors: what is stored.
         weights_file: the name of the file that they are in.
     """
-    modules = form.modules or {}
+    modules = form.modules
     left = {units.consumer: len(units.kept) for units in plan.kept if len(units.kept) < units.units}
     cut = [one for one in couplings if one.consumer in left]
     names = [name for one in cut for name in (*one.producers, one.consumer)]
     said = {
         "quant_method": METHOD,
+        "apart": form.apart,
+        "beside": [name for name in tensors if name.rpartition(".")[0] not in modules],
         "heads": {_inside(one.owner, modules): [one.units, left[one.consumer]] for one in cut if one.owner},
         "linears": {modules[_module(name)]: list(tensors[name].shape) for name in names if name in tensors},
         "packed": {
@@ -96,7 +98,7 @@ def use_backends(model: nn.Module, packed: Mapping[str, Mapping[str, Any]]) -> N
 
 
 def renamed_by(modules: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name tensors by other names of their modules."""
+    """Name tensors by other names of their modules, those of modules that have one."""
     return {_inside(name, modules): tensor for name, tensor in tensors.items()}
 
 
@@ -105,8 +107,8 @@ def _inside(name: str, modules: Mapping[str, str]) -> str:
     module, _, leaf = name.rpartition(".")
     if module in modules:
         return f"{modules[module]}.{leaf}".removeprefix(".")
-    inner = next(one for one in modules if one.startswith(f"{name}."))
-    return modules[inner].removesuffix(inner.removeprefix(name))
+    inner = next((one for one in modules if one.startswith(f"{name}.")), None)
+    return name if inner is None else modules[inner].removesuffix(inner.removeprefix(name))
 
 
 def _module(weight: str) -> str:

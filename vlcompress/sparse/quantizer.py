@@ -5,7 +5,8 @@ sizes of linear layers that were shrunk, and how packed layers run. The model is
 Nothing heavy is imported before a model is opened: transformers loads this module with its registry.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
@@ -20,6 +21,8 @@ class CompiledConfig(QuantizationConfigMixin):  # type: ignore[misc]
     """What ``quantization_config`` holds.
 
     Attributes:
+        apart: whether fused queries, keys and values are taken apart (`vlcompress.unfuse`).
+        beside: names of the tensors that the class has no place for, a head of this project's.
         heads: for each attention module that lost some [heads before, heads left].
         linears: for each shrunk layer that is not packed [out, in].
         packed: for each packed layer its "shape" [out, in] and "backend".
@@ -30,9 +33,11 @@ class CompiledConfig(QuantizationConfigMixin):  # type: ignore[misc]
         heads: Mapping[str, list[int]],
         linears: Mapping[str, list[int]],
         packed: Mapping[str, Mapping[str, Any]],
+        apart: bool = False,
+        beside: Sequence[str] = (),
         **_: Any,
     ) -> None:
-        self.quant_method = METHOD
+        self.quant_method, self.apart, self.beside = METHOD, apart, list(beside)
         self.heads, self.linears, self.packed = dict(heads), dict(linears), dict(packed)
 
 
@@ -45,9 +50,14 @@ class CompiledQuantizer(HfQuantizer):  # type: ignore[misc]
     def _process_model_before_weight_loading(
         self, model: Any, checkpoint_files: list[str] | None = None, **_: Any
     ) -> None:
+        from vlcompress.models.encoder.unfused import unfuse
         from vlcompress.sparse.opened import give_sizes, put_packed
 
         said = self.quantization_config
+        if said.apart:
+            unfuse(model)
+        ignored = {f"^{re.escape(name)}$" for name in said.beside}
+        model._keys_to_ignore_on_load_unexpected = {*(model._keys_to_ignore_on_load_unexpected or ()), *ignored}
         give_sizes(model, said.heads, said.linears)
         put_packed(model, said.packed, (checkpoint_files or [""])[0])
 

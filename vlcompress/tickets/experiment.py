@@ -5,7 +5,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from vlcompress.devices import CPU, Compute
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Config, Coupling, Family, LoadReport, Prunable
 from vlcompress.models.checkpoints import read_checkpoint
+from vlcompress.models.encoder.zero_shot import NAMED, name_classes
 from vlcompress.models.language import language_part, published_language_model
 from vlcompress.models.objective import Objective
 from vlcompress.pruning.budget import Pricing
@@ -32,16 +33,17 @@ from vlcompress.tickets.controls import shuffled
 from vlcompress.tickets.spec import GENERATION, Start, Teacher, TrainingSpec, Trial
 from vlcompress.tickets.store import TrainingResult, TrainingStore
 from vlcompress.training.adversarial import Adversarial
-from vlcompress.training.calibration import EXAMPLES, SCORES, moments
+from vlcompress.training.calibration import EXAMPLES, SCORES, drawn, moments
 from vlcompress.training.checkpoint import distinct, restore
 from vlcompress.training.distillation import Distilled
 from vlcompress.training.hyperparameters import Hyperparameters
 from vlcompress.training.language import WEIGHTS as LANGUAGE_WEIGHTS
 from vlcompress.training.language import words_alone
 from vlcompress.training.loop import evaluate, train
+from vlcompress.training.ranks import lead
 from vlcompress.training.saliency import Saliency
 from vlcompress.training.sampling import token_lengths
-from vlcompress.training.watching import Watcher, watched
+from vlcompress.training.watching import Journal, Watcher, watched
 
 Say = Callable[[str], None]
 
@@ -65,6 +67,8 @@ class Experiment:
         reported: score of questions alone, or of chance, in [0, 1], as the data report has it; None where it has none.
         answers: of the checkpoint's answer head, in the order of its rows, where φ0 takes that head; () is a new head.
         pricing: what the model's heads and neurons cost, where the recipe has a target.
+        follow: what another device's process does for a training that this one leads: called with recipe, home,
+            compute, trial and the training's hash; None where it could not open the same.
         load_report: how the weights that were loaded last fitted.
     """
 
@@ -83,6 +87,7 @@ class Experiment:
     reported: float | None = None
     answers: tuple[str, ...] = ()
     pricing: Pricing | None = None
+    follow: Callable[[Recipe, Path, Compute, Trial, str], None] | None = None
     load_report: LoadReport | None = field(default=None, init=False)
     _moments: tuple[tuple[Path, str], Mapping[str, Moments]] | None = field(default=None, init=False)
 
@@ -93,6 +98,9 @@ class Experiment:
         if self.checkpoint is not None:
             self.load_report = self.family.load(model, self.checkpoint, fresh_head=True)
         prefixes = (self.family.backbone_prefix, *(self.family.inherited if self.checkpoint is not None else ()))
+        if self.recipe.model.head == "names" and self.checkpoint is not None:
+            name_classes(model, self.checkpoint, self.train_task.head.labels)
+            prefixes = (*prefixes, NAMED)
         state = model.state_dict()
         return {name: state[name].detach().cpu().clone() for name in state if name.startswith(prefixes)}
 
@@ -171,7 +179,7 @@ class Experiment:
             self.hyper,
             data=self.data[0],
             home=self.home,
-            compute=self.compute,
+            compute=dataclasses.replace(self.compute, devices=1),
             say=self.say,
         )
         return str(made / LANGUAGE_WEIGHTS), made.name
@@ -243,7 +251,7 @@ class Experiment:
         """Gather what goes into the prunable layers of a trained model, by weight; kept until another is asked for."""
         of = result.folder, "" if result.reading is None else result.reading.sha256()
         if self._moments is None or self._moments[0] != of:
-            found = moments(self.model_of(result), self.family, self.train_task, self.prunable.names)
+            found = moments(self.model_of(result), self.family, drawn(self.train_task), self.prunable.names)
             self._moments = of, {name: one.to(CPU.torch_device) for name, one in found.items()}
         return self._moments[1]
 
@@ -325,7 +333,7 @@ def criterion_of(experiment: Experiment, trained: TrainingResult, ranking: Ranki
     if not ranking.calibrated:
         return ranking.of(seed, trained.saliency())
     model, names = experiment.model_of(trained), experiment.prunable.names
-    return ranking.of(seed, SCORES[ranking.name](model, experiment.family, experiment.train_task, names))
+    return ranking.of(seed, SCORES[ranking.name](model, experiment.family, drawn(experiment.train_task), names))
 
 
 def search_permutation(
@@ -365,33 +373,67 @@ def _train_and_save(
     experiment: Experiment, trial: Trial, spec: TrainingSpec, label: str, started: float
 ) -> TrainingResult:
     compute, store = experiment.compute, experiment.store
+    _have_followed(experiment, trial, spec)
     model = build_model(experiment, trial).to(compute.torch_device)
     names = experiment.prunable.names
     saliency = Saliency(spec.saliency, model, names, experiment.hyper.steps) if spec.saliency else None
-    snapshot = {}
-    if spec.rewind_step and trial.masks is None:  # on the disk at once: a resumed training does not pass it again
-        snapshot = {spec.rewind_step: lambda now: save_tensors(store.rewind(spec), distinct(now.state_dict()))}
-    objective = objective_of(experiment, trial)
     with watched(store.log(spec), label, experiment.hyper, experiment.progress) as journal:
-        train(
-            model,
-            objective,
-            experiment.hyper,
-            seed=trial.seed,
-            first_step=spec.rewind_step if trial.start == "rewound" else 0,
-            masks=trial.masks if trial.held else None,
-            saliency=saliency,
-            backbone_prefix=experiment.family.backbone_prefix,
-            checkpoint=store.under_way(spec),
-            identity=spec.sha256,
-            at_step=snapshot,
-            compute=compute,
-            lengths=experiment.lengths,
-            journal=journal,
-        )
+        learn(experiment, trial, spec, model, saliency, journal)
     scores = evaluate(model, experiment.score_task, compute=compute)
     sums = saliency.sums if saliency is not None else None
     return store.keep(spec, trial, distinct(model.state_dict()), scores, sums, time.monotonic() - started)
+
+
+def learn(
+    experiment: Experiment,
+    trial: Trial,
+    spec: TrainingSpec,
+    model: nn.Module,
+    saliency: Saliency | None = None,
+    journal: Journal | None = None,
+) -> None:
+    """Train a model, in place; with several devices each process does this, and what there is of its own is None.
+
+    Args:
+        experiment: whose recipe, data and device.
+        trial: what sets the training apart.
+        spec: of the training.
+        model: as `build_model` has it, on the device.
+        saliency, journal: see `vlcompress.training.loop.train`.
+    """
+    store, snapshot = experiment.store, {}
+    if spec.rewind_step and trial.masks is None and journal is not None:
+        # on the disk at once: a resumed training does not pass it again
+        snapshot = {spec.rewind_step: lambda now: save_tensors(store.rewind(spec), distinct(now.state_dict()))}
+    train(
+        model,
+        objective_of(experiment, trial),
+        experiment.hyper,
+        seed=trial.seed,
+        first_step=spec.rewind_step if trial.start == "rewound" else 0,
+        masks=trial.masks if trial.held else None,
+        saliency=saliency,
+        backbone_prefix=experiment.family.backbone_prefix,
+        checkpoint=store.under_way(spec),
+        identity=spec.sha256,
+        at_step=snapshot,
+        compute=experiment.compute,
+        lengths=experiment.lengths,
+        journal=journal,
+    )
+
+
+def _have_followed(experiment: Experiment, trial: Trial, spec: TrainingSpec) -> None:
+    """Have the other devices' processes begin with the same training, where there are any."""
+    compute = experiment.compute
+    if compute.devices == 1:
+        return
+    if experiment.follow is None:
+        raise VlcompressError(
+            f"devices {compute.devices}: the pictures of {experiment.recipe.data.task} are made in one process: "
+            "train on one device"
+        )
+    lead(compute, partial(experiment.follow, experiment.recipe, experiment.home, compute, trial, spec.sha256))
 
 
 def _prune_and_save(

@@ -18,6 +18,7 @@ from vlcompress.models.checkpoints import listing, renamed
 from vlcompress.models.registry import family_named
 from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.mask_files import FORMATS, read_masks, write_masks
+from vlcompress.pruning.pattern import Block, NofM, Pattern
 from vlcompress.recipe import Recipe
 from vlcompress.tickets.disk import tell_size
 from vlcompress.tickets.experiment import Experiment, Say
@@ -35,6 +36,7 @@ def import_ticket(
     file: Path,
     home: Path,
     *,
+    inverted: bool = False,
     compute: Compute = CPU,
     say: Say = print,
     progress: Watcher | None = None,
@@ -46,6 +48,7 @@ def import_ticket(
             masks, the rest of how it prunes is not used.
         file: see `vlcompress.pruning.mask_files.read_masks`.
         home: folder for runs, trainings and built-in data.
+        inverted: whether 1 means pruned in the file.
         compute: where to train, and in what.
         say: called with a line at each step.
         progress: watches every training.
@@ -53,9 +56,13 @@ def import_ticket(
     Raises:
         VlcompressError: a file or a mask that does not fit, or anything in the recipe, before anything is trained.
     """
-    given = read_masks(file)
+    given = read_masks(file, inverted=inverted)
+    own = recipe.pruning.pattern.own_sparsity
+    recipe = recipe if own is None else recipe.override(pruning={"sparsity": own})  # until that of the masks is known
     experiment = checked_experiment(recipe, home, compute=compute, say=say, progress=progress)
     masks = fitted_masks(given, experiment, file)
+    _tell_meaning(given, file, inverted, say)
+    _tell_pattern(masks, recipe.pruning.pattern, file, say)
     pruned = recipe.override(pruning={"sparsity": round(masks.sparsity, 6)})
     experiment = dataclasses.replace(experiment, recipe=pruned)
     run = Run(home / f"{run_name(pruned, experiment.compute)}-{masks.sha256()[:6]}")
@@ -107,7 +114,10 @@ def fitted_masks(given: Mapping[str, Tensor], experiment: Experiment, file: Path
     masks = Masks(found)
     if masks.kept in (0, masks.total):
         what = "nothing" if masks.kept else "every weight"
-        raise VlcompressError(f"'{file}' prunes {what}: 1 means keep, 0 means prune; give masks that prune a part")
+        raise VlcompressError(
+            f"'{file}' prunes {what}: 1 means keep, 0 means prune (with --inverted the opposite); give masks that "
+            "prune a part"
+        )
     return masks
 
 
@@ -129,6 +139,38 @@ def export_masks(run: Run, form: str, out: Path | None = None) -> Path:
     path = out or run.folder / f"masks{FORMATS.get(form, '')}"
     write_masks(path, form, masks, _stacked(ticket.weights, stacked, ticket.weights))
     return path
+
+
+def _tell_meaning(given: Mapping[str, Tensor], file: Path, inverted: bool, say: Say) -> None:
+    """Warn where masks keep less than they remove: they may mean the opposite."""
+    kept = sum(int(mask.sum()) for mask in given.values()) / sum(mask.numel() for mask in given.values())
+    if kept < 0.5:
+        fix = "leave --inverted out" if inverted else "give --inverted"
+        say(
+            f"warning: '{file}' keeps {kept:.0%} and removes {1 - kept:.0%} of the weights that it masks, since "
+            f"{'0' if inverted else '1'} is read as keep; {fix} if it means prune there"
+        )
+
+
+def _tell_pattern(masks: Masks, pattern: Pattern, file: Path, say: Say) -> None:
+    """Warn where what goes does not go by the units of the pattern that it is to be packed in."""
+    outside = sum(_outside(mask, pattern) for mask in masks.values())
+    if outside:
+        say(
+            f"warning: {outside / (masks.total - masks.kept):.0%} of what '{file}' prunes is not in whole units of "
+            f"pattern '{pattern}', so compile cannot leave it out: give the pattern that the masks were made in"
+        )
+
+
+def _outside(mask: Tensor, pattern: Pattern) -> int:
+    """Count the pruned weights in blocks that keep some, or in groups that keep more than n of m."""
+    if isinstance(pattern, Block):
+        kept = pattern.spread(pattern.unit_means(mask.float()) > 0, mask.shape)
+        return int((kept & ~mask).sum())
+    if isinstance(pattern, NofM):
+        groups = mask.reshape(-1, pattern.of)
+        return int((~groups[groups.sum(dim=1) > pattern.kept]).sum())
+    return 0
 
 
 def _one_seed(experiment: Experiment, masks: Masks, seed: int) -> list[Row]:

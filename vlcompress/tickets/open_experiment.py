@@ -1,7 +1,7 @@
 """Opening what a recipe names: its data, vocabulary and model, checked before anything is trained."""
 
 import tempfile
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import vlcompress
@@ -11,6 +11,7 @@ from vlcompress.data.tokenizer import SPECIAL_TOKENS, WordPiece
 from vlcompress.devices import CPU, Compute
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Family
+from vlcompress.models.encoder.zero_shot import check_nameable
 from vlcompress.models.registry import FAMILIES, family_named
 from vlcompress.recipe import Recipe
 from vlcompress.tasks.build_task import (
@@ -27,7 +28,9 @@ from vlcompress.tasks.build_task import (
 from vlcompress.tasks.registry import task_of
 from vlcompress.tasks.support_matrix import read_blind
 from vlcompress.tickets.checks import check_length, check_run, fit
-from vlcompress.tickets.experiment import Experiment, Say
+from vlcompress.tickets.experiment import Experiment, Say, build_model, learn
+from vlcompress.tickets.spec import Trial
+from vlcompress.training.ranks import here
 from vlcompress.training.watching import Watcher
 
 BUILT_IN = Path(vlcompress.__file__).parent / "weights"
@@ -107,6 +110,8 @@ def open_experiment(
         tell_stand_ins(data, asked, say)
         tell_unlisted(data, say)
     config = model(width)
+    if recipe.model.head == "names":
+        check_nameable(config, recipe.data.task, checkpoint)
     return Experiment(
         recipe=recipe,
         family=family,
@@ -121,8 +126,36 @@ def open_experiment(
         compute=compute,
         say=say,
         progress=progress,
+        follow=follow,
         answers=_pretrained_answers(recipe, folder, checkpoint),
     )
+
+
+def follow(recipe: Recipe, home: Path, compute: Compute, trial: Trial, identity: str) -> None:
+    """Learn this device's share of a training that another process leads, and keep nothing.
+
+    Args:
+        recipe, home: of the experiment.
+        compute: of the process that leads.
+        trial: what sets the training apart.
+        identity: hash of the training's spec there.
+
+    Raises:
+        VlcompressError: it is another training here.
+    """
+    experiment = _followed(recipe, home, here(compute))
+    spec = experiment.spec(trial)
+    if spec.sha256 != identity:
+        raise VlcompressError(
+            f"devices {compute.devices}: their processes read other data, or are not all of one kind: train on one "
+            "device, or on devices of one kind"
+        )
+    learn(experiment, trial, spec, build_model(experiment, trial).to(experiment.compute.torch_device))
+
+
+@lru_cache(maxsize=1)
+def _followed(recipe: Recipe, home: Path, compute: Compute) -> Experiment:
+    return open_experiment(recipe, home, compute=compute, say=lambda line: None)
 
 
 def _pretrained_answers(recipe: Recipe, folder: Path, checkpoint: str | None) -> tuple[str, ...]:
@@ -131,7 +164,7 @@ def _pretrained_answers(recipe: Recipe, folder: Path, checkpoint: str | None) ->
     Raises:
         VlcompressError: a family, task or checkpoint without such a head, or no list of its answers.
     """
-    if recipe.model.head == "fresh":
+    if recipe.model.head != "answers":
         return ()
     listed = family_named(recipe.model.family).answers_file
     if not listed or recipe.data.task not in ("vqa", "gqa") or checkpoint is None:

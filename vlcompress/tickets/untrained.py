@@ -11,9 +11,10 @@ from vlcompress.training.loop import evaluate
 def tell_untrained(experiment: Experiment) -> None:
     """Say the zero-shot score of a published encoder: by two towers' products, a matching head, or the classes' names.
 
-    A score beside the trained ones; nothing starts from it. Encoders whose head is new to the task have none.
+    A score beside the trained ones. Encoders whose head is new to the task have none; a classifier starts from its own
+    where the recipe says so (`model.head` "names").
     """
-    kind, checkpoint = experiment.train_task.head.kind, experiment.checkpoint
+    kind, checkpoint, asked = experiment.train_task.head.kind, experiment.checkpoint, experiment.recipe.model.head
     named = kind == "classes" and experiment.config.get("dual") and experiment.recipe.data.task == "classification"
     if experiment.recipe.model.size != CHECKPOINT or checkpoint is None:
         return
@@ -21,11 +22,12 @@ def tell_untrained(experiment: Experiment) -> None:
         return
     model = build_model(experiment, Trial(experiment.recipe.pruning.seeds[0]))
     try:
-        if named:
+        if named and asked != "names":
             name_classes(model, checkpoint, experiment.train_task.head.labels)
     except VlcompressError as error:
         experiment.say(f"no zero-shot score: {error}")
         return
     scores = evaluate(model.to(experiment.compute.torch_device), experiment.score_task, compute=experiment.compute)
-    how = f", the classes named '{PROMPT}'" if named else ""
+    start = "training starts from it" if asked == "names" else "--head names would start from it"
+    how = f", the classes named '{PROMPT}' ({start})" if named else ""
     experiment.say(f"before any training, zero-shot: {experiment.score_task.metric} {100 * scores.mean:.2f}{how}")

@@ -10,7 +10,7 @@ order and one weight at a time, when w goes. It is the diagonal of the Gauss-New
 (LeCun et al., 1990, with the model's own answers in place of labels), each logit counting alike.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +28,25 @@ SEED = 0
 """Draws the examples: every model and every criterion sees the same."""
 
 
+Examples = Iterable[Mapping[str, Tensor]]
+"""The inputs of one example after another, each a batch of one."""
+
+
+def drawn(objective: Objective) -> Iterator[Mapping[str, Tensor]]:
+    """Draw `EXAMPLES` of an objective, always the same ones."""
+    rng = torch.Generator().manual_seed(SEED)
+    for index in torch.randperm(len(objective), generator=rng)[:EXAMPLES].tolist():
+        yield objective.batch([index], rng).inputs
+
+
 @torch.no_grad()
-def moments(model: nn.Module, family: Family, objective: Objective, names: Iterable[str]) -> dict[str, Moments]:
+def moments(model: nn.Module, family: Family, examples: Examples, names: Iterable[str]) -> dict[str, Moments]:
     """Gather the moments of what goes into linear layers, by their weights' names; 0 where nothing does.
 
     Args:
         model: in eval mode, on any device.
         family: of the model.
-        objective: whose examples.
+        examples: see `drawn`.
         names: of the layers' weights.
 
     Raises:
@@ -44,7 +55,7 @@ def moments(model: nn.Module, family: Family, objective: Objective, names: Itera
     sums = {name: _Sums(_linear(model, name)) for name in names}
     handles = [one.layer.register_forward_pre_hook(one.add) for one in sums.values()]
     try:
-        for _ in _logits(model, family, objective):
+        for _ in _logits(model, family, examples):
             pass
     finally:
         for handle in handles:
@@ -52,21 +63,21 @@ def moments(model: nn.Module, family: Family, objective: Objective, names: Itera
     return {name: one.moments() for name, one in sums.items()}
 
 
-def wanda(model: nn.Module, family: Family, objective: Objective, names: Sequence[str]) -> Saliencies:
+def wanda(model: nn.Module, family: Family, examples: Examples, names: Sequence[str]) -> Saliencies:
     """Compute Wanda's scores, each in the shape of its weight (arguments as of `moments`)."""
     parameters = dict(model.named_parameters())
     return {
-        name: _wanda(parameters[name].detach(), one) for name, one in moments(model, family, objective, names).items()
+        name: _wanda(parameters[name].detach(), one) for name, one in moments(model, family, examples, names).items()
     }
 
 
-def fisher(model: nn.Module, family: Family, objective: Objective, names: Sequence[str]) -> Saliencies:
+def fisher(model: nn.Module, family: Family, examples: Examples, names: Sequence[str]) -> Saliencies:
     """Sum up w² g² over the examples, in the shape of each weight (arguments as of `moments`)."""
     parameters = dict(model.named_parameters())
     weights = [parameters[name] for name in names]
     sums = [torch.zeros_like(weight, requires_grad=False) for weight in weights]
     rng = torch.Generator().manual_seed(SEED)
-    for logits in _logits(model, family, objective):
+    for logits in _logits(model, family, examples):
         direction = torch.randn(logits.shape, generator=rng).to(logits.device)
         slopes = torch.autograd.grad((logits * direction).sum(), weights, allow_unused=True)
         for total, weight, slope in zip(sums, weights, slopes, strict=True):
@@ -75,14 +86,15 @@ def fisher(model: nn.Module, family: Family, objective: Objective, names: Sequen
     return {name: total.cpu() for name, total in zip(names, sums, strict=True)}
 
 
-SCORES = {"wanda": wanda, "fisher": fisher}
+SCORES: Mapping[str, Callable[[nn.Module, Family, Examples, Sequence[str]], Saliencies]] = {
+    "wanda": wanda,
+    "fisher": fisher,
+}
 """What the calibrated criteria rank by."""
 
 
-def _logits(model: nn.Module, family: Family, objective: Objective) -> Iterator[Tensor]:
-    rng = torch.Generator().manual_seed(SEED)
-    for index in torch.randperm(len(objective), generator=rng)[:EXAMPLES].tolist():
-        yield family.logits(model, inputs_for(model, objective.batch([index], rng).inputs))
+def _logits(model: nn.Module, family: Family, examples: Examples) -> Iterator[Tensor]:
+    return (family.logits(model, inputs_for(model, inputs)) for inputs in examples)
 
 
 def _wanda(weight: Tensor, of: Moments) -> Tensor:

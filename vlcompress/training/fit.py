@@ -9,7 +9,7 @@ from vlcompress.devices import AUTO, Compute, MicroBatch, precision
 from vlcompress.errors import VlcompressError
 from vlcompress.models.objective import Objective
 from vlcompress.training.hyperparameters import Hyperparameters
-from vlcompress.training.memory import check_divisible, largest_that_fits, memory_share
+from vlcompress.training.memory import check_divisible, check_shared, largest_that_fits, memory_share
 from vlcompress.training.sampling import sampler_of, token_lengths
 from vlcompress.training.step import Stepper, drawn, optimizer_of, scaler_of
 
@@ -25,7 +25,7 @@ def fitted(
     training: Callable[[], tuple[nn.Module, Objective]],
     say: Callable[[str], None],
 ) -> Compute:
-    """Settle the micro-batch before anything is trained: check the one asked for, or find the largest that fits.
+    """Settle what a device learns at once before anything is trained: check what is asked for, or find what fits.
 
     Args:
         compute: where to train; its micro-batch is a number, or `AUTO`.
@@ -34,14 +34,17 @@ def fitted(
         say: told what has no effect, and what was found.
 
     Raises:
-        VlcompressError: batches that cannot be learned in parts, or not even one example fits.
+        VlcompressError: batches that cannot be learned in parts or by several devices, or not even one example fits.
     """
     asked = compute.micro_batch
     whole = replace(compute, micro_batch=MicroBatch(0))
+    if compute.devices > 1:
+        check_shared(*training(), hyper, compute.devices)
     if not asked:
         return compute
-    if not hyper.tokens and asked >= hyper.batch:
-        say(f"warning: micro-batch {asked} has no effect: a step has {hyper.batch} examples")
+    if not hyper.tokens and asked != AUTO and compute.for_batch(hyper.batch) == whole:
+        each = f", {-(-hyper.batch // compute.devices)} on each device" if compute.devices > 1 else ""
+        say(f"warning: micro-batch {asked} has no effect: a step has {hyper.batch} examples{each}")
         return whole
     if asked == AUTO and not compute.on_gpu:
         say("warning: micro-batch auto has no effect on the CPU: it is about a GPU's memory; whole batches are taken")

@@ -17,11 +17,12 @@ from vlcompress.pruning.mask import Masks
 from vlcompress.tasks.base import EvalTask, Scores
 from vlcompress.training.checkpoint import Checkpoint
 from vlcompress.training.hyperparameters import Hyperparameters
-from vlcompress.training.memory import check_divisible
+from vlcompress.training.memory import check_divisible, check_shared
 from vlcompress.training.optimizers import rate
+from vlcompress.training.ranks import check_place, rank_here
 from vlcompress.training.saliency import Saliency
-from vlcompress.training.sampling import ahead, mix, sampler_of
-from vlcompress.training.step import Stepper, drawn, optimizer_of, scaler_of
+from vlcompress.training.sampling import ahead, clocked, mix, sampler_of
+from vlcompress.training.step import Stepper, drawn, optimizer_of, scaler_of, shared_loss
 from vlcompress.training.watching import Entry, Journal, peak_bytes
 
 LOOK_EVERY = 16
@@ -76,7 +77,8 @@ def train(
         seed: of the data order, the dropout and the objective's own draws.
         first_step: where to begin in the schedule (a rewinding point); the steps before it are taken as done.
         masks: weights to keep at zero throughout; None trains densely.
-        compute: that device, and what forward passes are computed in; weights, masks and optimizer stay float32.
+        compute: that device, and what forward passes are computed in; weights, masks and optimizer stay float32. With
+            several devices each process calls this with the same arguments, and the first alone writes.
         saliency: sums over the steps to be kept up; they change nothing about the training.
         backbone_prefix: start of the names of every parameter that does not belong to the head.
         checkpoint: where to save the state about every `checkpoint_seconds`, and to resume from if there is one.
@@ -94,9 +96,14 @@ def train(
         check_divisible(model, objective)
     if compute.activation_checkpointing:
         checkpoint_blocks(model)
+    rank, shared = rank_here(), None
+    if compute.devices > 1:
+        check_place(compute)
+        check_shared(model, objective, hyper, compute.devices)
+        shared = shared_loss(model, objective)
     optimizer = optimizer_of(model, hyper, backbone_prefix)
     scaler = scaler_of(compute)
-    stepper = Stepper(model, objective, optimizer, hyper, compute, saliency, scaler)
+    stepper = Stepper(model, objective, optimizer, hyper, compute, saliency, scaler, shared)
     under_way = Checkpoint(checkpoint, identity, model, optimizer, saliency, scaler) if checkpoint is not None else None
     start = (under_way.load() if under_way is not None else 0) or first_step
     for group in optimizer.param_groups if scaler is None else ():  # with one, steps are skipped: the checkpoint counts
@@ -107,14 +114,15 @@ def train(
     saved = time.monotonic()
     model.train()
     with precision(compute):
-        for step, groups in ahead(partial(drawn, objective, sampler, seed), start, hyper.steps):
-            torch.manual_seed(mix(seed, "dropout", step))
+        made = ahead(partial(drawn, objective, sampler, seed), start, hyper.steps)
+        for step, groups in clocked(made, losses.waited):
+            torch.manual_seed(mix(seed, f"dropout {rank}" if rank else "dropout", step))
             losses.add(step, stepper.learn(groups, step))
             losses.took(stepper.step(step))
             if keeper is not None:
                 keeper.enforce(optimizer)
             snapshot, last = (at_step or {}).get(step + 1), step + 1 == hyper.steps
-            due = under_way is not None and time.monotonic() - saved >= checkpoint_seconds and not last
+            due = under_way is not None and time.monotonic() - saved >= checkpoint_seconds and not last and rank == 0
             losses.report(now=bool(snapshot) or due or last)
             if snapshot is not None:
                 snapshot(model)
@@ -139,6 +147,11 @@ class _Losses:
         self._unseen: list[tuple[int, Tensor]] = []
         self._unreported: list[tuple[int, float]] = []
         self._norms: list[Tensor] = []
+        self._waited = 0.0
+
+    def waited(self, seconds: float) -> None:
+        """Take how long the next batch was waited for."""
+        self._waited += seconds
 
     def add(self, step: int, loss: Tensor) -> None:
         """Take the loss of step `step` (from 0), and look if it is time."""
@@ -161,7 +174,11 @@ class _Losses:
             return
         steps, losses = zip(*self._unseen, strict=True)
         self._unseen.clear()
-        for step, value in zip(steps, torch.stack(losses).tolist(), strict=True):
+        started = time.monotonic()
+        values = torch.stack(losses).tolist()
+        # while a GPU still had steps to do, batches that were waited for kept nothing
+        self._waited = max(0.0, self._waited - (time.monotonic() - started))
+        for step, value in zip(steps, values, strict=True):
             if not math.isfinite(value):
                 raise VlcompressError(
                     f"the loss is {value} at step {step}: lower the learning rate ({self._hyper.learning_rate:g}) or "
@@ -178,12 +195,13 @@ class _Losses:
         self._unreported.clear()
 
     def _write(self, journal: Journal) -> None:
-        hyper, seconds = self._hyper, time.monotonic() - self._started
+        hyper, seconds, waited = self._hyper, time.monotonic() - self._started, round(self._waited, 3)
         norms = torch.stack(self._norms).tolist()
         self._norms.clear()
         for (done, loss), norm in zip(self._unreported, norms, strict=True):
             factor = rate(hyper.optimizer, done, hyper.steps, hyper.warmup)
-            journal(Entry(done, loss, hyper.learning_rate * factor, norm, round(seconds, 3), peak_bytes(self._compute)))
+            peak, peak_rate = peak_bytes(self._compute), hyper.learning_rate * factor
+            journal(Entry(done, loss, peak_rate, norm, round(seconds, 3), peak, waited))
 
 
 def evaluate(model: nn.Module, scored: EvalTask, *, batch: int = 256, compute: Compute = CPU) -> Scores:

@@ -15,19 +15,50 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from vlcompress.devices import Compute
 from vlcompress.errors import VlcompressError
 from vlcompress.models.objective import Batch, Divisible, Objective
+from vlcompress.training.hyperparameters import Hyperparameters
+from vlcompress.training.sampling import MULTIPLE
 
 
-def parts(batch: Batch, examples: int, most: int) -> Iterator[Batch]:
-    """Cut a batch of so many examples into parts of at most `most`; 0, or no fewer than there are, leaves it whole."""
-    if not 0 < most < examples:
+def parts(batch: Batch, examples: int, most: int, mine: range | None = None) -> Iterator[Batch]:
+    """Cut a batch into parts of at most `most`; 0, or no fewer than there are, leaves whole what is to be cut.
+
+    Args:
+        batch: of `examples`.
+        examples: how many it has.
+        most: examples of a part.
+        mine: those to take; None takes all.
+    """
+    mine = range(examples) if mine is None else mine
+    size = most if 0 < most < len(mine) else len(mine)
+    if size == examples:
         yield batch
         return
-    for first in range(0, examples, most):
-        yield batch.part(range(first, min(first + most, examples)), examples)
+    for first in range(mine.start, mine.stop, size):
+        yield batch.part(range(first, min(first + size, mine.stop)), examples)
 
 
-def check_divisible(model: nn.Module, objective: Objective) -> Divisible:
-    """Refuse to learn batches in parts where that is another training.
+def share_of(rank: int, devices: int, examples: int) -> range:
+    """Say which of a batch's examples the process of rank `rank` learns."""
+    return range(examples * rank // devices, examples * (rank + 1) // devices)
+
+
+def check_shared(model: nn.Module, objective: Objective, hyper: Hyperparameters, devices: int) -> None:
+    """Refuse to share a training among devices where that is another training, or leaves one without an example.
+
+    Raises:
+        VlcompressError: see `check_divisible`, or a step has fewer examples than there are devices.
+    """
+    check_divisible(model, objective, "--devices", "train on one device instead")
+    least = MULTIPLE if hyper.tokens else min(hyper.batch, len(objective))
+    if least < devices and not (hyper.tokens and hyper.batch % devices == 0):
+        what = "a group of words and regions may have" if hyper.tokens else "a step has"
+        raise VlcompressError(f"--devices {devices}: {what} {least} examples, and each device needs one")
+
+
+def check_divisible(
+    model: nn.Module, objective: Objective, what: str = "micro-batches", instead: str = "lower --batch instead"
+) -> Divisible:
+    """Refuse to learn batches in parts where that is another training; `what` asks for it, `instead` is the fix.
 
     Raises:
         VlcompressError: batch normalisation, or a loss that compares the examples of a batch with one another.
@@ -38,7 +69,7 @@ def check_divisible(model: nn.Module, objective: Objective) -> Divisible:
         why = "this loss compares the examples of a batch with one another, or does not say how it adds up over them"
     else:
         return objective
-    raise VlcompressError(f"micro-batches: {why}, so that parts of a batch learn something else: lower --batch instead")
+    raise VlcompressError(f"{what}: {why}, so that parts of a batch learn something else: {instead}")
 
 
 def largest_that_fits(attempt: Callable[[int], None], examples: int) -> int:

@@ -4,11 +4,12 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import vlcompress
 from vlcompress.artefacts import distinguishing, identity, save_tensors, seal, unseal, write_file, writing
@@ -19,13 +20,15 @@ from vlcompress.data.tokenizer import MAX_LENGTH, WordPiece
 from vlcompress.devices import CPU, Compute, computed_on
 from vlcompress.models.base import Family, Head, pretraining_of
 from vlcompress.models.objective import Objective
+from vlcompress.models.registry import family_named
 from vlcompress.tasks.preprocessing import Preprocessor
 from vlcompress.tasks.pretraining_task import sentences
 from vlcompress.training.checkpoint import distinct
 from vlcompress.training.fit import fitted
 from vlcompress.training.hyperparameters import Hyperparameters
 from vlcompress.training.loop import train
-from vlcompress.training.watching import Watcher, each_step_once, watched
+from vlcompress.training.ranks import here, lead
+from vlcompress.training.watching import Journal, Watcher, each_step_once, watched
 
 DOCUMENT = "pretraining.json"
 LOGGED_EVERY = 100
@@ -155,19 +158,10 @@ def pretrain(
         say(f"pre-trained before: {folder}")
         return folder
     log = folder.with_name(f"{folder.name}.log.jsonl")
-    model = work.family.build(work.config, work.head, seed=work.recipe.seed)
     under_way = folder.with_name(f"{folder.name}.under-way")
+    lead(compute, partial(_follow, work.family.name, work.folder, work.recipe, work.splits, compute, under_way, name))
     with watched(log, "pre-training", work.recipe.hyper, progress) as journal:
-        train(
-            model.to(compute.torch_device),
-            work.objective,
-            work.recipe.hyper,
-            seed=work.recipe.seed,
-            checkpoint=under_way,
-            identity=name,
-            compute=compute,
-            journal=journal,
-        )
+        model = _learn(work, compute, under_way, name, journal)
     kind = torch.float16 if half else torch.float32
     with writing(folder) as temporary:
         weights = distinct({name: value.to(kind) for name, value in model.state_dict().items()})
@@ -176,6 +170,35 @@ def pretrain(
         seal(temporary, DOCUMENT, {**document, "log": _logged(log.read_text()), "version": vlcompress.__version__})
     shutil.rmtree(under_way, ignore_errors=True)
     return folder
+
+
+def _learn(
+    work: Pretraining, compute: Compute, under_way: Path, name: str, journal: Journal | None = None
+) -> nn.Module:
+    model = work.family.build(work.config, work.head, seed=work.recipe.seed).to(compute.torch_device)
+    return train(
+        model,
+        work.objective,
+        work.recipe.hyper,
+        seed=work.recipe.seed,
+        checkpoint=under_way,
+        identity=name,
+        compute=compute,
+        journal=journal,
+    )
+
+
+def _follow(
+    family: str,
+    folder: Path,
+    recipe: PretrainingRecipe,
+    splits: tuple[str, ...],
+    compute: Compute,
+    under_way: Path,
+    name: str,
+) -> None:
+    """Learn this device's share of a pre-training that another process leads."""
+    _learn(Pretraining(family_named(family), folder, recipe, splits), here(compute), under_way, name)
 
 
 def _logged(lines: str) -> list[dict[str, float]]:

@@ -5,7 +5,8 @@ plain loop, gradient accumulation, AMP with or without a scaler, DDP (where ever
 same weights), or the Trainer of transformers.
 """
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,12 +16,13 @@ from torch.nn.parallel import DistributedDataParallel
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Coupling, Family
 from vlcompress.models.encoder.anatomy import check_untied
-from vlcompress.models.module import ModuleFamily
+from vlcompress.models.module import ModuleFamily, Output, class_forward, named_inputs
 from vlcompress.pruning.allocation import parse_allocation
-from vlcompress.pruning.criterion import parse_criterion
+from vlcompress.pruning.criterion import Ranking, parse_criterion
 from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.patterns import parse_pattern
 from vlcompress.pruning.schedule import levels, parse_schedule
+from vlcompress.training.calibration import EXAMPLES, SCORES, check_linear
 from vlcompress.training.loop import MaskKeeper
 from vlcompress.training.saliency import Saliency
 
@@ -37,8 +39,9 @@ class Pruner:
         model: under training, its weights as they are to be rewound to (θ0); wrapped in DDP or not. A copy of θ0 is
             kept on the CPU.
         pattern: what goes together: "unstructured", "block:RxC", "n:m", "head", "neuron", "neuron+head", or a mixture.
-        criterion: "magnitude", "gradient", "movement", "high-magnitude" or "random". "gradient" and "movement" sum over
-            the steps of held optimizers since the last `step`, `rewind` or first `hold`.
+        criterion: "magnitude", "gradient", "movement", "wanda", "fisher", "high-magnitude" or "random". "gradient" and
+            "movement" sum over the steps of held optimizers since the last `step`, `rewind` or first `hold`; "wanda"
+            and "fisher" look at `examples` at each `step`.
         schedule: "linear:P", "geometric:F", "levels:P,P,..." or "oneshot".
         sparsity: fraction of the prunable weights that is pruned at the end, in [0, 1); None is the pattern's own
             (0.5 of 2:4), else 0.7.
@@ -46,6 +49,9 @@ class Pruner:
         weights: names of the weights to prune; None takes the linears of attention and feed-forward layers in blocks.
         family: the adapter of a model that `vlcompress.load` gave; None finds the layers by structure.
         seed: of "random".
+        examples: one batch of real inputs, without labels, for "wanda" and "fisher", as for `vlcompress.compile`; at
+            most 256 rows of it are looked at, one at a time.
+        output: which output these judge by, as for `vlcompress.compile`.
 
     Raises:
         VlcompressError: no prunable layer; an attention that is not understood; tied weights; a name that is unknown; a
@@ -64,15 +70,16 @@ class Pruner:
         weights: Sequence[str] | None = None,
         family: Family | None = None,
         seed: int = 0,
+        examples: Any = None,
+        output: Output | None = None,
     ) -> None:
         self._pattern, self._ranking = parse_pattern(pattern), parse_criterion(criterion)
         self._allocation, self._seed = parse_allocation(allocation), seed
+        self._examples = _rows(_bare(model), self._ranking, examples)
+        self._family = family or ModuleFamily(output=output)
+        found, self._couplings = _prunable(_bare(model), weights, self._family)
         if self._ranking.calibrated:
-            raise VlcompressError(
-                f"criterion '{criterion}' ranks by what examples show, and a Pruner sees none: give magnitude, "
-                "gradient or movement, or prune by a recipe"
-            )
-        found, self._couplings = _prunable(_bare(model), weights, family or ModuleFamily())
+            check_linear(_bare(model), found)
         self._weights = {name: weight for name, weight in _bare(model).named_parameters() if name in found}
         wanted = sparsity if sparsity is not None else self._pattern.own_sparsity or SPARSITY
         shapes = {name: weight.shape for name, weight in self._weights.items()}
@@ -115,7 +122,7 @@ class Pruner:
         if optimizer not in self._held:
             hooks = optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after)
             self._held[optimizer] = hooks
-            self._renew()
+            self._renew(_sums_of(self._saliency))
 
     def release(self, optimizer: torch.optim.Optimizer) -> None:
         """Let go of an optimizer that takes no more steps, and of its moments."""
@@ -170,29 +177,76 @@ class Pruner:
         """Rewind to the weights as they are now, from here on: late rewinding, some steps into dense training."""
         self._start = {name: tensor.detach().cpu().clone() for name, tensor in self._state()}
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Take down where it is, to go on in another process beside the model's and the optimizer's own states.
+
+        Returns:
+            Tensors on the CPU by name: the round, the levels, masks, θ0, and the criterion's sums so far.
+        """
+        parts = {"masks": self._masks, "start": self._start, "sums": _sums_of(self._saliency)}
+        state = {f"{part}.{name}": one.cpu().clone() for part, named in parts.items() for name, one in named.items()}
+        levels = torch.tensor(self.levels, dtype=torch.float64)
+        return state | {"round": torch.tensor(self.round), "levels": levels, f"criterion {self._ranking}": levels[:0]}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a `state_dict` of a Pruner that was made alike; what it prunes is set to zero.
+
+        Raises:
+            VlcompressError: it is of another model, schedule or criterion.
+        """
+        sums = _part(state, "sums")  # none where no optimizer is held yet
+        own = {name: one for name, one in self.state_dict().items() if not name.startswith("sums.")}
+        for name in sorted({*own} ^ {name for name in state if not name.startswith("sums.")}):
+            raise _other_pruner(f"{'it has no' if name in own else 'only it has'} '{name}'")
+        odd = next((name for name, one in own.items() if state[name].shape != one.shape), None)
+        if odd is not None:
+            raise _other_pruner(f"'{odd}' is {tuple(state[odd].shape)} there and {tuple(own[odd].shape)} here")
+        if not torch.equal(state["levels"], own["levels"]):
+            raise _other_pruner(f"its levels are {state['levels'].tolist()}, here they are {list(self.levels)}")
+        self.round = int(state["round"])
+        found = masks_in(state)
+        self._masks = Masks({name: found[name] for name in self._masks})  # in this order: equal scores are cut by it
+        self._start = _part(state, "start")
+        self._renew(sums)
+
     def _state(self) -> Iterator[tuple[str, Tensor]]:
         return ((name, one) for name, one in self._model.state_dict().items() if isinstance(one, Tensor))
 
-    def _renew(self) -> None:
-        """Apply the masks, and begin the sums anew, where the weights are now."""
+    def _renew(self, sums: Mapping[str, Tensor] | None = None) -> None:
+        """Apply the masks, and begin the sums anew or go on from `sums`, where the weights are now."""
         self._keeper = MaskKeeper(self._model, self._masks)
         for optimizer in self._held:
             self._keeper.enforce(optimizer)
         self._saliency = None
         if self._ranking.saliency is not None:  # of one step, whichever: how many there will be is not known
             self._saliency = Saliency(self._ranking.saliency, self._model, self._weights, 1)
+            if sums:
+                self._saliency.restore(sums)
 
     def _sums(self) -> dict[str, Tensor]:
         """Take the sums for the criterion; {} for one that needs none."""
+        if self._ranking.calibrated:
+            return self._calibrated()
         if self._ranking.saliency is None:
             return {}
-        sums = {} if self._saliency is None else self._saliency.sums
+        sums = _sums_of(self._saliency)
         if not any(bool(total.any()) for total in sums.values()):
             raise VlcompressError(
                 f"criterion '{self._ranking}' ranks by gradients and there were none: hold(optimizer), and train "
                 "before step()"
             )
         return {name: total.cpu() for name, total in sums.items()}
+
+    def _calibrated(self) -> dict[str, Tensor]:
+        """Look at the examples with the model as it is, in eval mode and without mixed precision."""
+        modes = {module: module.training for module in self._model.modules()}
+        try:
+            with class_forward(self._model):
+                score = SCORES[self._ranking.name]
+                return dict(score(self._model.eval(), self._family, self._examples, [*self._weights]))
+        finally:
+            for module, training in modes.items():
+                module.training = training
 
     def _before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if self._saliency is not None:
@@ -206,6 +260,47 @@ class Pruner:
 def _bare(model: nn.Module) -> nn.Module:
     inside: nn.Module = model.module if isinstance(model, DistributedDataParallel) else model
     return inside
+
+
+def _rows(model: nn.Module, ranking: Ranking, examples: Any) -> list[dict[str, Tensor]]:
+    """Cut a batch into its rows, for the criteria that look at examples.
+
+    Raises:
+        VlcompressError: such a criterion without examples.
+    """
+    if not ranking.calibrated:
+        if examples is not None:
+            warnings.warn(
+                f"examples have no effect with criterion '{ranking}': wanda and fisher look at them", stacklevel=3
+            )
+        return []
+    if examples is None:
+        raise VlcompressError(
+            f"criterion '{ranking}' ranks by what examples show: give one batch of real inputs by examples=, or take "
+            "magnitude, gradient or movement"
+        )
+    batch = named_inputs(model, examples)
+    count = min(len(next(iter(batch.values()))), EXAMPLES)
+    return [{name: value[row : row + 1] for name, value in batch.items()} for row in range(count)]
+
+
+def masks_in(state: Mapping[str, Tensor]) -> Masks:
+    """Take the masks out of a `Pruner.state_dict`."""
+    return Masks(_part(state, "masks"))
+
+
+def _sums_of(saliency: Saliency | None) -> Mapping[str, Tensor]:
+    return {} if saliency is None else saliency.sums
+
+
+def _part(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{part}."): one for name, one in state.items() if name.startswith(f"{part}.")}
+
+
+def _other_pruner(why: str) -> VlcompressError:
+    return VlcompressError(
+        f"this is the state of another Pruner: {why}; make the Pruner with the same model, criterion and schedule"
+    )
 
 
 def _prunable(model: nn.Module, weights: Sequence[str] | None, family: Family) -> tuple[set[str], Sequence[Coupling]]:

@@ -1,6 +1,7 @@
 """Which examples a step takes, and where its chance comes from: functions of (seed, step) alone."""
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -63,6 +64,18 @@ def ahead(make: Callable[[int], Made], first: int, last: int) -> Iterator[tuple[
             made = coming.result()
             coming = thread.submit(make, step + 1) if step + 1 < last else None
             yield step, made
+
+
+def clocked(items: Iterator[Made], waited: Callable[[float], None]) -> Iterator[Made]:
+    """Pass items on, and tell how many seconds each was waited for."""
+    while True:
+        started = time.monotonic()
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        waited(time.monotonic() - started)
+        yield item
 
 
 class TokenSampler:

@@ -1,17 +1,20 @@
 """One optimizer step: the gradients of a batch, in parts that fit into memory, and what is made of them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from vlcompress.devices import Compute, autocast
 from vlcompress.errors import VlcompressError
 from vlcompress.models.objective import Batch, Divisible, Objective
 from vlcompress.training.hyperparameters import Hyperparameters
-from vlcompress.training.memory import check_divisible, largest_that_fits, parts
+from vlcompress.training.memory import check_divisible, largest_that_fits, parts, share_of
 from vlcompress.training.optimizers import OPTIMIZERS, rate
+from vlcompress.training.ranks import rank_here
 from vlcompress.training.saliency import Saliency
 from vlcompress.training.sampling import StepSampler, generator
 
@@ -31,6 +34,7 @@ class Stepper:
 
     Attributes:
         scaler: of float16 losses, whose small gradients would be 0 otherwise; None elsewhere.
+        shared: the loss as `shared_loss` makes it, where several devices learn each batch.
     """
 
     model: nn.Module
@@ -40,34 +44,52 @@ class Stepper:
     compute: Compute
     saliency: Saliency | None
     scaler: torch.amp.GradScaler | None
+    shared: DistributedDataParallel | None = None
 
     def learn(self, groups: Sequence[Group], step: int) -> Tensor:
-        """Take the gradients of the mean loss of some groups of examples, and give that loss.
+        """Take the gradients of the mean loss of some groups of examples, and give that loss, all devices' together.
 
         Raises:
             VlcompressError: out of memory; names the micro-batch that fits.
         """
         try:
-            return self._gradients(groups, self.compute.micro_batch)
+            loss = self._gradients(groups, self.compute.micro_batch)
         except torch.OutOfMemoryError:
             pass  # what failed is let go of before more is tried
-        raise _too_large(self, groups, step)
+        else:
+            if self.shared is not None:
+                torch.distributed.all_reduce(loss)
+            return loss
+        raise _too_large(replace(self, shared=None), groups, step)
 
     def _gradients(self, groups: Sequence[Group], most: int) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        cut = [part for batch, examples in groups for part in parts(batch, examples, most)]
-        losses = [self._backward(part, len(groups)) for part in cut]
+        *early, last = self._parts(groups, most)
+        with nullcontext() if self.shared is None else self.shared.no_sync():  # devices add up once a step
+            losses = [self._backward(part, len(groups)) for part in early]
+        losses.append(self._backward(last, len(groups)))
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
+    def _parts(self, groups: Sequence[Group], most: int) -> Iterator[Batch]:
+        """Cut what this device learns: every so many groups where these can be dealt evenly, else its rows of each."""
+        rank, devices = rank_here(), self.compute.devices
+        dealt = len(groups) % devices == 0
+        for batch, examples in groups[rank::devices] if dealt else groups:
+            yield from parts(batch, examples, most, None if dealt else share_of(rank, devices, examples))
+
     def _backward(self, part: Batch, groups: int) -> Tensor:
+        batch = part.to(self.compute.torch_device)
         with autocast(self.compute):
-            loss = self.objective.loss(self.model, part.to(self.compute.torch_device))
+            loss: Tensor = self.objective.loss(self.model, batch) if self.shared is None else self.shared(batch)
         if part.whole is not None and isinstance(self.objective, Divisible):
             loss = loss * self.objective.share(part)
         if groups > 1:
             loss = loss / groups
+        counted = loss.detach()
+        if self.shared is not None:
+            loss = loss * self.compute.devices  # gradients become the mean over devices, and are to be the sum
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
+        return counted
 
     def step(self, step: int) -> Tensor:
         """Take step `step` (from 0) along the gradients at hand, and give their norm before clipping."""
@@ -89,6 +111,26 @@ class Stepper:
         """Take a step that counts for nothing, in parts of at most `most`: for the memory that it needs."""
         self._gradients(groups, most)
         self.step(0)
+
+
+class _Loss(nn.Module):
+    """A model's loss as a module, for gradients are added up of what goes through a module's forward pass."""
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model, self._loss = model, objective.loss
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self._loss(self.model, batch)
+
+
+def shared_loss(model: nn.Module, objective: Objective) -> DistributedDataParallel:
+    """Make the loss whose gradients are the mean over the devices of this process's group.
+
+    Weights that a batch does not use are looked for in each step: a part may ask for fewer things than its whole. What
+    is sent together then stays the same from the first step on, so that a resumed training has the same bits.
+    """
+    return DistributedDataParallel(_Loss(model, objective), find_unused_parameters=True, gradient_as_bucket_view=True)
 
 
 def _too_large(stepper: Stepper, groups: Sequence[Group], step: int) -> VlcompressError:

@@ -27,6 +27,7 @@ class Entry:
         gradient_norm: l2, before clipping; infinite where a float16 step was left out.
         seconds: since this process began with the training.
         memory: most bytes so far: of tensors on a GPU, of the process elsewhere.
+        waited: seconds of those in which nothing could be computed, for the next batch was not read yet.
     """
 
     step: int
@@ -35,6 +36,7 @@ class Entry:
     gradient_norm: float
     seconds: float
     memory: int
+    waited: float = 0.0
 
     def line(self) -> str:
         """Spell it as a JSON line; what is not finite as null."""

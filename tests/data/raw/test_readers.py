@@ -85,7 +85,7 @@ def test_vcr_keeps_words_and_objects_apart() -> None:
 
 
 def test_captions_come_one_an_example() -> None:
-    path = karpathy.caption_file(RAW / "flickr30k", "flickr30k")
+    path = karpathy.caption_file(RAW / "flickr30k")
     examples = karpathy.read_split(path, "train")
     assert [example.id for example in examples] == list(range(500, 510))
     assert examples[5].image == "66567"

@@ -201,6 +201,16 @@ def test_pictures_of_any_size_and_windows_are_refused_before_training(tmp_path: 
     for task in ("retrieval", "classification"):
         with pytest.raises(VlcompressError, match="Siglip2Model reads patches of pictures of any size and wants"):
             EncoderFamily().config_of(CHECKPOINT, str(tmp_path), task, WORDS, 0)
+    vision = {"depth": 1, "hidden_size": 32, "num_heads": 4, "intermediate_size": 64, "out_hidden_size": 32}
+    words = {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    qwen = transformers.Qwen2_5_VLConfig(vision_config=vision, text_config={**words, "num_key_value_heads": 4})
+    qwen.save_pretrained(tmp_path)
+    for task in ("retrieval", "classification", "vqa"):
+        with pytest.raises(VlcompressError, match="Qwen2_5_VLModel reads patches of pictures of any size and wants"):
+            EncoderFamily().config_of(CHECKPOINT, str(tmp_path), task, WORDS, 0)
+    qwen.vision_config.save_pretrained(tmp_path)
+    with pytest.raises(VlcompressError, match="reads none of input_ids and pixel_values"):
+        EncoderFamily().config_of(CHECKPOINT, str(tmp_path), "classification", WORDS, 0)
     transformers.AutoConfig.for_model("florence_vision").save_pretrained(tmp_path)
     with pytest.raises(VlcompressError, match="is a 'florence_vision', which is no encoder"):
         EncoderFamily().config_of(CHECKPOINT, str(tmp_path), "classification", WORDS, 0)

@@ -1,4 +1,4 @@
-"""Karpathy's split files of captions: ``dataset_flickr30k.json``, ``dataset_coco.json``."""
+"""Karpathy's split files of captions: ``dataset_flickr30k.json``, ``dataset_coco.json``, ``dataset_flickr8k.json``."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -13,10 +13,14 @@ SPLITS = ("train", "val", "test", "restval")
 """COCO's "restval" is the part of val2014 that training adds to "train"."""
 
 
-def caption_file(folder: Path, dataset: str) -> Path:
-    """Name the data set's file, in `folder` or its sub-folder ``karpathy/``."""
-    name = f"dataset_{dataset}.json"
-    return folder / "karpathy" / name if (folder / "karpathy" / name).is_file() else folder / name
+DATA_SETS = ("flickr30k", "coco", "flickr8k")
+
+
+def caption_file(folder: Path) -> Path:
+    """Name the split file in `folder` or its ``karpathy/``: that of the folder's name, else the first known one's."""
+    names = [f"dataset_{one}.json" for one in dict.fromkeys((folder.name, *DATA_SETS))]
+    places = [place / name for name in names for place in (folder / "karpathy", folder)]
+    return next((path for path in places if path.is_file()), folder / names[0])
 
 
 def splits(path: Path) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vlcompress.models.base import Config, Head
 from vlcompress.models.encoder.model import PIXELS, TEXT, hf_config
+from vlcompress.models.encoder.unfused import unfuse
 from vlcompress.models.hub import HubForm, hub_form, labelled, square_picture
 
 _OURS = re.compile(r"encoder\.\w+\.(.*)")
@@ -55,7 +56,7 @@ def as_published(config: Config, head: Head, weights: Mapping[str, Tensor]) -> H
         kind, labels = headed, labelled(head.labels)
         own = type(own).from_dict(own.to_dict() | labels)
     made: Any = getattr(transformers, kind)
-    return hub_form(made, own, weights, partial(_names, prefix), picture=picture)
+    return hub_form(made, own, weights, partial(_names, prefix), picture=picture, unfuse=unfuse)
 
 
 def _tower_config(own: Any, part: str) -> Any:

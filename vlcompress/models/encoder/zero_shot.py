@@ -4,6 +4,7 @@ Shapes: L labels, D width of the space that text and pictures share.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from vlcompress.data.tokenizer import WordPiece
 from vlcompress.errors import VlcompressError
-from vlcompress.models.base import Head, Sample
+from vlcompress.models.base import Config, Head, Sample
 from vlcompress.models.encoder.adapter import EncoderFamily
 from vlcompress.models.encoder.model import TEXT
 from vlcompress.models.encoder.published import read_config
 
 PROMPT = "a photo of a {}."
+NAMED = "head."
+"""How the names of the tensors begin that `name_classes` fills."""
+
+
+def check_nameable(config: Config, task: str, checkpoint: str | None) -> None:
+    """Refuse a head of class names where there is nothing to embed them by.
+
+    Raises:
+        VlcompressError: no encoder of two towers, another task than classification, no tokenizer.
+    """
+    if not config.get("dual") or task != "classification" or checkpoint is None or Path(checkpoint).is_file():
+        raise VlcompressError(
+            "model.head 'names' is made by a checkpoint's text tower of the classes' names: it needs the Hugging Face "
+            "folder or hub name of a model with two towers (CLIP, SigLIP) and task classification; use head 'fresh' "
+            "otherwise"
+        )
+    _words(checkpoint)
 
 
 def name_classes(model: nn.Module, checkpoint: str, labels: Sequence[str]) -> None:
@@ -48,9 +67,7 @@ def embedded(checkpoint: str, texts: Sequence[str]) -> Tensor:
     """
     config = read_config(checkpoint, "sentences")
     family = EncoderFamily(config)
-    words = family.words_of(checkpoint)
-    if words is None:
-        raise VlcompressError(f"'{checkpoint}' has no tokenizer to read class names with: add its tokenizer.json")
+    words = _words(checkpoint)
     tower: Any = family.build(config, Head("classes", ("any",)), seed=0).eval()
     family.load(tower, checkpoint, fresh_head=True)
     assert family.reads == "pixels"
@@ -58,3 +75,10 @@ def embedded(checkpoint: str, texts: Sequence[str]) -> Tensor:
     rows = words.rows(texts, config["max_position_embeddings"])
     inputs = family.collate([Sample(ids, np.zeros_like(ids), ()) for ids in rows])
     return normalize(tower.pooled(inputs), dim=-1)
+
+
+def _words(checkpoint: str) -> WordPiece:
+    words = EncoderFamily().words_of(checkpoint)
+    if words is None:
+        raise VlcompressError(f"'{checkpoint}' has no tokenizer to read class names with: add its tokenizer.json")
+    return words
