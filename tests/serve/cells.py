@@ -12,10 +12,12 @@ from torch import nn
 
 from tests.serve.conftest import Client
 from vlcompress.data.people import PEOPLE
+from vlcompress.data.published_tokenizer import PublishedTokenizer
 from vlcompress.data.scenes.vocabulary import tokens
 from vlcompress.data.tokenizer import WordPiece
 from vlcompress.export.onnx import export_onnx, style
 from vlcompress.models.base import Family, Head, Sample
+from vlcompress.models.encoder.adapter import CHECKPOINT
 from vlcompress.models.registry import family_named
 from vlcompress.serve.app import create_app
 from vlcompress.serve.scenes import Scenes
@@ -84,12 +86,16 @@ def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return torch.as_tensor(logits).sigmoid().numpy()
 
 
-def make_cell(name: str, task: str, folder: Path, precision: str = "fp32", rows: int = 4) -> Cell:
-    """Export a tiny model with biases that matter."""
-    family = family_named(name)
+def make_cell(
+    name: str, task: str, folder: Path, precision: str = "fp32", rows: int = 4, checkpoint: Path | None = None
+) -> Cell:
+    """Export a tiny model with biases that matter; an encoder may be that of a folder of transformers."""
+    family, words = family_named(name), WORDS
     if name == "encoder":
-        config, head = family.config_of("tiny", None, task, WORDS, 0), ENCODER_HEADS.get(task, HEADS[task])
-        family = family.of(config)
+        size, source = ("tiny", None) if checkpoint is None else (CHECKPOINT, str(checkpoint))
+        words = words if checkpoint is None else PublishedTokenizer.find(checkpoint) or WORDS
+        config = family.config_of(size, source, task, words, 0)
+        family, head = family.of(config), ENCODER_HEADS.get(task, HEADS[task])
     else:
         config = family.config("tiny", vocab_size=WORDS.vocab_size + PEOPLE * (task == "vcr"), feature_dim=128)
         head = HEADS[task]
@@ -102,7 +108,8 @@ def make_cell(name: str, task: str, folder: Path, precision: str = "fp32", rows:
     export_onnx(
         family, model, folder, samples, config=config, head=head, effort=Effort(1, 0.001, 0),
         style=style(quantize="int8" if precision == "int8" else None, fp16=precision == "fp16"),
-        score=lambda session: 1.0, reference=1.0, origin={"task": task}, beside={"vocab.txt": WORDS.text},
+        score=lambda session: 1.0, reference=1.0, origin={"task": task},
+        beside={"vocab.txt" if words is WORDS else "tokenizer.json": words.text},
     )  # fmt: skip
     return Cell(family, task, config, model, folder)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from itertools import chain, count
 from types import SimpleNamespace
@@ -210,7 +211,9 @@ def test_the_time_of_a_row_is_learned_a_fifth_from_each_execution() -> None:
 def test_the_time_of_a_row_is_the_whole_executions_over_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """1 s to merge, 2 to run and 5 to split, for two rows: 4 s, of which a fifth counts beside 1 s that was known."""
     clock = chain([0.0, 1.0, 3.0, 8.0], count(8.0))
-    monkeypatch.setattr("vlcompress.serve.batcher.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(
+        "vlcompress.serve.batcher.time", SimpleNamespace(perf_counter=lambda: next(clock), monotonic=time.monotonic)
+    )
 
     async def scenario() -> None:
         rig = Rig(row_s=1.0)
@@ -383,6 +386,45 @@ def test_a_batch_is_filled_and_not_overfilled_by_single_rows() -> None:
         rig.engine.gate.set()
         await asyncio.gather(first, *asked)
         assert rig.engine.shapes == [(1, 1), (4, 1), (1, 1)]
+
+    run(scenario)
+
+
+def test_a_full_execution_begins_without_the_event_loop_and_a_part_of_one_waits_for_more() -> None:
+    async def scenario() -> None:
+        rig = Rig(queue_rows=16)
+        first = await blocked(rig)
+        full, second, part = rig.ask(*[[1]] * 4), rig.ask(*[[2]] * 4), rig.ask([3])
+        rig.engine.gate.set()
+        end = time.monotonic() + 5
+        while len(rig.engine.shapes) < 2 and time.monotonic() < end:
+            time.sleep(0.001)  # the event loop stands still, and the second execution comes all the same
+        time.sleep(0.02)
+        assert rig.engine.shapes == [(1, 1), (4, 1)]  # one ahead, no more
+        more = rig.ask([4])
+        answers = await asyncio.gather(first, full, second, part, more)
+        assert [answer.batch_rows for answer in answers] == [1, 4, 4, 2, 2]
+        assert not rig.batcher.busy
+
+    run(scenario)
+
+
+def test_what_is_ahead_counts_as_waiting_and_is_not_run_once_nobody_wants_it() -> None:
+    async def scenario() -> None:
+        rig = Rig()
+        first = await blocked(rig)
+        ahead, rest = [rig.ask([1], [1]), rig.ask([1], [1])], rig.ask(*[[2]] * 4)
+        assert rig.batcher.waiting_rows == 8
+        ahead[0].cancel()
+        await asyncio.sleep(0)
+        assert rig.batcher.waiting_rows == 6
+        ahead[1].cancel()
+        rig.engine.gate.set()
+        assert (await rest).outputs["y"].tolist() == [2] * 4
+        assert rig.engine.shapes == [(1, 1), (4, 1)]
+        assert (await first).batch_rows == 1
+        assert rig.batcher.waiting_rows == 0
+        assert not rig.batcher.busy
 
     run(scenario)
 

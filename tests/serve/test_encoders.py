@@ -9,15 +9,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import transformers
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 
-from tests.serve.cells import NAMES, WORDS, picture, sigmoid, softmax
+from tests.models.encoder.architectures import ENCODERS
+from tests.serve.cells import NAMES, WORDS, make_cell, picture, sigmoid, softmax
 from vlcompress.data.pixels import framed
+from vlcompress.data.published_tokenizer import PublishedTokenizer
 from vlcompress.models.base import Sample
-from vlcompress.serve.preprocessing import Preprocessing, Text
+from vlcompress.serve.preprocessing import Preprocessing, Text, bare_regions
 from vlcompress.serve.tasks.images import decoded
 from vlcompress.serve.tensors import TensorSpec
 
 TEXT, CAPTIONS = "a red circle", ["a blue square", "two stars"]
+EITHER = ({"text": TEXT}, {"image": {"picture": NAMES[0]}})
 
 
 def seen(one: Any, text: str, *names: str) -> Sample:
@@ -103,6 +111,51 @@ def test_a_models_own_tokenizer_is_read_where_there_is_no_vocabulary(cell: Any, 
     (tmp_path / "config.json").write_text(json.dumps({**config, "family": "encoder", "task": "sentences"}))
     found = replace(one, folder=tmp_path).post(text=TEXT)
     assert scores(found) == pytest.approx(scores(one.post(text=TEXT)), abs=1e-5)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("name", "task"), [("siglip", "retrieval"), ("roberta", "sentences"), ("visual_bert", "vqa")])
+def test_checkpoints_with_tokenizers_of_their_own_answer_as_the_model_does(
+    name: str, task: str, tmp_path: Path
+) -> None:
+    """Rows without a mask (SigLIP), positions that begin after the padding's (RoBERTa), and features (VisualBERT)."""
+    words = write_checkpoint(name, tmp_path / name)
+    one = make_cell("encoder", task, tmp_path / "onnx", checkpoint=tmp_path / name)
+    (ids_T,) = words.encode([TEXT], one.config["max_position_embeddings"])
+    if name == "siglip":
+        text, image = vectors(one, replace(seen(one, TEXT, NAMES[0]), ids=ids_T, types=np.zeros_like(ids_T)))[0]
+        found = [one.client.post("/v1/embeddings", json=asked).json()["embedding"] for asked in EITHER]
+        np.testing.assert_allclose(found, [text, image], atol=1e-4)
+    elif name == "roberta":
+        expected = softmax(one.logits(Sample(ids_T, np.zeros_like(ids_T), ()))[0])
+        assert [scores(one.post(text=TEXT))[label] for label in ("one", "two", "many")] == pytest.approx(
+            expected.tolist(), abs=1e-4
+        )
+    else:
+        boxes, features = [[0, 0, 0.5, 0.5], [0.25, 0.5, 1, 1]], np.random.default_rng(0).standard_normal((2, 16))
+        regions = bare_regions(np.array(boxes, np.float32), features.astype(np.float32))
+        expected = sigmoid(one.logits(Sample(ids_T, np.zeros_like(ids_T), (regions,)))[0])
+        found = scores(one.post(question=TEXT, features=features.tolist(), boxes=boxes))
+        assert [found[label] for label in ("red", "blue", "no")] == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def write_checkpoint(name: str, folder: Path) -> PublishedTokenizer:
+    """Write a fresh model of transformers, with the kind of tokenizer that it is published with."""
+    kind, own = ENCODERS[name][1]()
+    kind(own).save_pretrained(folder)
+    special = ["[CLS]", "[PAD]", "[UNK]", "[SEP]"] if name == "roberta" else ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    ids = {token: index for index, token in enumerate([*special, *f"{TEXT} blue square two stars".split()])}
+    tokenizer = Tokenizer(WordLevel(ids, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(
+        single="$A [SEP]" if name == "siglip" else "[CLS] $A [SEP]",
+        special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    reads = {"size": size, "do_resize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(reads))
+    return PublishedTokenizer.read(tokenizer.to_str())
 
 
 def test_rows_without_a_mask_are_padded_to_the_longest_text() -> None:

@@ -82,7 +82,7 @@ def wait_ready(process: "subprocess.Popen[bytes]", url: str, log: IO[bytes], sec
             raise VlcompressError(f"the server ended at once ({lines[-1]}): run `vlcompress serve` to see why")
         if _answers(url):
             return
-        time.sleep(0.1)
+        time.sleep(0.02)
     raise VlcompressError(f"the server was not ready within {seconds:g} s: run `vlcompress serve` to see why")
 
 

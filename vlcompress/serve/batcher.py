@@ -1,7 +1,8 @@
 """Dynamic batching: a bounded queue counted in rows, and executions that take as many waiting requests as fit.
 
 All state belongs to the event loop; threads only run the model. Requests are merged while every session is busy, so
-that a lone request never waits for company unless a batch window is set.
+that a lone request never waits for company unless a batch window is set. A full execution, which nothing can join any
+more, is handed to a busy session ahead: it goes on without asking the event loop first.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -78,7 +80,7 @@ class Policy:
 
 @dataclass(eq=False)
 class _Waiting:
-    """A request in the queue."""
+    """A request in the queue; one that was handed ahead stays in it until its execution begins."""
 
     inputs: Arrays
     sizes: Mapping[str, int]
@@ -88,6 +90,7 @@ class _Waiting:
     future: "asyncio.Future[Answer]"
     client: str
     queued: bool = True
+    ahead: bool = False
 
 
 @dataclass(eq=False)
@@ -96,8 +99,8 @@ class _Batch:
 
     items: list[_Waiting]
     target: Shapes
-    started: float
     loop: asyncio.AbstractEventLoop
+    started: float = 0.0
     outputs: list[Arrays | Exception] = field(default_factory=list)
     merge_s: float = 0.0
     run_s: float = 0.0
@@ -129,7 +132,8 @@ class Batcher:
         self._engine, self._padding, self._policy, self._observer = engine, padding, policy, observer
         self._engine_batched = batched(engine)
         self._groups: dict[Shapes, deque[_Waiting]] = {}
-        self._idle = policy.sessions
+        self._idle = policy.sessions  # less than 0: so many executions are handed ahead
+        self._ahead: deque[_Batch] = deque()
         self._row_s = row_s
         self._batches: SimpleQueue[_Batch | None] = SimpleQueue()
         self._workers = [threading.Thread(target=self._work, name="infer", daemon=True) for _ in range(policy.sessions)]
@@ -212,7 +216,8 @@ class Batcher:
 
     def _give_way(self, client: str) -> bool:
         """Refuse the newest request that a client has waiting; False if it has none."""
-        waiting = (item for group in self._groups.values() for item in group if item.queued and item.client == client)
+        queues = chain(self._groups.values(), (batch.items for batch in self._ahead))
+        waiting = (item for queue in queues for item in queue if item.queued and item.client == client)
         item = max(waiting, key=lambda one: one.arrived, default=None)
         if item is None:
             return False
@@ -224,7 +229,7 @@ class Batcher:
 
     def _expected_s(self, rows: int) -> float:
         """Estimate when a request of so many rows would be answered, were it queued now."""
-        return (self.waiting_rows + rows) * self._row_s / self._policy.sessions if self._idle == 0 else 0.0
+        return (self.waiting_rows + rows) * self._row_s / self._policy.sessions if self._idle <= 0 else 0.0
 
     def _expire(self, item: _Waiting) -> None:
         if not item.future.done():
@@ -238,15 +243,18 @@ class Batcher:
         """Take a request out of the count; one that expired stays in its deque until that is next looked at."""
         if item.queued:
             item.queued = False
-            item.inputs = {} if item.future.done() else item.inputs
+            if item.future.done() and not item.ahead:  # of one ahead a thread may be reading them
+                item.inputs = {}
             self.waiting_rows -= item.rows
             self._held[item.client] -= item.rows
             if not self._held[item.client]:
                 del self._held[item.client]
 
     def _pump(self) -> None:
-        """Start executions while there are sessions and requests that are ready."""
-        while self._idle > 0 and (target := self._ready()) is not None:
+        """Start executions while there are sessions and requests that are ready; full ones one ahead a session."""
+        while self._idle > -self._policy.sessions and (target := self._ready()) is not None:
+            if self._idle <= 0 and not self._fills(self._groups[target]):
+                return
             items = self._take(target)
             if items:
                 self._start(items, target)
@@ -265,7 +273,10 @@ class Batcher:
 
     def _may_go(self, group: deque[_Waiting], now: float) -> bool:
         window = self._policy.window_s if self._policy.merges else 0.0
-        return now >= group[0].arrived + window or sum(item.rows for item in group) >= self._policy.max_batch
+        return now >= group[0].arrived + window or self._fills(group)
+
+    def _fills(self, group: deque[_Waiting]) -> bool:
+        return sum(item.rows for item in group) >= self._policy.max_batch
 
     def _drop_finished(self) -> None:
         for target, group in list(self._groups.items()):
@@ -290,7 +301,6 @@ class Batcher:
         while group and (group[0].future.done() or rows + group[0].rows <= self._policy.max_batch):
             item = group.popleft()
             if not item.future.done():
-                self._leave(item)
                 items.append(item)
                 rows += item.rows if self._policy.merges else self._policy.max_batch
         if not group:
@@ -298,9 +308,19 @@ class Batcher:
         return items
 
     def _start(self, items: list[_Waiting], target: Shapes) -> None:
+        batch = _Batch(items, target, asyncio.get_running_loop())
+        if self._idle > 0:
+            self._begun(batch)
+        else:
+            self._ahead.append(batch)
+            for item in items:
+                item.ahead = True
         self._idle -= 1
-        loop = asyncio.get_running_loop()
-        self._batches.put(_Batch(items, target, loop.time(), loop))
+        self._batches.put(batch)
+
+    def _begun(self, batch: _Batch) -> None:
+        for item in batch.items:
+            self._leave(item)
 
     def _work(self) -> None:
         """Run batches on a thread of its own: one hand-over each way, which an executor's futures would double."""
@@ -312,8 +332,10 @@ class Batcher:
 
     def _run(self, batch: _Batch) -> None:
         """Run a batch on a thread; if it fails, each of its requests alone, so that one cannot fail the others."""
+        batch.started = time.monotonic()  # the event loop's clock, which may only be read there
+        batch.items = [item for item in batch.items if not item.future.done()]  # given up while they were ahead
         try:
-            batch.outputs = list(self._execute(batch, batch.items))
+            batch.outputs = list(self._execute(batch, batch.items)) if batch.items else []
         except Exception as error:
             if len(batch.items) == 1:
                 batch.outputs = [_known(error)]
@@ -351,6 +373,8 @@ class Batcher:
 
     def _finish(self, batch: _Batch) -> None:
         self._idle += 1
+        if self._ahead:  # the thread has gone on with it
+            self._begun(self._ahead.popleft())
         waits = [batch.started - item.arrived for item in batch.items]
         for index, item in enumerate(batch.items):
             found = batch.outputs[index]
