@@ -64,6 +64,7 @@ def test_without_a_gpu_it_says_so_in_one_line(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.nightly  # every step of every family: a minute and a half
 def test_the_dry_run_walks_every_step_and_claims_nothing(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     (tmp_path / "sitecustomize.py").write_text(MISSING)  # read by the process of every step

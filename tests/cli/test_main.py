@@ -14,7 +14,8 @@ FLAGS = {
         "recipe", "model", "task", "size", "checkpoint", "data", "vocabulary", "pattern", "sparsity", "schedule",
         "rounds", "method", "criterion", "speedup", "latency-ms", "size-mb", "flops", "for-batch", "for-threads",
         "allocation", "rewind-step", "control", "seeds", "steps", "batch", "learning-rate", "save-recipe", "dry-run",
-        "device", "dtype", "micro-batch", "activation-checkpointing", "devices", "track", "home", "json",
+        "device", "dtype", "micro-batch", "activation-checkpointing", "devices", "track", "head", "engine",
+        "share", "home", "json",
     },
     "compile": {"batch", "threads", "backend", "explain", "device", "dtype", "home", "json"},
     "export": {
@@ -39,7 +40,8 @@ FLAGS = {
     },
     "ticket import": {
         "model", "task", "size", "checkpoint", "data", "vocabulary", "pattern", "control", "seeds", "steps", "batch",
-        "learning-rate", "device", "dtype", "micro-batch", "activation-checkpointing", "track", "home", "json",
+        "learning-rate", "device", "dtype", "micro-batch", "activation-checkpointing", "track", "inverted", "home",
+        "json",
     },
     "ticket export": {"as", "out", "home", "json"},
     "native build": {"ort-include", "compiler", "json"},

@@ -15,8 +15,8 @@ LOWER = [
     ("uniter", "nlvr2", "int8"),
     pytest.param("uniter", "vqa", "fp16", marks=pytest.mark.nightly),
 ]
-ALWAYS = [("lxmert", "vqa"), ("uniter", "vcr"), ("encoder", "retrieval")]
-"""Cells of every run: plain rows, choices and two towers; pairs are there in int8."""
+ALWAYS = [("lxmert", "vqa"), ("uniter", "vcr")]
+"""Cells of every run: plain rows and choices; pairs are there in int8."""
 PRECISIONS = [
     *LOWER,
     *(pytest.param(*cell, "fp32", marks=() if cell in ALWAYS else pytest.mark.nightly) for cell in CELLS),

@@ -32,6 +32,7 @@ def test_a_statement_is_judged_as_the_model_does_and_the_sides_matter(cell: Any,
     assert found != one.post(statement=STATEMENT, left={"picture": NAMES[0]}, right={"picture": NAMES[1]})
 
 
+@pytest.mark.nightly
 def test_a_statement_about_pixels_is_judged_as_the_model_does(cell: Any) -> None:
     one = cell("vilt", "nlvr2")
     reads = one.family.preprocessing(one.config)

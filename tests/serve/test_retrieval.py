@@ -42,6 +42,7 @@ def test_every_entry_is_scored_as_the_model_does(cell: Any, index: Path, max_bat
     assert [answer["score"] for answer in texts["answers"]] == sorted(scores.values(), reverse=True)
 
 
+@pytest.mark.nightly
 def test_pictures_of_any_size_are_searched_by_a_model_that_reads_pixels(cell: Any, tmp_path: Path) -> None:
     for name in NAMES[:3]:
         (tmp_path / f"{name}.jpg").write_bytes(picture(name).jpeg)
