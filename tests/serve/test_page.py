@@ -1,7 +1,9 @@
 """The page in a real browser: Debian's chromium without a head; without it these tests are skipped, and say so."""
 
 import base64
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,8 @@ from tests.serve.conftest import Client, running
 from vlcompress.serve.app import create_app
 from vlcompress.serve.page import DOCUMENT
 from vlcompress.serve.scenes import Scenes
-from vlcompress.serve.settings import Settings
-from vlcompress.serve.start import make_settings
+from vlcompress.serve.settings import ModelSpec, Settings
+from vlcompress.serve.start import built_in, make_settings
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 needs_browser = pytest.mark.skipif(
@@ -167,6 +169,54 @@ def test_with_a_token_it_asks_for_it_first(browser: Any, home: Path) -> None:
         assert text_of(browser, "#best")
         assert not one(browser, "#locked").is_displayed()
         browser.get_log("browser")
+
+
+@needs_browser
+@pytest.mark.nightly
+def test_every_task_of_an_encoder_can_be_tried(browser: Any, cell: Any, tmp_path: Path) -> None:
+    """One server of a classifier of pictures, one of sentences, and two towers with an index: each part of the page."""
+    (tmp_path / "star.jpg").write_bytes(Scenes().picture(Scenes.names[0]).jpeg)
+    (tmp_path / "captions.txt").write_text("a red star\ntwo circles\n")
+    kinds = ("classification", "sentences", "retrieval")
+    models = tuple(ModelSpec(kind, cell("encoder", kind).folder) for kind in kinds)
+    settings = Settings(models, threads=1, sessions=1, index=tmp_path, demo=built_in, port=0)
+    with running(settings) as (found, _):
+        browser.get(f"http://{found}/")
+        one(browser, "#gallery button")
+        pick(browser, "classification v1 (classification)")
+        assert not one(browser, "#question").is_displayed()
+        assert asked(browser, "") in ("circle", "square", "star")
+        pick(browser, "retrieval v1 (retrieval)")
+        assert asked(browser, "a red star") == "star.jpg"
+        assert "cosine" in text_of(browser, "#scores")
+        assert asked(browser, "") in ("a red star", "two circles")
+        pick(browser, "retrieval v1 (embeddings)")
+        assert asked(browser, "a red star").startswith("A vector of ")
+        assert asked(browser, "").startswith("A vector of ")
+        pick(browser, "sentences v1 (sentences)")
+        assert not one(browser, "#pictures").is_displayed()
+        assert not one(browser, "#shown").is_displayed()
+        assert asked(browser, "a red star") in ("one", "two", "many")
+        assert not [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+
+
+def pick(browser: Any, title: str) -> None:
+    """Choose a model by what the page calls it."""
+    from selenium.webdriver.support.ui import Select
+
+    Select(one(browser, "#model")).select_by_visible_text(title)
+    browser.execute_script("document.getElementById('best').textContent = ''")
+
+
+def asked(browser: Any, text: str) -> str:
+    """Ask, and give what the page says first; VLCOMPRESS_SHOTS names a folder for pictures of the page."""
+    browser.execute_script("document.getElementById('best').textContent = ''")
+    browser.execute_script("document.getElementById('question').value = arguments[0]", text)
+    one(browser, "#go").click()
+    best = text_of(browser, "#best")
+    if shots := os.environ.get("VLCOMPRESS_SHOTS"):
+        browser.save_screenshot(f"{shots}/{time.monotonic_ns()}.png")
+    return best
 
 
 @needs_browser

@@ -47,7 +47,6 @@ function showModels(all) {
   select.replaceChildren(...state.models.map((model, index) => make("option", title(model), { value: index })));
   fit();
   $("ask").hidden = !state.models.length;
-  $("pictures").hidden = !state.models.length;
   $("answer").hidden = !state.models.length;
   $("nothing").hidden = state.models.length > 0;
   $("nothing-text").textContent = all.length
@@ -62,6 +61,7 @@ function title(model) {
 
 const image = () => (state.image ? { image: state.image } : { picture: state.picture });
 const alone = "Each score is a probability of its own: they need not add up.";
+const cosines = "Each score is the cosine of two embeddings, in per cent: from -100 to 100.";
 const shared = "The scores are probabilities that share 100 % among all.";
 
 // What each task is asked, and how: any other task is a question about the picture.
@@ -77,7 +77,10 @@ const tasks = {
     body: (text) => ({ question: text, choices: lines($("choices").value), ...image() }),
   },
   refcoco: { word: "Which one is meant?", body: (text) => ({ expression: text, ...image() }), scores: shared },
-  retrieval: { word: "Text to find pictures of", body: (text) => ({ text }), scores: alone },
+  retrieval: {
+    word: "Text to find pictures of (none: captions of the picture)", scores: alone, optional: true,
+    body: (text) => (text ? { text } : { image: image() }),
+  },
   embeddings: {
     word: "Text (none: the picture)", scores: "", optional: true,
     body: (text) => (text ? { text } : { image: image() }),
@@ -89,6 +92,8 @@ const tasks = {
 const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
 const chosen = () => state.models[Number($("model").value)];
 const taskOf = (model) => tasks[model.task] || tasks.question;
+const embeds = (model) => state.models.some((one) => one.name === model.name && one.task === "embeddings");
+const meaning = (model) => (model.task === "retrieval" && embeds(model) ? cosines : taskOf(model).scores);
 
 function fit() {
   const model = chosen();
@@ -96,9 +101,23 @@ function fit() {
   const task = taskOf(model);
   $("question-label").textContent = task.word || "Nothing to type: the picture is what is asked about";
   $("question").hidden = !task.word;
+  $("question").placeholder = task === tasks.question ? "What color is the star?" : "";
+  $("pictures").hidden = $("stage").hidden = !model.accepts.image;
+  $("ask-title").textContent = task === tasks.question ? "A question" : "What to ask";
   $("choices-part").hidden = model.task !== "vcr";
   $("right-part").hidden = model.task !== "nlvr2";
   $("chips").hidden = task !== tasks.question;
+  told();
+}
+
+function told() {
+  const model = chosen();
+  const pixels = model && !model.accepts.features;
+  $("upload-note").hidden = !state.image;
+  $("upload-note").textContent = pixels
+    ? "The model sees the picture at the size that it was trained on, and knows what it was trained on alone."
+    : "The model has only ever seen drawn shapes like those above. The picture is stretched to 128 × 96, and whatever "
+      + "stands out from the ground is a region. About anything else the model can only guess among its answers.";
 }
 
 async function showGallery() {
@@ -119,7 +138,7 @@ function choose(picture, url) {
   state.picture = picture.name;
   state.image = null;
   $("upload").value = "";
-  $("upload-note").hidden = true;
+  told();
   stage(url, "Built-in picture to ask about");
   chips(picture.questions);
   mark();
@@ -135,7 +154,7 @@ async function upload() {
   });
   state.picture = null;
   state.image = data;
-  $("upload-note").hidden = false;
+  told();
   stage(data, "Your picture");
   chips([]);
   mark();
@@ -186,7 +205,7 @@ function show(question, found, roundTrip, model) {
   const first = answers[0] || { label: "A vector of " + found.embedding.length + " numbers" };
   const region = first.region;
   $("best").textContent = region === undefined ? first.label : "Region " + region;
-  $("scores").textContent = answers.length ? "The likeliest answers. " + taskOf(model).scores : "";
+  $("scores").textContent = answers.length ? "The likeliest answers. " + meaning(model) : "";
   const seen = found.timing_ms.inference.toFixed(1) + " ms in the model, " + roundTrip.toFixed(0) + " ms in all";
   $("speed").textContent = seen + ", by " + title(model);
   $("answers").replaceChildren(...answers.map(bar));
@@ -227,7 +246,7 @@ function bar(answer) {
   const row = make("li", "");
   const track = make("span", "", { class: "bar", "aria-hidden": "true" });
   const fill = make("i", "");
-  fill.style.width = 100 * answer.score + "%";
+  fill.style.width = Math.max(0, 100 * answer.score) + "%";  // a cosine may be negative
   track.append(fill);
   row.append(make("span", answer.label, { class: "label" }), track);
   row.append(make("span", (100 * answer.score).toFixed(1) + " %", { class: "score" }));
