@@ -52,8 +52,8 @@ def main() -> None:
             for way, options in WAYS.items():
                 seconds[way].append(round(start_seconds(folder, options), 3))
     found = {
-        way: {"median": statistics.median(all_[1:]), "seconds": all_[1:], "first": all_[0]}
-        for way, all_ in seconds.items()
+        way: {"median": statistics.median(counted), "seconds": counted, "first": first}
+        for way, (first, *counted) in seconds.items()
     }
     write_record("python -m bench.serving_start", {"torch_is_imported": torch_is_imported(), **found}, arguments.out)
 

@@ -97,6 +97,7 @@ def test_an_editable_install_without_links_says_how_to_get_them(built: Path) -> 
     assert done.stderr.splitlines()[-1].startswith("error: an editable install follows the symbolic links")
 
 
+@pytest.mark.nightly
 def test_an_installed_wheel_prunes_compiles_and_exports(installed: Path, tmp_path: Path) -> None:
     where = called("-c", "import vlcompress.cli.main as m; print(m.__file__)", cwd=tmp_path, path=installed)
     assert Path(where.strip()) == installed / "vlcompress/cli/main.py"

@@ -13,10 +13,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from vlcompress.cli import prune
 from vlcompress.cli.main import main
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
-from vlcompress.recipe import default_recipe, load_recipe
+from vlcompress.recipe import HEADS, default_recipe, load_recipe
 from vlcompress.tickets.run import Run
 from vlcompress.tickets.store import LOG, TIME, TrainingResult
 from vlcompress.tickets.ticket import load_ticket
@@ -40,6 +41,10 @@ def tree(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in (TIME, LOG)
     }
+
+
+def test_the_command_knows_every_head() -> None:
+    assert prune.HEADS == HEADS
 
 
 def test_prints_a_table_with_a_verdict_and_leaves_a_run(tiny_scenes: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_vilt_traces_with_open_axes() -> None:
 
 
 @pytest.mark.parametrize("kind", ["pair", "choice"])
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("fused", [True, pytest.param(False, marks=pytest.mark.nightly)])
 def test_uniter_reads_the_types_of_words_and_regions(kind: HeadKind, fused: bool) -> None:
     family = UniterFamily()
     config = family.config("tiny", vocab_size=50, feature_dim=8)

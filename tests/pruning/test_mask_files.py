@@ -132,6 +132,24 @@ def test_code_in_a_state_dict_is_refused_and_does_not_run(tmp_path: Path, monkey
     assert not (tmp_path / "planted").exists()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "content",
+    [b"hello world junk", b"", b"]q.", pickle.dumps(Planted()), pickle.dumps({"a": print}, protocol=2)],
+    ids=["text", "nothing", "cut", "code", "a name"],
+)
+def test_what_is_no_state_dict_is_one_line_without_advice_to_run_it(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.pt").write_bytes(content)
+    with pytest.raises(VlcompressError, match=r"bad.pt' (holds no state dict|is not a readable PyTorch)") as caught:
+        read_masks(tmp_path / "bad.pt")
+    assert "\n" not in str(caught.value)
+    assert not any(words in str(caught.value) for words in ("weights_only", "still be loaded"))
+    assert not (tmp_path / "planted").exists()
+
+
 def saved(name: str, tensors: dict[str, Tensor], folder: Path) -> Path:
     save_file(tensors, folder / name)
     return folder / name

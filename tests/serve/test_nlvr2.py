@@ -20,7 +20,7 @@ def told(name: str, regions: int = 8) -> dict[str, Any]:
     return {"features": seen.features[:regions].tolist(), "boxes": boxes.tolist()}
 
 
-@pytest.mark.parametrize("family", ["lxmert", "uniter"])
+@pytest.mark.parametrize("family", ["lxmert", pytest.param("uniter", marks=pytest.mark.nightly)])
 def test_a_statement_is_judged_as_the_model_does_and_the_sides_matter(cell: Any, family: str) -> None:
     one = cell(family, "nlvr2")
     for left, right in ((NAMES[0], NAMES[1]), (NAMES[1], NAMES[0])):

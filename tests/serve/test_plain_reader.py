@@ -70,7 +70,9 @@ class PlainReader:
         return {"pixel_values": values.transpose(2, 0, 1), "pixel_mask": np.ones(values.shape[:2], bool)}
 
 
-@pytest.mark.parametrize("family", ["lxmert", "uniter", pytest.param("vilt", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    "family", ["lxmert", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("uniter", "vilt"))]
+)
 def test_a_question_is_answered_alike(cell: Any, family: str) -> None:
     one, seen = cell(family, "vqa"), picture(NAMES[2]).regions
     boxes = np.clip(seen.normalized_boxes, 0, 1)

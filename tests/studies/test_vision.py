@@ -1,7 +1,8 @@
 """The study of paper c at the smallest size: every cell runs, what is shared is trained once, the words fit."""
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -11,12 +12,15 @@ from vlcompress.devices import CPU
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
 from vlcompress.results import Outcome
+from vlcompress.studies import vision
 from vlcompress.studies.base import Choices, StudyCell, StudyRunner
 from vlcompress.studies.curves import Curve
 from vlcompress.studies.run import dry, run_study
 from vlcompress.studies.vision import SCHEDULE, Vision, plan_of, weights_of
 from vlcompress.studies.vision_report import KINDS, findings
+from vlcompress.tickets.engine import Local
 
+T = TypeVar("T")
 CELLS = (
     "supervised ticket",
     "simclr ticket",
@@ -104,6 +108,33 @@ def test_masks_are_compared_two_by_two_and_all_together(document: dict[str, Any]
         for row in group["rows"]:
             assert 0 < row["chance"] <= row["chance_by_layer"] < 1
     assert all(0 <= share < 1 for share in document["results"]["moco ticket"]["zero_kernels"])
+
+
+class SideBySide(Local):
+    """Knows whether it is at work on jobs that may run side by side."""
+
+    working = False
+
+    def together(self, jobs: Sequence[Callable[[], T]]) -> list[T]:
+        SideBySide.working = True
+        try:
+            return super().together(jobs)
+        finally:
+            SideBySide.working = False
+
+
+def test_seeds_are_trained_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are trained as they are taken, so they are taken where the engine has several jobs at once."""
+
+    def column(runner: StudyRunner, seed: int) -> tuple[str, Iterator[tuple[int, bool]]]:
+        return "bench", ((seed, SideBySide.working) for _ in range(2))
+
+    monkeypatch.setattr(vision, "judged", list)
+    monkeypatch.setattr(vision, "curve_of", lambda bench, cells: (bench, cells))
+    own = StudyRunner(tmp_path, engine=SideBySide())
+    plan = plan_of(Choices(size="tiny", seeds=(3, 5), levels=(0.2,)))
+    found: Any = vision._curve(plan, column, own)  # type: ignore[arg-type]
+    assert found == ("bench", [[(3, True)] * 2, [(5, True)] * 2])
 
 
 def test_own_weights_are_taken_in_place_of_pre_training(home: Path, tmp_path: Path) -> None:

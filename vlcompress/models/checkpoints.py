@@ -6,8 +6,8 @@ each difference is reported.
 """
 
 import contextlib
-import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
@@ -202,14 +202,23 @@ def read_tensors(path: Path) -> Tensors:
         allowed = ", ".join((".safetensors", *_PICKLES))
         raise VlcompressError(f"'{path}' is no kind of checkpoint that can be read: its name must end in {allowed}")
     try:
-        with _inert_classes(path):
+        with _inert_classes(path), warnings.catch_warnings(action="ignore"):  # of a pickle protocol
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except OSError:
+        raise
+    except Exception as error:  # of any kind: what is no pickle is read as one until it makes no sense
         raise VlcompressError(
-            f"'{path}' is not a readable PyTorch state dict ({reason}): it is damaged, cut, or holds more than tensors"
+            f"'{path}' is not a readable PyTorch state dict ({_reason(error)}): it is damaged, cut, or holds more than "
+            "tensors"
         ) from error
     return _state_dict(content, path)
+
+
+def _reason(error: Exception) -> str:
+    """Say why PyTorch reads no more, without its advice to read what may be executed."""
+    advice = ("weights_only", "file an issue", "still be loaded")
+    lines = [line.strip() for line in str(error).splitlines() if not any(words in line for words in advice)]
+    return next((line.partition(". Please ")[0] for line in lines if line), type(error).__name__)
 
 
 class _Inert:

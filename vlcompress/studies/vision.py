@@ -193,8 +193,13 @@ Column = Callable[[StudyRunner, int], tuple[Experiment, Iterable[Row]]]
 
 def _curve(plan: VisionPlan, column: Column, runner: StudyRunner) -> Curve:
     """Train the column of every seed, and judge them side by side."""
-    found = runner.engine.together([partial(column, runner, seed) for seed in plan.seeds])
-    return curve_of(found[0][0], judged([list(rows) for _, rows in found]))
+
+    def trained(seed: int) -> tuple[Experiment, list[Row]]:
+        bench, rows = column(runner, seed)
+        return bench, list(rows)  # here, side by side with the other seeds: the rows are trained as they are taken
+
+    benches, columns = zip(*runner.engine.together([partial(trained, seed) for seed in plan.seeds]), strict=True)
+    return curve_of(benches[0], judged(columns))
 
 
 def _ticket(plan: VisionPlan, kind: str) -> StudyCell:
