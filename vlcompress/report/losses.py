@@ -38,7 +38,7 @@ def loss_curves(run: Run, result: RunResult) -> tuple[LossCurve, ...] | None:
         at most as many as a chart holds; None where no log is found: trainings that were moved, or removed.
     """
     cells = [*result.arm("dense"), *result.arm("ticket")[1 - len(COLOURS) :]]
-    logs = {_name(cell.round): run.folder.parent / "trainings" / cell.trainings[0] / LOG for cell in cells}
+    logs = {_name(cell.round): run.home / "trainings" / cell.trainings[0] / LOG for cell in cells}
     found = (_curve(name, path) for name, path in logs.items() if path.is_file())
     return tuple(curve for curve in found if curve.steps) or None
 
