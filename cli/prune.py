@@ -33,7 +33,9 @@ METHODS = ("imp", "oneshot", "calibrated")
 @click.option("--head", type=click.Choice(HEADS), help="Start from a new head, LXMERT's answers or the classes' names.")
 @click.option("--data", help="scenes:SIZE for built-in data, or a folder in the published layout.")
 @click.option("--vocabulary", help="A vocab.txt, where the data folder has none.")
-@click.option("--pattern", help="unstructured, block:RxC, n:m, head, neuron, neuron+head, or attention=...,ffn=...")
+@click.option(
+    "--pattern", help="unstructured, block:RxC, n:m, head, neuron, layer, neuron+head, or attention=...,ffn=..."
+)
 @click.option("--sparsity", type=float, help="Fraction of the prunable weights to prune, in [0, 1).  [1-n/m for n:m]")
 @click.option("--speedup", type=float, help="In place of --sparsity: times as fast as dense, measured here, as 2.")
 @click.option("--latency-ms", type=float, help="In place of --sparsity: milliseconds a batch, measured here.")

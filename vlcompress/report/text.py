@@ -166,6 +166,7 @@ def plan_text(folder: Path, plan: CompilePlan, *, explain: bool = False) -> str:
         kind: sum(units.units - len(units.kept) for units in plan.kept if units.kind == kind)
         for kind in ("head", "neuron")
     }
+    gone = sum(not units.kept for units in plan.kept)
     stored = sum(layer.nbytes for layer in plan.layers)
     dense = sum(4 * layer.shape[0] * layer.shape[1] for layer in plan.layers)
     return "\n".join(
@@ -175,7 +176,8 @@ def plan_text(folder: Path, plan: CompilePlan, *, explain: bool = False) -> str:
             f"{sparse} of {len(plan.layers)} layers run sparse, the others dense, as measured on "
             f"{plan.computed_on['name']} in {plan.computed_on['dtype']} "
             f"with {plan.threads} thread(s); --explain says why, layer by layer",
-            f"removed for good: {removed['head']} attention heads, {removed['neuron']} feed-forward neurons",
+            f"removed for good: {removed['head']} attention heads, {removed['neuron']} feed-forward neurons"
+            + (f", among them all of {gone} layer{'s' if gone > 1 else ''}, which are gone" if gone else ""),
             f"pruned layers on disk: {_mb(stored)} of {_mb(dense)} dense; "
             f"largest difference from the masked model {plan.max_abs_error:.1e}",
             *(_explained({layer.name: layer.choice for layer in plan.layers}) if explain else ()),

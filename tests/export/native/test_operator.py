@@ -1,12 +1,15 @@
 """The operator inside ONNX Runtime; needs its C header (VLCOMPRESS_ORT_INCLUDE names a folder for it)."""
 
+import multiprocessing
 import os
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
@@ -15,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from vlcompress.errors import VlcompressError
 from vlcompress.export import onnx as exporter
 from vlcompress.export import runtime
+from vlcompress.export.manifest import GraphSpeed
 from vlcompress.export.native.build import Built, build, find_headers
 from vlcompress.export.native.library import (
     BFLOAT16_SETS,
@@ -22,7 +26,9 @@ from vlcompress.export.native.library import (
     NativeLibrary,
     PanelWeight,
     bfloat16,
+    int8_product,
     pack_columns,
+    round_weight,
 )
 from vlcompress.sparse.compile import compile_model
 from vlcompress.sparse.timing import Effort
@@ -54,7 +60,8 @@ def normal(*shape: int) -> Floats:
 def model(packed: PanelWeight, bias: Floats, *, name: str, residual: bool = False, **attributes: Any) -> bytes:
     """One node: x [batch, tokens, K] -> y [batch, tokens, N]."""
     outputs, inputs = packed.shape
-    constants = {"w": packed.values, "i": packed.columns, "p": packed.starts, "b": bias}
+    scales = {} if packed.scales is None else {"s": packed.scales}
+    constants = {"w": packed.values, "i": packed.columns, "p": packed.starts, **scales, "b": bias}
     names = ["x", *constants, *(["r"] if residual else [])]
     found = {"N": outputs, "K": inputs, "h": packed.height, "activation": "none", **attributes}
     node = helper.make_node(name, names, ["y"], domain="vlcompress", **found)
@@ -129,6 +136,42 @@ def test_bfloat16_by_a_session_option(library: Path, monkeypatch: pytest.MonkeyP
     assert np.abs(rounded - exact).max() > 1e-4
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("allowed", ["", "avx2", "base"])
+def test_int8_nodes(library: Path, monkeypatch: pytest.MonkeyPatch, threads: int, residual: bool, allowed: str) -> None:
+    """In a process of their own, since the first session of a process chooses the instructions."""
+    exact, dense = weight(64, 48)
+    values, scales = round_weight(dense)
+    packed = PanelWeight(exact_int8(exact, scales), exact.columns, exact.starts, exact.shape, 16, scales)
+    bias = normal(64)
+    data = model(packed, bias, name="BlockSparseLinearInt8_3", residual=residual, activation="relu")
+    monkeypatch.setenv("VLCOMPRESS_INSTRUCTIONS", allowed)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        for shape in ((1, 20), (3, 7), (8, 36), (0, 4)):
+            x, r = normal(*shape, 48), normal(*shape, 64)
+            feed = {"x": x, "r": r} if residual else {"x": x}
+            got = pool.submit(run, library, data, feed, threads).result()
+            product = int8_product(x.reshape(-1, 48), values, scales).reshape(*shape, 64)
+            expected = np.maximum(product + bias + (r if residual else 0), 0)
+            np.testing.assert_allclose(got, expected, atol=2e-5)
+
+
+def exact_int8(packed: PanelWeight, scales: Floats) -> npt.NDArray[np.int8]:
+    """Round packed values by the scale of their outputs."""
+    panels = np.repeat(np.arange(len(packed.starts) - 1), np.diff(packed.starts))
+    return np.rint(packed.values.reshape(-1, 16) / scales.reshape(-1, 16)[panels]).astype(np.int8).reshape(-1)
+
+
+def test_int8_scales_must_fit(library: Path) -> None:
+    packed, _ = weight(64, 48)
+    values = np.zeros(packed.values.shape, dtype=np.int8)
+    wrong = PanelWeight(values, packed.columns, packed.starts, packed.shape, 16, np.ones(63, dtype=np.float32))
+    with pytest.raises(Exception, match="S must have N values"):
+        run(library, model(wrong, normal(64), name="BlockSparseLinearInt8"), {"x": normal(1, 2, 48)})
+
+
 def test_an_unknown_precision(library: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("vlcompress.precision", "float8")
@@ -182,5 +225,5 @@ def test_an_exported_file_is_checked_with_and_without_the_kernel(
     assert set(manifest.native.timings) == {"off", "float32"}
 
 
-def always_lowered(scratch: Path, *rest: object) -> tuple[Path, dict[str, Any]]:
-    return scratch / "lowered.onnx", {"picked": "lowered", "disabled_optimizers": []}
+def always_lowered(scratch: Path, *rest: object) -> tuple[Path, GraphSpeed]:
+    return scratch / "lowered.onnx", GraphSpeed("lowered", {}, (), {}, 1)
