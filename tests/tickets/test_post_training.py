@@ -23,6 +23,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "EXAMPLES", 4)
 
 
+@pytest.mark.usefixtures("whole_trainings")
 def test_arms_that_prune_once_prune_the_dense_model_as_far_as_the_ticket(recipe: Recipe, tmp_path: Path) -> None:
     controls = ["oneshot", "magnitude", "wanda", "calibrated"]
     work = opened(recipe.override(pruning={"controls": controls, "pattern": "neuron+head"}), tmp_path)

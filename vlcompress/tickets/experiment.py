@@ -235,7 +235,7 @@ class Experiment:
             trial: what to train.
             label: how to call it in what is reported.
         """
-        done = self.store.find(self.spec(trial))
+        done = self.store.find(self.spec(trial), scored=trial.scored)
         if done is not None:
             self.say(f"{label}: {100 * done.scores.mean:.2f} (done before)")
             return done
