@@ -102,5 +102,7 @@ def test_fisher_sums_over_examples_and_gives_nothing_to_what_is_not_used(
 
 def test_only_linear_layers_have_moments() -> None:
     convolution = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1))
-    with pytest.raises(VlcompressError, match=r"weight '0.weight' is of a Conv2d, and only linear layers can be"):
+    with pytest.raises(
+        VlcompressError, match=r"weight '0.weight' is of a Conv2d, and moments of inputs are of linear layers"
+    ):
         check_linear(convolution, ["0.weight"])

@@ -25,6 +25,10 @@ EFFORT = Effort(rounds=15, burst_s=0.15, warmup=2)
 """15 rounds of at least 0.15 s of calls for each variant: some 10 s a batch size for five variants."""
 
 
+OPENINGS = 2
+"""How often a file is opened, where the fastest opening counts."""
+
+
 def measure_openings(variants: Mapping[str, Sequence[Callable[[], object]]], effort: Effort = EFFORT) -> Bursts:
     """Measure variants that are there several times, all calls in turn; the opening with the lowest median counts.
 

@@ -1,7 +1,7 @@
 """What a ticket with a target has come to: its exported file beside dense's, measured on this machine."""
 
 from vlcompress.bench.environment import environment
-from vlcompress.bench.harness import measure_openings
+from vlcompress.bench.harness import OPENINGS, measure_openings
 from vlcompress.bench.statistics import latency, paired_ratio
 from vlcompress.errors import VlcompressError
 from vlcompress.export.export_run import artefact_folder, export_dense, export_run
@@ -18,7 +18,6 @@ from vlcompress.tickets.run import Run
 from vlcompress.tickets.ticket import load_ticket
 
 DOCUMENT = "reached.json"
-OPENINGS = 2
 EFFORT = Effort(rounds=9, burst_s=0.1, warmup=1)
 
 

@@ -34,7 +34,7 @@ from vlcompress.tickets.engine import Engine, Local
 from vlcompress.tickets.spec import GENERATION, Start, Teacher, TrainingSpec, Trial
 from vlcompress.tickets.store import TrainingResult, TrainingStore
 from vlcompress.training.adversarial import Adversarial
-from vlcompress.training.calibration import EXAMPLES, SCORES, drawn, moments
+from vlcompress.training.calibration import EXAMPLES, drawn, fisher, moments, wanda_of
 from vlcompress.training.checkpoint import distinct, restore
 from vlcompress.training.distillation import Distilled
 from vlcompress.training.hyperparameters import Hyperparameters
@@ -235,7 +235,7 @@ class Experiment:
             trial: what to train.
             label: how to call it in what is reported.
         """
-        done = self.store.find(self.spec(trial))
+        done = self.store.find(self.spec(trial), scored=trial.scored)
         if done is not None:
             self.say(f"{label}: {100 * done.scores.mean:.2f} (done before)")
             return done
@@ -339,7 +339,9 @@ def criterion_of(experiment: Experiment, trained: TrainingResult, ranking: Ranki
     if not ranking.calibrated:
         return ranking.of(seed, trained.saliency())
     model, names = experiment.model_of(trained), experiment.prunable.names
-    return ranking.of(seed, SCORES[ranking.name](model, experiment.family, drawn(experiment.train_task), names))
+    if ranking.name == "wanda":  # of the moments that a repair takes, too
+        return ranking.of(seed, wanda_of(model, experiment.moments(trained)))
+    return ranking.of(seed, fisher(model, experiment.family, drawn(experiment.train_task), names))
 
 
 def search_permutation(

@@ -65,10 +65,13 @@ def moments(model: nn.Module, family: Family, examples: Examples, names: Iterabl
 
 def wanda(model: nn.Module, family: Family, examples: Examples, names: Sequence[str]) -> Saliencies:
     """Compute Wanda's scores, each in the shape of its weight (arguments as of `moments`)."""
+    return wanda_of(model, moments(model, family, examples, names))
+
+
+def wanda_of(model: nn.Module, of: Mapping[str, Moments]) -> Saliencies:
+    """Compute Wanda's scores of a model from the moments of its layers' inputs, on the model's device or on the CPU."""
     parameters = dict(model.named_parameters())
-    return {
-        name: _wanda(parameters[name].detach(), one) for name, one in moments(model, family, examples, names).items()
-    }
+    return {name: _wanda(parameters[name].detach().to(one.mean.device), one) for name, one in of.items()}
 
 
 def fisher(model: nn.Module, family: Family, examples: Examples, names: Sequence[str]) -> Saliencies:
@@ -136,7 +139,7 @@ def _linear(model: nn.Module, name: str) -> nn.Linear:
     layer = model.get_submodule(name.rpartition(".")[0])
     if not isinstance(layer, nn.Linear):
         raise VlcompressError(
-            f"weight '{name}' is of a {type(layer).__name__}, and only linear layers can be calibrated: take criterion "
-            "'magnitude' or 'gradient', and train after pruning"
+            f"weight '{name}' is of a {type(layer).__name__}, and moments of inputs are of linear layers alone: take "
+            "criterion 'fisher', 'magnitude' or 'gradient', and train after pruning"
         )
     return layer
