@@ -136,6 +136,14 @@ def _target(said: dict[str, Any]) -> str | None:
     return "".join([*asked.values(), *(f",{at}:{number}" for at, number in where.items() if number)]) or None
 
 
+def _instead(said: dict[str, Any]) -> str | None:
+    """Drop a recipe's own target ("") where a sparsity, or what no target prices, is asked for in place of it."""
+    from vlcompress.pruning.patterns import parse_pattern
+
+    of_weights = said["pattern"] is not None and parse_pattern(said["pattern"]).by_kind
+    return "" if of_weights or any(said[name] is not None for name in ("sparsity", "rounds", "allocation")) else None
+
+
 def _of_method(said: dict[str, Any]) -> dict[str, Any]:
     """Look up what a method sets; it prunes in rounds or at once, whatever else is asked for."""
     from vlcompress.recipe import METHODS as found
@@ -160,7 +168,7 @@ def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
         base = base.override(pruning=PAPER)
     if said["method"] is not None:
         base = base.override(pruning=_of_method(said))
-    target = _target(said)
+    target = _target(said) or _instead(said)
     controls = [control for control in said["controls"] if control != "none"]
     chosen = base.override(
         model={"family": family, "size": said["size"], "checkpoint": said["checkpoint"], "head": said["head"]},
@@ -179,7 +187,9 @@ def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
     )
     pattern = chosen.pruning.pattern
     if chosen.pruning.target and said["pattern"] is None and pattern.by_kind:
-        options.say(f"target '{target}': pattern neuron+head ranked by gradients, since '{pattern}' has no price")
+        options.say(
+            f"target '{chosen.pruning.target}': pattern neuron+head ranked by gradients, since '{pattern}' has no price"
+        )
         criterion = None if said["criterion"] or said["method"] == "calibrated" else "gradient"
         return chosen.override(pruning={"pattern": "neuron+head", "criterion": criterion})
     if said["pattern"] is None or said["sparsity"] is not None or pattern.own_sparsity is None:

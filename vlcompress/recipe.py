@@ -45,6 +45,7 @@ PAPER: dict[str, Any] = {
     "schedule": "linear:10",
     "allocation": "global",
     "controls": ["random"],
+    "target": "",
 }
 """How Gan et al. (AAAI 2022) prune: `--recipe paper`. Published sizes have whole heads and neurons instead."""
 
