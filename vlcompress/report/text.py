@@ -11,7 +11,7 @@ from vlcompress.artefacts import Json
 from vlcompress.bench.environment import cores
 from vlcompress.devices import cpu_model, spelt
 from vlcompress.export.container import ContainerManifest
-from vlcompress.export.manifest import ExportManifest, LayerBytes
+from vlcompress.export.manifest import ExportManifest, LayerBytes, NativeSpeed
 from vlcompress.export.model_repository import TritonManifest
 from vlcompress.export.predict import Prediction
 from vlcompress.models.registry import FAMILIES
@@ -224,6 +224,7 @@ def export_text(folder: Path, manifest: ExportManifest, *, explain: bool = False
             f"({speed.threads} thread(s))",
             f"size: {_mb(manifest.bytes.model)}{_unpruned(manifest.bytes.unpruned)}; what is left, written dense: "
             f"{_mb(manifest.bytes.dense)}",
+            *_with_kernel(manifest.native),
             *_layers_on_disk(manifest.bytes.pruned_layers),
             *task_line(manifest.task_score),
             *(_explained({layer.name: layer.choice for layer in manifest.layers}) if explain else ()),
@@ -235,6 +236,16 @@ def export_text(folder: Path, manifest: ExportManifest, *, explain: bool = False
 
 def _unpruned(size: int) -> str:
     return f", {_mb(size)} before pruning (float32 weights)" if size else ""
+
+
+def _with_kernel(native: NativeSpeed | None) -> list[str]:
+    """Say what the native kernel makes of the file, and whether sessions will take it."""
+    if native is None:
+        return []
+    (kind,) = native.timings.keys() - {"off"}
+    ms, without = (native.timings[name].us / 1e3 for name in (kind, "off"))
+    taken = "sessions of this project take it" if ms < without else "so it stays off"
+    return [f"with the native kernel in {kind}: {ms:.2f} ms against {without:.2f} ms without, {taken}"]
 
 
 def _layers_on_disk(sizes: LayerBytes) -> list[str]:
