@@ -136,11 +136,9 @@ def _target(said: dict[str, Any]) -> str | None:
     return "".join([*asked.values(), *(f",{at}:{number}" for at, number in where.items() if number)]) or None
 
 
-def _instead(said: dict[str, Any]) -> str | None:
+def _instead(base: Any, said: dict[str, Any]) -> str | None:
     """Drop a recipe's own target ("") where a sparsity, or what no target prices, is asked for in place of it."""
-    from vlcompress.pruning.patterns import parse_pattern
-
-    of_weights = said["pattern"] is not None and parse_pattern(said["pattern"]).by_kind
+    of_weights = said["pattern"] and base.override(pruning={"pattern": said["pattern"]}).pruning.pattern.by_kind
     return "" if of_weights or any(said[name] is not None for name in ("sparsity", "rounds", "allocation")) else None
 
 
@@ -168,7 +166,7 @@ def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
         base = base.override(pruning=PAPER)
     if said["method"] is not None:
         base = base.override(pruning=_of_method(said))
-    target = _target(said) or _instead(said)
+    target = _target(said) or _instead(base, said)
     controls = [control for control in said["controls"] if control != "none"]
     chosen = base.override(
         model={"family": family, "size": said["size"], "checkpoint": said["checkpoint"], "head": said["head"]},
