@@ -138,8 +138,8 @@ def _target(said: dict[str, Any]) -> str | None:
 
 def _instead(base: Any, said: dict[str, Any]) -> str | None:
     """Drop a recipe's own target ("") where a sparsity, or what no target prices, is asked for in place of it."""
-    of_weights = said["pattern"] and base.override(pruning={"pattern": said["pattern"]}).pruning.pattern.by_kind
-    return "" if of_weights or any(said[name] is not None for name in ("sparsity", "rounds", "allocation")) else None
+    unpriced = said["pattern"] and base.override(pruning={"pattern": said["pattern"]}).pruning.pattern.by_kind
+    return "" if unpriced or any(said[name] is not None for name in ("sparsity", "rounds", "allocation")) else None
 
 
 def _of_method(said: dict[str, Any]) -> dict[str, Any]:
