@@ -50,6 +50,11 @@ PAPER: dict[str, Any] = {
 """How Gan et al. (AAAI 2022) prune: `--recipe paper`. Published sizes have whole heads and neurons instead."""
 
 
+ROUNDS: dict[str, Any] = {"target": "", "criterion": "gradient", "schedule": "levels:30,50,70"}
+"""What takes the place of a recipe's own target where a sparsity or a pattern of weights is asked for: rounds, ranked
+by gradients, by which blocks survive too (`vlcompress study granularity`)."""
+
+
 @dataclass(frozen=True)
 class Parsed:
     """What reads a field that is a string in a file (`str` writes it back), and which types a file may give it as."""
