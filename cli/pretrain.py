@@ -58,8 +58,8 @@ def command(
 ) -> None:
     """Pre-train on the family's own objectives: words, regions, matching, and LXMERT's answers.
 
-    The records in vlcompress/weights have the commands of the built-in weights; the defaults make LXMERT small's. Of the
-    built-in data some settings are other (see the objectives). The same command again continues where it was stopped.
+    The defaults make the built-in weights of LXMERT small, vlcompress/weights/ has the command of each. On built-in data
+    UNITER's settings are other than on your own. The same command again continues where it was stopped.
     """
     from vlcompress.data.sources import pretraining_folder
     from vlcompress.models.base import pretraining_of
