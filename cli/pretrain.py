@@ -58,7 +58,7 @@ def command(
 ) -> None:
     """Pre-train on the family's own objectives: words, regions, matching, and LXMERT's answers.
 
-    The defaults make the built-in weights of LXMERT small, vlcompress/weights/ has the command of each. On built-in data
+    The defaults make the built-in weights of LXMERT small, vlcompress/weights has the commands. On built-in data
     UNITER's settings are other than on your own. The same command again continues where it was stopped.
     """
     from vlcompress.data.sources import pretraining_folder
