@@ -134,10 +134,10 @@ class PretrainingSpec:
 
     Attributes:
         objective: made of examples, vocabulary and the settings by name.
-        settings: what can be set, at the values that the built-in weights are made with.
+        settings: what can be set, with what it is if it is not.
         optimizer: see `vlcompress.training.hyperparameters.Hyperparameters`.
         reads: what it reads of the data in a way of its own: data read otherwise is other data.
-        built_in: what is set otherwise for the built-in data.
+        built_in: what the built-in weights set otherwise, of built-in data.
         background: classes of the head that come before the detector's.
     """
 

@@ -276,7 +276,7 @@ PRETRAINING = PretrainingSpec(
         "answer_rate": 1.0,
         "seen_rate": 1.0,
         "class_weight": 14.0,
-        "mix": {"itm": 1, "mlm": 7, "mrfr": 0, "mrc": 3},
+        "mix": {"itm": 0, "mlm": 2, "mrfr": 0, "mrc": 1},
     },
     background=BACKGROUND,
 )
