@@ -16,7 +16,7 @@ from vlcompress.cli import options
     type=options.WORDS,
     default="192x16,neuron+head",
     show_default=True,
-    help="Patterns: RxC (a block), n:m (as 2:4), head, neuron, neuron+head, unstructured; several with commas.",
+    help="Patterns: RxC (a block), n:m (as 2:4), head, neuron, neuron+head, layer, unstructured; several with commas.",
 )
 @click.option(
     "--sparsity", "sparsities", type=options.NUMBERS, default="0.5,0.7,0.9", show_default=True, help="Shares that go."

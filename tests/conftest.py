@@ -9,8 +9,9 @@ import tempfile
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="vlcompress-tests-")  # nothing of the user's is read or written
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from vlcompress.data.scenes.write import make_scenes
 from vlcompress.models.base import Config, Head
 from vlcompress.models.lxmert.adapter import LxmertFamily
+from vlcompress.tickets.spec import TrainingSpec, Trial
+from vlcompress.tickets.store import TrainingResult, TrainingStore
 
 torch.set_num_threads(1)  # tiny sizes: a second thread only waits, and on a busy machine it waits long
 
@@ -89,3 +92,14 @@ def blocky() -> Blocky:
 def ticket_of() -> Callable[..., Ticket]:
     """Return the maker of masked models."""
     return make_ticket
+
+
+@pytest.fixture
+def whole_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have controls kept with their weights, for tests that look at those."""
+    keep = TrainingStore.keep
+
+    def whole(store: TrainingStore, spec: TrainingSpec, trial: Trial, *rest: Any) -> TrainingResult:
+        return keep(store, spec, replace(trial, scored=False), *rest)
+
+    monkeypatch.setattr(TrainingStore, "keep", whole)

@@ -16,6 +16,7 @@ from vlcompress.errors import VlcompressError, unknown
 from vlcompress.pruning.allocation import Allocation, Global, parse_allocation
 from vlcompress.pruning.criterion import Ranking, parse_criterion
 from vlcompress.pruning.growth import Growth, parse_growth
+from vlcompress.pruning.mixture import check_layers
 from vlcompress.pruning.pattern import Pattern, Unstructured
 from vlcompress.pruning.patterns import parse_pattern
 from vlcompress.pruning.permutation import Reordering, parse_reordering
@@ -44,6 +45,7 @@ PAPER: dict[str, Any] = {
     "schedule": "linear:10",
     "allocation": "global",
     "controls": ["random"],
+    "target": "",
 }
 """How Gan et al. (AAAI 2022) prune: `--recipe paper`. Published sizes have whole heads and neurons instead."""
 
@@ -127,7 +129,8 @@ class PruningRecipe:
 
     Attributes:
         pattern: "unstructured", "block:RxC", "n:m" (n of every m weights along a weight's inputs are kept, as 2:4; its
-            sparsity is 1 - n/m, and no more), "head", "neuron", "neuron+head", or one for each kind of layer:
+            sparsity is 1 - n/m, and no more), "head", "neuron", "neuron+head", "layer" (whole attention and
+            feed-forward layers), with a target "neuron+head+layer", or one for each kind of layer:
             "attention=head,ffn=block:192x16".
         criterion: "magnitude", "gradient" (|w dL/dw|), "movement" (-w dL/dw), or by a few examples
             without labels "wanda" (|w| |x|) and "fisher" (w² g², g of the logits); "high-magnitude" and "random" are
@@ -432,6 +435,7 @@ def _check_together(recipe: Recipe) -> Recipe:
             f"give 0 to {training.steps - 1}"
         )
     _check_target(pruning)
+    check_layers(pruning.pattern, str(pruning.allocation), targeted=bool(pruning.target))
     if pruning.weights != "rewound" and pruning.schedule.rounds_to(pruning.sparsity) > 1:
         raise VlcompressError(
             f"pruning.weights '{pruning.weights}' prunes once, and schedule '{pruning.schedule}' goes in rounds: set "

@@ -53,6 +53,13 @@ def test_heads_alone_leave_neurons_alone() -> None:
         assert bool(masks[coupling.consumer].all()) == (coupling.kind == "neuron")
 
 
+def test_whole_layers_go_and_one_of_each_kind_stays() -> None:
+    masks = random_masks(FAMILY, MODEL, "layer", 0.99)
+    stay = [one.kind for one in FAMILY.couplings(MODEL) if masks[one.consumer].any()]
+    assert sorted(stay) == ["head", "neuron"]
+    assert {float(mask.float().mean()) for name, mask in masks.items() if "pooler" not in name} == {0.0, 1.0}
+
+
 def test_the_weights_come_back() -> None:
     before = {name: tensor.clone() for name, tensor in MODEL.state_dict().items()}
     masks = random_masks(FAMILY, MODEL, "block:8x4", 0.5)

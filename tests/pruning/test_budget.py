@@ -64,7 +64,7 @@ def test_a_limit_above_what_all_cost_keeps_all() -> None:
 @pytest.mark.parametrize("limit", [1.5, 1.0, 0.0])
 def test_a_limit_below_the_fewest_units_says_what_those_cost(limit: float) -> None:
     prices = Prices(1.0, {"a": PriceList((1, 2), (1.0, 2.0))})
-    with pytest.raises(VlcompressError, match=r"out of reach: with the fewest heads and neurons the model costs 2"):
+    with pytest.raises(VlcompressError, match=r"out of reach: with the fewest units the model costs 2"):
         affordable(prices, {"a": torch.rand(2)}, limit)
 
 
@@ -80,6 +80,27 @@ def test_a_limit_of_just_the_fewest_units_is_no_matter_of_rounding() -> None:
 def test_units_that_are_gone_are_no_choice() -> None:
     prices = Prices(0.0, {"a": PriceList((1, 2, 4), (1.0, 2.0, 4.0))})
     assert affordable(prices, {"a": torch.rand(3)}, 100.0) == {"a": 3}
+
+
+def test_a_layer_that_may_go_is_all_or_nothing_or_goes_with_its_last_unit(model: Any) -> None:
+    masks = Masks.keep_all({name: model.get_parameter(name) for name in FAMILY.prunable(model, "bert-tickets").names})
+    prices = PriceList((1, 2, 4), (1.0, 2.0, 4.0))
+    offered = {}
+    for text in ("head", "layer", "neuron+head+layer"):
+        one = coupled_units(parse_pattern(text), masks, FAMILY.couplings(model))[0]
+        name = one.coupling.consumer
+        offered[text] = Prices(0.0, {name: prices}).offered([one]).lists[name]
+    assert offered["head"] == prices
+    assert offered["layer"] == PriceList((0, 4), (0.0, 4.0))
+    assert offered["neuron+head+layer"] == PriceList((0, 1, 2, 4), (0.0, 1.0, 2.0, 4.0))
+
+
+def test_a_layer_of_little_worth_goes_whole() -> None:
+    lists = {"poor": PriceList((0, 1, 4), (0.0, 3.0, 4.0)), "rich": PriceList((0, 1, 4), (0.0, 3.0, 4.0))}
+    assert affordable(Prices(0.0, lists), {"poor": torch.full((4,), 0.1), "rich": torch.ones(4)}, 6.0) == {
+        "poor": 0,
+        "rich": 4,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -117,5 +138,5 @@ def test_worth_leaves_out_what_is_gone(model: Any) -> None:
 @pytest.mark.parametrize("pattern", ["attention=head,ffn=block:4x4", "unstructured"])
 def test_blocks_have_no_price(model: Any, pattern: str) -> None:
     masks = Masks.keep_all({name: model.get_parameter(name) for name in FAMILY.prunable(model, "bert-tickets").names})
-    with pytest.raises(VlcompressError, match="heads and neurons alone have a price"):
+    with pytest.raises(VlcompressError, match="whole units alone have a price"):
         coupled_units(parse_pattern(pattern), masks, FAMILY.couplings(model))

@@ -1,5 +1,6 @@
 """Whole heads and neurons, and patterns by kind of layer: exact numbers of units, and models that shrink by them."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from vlcompress.pruning.mask import Masks, prune
 from vlcompress.pruning.mixture import CoupledUnits, Mixture, Units, members
 from vlcompress.pruning.pattern import Block, Unstructured
 from vlcompress.pruning.patterns import parse_pattern
+from vlcompress.recipe import Recipe
 from vlcompress.sparse.compile import compile_model, scores
 from vlcompress.sparse.timing import Effort
 
@@ -68,6 +70,10 @@ def test_names_are_read_and_written_back() -> None:
     head, neuron = Units("head"), Units("neuron")
     assert parse_pattern("head") == Mixture((("attention", head),))
     assert parse_pattern("neuron+head") == parse_pattern("head+neuron")
+    layer, both = Units("head", single=False, whole=True), Units("neuron", whole=True)
+    assert parse_pattern("attention=layer,ffn=neuron+layer") == Mixture((("attention", layer), ("ffn", both)))
+    for text in ("layer", "neuron+layer", "neuron+head+layer", "attention=layer", "attention=layer,ffn=neuron"):
+        assert str(parse_pattern(text)) == text
     mixed = parse_pattern("ffn=block:192x16,attention=head")
     assert mixed == Mixture((("ffn", Block(192, 16)), ("attention", head)))
     assert parse_pattern("attention=unstructured,ffn=neuron") == Mixture(
@@ -163,6 +169,29 @@ def test_n_of_m_in_a_mixture_is_exact_at_its_reach(model: Any, text: str) -> Non
         pruned(model, text, reach + 0.01)
 
 
+def test_whole_layers_go_by_their_mean_square_and_stay_gone(model: Any) -> None:
+    couplings = FAMILY.couplings(model)
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    first = pruned(model, "layer", 0.3)
+    second = pruned(model, "layer", 0.6, first)
+    for kind, masks in itertools.product(("head", "neuron"), (first, second)):
+        of_kind = [one for one in couplings if one.kind == kind]
+        gone = {one.consumer for one in of_kind if not masks[one.consumer].any()}
+        assert all(masks[name].all() for one in of_kind if one.consumer not in gone for name in one.producers)
+        sizes = {one.consumer: _mean_square(weights, one) for one in of_kind}
+        assert gone == set(sorted(sizes, key=sizes.__getitem__)[: len(gone)])
+    assert not any((second[name] & ~first[name]).any() for name in first)
+    with pytest.raises(VlcompressError, match="without a target: by sparsity alone a layer goes with its last head"):
+        Recipe().override(pruning={"pattern": "neuron+head+layer"}, training={"steps": 2})
+    with pytest.raises(VlcompressError, match="whole layers compete with each other"):
+        Recipe().override(pruning={"pattern": "layer", "allocation": "uniform"}, training={"steps": 2})
+
+
+def _mean_square(weights: Any, coupling: Coupling) -> float:
+    values = [weights[name].reshape(-1) for name in (*coupling.producers, coupling.consumer)]
+    return float(torch.cat(values).double().square().mean())
+
+
 def test_compile_removes_exactly_what_was_pruned_shared_cross_attention_included(model: Any) -> None:
     masks = pruned(model, "neuron+head", 0.6)
     with torch.no_grad():
@@ -173,15 +202,10 @@ def test_compile_removes_exactly_what_was_pruned_shared_cross_attention_included
     assert shared.kind == "head"
     for kind in ("head", "neuron"):
         removed = sum(units.units - len(units.kept) for units in plan.kept if units.kind == kind)
-        spared = sum(1 for units in plan.kept if units.kind == kind and not _alive(masks, units.consumer))
-        assert removed == dead_units(model, masks, kind) - spared  # a layer that lost all keeps one
+        assert removed == dead_units(model, masks, kind)
     left = sum(layer.shape[0] * layer.shape[1] for layer in plan.layers)
     assert left < 0.5 * masks.total
     torch.testing.assert_close(scores(FAMILY, compiled, inputs), scores(FAMILY, model, inputs), atol=1e-5, rtol=1e-5)
-
-
-def _alive(masks: Masks, consumer: str) -> bool:
-    return bool(masks[consumer].any())
 
 
 def test_units_of_layers_of_other_widths_compare_by_their_mean_square() -> None:

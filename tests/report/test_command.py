@@ -75,7 +75,7 @@ def test_studies_have_a_page_of_their_own(tmp_path: Path) -> None:
 def test_plots_are_written_as_files_of_their_own(measured: Run, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["report", str(measured.folder), "--plots", str(tmp_path / "plots"), "--json"])
     files = {Path(path).name: Path(path).read_bytes() for path in json.loads(done.stdout)["plots"]}
-    names = ("accuracy", "latency-against-sparsity-at-batch-1", "layers")
+    names = ("accuracy", "rounds", "latency-against-sparsity-at-batch-1", "layers")
     assert set(files) == {f"{name}.{suffix}" for name in names for suffix in ("png", "pdf")}
     assert all(data.startswith(b"\x89PNG" if name.endswith("png") else b"%PDF") for name, data in files.items())
 

@@ -22,8 +22,11 @@ from vlcompress.training.checkpoint import distinct
 HEAD = Head("answers", ("yes", "no", "red"))
 
 
-def masked(family: Family, model: nn.Module) -> dict[str, Tensor]:
-    """Prune a head of each attention, and of feed-forward layers in turn half of the inputs and of the neurons."""
+def masked(family: Family, model: nn.Module, *, layers: bool = False) -> dict[str, Tensor]:
+    """Prune a head of each attention, and of feed-forward layers in turn half of the inputs and of the neurons.
+
+    Of whole layers the first attention and the second feed-forward layer go.
+    """
     weights, masks = dict(model.named_parameters()), {}
     generator = torch.Generator().manual_seed(0)
     couplings = sorted(family.couplings(model), key=lambda one: one.kind == "head")
@@ -37,6 +40,9 @@ def masked(family: Family, model: nn.Module) -> dict[str, Tensor]:
                 masks[name][:gone] = False
         else:
             masks[coupling.producers[0]][:, 8:24] = False
+    whole = [couplings[1], next(one for one in couplings if one.kind == "head")] if layers else []
+    for name in (name for one in whole for name in (*one.producers, one.consumer)):
+        masks[name][:] = False
     with torch.no_grad():
         for name, weight in weights.items():
             if weight.dim() == 1:
@@ -53,11 +59,12 @@ def tiny(name: str) -> tuple[Family, Config, Head]:
     return family_named(name), family_named(name).config("tiny", vocab_size=60, feature_dim=16), HEAD
 
 
+@pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("name", ["lxmert", "vilt", "uniter", *ENCODERS])
-def test_a_compiled_model_opens_in_transformers(name: str, tmp_path: Path) -> None:
+def test_a_compiled_model_opens_in_transformers(name: str, whole: bool, tmp_path: Path) -> None:
     family, config, head = tiny(name)
     model = family.build(config, head, seed=0).eval()
-    masks = masked(family, model)
+    masks = masked(family, model, layers=whole)
     plain = {key: value for key, value in config.items() if key != "model_type"}
     form = family.hub_form(plain, head, distinct(model.state_dict()))
     assert form is not None
@@ -78,13 +85,20 @@ def test_a_compiled_model_opens_in_transformers(name: str, tmp_path: Path) -> No
     layers = {name: one.backend for name, one in opened.named_modules() if isinstance(one, BlockSparseLinear)}
     assert layers == {name: one["backend"] for name, one in said["packed"].items()}
     assert "grouped" in layers.values()
-    assert set(said["heads"].values() and [tuple(one) for one in said["heads"].values()]) == {(4, 3)}
+    assert {tuple(one) for one in said["heads"].values()} <= {(4, 3)}
+    assert len(said["gone"]) == sum(not masks[one.consumer].any() for one in family.couplings(model))
+    assert all(name not in {**opened.state_dict()} for one in said["gone"] for name in gone_weights(one))
     with torch.inference_mode():
         found = answered(name, opened.eval(), here.model, family, inputs)
     expected = expected[:, 0] @ expected[:, 1].T if found.shape != expected.shape else expected
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="not serializable"):
         opened.save_pretrained(tmp_path / "again")
+
+
+def gone_weights(layer: dict[str, Any]) -> list[str]:
+    """Name the weights of a layer that was taken out."""
+    return [f"{name}.weight" for name in (*layer["producers"], layer["consumer"])]
 
 
 def answered(name: str, opened: Any, here: Any, family: Family, inputs: dict[str, Tensor]) -> Tensor:

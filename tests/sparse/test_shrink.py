@@ -73,12 +73,17 @@ def test_neurons_go_when_unread_or_constant(ticket_of: TicketOf) -> None:
     assert_same_scores(ticket, smaller)
 
 
-def test_one_unit_always_stays(ticket_of: TicketOf) -> None:
+def test_layers_that_contribute_nothing_go_whole(ticket_of: TicketOf) -> None:
     ticket = ticket_of((1, 1), 0.9)
-    for coupling in ticket.family.couplings(ticket.model):
+    couplings = ticket.family.couplings(ticket.model)
+    for coupling in couplings[::2]:  # unread
         kill(ticket, coupling.consumer)
-    smaller, _, kept = shrink(ticket.family, ticket.model, ticket.masks)
-    assert {units.kept for units in kept} == {(0,)}
+    for coupling in couplings[1::2]:  # a constant
+        kill(ticket, coupling.constant_from)
+    smaller, masks, kept = shrink(ticket.family, ticket.model, ticket.masks)
+    assert {units.kept for units in kept} == {()}
+    assert not set(masks) & {name for one in couplings for name in (*one.producers, one.consumer)}
+    assert not any(name.endswith(".dense.weight") for name in smaller.state_dict() if ".encoder." in name)
     assert_same_scores(ticket, smaller)
 
 

@@ -36,6 +36,7 @@ def test_its_labels_stand_for_other_sparsities() -> None:
     assert [round(100 * real, 1) for real in RELEASED] == [10.0, 27.1, 34.4, 41.0, 52.2, 61.3, 71.8, 81.5, 90.2]
 
 
+@pytest.mark.usefixtures("whole_trainings")
 def test_both_readings_run_and_only_one_holds_its_masks(tmp_path: Path) -> None:
     outcome = run_study(PaperB(), TINY, StudyRunner(tmp_path, CPU, lambda line: None))
     curves = outcome.document["results"]

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.studies.made import arm, curve, dense
-from vlcompress.artefacts import load_tensors
 from vlcompress.devices import CPU
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.mask import Masks
@@ -77,8 +76,7 @@ def test_a_pre_training_ticket_is_found_once_and_trained_on_each_task(home: Path
     assert [cell["arm"] for cell in cells] == ["dense", "task ticket", "pre-training ticket"]
     folder = home / "trainings" / cells[2]["trainings"][0]
     assert Masks.load(folder / "mask.safetensors").sha256() == masks.sha256()
-    weights = load_tensors(folder / "weights.safetensors")
-    assert not any(weights[name][~mask].any() for name, mask in masks.items())
+    assert not (folder / "weights.safetensors").exists()  # its scores are all that the study needs
 
 
 def test_the_ticket_is_trained_on_whole_scenes(document: dict[str, Any]) -> None:

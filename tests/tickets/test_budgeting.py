@@ -53,6 +53,17 @@ def test_the_last_round_reaches_the_size_and_the_first_goes_half_of_the_way(reci
     assert levels == pytest.approx([cells["ticket", at].sparsity for at in (1, 2)], abs=1e-4)
 
 
+@pytest.mark.parametrize("pattern", ["layer", "neuron+head+layer"])
+def test_layers_go_for_a_size_that_heads_and_neurons_alone_do_not_reach(
+    recipe: Recipe, tmp_path: Path, pattern: str
+) -> None:
+    experiment = opened(aimed(recipe, "size-mb:0.06", pattern=pattern, controls=["random"]), tmp_path)
+    ticket, random = (cell.trained[0].masks() for cell in train_arms(experiment) if cell.round == 2)
+    assert size_mb(experiment, ticket) == pytest.approx(size_mb(experiment, random), abs=1e-9)
+    assert size_mb(experiment, ticket) <= 0.06
+    assert any(not ticket[one.consumer].any() for one in experiment.couplings)
+
+
 def test_what_is_gone_stays_gone(recipe: Recipe, tmp_path: Path) -> None:
     cells = train_arms(opened(aimed(recipe, "flops:0.5"), tmp_path))
     first, second = (cell.trained[0].masks() for cell in cells if cell.arm == "ticket")
@@ -111,7 +122,7 @@ def test_a_speed_is_reached_though_the_prices_are_off(recipe: Recipe, tmp_path: 
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("size-mb:0.01", "'size-mb:0.01' is out of reach: with one head and the fewest neurons"),
+        ("size-mb:0.01", "'size-mb:0.01' is out of reach: with the fewest units that 'neuron.head' leaves"),
         ("flops:0.01", "of the operations stay; ask for less"),
         ("size-mb:900", "'size-mb:900' prunes nothing"),
     ],

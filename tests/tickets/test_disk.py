@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from vlcompress.artefacts import keep_once
+from vlcompress.artefacts import file_sha256, keep_once
 from vlcompress.cli.main import main
 from vlcompress.devices import CPU
+from vlcompress.errors import VlcompressError
 from vlcompress.recipe import Recipe
-from vlcompress.tickets.disk import bytes_of_a_training, spelt, tell_size, unused
+from vlcompress.tickets.disk import Asked, bytes_of_a_training, spelt, tell_size, unused
 from vlcompress.tickets.open_experiment import open_experiment
 from vlcompress.tickets.run import find_ticket
+from vlcompress.tickets.spec import Trial
 from vlcompress.tickets.ticket import load_ticket
 
 
@@ -36,11 +38,47 @@ def test_a_run_writes_what_was_said_and_the_tickets_weights_once(
     assert unused(tmp_path, young=0).paths == ()
 
 
+def test_of_a_control_scores_and_mask_alone_are_kept(recipe: Recipe, tmp_path: Path) -> None:
+    said: list[str] = []
+    controls = ["random", "shuffle", "magnitude"]
+    recipe = recipe.override(pruning={"criterion": "gradient", "controls": controls})
+    run = find_ticket(recipe, tmp_path, say=said.append)
+    told = next(line for line in said if "on the disk" in line)
+    assert "for 5 (2 of them scores and masks alone) at most" in told
+    left = {cell.arm: tmp_path / "trainings" / cell.trainings[0] for cell in run.result().cells}
+    for name in controls:
+        held = {path.name for path in left[name].iterdir()}
+        assert {"training.json", "scores.safetensors", "mask.safetensors"} <= held
+        assert not held & {"weights.safetensors", "saliency.safetensors"}
+    assert (left["ticket"] / "weights.safetensors").is_file()
+
+
+def test_what_was_kept_by_its_scores_is_trained_anew_for_its_weights(recipe: Recipe, tmp_path: Path) -> None:
+    said: list[str] = []
+    light, whole = (open_experiment(recipe, tmp_path / home, say=said.append) for home in ("light", "whole"))
+    first = light.train(Trial(0, light.keep_all(), scored=True), "control")
+    assert not (first.folder / "weights.safetensors").exists()
+    light.train(Trial(0, light.keep_all(), scored=True), "again")
+    assert "again: " in said[-1]
+    assert said[-1].endswith("(done before)")
+    again = light.train(Trial(0, light.keep_all()), "ticket")
+    other = whole.train(Trial(0, whole.keep_all()), "ticket")
+    assert file_sha256(again.folder / "training.json") == file_sha256(other.folder / "training.json")
+    assert light.train(Trial(0, light.keep_all(), scored=True), "control").weights().keys() == other.weights().keys()
+
+
+def test_weights_that_are_gone_are_damage_and_not_trained_anew(recipe: Recipe, tmp_path: Path) -> None:
+    experiment = open_experiment(recipe, tmp_path, say=[].append)
+    (experiment.train(Trial(0), "dense").folder / "weights.safetensors").unlink()
+    with pytest.raises(VlcompressError, match=r"weights\.safetensors"):
+        experiment.train(Trial(0), "dense")
+
+
 def test_too_little_space_is_warned_of(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     experiment = open_experiment(recipe, tmp_path / "not" / "yet", compute=CPU, say=said.append)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
-    assert tell_size([(experiment, 3)]) > 3 * bytes_of_a_training(experiment)
+    assert tell_size([Asked(experiment, 3)]) > 3 * bytes_of_a_training(experiment)
     assert said[-1].startswith("warning: that is more than is free")
 
 

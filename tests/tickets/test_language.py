@@ -48,6 +48,7 @@ def test_a_language_model_is_made_once_and_fills_what_reads_words(
     assert sum("language model" in line for line in lines) == 1
 
 
+@pytest.mark.usefixtures("whole_trainings")
 def test_the_control_keeps_the_tickets_mask(tiny_scenes: Path, tmp_path: Path) -> None:
     cells = train_arms(opened(recipe_of("lxmert", tiny_scenes), tmp_path))
     ticket, language = cells[-2:]

@@ -93,6 +93,19 @@ def test_equal_trainings_under_way_are_one_task(recipe: Recipe, tmp_path: Path) 
     assert ray.labels == ["dense"]
 
 
+def test_who_wants_the_weights_of_a_training_under_way_for_its_scores_has_it_done_again(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    ray = StandIn()
+    experiment = open_experiment(recipe, tmp_path, say=[].append)
+    experiment.engine = RayEngine(ray=ray)
+    trials = [Trial(0, scored=True), Trial(0), Trial(0)]
+    light, *whole = experiment.engine.together([partial(experiment.train, one, "dense") for one in trials])
+    assert whole[0].weights().keys() == whole[1].weights().keys()
+    assert light.folder == whole[0].folder
+    assert ray.labels == ["dense", "dense"]
+
+
 def test_one_job_computes_at_a_time_and_results_keep_their_order() -> None:
     engine, inside, most = RayEngine(ray=StandIn()), 0, 0
 

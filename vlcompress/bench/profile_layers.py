@@ -17,6 +17,7 @@ from vlcompress.export.choose import Chooser, one_layer
 from vlcompress.export.parity import Floats, compare_scores, require
 from vlcompress.export.runtime import session_from_bytes
 from vlcompress.kernels.formats import pack_masked
+from vlcompress.pruning.mixture import LAYER
 from vlcompress.results import LayerForm, LayerPoint, LayerProfile
 from vlcompress.sparse.timing import Effort, compare
 
@@ -53,6 +54,8 @@ def measure_layers(
         shapes[shape] = max(shapes.get(shape, 0), count)
     found = []
     for pattern in patterns:
+        if pattern == LAYER:  # goes whole: nothing of it is left to be timed
+            continue
         for shape, count in sorted(shapes.items()):
             say(f"{pattern}: a layer {shape[0]}x{shape[1]} on {count} rows")
             points = [_point(pattern, shape, count, sparsity, chooser) for sparsity in sparsities]

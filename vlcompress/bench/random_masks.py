@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from vlcompress.errors import VlcompressError, unknown
 from vlcompress.models.base import Family
-from vlcompress.pruning.mixture import Units, coupled
+from vlcompress.pruning.mixture import coupled, units_named
 from vlcompress.pruning.pattern import SAME
 from vlcompress.pruning.patterns import of_weights
 
-UNITS = {"head": ("head",), "neuron": ("neuron",), "neuron+head": ("neuron", "head")}
-"""Patterns of whole units, and the kinds of couplings that each removes."""
+UNITS = ("head", "neuron", "neuron+head", "layer")
+"""Patterns of whole units."""
 
 POLICY = "bert-tickets"
 
@@ -55,13 +55,13 @@ def check_sparsity(pattern: str, sparsity: float) -> None:
 
 
 def random_masks(family: Family, model: nn.Module, pattern: str, sparsity: float) -> dict[str, Tensor]:
-    """Prune the same share of each weight, or of the units of each layer, at random.
+    """Prune the same share of each weight, of the units of each layer, or of the layers, at random.
 
     Args:
         family: tells what may be pruned.
         model: gives the shapes.
         pattern: as `read_pattern` gives it.
-        sparsity: share that goes, in [0, 1); one unit of each layer stays at least.
+        sparsity: share that goes, in [0, 1); one unit of each layer stays at least, or one layer of each kind.
 
     Returns:
         Masks bool [out, in] by canonical weight name, True for what is kept.
@@ -72,7 +72,7 @@ def random_masks(family: Family, model: nn.Module, pattern: str, sparsity: float
     check_sparsity(pattern, sparsity)
     generator = torch.Generator().manual_seed(0)
     if pattern in UNITS:
-        return _unit_masks(family, model, UNITS[pattern], sparsity, generator)
+        return _unit_masks(family, model, pattern, sparsity, generator)
     weights = {name: model.get_parameter(name) for name in family.prunable(model, POLICY).names}
     return {name: weight_mask(pattern, name, weight.shape, sparsity, generator) for name, weight in weights.items()}
 
@@ -117,13 +117,16 @@ def side(pattern: str) -> tuple[int, int]:
 
 
 def _unit_masks(
-    family: Family, model: nn.Module, kinds: tuple[str, ...], sparsity: float, generator: torch.Generator
+    family: Family, model: nn.Module, pattern: str, sparsity: float, generator: torch.Generator
 ) -> dict[str, Tensor]:
     names = family.prunable(model, POLICY).names
     masks = {name: torch.ones(model.get_parameter(name).shape, dtype=torch.bool) for name in names}
-    for coupling in family.couplings(model):
-        for units in coupled(Units(coupling.kind), [coupling], masks) if coupling.kind in kinds else ():
-            for name, mask in units.spread(_kept(coupling.units, sparsity, generator), masks):
+    for _, part in units_named(pattern.split("+")):
+        found = coupled(part, family.couplings(model), masks)
+        whole = iter(()) if part.single else iter(_kept(len(found), sparsity, generator))
+        for units in found:
+            kept = _kept(units.coupling.units, sparsity, generator) if part.single else next(whole)
+            for name, mask in units.spread(kept, masks):
                 masks[name] &= mask
     return masks
 

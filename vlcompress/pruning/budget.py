@@ -1,13 +1,13 @@
-"""Budgets: the heads and neurons that are worth most among those that a limit of time, bytes or operations can pay.
+"""Budgets: the heads, neurons and layers worth most among those that a limit of time, bytes or operations can pay.
 
-Each coupling has a price list: what it costs with so many of its units. Which number of units each keeps is a knapsack
-with one choice a coupling, solved over costs in whole ticks: no better choice exists but by roundings below a tick.
-What is approximate is the list itself, which takes costs of couplings to add up (see `vlcompress.bench.pricing`), and
-that a unit's worth does not depend on which others stay.
+Each coupling has a price list: what it costs with so many of its units, and nothing without any. Which number of units
+each keeps is a knapsack with one choice a coupling, solved over costs in whole ticks: no better choice exists but by
+roundings below a tick. What is approximate is the list itself, which takes costs of couplings to add up (see
+`vlcompress.bench.pricing`), and that a unit's worth does not depend on which others stay.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -34,7 +34,7 @@ class PriceList:
     """What one coupling costs.
 
     Attributes:
-        counts: rising numbers of units, from at least 1 to all.
+        counts: rising numbers of units, up to all.
         costs: of each, in the target's unit; they need not rise.
     """
 
@@ -61,6 +61,11 @@ class Prices:
     def total(self, kept: Kept) -> float:
         """Add up what a model costs that keeps so many units of each coupling, all of those not named."""
         return self.fixed + sum(one.cost(kept.get(name, one.counts[-1])) for name, one in self.lists.items())
+
+    def offered(self, units: Iterable[CoupledUnits]) -> "Prices":
+        """Keep what a pattern can choose from; a layer that may go costs nothing then."""
+        lists = {one.coupling.consumer: _offered(one.part, self.lists[one.coupling.consumer]) for one in units}
+        return replace(self, lists={**self.lists, **lists})
 
     @property
     def dense(self) -> float:
@@ -117,18 +122,23 @@ def affordable(prices: Prices, worth: Mapping[str, Tensor], limit: float) -> dic
         if prices.total(left) <= limit:  # they fit, though not in whole ticks
             return dict(left)
         raise VlcompressError(
-            f"a limit of {limit:.4g} is out of reach: with the fewest heads and neurons the model costs "
-            f"{prices.total(left):.4g}"
+            f"a limit of {limit:.4g} is out of reach: with the fewest units the model costs {prices.total(left):.4g}"
         )
     return _walk_back(names, options, picks, int(best.argmax()), size)
+
+
+def _offered(part: Units, prices: PriceList) -> PriceList:
+    """Keep the numbers of units that a part of a pattern leaves: all of a layer's or none, where only it may go."""
+    counts, costs = (prices.counts, prices.costs) if part.single else (prices.counts[-1:], prices.costs[-1:])
+    return PriceList((0, *counts), (0.0, *costs)) if part.whole else PriceList(counts, costs)
 
 
 def _options(prices: PriceList, worth: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """List counts that are possible still, their costs, and what the best so many units are worth."""
     alive = len(worth)
     counts = np.array(sorted({min(count, alive) for count in prices.counts}))
-    gathered = worth.double().sort(descending=True).values.cumsum(0).numpy()
-    return counts, np.array([prices.cost(count) for count in counts]), gathered[counts - 1]
+    gathered = np.concatenate([[0.0], worth.double().sort(descending=True).values.cumsum(0).numpy()])
+    return counts, np.array([prices.cost(count) for count in counts]), gathered[counts]
 
 
 def _walk_back(
@@ -154,7 +164,8 @@ def coupled_units(pattern: Pattern, masks: Masks, couplings: Sequence[Coupling])
     """
     if not isinstance(pattern, Mixture) or pattern.by_kind:
         raise VlcompressError(
-            f"pattern '{pattern}' with a target: heads and neurons alone have a price; give head, neuron or neuron+head"
+            f"pattern '{pattern}' with a target: whole units alone have a price; give head, neuron, layer, "
+            "neuron+head or neuron+head+layer"
         )
     return [one for _, part in pattern.parts if isinstance(part, Units) for one in coupled(part, couplings, masks)]
 

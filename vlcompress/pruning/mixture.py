@@ -1,10 +1,12 @@
-"""Patterns by kind of layer: whole attention heads, whole feed-forward neurons, or a pattern of weights for each kind.
+"""Patterns by kind of layer: whole attention heads, feed-forward neurons, whole layers, or a pattern of weights.
 
 A head or a neuron lives in several weights (see `Coupling`), so its unit spans them: rows of the producers and columns
-of the consumer. Removing units that were pruned like this is what `compile` does, and costs no accuracy of its own.
+of the consumer. A layer is all heads of an attention, or all neurons of a feed-forward layer: what is left of it is the
+bias of its output, beside the residual path. Removing units that were pruned like this is what `compile` does, and
+costs no accuracy of its own.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,18 +19,32 @@ from vlcompress.pruning.criterion import Criterion
 from vlcompress.pruning.pattern import SAME, Contest, LayerKind, Pattern, WeightPattern
 from vlcompress.pruning.select import Source, ordered
 
-COUPLED: Mapping[LayerKind, Literal["head", "neuron"]] = {"attention": "head", "ffn": "neuron"}
+UnitKind = Literal["head", "neuron"]
+
+COUPLED: Mapping[LayerKind, UnitKind] = {"attention": "head", "ffn": "neuron"}
 """The kind of coupling that makes up each kind of layer."""
+
+
+LAYER = "layer"
+"""The word for whole layers in a pattern's name."""
 
 
 @dataclass(frozen=True)
 class Units:
-    """Whole heads, or whole neurons."""
+    """Whole heads, or whole neurons: one by one, all of a layer at once, or both.
 
-    kind: Literal["head", "neuron"]
+    Attributes:
+        kind: of the units.
+        single: whether they go one by one; one of each layer then stays, unless `whole`.
+        whole: whether a layer may go.
+    """
+
+    kind: UnitKind
+    single: bool = True
+    whole: bool = False
 
     def __str__(self) -> str:
-        return self.kind
+        return "+".join([self.kind] * self.single + [LAYER] * self.whole)
 
     def contests(
         self,
@@ -38,7 +54,7 @@ class Units:
         criterion: Criterion,
         couplings: Sequence[Coupling],
     ) -> Iterator[Contest]:
-        """Let the units of all couplings of this kind lose one share."""
+        """Let the units of all couplings of this kind lose one share, or the couplings themselves."""
         units = coupled(self, couplings, masks)
 
         def spread(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -58,9 +74,15 @@ class Mixture(Pattern):
     parts: tuple[tuple[LayerKind, Units | WeightPattern], ...]
 
     def __str__(self) -> str:
-        if all(isinstance(part, Units) for _, part in self.parts):
-            return "+".join(sorted((str(part) for _, part in self.parts), reverse=True))
+        words = {word for _, part in self.parts for word in str(part).split("+")}
+        if self.parts == units_named(words):
+            return "+".join(sorted(words, key=("neuron", "head", LAYER).index))
         return ",".join(f"{kind}={part}" for kind, part in self.parts)
+
+    @property
+    def units(self) -> list[Units]:
+        """The units among the parts."""
+        return [part for _, part in self.parts if isinstance(part, Units)]
 
     @property
     def by_kind(self) -> Mapping[LayerKind, WeightPattern]:
@@ -118,6 +140,14 @@ class Mixture(Pattern):
             yield from part.contests(weights, of_kind, share, criterion, couplings)
 
 
+def units_named(words: Collection[str]) -> tuple[tuple[LayerKind, Units], ...]:
+    """Read the words of a pattern of units, "head", "neuron" and "layer": layers of both kinds; () for other words."""
+    if not {*COUPLED.values(), LAYER}.issuperset(words) or len(set(words)) < len(words):
+        return ()
+    whole = LAYER in words
+    return tuple((kind, Units(unit, unit in words, whole)) for kind, unit in COUPLED.items() if whole or unit in words)
+
+
 def members(kind: LayerKind, couplings: Sequence[Coupling], names: Mapping[str, object]) -> list[str]:
     """List the weights of a kind of layer, in the order of `names`, leaving out those that are not in it."""
     found = {
@@ -136,15 +166,17 @@ class CoupledUnits:
     Attributes:
         coupling: which rows and columns make a unit.
         names: its weights that are prunable.
+        part: whether they go one by one, all at once, or both.
     """
 
     coupling: Coupling
     names: tuple[str, ...]
+    part: Units = Units("head")
 
     def source(self, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor], criterion: Criterion) -> Source:
         """Score the units: the root of the mean square over all weights of a unit, so that kinds of units compare.
 
-        Scores of either sign (see `Criterion.additive`) give their mean instead.
+        Scores of either sign (see `Criterion.additive`) give their mean instead. A layer that goes at once is one unit.
         """
         values = [criterion.scores(name, weights[name]).float() for name in self.names]
         if not criterion.additive:
@@ -153,8 +185,10 @@ class CoupledUnits:
         kept = self.alive(masks)
         size = sum(masks[name].numel() for name in self.names) // self.coupling.units
         means = torch.stack(by_unit).sum(dim=0) / size
+        if not self.part.single:
+            means, kept = means.mean(dim=0, keepdim=True), kept.any(dim=0, keepdim=True)
         scores = ordered(means) if criterion.additive else means.sqrt()
-        return Source(self.coupling.consumer, self.coupling.units, lambda a, b: scores[a:b], lambda a, b: kept[a:b])
+        return Source(self.coupling.consumer, len(scores), lambda a, b: scores[a:b], lambda a, b: kept[a:b])
 
     def sums(self, weights: Mapping[str, Tensor], criterion: Criterion) -> Tensor:
         """Add up the scores of each unit's weights, float32 [units]: what is lost with it, as far as scores add up."""
@@ -166,8 +200,8 @@ class CoupledUnits:
         return torch.stack([self._by_unit(name, masks[name].float()) for name in self.names]).sum(dim=0) > 0
 
     def spread(self, kept: Tensor, masks: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Make the mask of each weight from a bool for each unit [units]."""
-        rows = kept.repeat_interleave(self.coupling.unit_size)
+        """Make the mask of each weight from a bool for each unit [units], or one for the layer [1]."""
+        rows = kept.expand(self.coupling.units).repeat_interleave(self.coupling.unit_size)
         for name in self.names:
             along = rows[None, :] if name == self.coupling.consumer else rows[:, None]
             yield name, along.expand(masks[name].shape).clone()
@@ -184,5 +218,29 @@ def coupled(part: Units, couplings: Sequence[Coupling], masks: Mapping[str, Tens
     for coupling in couplings:
         names = tuple(name for name in (*coupling.producers, coupling.consumer) if name in masks)
         if coupling.kind == part.kind and names:
-            found.append(CoupledUnits(coupling, names))
+            found.append(CoupledUnits(coupling, names, part))
     return found
+
+
+def check_layers(pattern: Pattern, allocation: str, *, targeted: bool) -> None:
+    """Refuse whole layers where nothing decides between them and their units, or where each is its own competitor.
+
+    Args:
+        pattern: of units or not.
+        allocation: its name.
+        targeted: whether prices decide what goes.
+
+    Raises:
+        VlcompressError: see above.
+    """
+    units = pattern.units if isinstance(pattern, Mixture) else []
+    if any(part.single and part.whole for part in units) and not targeted:
+        raise VlcompressError(
+            f"pattern '{pattern}' without a target: by sparsity alone a layer goes with its last head or neuron; give "
+            "'neuron+head' or 'layer', or a target (--speedup 2)"
+        )
+    if any(not part.single for part in units) and allocation == "uniform":
+        raise VlcompressError(
+            f"pruning.allocation 'uniform' with pattern '{pattern}': whole layers compete with each other; take "
+            "'global' or 'modality'"
+        )

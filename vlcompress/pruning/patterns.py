@@ -1,30 +1,26 @@
 """The patterns that there are, and reading their names."""
 
-from collections.abc import Mapping
-
 from vlcompress.errors import VlcompressError
-from vlcompress.pruning.mixture import COUPLED, Mixture, Units
+from vlcompress.pruning.mixture import COUPLED, LAYER, Mixture, Units, units_named
 from vlcompress.pruning.pattern import Block, LayerKind, NofM, Pattern, Unstructured, WeightPattern
 
 PATTERNS: list[type[WeightPattern]] = [Unstructured, Block, NofM]
 """Every pattern of weights."""
 
-_UNITS: Mapping[LayerKind, Units] = {kind: Units(unit) for kind, unit in COUPLED.items()}
-"""The units that each kind of layer has."""
-
 
 def parse_pattern(text: str) -> Pattern:
-    """Read the name of a pattern of weights, ``head``, ``neuron``, ``neuron+head``, or a mixture by layer.
+    """Read the name of a pattern of weights, of units (``neuron+head``, ``layer``), or a mixture by layer.
 
-    A mixture is KIND=PATTERN[,KIND=PATTERN] with the kinds ``attention`` (a pattern of weights, or ``head``) and
-    ``ffn`` (a pattern of weights, or ``neuron``), for example ``attention=head,ffn=block:192x16``.
+    Units are ``head``, ``neuron`` and ``layer`` in any number with + between them. A mixture is
+    KIND=PATTERN[,KIND=PATTERN] with the kinds ``attention`` (a pattern of weights, ``head``, ``layer``, ``head+layer``)
+    and ``ffn`` (a pattern of weights, ``neuron``, ``layer``, ``neuron+layer``), as ``attention=head,ffn=block:192x16``.
 
     Raises:
         VlcompressError: anything else.
     """
-    units = [(kind, unit) for kind, unit in _UNITS.items() if unit.kind in text.split("+")]
-    if len(units) == len(text.split("+")):
-        return Mixture(tuple(units))
+    units = units_named(text.split("+"))
+    if units:
+        return Mixture(units)
     if "=" in text:
         return _mixture(text)
     return of_weights(text, text)
@@ -34,10 +30,12 @@ def _mixture(text: str) -> Mixture:
     parts: dict[LayerKind, Units | WeightPattern] = {}
     for part in text.split(","):
         name, _, pattern = part.partition("=")
-        kind = next((kind for kind in _UNITS if kind == name), None)
+        kind = next((kind for kind in COUPLED if kind == name), None)
         if kind is None or kind in parts:
             raise _unknown(text)
-        parts[kind] = _UNITS[kind] if pattern == _UNITS[kind].kind else of_weights(pattern, text)
+        words = pattern.split("+")
+        of_units = {COUPLED[kind], LAYER}.issuperset(words)
+        parts[kind] = dict(units_named(words))[kind] if of_units else of_weights(pattern, text)
     return Mixture(tuple(parts.items()))
 
 
@@ -61,5 +59,5 @@ def of_weights(text: str, whole: str = "") -> WeightPattern:
 def _unknown(text: str) -> VlcompressError:
     return VlcompressError(
         f"unknown pattern '{text}': allowed are {', '.join(pattern.form for pattern in PATTERNS)}, 'head', 'neuron', "
-        "'neuron+head', and mixtures such as 'attention=head,ffn=block:192x16'"
+        "'layer', 'neuron+head', and mixtures such as 'attention=head,ffn=block:192x16'"
     )

@@ -19,6 +19,17 @@ def accuracy_chart(data: ReportData) -> Chart:
     return score_chart("Accuracy against sparsity", data.metric, data.dense.score, series)
 
 
+def rounds_chart(data: ReportData) -> Chart:
+    """Lay out score (percent) over pruning rounds, dense before the first of them."""
+    names = dict.fromkeys(arm.arm for arm in data.arms if arm.arm != "dense")
+    start = Point(0, data.dense.score)
+    series = []
+    for name in names:
+        points = tuple(Point(arm.round, arm.score, arm.low, arm.high) for arm in data.arms if arm.arm == name)
+        series.append(Series(_called(name), (start, *points) if len(points) > 1 else points, line=len(points) > 1))
+    return score_chart("Score over rounds", data.metric, data.dense.score, series, "pruning round")
+
+
 def score_chart(title: str, metric: str, dense: float, series: Iterable[Series], x_label: str = SPARSITY) -> Chart:
     """Lay out scores in percent: a series for each arm, dense and its 99 % as lines."""
     lines = (Reference(f"dense {dense:.2f}", dense), Reference("99 % of dense", RELAXED * dense))
@@ -70,7 +81,11 @@ def block_cost_table(data: ReportData) -> Table | None:
 
 def _series(name: str, arms: list[ArmScore]) -> Series:
     points = tuple(Point(100 * arm.sparsity, arm.score, arm.low, arm.high) for arm in arms)
-    return Series("ticket" if name == "ticket" else f"control: {name}", points, line=len(arms) > 1)
+    return Series(_called(name), points, line=len(arms) > 1)
+
+
+def _called(arm: str) -> str:
+    return "ticket" if arm == "ticket" else f"control: {arm}"
 
 
 def _row(arm: ArmScore) -> tuple[str, ...]:

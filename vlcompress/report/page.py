@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vlcompress.artefacts import dumps, write_file
-from vlcompress.report.accuracy import accuracy_caption, accuracy_chart, accuracy_table, block_cost_table
+from vlcompress.report.accuracy import accuracy_caption, accuracy_chart, accuracy_table, block_cost_table, rounds_chart
 from vlcompress.report.html import details, render
 from vlcompress.report.layer_map import layer_map
+from vlcompress.report.losses import loss_chart
 from vlcompress.report.plots import Plot
 from vlcompress.report.report_data import ExportFacts, ReportData, report_data
 from vlcompress.report.sentences import caveats, headline, place, seeds_words
@@ -41,7 +42,8 @@ def report_plots(data: ReportData) -> dict[str, Plot]:
     """Draw up the plots of a report, by the name for a file."""
     curves = {chart.title.lower().replace(" ", "-"): chart for chart in curve_charts(data)}
     layers = {"layers": layer_map(data.layer_sparsity)} if data.layer_sparsity else {}
-    return {"accuracy": accuracy_chart(data), **curves, **layers}
+    losses = {"loss": loss_chart(data.losses)} if data.losses else {}
+    return {"accuracy": accuracy_chart(data), "rounds": rounds_chart(data), **losses, **curves, **layers}
 
 
 def report_html(data: ReportData, studies: str = "") -> str:
@@ -56,6 +58,8 @@ def report_html(data: ReportData, studies: str = "") -> str:
         caveats=caveats(data),
         seeds=seeds_words(data.ticket.seeds),
         accuracy=accuracy | {"block_cost": block_cost_table(data)},
+        rounds=rounds_chart(data),
+        losses=data.losses and loss_chart(data.losses),
         speed=speed and {"place": place(data), "latency": latency_table(speed), "size": size_table(speed)},
         curve=data.curve and {"charts": list(curve_charts(data)), "table": curve_table(data.curve)},
         layer_map=layer_map(data.layer_sparsity) if data.layer_sparsity else None,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#808080")
 MARKERS = ("o", "s", "^", "D", "v")
+STYLES = ("-", "--", "-.", ":")
 INK, PAPER = "#1f2328", "#ffffff"
 """Text and ground of a plot that is a file; within a page the ink becomes currentColor and the ground transparent."""
 FORMATS = ("svg", "png", "pdf")
@@ -89,6 +90,7 @@ class Chart:
         references: levels to compare with.
         y_from_zero: whether the y axis must show 0 (for times, where lengths are compared).
         x_names: names of the places 1, 2, 3 ... on the x axis, where x is no quantity.
+        curves: whether series have so many points that none is marked, over a logarithmic y axis.
     """
 
     title: str
@@ -98,6 +100,7 @@ class Chart:
     references: tuple[Reference, ...] = ()
     y_from_zero: bool = False
     x_names: tuple[str, ...] = ()
+    curves: bool = False
 
 
 @dataclass(frozen=True)
@@ -191,12 +194,17 @@ def _figure(plot: Plot, *, titled: bool) -> Iterator["Figure"]:
 def _draw_chart(chart: Chart, axes: "Axes") -> None:
     axes.set(xlabel=chart.x_label, ylabel=chart.y_label)
     lines = [_draw_reference(reference, axes) for reference in chart.references]
-    lines += [_draw_series(index, series, axes) for index, series in enumerate(chart.series)]
+    draw = _draw_curve if chart.curves else _draw_series
+    lines += [draw(index, series, axes) for index, series in enumerate(chart.series)]
     if chart.x_names:
         axes.set_xticks(range(1, len(chart.x_names) + 1), chart.x_names)
         axes.set_xlim(0, len(chart.x_names) + 1)
-    elif all(point.x >= 0 for series in chart.series for point in series.points):
-        axes.set_xlim(left=0)
+    else:
+        _fit_x([point.x for series in chart.series for point in series.points], axes)
+    if chart.curves:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
     if chart.y_from_zero:
         axes.set_ylim(bottom=0)
     ends = [reference.y for reference in chart.references]
@@ -209,6 +217,16 @@ def _draw_chart(chart: Chart, axes: "Axes") -> None:
         loc="center left",
         bbox_to_anchor=(1.01, 0.5),
     )
+
+
+def _fit_x(places: Sequence[float], axes: "Axes") -> None:
+    """Begin at 0 where nothing lies below, and mark no half steps or rounds."""
+    from matplotlib.ticker import MaxNLocator
+
+    if all(x >= 0 for x in places):
+        axes.set_xlim(left=0)
+    if all(float(x).is_integer() for x in places):
+        axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", steps=[1, 2, 2.5, 5, 10], integer=True))
 
 
 def _draw_reference(reference: Reference, axes: "Axes") -> "Line2D":
@@ -234,6 +252,13 @@ def _draw_series(index: int, series: Series, axes: "Axes") -> "Line2D":
         tip = f"tip:{series.name}: {_reading(point)}"
         axes.plot([point.x], [point.y], color=colour, marker=marker, linestyle="", clip_on=False, gid=tip)
     return Line2D([], [], color=colour, marker=marker, linestyle="-" if series.line else "", linewidth=2)
+
+
+def _draw_curve(index: int, series: Series, axes: "Axes") -> "Line2D":
+    """Draw a line of many points, none of them marked."""
+    colour, style = COLOURS[index % len(COLOURS)], STYLES[index % len(STYLES)]
+    xs, ys = [point.x for point in series.points], [point.y for point in series.points]
+    return axes.plot(xs, ys, color=colour, linewidth=1.5, linestyle=style, gid=f"tip:{series.name}")[0]
 
 
 def _reading(point: Point) -> str:

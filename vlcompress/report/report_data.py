@@ -14,6 +14,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.export.manifest import ExportBytes, GraphSpeed, TensorSpec
 from vlcompress.export.parity import Parity
 from vlcompress.recipe import parse_recipe
+from vlcompress.report.losses import LossCurve, loss_curves
 from vlcompress.results import (
     Accuracy,
     ArmResult,
@@ -31,7 +32,7 @@ from vlcompress.results import (
 from vlcompress.sparse.plan import CompilePlan, read_plan
 from vlcompress.tickets.run import Run
 
-VARIANTS = ("dense", "masked", "compiled", "onnx dense", "onnx compiled")
+VARIANTS = ("dense", "masked", "compiled", "onnx dense", "onnx compiled", "onnx int8")
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ class ReportData:
         plan: of ``plan.json``.
         onnx: of the exported ``manifest.json``.
         speed, curve, environment: of ``bench.json``.
+        losses: of the trainings' logs, where they are beside the run.
     """
 
     run: str
@@ -149,6 +151,7 @@ class ReportData:
     speed: Speed | None
     curve: tuple[CurvePoint, ...] | None
     environment: Json | None
+    losses: tuple[LossCurve, ...] | None
     versions: Mapping[str, str] | None
     computed_on: Mapping[str, str] | None = absent()
 
@@ -195,6 +198,7 @@ def report_data(run: Run) -> ReportData:
         speed=_speed(bench) if bench else None,
         curve=bench.curve or None if bench else None,
         environment=bench.environment if bench else None,
+        losses=loss_curves(run, result),
         versions=result.versions,
         computed_on=result.computed_on,
     )

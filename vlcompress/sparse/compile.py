@@ -115,7 +115,7 @@ def pack_model(family: Family, model: nn.Module, masks: Masks, block: Block, inp
     masks = {name: mask for name, mask in masks.items() if isinstance(linear(model, name), (nn.Linear, nn.Conv2d))}
     smaller, masks_left, kept = shrink(family, model.eval(), masks)
     rows = layer_rows(family, smaller, masks_left, inputs)
-    layers = tuple(_pack_layer(smaller, name, masks_left[name], block, rows[name]) for name in masks)
+    layers = tuple(_pack_layer(smaller, name, mask, block, rows[name]) for name, mask in masks_left.items())
     return Packed(smaller, layers, kept, inputs)
 
 

@@ -17,6 +17,7 @@ from vlcompress.models.base import Coupling
 from vlcompress.models.hub import HubForm
 from vlcompress.sparse.plan import CompilePlan
 from vlcompress.sparse.quantizer import METHOD
+from vlcompress.sparse.removed import take_out
 from vlcompress.sparse.shrink import set_count
 
 Json = dict[str, Any]
@@ -36,7 +37,8 @@ def opens_as(
     """
     modules = form.modules
     left = {units.consumer: len(units.kept) for units in plan.kept if len(units.kept) < units.units}
-    cut = [one for one in couplings if one.consumer in left]
+    cut = [one for one in couplings if left.get(one.consumer)]
+    gone = [one for one in couplings if left.get(one.consumer) == 0]
     names = [name for one in cut for name in (*one.producers, one.consumer)]
     said = {
         "quant_method": METHOD,
@@ -49,6 +51,14 @@ def opens_as(
             for layer in plan.layers
             if layer.format != "dense"
         },
+        "gone": [
+            {
+                "producers": [modules[_module(name)] for name in one.producers],
+                "consumer": modules[_module(one.consumer)],
+                "owner": one.owner and _inside(one.owner, modules),
+            }
+            for one in gone
+        ],
     }
     return {**form.config, "transformers_weights": weights_file, "quantization_config": said}
 
@@ -62,6 +72,13 @@ def give_sizes(model: nn.Module, heads: Mapping[str, Sequence[int]], linears: Ma
         old: Any = model.get_submodule(name)
         new = nn.Linear(columns, rows, bias=old.bias is not None, device="meta", dtype=old.weight.dtype)
         _put(model, name, new.requires_grad_(False))
+
+
+def take_layers_out(model: nn.Module, gone: Sequence[Mapping[str, Any]]) -> None:
+    """Take whole layers out of a model of transformers, and keep it from giving fresh weights to what stands there."""
+    for layer in gone:
+        take_out(model, layer["producers"], layer["consumer"], layer["owner"])
+        _put(model, layer["consumer"], model.get_submodule(layer["consumer"]))
 
 
 def put_packed(model: nn.Module, packed: Mapping[str, Mapping[str, Any]], file: str) -> None:

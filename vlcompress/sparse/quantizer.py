@@ -26,6 +26,7 @@ class CompiledConfig(QuantizationConfigMixin):  # type: ignore[misc]
         heads: for each attention module that lost some [heads before, heads left].
         linears: for each shrunk layer that is not packed [out, in].
         packed: for each packed layer its "shape" [out, in] and "backend".
+        gone: for each attention and feed-forward layer that was taken out its "producers", "consumer" and "owner".
     """
 
     def __init__(
@@ -35,10 +36,11 @@ class CompiledConfig(QuantizationConfigMixin):  # type: ignore[misc]
         packed: Mapping[str, Mapping[str, Any]],
         apart: bool = False,
         beside: Sequence[str] = (),
+        gone: Sequence[Mapping[str, Any]] = (),
         **_: Any,
     ) -> None:
         self.quant_method, self.apart, self.beside = METHOD, apart, list(beside)
-        self.heads, self.linears, self.packed = dict(heads), dict(linears), dict(packed)
+        self.heads, self.linears, self.packed, self.gone = dict(heads), dict(linears), dict(packed), list(gone)
 
 
 @register_quantizer(METHOD)
@@ -51,7 +53,7 @@ class CompiledQuantizer(HfQuantizer):  # type: ignore[misc]
         self, model: Any, checkpoint_files: list[str] | None = None, **_: Any
     ) -> None:
         from vlcompress.models.encoder.unfused import unfuse
-        from vlcompress.sparse.opened import give_sizes, put_packed
+        from vlcompress.sparse.opened import give_sizes, put_packed, take_layers_out
 
         said = self.quantization_config
         if said.apart:
@@ -59,6 +61,7 @@ class CompiledQuantizer(HfQuantizer):  # type: ignore[misc]
         ignored = {f"^{re.escape(name)}$" for name in said.beside}
         model._keys_to_ignore_on_load_unexpected = {*(model._keys_to_ignore_on_load_unexpected or ()), *ignored}
         give_sizes(model, said.heads, said.linears)
+        take_layers_out(model, said.gone)
         put_packed(model, said.packed, (checkpoint_files or [""])[0])
 
     def _process_model_after_weight_loading(self, model: Any, **_: Any) -> Any:

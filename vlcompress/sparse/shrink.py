@@ -1,4 +1,4 @@
-"""Physical removal of attention heads and feed-forward neurons that contribute nothing.
+"""Physical removal of attention heads and feed-forward neurons that contribute nothing, and of layers left without any.
 
 A unit contributes nothing if its consumer multiplies it by zeros. It contributes a constant if what produces it is all
 zero: a neuron's output is then act(bias), and a head's context is the value bias, since attention weights sum to 1
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Coupling, Family
+from vlcompress.sparse.removed import take_out
 
 Masks = Mapping[str, Tensor]
 
@@ -33,7 +34,7 @@ class Kept:
         consumer: the coupling's consumer, which names it.
         kind: "head" or "neuron".
         units: how many there were.
-        kept: rising indices of those that stay; at least one, since layers of width 0 trouble every runtime.
+        kept: rising indices of those that stay; () where the whole layer goes (`vlcompress.sparse.removed`).
     """
 
     consumer: str
@@ -43,7 +44,7 @@ class Kept:
 
 
 def shrink(family: Family, model: nn.Module, masks: Masks) -> tuple[nn.Module, dict[str, Tensor], tuple[Kept, ...]]:
-    """Remove every head and neuron that contributes nothing or a constant.
+    """Remove every head and neuron that contributes nothing or a constant, and every layer without others.
 
     Args:
         family: tells the couplings.
@@ -57,10 +58,12 @@ def shrink(family: Family, model: nn.Module, masks: Masks) -> tuple[nn.Module, d
     with torch.no_grad():
         for coupling in family.couplings(model):
             dead, constant = _contributions(smaller, coupling)
-            stay = _at_least_one(~dead)
+            stay = ~dead
             _fold(smaller, coupling, constant * ~stay.repeat_interleave(coupling.unit_size))
             units = Kept(coupling.consumer, coupling.kind, coupling.units, tuple(stay.nonzero()[:, 0].tolist()))
             masks_left |= _cut(smaller, masks_left, coupling, units)
+            gone = () if units.kept else (*coupling.producers, coupling.consumer)
+            masks_left = {name: mask for name, mask in masks_left.items() if name not in gone}
             kept.append(units)
     return smaller, masks_left, tuple(kept)
 
@@ -85,7 +88,12 @@ def reshape(family: Family, model: nn.Module, kept: Sequence[Kept]) -> None:
 
 def linear(model: nn.Module, weight: str) -> nn.Linear:
     """Find the nn.Linear that owns a weight ("....dense.weight")."""
-    return cast(nn.Linear, model.get_submodule(weight.rpartition(".")[0]))
+    return cast(nn.Linear, model.get_submodule(module_of(weight)))
+
+
+def module_of(weight: str) -> str:
+    """Name the module that owns a weight."""
+    return weight.rpartition(".")[0]
 
 
 def _contributions(model: nn.Module, coupling: Coupling) -> tuple[Tensor, Tensor]:
@@ -123,14 +131,6 @@ def _activated(model: nn.Module, coupling: Coupling) -> Tensor:
     return result[0]
 
 
-def _at_least_one(stay: Tensor) -> Tensor:
-    if bool(stay.any()):
-        return stay
-    first = torch.zeros_like(stay)
-    first[0] = True
-    return first
-
-
 def _fold(model: nn.Module, coupling: Coupling, constant: Tensor) -> None:
     """Add what the consumer makes of constant inputs [U*S] to its bias."""
     consumer = linear(model, coupling.consumer)
@@ -142,6 +142,10 @@ def _fold(model: nn.Module, coupling: Coupling, constant: Tensor) -> None:
 def _cut(model: nn.Module, masks: Masks, coupling: Coupling, units: Kept) -> dict[str, Tensor]:
     """Drop units from the weights (in place) and give the masks without them."""
     if len(units.kept) == units.units:
+        return {}
+    if not units.kept:
+        producers, consumer = [module_of(name) for name in coupling.producers], module_of(coupling.consumer)
+        take_out(model, producers, consumer, coupling.owner)
         return {}
     offsets = torch.arange(coupling.unit_size)
     index = (torch.tensor(units.kept)[:, None] * coupling.unit_size + offsets).flatten()

@@ -124,14 +124,14 @@ def _tickets(easy: Experiment, tough: Experiment, seed: int, levels: Sequence[fl
     dense_hard, *hard = imp_rows(tough, seed, levels, HARD_TICKET)
     yield from (dense, dense_hard._replace(arm=DENSE_HARD), *plain)
     for row in plain:
-        yield masked_row(tough, seed, TICKET_HARD, row.result.masks(), row.round)
+        yield masked_row(tough, seed, TICKET_HARD, row.result.masks(), row.round, scored=False)
     yield from hard
 
 
 def _universal(easy: Experiment, tough: Experiment, seed: int, found: Sequence[Masks]) -> Iterator[Row]:
     """Train the pre-training ticket both ways."""
     for arm, bench in ((UNIVERSAL, easy), (UNIVERSAL_HARD, tough)):
-        yield from (masked_row(bench, seed, arm, masks) for masks in found)
+        yield from (masked_row(bench, seed, arm, masks, scored=False) for masks in found)
 
 
 def _attacked(bench: Experiment, trained: Sequence[TrainingResult], times: int) -> tuple[float, ...] | None:

@@ -64,6 +64,7 @@ class StudyCell:
         name: unique in the study ("vqa", "block:16x16 seed 1").
         recipe: what is trained (for the estimate and for the record).
         trainings: how many trainings it takes where nothing is there yet.
+        scored: how many of them are kept as scores and masks alone (`vlcompress.tickets.spec.Trial`).
         work: does it and gives what was found, a dataclass that `to_json` writes (`studies.curves.Curve`).
     """
 
@@ -71,6 +72,7 @@ class StudyCell:
     recipe: Recipe
     trainings: int
     work: Callable[[StudyRunner], Any]
+    scored: int = 0
 
 
 @dataclass(frozen=True)

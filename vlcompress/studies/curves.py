@@ -120,8 +120,13 @@ def rounds_of(recipe: Recipe) -> int:
 
 def trainings_of(recipe: Recipe, controls: Sequence[str], controlled: int) -> int:
     """Count the trainings of `run_curve` where nothing is there yet."""
+    return len(recipe.pruning.seeds) * (1 + rounds_of(recipe)) + controls_of(recipe, controls, controlled)
+
+
+def controls_of(recipe: Recipe, controls: Sequence[str], controlled: int) -> int:
+    """Count the trainings of controls at so many levels; of these, scores and masks alone are kept."""
     trained = [name for name in controls if name not in POST_TRAINING]
-    return len(recipe.pruning.seeds) * (1 + rounds_of(recipe) + len(trained) * controlled)
+    return len(recipe.pruning.seeds) * len(trained) * controlled
 
 
 def _column(bench: Experiment, seed: int, controls: Sequence[str], levels: Sequence[float]) -> Iterator[Row]:
@@ -144,10 +149,24 @@ def dense_row(bench: Experiment, seed: int) -> Row:
     return Row("dense", 0, 0.0, bench.train(Trial(seed), f"seed {seed} dense"))
 
 
-def masked_row(bench: Experiment, seed: int, arm: str, masks: Masks, number: int = 1, start: Start = "theta0") -> Row:
-    """Train with a mask from elsewhere; `number` is the round that it stands for."""
+def masked_row(
+    bench: Experiment,
+    seed: int,
+    arm: str,
+    masks: Masks,
+    number: int = 1,
+    start: Start = "theta0",
+    scored: bool = True,
+) -> Row:
+    """Train with a mask from elsewhere.
+
+    Args:
+        bench, seed, arm, masks, start: what is trained, and what it is called.
+        number: the round that it stands for.
+        scored: whether its scores are all that is wanted (`vlcompress.tickets.spec.Trial`).
+    """
     label = f"seed {seed} {arm}, {bench.recipe.data.task} at {100 * masks.sparsity:.1f} %"
-    return Row(arm, number, masks.sparsity, bench.train(Trial(seed, masks, start), label))
+    return Row(arm, number, masks.sparsity, bench.train(Trial(seed, masks, start, scored=scored), label))
 
 
 def masks_of(rows: Sequence[Row]) -> list[Masks]:

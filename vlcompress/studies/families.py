@@ -9,7 +9,7 @@ from vlcompress.errors import unknown
 from vlcompress.models.registry import families_of
 from vlcompress.report.table import Table
 from vlcompress.studies.base import Choices, StudyCell, StudyReport, StudyRunner
-from vlcompress.studies.curves import Curve, curves_report, run_curve, score_text, trainings_of
+from vlcompress.studies.curves import Curve, controls_of, curves_report, run_curve, score_text, trainings_of
 from vlcompress.studies.tickets import NINE, ONCE, ticket_recipe
 from vlcompress.tasks.build_task import data_of
 from vlcompress.tasks.registry import TASKS
@@ -77,7 +77,7 @@ def _cell(choices: Choices, task: str) -> StudyCell:
         return FamilyCurve(**vars(curve), family=choices.family, without_looking=read_blind(folder, task))
 
     count = trainings_of(recipe, CONTROLS, 1)
-    return StudyCell(f"{choices.family} {task}", recipe, count, work)
+    return StudyCell(f"{choices.family} {task}", recipe, count, work, controls_of(recipe, CONTROLS, 1))
 
 
 def learned(curve: FamilyCurve) -> bool:

@@ -90,7 +90,7 @@ def _text(choices: Choices) -> StudyCell:
         return curve_of(bench, judged(columns(runner.engine, seeds)))
 
     count = len(choices.seeds) * (1 + rounds_of(recipe) + 2 * len(levels))
-    return StudyCell("text", recipe, count, work)
+    return StudyCell("text", recipe, count, work, scored=2 * len(choices.seeds) * len(levels))
 
 
 def _text_rows(bench: Experiment, seed: int, levels: Sequence[float]) -> Iterator[Row]:
@@ -111,7 +111,8 @@ def _released(choices: Choices) -> StudyCell:
         rows = columns(runner.engine, [partial(_released_rows, bench, seed, wanted) for seed in choices.seeds])
         return LabelledCurve(**vars(curve_of(bench, judged(rows))), labels=tuple(NINE[place] for place in wanted))
 
-    return StudyCell("released", recipe, len(choices.seeds) * (1 + 3 * len(wanted)), work)
+    scored = 3 * len(choices.seeds) * len(wanted)
+    return StudyCell("released", recipe, len(choices.seeds) + scored, work, scored)
 
 
 def _released_rows(bench: Experiment, seed: int, wanted: Sequence[int]) -> Iterator[Row]:
@@ -122,7 +123,7 @@ def _released_rows(bench: Experiment, seed: int, wanted: Sequence[int]) -> Itera
         for place in wanted:
             masks = masks_of(bench, dense, seed, place)
             label = f"seed {seed} {arm}, label {100 * NINE[place]:.0f} %, not held"
-            yield Row(arm, place + 1, masks.sparsity, bench.train(Trial(seed, masks, held=False), label))
+            yield Row(arm, place + 1, masks.sparsity, bench.train(Trial(seed, masks, held=False, scored=True), label))
 
 
 def _low(bench: Experiment, dense: TrainingResult, seed: int, place: int) -> Masks:

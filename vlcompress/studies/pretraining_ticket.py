@@ -91,7 +91,8 @@ def _cell(choices: Choices, task: str) -> StudyCell:
         return LevelCurve(**vars(curve_of(bench, judged(rows))), levels=tuple(levels))
 
     chain = 1 + rounds_of(target)
-    return StudyCell(task, target, chain + len(choices.seeds) * (chain + 2 * len(levels)), work)
+    scored = len(choices.seeds) * 2 * len(levels)
+    return StudyCell(task, target, chain + len(choices.seeds) * chain + scored, work, scored)
 
 
 def _column(bench: Experiment, seed: int, found: Sequence[Masks]) -> Iterator[Row]:

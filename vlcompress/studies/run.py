@@ -20,8 +20,7 @@ from vlcompress.results import to_json
 from vlcompress.studies.base import Choices, Done, Json, Study, StudyCell, StudyReport, StudyRunner
 from vlcompress.studies.estimate import seconds_of_a_training
 from vlcompress.studies.page import DOCUMENT, FOLDER, failures, page, report_document
-from vlcompress.tickets.disk import tell_size, training_names
-from vlcompress.tickets.experiment import Experiment
+from vlcompress.tickets.disk import Asked, tell_size, training_names
 from vlcompress.tickets.open_experiment import rehearsed_experiment
 from vlcompress.tickets.store import TIME
 
@@ -68,7 +67,7 @@ def _tell_size(cells: Sequence[StudyCell], runner: StudyRunner) -> None:
     asked = []
     for cell in cells:
         with suppress(VlcompressError):
-            asked.append((runner.bench(cell.recipe), cell.trainings))
+            asked.append(Asked(runner.bench(cell.recipe), cell.trainings, cell.scored))
     if asked:
         tell_size(asked)
 
@@ -110,7 +109,7 @@ def _seconds_of_a_training(
     """
     timed: dict[str, float] = {}
     seconds, failed = dict[str, float](), dict[str, str]()
-    asked: list[tuple[Experiment, int]] = []
+    asked: list[Asked] = []
     with tempfile.TemporaryDirectory() as scratch:
         for cell in cells:
             try:
@@ -124,7 +123,7 @@ def _seconds_of_a_training(
             if alike not in timed:
                 timed[alike] = seconds_of_a_training(bench)
             seconds[cell.name] = timed[alike]
-            asked.append((replace(bench, home=runner.home), cell.trainings))
+            asked.append(Asked(replace(bench, home=runner.home), cell.trainings, cell.scored))
         return seconds, failed, tell_size(asked) if asked else 0
 
 

@@ -11,7 +11,7 @@ from vlcompress.models.registry import family_named
 from vlcompress.recipe import Recipe, default_recipe
 from vlcompress.report.table import Table
 from vlcompress.studies.base import Choices, StudyCell, StudyReport, StudyRunner
-from vlcompress.studies.curves import Curve, curves_report, run_curve, score_text, trainings_of
+from vlcompress.studies.curves import Curve, controls_of, curves_report, run_curve, score_text, trainings_of
 from vlcompress.tickets.imp import POST_TRAINING
 from vlcompress.tickets.verdict import RELAXED
 
@@ -56,6 +56,7 @@ def ticket_recipe(choices: Choices, task: str, levels: Sequence[float]) -> Recip
             "pattern": "unstructured",
             "schedule": "linear:10",
             "sparsity": max(levels),
+            "target": "",
             "criterion": choices.criterion,
             "controls": [],
             "seeds": list(choices.seeds),
@@ -73,7 +74,8 @@ def _cell(choices: Choices, task: str) -> StudyCell:
     def work(runner: StudyRunner) -> Curve:
         return run_curve(runner.bench(recipe), controls, levels)
 
-    return StudyCell(task, recipe, trainings_of(recipe, controls, len(levels)), work)
+    count, scored = (of(recipe, controls, len(levels)) for of in (trainings_of, controls_of))
+    return StudyCell(task, recipe, count, work, scored)
 
 
 def _overview(results: Mapping[str, Curve]) -> Table:

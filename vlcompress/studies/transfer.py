@@ -111,7 +111,7 @@ def _cell(recipes: Mapping[str, Recipe], source: str, target: str, level: float)
         return TransferResult(source, target, level, tuple(cell.result() for cell in cells))
 
     count = len(recipes[source].pruning.seeds) * (3 + rounds_of(recipes[source]))
-    return StudyCell(f"{source} to {target}", recipes[target], count, work)
+    return StudyCell(f"{source} to {target}", recipes[target], count, work, scored=len(recipes[source].pruning.seeds))
 
 
 def _column(here: Experiment, there: Experiment, seed: int) -> list[Row]:

@@ -226,8 +226,9 @@ def _task(plan: VisionPlan, kind: str, task: str) -> StudyCell:
         bench = runner.bench(plan.task(task, weights_of(runner, plan, kind)))
         return bench, [*imp_rows(bench, seed, arm=TASK_TICKET), *_carried(plan, kind, runner, bench, seed, wanted)]
 
-    count = len(plan.seeds) * (1 + plan.rounds + len(wanted))
-    return StudyCell(f"{kind} on {task}", plan.task(task), count, partial(_curve, plan, column))
+    scored = len(plan.seeds) * len(wanted)
+    count = len(plan.seeds) * (1 + plan.rounds) + scored
+    return StudyCell(f"{kind} on {task}", plan.task(task), count, partial(_curve, plan, column), scored)
 
 
 def _scene(plan: VisionPlan, kind: str, task: str) -> StudyCell:
@@ -243,7 +244,8 @@ def _scene(plan: VisionPlan, kind: str, task: str) -> StudyCell:
 
     # Timed on a task's pictures, of which as many pixels take as long.
     like = plan.scenes(times=SCENE_PIXELS / 8)
-    return StudyCell(f"{kind} on {task}", like, len(plan.seeds) * (2 + len(wanted)), partial(_curve, plan, column))
+    scored = len(plan.seeds) * (1 + len(wanted))
+    return StudyCell(f"{kind} on {task}", like, len(plan.seeds) + scored, partial(_curve, plan, column), scored)
 
 
 def _start(plan: VisionPlan, task: str, start: str) -> StudyCell:
@@ -269,7 +271,7 @@ def _changed(plan: VisionPlan, task: str, start: str) -> StudyCell:
 
     count = len(plan.seeds) * 3 * len(wanted)
     recipe = plan.task(task, early=start == "early")
-    return StudyCell(f"changed masks, {start} start", recipe, count, partial(_curve, plan, column))
+    return StudyCell(f"changed masks, {start} start", recipe, count, partial(_curve, plan, column), scored=count)
 
 
 def _controls(bench: Experiment, seed: int, ticket: Row) -> list[Row]:

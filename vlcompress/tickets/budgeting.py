@@ -7,9 +7,10 @@ from torch import Tensor
 
 from vlcompress.errors import VlcompressError
 from vlcompress.models.base import Coupling
-from vlcompress.pruning.budget import Kept, Pricing, affordable, coupled_units, keep, worth_of
+from vlcompress.pruning.budget import Kept, Prices, Pricing, affordable, coupled_units, keep, worth_of
 from vlcompress.pruning.criterion import Criterion
 from vlcompress.pruning.mask import Masks
+from vlcompress.pruning.mixture import CoupledUnits
 from vlcompress.pruning.pattern import Pattern
 from vlcompress.pruning.target import MEASURED, Target
 from vlcompress.tickets.experiment import Experiment
@@ -37,22 +38,26 @@ class Budget:
     pattern: Pattern
     couplings: Sequence[Coupling]
 
-    def check(self, masks: Masks) -> None:
-        """Refuse what no ticket reaches, before anything is trained.
+    def check(self, masks: Masks) -> str:
+        """Refuse what no ticket reaches, before anything is trained; else say how far one could go.
 
         Raises:
             VlcompressError: the pattern has no prices, or the fewest units cost more than the target says.
         """
-        names = [one.coupling.consumer for one in coupled_units(self.pattern, masks, self.couplings)]
-        dense = self.pricing.prices.dense
-        limit, least = self.target.limit(dense), self.pricing.measured(self.pricing.prices.fewest(names))
+        units = coupled_units(self.pattern, masks, self.couplings)
+        dense, fewest = self.pricing.prices.dense, self._prices(units).fewest(one.coupling.consumer for one in units)
+        limit, least = self.target.limit(dense), self.pricing.measured(fewest)
         if least > limit:
             raise VlcompressError(
-                f"target '{self.target}' is out of reach: with one head and the fewest neurons in every layer that "
-                f"'{self.pattern}' prunes, {self._said(dense, least)}; ask for less"
+                f"target '{self.target}' is out of reach: with the fewest units that '{self.pattern}' leaves, "
+                f"{self._said(dense, least)}; ask for less"
             )
         if limit >= dense:
             raise VlcompressError(f"target '{self.target}' prunes nothing: {self._said(dense, dense)} without pruning")
+        return (
+            f"target '{self.target}' is within reach: with the fewest units that '{self.pattern}' leaves, "
+            f"{self._said(dense, least)}"
+        )
 
     def cut(self, weights: Mapping[str, Tensor], masks: Masks, progress: float, criterion: Criterion) -> Masks:
         """Prune further, as far as a share `progress` of the way from dense to the target, in (0, 1].
@@ -66,8 +71,8 @@ class Budget:
         units = coupled_units(self.pattern, masks, self.couplings)
         worth, dense = worth_of(units, weights, masks, criterion), self.pricing.prices.dense
         limit = dense + progress * (self.target.limit(dense) - dense)
-        exact = progress == 1 and self.target.kind in MEASURED
-        kept = self._calibrated(worth, limit) if exact else affordable(self.pricing.prices, worth, limit)
+        exact, prices = progress == 1 and self.target.kind in MEASURED, self._prices(units)
+        kept = self._calibrated(prices, worth, limit) if exact else affordable(prices, worth, limit)
         return keep(units, weights, masks, criterion, kept)
 
     def like(self, masks: Masks, criterion: Criterion) -> Masks:
@@ -78,13 +83,17 @@ class Budget:
             units, masks, everything, criterion, {one.coupling.consumer: int(one.alive(masks).sum()) for one in units}
         )
 
-    def _calibrated(self, worth: Mapping[str, Tensor], goal: float) -> Kept:
+    def _prices(self, units: Sequence[CoupledUnits]) -> Prices:
+        """Look up what the pattern can choose from."""
+        return self.pricing.prices.offered(units)
+
+    def _calibrated(self, prices: Prices, worth: Mapping[str, Tensor], goal: float) -> Kept:
         """Choose, measure the whole, and choose again by as much more or less as it was off."""
         found: dict[float, Kept] = {}
-        least = self.pricing.prices.total(self.pricing.prices.fewest(worth))  # `check` has measured that it will do
+        least = prices.total(prices.fewest(worth))  # `check` has measured that it will do
         limit = max(goal, least)
         for _ in range(ATTEMPTS):
-            kept = affordable(self.pricing.prices, worth, limit)
+            kept = affordable(prices, worth, limit)
             cost = self.pricing.measured(kept)
             off = abs(cost / goal - 1)
             if off in found:  # the same choice again

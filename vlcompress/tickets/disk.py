@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vlcompress.artefacts import read_json
 from vlcompress.tickets.experiment import Experiment
@@ -18,20 +18,40 @@ YOUNG = 3600.0
 """Seconds: what was changed since then may belong to a run that is at work."""
 
 
-def tell_size(asked: Sequence[tuple[Experiment, int]]) -> int:
+class Asked(NamedTuple):
+    """Trainings that are to be done.
+
+    Attributes:
+        experiment: of them.
+        trainings: how many, at most.
+        scored: how many of them are kept as scores and masks alone.
+    """
+
+    experiment: Experiment
+    trainings: int
+    scored: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """What they leave on the disk."""
+        masks = self.scored * (_prunable(self.experiment) // 8)
+        return (self.trainings - self.scored) * bytes_of_a_training(self.experiment) + masks
+
+
+def tell_size(asked: Sequence[Asked]) -> int:
     """Say how much so many trainings of each experiment write at most, and warn where the disk has less.
 
     Returns:
         the bytes.
     """
-    each = {spelt(bytes_of_a_training(experiment)) for experiment, _ in asked}
-    needed = sum(trainings * bytes_of_a_training(experiment) for experiment, trainings in asked)
-    needed += max(bytes_under_way(experiment) for experiment, _ in asked)
-    home, say = asked[0][0].home, asked[0][0].say
+    each = {spelt(bytes_of_a_training(one.experiment)) for one in asked}
+    needed = sum(one.bytes for one in asked) + max(bytes_under_way(one.experiment) for one in asked)
+    home, say = asked[0].experiment.home, asked[0].experiment.say
     free = shutil.disk_usage(next(one for one in (home, *home.resolve().parents) if one.is_dir())).free
     one = f"{each.pop()} a training, " if len(each) == 1 else ""
-    count = sum(trainings for _, trainings in asked)
-    say(f"on the disk: {one}{spelt(needed)} for {count} at most with one under way; {spelt(free)} are free")
+    count, scored = sum(one.trainings for one in asked), sum(one.scored for one in asked)
+    alone = f" ({scored} of them scores and masks alone)" if scored else ""
+    say(f"on the disk: {one}{spelt(needed)} for {count}{alone} at most with one under way; {spelt(free)} are free")
     if needed > free:
         say("warning: that is more than is free: free some space, or choose another --home")
     return needed
@@ -39,18 +59,22 @@ def tell_size(asked: Sequence[tuple[Experiment, int]]) -> int:
 
 def bytes_of_a_training(experiment: Experiment) -> int:
     """Count weights, one bit of mask for each prunable one, and the sums that the criterion keeps."""
-    prunable = sum(experiment.shapes[name].numel() for name in experiment.prunable.names)
+    prunable = _prunable(experiment)
     sums = FLOAT * prunable if experiment.recipe.pruning.criterion.saliency else 0
     return FLOAT * _weights(experiment) + prunable // 8 + sums
 
 
 def bytes_under_way(experiment: Experiment) -> int:
     """Count a checkpoint, twice while it is replaced, and the weights to rewind to."""
-    prunable = sum(experiment.shapes[name].numel() for name in experiment.prunable.names)
+    prunable = _prunable(experiment)
     numbers = _weights(experiment) * (1 + MOMENTS.get(experiment.hyper.optimizer, 2))
     numbers += prunable if experiment.recipe.pruning.criterion.saliency else 0
     seeds = len(experiment.recipe.pruning.seeds) * bool(experiment.recipe.pruning.rewind_step)
     return FLOAT * (2 * numbers + seeds * _weights(experiment))
+
+
+def _prunable(experiment: Experiment) -> int:
+    return sum(experiment.shapes[name].numel() for name in experiment.prunable.names)
 
 
 def _weights(experiment: Experiment) -> int:

@@ -20,7 +20,7 @@ from vlcompress.recipe import Recipe
 from vlcompress.results import ArmResult, Verdict
 from vlcompress.tasks.base import Blind
 from vlcompress.tickets.budgeting import Budget, budget_of
-from vlcompress.tickets.disk import tell_size
+from vlcompress.tickets.disk import Asked, tell_size
 from vlcompress.tickets.engine import columns
 from vlcompress.tickets.experiment import Experiment, criterion_of, search_permutation
 from vlcompress.tickets.spec import Start, Trial
@@ -87,8 +87,9 @@ def count_trainings(recipe: Recipe) -> int:
 
 def train_arms(experiment: Experiment) -> list[TrainedArm]:
     """Train the dense model, every round of the ticket, and the controls, with every seed; judge each against dense."""
-    trainings = count_trainings(experiment.recipe)
-    tell_size([(experiment, trainings)])
+    trainings, pruning = count_trainings(experiment.recipe), experiment.recipe.pruning
+    scored = sum(control not in ("unstructured", *POST_TRAINING) for control in pruning.controls)
+    tell_size([Asked(experiment, trainings, len(pruning.seeds) * scored)])
     if experiment.progress is not None:
         experiment.progress.plan(trainings)
     seeds = [partial(_one_seed, experiment, seed) for seed in experiment.recipe.pruning.seeds]
@@ -193,7 +194,7 @@ def control(experiment: Experiment, seed: int, name: str, ticket: Row) -> Row:
     else:
         start, order = STARTS[name], None if name == "reinit" else trained.permutation()
     label = f"seed {seed} control {name} at {100 * masks.sparsity:.1f} %"
-    return Row(name, number, masks.sparsity, experiment.train(Trial(seed, masks, start, order), label))
+    return Row(name, number, masks.sparsity, experiment.train(Trial(seed, masks, start, order, scored=True), label))
 
 
 def _at_once(experiment: Experiment, seed: int, name: str, ticket: Row) -> Row:
@@ -209,7 +210,7 @@ def _at_once(experiment: Experiment, seed: int, name: str, ticket: Row) -> Row:
         masks = budget.cut(dense.weights(), everything, 1.0, criterion)
     start = "trained" if name in POST_TRAINING else experiment.start
     label = f"seed {seed} control {name} at {100 * masks.sparsity:.1f} %"
-    trained = experiment.train(Trial(seed, masks, start, order, repaired=repaired), label)
+    trained = experiment.train(Trial(seed, masks, start, order, repaired=repaired, scored=True), label)
     return Row(name, ticket.round, masks.sparsity, trained)
 
 

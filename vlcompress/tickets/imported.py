@@ -20,7 +20,7 @@ from vlcompress.pruning.mask import Masks
 from vlcompress.pruning.mask_files import FORMATS, read_masks, write_masks
 from vlcompress.pruning.pattern import Block, NofM, Pattern
 from vlcompress.recipe import Recipe
-from vlcompress.tickets.disk import tell_size
+from vlcompress.tickets.disk import Asked, tell_size
 from vlcompress.tickets.experiment import Experiment, Say
 from vlcompress.tickets.imp import Row, control, judged
 from vlcompress.tickets.open_experiment import checked_experiment
@@ -71,7 +71,7 @@ def import_ticket(
         return run
     seeds, controls = recipe.pruning.seeds, recipe.pruning.controls
     trainings = len(seeds) * (2 + len(controls))
-    tell_size([(experiment, trainings)])
+    tell_size([Asked(experiment, trainings, len(seeds) * len(controls))])
     if progress is not None:
         progress.plan(trainings)
     cells = judged([_one_seed(experiment, masks, seed) for seed in seeds], experiment.blind)

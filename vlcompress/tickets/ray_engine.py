@@ -117,7 +117,8 @@ class RayEngine:
         if self._stopped:
             raise VlcompressError(f"{label}: not begun")
         spec = experiment.spec(trial)
-        if spec.sha256 not in self._running:
+        mine = spec.sha256 not in self._running
+        if mine:
             self._running[spec.sha256] = self._submit(experiment, trial, label, spec.sha256)
         task = self._running[spec.sha256]
         try:
@@ -126,8 +127,11 @@ class RayEngine:
         except self._ray.exceptions.RayError as error:
             raise _told(label, error) from error
         finally:
-            self._running.pop(spec.sha256, None)
-        found = experiment.store.find(spec)
+            if self._running.get(spec.sha256) is task:
+                del self._running[spec.sha256]
+        found = experiment.store.find(spec, scored=trial.scored)
+        if found is None and not mine:  # whoever asked for it wanted its scores alone
+            return self.train(experiment, trial, label)
         if found is None:
             raise VlcompressError(
                 f"{label}: trained, but not in '{experiment.store.folder}': have all machines share --home, or give "

@@ -38,6 +38,8 @@ class Trial:
             start and no sparse model; it is there to repeat what a published code does.
         repaired: whether the kept weights of a "trained" start are fitted to what the dense layers gave
             (`vlcompress.pruning.repair`).
+        scored: whether its scores are all that is wanted: weights and sums are not written (a control's, which nothing
+            reads; at the base size they would be most of a run).
     """
 
     seed: int
@@ -46,6 +48,7 @@ class Trial:
     permutation: Permutation | None = None
     held: bool = True
     repaired: bool = False
+    scored: bool = False
 
 
 @dataclass(frozen=True)

@@ -100,15 +100,20 @@ class TrainingStore:
     folder: Path
     shared: str = ""
 
-    def find(self, spec: TrainingSpec) -> TrainingResult | None:
+    def find(self, spec: TrainingSpec, *, scored: bool = False) -> TrainingResult | None:
         """Find a finished training, and check its files' hashes.
+
+        Args:
+            spec: of the training.
+            scored: whether one will do of which scores and mask alone were kept.
 
         Raises:
             VlcompressError: it is damaged.
         """
         folder = self._of(spec)
-        there = (folder / DOCUMENT).is_file() or (self.shared and fetch(folder, DOCUMENT, self.shared))
-        if not there:
+        if not _enough(folder, scored) and self.shared:
+            fetch(folder, DOCUMENT, self.shared)
+        if not _enough(folder, scored):
             return None
         unseal(folder, DOCUMENT)
         return TrainingResult(folder)
@@ -138,7 +143,7 @@ class TrainingStore:
 
         Args:
             spec: that names it.
-            trial: whose mask and permutation are kept with it.
+            trial: whose mask and permutation are kept with it; weights and sums are not where it is `scored`.
             weights: the trained state dict, tied weights once.
             scores: of the scoring split.
             saliency: the sums, where the criterion needs any.
@@ -146,13 +151,14 @@ class TrainingStore:
         """
         folder, rewind, log = self._of(spec), self.rewind(spec), self.log(spec)
         with writing(folder) as temporary:
-            save_tensors(temporary / WEIGHTS, weights)
+            if not trial.scored:
+                save_tensors(temporary / WEIGHTS, weights)
             save_tensors(temporary / SCORES, {"scores": scores.scores, "predictions": scores.predictions})
             if trial.masks is not None:
                 trial.masks.save(temporary / MASK)
             if trial.permutation is not None:
                 trial.permutation.save(temporary / PERMUTATION)
-            if saliency is not None:
+            if saliency is not None and not trial.scored:
                 save_tensors(temporary / SALIENCY, saliency)
             if rewind.is_file():
                 shutil.copyfile(rewind, temporary / REWIND)
@@ -170,3 +176,13 @@ class TrainingStore:
 
     def _of(self, spec: TrainingSpec) -> Path:
         return self.folder / spec.sha256[:16]
+
+
+def _enough(folder: Path, scored: bool) -> bool:
+    """Whether a finished training is there, with its weights unless scores will do."""
+    return (folder / DOCUMENT).is_file() and (scored or (folder / WEIGHTS).is_file() or _sealed(folder))
+
+
+def _sealed(folder: Path) -> bool:
+    """Whether weights belong to it: then they are missing, which is damage and must be told."""
+    return WEIGHTS in read_json(folder / DOCUMENT)["files"]

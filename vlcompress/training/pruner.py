@@ -20,6 +20,7 @@ from vlcompress.models.module import ModuleFamily, Output, class_forward, named_
 from vlcompress.pruning.allocation import parse_allocation
 from vlcompress.pruning.criterion import Ranking, parse_criterion
 from vlcompress.pruning.mask import Masks, prune
+from vlcompress.pruning.mixture import check_layers
 from vlcompress.pruning.patterns import parse_pattern
 from vlcompress.pruning.schedule import levels, parse_schedule
 from vlcompress.training.calibration import EXAMPLES, SCORES, check_linear
@@ -38,7 +39,8 @@ class Pruner:
     Args:
         model: under training, its weights as they are to be rewound to (θ0); wrapped in DDP or not. A copy of θ0 is
             kept on the CPU.
-        pattern: what goes together: "unstructured", "block:RxC", "n:m", "head", "neuron", "neuron+head", or a mixture.
+        pattern: what goes together: "unstructured", "block:RxC", "n:m", "head", "neuron", "layer", "neuron+head", or a
+            mixture.
         criterion: "magnitude", "gradient", "movement", "wanda", "fisher", "high-magnitude" or "random". "gradient" and
             "movement" sum over the steps of held optimizers since the last `step`, `rewind` or first `hold`; "wanda"
             and "fisher" look at `examples` at each `step`.
@@ -75,10 +77,11 @@ class Pruner:
     ) -> None:
         self._pattern, self._ranking = parse_pattern(pattern), parse_criterion(criterion)
         self._allocation, self._seed = parse_allocation(allocation), seed
+        check_layers(self._pattern, allocation, targeted=False)
         self._examples = _rows(_bare(model), self._ranking, examples)
         self._family = family or ModuleFamily(output=output)
         found, self._couplings = _prunable(_bare(model), weights, self._family)
-        if self._ranking.calibrated:
+        if self._ranking.name == "wanda":
             check_linear(_bare(model), found)
         self._weights = {name: weight for name, weight in _bare(model).named_parameters() if name in found}
         wanted = sparsity if sparsity is not None else self._pattern.own_sparsity or SPARSITY

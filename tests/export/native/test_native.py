@@ -1,7 +1,9 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch.nn import functional
@@ -11,11 +13,15 @@ from vlcompress.export.native.build import RECORD, build, built
 from vlcompress.export.native.library import (
     BFLOAT16_SETS,
     INSTRUCTION_SETS,
+    INT8_SETS,
+    STEPS,
     Floats,
     NativeLibrary,
     PanelWeight,
     bfloat16,
+    int8_product,
     pack_columns,
+    round_weight,
     verify,
 )
 
@@ -145,6 +151,97 @@ def test_bfloat16_fills_blocks_without_touching_other_columns(library: NativeLib
         got = library.block_sparse_linear(x, weight, instruction_set=name)
         assert (got[:, :16] == 5).all()
         assert np.isinf(got[:, 16:]).all()
+
+
+def int8_sets(library: NativeLibrary) -> tuple[str, ...]:
+    found = tuple(name for name in library.instruction_sets() if name in INT8_SETS)
+    assert "base_int8" in found, "every processor has it"
+    return found
+
+
+def integers(outputs: int, inputs: int, height: int, density: float) -> tuple[PanelWeight, npt.NDArray[np.int8]]:
+    """Draw an int8 weight whose units are worth 1, with as many at both ends as anywhere else."""
+    random = np.random.default_rng(1)
+    keep = random.random((outputs // height, inputs)) < density
+    dense = random.choice(np.array([-127, 127, -3, 0, 50], dtype=np.int8), (outputs, inputs))
+    dense = dense * np.repeat(keep, height, axis=0).astype(np.int8)
+    ones = np.ones(outputs, dtype=np.float32)
+    return replace(pack_columns(dense, keep, height), scales=ones), dense
+
+
+@pytest.mark.parametrize(("outputs", "inputs", "height"), [(16, 2, 16), (32, 64, 32), (96, 50, 48), (64, 450, 16)])
+@pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("lowest", [0, -100, -STEPS])
+def test_int8_sums_are_equal_on_every_instruction_set(
+    library: NativeLibrary, outputs: int, inputs: int, height: int, density: float, lowest: int
+) -> None:
+    """Rows of whole numbers that span all steps are not rounded at all, and no sum exceeds what float32 holds exactly.
+
+    Ends meet ends: bytes whose products saturated would show.
+    """
+    weight, dense = integers(outputs, inputs, height, density)
+    random = np.random.default_rng(2)
+    for rows in (*range(1, 20), 31, 32, 33, 47, 48, 49, 63, 64, 65, 130):
+        x = random.choice(np.array([lowest, lowest + STEPS, lowest + 7]), (rows, inputs)).astype(np.float32)
+        x[:, :2] = lowest, lowest + STEPS
+        expected = x.astype(np.int64) @ dense.astype(np.int64).T
+        assert np.abs(expected).max(initial=0) < 1 << 24
+        for name in int8_sets(library):
+            got = library.block_sparse_linear(x, weight, instruction_set=name)
+            assert (got == expected).all(), f"{name} with {rows} rows"
+
+
+def test_int8_rounds_row_by_row(library: NativeLibrary) -> None:
+    """Each row has its own scale: a row's answer is the same to the bit whatever stands beside it."""
+    dense = normal(48, 100)
+    values, scales = round_weight(dense)
+    weight = replace(pack_columns(values, np.ones((3, 100), dtype=np.bool_), 16), scales=scales)
+    x = normal(70, 100) * np.logspace(-4, 4, 70, dtype=np.float32)[:, None]
+    expected = int8_product(x, values, scales)
+    assert (np.abs(expected - x @ dense.T).max(axis=1) <= 0.03 * np.abs(x @ dense.T).max(axis=1)).all()
+    for name in int8_sets(library):
+        got = library.block_sparse_linear(x, weight, instruction_set=name)
+        assert (np.abs(got - expected).max(axis=1) <= 1e-5 * np.abs(expected).max(axis=1)).all()
+        for row in (0, 15, 16, 40, 69):
+            alone = library.block_sparse_linear(x[row : row + 1], weight, instruction_set=name)
+            assert (alone == got[row]).all()
+        assert (library.block_sparse_linear(x, weight, instruction_set=name, threads=3) == got).all()
+
+
+@pytest.mark.parametrize("activation", ["none", "gelu", "gelu_tanh", "relu"])
+def test_int8_adds_bias_and_residual_before_the_activation(library: NativeLibrary, activation: str) -> None:
+    dense, x, bias, residual = normal(48, 40), normal(37, 40), normal(48), normal(37, 48)
+    values, scales = round_weight(dense)
+    weight = replace(pack_columns(values, np.ones((3, 40), dtype=np.bool_), 16), scales=scales)
+    before = torch.from_numpy(int8_product(x, values, scales) + bias + residual)
+    tanh = "tanh" if activation == "gelu_tanh" else "none"
+    truth = {"none": before, "relu": before.relu()}.get(activation, functional.gelu(before, approximate=tanh))
+    for name in int8_sets(library):
+        got = library.block_sparse_linear(x, weight, bias, residual, activation=activation, instruction_set=name)
+        np.testing.assert_allclose(got, truth.numpy(), atol=1e-5)
+
+
+def test_int8_keeps_nan_and_infinity_visible_in_their_rows(library: NativeLibrary) -> None:
+    weight, _ = integers(32, 24, 16, 1.0)
+    x = normal(20, 24)
+    x[3, 5], x[7, 1], x[9] = np.nan, np.inf, 0
+    x[11] = 1e-38
+    for name in int8_sets(library):
+        got = library.block_sparse_linear(x, weight, instruction_set=name)
+        assert np.isnan(got[[3, 7]]).all()
+        assert (got[9] == 0).all()
+        assert np.isfinite(np.delete(got, [3, 7], axis=0)).all()
+
+
+def test_int8_weights_and_float32_ones_are_not_mixed_up(library: NativeLibrary) -> None:
+    exact, _ = layer(32, 24, 16, 1.0)
+    rounded, _ = integers(32, 24, 16, 1.0)
+    with pytest.raises(VlcompressError, match="not for weights of this type"):
+        library.block_sparse_linear(normal(2, 24), exact, instruction_set="base_int8")
+    with pytest.raises(VlcompressError, match="not for weights of this type"):
+        library.block_sparse_linear(normal(2, 24), rounded, instruction_set="base")
+    with pytest.raises(VlcompressError, match="give float32, or int8 with scales"):
+        library.block_sparse_linear(normal(2, 24), replace(rounded, scales=None))
 
 
 def test_threads_give_the_same_bits(library: NativeLibrary) -> None:

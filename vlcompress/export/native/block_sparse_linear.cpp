@@ -56,7 +56,7 @@ struct Turned {
 const void* turned_tile(const Job& job, int64_t tile, const Rows& rows) {
   thread_local Turned mine;
   const int64_t inputs = job.weight.inputs;
-  void* const room = mine.room((inputs + 1) * up(rows.count, job.set.lanes) * job.set.lanes);
+  void* const room = mine.room((inputs + kSpare) * up(rows.count, job.set.lanes) * job.set.lanes);
   if (mine.job != job.id || mine.tile != tile) {
     job.set.turn(job.call.x + rows.first * inputs, inputs, rows.count, room);
     mine.job = job.id, mine.tile = tile;
@@ -77,7 +77,8 @@ void run_panel(const Job& job, int64_t panel, const Rows& rows, const void* turn
     const int64_t at = rows.first * w.outputs + output;
     job.set.step({turned, w.inputs, values + first * size, values + next * size, w.height, w.columns + start, count,
                   c.bias ? c.bias + output : nullptr, c.residual ? c.residual + at : nullptr, c.y + at, w.outputs,
-                  static_cast<int>(std::min<int64_t>(kOutputs, end - output)), rows.count, c.activation});
+                  static_cast<int>(std::min<int64_t>(kOutputs, end - output)), rows.count, c.activation,
+                  w.scales ? w.scales + output : nullptr, w.sums ? w.sums + output : nullptr});
   }
 }
 

@@ -32,6 +32,8 @@ _FOLDERS = ("", "onnxruntime", "onnxruntime/core/session", "include", "include/o
 
 
 _AVX512 = ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma", "-mprefer-vector-width=512")
+_VNNI = (*_AVX512, "-mavx512vnni", "-Wno-maybe-uninitialized")
+"""GCC 12 takes its own _mm512_undefined_epi32 for a mistake."""
 
 Unit = tuple[str, tuple[str, ...]]
 """One compilation: a source and its own flags. For inner loops: the name of the instruction set, float32 in a register
@@ -39,16 +41,20 @@ Unit = tuple[str, tuple[str, ...]]
 
 ANYWHERE: tuple[Unit, ...] = (
     ("block_sparse_linear.cpp", ()),
-    ("bfloat16.cpp", ()),
+    ("pack.cpp", ()),
     ("plain.cpp", ()),
     ("processor.cpp", ()),
     ("step.cpp", ("-DSET=base", "-DLANES=4", "-DAT_ONCE=4")),
+    ("step_int8.cpp", ("-DSET=base_int8", "-DLANES=4")),
 )
 X86: tuple[Unit, ...] = (
     ("step.cpp", ("-DSET=avx2", "-DLANES=8", "-DAT_ONCE=4", "-mavx2", "-mfma")),
     ("step.cpp", ("-DSET=avx512", "-DLANES=16", "-DAT_ONCE=8", *_AVX512)),
     ("step_bfloat16.cpp", ("-DSET=avx512_bf16", "-DLANES=16", *_AVX512, "-mavx512bf16")),
     ("step_bfloat16.cpp", ("-DSET=amx_bf16", "-DLANES=16", *_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16")),
+    ("step_int8.cpp", ("-DSET=avx2_int8", "-DLANES=8", "-mavx2", "-mfma")),
+    ("step_int8.cpp", ("-DSET=avx512_int8", "-DLANES=16", *_VNNI)),
+    ("step_int8.cpp", ("-DSET=amx_int8", "-DLANES=16", *_VNNI, "-mamx-tile", "-mamx-int8")),
 )
 
 

@@ -11,17 +11,19 @@
 namespace vlcompress {
 
 constexpr int kOutputs = 16;  // Outputs that one step computes: a row of them is a cache line of y.
-constexpr int kMaxRows = 48;  // Rows of x that one step computes, at most.
+constexpr int kMaxRows = 64;  // Rows of x that one step computes, at most.
 
 enum Activation : int32_t { kNone = 0, kGelu = 1, kGeluTanh = 2, kRelu = 3, kActivations = 4 };
 
 struct Weight {
-  const void* values;      // sum of kept columns x height: float32, or bfloat16 as `pack_bfloat16` makes it
+  const void* values;      // sum of kept columns x height: float32 or int8, or what `pack` made of them
   const int32_t* columns;  // each in [0, inputs)
   const int64_t* starts;   // panels + 1
   int64_t inputs;          // K
   int64_t outputs;         // N
   int64_t height;          // a multiple of kOutputs
+  const float* scales = nullptr;  // int8: what a unit of each output's weights is worth, N values
+  const int32_t* sums = nullptr;  // int8, from `pack`: the sum of each output's weights, N values
 };
 
 struct Call {
@@ -49,6 +51,8 @@ struct Step {
   int width;        // outputs to write, at most kOutputs
   int rows;         // rows to write
   int32_t activation;
+  const float* scales;  // int8: of these outputs
+  const int32_t* sums;
 };
 
 // The inner loops, compiled for one instruction set.
@@ -59,36 +63,45 @@ struct InstructionSet {
   bool rest;          // whether a step takes up to lanes - 1 rows more than fill its registers
   size_t value_size;  // bytes of a weight
   void (*step)(const Step& step);
-  // Brings rows of x [rows][K] in the order that `step` reads; at most (K + 1) x rows floats, rounded up to whole lanes.
+  // Brings rows of x [rows][K] in the order that `step` reads: at most K + kSpare columns of as many floats as there are
+  // rows, rounded up to whole lanes.
   void (*turn)(const float* x, int64_t inputs, int rows, void* turned);
   void (*begin)();  // of a task, or null
   void (*end)();
 };
 
 extern const InstructionSet set_base;
+extern const InstructionSet set_base_int8;
 #if defined(__x86_64__)
 extern const InstructionSet set_avx2, set_avx512, set_avx512_bf16, set_amx_bf16;
+extern const InstructionSet set_avx2_int8, set_avx512_int8, set_amx_int8;
 #endif
+constexpr int64_t kSpare = 9;
 
 using Task = void (*)(void* data, size_t index);
 // Runs task(data, 0) .. task(data, count - 1), in any order and on any threads.
 using ParallelFor = void (*)(void* pool, size_t count, Task task, void* data);
 
-enum class Precision { kFloat32, kBfloat16 };
+enum class Precision { kFloat32, kBfloat16, kInt8 };
 
-// The best instruction set of this processor at that precision, or the named one; null if there is none.
+// The best instruction set of this processor at that precision, or the named one; null if there is none. Without a name,
+// those whose names begin with the environment's VLCOMPRESS_INSTRUCTIONS alone, if it is set: for tests.
 const InstructionSet* instruction_set(const char* name, Precision precision);
 
-// A weight in bfloat16, for instructions that multiply pairs: panels of kOutputs, each filled up to whole blocks of
-// kBlock columns with column K, which is zero. A block is [kOutputs][kBlock].
-constexpr int kBlock = 32;
-struct Bfloat16Weight {
-  std::vector<uint16_t> values;
+// A weight for instructions that multiply groups of columns: panels of kOutputs, each filled up to whole blocks of columns
+// with column K, which is zero. A block is a line of 64 bytes for each of the kOutputs, its values one after the other:
+// bfloat16, int8, or int8 widened to int16.
+struct alignas(64) Line {
+  char bytes[64];
+};
+struct PackedWeight {
+  std::vector<Line> values;
   std::vector<int32_t> columns;
   std::vector<int64_t> starts;
+  std::vector<int32_t> sums;  // of int8
   Weight view(const Weight& from) const;
 };
-Bfloat16Weight pack_bfloat16(const Weight& weight);
+PackedWeight pack(const Weight& weight, const InstructionSet& set, Precision precision);
 
 // Null if the weight is sound, else what is wrong with it.
 const char* check(const Weight& weight, int64_t values, int64_t columns, int64_t panels);

@@ -56,7 +56,7 @@ template <int V>
 void whole_registers(const Step& s) {
   alignas(64) Tile tile;
   for (int pass = 0; pass < kPasses; ++pass) some_outputs<V>(s, pass, tile);
-  write(s, tile, V * LANES);
+  write(s, Biased(s, tile), V * LANES);
 }
 
 template <int R>

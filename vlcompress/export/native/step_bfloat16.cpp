@@ -11,6 +11,7 @@ namespace vlcompress {
 namespace {
 
 constexpr int kRows = 32;
+constexpr int kBlock = sizeof(Line) / sizeof(uint16_t);
 
 inline void load_pair(const Step& s, int64_t j, __m512i& low, __m512i& high) {
   const auto* columns = static_cast<const uint16_t*>(s.turned);
@@ -110,7 +111,7 @@ constexpr void (*end)() = nullptr;
 void step(const Step& s) {
   alignas(64) Tile tile;
   multiply(s, tile);
-  write(s, tile, s.rows);
+  write(s, Biased(s, tile), s.rows);
 }
 
 // Turns x [rows][K] to [K + 1][32] in bfloat16, the last column zeros; of each four rows from both halves in turn.

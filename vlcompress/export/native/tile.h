@@ -24,15 +24,24 @@ void write_row(const Step& s, int row, int first, Floats values) {
   store_some(s.y + at, activation(values), count);
 }
 
-template <Floats (*activation)(Floats)>
-void write_as(const Step& s, const Tile& tile, int rows) {
+// Sums of float32 and their bias.
+struct Biased {
+  const Tile& tile;
   float bias[kOutputs] = {};
-  if (s.bias) std::memcpy(bias, s.bias, static_cast<size_t>(s.width) * sizeof(float));
+
+  Biased(const Step& s, const Tile& sums) : tile(sums) {
+    if (s.bias) std::memcpy(bias, s.bias, static_cast<size_t>(s.width) * sizeof(float));
+  }
+  Floats operator()(int output, int row) const { return load(tile[output] + row) + bias[output]; }
+};
+
+template <Floats (*activation)(Floats), class Sums>
+void write_as(const Step& s, const Sums& sums, int rows) {
   for (int first = 0; first < s.width; first += LANES)
     for (int row = 0; row < rows; row += LANES) {
       Floats block[LANES];
 #pragma GCC unroll 16
-      for (int o = 0; o < LANES; ++o) block[o] = load(tile[first + o] + row) + bias[first + o];
+      for (int o = 0; o < LANES; ++o) block[o] = sums(first + o, row);
       transpose(block);
 #pragma GCC unroll 16
       for (int r = 0; r < LANES; ++r)
@@ -40,11 +49,13 @@ void write_as(const Step& s, const Tile& tile, int rows) {
     }
 }
 
-// Turns so many rows of a tile back and writes them: activation(sum + bias + residual).
-inline void write(const Step& s, const Tile& tile, int rows) {
-  static constexpr void (*kWrite[kActivations])(const Step&, const Tile&, int) = {write_as<same>, write_as<gelu>,
-                                                                                 write_as<gelu_tanh>, write_as<relu>};
-  kWrite[s.activation](s, tile, rows);
+// Turns so many rows of sums back and writes them: activation(sum + bias + residual). `sums(output, row)` are those of
+// LANES rows.
+template <class Sums>
+void write(const Step& s, const Sums& sums, int rows) {
+  static constexpr void (*kWrite[kActivations])(const Step&, const Sums&, int) = {
+      write_as<same, Sums>, write_as<gelu, Sums>, write_as<gelu_tanh, Sums>, write_as<relu, Sums>};
+  kWrite[s.activation](s, sums, rows);
 }
 
 template <Floats (*activation)(Floats), int V>
