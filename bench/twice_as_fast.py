@@ -22,6 +22,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "three rounds": {"criterion": "gradient", "schedule": "levels:30,50,70"},
     "one round": GRADIENT,
     "one round, by fisher": {**ONCE, "criterion": "fisher"},
+    "three rounds, by fisher": {"criterion": "fisher", "schedule": "levels:30,50,70"},
     "one round, by magnitude": {**ONCE, "criterion": "magnitude"},
     "one round, layers too": {**GRADIENT, "pattern": "neuron+head+layer"},
     "one round, layers alone": {**GRADIENT, "pattern": "layer"},
