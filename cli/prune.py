@@ -136,6 +136,19 @@ def _target(said: dict[str, Any]) -> str | None:
     return "".join([*asked.values(), *(f",{at}:{number}" for at, number in where.items() if number)]) or None
 
 
+def _without_target(base: Any, said: dict[str, Any]) -> Any:
+    """Put a recipe's own target aside where a sparsity, or what no target prices, is asked for in place of it."""
+    from vlcompress.recipe import ROUNDS
+
+    own = base.pruning.target
+    unpriced = said["pattern"] and base.override(pruning={"pattern": said["pattern"]}).pruning.pattern.by_kind
+    if not own or (not unpriced and all(said[name] is None for name in ("sparsity", "rounds", "allocation"))):
+        return base
+    rounds = {**ROUNDS, **_of_method(said)} if said["method"] else ROUNDS
+    options.say(f"the recipe's target '{own}' is put aside: schedule {rounds['schedule']}")
+    return base.override(pruning=rounds)
+
+
 def _of_method(said: dict[str, Any]) -> dict[str, Any]:
     """Look up what a method sets; it prunes in rounds or at once, whatever else is asked for."""
     from vlcompress.recipe import METHODS as found
@@ -161,6 +174,7 @@ def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
     if said["method"] is not None:
         base = base.override(pruning=_of_method(said))
     target = _target(said)
+    base = base if target else _without_target(base, said)
     controls = [control for control in said["controls"] if control != "none"]
     chosen = base.override(
         model={"family": family, "size": said["size"], "checkpoint": said["checkpoint"], "head": said["head"]},
@@ -179,7 +193,9 @@ def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
     )
     pattern = chosen.pruning.pattern
     if chosen.pruning.target and said["pattern"] is None and pattern.by_kind:
-        options.say(f"target '{target}': pattern neuron+head ranked by gradients, since '{pattern}' has no price")
+        options.say(
+            f"target '{chosen.pruning.target}': pattern neuron+head ranked by gradients, since '{pattern}' has no price"
+        )
         criterion = None if said["criterion"] or said["method"] == "calibrated" else "gradient"
         return chosen.override(pruning={"pattern": "neuron+head", "criterion": criterion})
     if said["pattern"] is None or said["sparsity"] is not None or pattern.own_sparsity is None:

@@ -244,7 +244,9 @@ def refused(outcome: tuple[int, str, str], text: str) -> None:
 def test_dry_run_makes_no_built_in_data(tmp_path: Path, source: list[str]) -> None:
     code, out, err = run("prune", *TINY, *source, "--pattern", "2:4", "--home", str(tmp_path / "home"), "--dry-run")
     assert code == 0, err
-    assert err == "sparsity 0.5: pattern '2:4' sets it, as no --sparsity was given\n"
+    assert err.startswith(
+        "sparsity 0.5: pattern '2:4' sets it, as no --sparsity was given\nwarning: pattern '2:4' leaves"
+    )
     assert "levels: 25 %, 50 % (2:4, linear:25)" in out
     assert not (tmp_path / "home").exists()
 
@@ -367,6 +369,21 @@ def test_a_pattern_that_nothing_runs_faster_is_told_before_it_is_trained(tiny_sc
         code, _, err = run(*command(tiny_scenes, tmp_path, "--pattern", pattern, "--steps", "1"))
         assert code == 0, err
         assert (f"warning: pattern '{pattern}' {said}" in err) == told
+
+
+def test_a_recipes_own_target_gives_way_to_a_sparsity_and_to_blocks(tmp_path: Path) -> None:
+    def planned(*arguments: str) -> tuple[dict[str, Any], str]:
+        code, out, err = run("prune", "--size", "small", *arguments, "--dry-run", "--json", "--home", str(tmp_path))
+        assert code == 0, err
+        return json.loads(out)["pruning"], err
+
+    for arguments in (["--sparsity", "0.5"], ["--pattern", "block:16x16"], ["--rounds", "1"]):
+        pruning, err = planned(*arguments)
+        found = [pruning[name] for name in ("target", "criterion", "schedule")]
+        assert found == ["", "gradient", "levels:30,50,70"]
+        assert "the recipe's target 'speedup:2' is put aside" in err
+    pruning, err = planned("--size-mb", "4", "--pattern", "neuron+head+layer")
+    assert (pruning["target"], pruning["criterion"], "put aside" in err) == ("size-mb:4", "fisher", False)
 
 
 def test_the_papers_recipe_by_name(tiny_scenes: Path, tmp_path: Path) -> None:

@@ -87,14 +87,23 @@ def test_two_repairs_in_one_order_of_neurons_share_what_was_measured(
     assert len(measured) == 1
 
 
-def test_wanda_and_its_repair_look_at_the_examples_once(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("criterion", ["wanda", "fisher"])
+def test_a_criterion_and_its_repair_look_at_the_examples_once(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, criterion: str
 ) -> None:
-    measured = []
-    monkeypatch.setattr(experiment, "moments", lambda *of: measured.append(of) or calibration.moments(*of))
-    work = opened(recipe.override(pruning={**METHODS["calibrated"], "criterion": "wanda"}), tmp_path)
+    looked = []
+    monkeypatch.setattr(experiment, "drawn", lambda of: looked.append(of) or calibration.drawn(of))
+    work = opened(recipe.override(pruning={**METHODS["calibrated"], "criterion": criterion}), tmp_path)
     dense, ticket = train_arms(work)
-    assert len(measured) == 1
+    assert len(looked) == 1
+    kept = work.moments(dense.trained[0])
+    assert len(looked) == 1
+    alone = calibration.moments(
+        work.model_of(dense.trained[0]), work.family, calibration.drawn(work.train_task), work.prunable.names
+    )
+    assert all(torch.allclose(kept[name].second, alone[name].second, atol=1e-5) for name in alone)
+    if criterion == "fisher":
+        return
     model, names = work.model_of(dense.trained[0]), work.prunable.names
     scores = calibration.wanda(model, work.family, calibration.drawn(work.train_task), names)
     again = pruned(work, dense.trained[0], work.keep_all(), ticket.sparsity, work.recipe.pruning.pattern, Wanda(scores))

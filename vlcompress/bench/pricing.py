@@ -47,6 +47,9 @@ SHARES = (0.25, 0.5, 0.75)
 """Shares of a block's units that are measured, besides one unit and all: between them times lie on straight lines."""
 
 BLOCK_EFFORT = Effort(rounds=7, burst_s=0.005, warmup=1)
+MODEL_SECONDS = 12.0
+"""About how long a whole model is measured: a published size takes seconds a call."""
+
 MODEL_EFFORT = Effort(rounds=9, burst_s=0.05, warmup=1)
 
 
@@ -268,7 +271,7 @@ class Measured:
         """
         with tempfile.TemporaryDirectory() as folder:
             calls = {"dense": self._dense, "kept": self._opened(self._subject.smaller(kept), Path(folder))}
-            rounds = measure_openings(calls, MODEL_EFFORT)
+            rounds = measure_openings(calls, MODEL_EFFORT, MODEL_SECONDS)
         dense = latency(rounds["dense"], 1).p50_ms
         return dense, dense / paired_ratio(rounds["dense"], rounds["kept"]).value
 

@@ -18,6 +18,7 @@ from vlcompress.tickets.run import Run
 from vlcompress.tickets.ticket import load_ticket
 
 DOCUMENT = "reached.json"
+SECONDS = 40.0
 EFFORT = Effort(rounds=9, burst_s=0.1, warmup=1)
 
 
@@ -49,7 +50,7 @@ def reach(run: Run, say: Say) -> ReachedResult:
         arrays = feed(session, inputs)
         return lambda: session.run(None, arrays)
 
-    rounds = measure_openings({name: [opened(name) for _ in range(OPENINGS)] for name in files}, EFFORT)
+    rounds = measure_openings({name: [opened(name) for _ in range(OPENINGS)] for name in files}, EFFORT, SECONDS)
     result = ReachedResult(
         environment=environment(),
         target=str(target),

@@ -85,11 +85,16 @@ class LayerBytes:
 
 @dataclass(frozen=True)
 class ExportBytes:
-    """Bytes of the file, of the same weights written dense, and of the layers that are packed."""
+    """Bytes of the file, of the same weights written dense, and of the layers that are packed.
+
+    Attributes:
+        unpruned: of the whole model's weights in float32, before anything was pruned; 0 in earlier manifests.
+    """
 
     model: int
     dense: int
     pruned_layers: LayerBytes
+    unpruned: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

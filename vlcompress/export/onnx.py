@@ -33,7 +33,7 @@ from vlcompress.export.quantize import Quantizer
 from vlcompress.export.rewrite import Rewriter, WrittenLayer, holds_packed_nodes
 from vlcompress.export.runtime import SKIP_LAYER_NORM, Native, open_session, require_provider
 from vlcompress.export.samples import write_samples
-from vlcompress.export.sizes import layer_sizes
+from vlcompress.export.sizes import layer_sizes, unpruned_bytes
 from vlcompress.export.storage import LIMIT, save_apart, save_onnx, size
 from vlcompress.export.target import Target, target
 from vlcompress.export.tidy import prune_unused
@@ -205,7 +205,12 @@ def export_onnx(
             native=_native(check, session, temporary / "model.onnx", style, speed, (score, reference))
             if holds_packed_nodes(picked)
             else None,
-            bytes=ExportBytes(size(temporary / "model.onnx"), size(scratch / "dense.onnx"), layer_sizes(model)),
+            bytes=ExportBytes(
+                size(temporary / "model.onnx"),
+                size(scratch / "dense.onnx"),
+                layer_sizes(model),
+                unpruned_bytes(family, config, head),
+            ),
         )
         words = next((text for name, text in (beside or {}).items() if name in (VOCABULARY, TOKENIZER)), None)
         texts = {

@@ -190,7 +190,7 @@ def plan_text(folder: Path, plan: CompilePlan, *, explain: bool = False) -> str:
             f"with {plan.threads} thread(s); --explain says why, layer by layer",
             f"removed for good: {removed['head']} attention heads, {removed['neuron']} feed-forward neurons"
             + (f", among them all of {gone} layer{'s' if gone > 1 else ''}, which are gone" if gone else ""),
-            f"pruned layers on disk: {_mb(stored)} of {_mb(dense)} dense; "
+            f"pruned layers on disk: {_mb(stored)}, written dense {_mb(dense)}; "
             f"largest difference from the masked model {plan.max_abs_error:.1e}",
             *(_explained({layer.name: layer.choice for layer in plan.layers}) if explain else ()),
             f"compiled: {folder}",
@@ -222,7 +222,8 @@ def export_text(folder: Path, manifest: ExportManifest, *, explain: bool = False
             f"{lowered} of {len(manifest.layers)} packed layers are written sparse; the file runs in "
             f"{picked / 1e3:.2f} ms against {dense / 1e3:.2f} ms for the same weights written dense "
             f"({speed.threads} thread(s))",
-            f"size: {_mb(manifest.bytes.model)} against {_mb(manifest.bytes.dense)} written dense",
+            f"size: {_mb(manifest.bytes.model)}{_unpruned(manifest.bytes.unpruned)}; what is left, written dense: "
+            f"{_mb(manifest.bytes.dense)}",
             *_with_kernel(manifest.native),
             *_layers_on_disk(manifest.bytes.pruned_layers),
             *task_line(manifest.task_score),
@@ -231,6 +232,10 @@ def export_text(folder: Path, manifest: ExportManifest, *, explain: bool = False
             f"exported: {folder / 'model.onnx'}",
         ]
     )
+
+
+def _unpruned(size: int) -> str:
+    return f", {_mb(size)} before pruning (float32 weights)" if size else ""
 
 
 def _with_kernel(native: NativeSpeed | None) -> list[str]:
@@ -248,7 +253,7 @@ def _layers_on_disk(sizes: LayerBytes) -> list[str]:
         return []
     packed, zipped = sizes.packed / sizes.dense, sizes.zipped_masked / sizes.dense
     return [
-        f"pruned layers: {_mb(sizes.packed)} packed, {packed:.2f} of {_mb(sizes.dense)} dense; "
+        f"pruned layers: {_mb(sizes.packed)} packed, {packed:.2f} times the {_mb(sizes.dense)} that they take dense; "
         f"the masked dense weights zipped: {zipped:.2f} (and dense again once they are read)"
     ]
 
