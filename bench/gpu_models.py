@@ -337,7 +337,14 @@ def prune(run: "Run", pattern: str) -> list["Json"]:
     compute = compute_of(run)
     size = run.scale.size if run.dry else "small"
     recipe = default_recipe("lxmert", "vqa", size).override(
-        pruning={"pattern": pattern, "sparsity": 0.7, "schedule": "linear:35", "controls": [], "seeds": [0]},
+        pruning={
+            "pattern": pattern,
+            "sparsity": 0.7,
+            "schedule": "linear:35",
+            "controls": [],
+            "seeds": [0],
+            "target": "",
+        },
         training={"steps": run.scale.steps},
     )
     with tempfile.TemporaryDirectory() as home:

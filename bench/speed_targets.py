@@ -1,7 +1,7 @@
 """How close `vlcompress prune --speedup` comes to what is asked: families, speeds and batch sizes, one after another.
 
-What a ticket scores plays no part, so each training takes two steps. `python -m bench.speed_targets --out FILE`, on a
-quiet machine; FILE is written after every cell.
+What a ticket scores plays no part, so each training takes two steps on the least of the built-in data.
+`python -m bench.speed_targets --out FILE`, on a quiet machine; FILE is written after every cell.
 """
 
 import argparse
@@ -27,6 +27,7 @@ CELLS = {"lxmert": "vqa", "uniter": "vqa", "vilt": "vqa", "encoder": "classifica
 def measure(family: str, speed: float, batch: int, home: Path) -> dict[str, Any]:
     """Find a ticket for a speed, export it, and measure it beside dense."""
     recipe = default_recipe(family, CELLS[family], "small").override(
+        data={"source": "scenes:tiny"},
         pruning={
             "pattern": "neuron+head",
             "criterion": "gradient",

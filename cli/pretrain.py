@@ -58,7 +58,8 @@ def command(
 ) -> None:
     """Pre-train on the family's own objectives: words, regions, matching, and LXMERT's answers.
 
-    The defaults make the built-in weights of LXMERT small. The same command again continues where it was stopped.
+    The defaults make the built-in weights of LXMERT small, vlcompress/weights has the commands. On built-in data
+    UNITER's settings are other than on your own. The same command again continues where it was stopped.
     """
     from vlcompress.data.sources import pretraining_folder
     from vlcompress.models.base import pretraining_of
@@ -71,7 +72,7 @@ def command(
     spec = pretraining_of(family)
     fixed: dict[str, Any] = {"warmup": 0.1, "clip": 5.0, "weight_decay": 0.01, "head_rate": 1.0}
     hyper = Hyperparameters(steps, batch, learning_rate, optimizer=spec.optimizer, **fixed)
-    recipe = PretrainingRecipe(size, hyper, spec.settings_with(given), seed)
+    recipe = PretrainingRecipe(size, hyper, spec.settings_with(given, built_in=data is None), seed)
     folder = data or pretraining_folder(pictures, home, options.say, captions=family.reads == "pixels")
     result = on_devices(compute, partial(_pretrain, (model, folder, recipe, splits), home, compute, half))
     options.show({"pretrained": str(result)}, f"pre-trained weights: {result}", as_json)

@@ -74,10 +74,11 @@ def command(recipe: Path | None, **said: Any) -> None:
     RECIPE is a TOML file; without one the published recipe of --model, --task and --size is taken. Options override it.
     The same command again continues where it was stopped, or returns at once.
     """
+    from vlcompress.bench.pricing import pricing_of
     from vlcompress.bench.reached import reach
     from vlcompress.devices import parse_compute
     from vlcompress.export.trial import try_export
-    from vlcompress.report.text import dry_run_text, reached_text, run_text
+    from vlcompress.report.text import dry_run_text, run_text
     from vlcompress.results import to_json
     from vlcompress.tickets.run import rehearse, run_name
     from vlcompress.training.ranks import on_devices
@@ -85,7 +86,8 @@ def command(recipe: Path | None, **said: Any) -> None:
     chosen = _recipe(recipe, said)
     compute = parse_compute(**vars(chosen.runtime), training=True)
     if said["dry_run"] or said["save_recipe"]:
-        compute = rehearse(chosen, said["home"], compute=compute, say=options.say, trial=try_export)
+        pricing = pricing_of if said["dry_run"] else None
+        compute = rehearse(chosen, said["home"], compute=compute, say=options.say, trial=try_export, pricing=pricing)
     if said["save_recipe"]:
         chosen.save(said["save_recipe"])
         options.say(f"recipe written to {said['save_recipe']}")
@@ -94,11 +96,11 @@ def command(recipe: Path | None, **said: Any) -> None:
         return
     engine = (said["engine"], said["share"])
     run = on_devices(compute, partial(_find, chosen, said["home"], compute, said["track"], engine))
-    document, text = {"run": str(run.folder), **to_json(run.result())}, run_text(run)
-    if chosen.pruning.target:
-        reached = reach(run, options.say)
-        document["reached"], text = to_json(reached), f"{text}\n{reached_text(run, reached)}"
-    options.show(document, text, said["as_json"])
+    document = {"run": str(run.folder), **to_json(run.result())}
+    reached = reach(run, options.say) if chosen.pruning.target else None
+    if reached is not None:
+        document["reached"] = to_json(reached)
+    options.show(document, run_text(run, reached), said["as_json"])
 
 
 def _find(chosen: Any, home: Path, compute: Any, track: str | None, engine: tuple[str, str]) -> Any:
@@ -134,6 +136,19 @@ def _target(said: dict[str, Any]) -> str | None:
     return "".join([*asked.values(), *(f",{at}:{number}" for at, number in where.items() if number)]) or None
 
 
+def _without_target(base: Any, said: dict[str, Any]) -> Any:
+    """Put a recipe's own target aside where a sparsity, or what no target prices, is asked for in place of it."""
+    from vlcompress.recipe import ROUNDS
+
+    own = base.pruning.target
+    unpriced = said["pattern"] and base.override(pruning={"pattern": said["pattern"]}).pruning.pattern.by_kind
+    if not own or (not unpriced and all(said[name] is None for name in ("sparsity", "rounds", "allocation"))):
+        return base
+    rounds = {**ROUNDS, **_of_method(said)} if said["method"] else ROUNDS
+    options.say(f"the recipe's target '{own}' is put aside: schedule {rounds['schedule']}")
+    return base.override(pruning=rounds)
+
+
 def _of_method(said: dict[str, Any]) -> dict[str, Any]:
     """Look up what a method sets; it prunes in rounds or at once, whatever else is asked for."""
     from vlcompress.recipe import METHODS as found
@@ -159,6 +174,7 @@ def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
     if said["method"] is not None:
         base = base.override(pruning=_of_method(said))
     target = _target(said)
+    base = base if target else _without_target(base, said)
     controls = [control for control in said["controls"] if control != "none"]
     chosen = base.override(
         model={"family": family, "size": said["size"], "checkpoint": said["checkpoint"], "head": said["head"]},
@@ -177,7 +193,9 @@ def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
     )
     pattern = chosen.pruning.pattern
     if chosen.pruning.target and said["pattern"] is None and pattern.by_kind:
-        options.say(f"target '{target}': pattern neuron+head ranked by gradients, since '{pattern}' has no price")
+        options.say(
+            f"target '{chosen.pruning.target}': pattern neuron+head ranked by gradients, since '{pattern}' has no price"
+        )
         criterion = None if said["criterion"] or said["method"] == "calibrated" else "gradient"
         return chosen.override(pruning={"pattern": "neuron+head", "criterion": criterion})
     if said["pattern"] is None or said["sparsity"] is not None or pattern.own_sparsity is None:

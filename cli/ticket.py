@@ -50,7 +50,13 @@ def import_(file: Path, home: Path, track: str | None, as_json: bool, compute: A
         data={"source": said["data"], "vocabulary": said["vocabulary"]},
         pruning={
             **{"pattern": said["pattern"], "criterion": "magnitude", "schedule": "oneshot"},
-            **{"controls": list(said["controls"]), "seeds": said["seeds"], "growth": "", "permutation": ""},
+            **{
+                "controls": list(said["controls"]),
+                "seeds": said["seeds"],
+                "growth": "",
+                "permutation": "",
+                "target": "",
+            },
         },
         training={name: said[name] for name in ("steps", "batch", "learning_rate")},
     )

@@ -45,8 +45,14 @@ PAPER: dict[str, Any] = {
     "schedule": "linear:10",
     "allocation": "global",
     "controls": ["random"],
+    "target": "",
 }
 """How Gan et al. (AAAI 2022) prune: `--recipe paper`. Published sizes have whole heads and neurons instead."""
+
+
+ROUNDS: dict[str, Any] = {"target": "", "criterion": "gradient", "schedule": "levels:30,50,70"}
+"""What takes the place of a recipe's own target where a sparsity or a pattern of weights is asked for: rounds, ranked
+by gradients, by which blocks survive too (`vlcompress study granularity`)."""
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
 from tests.export.graphs import emitted_graph, exporter_like_graph
-from vlcompress.export.functions import DOMAIN, MAX_BODIES, NAME, packable
+from vlcompress.export.functions import DOMAIN, MAX_BODIES, NAME, NAME_INT8, packable
 from vlcompress.export.lowering import Form, forms
-from vlcompress.export.quantize import Quantizer, quantize_weight
+from vlcompress.export.native.library import round_weight
+from vlcompress.export.quantize import Quantizer
 from vlcompress.export.rewrite import Rewriter, WrittenLayer
 from vlcompress.export.runtime import session_from_bytes
 from vlcompress.export.target import OPSET
@@ -273,7 +274,76 @@ def test_a_weight_that_several_products_read_can_be_widened(blocky: Blocky, monk
 
 def test_int8_weights_are_signed_with_a_scale_for_each_output() -> None:
     weight: Any = np.array([[1.0, 0.0], [-2.0, 0.0]], dtype=np.float32)
-    values, scale = quantize_weight(weight)
+    values, scale = round_weight(weight.T)
     assert values.dtype == np.int8  # unsigned weights lose more than half of the speed
-    assert values.tolist() == [[64, 0], [-127, 0]]
-    np.testing.assert_allclose(values * scale, weight, atol=0.01)
+    assert values.T.tolist() == [[64, 0], [-127, 0]]
+    np.testing.assert_allclose(values.T * scale, weight, atol=0.01)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda b: f"{b[0]}x{b[1]}")
+def test_packed_nodes_in_int8_run_anywhere_and_stay_near_float32(blocky: Blocky, block: tuple[int, int]) -> None:
+    bsr = random_layer(blocky, block)
+    before = serialised(exporter_like_graph(unpack(bsr), torch.linspace(-1, 1, 128)))
+    expected = session_from_bytes(before, threads=1).run(None, FEEDS)
+    packed = {name: way for name, way in all_writings(bsr).items() if way[1] is not None}
+    for name, (form, panels) in packed.items():
+        if form is not None and form.kind == "transposed":  # MatMulInteger takes no transposed input
+            continue
+        after = packed_int8(bsr, form, panels)
+        check_graph(after)
+        model = onnx.load_from_string(after)
+        assert {node.domain for node in model.graph.node} == {DOMAIN}
+        assert [one.name for one in model.functions] == [NAME_INT8, f"{NAME_INT8}_1", f"{NAME_INT8}_2"]
+        readings = {
+            "onnxruntime": session_from_bytes(after, threads=1, native="off").run(None, FEEDS),
+            "reference": ReferenceEvaluator(model).run(None, FEEDS),
+        }
+        for reading, got in readings.items():
+            for one, want in zip(got, expected, strict=True):
+                error = float(np.abs(one - want).max())
+                assert 1e-6 < error < 0.03 * float(np.abs(want).max()), f"{name} in {reading}"
+
+
+def test_packed_nodes_in_int8_hold_bytes_and_a_scale_for_each_output(blocky: Blocky) -> None:
+    bsr = random_layer(blocky, (16, 1))
+    graph = onnx.load_from_string(packed_int8(bsr, None, row_panels(bsr))).graph
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    values, columns, starts = (stored[f"layer.weight.{part}"] for part in ("values", "columns", "starts"))
+    scales = stored["layer.weight.scales"]
+    assert (values.dtype, scales.dtype, scales.shape) == (np.int8, np.float32, (128,))
+    dense = np.zeros((128, 64), dtype=np.int8)
+    for panel in range(8):
+        for j in range(starts[panel], starts[panel + 1]):
+            dense[panel * 16 : panel * 16 + 16, columns[j]] = values[j * 16 : j * 16 + 16]
+    np.testing.assert_allclose(dense * scales[:, None], unpack(bsr).numpy(), atol=0.51 * scales.max())
+
+
+def test_a_body_in_int8_is_fused_like_plain_operators(blocky: Blocky, tmp_path: Path) -> None:
+    """The dense weight is made when the file is loaded, and scales and sums become one operator."""
+    bsr = random_layer(blocky, (16, 1))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(packed_int8(bsr, None, row_panels(bsr)), options, providers=["CPUExecutionProvider"])
+    kinds = {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
+    assert not kinds & {"ScatterND", "MatMulInteger", "Cast"}
+    assert kinds & {"DynamicQuantizeMatMul", "MatMulIntegerToFloat"}
+
+
+def test_packed_nodes_in_int8_can_be_widened(blocky: Blocky, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on processors without VNNI, though four products share one weight."""
+    monkeypatch.setattr("vlcompress.export.runtime.saturates", lambda: True)
+    bsr = random_layer(blocky, (16, 1))
+    before, _, _ = rewritten(bsr, None, None)
+    expected = session_from_bytes(before, threads=1).run(None, FEEDS)
+    got = session_from_bytes(packed_int8(bsr, None, row_panels(bsr)), threads=1, native="off").run(None, FEEDS)
+    for one, want in zip(got, expected, strict=True):
+        assert float(np.abs(one - want).max()) < 0.03 * float(np.abs(want).max())
+
+
+def packed_int8(bsr: BlockSparseWeight, form: Form | None, panels: RowGroups | None) -> bytes:
+    model = emitted_graph(bsr, torch.linspace(-1, 1, 128))
+    assert Rewriter(model, OPSET, int8=True).apply({"layer.weight": WrittenLayer(bsr, form, panels)}) == 4
+    prune_unused(model)
+    return serialised(model)

@@ -1,7 +1,7 @@
 """UNITER's objectives: what is drawn and at which rates, and losses that know what they ask for."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -27,6 +27,7 @@ class FakeExample:
     img_id: str
     tokens: NDArray[np.int64]
     regions: Regions
+    answer_tokens: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,29 @@ def test_first_word_is_masked_where_none_was_drawn() -> None:
     asked = batch.targets["words"] != -1
     assert torch.equal(asked.nonzero()[:, 1], torch.ones(len(asked), dtype=torch.int64))
     assert (batch.inputs["input_ids"][:, 1] == 4).all()
+
+
+def test_answers_end_their_questions_and_are_hidden_and_asked_for() -> None:
+    one, other = _examples(1, 2)
+    asked = replace(one, answer_tokens=np.array([7, 8]))
+    objective = UniterPretrainingObjective(
+        [asked, other], FakeVocabulary(), word_rate=0.0, answer_rate=1.0, mix={"mlm": 1}
+    )
+    batch = objective.batch([0, 1], _rng())
+    end = int((one.tokens == 3).argmax())
+    assert batch.inputs["input_ids"][0, end : end + 3].tolist() == [4, 4, 3]
+    assert batch.targets["words"][0, : end + 3].tolist() == [-1] * end + [7, 8, -1]
+    assert (batch.targets["words"][1] != -1).tolist().count(True) == 1  # the first word, as ever
+    matching = replace(objective, examples=[asked, replace(other, img_id="1")], mix={"itm": 1}).batch([0, 1], _rng())
+    assert matching.inputs["input_ids"][0, end : end + 3].tolist() == [7, 8, 3]
+
+
+def test_regions_that_are_seen_are_classified_too() -> None:
+    objective, batch = _whole("mrc", region_rate=0.0, seen_rate=1.0)
+    assert len(batch.targets["asked"]) == int(batch.inputs["visual_attention_mask"].sum())
+    assert batch.inputs["visual_masked"].sum() == len(objective)
+    model, heavier = _model(), replace(objective, class_weight=3.0)
+    torch.testing.assert_close(heavier.loss(model, batch), 3 * objective.loss(model, batch))
 
 
 @pytest.mark.parametrize("name", ["mrfr", "mrc"])

@@ -83,7 +83,7 @@ def layer_names() -> list[str]:
 def run_document(seeds: int = 1) -> dict[str, Any]:
     """Return run.json."""
     recipe = default_recipe("lxmert", "vqa", "small").override(
-        pruning={"seeds": list(range(seeds)), "pattern": "block:16x16"}
+        pruning={"seeds": list(range(seeds)), "pattern": "block:16x16", "target": ""}
     )
     names = layer_names()
     return {

@@ -36,7 +36,7 @@ def weights(trained: TrainingResult) -> dict[str, torch.Tensor]:
 
 def test_at_their_defaults_no_identity_changes(recipe: Recipe, tmp_path: Path) -> None:
     """Names of runs and trainings that exist: the options may add to a document only where they are used."""
-    block = {"pattern": "block:128x1", "criterion": "magnitude", "schedule": "linear:10", "sparsity": 0.5}
+    block = {"pattern": "block:128x1", "criterion": "magnitude", "schedule": "linear:10", "sparsity": 0.5, "target": ""}
     plain = default_recipe("lxmert", "vqa", "small").override(pruning=block)
     assert plain.sha256().startswith("a65e69895b907cc5")
     experiment = opened(recipe, tmp_path)

@@ -8,6 +8,7 @@ import torch
 from tests.tickets.test_imp import by_arm, opened
 from vlcompress.cli.prune import METHODS as COMMANDS_METHODS
 from vlcompress.errors import VlcompressError
+from vlcompress.pruning.criterion import Wanda
 from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import METHODS, Recipe, default_recipe
 from vlcompress.tickets import experiment
@@ -84,6 +85,29 @@ def test_two_repairs_in_one_order_of_neurons_share_what_was_measured(
     assert ticket.trained[0].permutation() is not None
     assert ticket.trained[0].folder != control.trained[0].folder
     assert len(measured) == 1
+
+
+@pytest.mark.parametrize("criterion", ["wanda", "fisher"])
+def test_a_criterion_and_its_repair_look_at_the_examples_once(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, criterion: str
+) -> None:
+    looked = []
+    monkeypatch.setattr(experiment, "drawn", lambda of: looked.append(of) or calibration.drawn(of))
+    work = opened(recipe.override(pruning={**METHODS["calibrated"], "criterion": criterion}), tmp_path)
+    dense, ticket = train_arms(work)
+    assert len(looked) == 1
+    kept = work.moments(dense.trained[0])
+    assert len(looked) == 1
+    alone = calibration.moments(
+        work.model_of(dense.trained[0]), work.family, calibration.drawn(work.train_task), work.prunable.names
+    )
+    assert all(torch.allclose(kept[name].second, alone[name].second, atol=1e-5) for name in alone)
+    if criterion == "fisher":
+        return
+    model, names = work.model_of(dense.trained[0]), work.prunable.names
+    scores = calibration.wanda(model, work.family, calibration.drawn(work.train_task), names)
+    again = pruned(work, dense.trained[0], work.keep_all(), ticket.sparsity, work.recipe.pruning.pattern, Wanda(scores))
+    assert again.sha256() == ticket.trained[0].masks().sha256()
 
 
 def test_what_trains_nothing_says_which_settings_have_no_effect(recipe: Recipe, tmp_path: Path) -> None:

@@ -49,6 +49,23 @@ def test_moments_are_means_over_all_words_of_the_examples(opened: Experiment, mo
     assert not model.get_submodule(NAME.removesuffix(".weight"))._forward_pre_hooks
 
 
+def test_moments_are_the_same_however_many_rows_are_multiplied_at_once(
+    opened: Experiment, model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Query, key and value share a product; a layer of another input does not."""
+    layer = "lxmert.encoder.layer.0.attention.self"
+    names = [NAME, *(f"{layer}.{part}.weight" for part in ("query", "key", "value"))]
+    found = []
+    for rows in (1, 10**6):
+        monkeypatch.setattr(calibration, "GATHERED", rows)
+        found.append(moments(model, opened.family, drawn(opened.train_task), names))
+    for name in names:
+        one, all_ = (of[name] for of in found)
+        assert torch.allclose(one.mean, all_.mean, atol=1e-6)
+        assert torch.allclose(one.second, all_.second, atol=1e-5)
+    assert not torch.equal(found[0][NAME].second, found[0][names[1]].second)
+
+
 def test_wanda_is_the_weight_times_its_inputs_norm_and_within_a_row_nothing_else(
     opened: Experiment, model: torch.nn.Module
 ) -> None:
@@ -102,5 +119,7 @@ def test_fisher_sums_over_examples_and_gives_nothing_to_what_is_not_used(
 
 def test_only_linear_layers_have_moments() -> None:
     convolution = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1))
-    with pytest.raises(VlcompressError, match=r"weight '0.weight' is of a Conv2d, and only linear layers can be"):
+    with pytest.raises(
+        VlcompressError, match=r"weight '0.weight' is of a Conv2d, and moments of inputs are of linear layers"
+    ):
         check_linear(convolution, ["0.weight"])

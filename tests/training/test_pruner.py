@@ -244,8 +244,11 @@ def test_examples_without_a_use_are_told_and_convolutions_are_not_calibrated() -
     with pytest.warns(UserWarning, match="examples have no effect with criterion 'magnitude'"):
         Pruner(bert(), examples=inputs())
     model = nn.Sequential(nn.Conv2d(3, 4, 3))
-    with pytest.raises(VlcompressError, match="is of a Conv2d, and only linear layers can be calibrated"):
+    with pytest.raises(VlcompressError, match="is of a Conv2d, and moments of inputs are of linear layers"):
         Pruner(model, weights=["0.weight"], criterion="wanda", examples=torch.rand(2, 3, 8, 8))
+    pruner = Pruner(model, weights=["0.weight"], criterion="fisher", examples=torch.rand(2, 3, 8, 8), sparsity=0.5)
+    assert pruner.step()
+    assert pruner.masks.sparsity == pytest.approx(0.1, abs=0.01)
 
 
 def started(criterion: str = "gradient", **said: Any) -> tuple[nn.Module, Pruner, torch.optim.Optimizer]:

@@ -1,4 +1,4 @@
-"""The benchmark of a run: five forms of the same model side by side, with the accuracy of each."""
+"""The benchmark of a run: the forms of the same model side by side, with the accuracy of each."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ from vlcompress.bench.variants import Variant, bind_torch, make_onnx, make_torch
 from vlcompress.devices import CPU, Compute, placed, precision
 from vlcompress.errors import VlcompressError
 from vlcompress.export.export_run import compiled_of, export_dense
-from vlcompress.export.parity import bound_in
+from vlcompress.export.parity import BOUNDS, Bound, bound_in, looser
 from vlcompress.export.runtime import provider_for
 from vlcompress.models.base import Family
 from vlcompress.results import Accuracy, BenchResult, CurvePoint, save
@@ -33,6 +33,9 @@ DOCUMENT = "bench.json"
 REFERENCES = ("dense", "onnx dense")
 """What speed-ups are ratios to: the model one starts from, and the same model exported without a ticket."""
 
+INT8 = "onnx int8"
+"""The file that `vlcompress export --quantize int8` has put beside the float32 one."""
+
 CURVE_EFFORT = Effort(rounds=9, burst_s=0.05, warmup=2)
 Say = Callable[[str], None]
 
@@ -47,7 +50,7 @@ def bench_run(
     effort: Effort = EFFORT,
     say: Say = print,
 ) -> BenchResult:
-    """Measure dense, masked, compiled, ONNX dense and ONNX compiled, and write ``bench.json``.
+    """Measure dense, masked, compiled, ONNX dense and compiled, and in int8 if there is one, and write ``bench.json``.
 
     Args:
         run: a run that was compiled and exported.
@@ -103,7 +106,7 @@ def _check_made(run: Run) -> None:
 def _variants(
     run: Run, ticket: Ticket, task: Task, threads: int, compute: Compute, provider: str, say: Say
 ) -> list[Variant]:
-    """Make the five variants; the ticket's files must be there."""
+    """Make the variants; the ticket's files must be there."""
     (one,) = samples(task, 1)
     files = {
         "dense": run.training("dense") / "weights.safetensors",
@@ -120,13 +123,16 @@ def _variants(
         torch_variants.append(torch_variant(name, model, answer, truth=truth, file=files[name], make=make))
     onnx_files = {"onnx dense": (export_dense(run, threads=threads), "dense")}
     onnx_files["onnx compiled"] = run.folder / "onnx" / "model.onnx", "masked"
-    onnx_variants = [_onnx(name, *said, one, threads, provider) for name, said in onnx_files.items()]
+    if (run.folder / "onnx-int8" / "model.onnx").is_file():
+        onnx_files[INT8] = run.folder / "onnx-int8" / "model.onnx", "masked"
+    onnx_variants = [_onnx(name, *said, one, threads, provider, bound_in(compute)) for name, said in onnx_files.items()]
     return torch_variants + onnx_variants
 
 
-def _onnx(name: str, file: Path, truth: str, one: Any, threads: int, provider: str) -> Variant:
+def _onnx(name: str, file: Path, truth: str, one: Any, threads: int, provider: str, bound: Bound) -> Variant:
     make = partial(make_onnx, file, one, threads) if provider == "cpu" else None
-    return onnx_variant(name, file, truth=truth, threads=threads, provider=provider, make=make)
+    allowed = looser(BOUNDS["int8"], bound) if name == INT8 else bound
+    return onnx_variant(name, file, truth=truth, threads=threads, provider=provider, make=make, bound=allowed)
 
 
 def _silent(line: str) -> None:

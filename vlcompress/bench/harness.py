@@ -3,6 +3,8 @@
 A speed is reported only for variants whose scores were checked in this very process, on these very inputs.
 """
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
@@ -17,7 +19,7 @@ from vlcompress.errors import VlcompressError
 from vlcompress.export.parity import BOUNDS, Bound, compare_scores, require
 from vlcompress.results import BatchResult, BenchResult, Speedup, VariantResult
 from vlcompress.sparse.compile import thread_count
-from vlcompress.sparse.timing import Bursts, Effort, interleave
+from vlcompress.sparse.timing import Bursts, Call, Effort, interleave
 
 Inputs = Mapping[str, Tensor]
 
@@ -25,7 +27,16 @@ EFFORT = Effort(rounds=15, burst_s=0.15, warmup=2)
 """15 rounds of at least 0.15 s of calls for each variant: some 10 s a batch size for five variants."""
 
 
-def measure_openings(variants: Mapping[str, Sequence[Callable[[], object]]], effort: Effort = EFFORT) -> Bursts:
+FEWEST = 2
+"""Rounds, at least, of calls that take long."""
+
+OPENINGS = 2
+"""How often a file is opened, where the fastest opening counts."""
+
+
+def measure_openings(
+    variants: Mapping[str, Sequence[Callable[[], object]]], effort: Effort = EFFORT, seconds: float = math.inf
+) -> Bursts:
     """Measure variants that are there several times, all calls in turn; the opening with the lowest median counts.
 
     Two sessions of one file run up to 1.4 times apart, by where their weights lie in memory.
@@ -33,14 +44,36 @@ def measure_openings(variants: Mapping[str, Sequence[Callable[[], object]]], eff
     Args:
         variants: by name, the same call through each of its openings.
         effort: rounds, and seconds of calls in each.
+        seconds: about how long it may take. Long calls are made once a turn and in fewer rounds, `FEWEST` at least,
+            and through one opening alone where that is still too long.
 
     Returns:
         Seconds of every call of the fastest opening, by name and round.
     """
+    variants, effort = _within(seconds, variants, effort)
     each = {f"{name} #{at}": call for name, calls in variants.items() for at, call in enumerate(calls)}
     found = interleave(each, effort)
     openings = {name: [found[f"{name} #{at}"] for at in range(len(calls))] for name, calls in variants.items()}
     return {name: min(rounds, key=lambda one: latency(one, 1).p50_ms) for name, rounds in openings.items()}
+
+
+def _within(
+    seconds: float, variants: Mapping[str, Sequence[Call]], effort: Effort
+) -> tuple[Mapping[str, Sequence[Call]], Effort]:
+    """Make every call once, which warms it up, and share out the seconds."""
+    took = [_seconds_of(call) for calls in variants.values() for call in calls]
+    if sum(max(one, effort.burst_s) for one in took) * (1 + bool(effort.warmup)) * effort.rounds <= seconds:
+        return variants, effort
+    if sum(took) * FEWEST > seconds:
+        variants, took = {name: calls[:1] for name, calls in variants.items()}, took[:: len(took) // len(variants)]
+    rounds = int(seconds / sum(max(one, effort.burst_s) for one in took))
+    return variants, Effort(max(FEWEST, min(rounds, effort.rounds)), effort.burst_s, warmup=0)
+
+
+def _seconds_of(call: Call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def bench_models(
@@ -60,7 +93,7 @@ def bench_models(
         threads: threads of PyTorch while measuring (sessions carry their own).
         references: the variants that speeds are ratios to ("dense", and "onnx dense" for what the ticket itself gains).
         effort: how long to measure.
-        bound: what a variant's scores may differ by from its truth's.
+        bound: what a variant's scores may differ by from its truth's, unless it says so itself.
 
     Returns:
         What ``bench.json`` holds, without accuracy and curve.
@@ -95,7 +128,11 @@ def _gate(variants: Mapping[str, Variant], inputs: Mapping[int, Inputs], bound: 
     found: dict[str, dict[str, float]] = {}
     for name, variant in variants.items():
         parity = compare_scores(scores[variant.truth], scores[name])
-        require(parity, f"'{name}' does not compute what '{variant.truth}' does, so no speed is reported", bound)
+        require(
+            parity,
+            f"'{name}' does not compute what '{variant.truth}' does, so no speed is reported",
+            variant.bound or bound,
+        )
         found[name] = asdict(parity)
     return found
 

@@ -10,7 +10,7 @@ import copy
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from vlcompress.artefacts import identity
 from vlcompress.bench.block_graphs import Block, block_graph
 from vlcompress.bench.environment import environment
+from vlcompress.bench.harness import OPENINGS, measure_openings
+from vlcompress.bench.statistics import latency, paired_ratio
 from vlcompress.errors import VlcompressError
 from vlcompress.export.runtime import open_session, session_from_bytes
 from vlcompress.export.storage import save_apart
@@ -45,6 +47,9 @@ SHARES = (0.25, 0.5, 0.75)
 """Shares of a block's units that are measured, besides one unit and all: between them times lie on straight lines."""
 
 BLOCK_EFFORT = Effort(rounds=7, burst_s=0.005, warmup=1)
+MODEL_SECONDS = 12.0
+"""About how long a whole model is measured: a published size takes seconds a call."""
+
 MODEL_EFFORT = Effort(rounds=9, burst_s=0.05, warmup=1)
 
 
@@ -221,6 +226,7 @@ class Measured:
         shapes = {name: list(value.shape) for name, value in subject.inputs.items()}
         key = {name: here[name] for name in ("cpu", "cores", "packages")} | {
             "family": subject.family.name, "config": subject.config, "inputs": shapes, "threads": threads,
+            "openings": OPENINGS,
         }  # fmt: skip
         self._path = folder / f"{identity(to_json(key))[:16]}.json"
         self._here = here
@@ -232,7 +238,7 @@ class Measured:
         self._say("measuring what heads and neurons cost on this machine")
         lists = self._measure_lists()
         fewest = {name: one.counts[0] for name, one in lists.items()}
-        timings = self._beside_dense(fewest)
+        timings = dict(zip(("dense", "kept"), self._beside_dense(fewest), strict=True))
         alone = {end: sum(one.costs[at] for one in lists.values()) for end, at in (("dense", -1), ("kept", 0))}
         # Within a model a layer finds nothing of its own in the caches, so all of them take longer than alone.
         scale = (timings["dense"] - timings["kept"]) / (alone["dense"] - alone["kept"])
@@ -249,8 +255,8 @@ class Measured:
         """Export the whole model with so many units, and measure it beside dense: ms, as if dense took as before."""
         record = self._record
         if _hash(kept) not in record.measured:
-            timings = self._beside_dense(kept)
-            found = {**record.measured, _hash(kept): record.dense * timings["kept"] / timings["dense"]}
+            dense, smaller = self._beside_dense(kept)
+            found = {**record.measured, _hash(kept): record.dense * smaller / dense}
             record = self.__dict__["_record"] = self._kept(replace(record, measured=found))
         return record.measured[_hash(kept)]
 
@@ -258,22 +264,28 @@ class Measured:
         save(record, self._path)
         return record
 
-    def _beside_dense(self, kept: Kept) -> dict[str, float]:
-        """Measure the whole model with so many units ("kept") and "dense", in ms."""
+    def _beside_dense(self, kept: Kept) -> tuple[float, float]:
+        """Measure dense and the whole model with so many units, in ms, as a ticket is measured at the end.
+
+        Each is opened several times, and their ratio is that of the rounds: see `vlcompress.bench.reached`.
+        """
         with tempfile.TemporaryDirectory() as folder:
-            call = self._opened(self._subject.smaller(kept), Path(folder))
-            return fastest_ms({"dense": self._dense, "kept": call}, MODEL_EFFORT)
+            calls = {"dense": self._dense, "kept": self._opened(self._subject.smaller(kept), Path(folder))}
+            rounds = measure_openings(calls, MODEL_EFFORT, MODEL_SECONDS)
+        dense = latency(rounds["dense"], 1).p50_ms
+        return dense, dense / paired_ratio(rounds["dense"], rounds["kept"]).value
 
     @cached_property
-    def _dense(self) -> Call:
+    def _dense(self) -> list[Call]:
         with tempfile.TemporaryDirectory() as folder:
             return self._opened(self._subject.model, Path(folder))
 
-    def _opened(self, model: nn.Module, folder: Path) -> Call:
+    def _opened(self, model: nn.Module, folder: Path) -> list[Call]:
+        """Export a model and open it `OPENINGS` times."""
         save_apart(trace(self._subject.family, model, self._subject.config), folder / "model.onnx")
-        session = open_session(folder / "model.onnx", threads=self._threads, native="off")
-        arrays = feed(session, self._subject.inputs)
-        return lambda: session.run(None, arrays)
+        sessions = [open_session(folder / "model.onnx", threads=self._threads, native="off") for _ in range(OPENINGS)]
+        arrays = feed(sessions[0], self._subject.inputs)
+        return [partial(session.run, None, arrays) for session in sessions]
 
     def _measure_lists(self) -> dict[str, PriceList]:
         """Time every shape once, and add up the calls of each coupling."""

@@ -1,7 +1,7 @@
 """What a ticket with a target has come to: its exported file beside dense's, measured on this machine."""
 
 from vlcompress.bench.environment import environment
-from vlcompress.bench.harness import measure_openings
+from vlcompress.bench.harness import OPENINGS, measure_openings
 from vlcompress.bench.statistics import latency, paired_ratio
 from vlcompress.errors import VlcompressError
 from vlcompress.export.export_run import artefact_folder, export_dense, export_run
@@ -18,7 +18,7 @@ from vlcompress.tickets.run import Run
 from vlcompress.tickets.ticket import load_ticket
 
 DOCUMENT = "reached.json"
-OPENINGS = 2
+SECONDS = 40.0
 EFFORT = Effort(rounds=9, burst_s=0.1, warmup=1)
 
 
@@ -50,7 +50,7 @@ def reach(run: Run, say: Say) -> ReachedResult:
         arrays = feed(session, inputs)
         return lambda: session.run(None, arrays)
 
-    rounds = measure_openings({name: [opened(name) for _ in range(OPENINGS)] for name in files}, EFFORT)
+    rounds = measure_openings({name: [opened(name) for _ in range(OPENINGS)] for name in files}, EFFORT, SECONDS)
     result = ReachedResult(
         environment=environment(),
         target=str(target),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vlcompress.bench.memory import Make
+from vlcompress.export.parity import Bound
 from vlcompress.export.runtime import open_session
 from vlcompress.export.verify import feed
 from vlcompress.models.base import Family, inputs_for
@@ -31,6 +32,7 @@ class Variant:
         truth: name of the variant whose scores it must reproduce; its own name where it is the truth.
         nbytes: size of its weights on disk; None if it has no file.
         make: loads it in another process to measure memory; None to leave memory out.
+        bound: what its scores may differ by from its truth's; None for what the benchmark allows.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Variant:
     truth: str
     nbytes: int | None = None
     make: Make | None = None
+    bound: Bound | None = None
 
 
 def torch_variant(
@@ -70,6 +73,7 @@ def onnx_variant(
     threads: int,
     provider: str = "cpu",
     make: Make | None = None,
+    bound: Bound | None = None,
 ) -> Variant:
     """Make a variant of an exported file in ONNX Runtime, opened as its manifest says is fastest.
 
@@ -80,6 +84,7 @@ def onnx_variant(
         threads: threads of the session.
         provider: where it runs, spelled out.
         make: see `Variant`.
+        bound: likewise.
 
     Raises:
         VlcompressError: no such file, or not a model.
@@ -90,7 +95,7 @@ def onnx_variant(
         arrays = feed(session, inputs)
         return lambda: session.run(["logits"], arrays)[0]
 
-    return Variant(name, bind, truth, _size(file), make)
+    return Variant(name, bind, truth, _size(file), make, bound)
 
 
 def bind_torch(model: nn.Module, answer: Answer, inputs: Inputs) -> Callable[[], Scores]:

@@ -17,8 +17,12 @@ B       float [N]                   bias, always there (zeros if the layer has n
 R       float [..., N], optional    residual, added before the activation; this exporter writes it where none follows
 ======  ==========================  ==============================================================================
 
+`BlockSparseLinearInt8` and `BlockSparseLinearInt8_<i>` are the same in int8: W is int8 in -127..127, S float [N] comes
+between P and B, and the weight of output n is S[n] times what W holds. How X is rounded is the operator's affair: the
+bodies take one scale for all of it (DynamicQuantizeLinear), the native kernel one for each row.
+
 Attributes: N (int), K (int), h (int; a multiple of 16 that divides N), activation (string: "none", "gelu" (exact, with
-erf), "gelu_tanh" or "relu"). W, I, P and B are always initialisers. Y is float [..., N].
+erf), "gelu_tanh" or "relu"). W, I, P, S and B are always initialisers. Y is float [..., N].
 
 **The bodies.** Each op type that a file uses has a model-local function of the same domain and name in that file, whose
 body is standard operators. A runtime that registers no such operator inlines it: it slices W, I and P (constants, so
@@ -39,15 +43,17 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from vlcompress.export.lowering import Access, Form, Kind, Writer, lower, rank
+from vlcompress.export.lowering import Access, Form, Kind, Multiply, Writer, lower, products, rank
+from vlcompress.export.native.library import round_weight
 from vlcompress.kernels.grouped import RowGroups
 
 DOMAIN = "vlcompress"
 VERSION = 1
 NAME = "BlockSparseLinear"
+NAME_INT8 = "BlockSparseLinearInt8"
 
 MAX_BODIES = 256
-"""Op types that a native library registers: NAME, NAME_1 ... NAME_255."""
+"""Op types of each name that a native library registers: NAME, NAME_1 ... NAME_255."""
 
 PANEL = 16
 """The height of panels that is written: what a step of the native kernel computes. Taller ones would save a few
@@ -73,21 +79,24 @@ class Panels:
     """A weight [N, K] as the node stores it.
 
     Attributes:
-        values: float32 [P[-1] * height], input W.
+        values: float32 or int8 [P[-1] * height], input W.
         columns: int32 [P[-1]], input I.
         starts: int64 [N/height + 1], input P.
         height: h.
+        scales: float32 [N], input S of int8; None for float32.
     """
 
-    values: Floats
+    values: Floats | npt.NDArray[np.int8]
     columns: npt.NDArray[np.int32]
     starts: npt.NDArray[np.int64]
     height: int
+    scales: Floats | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all three."""
-        return int(self.values.nbytes + self.columns.nbytes + self.starts.nbytes)
+        """Bytes of all of them."""
+        scales = 0 if self.scales is None else self.scales.nbytes
+        return int(self.values.nbytes + self.columns.nbytes + self.starts.nbytes + scales)
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,7 @@ class Body:
         rank: of X.
         activation: applied at the end.
         residual: whether R is added, which only comes without an activation.
+        int8: whether W is int8.
     """
 
     kind: Kind | Literal["rebuild"]
@@ -113,6 +123,7 @@ class Body:
     rank: int
     activation: Activation
     residual: bool = False
+    int8: bool = False
 
 
 def packable(groups: RowGroups) -> bool:
@@ -120,37 +131,44 @@ def packable(groups: RowGroups) -> bool:
     return not any(len(group.weight) % PANEL for group in groups.groups)
 
 
-def pack_panels(groups: RowGroups) -> Panels:
-    """Store row groups by panels; a group's columns are repeated for each of its panels."""
-    values, columns, counts = [], [], [0]
+def pack_panels(groups: RowGroups, *, int8: bool = False) -> Panels:
+    """Store row groups by panels, rounded if asked to; a group's columns are repeated for each of its panels."""
+    values, scales, columns, counts = [], [], [], [0]
     for group in groups.groups:
         index = group.columns.numpy().astype(np.int32)
-        panels = len(group.weight) // PANEL
-        tiles = group.weight.reshape(panels, PANEL, len(index)).transpose(1, 2)
-        values.append(tiles.contiguous().numpy().reshape(-1))
+        panels, weight = len(group.weight) // PANEL, group.weight.numpy()
+        if int8:
+            weight, scale = round_weight(weight)
+            scales.append(scale)
+        values.append(np.ascontiguousarray(weight.reshape(panels, PANEL, len(index)).swapaxes(1, 2)).reshape(-1))
         columns += [index] * panels
         counts += [len(index)] * panels
-    return Panels(np.concatenate(values), np.concatenate(columns), np.cumsum(counts, dtype=np.int64), PANEL)
+    starts = np.cumsum(counts, dtype=np.int64)
+    return Panels(
+        np.concatenate(values), np.concatenate(columns), starts, PANEL, np.concatenate(scales) if int8 else None
+    )
 
 
-def body_of(form: Form, x: ir.Value, activation: Activation, residual: bool = False) -> Body:
+def body_of(form: Form, x: ir.Value, activation: Activation, residual: bool = False, int8: bool = False) -> Body:
     """Tell which body runs a layer's form on x."""
     panels = tuple(len(group.weight) // PANEL for group in form.groups.groups)
-    return Body(form.kind, form.groups.shape[1], PANEL, panels, form.access, rank(x), activation, residual)
+    return Body(form.kind, form.groups.shape[1], PANEL, panels, form.access, rank(x), activation, residual, int8)
 
 
-def rebuilding(groups: RowGroups, rank_: int, activation: Activation, residual: bool = False) -> Body:
+def rebuilding(
+    groups: RowGroups, rank_: int, activation: Activation, residual: bool = False, int8: bool = False
+) -> Body:
     """Tell the body that makes the dense weight of packed row groups, for a layer that a stock runtime runs dense."""
     panels = (groups.shape[0] // PANEL,)
-    return Body("rebuild", groups.shape[1], PANEL, panels, (), rank_, activation, residual)
+    return Body("rebuild", groups.shape[1], PANEL, panels, (), rank_, activation, residual, int8)
 
 
 def make_function(body: Body, name: str, opset: int) -> ir.Function:
     """Write a body as a model-local function."""
     shape: list[int | str | None] = [*(f"d{axis}" for axis in range(body.rank - 1)), body.width]
     x = ir.val("X", dtype=ir.DataType.FLOAT, shape=shape)
-    w, i, p, b, r = (ir.val(letter) for letter in "WIPBR")
-    to, packed = _FunctionWriter(), (w, i, p)
+    w, i, p, s, b, r = (ir.val(letter) for letter in "WIPSBR")
+    to = _FunctionWriter()
 
     def finish(product: ir.Value) -> ir.Value:
         y = to.op("Add", [product, b])
@@ -159,18 +177,35 @@ def make_function(body: Body, name: str, opset: int) -> ir.Function:
         operator, settings = _ACTIVATIONS[body.activation]
         return to.op(operator, [y], settings)
 
+    read, multiply = _in_bytes(to, body, x, s) if body.int8 else (x, products(to))
     if body.kind == "rebuild":
-        y = finish(to.op("MatMul", [x, _rebuilt(to, body, *packed)]))
+        y = finish(multiply(0, read, _rebuilt(to, body, w, i, p)))
     else:
-        y = lower(to, x, body.kind, body.access, _Split(to, body, *packed), finish)
+        y = lower(to, read, body.kind, body.access, _Split(to, body, w, i, p), finish, multiply)
     if body.residual:
         y = to.op("Add", [y, r])
     y.name = "Y"
-    inputs = [x, w, i, p, b, r] if body.residual else [x, w, i, p, b]
+    inputs = [x, w, i, p, *([s] if body.int8 else []), b, *([r] if body.residual else [])]
     graph = ir.Graph(inputs, [y], nodes=to.tape.nodes, opset_imports={"": opset}, name=name)
     attributes_ = [ir.Attr(key, ir.AttributeType.INT, None) for key in ("N", "K", "h")]
     attributes_.append(ir.Attr("activation", ir.AttributeType.STRING, None))
     return ir.Function(DOMAIN, name, graph=graph, attributes=attributes_)
+
+
+def _in_bytes(to: Writer, body: Body, x: ir.Value, s: ir.Value) -> tuple[ir.Value, Multiply]:
+    """Round x to bytes, and tell how to multiply them, in nodes that ONNX Runtime fuses."""
+    data, scale, zero = to.tape.op_multi_out("DynamicQuantizeLinear", [x], num_outputs=3)
+    data.shape, data.type = x.shape, ir.TensorType(ir.DataType.UINT8)
+    scales: Sequence[ir.Value] = [s]
+    if len(body.groups) > 1:
+        sizes = to.ints([panels * body.height for panels in body.groups])
+        scales = to.tape.op_multi_out("Split", [s, sizes], {"axis": 0}, num_outputs=len(body.groups))
+
+    def multiply(group: int, bytes_: ir.Value, weight: ir.Value) -> ir.Value:
+        sums = to.op("Cast", [to.op("MatMulInteger", [bytes_, weight, zero])], {"to": int(ir.DataType.FLOAT)})
+        return to.op("Mul", [sums, to.op("Mul", [scale, scales[group]])])
+
+    return data, multiply
 
 
 class _FunctionWriter(Writer):
@@ -259,7 +294,8 @@ def _rebuilt(to: Writer, body: Body, w: ir.Value, i: ir.Value, p: ir.Value) -> i
         axis = to.constant("axis", np.array(0, dtype=np.int64))
         panel = to.op("CumSum", [to.op("ScatterElements", [zeros, begins, ones]), axis])
     place = [to.op("Unsqueeze", [value, to.ints([1])]) for value in (to.op("Cast", [i], wide), panel)]
-    empty = to.op("ConstantOfShape", [to.ints([body.width, panels, body.height])])
+    nothing = ir.tensor(np.zeros(1, dtype=np.int8 if body.int8 else np.float32))
+    empty = to.op("ConstantOfShape", [to.ints([body.width, panels, body.height])], {"value": nothing})
     columns = to.op("Reshape", [w, to.ints([-1, body.height])])
     filled = to.op("ScatterND", [empty, to.op("Concat", [*place], {"axis": 1}), columns])
     return to.op("Reshape", [filled, to.ints([body.width, panels * body.height])])

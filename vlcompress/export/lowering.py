@@ -177,6 +177,14 @@ class Constants:
 Finish = Callable[[ir.Value], ir.Value]
 """Adds to the products what follows them: bias and activation."""
 
+Multiply = Callable[[int, ir.Value, ir.Value], ir.Value]
+"""Writes the product of a group by its number: of x [..., k] and a weight [k, rows]."""
+
+
+def products(to: Writer) -> Multiply:
+    """Write plain products."""
+    return lambda group, x, weight: to.op("MatMul", [x, weight])
+
 
 def lower(
     to: Writer,
@@ -185,6 +193,7 @@ def lower(
     access: tuple[Access, ...],
     source: GroupSource,
     finish: Finish = lambda product: product,
+    multiply: Multiply | None = None,
 ) -> ir.Value:
     """Write one layer's products.
 
@@ -196,15 +205,15 @@ def lower(
         source: gives weights and columns.
         finish: applied to the products, which may be [M, N] at that point. ONNX Runtime fuses bias and activation only
             where it knows N, which it does not once the result has been given the shape of x.
+        multiply: writes each product of kind "gather"; a MatMul by default.
 
     Returns:
         float [..., N].
     """
     if kind == "transposed":
         return _lower_transposed(to, x, access, source, finish)
-    parts = []
-    for i, how in enumerate(access):
-        parts.append(to.op("MatMul", [_gather_last(to, x, how, source, i), source.weight(i)]))
+    write = multiply or products(to)
+    parts = [write(i, _gather_last(to, x, how, source, i), source.weight(i)) for i, how in enumerate(access)]
     return finish(_concat(to, parts, -1))
 
 

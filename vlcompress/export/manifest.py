@@ -61,10 +61,17 @@ class GraphSpeed:
 
 @dataclass(frozen=True)
 class NativeSpeed:
-    """The file with the native kernel ("float32") and without ("off")."""
+    """The file with the native kernel ("float32", or "int8" in a file of that precision) and without ("off").
+
+    Attributes:
+        parity: with the kernel.
+        timings: by "off" and what the kernel computes in.
+        task_score: with the kernel, in lower precision.
+    """
 
     parity: Mapping[str, Parity]
     timings: Mapping[str, Timing]
+    task_score: TaskScore | None = None
 
 
 @dataclass(frozen=True)
@@ -78,11 +85,16 @@ class LayerBytes:
 
 @dataclass(frozen=True)
 class ExportBytes:
-    """Bytes of the file, of the same weights written dense, and of the layers that are packed."""
+    """Bytes of the file, of the same weights written dense, and of the layers that are packed.
+
+    Attributes:
+        unpruned: of the whole model's weights in float32, before anything was pruned; 0 in earlier manifests.
+    """
 
     model: int
     dense: int
     pruned_layers: LayerBytes
+    unpruned: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

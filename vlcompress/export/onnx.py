@@ -30,10 +30,10 @@ from vlcompress.export.native.build import built
 from vlcompress.export.parity import BOUNDS, Precision
 from vlcompress.export.preprocessing import TOKENIZER, VOCABULARY, reading_files
 from vlcompress.export.quantize import Quantizer
-from vlcompress.export.rewrite import Rewriter, WrittenLayer
+from vlcompress.export.rewrite import Rewriter, WrittenLayer, holds_packed_nodes
 from vlcompress.export.runtime import SKIP_LAYER_NORM, Native, open_session, require_provider
 from vlcompress.export.samples import write_samples
-from vlcompress.export.sizes import layer_sizes
+from vlcompress.export.sizes import layer_sizes, unpruned_bytes
 from vlcompress.export.storage import LIMIT, save_apart, save_onnx, size
 from vlcompress.export.target import Target, target
 from vlcompress.export.tidy import prune_unused
@@ -90,8 +90,8 @@ class Style:
 
     @property
     def packed(self) -> bool:
-        """Whether layers become packed nodes: they are float32, and int8 products are not."""
-        return self.precision == "fp32" and not self.expand
+        """Whether layers become packed nodes."""
+        return self.precision != "fp16" and not self.expand
 
 
 def style(
@@ -202,8 +202,15 @@ def export_onnx(
             parity=check.parities(session),
             task_score=check.task_score(session, score, reference),
             speed=speed,
-            native=_native(check, session, temporary / "model.onnx", threads, style, speed.disabled_optimizers),
-            bytes=ExportBytes(size(temporary / "model.onnx"), size(scratch / "dense.onnx"), layer_sizes(model)),
+            native=_native(check, session, temporary / "model.onnx", style, speed, (score, reference))
+            if holds_packed_nodes(picked)
+            else None,
+            bytes=ExportBytes(
+                size(temporary / "model.onnx"),
+                size(scratch / "dense.onnx"),
+                layer_sizes(model),
+                unpruned_bytes(family, config, head),
+            ),
         )
         words = next((text for name, text in (beside or {}).items() if name in (VOCABULARY, TOKENIZER)), None)
         texts = {
@@ -265,7 +272,7 @@ def _write_graphs(
     rows = layer_rows(family, model, packed, inputs)
     chooser = Chooser(threads, effort, style.provider, style.precision == "int8")
     layers = {name: _choose(chooser, name, layer.weight, rows[name], half) for name, layer in packed.items()}
-    rewriter = Rewriter(graph, style.target.opset)
+    rewriter = Rewriter(graph, style.target.opset, style.precision == "int8")
     rewritten = 0 if half else rewriter.apply({name: _layer(layer, style) for name, layer in layers.items()})
     if style.precision == "int8":
         rewritten += Quantizer(graph).apply()
@@ -348,15 +355,18 @@ def _open(path: Path, threads: int, provider: str, disabled: Sequence[str], nati
 
 
 def _native(
-    check: Gate, stock: Any, path: Path, threads: int, style: Style, disabled: Sequence[str]
+    check: Gate, stock: Any, path: Path, style: Style, speed: GraphSpeed, task: tuple[Score | None, float | None]
 ) -> NativeSpeed | None:
-    """Check and time the file with the native kernel too; None if that was not built, or finds no node to take."""
-    if built() is None or style.provider != "cpu" or not style.packed:
+    """Check and time the file with the native kernel too; None if that was not built."""
+    if built() is None or style.provider != "cpu":
         return None
     inputs = {name: tensor[:MODEL_SAMPLES] for name, tensor in check.samples[0].items()}
-    sessions = {"off": stock, "float32": _open(path, threads, style.provider, disabled, "float32")}
-    parities = check.parities(sessions["float32"])
-    return NativeSpeed(parities, compare({kind: _call(one, inputs) for kind, one in sessions.items()}, MODEL_EFFORT))
+    kind: Native = "int8" if style.precision == "int8" else "float32"
+    sessions = {"off": stock, kind: _open(path, speed.threads, style.provider, speed.disabled_optimizers, kind)}
+    parities, score = check.parities(sessions[kind]), check.task_score(sessions[kind], *task)
+    return NativeSpeed(
+        parities, compare({name: _call(one, inputs) for name, one in sessions.items()}, MODEL_EFFORT), score
+    )
 
 
 def _call(session: Any, inputs: Inputs) -> Callable[[], object]:

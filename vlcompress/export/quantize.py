@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from vlcompress.export.lowering import Writer
+from vlcompress.export.native.library import round_weight
 from vlcompress.export.rewrite import replace_nodes
 from vlcompress.export.tidy import prune_unused
 
@@ -60,9 +61,9 @@ class Quantizer:
         assert x is not None, "MatMul and Gemm have a first input"
         assert stored is not None, "its weight is constant"
         to = Writer(constants=self.constants)
-        values, scales = quantize_weight(weight_KN)
+        values, scales = round_weight(weight_KN.T)
         data, scale, zero = self._bytes(to, x)
-        product = to.op("MatMulInteger", [data, to.constant(self._own(f"{stored.name}.int8"), values), zero])
+        product = to.op("MatMulInteger", [data, to.constant(self._own(f"{stored.name}.int8"), values.T.copy()), zero])
         factor = to.op("Mul", [scale, to.constant(f"{stored.name}.scale", scales)])
         y = to.op("Mul", [to.op("Cast", [product], {"to": int(ir.DataType.FLOAT)}), factor])
         if len(node.inputs) == 3:
@@ -103,9 +104,3 @@ def constant_weight(node: ir.Node) -> npt.NDArray[np.generic] | None:
     if node.attributes.get_float("alpha", 1.0) != 1.0 or node.attributes.get_int("transA", False):
         return None
     return weight.T if node.attributes.get_int("transB", False) else weight
-
-
-def quantize_weight(weight_KN: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
-    """Round to int8 [K, N] in -127..127, with the scale of each output, float32 [N]."""
-    scale = np.maximum(np.abs(weight_KN).max(axis=0), np.float32(1e-12)) / np.float32(127)
-    return np.rint(weight_KN / scale).astype(np.int8), scale.astype(np.float32)

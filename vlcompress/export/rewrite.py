@@ -6,6 +6,8 @@ them becomes a `BlockSparseLinear` function that takes in bias, activation and r
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -14,6 +16,7 @@ from vlcompress.export.functions import (
     DOMAIN,
     MAX_BODIES,
     NAME,
+    NAME_INT8,
     VERSION,
     Activation,
     Body,
@@ -71,13 +74,17 @@ class Rewriter:
     Attributes:
         model: changed in place.
         opset: of the bodies.
+        int8: write packed nodes in int8.
         constants: new initialisers by name.
+        stored: W, I, P and S of packed layers.
         bodies: op type of each body in use.
     """
 
     model: ir.Model
     opset: int
+    int8: bool = False
     constants: dict[str, ir.Value] = field(default_factory=dict)
+    stored: dict[str, list[ir.Value]] = field(default_factory=dict)
     bodies: dict[Body, str] = field(default_factory=dict)
 
     def apply(self, layers: Mapping[str, WrittenLayer]) -> int:
@@ -112,7 +119,7 @@ class Rewriter:
     def _body(self, layer: WrittenLayer, x: ir.Value, site: Site) -> Body | None:
         """Choose the body of a packed layer, None if there are too many already."""
         assert layer.panels is not None
-        ending = site.activation, site.residual is not None
+        ending = site.activation, site.residual is not None, self.int8
         if layer.form is None:
             body = rebuilding(layer.panels, rank(x), *ending)
         else:
@@ -120,7 +127,8 @@ class Rewriter:
         if body not in self.bodies:
             if len(self.bodies) == MAX_BODIES:
                 return None
-            self.bodies[body] = NAME if not self.bodies else f"{NAME}_{len(self.bodies)}"
+            name = NAME_INT8 if self.int8 else NAME
+            self.bodies[body] = name if not self.bodies else f"{name}_{len(self.bodies)}"
         return body
 
     def _pack(self, site: Site, name: str, groups: RowGroups, body: Body) -> None:
@@ -134,14 +142,17 @@ class Rewriter:
         replace_nodes(self.model.graph, site.nodes, to, old, y)
 
     def _panels(self, to: Writer, name: str, groups: RowGroups) -> list[ir.Value]:
-        """Store W, I and P, once for a layer that is used twice."""
-        names = [f"{name}.{part}" for part in ("values", "columns", "starts")]
-        if names[0] not in self.constants:
-            panels: Panels = pack_panels(groups)
-            to.constant(names[0], panels.values)
-            to.constant(names[1], panels.columns)
-            to.constant(names[2], panels.starts)
-        return [self.constants[part] for part in names]
+        """Store W, I and P, once for a layer that is used twice; in int8 also S, and all of it for each use.
+
+        On processors that need it, ONNX Runtime makes each product's weight unsigned, and fails where two share one.
+        """
+        parts = ("values", "columns", "starts", "scales") if self.int8 else ("values", "columns", "starts")
+        if self.int8:
+            name = next(one for at in count(1) if (one := name if at == 1 else f"{name}.{at}") not in self.stored)
+        if name not in self.stored:
+            panels: Panels = pack_panels(groups, int8=self.int8)
+            self.stored[name] = [to.constant(f"{name}.{part}", getattr(panels, part)) for part in parts]
+        return self.stored[name]
 
     def _expand(self, node: ir.Node, name: str, layer: WrittenLayer) -> None:
         """Write standard operators in place of a node: row groups, or the dense product."""
@@ -190,6 +201,11 @@ def emitted(name: str, x: ir.Value, outputs: int) -> ir.Node:
     assert x.shape is not None, "a layer's input has a shape"
     node.outputs[0].shape, node.outputs[0].type = ir.Shape((*x.shape[:-1], outputs)), x.type
     return node
+
+
+def holds_packed_nodes(path: Path) -> bool:
+    """Tell whether a file whose weights lie apart has a node that the native kernel takes."""
+    return any(node.domain == DOMAIN for node in ir.load(path).graph)
 
 
 def is_emitted(node: ir.Node) -> bool:

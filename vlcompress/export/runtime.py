@@ -20,8 +20,8 @@ from vlcompress.export.target import IR_VERSION, OPSET
 
 __all__ = ["IR_VERSION", "OPSET", "SKIP_LAYER_NORM", "open_session", "session_from_bytes"]
 
-Native = Literal["off", "float32", "bfloat16"]
-"""What the native kernel computes in, if it may run at all."""
+Native = Literal["off", "float32", "bfloat16", "int8"]
+"""What the native kernel computes in, if it may run at all; nodes of int8 weights run in int8 whatever this says."""
 
 SKIP_LAYER_NORM = "SkipLayerNormFusion"
 """ONNX Runtime's name for the fusion whose fp32 CPU kernel is slow."""
@@ -50,7 +50,7 @@ def open_session(
         native: on the CPU, what the native kernel computes packed nodes in, if `vlcompress native build` was run;
             without it, and with "off", they run with the standard operators that the file holds for them. "bfloat16"
             rounds weights and activations of those nodes to 8 bits of mantissa: measure the task's score with it.
-            None takes float32 where the export measured that it is faster, and "off" elsewhere.
+            None takes the kernel where the export measured that it is faster, and "off" elsewhere.
         names: ONNX Runtime's name of each provider that may be asked for.
         spin: let idle threads wait busily. In a server they would take the core that the next request is read on.
 
@@ -77,8 +77,8 @@ def _measured(model: Path) -> tuple[Native, bool]:
     """
     file = model.parent / "manifest.json"
     manifest = read_json(file) if file.is_file() else {}
-    times = (manifest.get("native") or {}).get("timings")
-    native: Native = "float32" if times and times["float32"]["us"] < times["off"]["us"] else "off"
+    times = (manifest.get("native") or {}).get("timings") or {"off": {"us": 0.0}}
+    native: Native = min(times, key=lambda kind: times[kind]["us"])
     return native, SKIP_LAYER_NORM in manifest.get("speed", {}).get("disabled_optimizers", (SKIP_LAYER_NORM,))
 
 
@@ -252,7 +252,7 @@ def _take_native(options: Any, native: Native) -> None:
     """Register the native kernel with a session's options, if it was built."""
     library = built() if native != "off" else None
     if library is not None and library.onnxruntime:
-        options.add_session_config_entry("vlcompress.precision", native)
+        options.add_session_config_entry("vlcompress.precision", "bfloat16" if native == "bfloat16" else "float32")
         try:
             options.register_custom_ops_library(str(library.library))
         except Exception as error:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from vlcompress.export.manifest import LayerBytes
 from vlcompress.kernels.backends import SparseWeight
 from vlcompress.kernels.backends import dense as full_weight
+from vlcompress.models.base import Config, Family, Head
 from vlcompress.sparse.compile import sparse_layers
 
 ZIP_LEVEL = 1
@@ -28,6 +29,11 @@ def layer_sizes(model: nn.Module) -> LayerBytes:
     share = zipped(map(full_weight, sample)) / max(1, sum(map(_dense_bytes, sample)))
     packed = sum(weight.nbytes for weight in layers)
     return LayerBytes(dense, packed, round(share * dense))
+
+
+def unpruned_bytes(family: Family, config: Config, head: Head) -> int:
+    """Count the bytes of a full-size model's weights in float32."""
+    return sum(4 * parameter.numel() for parameter in family.skeleton(config, head).parameters())
 
 
 def _dense_bytes(weight: SparseWeight) -> int:

@@ -59,6 +59,7 @@ def masked_words(
     rng: torch.Generator,
     *,
     at_least_one: bool = False,
+    sure_BT: Tensor | None = None,
     first_noise: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Hide words for masked-word prediction.
@@ -70,6 +71,7 @@ def masked_words(
         vocabulary: of the ids.
         rng: the only source of chance.
         at_least_one: ask for a text's first word where none is drawn.
+        sure_BT: bool, words that are asked for and hidden whatever is drawn.
         first_noise: the least id of a random word.
 
     Returns:
@@ -77,6 +79,8 @@ def masked_words(
     """
     word_BT = there_BT & (tokens_BT != vocabulary.cls_id) & (tokens_BT != vocabulary.sep_id)
     asked_BT, hidden_BT, random_BT = mlm_mask(word_BT, rate, rng)
+    if sure_BT is not None:
+        asked_BT, hidden_BT, random_BT = asked_BT | sure_BT, hidden_BT | sure_BT, random_BT & ~sure_BT
     if at_least_one:
         first_BT = ~asked_BT.any(dim=1, keepdim=True) & word_BT & (word_BT.cumsum(dim=1) == 1)
         asked_BT, hidden_BT = asked_BT | first_BT, hidden_BT | first_BT

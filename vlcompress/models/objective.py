@@ -134,18 +134,22 @@ class PretrainingSpec:
 
     Attributes:
         objective: made of examples, vocabulary and the settings by name.
-        settings: what can be set, at the values that the built-in weights are made with.
+        settings: what can be set, with what it is if it is not.
         optimizer: see `vlcompress.training.hyperparameters.Hyperparameters`.
         reads: what it reads of the data in a way of its own: data read otherwise is other data.
+        built_in: what the built-in weights set otherwise, of built-in data.
+        background: classes of the head that come before the detector's.
     """
 
     objective: Callable[..., PretrainingObjective]
-    settings: Mapping[str, float]
+    settings: Mapping[str, Any]
     optimizer: str
     reads: Mapping[str, str] = field(default_factory=dict)
+    built_in: Mapping[str, Any] = field(default_factory=dict)
+    background: int = 0
 
-    def settings_with(self, given: Mapping[str, float | None]) -> dict[str, float]:
-        """Put the settings that are given (not None) over its own.
+    def settings_with(self, given: Mapping[str, Any], *, built_in: bool = False) -> dict[str, Any]:
+        """Put the settings that are given (not None) over its own, or over those for the built-in data.
 
         Raises:
             VlcompressError: a setting that this pre-training does not have.
@@ -154,4 +158,4 @@ class PretrainingSpec:
         for name in changed:
             if name not in self.settings:
                 raise unknown("setting of this family's pre-training", name, self.settings)
-        return {**self.settings, **changed}
+        return {**self.settings, **(self.built_in if built_in else {}), **changed}

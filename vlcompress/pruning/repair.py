@@ -75,7 +75,10 @@ def repair(model: nn.Module, masks: Mapping[str, Tensor], moments: Mapping[str, 
 
 
 def least_squares(weight: Tensor, mask: Tensor, hessian: Tensor) -> Tensor:
-    """Solve min (V - W) H (V - W)ᵀ, row by row, over the V that are zero where `mask` is, by conjugate gradients.
+    """Solve min (V - W) H (V - W)ᵀ, row by row, over the V that are zero where `mask` is.
+
+    Where every row that is left has lost the same columns, as whole units leave it, one factorisation solves all rows;
+    else conjugate gradients do.
 
     Args:
         weight: W, float32 [out, in].
@@ -88,6 +91,8 @@ def least_squares(weight: Tensor, mask: Tensor, hessian: Tensor) -> Tensor:
     if bool(mask.all()):
         return weight.clone()
     there = mask.any(dim=0).nonzero().squeeze(1)
+    if bool((mask == torch.outer(mask.any(dim=1), mask.any(dim=0))).all()):
+        return _of_whole_columns(weight, mask, hessian, there)
     kept, inner = mask[:, there], hessian[there][:, there]
     precondition = 1 / inner.diagonal()
     solution = weight[:, there] * kept
@@ -107,6 +112,16 @@ def least_squares(weight: Tensor, mask: Tensor, hessian: Tensor) -> Tensor:
         towards = ahead + power / _positive(before) * towards
     found = torch.zeros_like(weight).index_copy_(1, there, solution)
     return found.masked_fill_(~mask, 0)  # no negative zeros
+
+
+def _of_whole_columns(weight: Tensor, mask: Tensor, hessian: Tensor, there: Tensor) -> Tensor:
+    """Solve for the columns `there` alone, by Cholesky's factors in float64."""
+    found = weight.clone()
+    if 0 < len(there) < weight.shape[1]:
+        inner, wanted = hessian[there][:, there].double(), (weight @ hessian[:, there]).double()
+        solved = torch.cholesky_solve(wanted.T, torch.linalg.cholesky(inner)).T
+        found.index_copy_(1, there, solved.to(weight.dtype))
+    return found.masked_fill_(~mask, 0)
 
 
 def _positive(divisor: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from vlcompress.results import (
 from vlcompress.sparse.plan import CompilePlan, read_plan
 from vlcompress.tickets.run import Run
 
-VARIANTS = ("dense", "masked", "compiled", "onnx dense", "onnx compiled")
+VARIANTS = ("dense", "masked", "compiled", "onnx dense", "onnx compiled", "onnx int8")
 
 
 @dataclass(frozen=True)

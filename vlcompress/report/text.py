@@ -8,9 +8,10 @@ from statistics import mean
 from typing import Any
 
 from vlcompress.artefacts import Json
-from vlcompress.devices import spelt
+from vlcompress.bench.environment import cores
+from vlcompress.devices import cpu_model, spelt
 from vlcompress.export.container import ContainerManifest
-from vlcompress.export.manifest import ExportManifest, LayerBytes
+from vlcompress.export.manifest import ExportManifest, LayerBytes, NativeSpeed
 from vlcompress.export.model_repository import TritonManifest
 from vlcompress.export.predict import Prediction
 from vlcompress.models.registry import FAMILIES
@@ -37,9 +38,14 @@ from vlcompress.tasks.support_matrix import LEGEND, rows
 from vlcompress.tickets.imp import count_trainings
 from vlcompress.tickets.run import Run
 
+_UNMEASURED = (
+    "speed and size: not measured yet (a mask alone makes nothing faster); "
+    "run `vlcompress compile`, `export` and `bench`",
+)
 
-def run_text(run: Run) -> str:
-    """Say what a run found: a row for each arm and level, then the verdict on the ticket."""
+
+def run_text(run: Run, reached: ReachedResult | None = None) -> str:
+    """Say what a run found: a row for each arm and level, the verdict on the ticket, and what a target came to."""
     result = run.result()
     header = ("arm", "sparsity %", "score", "of dense %", "strict", "matching", "relaxed (99 %)")
     ticket, seeds = result.ticket, len(result.ticket.scores)
@@ -59,24 +65,30 @@ def run_text(run: Run) -> str:
             *_hint(passing, ticket),
             *_nothing_learned(ticket.verdict),
             f"run: {run.folder}",
-            "speed and size: not measured yet (a mask alone makes nothing faster); "
-            "run `vlcompress compile`, `export` and `bench`",
+            *(_UNMEASURED if reached is None else reached_text(ticket.verdict, reached)),
         ]
     )
 
 
-def reached_text(run: Run, reached: ReachedResult) -> str:
-    """Say what a ticket with a target has come to, in one line."""
-    verdict, speed, size = run.result().ticket.verdict, reached.speedup, reached.bytes
-    assert verdict is not None
-    return (
-        f"{speed.value:.2f} times as fast as dense on this machine (95 % interval {speed.low:.2f} to {speed.high:.2f}; "
-        f"ONNX Runtime, batch {reached.batch}, {reached.threads} thread{'s' if reached.threads > 1 else ''}: "
-        f"{reached.ticket.p50_ms:.3g} against {reached.dense.p50_ms:.3g} ms), "
-        f"{size['ticket'] / 1e6:.1f} against {size['dense'] / 1e6:.1f} MB, "
-        f"{100 * verdict.ticket:.2f} against {100 * verdict.dense:.2f}, {verdict['relaxed'].outcome}; "
-        f"asked for: {reached.target}"
-    )
+def reached_text(verdict: Verdict, reached: ReachedResult) -> list[str]:
+    """Say what a ticket with a target has come to: what was measured, and in one sentence what it is worth."""
+    speed, size = reached.speedup, reached.bytes
+    threads = "one thread" if reached.threads == 1 else f"{reached.threads} threads"
+    return [
+        f"exported and measured beside dense: {reached.ticket.p50_ms:.3g} against {reached.dense.p50_ms:.3g} ms "
+        f"({speed.value:.2f} times, 95 % interval {speed.low:.2f} to {speed.high:.2f}), "
+        f"{size['ticket'] / 1e6:.1f} against {size['dense'] / 1e6:.1f} MB; asked for: {reached.target}",
+        f"{speed.value:.1f} times as fast as dense on {_where(reached.environment)} (ONNX Runtime, batch "
+        f"{reached.batch}, {threads}), {100 * verdict.ticket:.1f} against {100 * verdict.dense:.1f}, "
+        f"{verdict['relaxed'].outcome}",
+    ]
+
+
+def _where(measured: Json) -> str:
+    """Name the machine of a measurement: "this machine", or what another one was."""
+    if measured.get("cpu") == cpu_model() and measured.get("cores") == cores():
+        return "this machine"
+    return f"another machine, where it was measured ({measured.get('cpu')}, {measured.get('cores')} cores)"
 
 
 def computed_text(computed_on: Mapping[str, str] | None) -> list[str]:
@@ -178,7 +190,7 @@ def plan_text(folder: Path, plan: CompilePlan, *, explain: bool = False) -> str:
             f"with {plan.threads} thread(s); --explain says why, layer by layer",
             f"removed for good: {removed['head']} attention heads, {removed['neuron']} feed-forward neurons"
             + (f", among them all of {gone} layer{'s' if gone > 1 else ''}, which are gone" if gone else ""),
-            f"pruned layers on disk: {_mb(stored)} of {_mb(dense)} dense; "
+            f"pruned layers on disk: {_mb(stored)}, written dense {_mb(dense)}; "
             f"largest difference from the masked model {plan.max_abs_error:.1e}",
             *(_explained({layer.name: layer.choice for layer in plan.layers}) if explain else ()),
             f"compiled: {folder}",
@@ -210,7 +222,9 @@ def export_text(folder: Path, manifest: ExportManifest, *, explain: bool = False
             f"{lowered} of {len(manifest.layers)} packed layers are written sparse; the file runs in "
             f"{picked / 1e3:.2f} ms against {dense / 1e3:.2f} ms for the same weights written dense "
             f"({speed.threads} thread(s))",
-            f"size: {_mb(manifest.bytes.model)} against {_mb(manifest.bytes.dense)} written dense",
+            f"size: {_mb(manifest.bytes.model)}{_unpruned(manifest.bytes.unpruned)}; what is left, written dense: "
+            f"{_mb(manifest.bytes.dense)}",
+            *_with_kernel(manifest.native),
             *_layers_on_disk(manifest.bytes.pruned_layers),
             *task_line(manifest.task_score),
             *(_explained({layer.name: layer.choice for layer in manifest.layers}) if explain else ()),
@@ -220,12 +234,26 @@ def export_text(folder: Path, manifest: ExportManifest, *, explain: bool = False
     )
 
 
+def _unpruned(size: int) -> str:
+    return f", {_mb(size)} before pruning (float32 weights)" if size else ""
+
+
+def _with_kernel(native: NativeSpeed | None) -> list[str]:
+    """Say what the native kernel makes of the file, and whether sessions will take it."""
+    if native is None:
+        return []
+    (kind,) = native.timings.keys() - {"off"}
+    ms, without = (native.timings[name].us / 1e3 for name in (kind, "off"))
+    taken = "sessions of this project take it" if ms < without else "so it stays off"
+    return [f"with the native kernel in {kind}: {ms:.2f} ms against {without:.2f} ms without, {taken}"]
+
+
 def _layers_on_disk(sizes: LayerBytes) -> list[str]:
     if not sizes.dense:
         return []
     packed, zipped = sizes.packed / sizes.dense, sizes.zipped_masked / sizes.dense
     return [
-        f"pruned layers: {_mb(sizes.packed)} packed, {packed:.2f} of {_mb(sizes.dense)} dense; "
+        f"pruned layers: {_mb(sizes.packed)} packed, {packed:.2f} times the {_mb(sizes.dense)} that they take dense; "
         f"the masked dense weights zipped: {zipped:.2f} (and dense again once they are read)"
     ]
 
@@ -300,7 +328,7 @@ def _steps_of(recipe: Recipe, plan: Sequence[float]) -> str:
     """Say how far each round goes: in sparsity, or on the way to a target, which is priced when it is run."""
     target = recipe.pruning.target
     said = ", ".join(f"{100 * level / (plan[-1] if target else 1):.4g} %" for level in plan)
-    return f"towards {target}, which is checked when it is run: {said} of the way" if target else f"levels: {said}"
+    return f"towards {target}: {said} of the way" if target else f"levels: {said}"
 
 
 def _kind_row(kind: str, layers: Sequence[LayerPlan]) -> tuple[str, ...]:

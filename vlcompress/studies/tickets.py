@@ -56,6 +56,7 @@ def ticket_recipe(choices: Choices, task: str, levels: Sequence[float]) -> Recip
             "pattern": "unstructured",
             "schedule": "linear:10",
             "sparsity": max(levels),
+            "target": "",
             "criterion": choices.criterion,
             "controls": [],
             "seeds": list(choices.seeds),

@@ -20,7 +20,7 @@ from vlcompress.models.base import Config, Head, pretraining_of
 from vlcompress.models.marginal import constant_losses
 from vlcompress.models.objective import Batch, PretrainingObjective
 from vlcompress.tasks.base import Answer, Scores, finite
-from vlcompress.tasks.preprocessing import Preprocessor
+from vlcompress.tasks.preprocessing import NO_TEXT, Preprocessor
 
 UNIT = 8
 """Examples that one score is of: masks and mismatches are drawn for so many together."""
@@ -37,11 +37,12 @@ class PretrainingSentence:
         example: AnswerExample | CaptionExample,
         tokens: NDArray[np.int64],
         answer: int,
+        answer_tokens: NDArray[np.int64],
         preprocessor: Preprocessor,
     ) -> None:
         self.img_id = example.image
         self.tokens = tokens
-        self.answer = answer
+        self.answer, self.answer_tokens = answer, answer_tokens
         self._preprocessor = preprocessor
 
     @property
@@ -129,10 +130,12 @@ def _objective(data: TaskData[Any], preprocessor: Preprocessor) -> PretrainingOb
 def sentences(data: TaskData[Any], preprocessor: Preprocessor) -> list[PretrainingSentence]:
     """Pair the data's sentences with the rows of their best answers (-1: no question, or an unknown answer)."""
     index = {label: row for row, label in enumerate(data.labels)}
+    words = [np.array(preprocessor.vocabulary.pieces(label), dtype=np.int64) for label in data.labels]
     ids = preprocessor.ids([example.text for example in data.examples])
+    best = [_best_answer(example, index) for example in data.examples]
     return [
-        PretrainingSentence(example, tokens, _best_answer(example, index), preprocessor)
-        for example, tokens in zip(data.examples, ids, strict=True)
+        PretrainingSentence(example, tokens, row, NO_TEXT if row == _NOTHING else words[row], preprocessor)
+        for example, tokens, row in zip(data.examples, ids, best, strict=True)
     ]
 
 

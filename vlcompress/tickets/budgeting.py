@@ -38,8 +38,8 @@ class Budget:
     pattern: Pattern
     couplings: Sequence[Coupling]
 
-    def check(self, masks: Masks) -> None:
-        """Refuse what no ticket reaches, before anything is trained.
+    def check(self, masks: Masks) -> str:
+        """Refuse what no ticket reaches, before anything is trained; else say how far one could go.
 
         Raises:
             VlcompressError: the pattern has no prices, or the fewest units cost more than the target says.
@@ -54,6 +54,10 @@ class Budget:
             )
         if limit >= dense:
             raise VlcompressError(f"target '{self.target}' prunes nothing: {self._said(dense, dense)} without pruning")
+        return (
+            f"target '{self.target}' is within reach: with the fewest units that '{self.pattern}' leaves, "
+            f"{self._said(dense, least)}"
+        )
 
     def cut(self, weights: Mapping[str, Tensor], masks: Masks, progress: float, criterion: Criterion) -> Masks:
         """Prune further, as far as a share `progress` of the way from dense to the target, in (0, 1].

@@ -93,7 +93,7 @@ def _check_objective(experiment: Experiment) -> None:
 
 
 def _check_calibration(experiment: Experiment) -> None:
-    """Refuse to calibrate where there are no logits or no linear layers, before the dense model is trained."""
+    """Refuse to calibrate where there are no logits, or by inputs of what is no linear layer, before any training."""
     pruning = experiment.recipe.pruning
     asked = {f"criterion '{pruning.criterion}'": pruning.criterion.calibrated}
     asked |= {f"weights '{pruning.weights}'": pruning.weights == "repaired"}
@@ -104,8 +104,9 @@ def _check_calibration(experiment: Experiment) -> None:
                 f"{what} on {experiment.recipe.data.task}: calibration looks at logits, which this task has none of; "
                 "take criterion 'magnitude' or 'gradient'"
             )
-        model = experiment.family.skeleton(experiment.config, experiment.train_task.head)
-        check_linear(model, experiment.prunable.names)
+        if what != "criterion 'fisher'":
+            model = experiment.family.skeleton(experiment.config, experiment.train_task.head)
+            check_linear(model, experiment.prunable.names)
 
 
 def _check_starts(experiment: Experiment) -> None:

@@ -34,7 +34,7 @@ from vlcompress.tickets.engine import Engine, Local
 from vlcompress.tickets.spec import GENERATION, Start, Teacher, TrainingSpec, Trial
 from vlcompress.tickets.store import TrainingResult, TrainingStore
 from vlcompress.training.adversarial import Adversarial
-from vlcompress.training.calibration import EXAMPLES, SCORES, drawn, moments
+from vlcompress.training.calibration import EXAMPLES, drawn, fisher, moments, wanda_of, watched_inputs
 from vlcompress.training.checkpoint import distinct, restore
 from vlcompress.training.distillation import Distilled
 from vlcompress.training.hyperparameters import Hyperparameters
@@ -255,17 +255,26 @@ class Experiment:
 
     def moments(self, result: TrainingResult) -> Mapping[str, Moments]:
         """Gather what goes into the prunable layers of a trained model, by weight; kept until another is asked for."""
-        of = result.folder, "" if result.reading is None else result.reading.sha256()
-        if self._moments is None or self._moments[0] != of:
+        if self._moments is None or self._moments[0] != _read_from(result):
             found = moments(self.model_of(result), self.family, drawn(self.train_task), self.prunable.names)
-            self._moments = of, {name: one.to(CPU.torch_device) for name, one in found.items()}
+            self.keep_moments(result, found)
+        assert self._moments is not None
         return self._moments[1]
+
+    def keep_moments(self, result: TrainingResult, found: Mapping[str, Moments]) -> None:
+        """Keep the moments of a trained model, which were gathered on the way."""
+        self._moments = _read_from(result), {name: one.to(CPU.torch_device) for name, one in found.items()}
 
     def model_of(self, result: TrainingResult) -> nn.Module:
         """Build a finished training's model on the device, in eval mode."""
         model = self.family.build(self.config, self.train_task.head, seed=0)
         restore(model, result.weights())
         return model.to(self.compute.torch_device).eval()
+
+
+def _read_from(result: TrainingResult) -> tuple[Path, str]:
+    """Name what a result's weights are: its folder, and the order that they are read in."""
+    return result.folder, "" if result.reading is None else result.reading.sha256()
 
 
 def build_model(experiment: Experiment, trial: Trial) -> nn.Module:
@@ -339,7 +348,14 @@ def criterion_of(experiment: Experiment, trained: TrainingResult, ranking: Ranki
     if not ranking.calibrated:
         return ranking.of(seed, trained.saliency())
     model, names = experiment.model_of(trained), experiment.prunable.names
-    return ranking.of(seed, SCORES[ranking.name](model, experiment.family, drawn(experiment.train_task), names))
+    if ranking.name == "wanda":  # of the moments that a repair takes, too
+        return ranking.of(seed, wanda_of(model, experiment.moments(trained)))
+    repaired = experiment.recipe.pruning.weights == "repaired"  # in the same pass
+    with watched_inputs(model, names if repaired else ()) as sums:
+        scores = fisher(model, experiment.family, drawn(experiment.train_task), names)
+    if repaired:
+        experiment.keep_moments(trained, sums.moments())
+    return ranking.of(seed, scores)
 
 
 def search_permutation(

@@ -129,12 +129,12 @@ def keep_run(run: Run, experiment: Experiment, cells: list[TrainedArm], **facts:
 
 
 def _price(experiment: Experiment, pricing: Callable[[Experiment], Pricing] | None) -> None:
-    """Learn what the model costs, and refuse a target that no ticket reaches."""
+    """Learn what the model costs; refuse a target that no ticket reaches, and say how far one could go."""
     if experiment.recipe.pruning.target and pricing is not None:
         experiment.pricing = pricing(experiment)
     budget = budget_of(experiment)
     if budget is not None:
-        budget.check(experiment.keep_all())
+        experiment.say(budget.check(experiment.keep_all()))
 
 
 def _found(
@@ -200,6 +200,7 @@ def rehearse(
     compute: Compute,
     say: Say = print,
     trial: Callable[[Experiment], None] | None = None,
+    pricing: Callable[[Experiment], Pricing] | None = None,
 ) -> Compute:
     """Refuse what `find_ticket` would refuse before its first training, write nothing, and say where it would train.
 
@@ -209,6 +210,7 @@ def rehearse(
         compute: where to train and in what.
         say: warned of what has no effect.
         trial: as for `find_ticket`.
+        pricing: as for `find_ticket`, whose prices are kept for it where the data are there; None prices no target.
 
     Raises:
         VlcompressError: as `find_ticket`, with the same words.
@@ -219,6 +221,9 @@ def rehearse(
             return compute
     with tempfile.TemporaryDirectory() as scratch:
         experiment = rehearsed_experiment(recipe, home, Path(scratch), compute=compute, say=say)
+        if pricing is not None:
+            _price(experiment, pricing)
+        tell_no_faster(experiment)
         if trial is not None:
             trial(experiment)
         return experiment.compute

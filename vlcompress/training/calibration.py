@@ -11,6 +11,7 @@ order and one weight at a time, when w goes. It is the diagonal of the Gauss-New
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,9 @@ EXAMPLES = 256
 
 SEED = 0
 """Draws the examples: every model and every criterion sees the same."""
+
+GATHERED = 1024
+"""Rows that wait to be multiplied at once: a product of few rows is less work than writing its [K, K] result."""
 
 
 Examples = Iterable[Mapping[str, Tensor]]
@@ -52,23 +56,31 @@ def moments(model: nn.Module, family: Family, examples: Examples, names: Iterabl
     Raises:
         VlcompressError: a weight of something else than a linear layer.
     """
-    sums = {name: _Sums(_linear(model, name)) for name in names}
-    handles = [one.layer.register_forward_pre_hook(one.add) for one in sums.values()]
-    try:
+    with watched_inputs(model, names) as sums:
         for _ in _logits(model, family, examples):
             pass
+    return sums.moments()
+
+
+@contextmanager
+def watched_inputs(model: nn.Module, names: Iterable[str]) -> Iterator["InputSums"]:
+    """Sum up, inside the block, what goes into linear layers (see `moments`), whatever runs the model."""
+    sums = InputSums({name: _linear(model, name) for name in names})
+    try:
+        yield sums
     finally:
-        for handle in handles:
-            handle.remove()
-    return {name: one.moments() for name, one in sums.items()}
+        sums.close()
 
 
 def wanda(model: nn.Module, family: Family, examples: Examples, names: Sequence[str]) -> Saliencies:
     """Compute Wanda's scores, each in the shape of its weight (arguments as of `moments`)."""
+    return wanda_of(model, moments(model, family, examples, names))
+
+
+def wanda_of(model: nn.Module, of: Mapping[str, Moments]) -> Saliencies:
+    """Compute Wanda's scores of a model from the moments of its layers' inputs, on the model's device or on the CPU."""
     parameters = dict(model.named_parameters())
-    return {
-        name: _wanda(parameters[name].detach(), one) for name, one in moments(model, family, examples, names).items()
-    }
+    return {name: _wanda(parameters[name].detach().to(one.mean.device), one) for name, one in of.items()}
 
 
 def fisher(model: nn.Module, family: Family, examples: Examples, names: Sequence[str]) -> Saliencies:
@@ -103,21 +115,67 @@ def _wanda(weight: Tensor, of: Moments) -> Tensor:
     return (weight.abs() * share.sqrt()).cpu()
 
 
-class _Sums:
-    """Running sums of the inputs of one layer."""
+class InputSums:
+    """Running sums of the inputs of linear layers, by the weights' names."""
 
-    def __init__(self, layer: nn.Linear) -> None:
-        self.layer, self._rows = layer, 0
+    def __init__(self, layers: Mapping[str, nn.Linear]) -> None:
+        products = _Products()
+        self._sums = {name: _Sums(layer, products) for name, layer in layers.items()}
+        self._hooks = [one.layer.register_forward_pre_hook(one.add) for one in self._sums.values()]
+
+    def close(self) -> None:
+        """Stop watching."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def moments(self) -> dict[str, Moments]:
+        """Give the moments of what has gone in."""
+        return {name: one.moments() for name, one in self._sums.items()}
+
+
+class _Products:
+    """Column sums [K] and products [K, K] of rows; the last are kept, since query, key and value see the same rows."""
+
+    def __init__(self) -> None:
+        self._of: list[tuple[int, torch.Size]] = []
+        self._found: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Sum up rows [..., K]; the same memory, which whoever asks still holds, is the same rows."""
+        of = [(x.data_ptr(), x.shape) for x in inputs]
+        if self._found is None or of != self._of:
+            rows = torch.cat([x.reshape(-1, x.shape[-1]) for x in inputs]).float()
+            self._of, self._found = of, (rows.sum(dim=0), rows.T @ rows)
+        return self._found
+
+
+class _Sums:
+    """Running sums of the inputs of one layer, added up `GATHERED` rows at a time."""
+
+    def __init__(self, layer: nn.Linear, products: _Products) -> None:
+        self.layer, self._products = layer, products
+        self._waiting: list[Tensor] = []
+        self._rows = self._added = 0
         self._first = layer.weight.new_zeros(layer.in_features)
         self._second = layer.weight.new_zeros(layer.in_features, layer.in_features)
 
     def add(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].detach().reshape(-1, self.layer.in_features).float()
-        self._rows += len(x)
-        self._first += x.sum(dim=0)
-        self._second.addmm_(x.T, x)
+        x = inputs[0].detach()
+        self._waiting.append(x)
+        self._rows += x.numel() // self.layer.in_features
+        if self._rows - self._added >= GATHERED:
+            self._add_up()
+
+    @torch.no_grad()
+    def _add_up(self) -> None:
+        if self._waiting:
+            first, second = self._products(self._waiting)
+            self._first += first
+            self._second += second
+            self._waiting, self._added = [], self._rows
 
     def moments(self) -> Moments:
+        self._add_up()
         rows = max(1, self._rows)
         return Moments(self._first / rows, self._second / rows, self.layer.bias is not None)
 
@@ -136,7 +194,7 @@ def _linear(model: nn.Module, name: str) -> nn.Linear:
     layer = model.get_submodule(name.rpartition(".")[0])
     if not isinstance(layer, nn.Linear):
         raise VlcompressError(
-            f"weight '{name}' is of a {type(layer).__name__}, and only linear layers can be calibrated: take criterion "
-            "'magnitude' or 'gradient', and train after pruning"
+            f"weight '{name}' is of a {type(layer).__name__}, and moments of inputs are of linear layers alone: take "
+            "criterion 'fisher', 'magnitude' or 'gradient', and train after pruning"
         )
     return layer

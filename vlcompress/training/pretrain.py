@@ -47,7 +47,7 @@ class PretrainingRecipe:
 
     size: str
     hyper: Hyperparameters
-    settings: Mapping[str, float]
+    settings: Mapping[str, Any]
     seed: int = 0
 
     def document(self) -> dict[str, Any]:
@@ -109,6 +109,8 @@ class Pretraining:
         config = self.family.config(self.recipe.size, vocab_size=self.vocabulary.vocab_size, feature_dim=width)
         classes = {"num_object_labels": "objects_vocab.txt", "num_attr_labels": "attributes_vocab.txt"}
         counts = {key: _lines(self.folder / name) for key, name in classes.items()}
+        if counts["num_object_labels"]:
+            counts["num_object_labels"] += pretraining_of(self.family).background
         return config | {key: count for key, count in counts.items() if count and key in config}
 
     def document(self) -> dict[str, Any]:

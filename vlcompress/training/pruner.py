@@ -81,7 +81,7 @@ class Pruner:
         self._examples = _rows(_bare(model), self._ranking, examples)
         self._family = family or ModuleFamily(output=output)
         found, self._couplings = _prunable(_bare(model), weights, self._family)
-        if self._ranking.calibrated:
+        if self._ranking.name == "wanda":
             check_linear(_bare(model), found)
         self._weights = {name: weight for name, weight in _bare(model).named_parameters() if name in found}
         wanted = sparsity if sparsity is not None else self._pattern.own_sparsity or SPARSITY

@@ -1,5 +1,6 @@
 """The operator inside ONNX Runtime; needs its C header (VLCOMPRESS_ORT_INCLUDE names a folder for it)."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -203,9 +204,9 @@ def test_unsound_nodes_are_refused_when_the_model_is_loaded(
         run(library, model(packed, normal(64), name="BlockSparseLinear", **attributes), {"x": normal(1, 2, 48)})
 
 
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize(("there", "kind"), [(True, "float32"), (True, "int8"), (False, "float32")])
 def test_an_exported_file_is_checked_with_and_without_the_kernel(
-    library: Path, ticket_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+    library: Path, ticket_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool, kind: str
 ) -> None:
     found = Built(library, "c++", onnxruntime=True) if there else None
     monkeypatch.setattr(runtime, "built", lambda: found)
@@ -214,15 +215,28 @@ def test_an_exported_file_is_checked_with_and_without_the_kernel(
     compiled, _ = compile_model(ticket.family, ticket.model, ticket.masks, (16, 16), inputs=ticket.inputs, effort=quick)
     monkeypatch.setattr(exporter, "_faster", always_lowered)
     manifest = exporter.export_onnx(
-        ticket.family, compiled, tmp_path / "o", [ticket.inputs], config=ticket.config, head=ticket.head, effort=quick
-    )
+        ticket.family, compiled, tmp_path / "o", [ticket.inputs], config=ticket.config, head=ticket.head, effort=quick,
+        style=exporter.style(quantize="int8" if kind == "int8" else None), score=lambda _: 0.5, reference=0.5,
+    )  # fmt: skip
     nodes = onnx.load(tmp_path / "o" / "model.onnx").graph.node
-    assert any(node.domain == "vlcompress" for node in nodes)
+    packed = {node.op_type.partition("_")[0] for node in nodes if node.domain == "vlcompress"}
+    assert packed == {"BlockSparseLinearInt8" if kind == "int8" else "BlockSparseLinear"}
     if not there:
         assert manifest.native is None
         return
-    assert manifest.native.parity["random shapes"].max_rel_error < 1e-4
-    assert set(manifest.native.timings) == {"off", "float32"}
+    assert manifest.native is not None
+    assert manifest.native.parity["random shapes"].max_rel_error < (0.05 if kind == "int8" else 1e-4)
+    assert set(manifest.native.timings) == {"off", kind}
+    assert (manifest.native.task_score is not None) == (kind == "int8")
+
+
+@pytest.mark.parametrize(
+    ("kind", "us", "taken"), [("int8", 5.0, "int8"), ("float32", 5.0, "float32"), ("int8", 20.0, "off")]
+)
+def test_sessions_take_what_the_manifest_says_is_faster(tmp_path: Path, kind: str, us: float, taken: str) -> None:
+    timings = {"off": {"us": 10.0}, kind: {"us": us}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"native": {"timings": timings}}))
+    assert runtime._measured(tmp_path / "model.onnx") == (taken, True)
 
 
 def always_lowered(scratch: Path, *rest: object) -> tuple[Path, GraphSpeed]:
