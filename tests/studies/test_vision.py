@@ -138,6 +138,12 @@ def test_seeds_are_trained_side_by_side(tmp_path: Path, monkeypatch: pytest.Monk
     assert found == (bench, [[(3, True)] * 2, [(5, True)] * 2])
 
 
+def test_machines_that_do_not_share_a_home_are_refused(tmp_path: Path) -> None:
+    own = StudyRunner(tmp_path, engine=Local("file:///there"))
+    with pytest.raises(VlcompressError, match="--share 'file:///there' does not copy the weights under --home"):
+        weights_of(own, plan_of(TINY), "supervised")
+
+
 def test_own_weights_are_taken_in_place_of_pre_training(home: Path, tmp_path: Path) -> None:
     plan = plan_of(TINY)
     made = Path(weights_of(runner(home), plan, "supervised"))

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -185,6 +187,44 @@ def test_a_worker_that_is_killed_changes_no_byte(tmp_path: Path) -> None:
     os.kill(victim, signal.SIGKILL)
     assert {engine: process.wait() for engine, process in started.items()} == {"local": 0, "ray": 0}
     assert written(homes["ray"]) == written(homes["local"])
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed: pip install 'vlcompress[ray]'")
+@pytest.mark.timeout(600)
+def test_a_head_that_is_lost_loses_nothing_that_is_finished(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    safe = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    start = f"start --head --block --node-ip-address=127.0.0.1 --port={port} --num-cpus=1 --include-dashboard=false"
+    head = subprocess.Popen([sys.executable, "-m", "ray.scripts.scripts", *start.split()], env=safe)
+    command = [sys.executable, "-m", "vlcompress", "study", "tickets", "--size", "tiny", "--task", "vqa"]
+    command += ["--seeds", "0,1", "--levels", "0.2", "--home", str(tmp_path / "ray")]
+    cluster = {**safe, "RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
+    asking = subprocess.Popen([*command, "--engine", "ray"], env=cluster)
+    finished = _some_finished(tmp_path / "ray" / "trainings", asking)
+    for process in [*_descendants(head.pid), head.pid]:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    assert asking.wait(timeout=200) != 0
+    again = subprocess.run(command, env=safe, capture_output=True, text=True, check=True)
+    assert again.stderr.count("(done before)") >= len(finished)
+    subprocess.run([*command[:-1], str(tmp_path / "local")], env=safe, check=True)
+    assert written(tmp_path / "ray" / "trainings") == written(tmp_path / "local" / "trainings")
+
+
+def _some_finished(trainings: Path, asking: "subprocess.Popen[bytes]") -> list[Path]:
+    """Wait until some trainings are done and some are not."""
+    while len(found := list(trainings.glob("*/training.json"))) < 2:
+        assert asking.poll() is None
+        time.sleep(0.05)
+    return found
+
+
+def _descendants(process: int) -> list[int]:
+    children = [int(word) for word in _read(Path(f"/proc/{process}/task/{process}/children")).split() if word.isdigit()]
+    return [*(one for child in children for one in _descendants(child)), *children]
 
 
 def _worker_under(driver: int) -> int:

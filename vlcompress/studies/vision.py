@@ -300,7 +300,16 @@ def _common(masks: Sequence[Masks]) -> InCommon:
 
 
 def weights_of(runner: StudyRunner, plan: VisionPlan, kind: str) -> str:
-    """Find the pre-trained weights of a kind: the user's file, or what is trained here once."""
+    """Find the pre-trained weights of a kind: the user's file, or what is trained here once.
+
+    Raises:
+        VlcompressError: machines that do not share the folder that they lie in.
+    """
+    if runner.engine.shared:
+        raise VlcompressError(
+            f"--share '{runner.engine.shared}' does not copy the weights under --home that study vision starts from: "
+            "have all machines share --home, and leave --share out"
+        )
     for suffix in (".pth", ".safetensors"):
         own = runner.home / "pretrained" / f"resnet-{plan.network}-{kind}{suffix}"
         if own.is_file():
