@@ -226,7 +226,7 @@ class Measured:
         shapes = {name: list(value.shape) for name, value in subject.inputs.items()}
         key = {name: here[name] for name in ("cpu", "cores", "packages")} | {
             "family": subject.family.name, "config": subject.config, "inputs": shapes, "threads": threads,
-            "openings": OPENINGS,
+            "openings": 2 * OPENINGS,
         }  # fmt: skip
         self._path = folder / f"{identity(to_json(key))[:16]}.json"
         self._here = here
@@ -281,9 +281,12 @@ class Measured:
             return self._opened(self._subject.model, Path(folder))
 
     def _opened(self, model: nn.Module, folder: Path) -> list[Call]:
-        """Export a model and open it `OPENINGS` times."""
+        """Export a model and open it `OPENINGS` times each way that an export chooses from."""
         save_apart(trace(self._subject.family, model, self._subject.config), folder / "model.onnx")
-        sessions = [open_session(folder / "model.onnx", threads=self._threads, native="off") for _ in range(OPENINGS)]
+        sessions = [
+            open_session(folder / "model.onnx", threads=self._threads, native="off", disable_skip_layer_norm=unfused)
+            for unfused in (True, False) * OPENINGS
+        ]
         arrays = feed(sessions[0], self._subject.inputs)
         return [partial(session.run, None, arrays) for session in sessions]
 
