@@ -15,7 +15,7 @@ from vlcompress.pruning.pattern import Pattern
 from vlcompress.pruning.target import MEASURED, Target
 from vlcompress.tickets.experiment import Experiment
 
-CLOSE = 0.01
+CLOSE = 0.02
 """How close, as a share of it, the measured cost of the whole must come to the target."""
 
 ATTEMPTS = 5
