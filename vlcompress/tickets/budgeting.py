@@ -18,7 +18,7 @@ from vlcompress.tickets.experiment import Experiment
 CLOSE = 0.02
 """How close, as a share of it, the measured cost of the whole must come to the target."""
 
-ATTEMPTS = 5
+ATTEMPTS = 4
 """Choices that are measured at most; the closest is taken."""
 
 
