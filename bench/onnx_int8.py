@@ -152,7 +152,7 @@ class Builder:
 
     def _write(self, graph: ir.Model, name: str, model: nn.Module, *, quantize: bool = False) -> None:
         if quantize:
-            Quantizer(graph).apply()
+            Quantizer(graph, "blocks" in name or "mixed" in name).apply()
         prune_unused(graph)
         save_apart(graph, self.work / f"{name}.onnx")
         np.save(self.work / f"{name}.npy", scores_of(FAMILY, model, self.inputs).numpy())
