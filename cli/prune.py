@@ -10,7 +10,7 @@ from vlcompress.cli import options
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.target import KINDS, MEASURED
 
-RUNTIME = ("device", "dtype", "micro_batch", "activation_checkpointing", "devices")
+RUNTIME = ("device", "dtype", "micro_batch", "activation_checkpointing", "devices", "readers")
 """Options that are fields of a recipe's "runtime"."""
 
 PRUNING = ("pattern", "criterion", "sparsity", "schedule", "rounds", "allocation", "rewind_step")

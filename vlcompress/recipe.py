@@ -239,6 +239,7 @@ class RuntimeRecipe:
         activation_checkpointing: compute the insides of blocks again in the backward pass: the same bits in less
             memory and more time.
         devices: GPUs (or processes on the CPU) that share each training's batches.
+        readers: threads that make a training's batches ahead of it: the same bits.
     """
 
     device: Annotated[str, lambda _, value: check_device(value)] = "auto"
@@ -246,6 +247,7 @@ class RuntimeRecipe:
     micro_batch: Annotated[MicroBatch, Parsed(parse_micro_batch, (str, int, MicroBatch))] = MicroBatch(0)  # noqa: RUF009 (an int)
     activation_checkpointing: bool = False
     devices: Annotated[int, within("[1, 1025)", "how many share a training, for example 4")] = 1
+    readers: Annotated[int, within("[1, 65)", "threads that make batches, for example 4")] = 1
 
 
 @dataclass(frozen=True)
