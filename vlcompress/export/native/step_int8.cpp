@@ -22,12 +22,9 @@ namespace {
 #if defined(__AVX512VNNI__)
 using Value = uint8_t;
 constexpr int kVectors = 4;  // registers of int32 sums that a column of bytes makes
-#elif defined(__AVX2__)
-using Value = int16_t;
-constexpr int kVectors = 2;
 #else
 using Value = int16_t;
-constexpr int kVectors = 4;
+constexpr int kVectors = 2;
 #endif
 constexpr int kRows = kVectors * LANES;
 constexpr float kSteps = 254;  // that a row is rounded to: one of the 255 is for both ends' rounding
@@ -42,6 +39,9 @@ struct alignas(64) Turned {
   Value* columns() { return reinterpret_cast<Value*>(this + 1); }
   const Value* columns() const { return reinterpret_cast<const Value*>(this + 1); }
 };
+
+static_assert(kRows * sizeof(Value) <= LANES * sizeof(float) && sizeof(Turned) <= (kSpare - 1) * LANES * sizeof(float),
+              "the least room that `turn` is given: K + kSpare columns of LANES floats");
 
 inline Ints load_ints(const int32_t* from) {
   Ints out;
