@@ -33,7 +33,7 @@ TRAININGS = 2 * len(SEEDS)
 
 def recipe_of(steps: int, seeds: tuple[int, ...] = SEEDS) -> Recipe:
     """Make the run: dense and one round for each seed."""
-    pruning = {"seeds": list(seeds), "controls": [], "schedule": "oneshot"}
+    pruning = {"seeds": list(seeds), "controls": [], "schedule": "oneshot", "criterion": "gradient", "target": ""}
     return default_recipe("lxmert", "vqa", "small").override(pruning=pruning, training={"steps": steps})
 
 
