@@ -6,7 +6,7 @@
 Random weights and masks: speed depends on where zeros may be, not on the values. 20 words and 36 regions. All forms
 run in one process, in turn, with the same threads and without ONNX Runtime's slow SkipLayerNormFusion; each file is
 opened twice and the faster session counts, since two sessions of one file differ by where their weights lie in memory.
-`native` needs `vlcompress native build`. Other runtimes: `bench.onnx_int8_rivals`.
+The kernel's forms need `vlcompress native build`. Single layers: `bench.onnx_int8_layers`.
 """
 
 import argparse
@@ -152,7 +152,7 @@ class Builder:
 
     def _write(self, graph: ir.Model, name: str, model: nn.Module, *, quantize: bool = False) -> None:
         if quantize:
-            Quantizer(graph).apply()
+            Quantizer(graph, "blocks" in name or "mixed" in name).apply()
         prune_unused(graph)
         save_apart(graph, self.work / f"{name}.onnx")
         np.save(self.work / f"{name}.npy", scores_of(FAMILY, model, self.inputs).numpy())

@@ -22,189 +22,21 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
+from bench.published_data import DATA, SIZES, SPLITS, WIDTH, questions, regions, vilt_row, vocabulary
 from bench.records import write_record
-from vlcompress.data.questions import Question
-from vlcompress.data.regions import Regions, write_regions
-from vlcompress.data.tokenizer import SPECIAL_TOKENS, WordPiece
 from vlcompress.models.base import Head
 from vlcompress.models.registry import family_named
 
-SPLITS = {"train": 64, "nominival": 16, "minival": 32}
-"""Questions of each split, each with an image of its own."""
-ANSWERS = tuple(f"answer {number}" for number in range(3129))
-WORDS = (
-    "what",
-    "is",
-    "the",
-    "color",
-    "of",
-    "man",
-    "on",
-    "left",
-    "table",
-    "how",
-    "many",
-    "dogs",
-    "are",
-    "there",
-    "a",
-    "hat",
-)
-SIZES = {"lxmert": 30522, "uniter": 28996, "vilt": 30522}
-"""Rows of bert-base-uncased, and of bert-base-cased."""
-BOXES, WIDTH, CLASSES = 36, 2048, 1601
 PRUNE = "--schedule oneshot --sparsity 0.7 --seeds 0 --control random --steps 2 --batch 8"
 PORT = 8341
-
-
-def vocabulary(family: str) -> WordPiece:
-    """Make as many tokens as the published vocabulary has; cased ones for UNITER."""
-    cased = family == "uniter"
-    known = (*SPECIAL_TOKENS, *WORDS, "?", *(("What", "How") if cased else ()))
-    rest = (f"[unused{number}]" for number in range(SIZES[family] - len(known)))
-    return WordPiece((*known, *rest), not cased)
-
-
-def questions(split: str) -> list[Question]:
-    """Make the questions of a split, each with so many answers that a model that knows none scores more than 0."""
-    rng = np.random.default_rng(len(split))
-    part, first = ("train2014", 0) if split == "train" else ("val2014", 1000 if split == "minival" else 2000)
-    made = []
-    for number in range(first, first + SPLITS[split]):
-        text = " ".join(rng.choice(WORDS, rng.integers(4, 13))) + "?"
-        best, *others = rng.choice(len(ANSWERS), 600, replace=False)
-        label = {ANSWERS[best]: 1.0, **{ANSWERS[other]: 0.3 for other in others}}
-        made.append(Question(1000 * number, f"COCO_{part}_{number:012d}", text, label, "other", "what"))
-    return made
-
-
-def regions(name: str) -> Regions:
-    """Draw an image's boxes and features as a detector gives them: not negative, most of them near zero."""
-    rng = np.random.default_rng(int(name[-12:]))
-    corners = np.sort(rng.uniform(0, 1, (BOXES, 2, 2)), axis=1).reshape(BOXES, 4) * (640, 480, 640, 480)
-    features = np.maximum(rng.standard_normal((BOXES, WIDTH)), 0).astype(np.float32)
-    classes, sure = rng.integers(0, CLASSES - 1, BOXES), rng.random(BOXES, dtype=np.float32)
-    return Regions(name, 480, 640, corners.astype(np.float32), features, classes, sure, classes % 400, sure)
-
-
-def lxmert_data(folder: Path) -> None:
-    """Write LXMERT's JSON lists and TSVs."""
-    (folder / "vqa").mkdir(parents=True)
-    for split in SPLITS:
-        rows = [
-            {"question_id": q.question_id, "img_id": q.img_id, "sent": q.sentence, "label": dict(q.label),
-             "answer_type": q.answer_type, "question_type": q.question_type}
-            for q in questions(split)
-        ]  # fmt: skip
-        _dump(folder / "vqa" / f"{split}.json", rows)
-    _dump(folder / "vqa/trainval_label2ans.json", ANSWERS)
-    _dump(folder / "vqa/trainval_ans2label.json", {answer: label for label, answer in enumerate(ANSWERS)})
-    for name, splits in {"train2014": ("train",), "val2014": ("nominival", "minival")}.items():
-        images = [regions(q.img_id) for split in splits for q in questions(split)]
-        write_regions(folder / f"mscoco_imgfeat/{name}_obj36.tsv", images)
-
-
-def uniter_data(folder: Path) -> None:
-    """Write UNITER's text and image databases."""
-    words = vocabulary("uniter")
-    for split, name in {"train": "train", "nominival": "trainval", "minival": "devval"}.items():
-        rows = {str(q.question_id): _uniter_row(q, words) for q in questions(split)}
-        place = folder / f"txt_db/vqa_{name}.db"
-        _database(place, ((key, _lz4(_pack(row))) for key, row in rows.items()))
-        _dump(place / "id2len.json", {key: len(row["input_ids"]) for key, row in rows.items()})
-        _dump(place / "meta.json", {"CLS": words.cls_id, "SEP": words.sep_id, "bert": "bert-base-cased"})
-    _dump(folder / "txt_db/ans2label.json", {answer: label for label, answer in enumerate(ANSWERS)})
-    for name, splits in {"train2014": ("train",), "val2014": ("nominival", "minival")}.items():
-        place = folder / f"img_db/coco_{name}/feat_th0.2_max100_min10"
-        images = {_npz(q): regions(q.img_id) for split in splits for q in questions(split)}
-        _database(place, ((key, _pack(_detected(image))) for key, image in images.items()))
-        _dump(place.parent / "nbb_th0.2_max100_min10.json", dict.fromkeys(images, BOXES))
-
-
-def vilt_data(folder: Path) -> None:
-    """Write ViLT's Arrow files."""
-    import pyarrow
-    import pyarrow.ipc
-
-    folder.mkdir(parents=True)
-    for split, name in {"train": "train", "nominival": "trainable_val", "minival": "rest_val"}.items():
-        table = pyarrow.Table.from_pylist([_vilt_row(q, name) for q in questions(split)])
-        with pyarrow.ipc.new_file(folder / f"vqav2_{name}.arrow", table.schema) as writer:
-            writer.write_table(table)
-    _dump(folder / "vqa2-id2label.json", {str(label): answer for label, answer in enumerate(ANSWERS)})
-
-
-def _uniter_row(q: Question, words: WordPiece) -> dict[str, Any]:
-    target = {"labels": [ANSWERS.index(answer) for answer in q.label], "scores": list(q.label.values())}
-    ids = words.encode([q.sentence], 60)[0]
-    ids = [int(one) for one in ids if one not in (words.cls_id, words.sep_id)]
-    return {"question": q.sentence, "question_id": q.question_id, "img_fname": _npz(q), "input_ids": ids,
-            "answer_type": q.answer_type, "target": target}  # fmt: skip
-
-
-def _npz(q: Question) -> str:
-    return f"{q.img_id.replace('COCO', 'coco')}.npz"
-
-
-def _detected(image: Regions) -> dict[str, NDArray[np.float16]]:
-    sizes = image.normalized_boxes[:, 2:] - image.normalized_boxes[:, :2]
-    soft = np.full((BOXES, CLASSES), 0.1 / CLASSES)
-    soft[np.arange(BOXES), image.objects_id + 1] = 0.9
-    found = {"norm_bb": np.hstack([image.normalized_boxes, sizes]), "features": image.features,
-             "conf": np.maximum(image.objects_conf, 0.2), "soft_labels": soft}  # fmt: skip
-    return {name: array.astype(np.float16) for name, array in found.items()}
-
-
-def _vilt_row(q: Question, split: str) -> dict[str, Any]:
-    number = int(q.img_id[-12:])
-    coarse, file = np.random.default_rng(number).integers(0, 256, (12, 16, 3), dtype=np.uint8), io.BytesIO()
-    Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC).save(file, "JPEG")
-    answers = list(q.label)
-    return {"image": file.getvalue(), "questions": [q.sentence],
-            "answers": [answers], "answer_labels": [[ANSWERS.index(one) for one in answers]],
-            "answer_scores": [list(q.label.values())], "image_id": number, "question_id": [q.question_id],
-            "split": "train" if split == "train" else "val"}  # fmt: skip
-
-
-def _database(folder: Path, rows: Iterator[tuple[str, bytes]]) -> None:
-    import lmdb
-
-    folder.mkdir(parents=True)
-    with lmdb.open(str(folder), map_size=1 << 30) as environment, environment.begin(write=True) as transaction:
-        for key, value in rows:
-            transaction.put(key.encode(), value)
-
-
-def _pack(value: Any) -> bytes:
-    """Pack as msgpack_numpy does."""
-    import msgpack
-
-    def array(one: NDArray[Any]) -> dict[bytes, Any]:
-        return {b"nd": True, b"type": one.dtype.str, b"kind": b"", b"shape": one.shape, b"data": one.tobytes()}
-
-    packed: bytes = msgpack.packb(value, default=array, use_bin_type=True)
-    return packed
-
-
-def _lz4(data: bytes) -> bytes:
-    import lz4.frame
-
-    compressed: bytes = lz4.frame.compress(data)
-    return compressed
-
-
-def _dump(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content))
 
 
 def official(family: str, folder: Path) -> Path:
@@ -255,7 +87,6 @@ OFFICIAL: dict[str, tuple[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor
     "uniter": ("uniter-base.pt", dict),
     "vilt": ("vilt_200k_mlm_itm.ckpt", _of_vilt),
 }
-DATA: dict[str, Callable[[Path], None]] = {"lxmert": lxmert_data, "uniter": uniter_data, "vilt": vilt_data}
 
 
 def measured(command: Sequence[str], home: Path) -> dict[str, Any]:
@@ -328,7 +159,7 @@ def _ask(family: str) -> Any:
     question = questions("minival")[0]
     asked: dict[str, Any] = {"question": question.sentence, "top_k": 3}
     if family == "vilt":
-        asked["image"] = base64.b64encode(_vilt_row(question, "rest_val")["image"]).decode()
+        asked["image"] = base64.b64encode(vilt_row(question, "rest_val")["image"]).decode()
     else:
         arrays, image = io.BytesIO(), regions(question.img_id)
         np.savez(arrays, features=image.features, boxes=image.normalized_boxes)

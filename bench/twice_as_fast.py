@@ -17,13 +17,15 @@ from vlcompress.results import to_json
 from vlcompress.tickets.run import find_ticket
 
 ONCE = METHODS["oneshot"]
+GRADIENT = {**ONCE, "criterion": "gradient"}
 ARMS: dict[str, dict[str, Any]] = {
-    "three rounds": {},
-    "one round": ONCE,
+    "three rounds": {"criterion": "gradient", "schedule": "levels:30,50,70"},
+    "one round": GRADIENT,
     "one round, by fisher": {**ONCE, "criterion": "fisher"},
+    "three rounds, by fisher": {"criterion": "fisher", "schedule": "levels:30,50,70"},
     "one round, by magnitude": {**ONCE, "criterion": "magnitude"},
-    "one round, layers too": {**ONCE, "pattern": "neuron+head+layer"},
-    "one round, layers alone": {**ONCE, "pattern": "layer"},
+    "one round, layers too": {**GRADIENT, "pattern": "neuron+head+layer"},
+    "one round, layers alone": {**GRADIENT, "pattern": "layer"},
 }
 
 

@@ -105,7 +105,7 @@ def where(device: str | None = "auto", dtype: str | None = "fp32") -> Callable[[
 
 
 def fitting(default: str | None = "0") -> Callable[[F], F]:
-    """Add --micro-batch and --activation-checkpointing to a command; a default of None leaves them to the recipe."""
+    """Add what fits a training to a machine to a command; a default of None leaves it to the recipe."""
     said = "" if default else "  [the recipe's]"
     first = click.option(
         "--micro-batch",
@@ -120,7 +120,14 @@ def fitting(default: str | None = "0") -> Callable[[F], F]:
         default=None if default is None else False,
         help="Compute the insides of blocks twice: the same bits in less memory, more time." + said,
     )
-    return lambda command: first(second(command))
+    third = click.option(
+        "--readers",
+        type=click.IntRange(1, 64),
+        default=None if default is None else 1,
+        show_default=default is not None,
+        help="Threads that read and make batches ahead: the same bits, sooner where reading is slow." + said,
+    )
+    return lambda command: first(second(third(command)))
 
 
 def sharing(default: int | None = 1) -> Callable[[F], F]:
@@ -140,7 +147,7 @@ def computing(*, training: bool = False, shared: bool = False) -> Callable[[Call
 
     One that trains gets the options of `fitting` too, and one whose trainings are shared that of `sharing`.
     """
-    more = ("micro_batch", "activation_checkpointing") * training + ("devices",) * shared
+    more = ("micro_batch", "activation_checkpointing", "readers") * training + ("devices",) * shared
 
     def add(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)

@@ -69,7 +69,8 @@ class Progress:
         if seconds >= FIRST and waited > WAITED * seconds:
             self._say(
                 f"warning: {100 * waited / seconds:.0f} % of this training was waiting for examples to be read: "
-                "`vlcompress data import` makes a store that is read faster, and bf16 or more devices gain nothing here"
+                "--readers has more threads read, `vlcompress data import` makes a store that is read faster, and bf16 "
+                "or more devices gain nothing here"
             )
 
     def _rate(self, speed: float) -> str:

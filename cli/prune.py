@@ -10,7 +10,7 @@ from vlcompress.cli import options
 from vlcompress.errors import VlcompressError
 from vlcompress.pruning.target import KINDS, MEASURED
 
-RUNTIME = ("device", "dtype", "micro_batch", "activation_checkpointing", "devices")
+RUNTIME = ("device", "dtype", "micro_batch", "activation_checkpointing", "devices", "readers")
 """Options that are fields of a recipe's "runtime"."""
 
 PRUNING = ("pattern", "criterion", "sparsity", "schedule", "rounds", "allocation", "rewind_step")
@@ -136,10 +136,17 @@ def _target(said: dict[str, Any]) -> str | None:
     return "".join([*asked.values(), *(f",{at}:{number}" for at, number in where.items() if number)]) or None
 
 
-def _instead(base: Any, said: dict[str, Any]) -> str | None:
-    """Drop a recipe's own target ("") where a sparsity, or what no target prices, is asked for in place of it."""
+def _without_target(base: Any, said: dict[str, Any]) -> Any:
+    """Put a recipe's own target aside where a sparsity, or what no target prices, is asked for in place of it."""
+    from vlcompress.recipe import ROUNDS
+
+    own = base.pruning.target
     unpriced = said["pattern"] and base.override(pruning={"pattern": said["pattern"]}).pruning.pattern.by_kind
-    return "" if unpriced or any(said[name] is not None for name in ("sparsity", "rounds", "allocation")) else None
+    if not own or (not unpriced and all(said[name] is None for name in ("sparsity", "rounds", "allocation"))):
+        return base
+    rounds = {**ROUNDS, **_of_method(said)} if said["method"] else ROUNDS
+    options.say(f"the recipe's target '{own}' is put aside: schedule {rounds['schedule']}")
+    return base.override(pruning=rounds)
 
 
 def _of_method(said: dict[str, Any]) -> dict[str, Any]:
@@ -166,7 +173,8 @@ def _recipe(path: Path | None, said: dict[str, Any]) -> Any:
         base = base.override(pruning=PAPER)
     if said["method"] is not None:
         base = base.override(pruning=_of_method(said))
-    target = _target(said) or _instead(base, said)
+    target = _target(said)
+    base = base if target else _without_target(base, said)
     controls = [control for control in said["controls"] if control != "none"]
     chosen = base.override(
         model={"family": family, "size": said["size"], "checkpoint": said["checkpoint"], "head": said["head"]},

@@ -124,6 +124,7 @@ class Compute:
             the backward pass: the same bits in less memory and more time.
         devices: how many of them share each training, a process each (`vlcompress.training.ranks`); all else is
             computed on the first.
+        readers: threads that make a training's batches, each a step of its own; they change no bit.
     """
 
     device: str = "cpu"
@@ -131,6 +132,7 @@ class Compute:
     micro_batch: MicroBatch = MicroBatch(0)  # noqa: RUF009 (an int)
     activation_checkpointing: bool = False
     devices: int = 1
+    readers: int = 1
 
     def for_batch(self, batch: float) -> "Compute":
         """Leave out a micro-batch that is no smaller than a device's share of the batch: it changes nothing."""
@@ -209,6 +211,7 @@ def parse_compute(
     micro_batch: int = 0,
     activation_checkpointing: bool = False,
     devices: int = 1,
+    readers: int = 1,
 ) -> Compute:
     """Return the device and dtype that were asked for, checked against this machine.
 
@@ -216,7 +219,7 @@ def parse_compute(
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
         dtype: one of `DTYPES`.
         training: whether gradients are taken.
-        micro_batch, activation_checkpointing, devices: see `Compute`.
+        micro_batch, activation_checkpointing, devices, readers: see `Compute`.
 
     Raises:
         VlcompressError: a name that is unknown, devices that are not there, or a dtype that they do not have.
@@ -235,7 +238,7 @@ def parse_compute(
             _check_gpu(one, dtype, count)
     else:
         _check_cpu(dtype, training)
-    return Compute(device, dtype, MicroBatch(micro_batch), activation_checkpointing, devices)
+    return Compute(device, dtype, MicroBatch(micro_batch), activation_checkpointing, devices, readers)
 
 
 def check_device(device: str) -> None:

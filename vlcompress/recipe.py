@@ -50,6 +50,11 @@ PAPER: dict[str, Any] = {
 """How Gan et al. (AAAI 2022) prune: `--recipe paper`. Published sizes have whole heads and neurons instead."""
 
 
+ROUNDS: dict[str, Any] = {"target": "", "criterion": "gradient", "schedule": "levels:30,50,70"}
+"""What takes the place of a recipe's own target where a sparsity or a pattern of weights is asked for: rounds, ranked
+by gradients, by which blocks survive too (`vlcompress study granularity`)."""
+
+
 @dataclass(frozen=True)
 class Parsed:
     """What reads a field that is a string in a file (`str` writes it back), and which types a file may give it as."""
@@ -234,6 +239,7 @@ class RuntimeRecipe:
         activation_checkpointing: compute the insides of blocks again in the backward pass: the same bits in less
             memory and more time.
         devices: GPUs (or processes on the CPU) that share each training's batches.
+        readers: threads that make a training's batches ahead of it: the same bits.
     """
 
     device: Annotated[str, lambda _, value: check_device(value)] = "auto"
@@ -241,6 +247,7 @@ class RuntimeRecipe:
     micro_batch: Annotated[MicroBatch, Parsed(parse_micro_batch, (str, int, MicroBatch))] = MicroBatch(0)  # noqa: RUF009 (an int)
     activation_checkpointing: bool = False
     devices: Annotated[int, within("[1, 1025)", "how many share a training, for example 4")] = 1
+    readers: Annotated[int, within("[1, 65)", "threads that make batches, for example 4")] = 1
 
 
 @dataclass(frozen=True)

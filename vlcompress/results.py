@@ -133,6 +133,17 @@ class ArmResult:
         """Standard deviation over seeds, in per cent; None for a single seed."""
         return 100 * stdev(self.scores) if len(self.scores) > 1 else None
 
+    def passes(self, level: str) -> bool:
+        """Whether the verdict at one of `LEVELS` is a pass, be it within noise; no verdict is none."""
+        return self.outcome(level) in ("pass", "pass within noise")
+
+    @property
+    def nothing_learned(self) -> str:
+        """Why there is no verdict, as a sentence; "" where there is one, and for dense itself."""
+        if self.verdict is None or self.verdict.blind is None or self.outcome("relaxed") != "no verdict":
+            return ""
+        return nothing_learned(self.verdict.dense, self.verdict.blind)
+
     def outcome(self, level: str) -> str:
         """Look up the verdict at one of `LEVELS`; "" for dense itself."""
         return self.verdict[level].outcome if self.verdict else ""

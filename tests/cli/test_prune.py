@@ -371,6 +371,21 @@ def test_a_pattern_that_nothing_runs_faster_is_told_before_it_is_trained(tiny_sc
         assert (f"warning: pattern '{pattern}' {said}" in err) == told
 
 
+def test_a_recipes_own_target_gives_way_to_a_sparsity_and_to_blocks(tmp_path: Path) -> None:
+    def planned(*arguments: str) -> tuple[dict[str, Any], str]:
+        code, out, err = run("prune", "--size", "small", *arguments, "--dry-run", "--json", "--home", str(tmp_path))
+        assert code == 0, err
+        return json.loads(out)["pruning"], err
+
+    for arguments in (["--sparsity", "0.5"], ["--pattern", "block:16x16"], ["--rounds", "1"]):
+        pruning, err = planned(*arguments)
+        found = [pruning[name] for name in ("target", "criterion", "schedule")]
+        assert found == ["", "gradient", "levels:30,50,70"]
+        assert "the recipe's target 'speedup:2' is put aside" in err
+    pruning, err = planned("--size-mb", "4", "--pattern", "neuron+head+layer")
+    assert (pruning["target"], pruning["criterion"], "put aside" in err) == ("size-mb:4", "fisher", False)
+
+
 def test_the_papers_recipe_by_name(tiny_scenes: Path, tmp_path: Path) -> None:
     code, out, err = run(
         "prune", "--size", "small", "--recipe", "paper", "--dry-run", "--json", "--home", str(tmp_path)

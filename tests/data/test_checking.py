@@ -37,9 +37,21 @@ def test_every_raw_data_set_is_found() -> None:
 
 def test_samples_show_what_was_understood() -> None:
     lines = "\n".join(check_folder(DATA / "raw").lines())
-    assert "142002: What color is her shirt? ['white' 0.6, 'black and white' 1, 'black' 0.9]" in lines
+    assert "142002: What color is her shirt? ['black and white' 1, 'black' 0.9, 'white' 0.6]" in lines
     assert "val-1: What is [person 2]+[person 0] holding ? [answer 0, rationale 3]" in lines
     assert "dev-105-0-img0: picture of 16x20 pixels" in lines
+
+
+def test_of_many_answers_the_best_are_shown_and_the_others_counted(tmp_path: Path) -> None:
+    label = {f"answer {number}": number / 20 for number in range(1, 20)}
+    (tmp_path / "vqa").mkdir()
+    row = {"question_id": 1, "img_id": "COCO_val2014_000000000001", "sent": "what?", "label": label}
+    (tmp_path / "vqa/minival.json").write_text(json.dumps([row]))
+    (tmp_path / "vqa/trainval_label2ans.json").write_text(json.dumps(list(label)))
+    (tmp_path / "vqa/trainval_ans2label.json").write_text(json.dumps({answer: i for i, answer in enumerate(label)}))
+    line = next(line for line in check_folder(tmp_path).lines() if "what?" in line)
+    assert "['answer 19' 0.95, 'answer 18' 0.9, " in line
+    assert "'answer 10' 0.5, 9 more]" in line
 
 
 def test_answers_outside_the_list_and_listed_twice_are_told(tmp_path: Path) -> None:

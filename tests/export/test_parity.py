@@ -53,7 +53,7 @@ def test_batches_that_are_not_there_are_an_error_and_not_left_out() -> None:
     ("precision", "provider", "relative", "agreement"),
     [
         *(("fp32", "cpu", 1e-4, 1.0), ("fp32", "cuda", 1e-4, 1.0), ("fp32", "tensorrt", 0.02, 0.95)),
-        *(("fp16", "cpu", 0.02, 0.98), ("fp16", "tensorrt", 0.02, 0.95), ("int8", "cpu", 0.02, 0.95)),
+        *(("fp16", "cpu", 0.02, 0.98), ("fp16", "tensorrt", 0.02, 0.95), ("int8", "cpu", 0.05, 0.95)),
     ],
 )
 def test_what_a_file_may_differ_by_on_another_machine(

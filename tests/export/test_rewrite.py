@@ -238,13 +238,28 @@ def with_residual(model: ir.Model, shape: tuple[Any, ...], first: bool) -> ir.Mo
     return model
 
 
-def quantised(bsr: BlockSparseWeight, form: Form | None) -> tuple[bytes, bytes]:
+def quantised(bsr: BlockSparseWeight, form: Form | None, *, by_rows: bool = False) -> tuple[bytes, bytes]:
     before = serialised(exporter_like_graph(unpack(bsr), torch.linspace(-1, 1, 128)))
     model = emitted_graph(bsr, torch.linspace(-1, 1, 128))
     Rewriter(model, OPSET).apply({"layer.weight": WrittenLayer(bsr, form)})
     prune_unused(model)
-    assert Quantizer(model).apply() > 0
+    assert Quantizer(model, by_rows).apply() > 0
     return before, serialised(model)
+
+
+def test_int8_by_rows_gives_each_row_its_own_answer(blocky: Blocky) -> None:
+    before, after = quantised(random_layer(blocky, (64, 16)), None, by_rows=True)
+    check_graph(after)
+    expected = session_from_bytes(before, threads=1).run(None, FEEDS)
+    session = session_from_bytes(after, threads=1)
+    alone = session.run(None, FEEDS)
+    for one, want in zip(alone, expected, strict=True):
+        assert float(np.abs(one - want).max()) < 0.03 * float(np.abs(want).max())
+    huge = {name: np.concatenate([array, 1000 * array]) for name, array in FEEDS.items()}
+    for one, together in zip(alone, session.run(None, huge), strict=True):
+        np.testing.assert_array_equal(one, together[: len(one)])
+    nothing = session.run(None, {name: np.zeros_like(array) for name, array in FEEDS.items()})
+    assert all(np.isfinite(one).all() for one in nothing)
 
 
 @pytest.mark.parametrize("sparse", [False, True])

@@ -19,7 +19,7 @@ from tests.serve.conftest import Client, expected_words, running, settings_of, w
 from vlcompress.artefacts import seal
 from vlcompress.errors import VlcompressError
 from vlcompress.serve.app import create_app
-from vlcompress.serve.engines.onnx_engine import OnnxEngine, id_bounds, read_graph
+from vlcompress.serve.engines.onnx_engine import OnnxEngine, id_bounds, read_model
 from vlcompress.serve.settings import ModelSpec, Settings
 from vlcompress.serve.stored import default_name, stored_versions
 
@@ -220,7 +220,7 @@ def test_a_session_on_another_provider_fails_the_start(models: Path, monkeypatch
 
 
 def test_bounds_of_ids_come_from_the_tables_that_they_look_up(models: Path) -> None:
-    assert id_bounds(read_graph(models / "words" / "1" / "model.onnx")) == {"input_ids": 50}
+    assert id_bounds(read_model(models / "words" / "1" / "model.onnx").graph) == {"input_ids": 50}
 
 
 @pytest.mark.parametrize("sessions", [1, 3])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
@@ -124,15 +125,17 @@ class SideBySide(Local):
 def test_seeds_are_trained_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are trained as they are taken, so they are taken where the engine has several jobs at once."""
 
-    def column(runner: StudyRunner, seed: int) -> tuple[str, Iterator[tuple[int, bool]]]:
-        return "bench", ((seed, SideBySide.working) for _ in range(2))
+    bench = SimpleNamespace(blind=None)
 
-    monkeypatch.setattr(vision, "judged", list)
+    def column(runner: StudyRunner, seed: int) -> tuple[SimpleNamespace, Iterator[tuple[int, bool]]]:
+        return bench, ((seed, SideBySide.working) for _ in range(2))
+
+    monkeypatch.setattr(vision, "judged", lambda columns, blind: list(columns))
     monkeypatch.setattr(vision, "curve_of", lambda bench, cells: (bench, cells))
     own = StudyRunner(tmp_path, engine=SideBySide())
     plan = plan_of(Choices(size="tiny", seeds=(3, 5), levels=(0.2,)))
     found: Any = vision._curve(plan, column, own)  # type: ignore[arg-type]
-    assert found == ("bench", [[(3, True)] * 2, [(5, True)] * 2])
+    assert found == (bench, [[(3, True)] * 2, [(5, True)] * 2])
 
 
 def test_own_weights_are_taken_in_place_of_pre_training(home: Path, tmp_path: Path) -> None:

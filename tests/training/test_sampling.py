@@ -111,6 +111,13 @@ def test_an_interrupted_training_goes_on_in_the_same_groups(tmp_path: Path) -> N
     assert state(train(net(), Regression(64), hyper, **given, **where)) == state(whole)
 
 
+def test_more_readers_change_no_bit_of_a_training() -> None:
+    given = {"seed": 0, "lengths": [1 + index % 7 for index in range(64)]}
+    hyper = replace(HYPER, tokens=60, batch=2)
+    few, many = (train(net(), Regression(64), hyper, compute=Compute(readers=count), **given) for count in (1, 4))
+    assert state(few) == state(many)
+
+
 def test_batches_are_made_one_step_ahead_and_no_further_and_the_same() -> None:
     made: list[int] = []
 
@@ -124,6 +131,19 @@ def test_batches_are_made_one_step_ahead_and_no_further_and_the_same() -> None:
         seen.append((step, value, max(made)))
     assert seen == [(3, 30, 4), (4, 40, 5), (5, 50, 6), (6, 60, 7), (7, 70, 7)]
     assert list(ahead(make, 5, 5)) == []
+
+
+def test_several_readers_make_as_many_steps_ahead_at_once_and_in_order() -> None:
+    together, made = threading.Barrier(3), []
+
+    def make(step: int) -> int:
+        together.wait(timeout=10)  # three at a time, or not at all
+        made.append(step)
+        return 10 * step
+
+    assert list(ahead(make, 2, 8, readers=3)) == [(step, 10 * step) for step in range(2, 8)]
+    assert sorted(made) == list(range(2, 8))
+    assert list(ahead(make, 5, 5, readers=3)) == []
 
 
 def test_a_batch_that_cannot_be_made_is_told_at_its_step_and_leaves_no_thread() -> None:

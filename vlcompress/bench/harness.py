@@ -27,7 +27,7 @@ EFFORT = Effort(rounds=15, burst_s=0.15, warmup=2)
 """15 rounds of at least 0.15 s of calls for each variant: some 10 s a batch size for five variants."""
 
 
-FEWEST = 3
+FEWEST = 2
 """Rounds, at least, of calls that take long."""
 
 OPENINGS = 2

@@ -1,6 +1,6 @@
 """Looking through a data folder: what was found, what is missing, and a few samples of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ SAMPLES = 3
 
 _SHOWN = ("label", "answer", "rationale", "target")
 """What a sample's line shows besides its text; the JSON has everything."""
+_ANSWERS = 10
+"""So many of a sample's answers are shown: as many as people answered in VQA."""
 
 
 @dataclass(frozen=True)
@@ -224,6 +226,13 @@ def _split_lines(one: SplitReport) -> Iterator[str]:
     for sample in one.samples:
         answer = ", ".join(f"{name} {value}" for name, value in sample.items() if name in _SHOWN)
         if isinstance(sample.get("answers"), dict):
-            answer = ", ".join(f"'{text}' {score:g}" for text, score in sample["answers"].items())
+            answer = _best(sample["answers"])
         shown = f" [{answer}]" if answer else ""
         yield f"  {sample['id']}: {sample['text']}{shown} {'; '.join(sample['read'])}"
+
+
+def _best(answers: Mapping[str, float]) -> str:
+    """Write a sample's best answers with their scores, and how many there are besides."""
+    best = sorted(answers.items(), key=lambda one: -one[1])[:_ANSWERS]
+    more = len(answers) - len(best)
+    return ", ".join([*(f"'{text}' {score:g}" for text, score in best), *([f"{more} more"] if more else [])])

@@ -122,7 +122,7 @@ def one_layer(
     model = ir.Model(
         ir.Graph([x], node.outputs, nodes=[node], opset_imports={"": OPSET}, name="layer"), ir_version=IR_VERSION
     )
-    Rewriter(model, OPSET).apply({"layer": WrittenLayer(weight, form, panels)})
+    Rewriter(model, OPSET, int8).apply({"layer": WrittenLayer(weight, form, panels)})
     if int8:
         Quantizer(model).apply()
     data: bytes = ir.to_proto(model).SerializeToString()

@@ -1,6 +1,7 @@
 """ONNX files that are smaller and faster where the ticket allows it, and that were checked before they exist."""
 
 import gc
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from vlcompress.export.manifest import (
 from vlcompress.export.native.build import built
 from vlcompress.export.parity import BOUNDS, Precision
 from vlcompress.export.preprocessing import TOKENIZER, VOCABULARY, reading_files
-from vlcompress.export.quantize import Quantizer
+from vlcompress.export.quantize import Quantizer, constant_weight
 from vlcompress.export.rewrite import Rewriter, WrittenLayer, holds_packed_nodes
 from vlcompress.export.runtime import SKIP_LAYER_NORM, Native, open_session, require_provider
 from vlcompress.export.samples import write_samples
@@ -64,6 +65,10 @@ MODEL_SAMPLES = 4
 
 NOISE = 0.02
 """Whole models within this share of each other count as equally fast; the lowered one then has the smaller file."""
+
+FEW = 0.1
+"""Of a file's weights, products of so many at most round activations row by row in standard operators, which makes them
+half as fast. With the native kernel no answer then depends on what else is in the batch."""
 
 WORTH_PACKING = 0.75
 """A layer that runs dense is stored packed where that takes at most this share of its bytes."""
@@ -275,13 +280,20 @@ def _write_graphs(
     rewriter = Rewriter(graph, style.target.opset, style.precision == "int8")
     rewritten = 0 if half else rewriter.apply({name: _layer(layer, style) for name, layer in layers.items()})
     if style.precision == "int8":
-        rewritten += Quantizer(graph).apply()
+        rewritten += Quantizer(graph, _mostly_packed(graph)).apply()
     if rewritten:
         prune_unused(graph)
         save_apart(graph, scratch / "lowered.onnx")
     del graph, rewriter
     gc.collect()  # likewise: the sessions that are opened next hold the weights again
     return {name: replace(layer, form=None) for name, layer in layers.items()}, bool(rewritten)
+
+
+def _mostly_packed(graph: ir.Model) -> bool:
+    """Tell whether packed nodes hold so much that the other products may as well round row by row."""
+    packed = sum(math.prod(node.attributes[side].as_int() for side in "NK") for node in graph.graph if node.domain)
+    others = sum(weight.size for node in graph.graph if (weight := constant_weight(node)) is not None)
+    return others <= FEW * (packed + others)
 
 
 def _write_dense(graph: ir.Model, layers: Mapping[str, WrittenLayer], path: Path) -> None:

@@ -51,9 +51,11 @@ differ by up to 0.017 (bench/results/onnx/accuracy.md)."""
 REPEATED: Mapping[Precision, Bound] = {
     "fp32": Bound(TOLERANCE, 1.0),
     "fp16": Bound(0.02, 0.98),
-    "int8": Bound(0.02, 0.95),
+    "int8": Bound(0.05, 0.95),
 }
-"""What one file may differ by between two machines."""
+"""What one file may differ by between two machines. In int8 the native kernel rounds activations row by row, ONNX
+Runtime all of them alike: on LXMERT-base with random weights their scores were 0.019 and 0.020 apart, and each as far
+from float32's (bench/results/LOG.md)."""
 
 IN_TF32 = Bound(0.02, 0.95)
 """Likewise where a provider may multiply float32 in fewer bits: TensorRT and OpenVINO do, CUDA where it is told to."""

@@ -1,7 +1,8 @@
 """Dynamic int8: products with constant weights as MatMulInteger, in the operators that ONNX Runtime fuses.
 
 Weights are int8, symmetric, one scale for each output; activations are uint8 with one scale and zero point for each
-tensor, found when it runs (DynamicQuantizeLinear). Measured: QUInt8 weights lose more than half of the speed.
+tensor, found when it runs (DynamicQuantizeLinear). Measured: QUInt8 weights lose more than half of the speed. A scale
+for each row takes more operators, and makes a product about half as fast (bench/results/onnx/README.md).
 """
 
 from dataclasses import dataclass, field
@@ -31,11 +32,13 @@ class Quantizer:
 
     Attributes:
         model: changed in place.
+        by_rows: round activations by a scale for each row, so that no row's answer depends on the others.
         constants: new initialisers by name.
         quantised: for each float value, its bytes, scale and zero point.
     """
 
     model: ir.Model
+    by_rows: bool = False
     constants: dict[str, ir.Value] = field(default_factory=dict)
     quantised: dict[ir.Value, tuple[ir.Value, ir.Value, ir.Value]] = field(default_factory=dict)
 
@@ -64,8 +67,11 @@ class Quantizer:
         values, scales = round_weight(weight_KN.T)
         data, scale, zero = self._bytes(to, x)
         product = to.op("MatMulInteger", [data, to.constant(self._own(f"{stored.name}.int8"), values.T.copy()), zero])
-        factor = to.op("Mul", [scale, to.constant(f"{stored.name}.scale", scales)])
-        y = to.op("Mul", [to.op("Cast", [product], {"to": int(ir.DataType.FLOAT)}), factor])
+        sums, weights = to.op("Cast", [product], {"to": int(ir.DataType.FLOAT)}), f"{stored.name}.scale"
+        if self.by_rows:  # ONNX Runtime would fuse the other order, and take the first row's scale for all
+            y = to.op("Mul", [to.op("Mul", [sums, to.constant(weights, scales)]), scale])
+        else:
+            y = to.op("Mul", [sums, to.op("Mul", [scale, to.constant(weights, scales)])])
         if len(node.inputs) == 3:
             y = to.op("Add", [y, node.inputs[2]])
         replace_nodes(self.model.graph, (node,), to, node.outputs[0], y)
@@ -81,7 +87,9 @@ class Quantizer:
         """Write x as uint8 of its shape, with scale and zero point."""
         if x not in self.quantised:
             source = x.producer()
-            if source is not None and source.op_type in _MOVES and source.inputs[0] is not None:
+            if self.by_rows:
+                self.quantised[x] = _rounded_rows(to, x)
+            elif source is not None and source.op_type in _MOVES and source.inputs[0] is not None:
                 data, scale, zero = self._bytes(to, source.inputs[0])
                 moved = to.op(source.op_type, [data, *source.inputs[1:]], source.attributes)
                 self.quantised[x] = (moved, scale, zero)
@@ -89,6 +97,17 @@ class Quantizer:
                 made = to.tape.op_multi_out("DynamicQuantizeLinear", [x], num_outputs=3)
                 self.quantised[x] = (made[0], made[1], made[2])
         return self.quantised[x]
+
+
+def _rounded_rows(to: Writer, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Write x [..., K] as uint8 around 128, with the scale of each row [..., 1] and the zero point."""
+    largest = to.op("ReduceMax", [to.op("Abs", [x]), to.ints([-1])], {"keepdims": 1})
+    least = to.constant("rows.least", np.array(1e-30, np.float32))
+    scale = to.op("Div", [to.op("Max", [largest, least]), to.constant("rows.steps", np.array(127, np.float32))])
+    steps = to.op("Round", [to.op("Div", [x, scale])])
+    middle = to.op("Add", [steps, to.constant("rows.middle", np.array(128, np.float32))])
+    data = to.op("Cast", [middle], {"to": int(ir.DataType.UINT8)})
+    return data, scale, to.constant("rows.zero", np.array(128, np.uint8))
 
 
 def constant_weight(node: ir.Node) -> npt.NDArray[np.generic] | None:

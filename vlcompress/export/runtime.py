@@ -70,6 +70,12 @@ def open_session(
         raise
 
 
+def native_of(model: Path) -> Native:
+    """Tell what a session on the CPU takes the native kernel for, as the manifest beside the model advises."""
+    library = built()
+    return _measured(model)[0] if library is not None and library.onnxruntime else "off"
+
+
 def _measured(model: Path) -> tuple[Native, bool]:
     """Read what the manifest beside a model says is faster: the native kernel, and to leave LayerNormalization unfused.
 

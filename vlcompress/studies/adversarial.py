@@ -101,7 +101,7 @@ def _run(runner: StudyRunner, plain: Recipe, hard: Recipe, source: Recipe, level
     universal = runner.bench(source)
     found = masks_of(imp_rows(universal, universal.recipe.pruning.seeds[0], levels))
     seeds = [partial(_column, easy, tough, seed, found, levels) for seed in plain.pruning.seeds]
-    cells = judged(columns(runner.engine, seeds))
+    cells = judged(columns(runner.engine, seeds), easy.blind)
     arms = tuple(_arm(tough, cell) for cell in cells)
     strength = strength_of(hard.model.family, hard.data.task)
     return AttackedCurve(**{**vars(curve_of(easy, cells)), "cells": arms}, strength=strength, levels=tuple(levels))

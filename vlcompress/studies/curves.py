@@ -51,8 +51,14 @@ class Curve:
 
     def sparsest(self, level: str, name: str = "ticket") -> tuple[float, str] | None:
         """Find the highest sparsity whose verdict at a level is a pass (or within noise), and which it is."""
-        outcomes = [(cell.sparsity, cell.outcome(level)) for cell in self.arm(name)]
-        return max((one for one in outcomes if one[1] != "fail"), default=None)
+        return max(
+            ((cell.sparsity, cell.outcome(level)) for cell in self.arm(name) if cell.passes(level)), default=None
+        )
+
+    @property
+    def nothing_learned(self) -> str:
+        """Why there is no verdict on any arm, as a sentence; "" where there is one."""
+        return next((cell.nothing_learned for cell in self.cells if cell.nothing_learned), "")
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ def run_curve(bench: Experiment, controls: Sequence[str], levels: Sequence[float
 def curve_cells(bench: Experiment, controls: Sequence[str] = (), levels: Sequence[float] = ()) -> list[TrainedArm]:
     """Do the trainings of `run_curve`, which see, and judge them."""
     seeds = [partial(_column, bench, seed, controls, levels) for seed in bench.recipe.pruning.seeds]
-    return judged(columns(bench.engine, seeds))
+    return judged(columns(bench.engine, seeds), bench.blind)
 
 
 def curve_of(bench: Experiment, cells: Sequence[TrainedArm]) -> Curve:
@@ -194,9 +200,13 @@ def curves_report(
     published: tuple[str, ...] = (),
     summary: str = "",
 ) -> StudyReport:
-    """Lay out curves by name: what `findings` says of each, some tables before theirs, and a chart each."""
+    """Lay out curves by name: what `findings` says of each that learned, some tables first, and a chart each."""
+
+    def said(name: str, curve: CurveOf) -> Iterable[str]:
+        return [f"{name}: {curve.nothing_learned}."] if curve.nothing_learned else findings(name, curve)
+
     return StudyReport(
-        findings=tuple(sentence for name, curve in curves.items() for sentence in findings(name, curve)),
+        findings=tuple(sentence for name, curve in curves.items() for sentence in said(name, curve)),
         tables=(*tables, *(curve_table(name, curve) for name, curve in curves.items())),
         charts=tuple(curve_chart(f"{name}: score against sparsity", curve) for name, curve in curves.items()),
         published=published,

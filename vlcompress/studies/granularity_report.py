@@ -251,10 +251,13 @@ def _fastest(patterns: Patterns, speed: Speeds | None) -> Iterator[str]:
     }
     if not found or speed is None:
         return
-    good = [(name, level) for name, level in found if patterns[name].cell(level).outcome("relaxed") != "fail"]
+    good = [(name, level) for name, level in found if patterns[name].cell(level).passes("relaxed")]
+    nothing = next((why for name, level in found if (why := patterns[name].cell(level).nothing_learned)), "")
     if good:
         best = max(good, key=lambda key: found[key].batches[SPEED_BATCH].speedup.value)
         yield f"the fastest ticket that does not fail relaxed is {row_name(*best)}: {_speeds(found[best])}."
+    elif nothing:
+        yield f"{nothing}."
     else:
         yield "no measured ticket passes relaxed, so there is no speed without a loss."
     if plain := [key for key in found if key[0] == "unstructured"]:

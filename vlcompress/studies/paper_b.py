@@ -87,7 +87,7 @@ def _text(choices: Choices) -> StudyCell:
     def work(runner: StudyRunner) -> Curve:
         bench = runner.bench(recipe)
         seeds = [partial(_text_rows, bench, seed, levels) for seed in choices.seeds]
-        return curve_of(bench, judged(columns(runner.engine, seeds)))
+        return curve_of(bench, judged(columns(runner.engine, seeds), bench.blind))
 
     count = len(choices.seeds) * (1 + rounds_of(recipe) + 2 * len(levels))
     return StudyCell("text", recipe, count, work, scored=2 * len(choices.seeds) * len(levels))
@@ -109,7 +109,8 @@ def _released(choices: Choices) -> StudyCell:
     def work(runner: StudyRunner) -> Curve:
         bench = runner.bench(recipe)
         rows = columns(runner.engine, [partial(_released_rows, bench, seed, wanted) for seed in choices.seeds])
-        return LabelledCurve(**vars(curve_of(bench, judged(rows))), labels=tuple(NINE[place] for place in wanted))
+        curve = curve_of(bench, judged(rows, bench.blind))
+        return LabelledCurve(**vars(curve), labels=tuple(NINE[place] for place in wanted))
 
     scored = 3 * len(choices.seeds) * len(wanted)
     return StudyCell("released", recipe, len(choices.seeds) + scored, work, scored)

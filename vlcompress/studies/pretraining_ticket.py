@@ -88,7 +88,7 @@ def _cell(choices: Choices, task: str) -> StudyCell:
         found = masks_of(imp_rows(runner.bench(source), choices.seeds[0], levels))
         bench = runner.bench(target)
         rows = columns(bench.engine, [partial(_column, bench, seed, found) for seed in choices.seeds])
-        return LevelCurve(**vars(curve_of(bench, judged(rows))), levels=tuple(levels))
+        return LevelCurve(**vars(curve_of(bench, judged(rows, bench.blind))), levels=tuple(levels))
 
     chain = 1 + rounds_of(target)
     scored = len(choices.seeds) * 2 * len(levels)

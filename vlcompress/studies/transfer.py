@@ -107,7 +107,7 @@ def _cell(recipes: Mapping[str, Recipe], source: str, target: str, level: float)
     def work(runner: StudyRunner) -> TransferResult:
         here, there = runner.bench(recipes[source]), runner.bench(recipes[target])
         seeds = [partial(_column, here, there, seed) for seed in recipes[source].pruning.seeds]
-        cells = judged(runner.engine.together(seeds))
+        cells = judged(runner.engine.together(seeds), there.blind)
         return TransferResult(source, target, level, tuple(cell.result() for cell in cells))
 
     count = len(recipes[source].pruning.seeds) * (3 + rounds_of(recipes[source]))
@@ -165,7 +165,11 @@ def _points(
 def _findings(results: Results, sources: Sequence[str], targets: Sequence[str]) -> tuple[str, ...]:
     sentences = []
     for target in targets:
-        drops = {source: one.drop for source in sources if (one := results.get(f"{source} to {target}"))}
+        found = {source: one for source in sources if (one := results.get(f"{source} to {target}"))}
+        if why := next((one.ticket.nothing_learned for one in found.values()), ""):
+            sentences.append(f"{target}: {why}.")
+            continue
+        drops = {source: one.drop for source, one in found.items()}
         best = min(drops, key=drops.__getitem__)
         own = "its own" if best == target else f"{best}'s"
         its_own = f"{drops[target]:.2f} %" if target in drops else "failed"
@@ -180,7 +184,7 @@ def _summary(results: Results, sources: Sequence[str], targets: Sequence[str]) -
     }
     means = ", ".join(f"{source} {sum(found) / len(found):.2f} %" for source, found in drops.items() if found)
     others = [one.ticket for one in results.values() if one.source != one.target]
-    passing = sum(cell.outcome("relaxed") != "fail" for cell in others)
+    passing = sum(cell.passes("relaxed") for cell in others)
     level = next(iter(results.values())).level
     own = sum(": the best ticket is its own " in sentence for sentence in _findings(results, sources, targets))
     return (

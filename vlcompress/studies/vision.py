@@ -199,7 +199,7 @@ def _curve(plan: VisionPlan, column: Column, runner: StudyRunner) -> Curve:
         return bench, list(rows)  # here, side by side with the other seeds: the rows are trained as they are taken
 
     benches, columns = zip(*runner.engine.together([partial(trained, seed) for seed in plan.seeds]), strict=True)
-    return curve_of(benches[0], judged(columns))
+    return curve_of(benches[0], judged(columns, benches[0].blind))
 
 
 def _ticket(plan: VisionPlan, kind: str) -> StudyCell:

@@ -224,7 +224,7 @@ def _universal(curves: Curves, kind: str) -> Iterator[str]:
 
 def _matching(curve: Curve) -> set[float]:
     """List the sparsities at which the ticket is within one standard deviation of dense, or within noise of that."""
-    return {cell.sparsity for cell in curve.arm(PRETRAINING_TICKET) if cell.outcome("matching") != "fail"}
+    return {cell.sparsity for cell in curve.arm(PRETRAINING_TICKET) if cell.passes("matching")}
 
 
 def _upto(sparsity: float | None) -> str:

@@ -57,8 +57,9 @@ class ClosedAnswers(LogitLoss, PerExampleTask):
         answers_BA = torch.zeros(len(indices), len(self.head.labels))
         samples = []
         for row, index in enumerate(indices):
-            for answer, score in self._targets[index].items():
-                answers_BA[row, answer] = score
+            target = self._targets[index]
+            scores = torch.tensor(list(target.values()), dtype=torch.float32)
+            answers_BA[row, torch.tensor(list(target), dtype=torch.long)] = scores
             samples.append(
                 self._preprocessor.sample(self._ids[index], self._preprocessor.image(self._examples[index].image))
             )

@@ -96,12 +96,12 @@ def train_arms(experiment: Experiment) -> list[TrainedArm]:
     return judged(columns(experiment.engine, seeds), experiment.blind)
 
 
-def judged(columns: Sequence[Sequence[Row]], blind: Blind = None) -> list[TrainedArm]:
+def judged(columns: Sequence[Sequence[Row]], blind: Blind) -> list[TrainedArm]:
     """Put the rows of all seeds together and judge each against dense.
 
     Args:
         columns: the rows of each seed, in the same order of arms and rounds; the first is the dense model.
-        blind: scores of the blind baseline; None where they are not known, or not asked for.
+        blind: scores of the blind baseline; None where they are not known.
     """
     dense = [column[0].result.scores.scores for column in columns]
     cells = []

@@ -114,7 +114,7 @@ def train(
     saved = time.monotonic()
     model.train()
     with precision(compute):
-        made = ahead(partial(drawn, objective, sampler, seed), start, hyper.steps)
+        made = ahead(partial(drawn, objective, sampler, seed), start, hyper.steps, compute.readers)
         for step, groups in clocked(made, losses.waited):
             torch.manual_seed(mix(seed, f"dropout {rank}" if rank else "dropout", step))
             losses.add(step, stepper.learn(groups, step))

@@ -152,6 +152,7 @@ def _start(
     context = get_context("forkserver")
     context.set_forkserver_preload(["vlcompress.training.loop"])
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all are here, whatever the machine's name resolves to
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it warns of find_unused_parameters at each training
     jobs = [context.Pipe(duplex=False) for _ in range(1, compute.devices)]
     ways = [tuple(sender for _, sender in jobs), *((receiver,) for receiver, _ in jobs)]
     processes, reports = list[BaseProcess](), list[Connection]()

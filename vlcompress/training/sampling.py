@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -52,17 +53,20 @@ class Sampler:
         return order[position * self.batch : (position + 1) * self.batch].tolist()
 
 
-def ahead(make: Callable[[int], Made], first: int, last: int) -> Iterator[tuple[int, Made]]:
-    """Make what each step takes while the step before it is computed: by one thread, one step ahead, in order.
+def ahead(make: Callable[[int], Made], first: int, last: int, readers: int = 1) -> Iterator[tuple[int, Made]]:
+    """Make what each step takes while the steps before it are computed: in order, as many steps ahead as threads.
 
-    `make` must be a function of the step alone; what it raises is raised at its step.
+    Args:
+        make: a function of the step alone; what it raises is raised at its step.
+        first, last: steps to make, `last` not among them.
+        readers: threads, each at a step of its own.
     """
-    with ThreadPoolExecutor(1, "batches") as thread:
-        coming = thread.submit(make, first) if first < last else None
+    with ThreadPoolExecutor(readers, "batches") as threads:
+        coming = deque(threads.submit(make, step) for step in range(first, min(first + readers, last)))
         for step in range(first, last):
-            assert coming is not None
-            made = coming.result()
-            coming = thread.submit(make, step + 1) if step + 1 < last else None
+            made = coming.popleft().result()
+            if step + readers < last:
+                coming.append(threads.submit(make, step + readers))
             yield step, made
 
 

@@ -54,6 +54,25 @@ def test_two_towers_give_the_scores_of_transformers(name: str, tmp_path: Path) -
     torch.testing.assert_close(embedded[:, 0] @ embedded[:, 1].T, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_a_picture_that_several_rows_have_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of("clip")
+    family = EncoderFamily(config)
+    model: Any = family.build(config, Head("embeddings"), seed=0).eval()
+    inputs = family.example_inputs(config, batch=5, text=7, regions=1, seed=0)
+    inputs["pixel_values"] = inputs["pixel_values"][[0, 0, 1, 0, 0]]
+    expected = family.logits(model, inputs)  # where gradients are kept, every row is looked at
+    looked = []
+    tower = model.backbone.get_image_features
+    monkeypatch.setattr(
+        model.backbone,
+        "get_image_features",
+        lambda pixel_values: looked.append(len(pixel_values)) or tower(pixel_values),
+    )
+    with torch.inference_mode():
+        torch.testing.assert_close(family.logits(model, inputs), expected, atol=1e-6, rtol=1e-5)
+    assert looked == [3]
+
+
 def test_blips_matching_head_is_taken_over(tmp_path: Path) -> None:
     official = saved("blip-itm", tmp_path)
     family, config, model = opened(tmp_path, "retrieval", Head("match"))

@@ -64,33 +64,44 @@ const void* turned_tile(const Job& job, int64_t tile, const Rows& rows) {
   return room;
 }
 
-void run_panel(const Job& job, int64_t panel, const Rows& rows, const void* turned) {
+void run_step(const Job& job, int64_t output, const Rows& rows, const void* turned, float* to) {
   const Weight& w = job.weight;
-  const Call& c = job.call;
+  const int64_t panel = output / w.height, inside = output % w.height;
   const int64_t start = w.starts[panel], count = w.starts[panel + 1] - start;
-  const int64_t end = std::min((panel + 1) * w.height, w.outputs);
+  const bool last = inside + kOutputs >= w.height || output + kOutputs >= w.outputs;
+  const int64_t first = start * w.height + inside;
+  const int64_t next = last ? (start + count) * w.height : first + kOutputs;
   const auto* const values = static_cast<const char*>(w.values);
   const auto size = static_cast<int64_t>(job.set.value_size);
-  for (int64_t output = panel * w.height; output < end; output += kOutputs) {
-    const int64_t first = start * w.height + output - panel * w.height;
-    const int64_t next = output + kOutputs < end ? first + kOutputs : (start + count) * w.height;
-    const int64_t at = rows.first * w.outputs + output;
-    job.set.step({turned, w.inputs, values + first * size, values + next * size, w.height, w.columns + start, count,
-                  c.bias ? c.bias + output : nullptr, c.residual ? c.residual + at : nullptr, c.y + at, w.outputs,
-                  static_cast<int>(std::min<int64_t>(kOutputs, end - output)), rows.count, c.activation,
-                  w.scales ? w.scales + output : nullptr, w.sums ? w.sums + output : nullptr});
-  }
+  job.set.step({turned, w.inputs, values + first * size, values + next * size, w.height, w.columns + start, count,
+                job.call.bias ? job.call.bias + output : nullptr,
+                static_cast<int>(std::min<int64_t>(kOutputs, w.outputs - output)), rows.count,
+                w.scales ? w.scales + output : nullptr, w.sums ? w.sums + output : nullptr, to});
+}
+
+// A step writes a line of each row. In y these lie on pages of their own, more than the processor can address at once:
+// written one step at a time, they take longer than the products of int8.
+void run_span(const Job& job, int64_t first, int64_t last, const Rows& rows, const void* turned) {
+  alignas(64) thread_local float span[kMaxRows][kSpanStride];
+  const Call& c = job.call;
+  const int64_t outputs = job.weight.outputs, at = rows.first * outputs + first;
+  for (int64_t output = first; output < last; output += kOutputs)
+    run_step(job, output, rows, turned, span[0] + output - first);
+  job.set.finish({span[0], c.residual ? c.residual + at : nullptr, c.y + at, outputs, static_cast<int>(last - first),
+                  rows.count, c.activation});
 }
 
 void run_task(void* data, size_t index) {
   const Job& job = *static_cast<const Job*>(data);
+  const Weight& w = job.weight;
   const int64_t tile = static_cast<int64_t>(index) / job.ranges, range = static_cast<int64_t>(index) % job.ranges;
-  const int64_t panels = up(job.weight.outputs, job.weight.height);
+  const int64_t panels = up(w.outputs, w.height);
   const Rows rows = rows_of(job, tile);
   const void* turned = turned_tile(job, tile, rows);
   if (job.set.begin) job.set.begin();
-  for (int64_t p = panels * range / job.ranges; p < panels * (range + 1) / job.ranges; ++p)
-    run_panel(job, p, rows, turned);
+  const int64_t last = std::min(panels * (range + 1) / job.ranges * w.height, w.outputs);
+  for (int64_t first = panels * range / job.ranges * w.height; first < last; first += kSpan)
+    run_span(job, first, std::min(first + kSpan, last), rows, turned);
   if (job.set.end) job.set.end();
 }
 

@@ -35,6 +35,9 @@ struct Call {
   int32_t activation;
 };
 
+constexpr int kSpan = 16 * kOutputs;      // Outputs that are put together before rows of y are written.
+constexpr int kSpanStride = kSpan + 16;  // From row to row of them: an odd number of cache lines, which spreads them.
+
 // What one step needs: a tile of x as `turn` made it, and kOutputs outputs of one panel.
 struct Step {
   const void* turned;
@@ -45,14 +48,22 @@ struct Step {
   const int32_t* columns;
   int64_t count;
   const float* bias;
-  const float* residual;
-  float* y;
-  int64_t outputs;  // from one row of y to the next
-  int width;        // outputs to write, at most kOutputs
-  int rows;         // rows to write
-  int32_t activation;
+  int width;  // outputs that there are, at most kOutputs
+  int rows;
   const float* scales;  // int8: of these outputs
   const int32_t* sums;
+  float* to;  // [rows][kSpanStride], of which kOutputs columns are written: sums and bias
+};
+
+// What is left to do for a span of outputs: y = activation(from + residual).
+struct Finish {
+  const float* from;      // [rows][kSpanStride]
+  const float* residual;  // or null
+  float* y;
+  int64_t outputs;  // from one row of y, or of the residual, to the next
+  int width;        // outputs, at most kSpan
+  int rows;
+  int32_t activation;
 };
 
 // The inner loops, compiled for one instruction set.
@@ -63,6 +74,7 @@ struct InstructionSet {
   bool rest;          // whether a step takes up to lanes - 1 rows more than fill its registers
   size_t value_size;  // bytes of a weight
   void (*step)(const Step& step);
+  void (*finish)(const Finish& finish);
   // Brings rows of x [rows][K] in the order that `step` reads: at most K + kSpare columns of as many floats as there are
   // rows, rounded up to whole lanes.
   void (*turn)(const float* x, int64_t inputs, int rows, void* turned);

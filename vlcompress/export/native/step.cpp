@@ -123,6 +123,6 @@ void turn(const float* x, int64_t inputs, int rows, void* turned) {
 #define QUOTE(text) QUOTE_(text)
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
-const InstructionSet JOIN(set_, SET) = {QUOTE(SET), LANES, 3, true, sizeof(float), any_step, turn, nullptr, nullptr};
+const InstructionSet JOIN(set_, SET) = {QUOTE(SET), LANES, 3, true, sizeof(float), any_step, finish, turn, nullptr, nullptr};
 
 }  // namespace vlcompress

@@ -138,6 +138,6 @@ void turn(const float* x, int64_t inputs, int rows, void* turned) {
 #define QUOTE(text) QUOTE_(text)
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
-const InstructionSet JOIN(set_, SET) = {QUOTE(SET), kRows, 1, false, sizeof(uint16_t), step, turn, begin, end};
+const InstructionSet JOIN(set_, SET) = {QUOTE(SET), kRows, 1, false, sizeof(uint16_t), step, finish, turn, begin, end};
 
 }  // namespace vlcompress

@@ -22,14 +22,12 @@ namespace {
 #if defined(__AVX512VNNI__)
 using Value = uint8_t;
 constexpr int kVectors = 4;  // registers of int32 sums that a column of bytes makes
-#elif defined(__AVX2__)
-using Value = int16_t;
-constexpr int kVectors = 2;
 #else
 using Value = int16_t;
-constexpr int kVectors = 4;
+constexpr int kVectors = 2;
 #endif
 constexpr int kRows = kVectors * LANES;
+constexpr float kSteps = 254;  // that a row is rounded to: one of the 255 is for both ends' rounding
 constexpr int kBlock = sizeof(Line) / sizeof(Value);  // columns
 
 using Sums = int32_t[kOutputs][kRows];
@@ -41,6 +39,9 @@ struct alignas(64) Turned {
   Value* columns() { return reinterpret_cast<Value*>(this + 1); }
   const Value* columns() const { return reinterpret_cast<const Value*>(this + 1); }
 };
+
+static_assert(kRows * sizeof(Value) <= LANES * sizeof(float) && sizeof(Turned) <= (kSpare - 1) * LANES * sizeof(float),
+              "the least room that `turn` is given: K + kSpare columns of LANES floats");
 
 inline Ints load_ints(const int32_t* from) {
   Ints out;
@@ -74,12 +75,6 @@ constexpr int64_t kAhead = 2 * kOutputs;  // Lines of weights: what is asked for
 const Line* lines_of(const Step& s, int64_t block) { return static_cast<const Line*>(s.values) + block * kOutputs; }
 
 #if defined(__AVX512VNNI__)
-
-inline void narrow(const Ints (&rows)[kVectors], Value* to) {
-  const __m512i low = _mm512_packus_epi32((__m512i)rows[0], (__m512i)rows[1]);
-  const __m512i high = _mm512_packus_epi32((__m512i)rows[2], (__m512i)rows[3]);
-  _mm512_store_si512(to, _mm512_packus_epi16(low, high));
-}
 
 inline void interleave(const Step& s, const int32_t* columns, int group, Groups& groups) {
   const Value* const x = static_cast<const Turned*>(s.turned)->columns();
@@ -147,12 +142,12 @@ void multiply(const Step& s, Sums& sums) {
   _tile_zero(3);
   if (blocks) group_up(s, 0, groups[0]);
   for (int64_t block = 0; block < blocks; ++block) {
-    if (block + 1 < blocks) group_up(s, block + 1, groups[(block + 1) & 1]);
     _tile_loadd(4, lines_of(s, block), sizeof(Line));
     MULTIPLY_ROWS(0)
     MULTIPLY_ROWS(1)
     MULTIPLY_ROWS(2)
     MULTIPLY_ROWS(3)
+    if (block + 1 < blocks) group_up(s, block + 1, groups[(block + 1) & 1]);
   }
   STORE_ROWS(0)
   STORE_ROWS(1)
@@ -256,34 +251,107 @@ void step(const Step& s) {
   write(s, Scaled(s, sums), s.rows);
 }
 
-// Chooses what a row is rounded by, in 254 steps so that both ends fit whichever way they are rounded, and returns the
-// factor for it. A row that holds NaN or infinity gets NaN for a scale, so that it stays visible.
-float choose_scale(const float* row, int64_t inputs, float& scale, float& zero) {
-  Floats low{}, high{}, probe{};
-  for (int64_t k = 0; k < inputs; k += LANES) {
-    const Floats x = load_some(row + k, static_cast<int>(inputs - k < LANES ? inputs - k : LANES));
-    low = smaller(x, low), high = larger(x, high), probe += x * 0.0f;
+// The least and the largest value of a row, lane by lane, and a zero that becomes NaN where the row holds NaN or infinity.
+struct Ranges {
+  Floats low[LANES], high[LANES], probe[LANES];
+};
+
+// Of four rows at a time, so that none waits for the last comparison.
+void find_ranges(const float* x, int64_t inputs, int rows, Ranges& to) {
+  constexpr int kAtOnce = 4;
+  for (int first = 0; first < LANES; first += kAtOnce) {
+    Floats low[kAtOnce] = {}, high[kAtOnce] = {}, probe[kAtOnce] = {};
+    const int count = rows - first < kAtOnce ? rows - first : kAtOnce;
+    for (int64_t k = 0; k < inputs && count > 0; k += LANES)
+#pragma GCC unroll 4
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int row = first + (i < count ? i : 0);
+        const Floats values = load_some(x + row * inputs + k, inputs - k < LANES ? static_cast<int>(inputs - k) : LANES);
+        low[i] = smaller(values, low[i]), high[i] = larger(values, high[i]), probe[i] += values * 0.0f;
+      }
+    for (int i = 0; i < kAtOnce; ++i)
+      to.low[first + i] = low[i], to.high[first + i] = high[i], to.probe[first + i] = probe[i];
   }
-  for (int i = 1; i < LANES; ++i) {
-    low[0] = low[i] < low[0] ? low[i] : low[0];
-    high[0] = high[i] > high[0] ? high[i] : high[0];
-    probe[0] += probe[i];
-  }
-  constexpr float steps = 254.0f, least = 1e-30f;
-  const float range = high[0] - low[0];
-  scale = range / steps + probe[0];
-  const float factor = range > least && scale - scale == 0.0f ? steps / range : 0.0f;
-  zero = std::nearbyintf(-low[0] * factor);
+}
+
+template <class Join>
+Floats over_lanes(Floats (&rows)[LANES], Join join) {
+  transpose(rows);
+  Floats joined = rows[0];
+  for (int i = 1; i < LANES; ++i) joined = join(rows[i], joined);
+  return joined;
+}
+
+// Chooses what LANES rows are rounded by, in 254 steps so that both ends fit whichever way they are rounded, and returns
+// the factors for it. A row that holds NaN or infinity gets NaN for a scale, so that it stays visible.
+Floats choose_scales(const float* x, int64_t inputs, int rows, float* scales, float* zeros) {
+  Ranges ranges;
+  find_ranges(x, inputs, rows, ranges);
+  const Floats low = over_lanes(ranges.low, smaller), high = over_lanes(ranges.high, larger);
+  const Floats probe = over_lanes(ranges.probe, [](Floats a, Floats b) { return a + b; });
+  const Floats range = high - low, scale = range / kSteps + probe;
+  const Floats factor = range > all(1e-30f) && scale - scale == all(0.0f) ? kSteps / range : all(0.0f);
+  store(scales, scale);
+  store(zeros, __builtin_convertvector(nearest(-low * factor), Floats));
   return factor;
 }
 
-// Rounds x [rows][K] row by row, and turns it.
-void turn(const float* x, int64_t inputs, int rows, void* room) {
-  auto& to = *static_cast<Turned*>(room);
-  alignas(64) float factors[kRows] = {};
-  std::memset(room, 0, sizeof to);
-  for (int row = 0; row < rows; ++row)
-    factors[row] = choose_scale(x + row * inputs, inputs, to.scales[row], to.zeros[row]);
+#if defined(__AVX512VNNI__)
+
+constexpr int kQuads = kRows / 4;  // rows in fours, whose bytes stay together
+
+// 64 columns of a row as bytes. Packing leaves them in the order that unpacking takes them from.
+inline __m512i rounded(const float* row, int columns, float factor, float zero) {
+  Ints part[4];
+  for (int i = 0; i < 4; ++i)
+    part[i] = nearest(columns > i * LANES ? load_some(row + i * LANES, columns - i * LANES) * factor : Floats{});
+  const __m512i zeros = _mm512_set1_epi16(static_cast<int16_t>(zero));
+  const __m512i low = _mm512_packs_epi32((__m512i)part[0], (__m512i)part[1]);
+  const __m512i high = _mm512_packs_epi32((__m512i)part[2], (__m512i)part[3]);
+  return _mm512_packus_epi16(_mm512_add_epi16(low, zeros), _mm512_add_epi16(high, zeros));
+}
+
+// Interleaves 64 columns of four rows: 16 columns in a register, of each the four rows' bytes.
+void round_quad(const float* x, int64_t inputs, int rows, int columns, const float* factors, const float* zeros,
+                Ints (&to)[4]) {
+  __m512i row[4] = {};
+  for (int i = 0; i < 4 && i < rows; ++i) row[i] = rounded(x + i * inputs, columns, factors[i], zeros[i]);
+  const __m512i ab_low = _mm512_unpacklo_epi8(row[0], row[1]), ab_high = _mm512_unpackhi_epi8(row[0], row[1]);
+  const __m512i cd_low = _mm512_unpacklo_epi8(row[2], row[3]), cd_high = _mm512_unpackhi_epi8(row[2], row[3]);
+  to[0] = (Ints)_mm512_unpacklo_epi16(ab_low, cd_low);
+  to[1] = (Ints)_mm512_unpackhi_epi16(ab_low, cd_low);
+  to[2] = (Ints)_mm512_unpacklo_epi16(ab_high, cd_high);
+  to[3] = (Ints)_mm512_unpackhi_epi16(ab_high, cd_high);
+}
+
+// Quad 4 v + l of each column goes to the place 4 l + v: see `interleave`.
+void turn_columns(const float* x, int64_t inputs, int rows, const float* factors, Turned& to) {
+  constexpr int kWide = 4 * LANES;
+  alignas(64) Ints quads[4][kQuads] = {};
+  for (int64_t k = 0; k < inputs; k += kWide) {
+    const int columns = inputs - k < kWide ? static_cast<int>(inputs - k) : kWide;
+    for (int quad = 0; 4 * quad < rows; ++quad) {
+      Ints four[4];
+      const int row = 4 * quad;
+      round_quad(x + row * inputs + k, inputs, rows - row, columns, factors + row, to.zeros + row, four);
+      for (int part = 0; part < 4; ++part) quads[part][quad % 4 * 4 + quad / 4] = four[part];
+    }
+    for (int part = 0; part * LANES < columns; ++part) {
+      Floats block[LANES];
+#pragma GCC unroll 16
+      for (int quad = 0; quad < kQuads; ++quad) block[quad] = (Floats)quads[part][quad];
+      transpose(block);
+      Value* const first = to.columns() + (k + part * LANES) * kRows;
+#pragma GCC unroll 16
+      for (int c = 0; c < LANES; ++c)
+        if (part * LANES + c < columns) std::memcpy(first + c * kRows, &block[c], sizeof block[c]);
+    }
+  }
+}
+
+#else
+
+void turn_columns(const float* x, int64_t inputs, int rows, const float* factors, Turned& to) {
   for (int64_t k = 0; k < inputs; k += LANES) {
     const int columns = inputs - k < LANES ? static_cast<int>(inputs - k) : LANES;
     Ints rounded[LANES][kVectors];
@@ -297,6 +365,18 @@ void turn(const float* x, int64_t inputs, int rows, void* room) {
     }
     for (int c = 0; c < columns; ++c) narrow(rounded[c], to.columns() + (k + c) * kRows);
   }
+}
+
+#endif
+
+// Rounds x [rows][K] row by row, and turns it.
+void turn(const float* x, int64_t inputs, int rows, void* room) {
+  auto& to = *static_cast<Turned*>(room);
+  float factors[kRows] = {};
+  std::memset(room, 0, sizeof to);
+  for (int row = 0; row < rows; row += LANES)
+    store(factors + row, choose_scales(x + row * inputs, inputs, rows - row, to.scales + row, to.zeros + row));
+  turn_columns(x, inputs, rows, factors, to);
   std::memset(to.columns() + inputs * kRows, 0, kRows * sizeof(Value));
 }
 
@@ -306,6 +386,6 @@ void turn(const float* x, int64_t inputs, int rows, void* room) {
 #define QUOTE(text) QUOTE_(text)
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
-const InstructionSet JOIN(set_, SET) = {QUOTE(SET), LANES, kVectors, false, sizeof(Value), step, turn, begin, end};
+const InstructionSet JOIN(set_, SET) = {QUOTE(SET), LANES, kVectors, false, sizeof(Value), step, finish, turn, begin, end};
 
 }  // namespace vlcompress

@@ -15,15 +15,6 @@ inline void load_turned(const float* x, int64_t inputs, int rows, int columns, F
   transpose(block);
 }
 
-// One row's outputs `first` .. `first` + LANES: activation(values + residual), as many of them as the panel has.
-template <Floats (*activation)(Floats)>
-void write_row(const Step& s, int row, int first, Floats values) {
-  const int64_t at = row * s.outputs + first;
-  const int count = s.width - first;
-  if (s.residual) values += load_some(s.residual + at, count);
-  store_some(s.y + at, activation(values), count);
-}
-
 // Sums of float32 and their bias.
 struct Biased {
   const Tile& tile;
@@ -35,43 +26,44 @@ struct Biased {
   Floats operator()(int output, int row) const { return load(tile[output] + row) + bias[output]; }
 };
 
-template <Floats (*activation)(Floats), class Sums>
-void write_as(const Step& s, const Sums& sums, int rows) {
-  for (int first = 0; first < s.width; first += LANES)
+// Turns so many rows of sums back and writes them. `sums(output, row)` are those of LANES rows.
+template <class Sums>
+void write(const Step& s, const Sums& sums, int rows) {
+  for (int first = 0; first < kOutputs; first += LANES)
     for (int row = 0; row < rows; row += LANES) {
       Floats block[LANES];
 #pragma GCC unroll 16
       for (int o = 0; o < LANES; ++o) block[o] = sums(first + o, row);
       transpose(block);
 #pragma GCC unroll 16
-      for (int r = 0; r < LANES; ++r)
-        if (row + r < rows) write_row<activation>(s, row + r, first, block[r]);
+      for (int r = 0; r < LANES; ++r) store(s.to + (row + r) * kSpanStride + first, block[r]);
     }
-}
-
-// Turns so many rows of sums back and writes them: activation(sum + bias + residual). `sums(output, row)` are those of
-// LANES rows.
-template <class Sums>
-void write(const Step& s, const Sums& sums, int rows) {
-  static constexpr void (*kWrite[kActivations])(const Step&, const Sums&, int) = {
-      write_as<same, Sums>, write_as<gelu, Sums>, write_as<gelu_tanh, Sums>, write_as<relu, Sums>};
-  kWrite[s.activation](s, sums, rows);
-}
-
-template <Floats (*activation)(Floats), int V>
-void write_rows_as(const Step& s, int first, int count, const Floats (*sums)[V]) {
-  for (int v = 0; v < V; ++v) {
-    const Floats bias = s.bias ? load_some(s.bias + v * LANES, s.width - v * LANES) : Floats{};
-    for (int row = 0; row < count; ++row) write_row<activation>(s, first + row, v * LANES, sums[row][v] + bias);
-  }
 }
 
 // Writes `count` rows of sums that lie as y does, from row `first` on.
 template <int V>
 void write_rows(const Step& s, int first, int count, const Floats (*sums)[V]) {
-  static constexpr void (*kWrite[kActivations])(const Step&, int, int, const Floats(*)[V]) = {
-      write_rows_as<same, V>, write_rows_as<gelu, V>, write_rows_as<gelu_tanh, V>, write_rows_as<relu, V>};
-  kWrite[s.activation](s, first, count, sums);
+  for (int v = 0; v < V; ++v) {
+    const Floats bias = s.bias ? load_some(s.bias + v * LANES, s.width - v * LANES) : Floats{};
+    for (int row = 0; row < count; ++row) store(s.to + (first + row) * kSpanStride + v * LANES, sums[row][v] + bias);
+  }
+}
+
+template <Floats (*activation)(Floats)>
+void finish_as(const Finish& f) {
+  for (int row = 0; row < f.rows; ++row)
+    for (int first = 0; first < f.width; first += LANES) {
+      const int64_t at = row * f.outputs + first;
+      Floats values = load(f.from + row * kSpanStride + first);
+      if (f.residual) values += load_some(f.residual + at, f.width - first);
+      store_some(f.y + at, activation(values), f.width - first);
+    }
+}
+
+void finish(const Finish& f) {
+  static constexpr void (*kFinish[kActivations])(const Finish&) = {finish_as<same>, finish_as<gelu>,
+                                                                   finish_as<gelu_tanh>, finish_as<relu>};
+  kFinish[f.activation](f);
 }
 
 }  // namespace

@@ -76,7 +76,9 @@ class Encoder(nn.Module):
         return normalize(_vector(self.backbone.get_text_features(**given)), dim=-1)
 
     def _picture(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        return normalize(_vector(self.backbone.get_image_features(pixel_values=inputs[PIXELS])), dim=-1)
+        pixels, row_of = _once(inputs[PIXELS])
+        vectors = normalize(_vector(self.backbone.get_image_features(pixel_values=pixels)), dim=-1)
+        return vectors if row_of is None else vectors[row_of]
 
     def _scale(self) -> Any:
         scale = getattr(self.backbone, "logit_scale", None)
@@ -94,6 +96,18 @@ class Encoder(nn.Module):
         ).last_hidden_state
         result: Tensor = states[:, 0]
         return result
+
+
+def _once(pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Take a picture that several rows in a row have once, and say which each row has; None where each has its own.
+
+    It saves four fifths of the picture's tower where retrieval is scored by five captions a picture. On the CPU and in
+    inference alone: what is done depends on the pictures, so not in compiled or exported graphs.
+    """
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or pixels.device.type != "cpu" or len(pixels) < 2:
+        return pixels, None
+    other = torch.cat([torch.ones(1, dtype=torch.bool), (pixels[1:] != pixels[:-1]).flatten(1).any(dim=1)])
+    return (pixels, None) if bool(other.all()) else (pixels[other], other.cumsum(0) - 1)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vlcompress.export.runtime import SKIP_LAYER_NORM, open_session
+from vlcompress.export.runtime import SKIP_LAYER_NORM, native_of, open_session
 from vlcompress.serve.refusal import invalid, shown
 from vlcompress.serve.settings import PROVIDERS
 from vlcompress.serve.tensors import Arrays, TensorSpec, onnx_datatype
@@ -52,10 +52,13 @@ class OnnxEngine:
         for session in opened:
             session.disable_fallback()
         self.provider = str(opened[0].get_providers()[0])
-        graph = read_graph(model)
-        bounds = id_bounds(graph)
-        # Dynamic int8 takes one scale for all rows: another client's large numbers would round this client's away.
-        self.rows_apart = not any(node.op_type == "DynamicQuantizeLinear" for node in graph.node)
+        stored = read_model(model)
+        bounds = id_bounds(stored.graph)
+        # Dynamic int8 takes one scale for all rows: another client's large numbers would round this client's away. The
+        # native kernel, which takes one for each, stands in for the functions.
+        functions = stored.functions if provider != "cpu" or native_of(model) == "off" else ()
+        nodes = [*stored.graph.node, *(node for function in functions for node in function.node)]
+        self.rows_apart = not any(node.op_type == "DynamicQuantizeLinear" for node in nodes)
         self.inputs = tuple(_spec(value, bounds.get(value.name)) for value in opened[0].get_inputs())
         self.outputs = tuple(_spec(value) for value in opened[0].get_outputs())
         self._names = [value.name for value in self.outputs]
@@ -88,11 +91,11 @@ def _about_inputs(error: Exception) -> bool:
     return name == "InvalidArgument" or (name in ("Fail", "RuntimeException") and node_failed)
 
 
-def read_graph(model: Path) -> Any:
-    """Read a file's graph without weights that lie in a file of their own."""
+def read_model(model: Path) -> Any:
+    """Read a file without weights that lie in a file of their own."""
     import onnx
 
-    return onnx.load(str(model), load_external_data=False).graph
+    return onnx.load(str(model), load_external_data=False)
 
 
 def id_bounds(graph: Any) -> dict[str, int]:
