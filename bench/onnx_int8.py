@@ -73,9 +73,9 @@ class Form:
 def forms() -> dict[str, Form]:
     """List all forms by name."""
     found = {"dense, float32": Form("dense"), "dense, int8": Form("dense-int8")}
+    found["16x1 70 %, float32"] = Form("blocks-70", "float32")
+    found["16x1 70 %, bfloat16"] = Form("blocks-70", "bfloat16")
     for percent in SPARSITIES:
-        found[f"16x1 {percent} %, float32"] = Form(f"blocks-{percent}", "float32")
-        found[f"16x1 {percent} %, bfloat16"] = Form(f"blocks-{percent}", "bfloat16")
         found[f"16x1 {percent} %, int8"] = Form(f"blocks-{percent}-int8", "int8")
         found[f"16x1 {percent} %, int8 without the kernel"] = Form(f"blocks-{percent}-int8")
         found[f"heads+neurons {percent} %, int8"] = Form(f"units-{percent}-int8")

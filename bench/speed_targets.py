@@ -48,13 +48,13 @@ def main() -> None:
     """Measure every cell that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--families", nargs="+", default=list(CELLS))
-    parser.add_argument("--speeds", nargs="+", type=float, default=[1.5, 2.0, 3.0])
+    parser.add_argument("--speeds", nargs="+", type=float, default=[2.0, 1.5, 3.0])
     parser.add_argument("--batches", nargs="+", type=int, default=[32, 1])
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as home:
-        for family, batch, speed in itertools.product(asked.families, asked.batches, asked.speeds):
+        for speed, batch, family in itertools.product(asked.speeds, asked.batches, asked.families):
             try:
                 cell = measure(family, speed, batch, Path(home))
             except VlcompressError as error:

@@ -349,7 +349,7 @@ def test_a_speed_that_was_asked_for_is_measured_at_the_end(tiny_scenes: Path, tm
     code, out, err = run(*told)
     assert code == 0, err
     assert "pattern neuron+head ranked by gradients, since 'unstructured' has no price" in err
-    assert "asked for: speedup:1.2,batch:8\n" in out
+    assert "asked for: speedup:1.2,batch:8" in out
     last = r"\d+\.\d times as fast as dense on this machine \(ONNX Runtime, batch 8, one thread\), .*"
     assert re.fullmatch(last, out.splitlines()[-1])
     kept = next(tmp_path.glob("*/reached.json"))

@@ -50,17 +50,17 @@ def measure_openings(
     Returns:
         Seconds of every call of the fastest opening, by name and round.
     """
-    variants, effort = _within(seconds, variants, effort)
+    variants, effort = within(seconds, variants, effort)
     each = {f"{name} #{at}": call for name, calls in variants.items() for at, call in enumerate(calls)}
     found = interleave(each, effort)
     openings = {name: [found[f"{name} #{at}"] for at in range(len(calls))] for name, calls in variants.items()}
     return {name: min(rounds, key=lambda one: latency(one, 1).p50_ms) for name, rounds in openings.items()}
 
 
-def _within(
+def within(
     seconds: float, variants: Mapping[str, Sequence[Call]], effort: Effort
 ) -> tuple[Mapping[str, Sequence[Call]], Effort]:
-    """Make every call once, which warms it up, and share out the seconds."""
+    """Make every call once, which warms it up, and share out the seconds, as `measure_openings` says."""
     took = [_seconds_of(call) for calls in variants.values() for call in calls]
     if sum(max(one, effort.burst_s) for one in took) * (1 + bool(effort.warmup)) * effort.rounds <= seconds:
         return variants, effort

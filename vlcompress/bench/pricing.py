@@ -21,9 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from vlcompress.artefacts import identity
 from vlcompress.bench.block_graphs import Block, block_graph
 from vlcompress.bench.environment import environment
-from vlcompress.bench.harness import OPENINGS, measure_openings
+from vlcompress.bench.harness import OPENINGS, measure_openings, within
 from vlcompress.bench.statistics import latency, paired_ratio
 from vlcompress.errors import VlcompressError
+from vlcompress.export.onnx import SMALL
 from vlcompress.export.runtime import open_session, session_from_bytes
 from vlcompress.export.storage import save_apart
 from vlcompress.export.trace import trace
@@ -47,14 +48,16 @@ SHARES = (0.25, 0.5, 0.75)
 """Shares of a block's units that are measured, besides one unit and all: between them times lie on straight lines."""
 
 BLOCK_EFFORT = Effort(rounds=7, burst_s=0.005, warmup=1)
+BLOCK_SECONDS = 1.0
 MODEL_SECONDS = 12.0
 """About how long a whole model is measured: a published size takes seconds a call."""
 
 MODEL_EFFORT = Effort(rounds=9, burst_s=0.05, warmup=1)
 
 
-def fastest_ms(calls: Mapping[str, Call], effort: Effort) -> dict[str, float]:
+def fastest_ms(calls: Mapping[str, Call]) -> dict[str, float]:
     """Measure calls in alternation; the fastest counts, since a price must not depend on what else the machine does."""
+    _, effort = within(BLOCK_SECONDS, {name: [call] for name, call in calls.items()}, BLOCK_EFFORT)
     return {name: 1e3 * min(map(min, rounds)) for name, rounds in interleave(calls, effort).items()}
 
 
@@ -226,7 +229,7 @@ class Measured:
         shapes = {name: list(value.shape) for name, value in subject.inputs.items()}
         key = {name: here[name] for name in ("cpu", "cores", "packages")} | {
             "family": subject.family.name, "config": subject.config, "inputs": shapes, "threads": threads,
-            "openings": OPENINGS,
+            "openings": 2 * OPENINGS,
         }  # fmt: skip
         self._path = folder / f"{identity(to_json(key))[:16]}.json"
         self._here = here
@@ -281,9 +284,13 @@ class Measured:
             return self._opened(self._subject.model, Path(folder))
 
     def _opened(self, model: nn.Module, folder: Path) -> list[Call]:
-        """Export a model and open it `OPENINGS` times."""
-        save_apart(trace(self._subject.family, model, self._subject.config), folder / "model.onnx")
-        sessions = [open_session(folder / "model.onnx", threads=self._threads, native="off") for _ in range(OPENINGS)]
+        """Export a model and open it `OPENINGS` times each way that an export chooses from; a large one once."""
+        size = save_apart(trace(self._subject.family, model, self._subject.config), folder / "model.onnx")
+        ways = (True, False) * OPENINGS if size < SMALL else (True,)
+        sessions = [
+            open_session(folder / "model.onnx", threads=self._threads, native="off", disable_skip_layer_norm=unfused)
+            for unfused in ways
+        ]
         arrays = feed(sessions[0], self._subject.inputs)
         return [partial(session.run, None, arrays) for session in sessions]
 
@@ -308,5 +315,5 @@ class Measured:
             session = session_from_bytes(block_graph(block, count), threads=self._threads, native="off")
             return lambda: session.run(None, arrays)
 
-        timings = fastest_ms({str(count): call(count) for count in counts}, BLOCK_EFFORT)
+        timings = fastest_ms({str(count): call(count) for count in counts})
         return PriceList(counts, tuple(timings.values()))

@@ -16,6 +16,7 @@ from vlcompress.export.model_repository import TritonManifest
 from vlcompress.export.predict import Prediction
 from vlcompress.models.registry import FAMILIES
 from vlcompress.pruning.schedule import levels
+from vlcompress.pruning.target import Target
 from vlcompress.recipe import Recipe
 from vlcompress.report.table import Table, terminal
 from vlcompress.report.table import markdown as as_markdown
@@ -65,23 +66,31 @@ def run_text(run: Run, reached: ReachedResult | None = None) -> str:
             *_hint(passing, ticket),
             *_nothing_learned(ticket.verdict),
             f"run: {run.folder}",
-            *(_UNMEASURED if reached is None else reached_text(ticket.verdict, reached)),
+            *(_UNMEASURED if reached is None else reached_text(ticket.verdict, reached, run.recipe().pruning.target)),
         ]
     )
 
 
-def reached_text(verdict: Verdict, reached: ReachedResult) -> list[str]:
+def reached_text(verdict: Verdict, reached: ReachedResult, target: Target) -> list[str]:
     """Say what a ticket with a target has come to: what was measured, and in one sentence what it is worth."""
     speed, size = reached.speedup, reached.bytes
     threads = "one thread" if reached.threads == 1 else f"{reached.threads} threads"
     return [
         f"exported and measured beside dense: {reached.ticket.p50_ms:.3g} against {reached.dense.p50_ms:.3g} ms "
         f"({speed.value:.2f} times, 95 % interval {speed.low:.2f} to {speed.high:.2f}), "
-        f"{size['ticket'] / 1e6:.1f} against {size['dense'] / 1e6:.1f} MB; asked for: {reached.target}",
+        f"{size['ticket'] / 1e6:.1f} against {size['dense'] / 1e6:.1f} MB; asked for: {target}"
+        f"{_missed(reached, target)}",
         f"{speed.value:.1f} times as fast as dense on {_where(reached.environment)} (ONNX Runtime, batch "
         f"{reached.batch}, {threads}), {100 * verdict.ticket:.1f} against {100 * verdict.dense:.1f}, "
         f"{verdict['relaxed'].outcome}",
     ]
+
+
+def _missed(reached: ReachedResult, target: Target) -> str:
+    """Say by how much a speed was missed, where that is more than 5 %, and how busy the machine was."""
+    off = abs(reached.speedup.value / target.value - 1) if target.kind == "speedup" else 0.0
+    load = reached.environment.get("load_average")
+    return f", missed by {off:.0%} at a load of {load}: prices and speeds take a quiet machine" if off > 0.05 else ""
 
 
 def _where(measured: Json) -> str:

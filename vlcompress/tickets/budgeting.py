@@ -15,7 +15,7 @@ from vlcompress.pruning.pattern import Pattern
 from vlcompress.pruning.target import MEASURED, Target
 from vlcompress.tickets.experiment import Experiment
 
-CLOSE = 0.01
+CLOSE = 0.02
 """How close, as a share of it, the measured cost of the whole must come to the target."""
 
 ATTEMPTS = 4
@@ -88,20 +88,21 @@ class Budget:
         return self.pricing.prices.offered(units)
 
     def _calibrated(self, prices: Prices, worth: Mapping[str, Tensor], goal: float) -> Kept:
-        """Choose, measure the whole, and choose again by as much more or less as it was off."""
-        found: dict[float, Kept] = {}
-        least = prices.total(prices.fewest(worth))  # `check` has measured that it will do
-        limit = max(goal, least)
+        """Choose, measure the whole, and choose again between what was too dear and what was too cheap."""
+        fewest = prices.fewest(worth)  # `check` has measured that it will do
+        cheap, dear = (prices.total(fewest), self.pricing.measured(fewest)), (prices.dense, prices.dense)
+        found: dict[float, Kept] = {abs(cheap[1] / goal - 1): fewest}
         for _ in range(ATTEMPTS):
-            kept = affordable(prices, worth, limit)
-            cost = self.pricing.measured(kept)
-            off = abs(cost / goal - 1)
+            share = min(1.0, max(0.0, (goal - cheap[1]) / (dear[1] - cheap[1])))
+            kept = affordable(prices, worth, cheap[0] + share * (dear[0] - cheap[0]))
+            point = prices.total(kept), self.pricing.measured(kept)
+            off = abs(point[1] / goal - 1)
             if off in found:  # the same choice again
                 break
             found[off] = kept
-            if off <= CLOSE:
+            if off <= CLOSE or not cheap[0] < point[0] < dear[0]:
                 break
-            limit = max(limit * goal / cost, least)
+            cheap, dear = (cheap, point) if point[1] > goal else (point, dear)
         return found[min(found)]
 
     def _said(self, dense: float, cost: float) -> str:
