@@ -92,8 +92,8 @@ class ModelRecipe:
 
     Attributes:
         family: "lxmert", "uniter", "vilt", "resnet", or "encoder" for what transformers has.
-        size: a size of the family; built-in weights exist for LXMERT's "small". "checkpoint" is what the config.json of
-            an encoder's checkpoint says.
+        size: a size of the family; built-in weights exist for LXMERT's and UNITER's "small". "checkpoint" is what the
+            config.json of an encoder's checkpoint says.
         checkpoint: θ0: "built-in", "none" (random weights), a folder, a file in the official layout, or a hub name.
         head: φ0: "fresh", a new head, or "answers", the rows of the same answers in the checkpoint's answer head
             (LXMERT's ``--loadLXMERTQA``; needs the checkpoint's answer list, ``lxmert/all_ans.json`` in the data), or

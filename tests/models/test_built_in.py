@@ -67,8 +67,13 @@ def test_they_know_pictures_that_they_have_not_seen(weights: Path, tmp_path: Pat
 def _recipe(record: dict[str, object]) -> PretrainingRecipe:
     """Make the recipe of a record's command: what it gives, and the defaults of `vlcompress pretrain`."""
     words = str(record["command"]).split()
-    rate = float(words[words.index("--learning-rate") + 1]) if "--learning-rate" in words else 7e-4
+    given = {"--steps": "4000", "--batch": "128", "--learning-rate": "7e-4"}
+    given |= {name: words[words.index(name) + 1] for name in given if name in words}
     spec = pretraining_of(family_named(str(record["family"])))
     fixed = {"warmup": 0.1, "clip": 5.0, "weight_decay": 0.01, "head_rate": 1.0}
-    hyper = Hyperparameters(4000, 128, rate, optimizer=spec.optimizer, **fixed)
-    return PretrainingRecipe("small", hyper, spec.settings_with({}, built_in=True))
+    steps, batch, rate = int(given["--steps"]), int(given["--batch"]), float(given["--learning-rate"])
+    return PretrainingRecipe(
+        "small",
+        Hyperparameters(steps, batch, rate, optimizer=spec.optimizer, **fixed),
+        spec.settings_with({}, built_in=True),
+    )
