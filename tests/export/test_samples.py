@@ -73,7 +73,7 @@ def test_a_folder_without_samples_has_none_and_a_damaged_file_is_named(tmp_path:
 
 @pytest.mark.parametrize(("precision", "provider", "allowed"), [
     ("fp32", "cpu", 1e-4), ("fp32", "cuda", 1e-4), ("fp32", "cuda,use_tf32=1", 0.02), ("fp32", "tensorrt", 0.02),
-    ("fp16", "cpu", 0.02), ("int8", "cpu", 0.02),
+    ("fp16", "cpu", 0.02), ("int8", "cpu", 0.05),
 ])  # fmt: skip
 def test_rounding_passes_and_no_more(precision: Any, provider: str, allowed: float) -> None:
     assert repeated(precision, provider).relative == allowed

@@ -11,7 +11,7 @@ from vlcompress.recipe import default_recipe
 from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.open_experiment import open_experiment
 from vlcompress.training import calibration
-from vlcompress.training.calibration import check_linear, drawn, fisher, moments, wanda
+from vlcompress.training.calibration import check_linear, drawn, fisher, moments, wanda, watched_inputs
 
 NAME = "lxmert.encoder.layer.0.intermediate.dense.weight"
 
@@ -64,6 +64,15 @@ def test_moments_are_the_same_however_many_rows_are_multiplied_at_once(
         assert torch.allclose(one.mean, all_.mean, atol=1e-6)
         assert torch.allclose(one.second, all_.second, atol=1e-5)
     assert not torch.equal(found[0][NAME].second, found[0][names[1]].second)
+
+
+def test_a_batch_in_the_memory_of_one_that_was_freed_is_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "GATHERED", 1)
+    model = torch.nn.Sequential(torch.nn.Linear(256, 2))
+    with torch.no_grad(), watched_inputs(model, ["0.weight"]) as sums:
+        for step in range(50):
+            model(torch.full((1024, 256), float(step)))
+    assert torch.equal(sums.moments()["0.weight"].mean, torch.full((256,), 24.5))
 
 
 def test_wanda_is_the_weight_times_its_inputs_norm_and_within_a_row_nothing_else(

@@ -88,7 +88,8 @@ class ExportBytes:
     """Bytes of the file, of the same weights written dense, and of the layers that are packed.
 
     Attributes:
-        unpruned: of the whole model's weights in float32, before anything was pruned; 0 in earlier manifests.
+        unpruned: of the whole model's weights in float32, before anything was pruned; 0 in earlier manifests
+            and where only what is left was known.
     """
 
     model: int

@@ -137,16 +137,19 @@ class _Products:
     """Column sums [K] and products [K, K] of rows; the last are kept, since query, key and value see the same rows."""
 
     def __init__(self) -> None:
-        self._of: list[tuple[int, torch.Size]] = []
+        self._of: Sequence[Tensor] = ()
         self._found: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Sum up rows [..., K]; the same memory, which whoever asks still holds, is the same rows."""
-        of = [(x.data_ptr(), x.shape) for x in inputs]
-        if self._found is None or of != self._of:
+        """Sum up rows [..., K]; the same memory is the same rows, since what was summed up last is kept alive here."""
+        if self._found is None or not _same_memory(inputs, self._of):
             rows = torch.cat([x.reshape(-1, x.shape[-1]) for x in inputs]).float()
-            self._of, self._found = of, (rows.sum(dim=0), rows.T @ rows)
+            self._of, self._found = tuple(inputs), (rows.sum(dim=0), rows.T @ rows)
         return self._found
+
+
+def _same_memory(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    return [(x.data_ptr(), x.shape) for x in some] == [(x.data_ptr(), x.shape) for x in others]
 
 
 class _Sums:
