@@ -18,12 +18,13 @@ from vlcompress.pruning.criterion import Magnitude
 from vlcompress.pruning.mask import prune
 from vlcompress.pruning.pattern import Unstructured
 from vlcompress.recipe import Recipe
+from vlcompress.tasks.base import Scores
 from vlcompress.tickets.experiment import Experiment, build_model
 from vlcompress.tickets.imp import TrainedArm, ticket_of, train_arms
 from vlcompress.tickets.open_experiment import open_experiment
 from vlcompress.tickets.run import find_ticket, newest_run
 from vlcompress.tickets.spec import Trial
-from vlcompress.tickets.store import LOG
+from vlcompress.tickets.store import DOCUMENT, LOG, TrainingResult
 from vlcompress.tickets.ticket import load_ticket
 from vlcompress.training.checkpoint import distinct
 
@@ -133,6 +134,15 @@ def test_several_seeds_are_whole_chains_and_give_one_verdict(recipe: Recipe, tmp
     verdict = ticket_of(cells).verdict
     assert verdict is not None
     assert verdict.seeds == 2
+
+
+def test_a_dense_model_that_scores_0_ends_the_run_before_its_rounds(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrainingResult, "scores", Scores(torch.zeros(4), torch.zeros(4, dtype=torch.int64)))
+    with pytest.raises(VlcompressError, match="the dense model scores 0: train it longer"):
+        train_arms(opened(recipe, tmp_path))
+    assert len(list((tmp_path / "trainings").glob(f"*/{DOCUMENT}"))) == 1
 
 
 def test_nothing_is_trained_twice(recipe: Recipe, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from vlcompress.tickets.engine import columns
 from vlcompress.tickets.experiment import Experiment, criterion_of, search_permutation
 from vlcompress.tickets.spec import Start, Trial
 from vlcompress.tickets.store import TrainingResult
-from vlcompress.tickets.verdict import judge
+from vlcompress.tickets.verdict import check_dense, judge
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,7 @@ STARTS: dict[str, Start] = {"shuffle": "shuffled", "reinit": "fresh", "language"
 def _one_seed(experiment: Experiment, seed: int) -> Iterator[Row]:
     pruning = experiment.recipe.pruning
     dense = experiment.train(Trial(seed), f"seed {seed} dense")
+    check_dense(dense.scores.scores)  # before the rounds, which would be trained for nothing
     yield Row("dense", 0, 0.0, dense)
     budget = budget_of(experiment)
     tickets = list(rounds(experiment, seed, dense, pruning.pattern, "ticket", budget))

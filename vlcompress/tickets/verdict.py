@@ -87,9 +87,21 @@ def _paired(dense: Sequence[Tensor], ticket: Sequence[Tensor]) -> tuple[Tensor, 
             f"ticket scores {tuple(ticket_SN.shape)} and dense scores {tuple(dense_SN.shape)} do not pair: "
             "score both on the same split with the same seeds"
         )
-    if not dense_SN.mean() > 0:
-        raise VlcompressError("the dense model scores 0: train it longer before judging a ticket against it")
+    check_dense(dense_SN)
     return dense_SN, ticket_SN
+
+
+def check_dense(scores: Tensor) -> None:
+    """Refuse a dense model against which nothing can be judged.
+
+    Args:
+        scores: of its examples, float of any shape.
+
+    Raises:
+        VlcompressError: their mean is 0.
+    """
+    if not scores.double().mean() > 0:
+        raise VlcompressError("the dense model scores 0: train it longer before judging a ticket against it")
 
 
 def _level(name: str, ticket: float, threshold: float, margins_B: Tensor) -> Level:
