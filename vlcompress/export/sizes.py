@@ -9,7 +9,6 @@ from vlcompress.export.manifest import LayerBytes
 from vlcompress.kernels.backends import SparseWeight
 from vlcompress.kernels.backends import dense as full_weight
 from vlcompress.models.base import Config, Family, Head
-from vlcompress.models.module import ModuleFamily
 from vlcompress.sparse.compile import sparse_layers
 
 ZIP_LEVEL = 1
@@ -33,8 +32,8 @@ def layer_sizes(model: nn.Module) -> LayerBytes:
 
 
 def unpruned_bytes(family: Family, config: Config, head: Head) -> int:
-    """Count the bytes of a full-size model's weights in float32; 0 for a model of a user's own, which names no size."""
-    if isinstance(family, ModuleFamily):
+    """Count the bytes of a full-size model's weights in float32; 0 for a model that no configuration describes."""
+    if not config:
         return 0
     return sum(4 * parameter.numel() for parameter in family.skeleton(config, head).parameters())
 
