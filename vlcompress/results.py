@@ -36,7 +36,7 @@ class Level:
         margin: ticket's mean minus threshold.
         low, high: 95 % interval of the margin.
         p: one-sided bootstrap p value against "the ticket is below the threshold" (non-inferiority): the share of
-            resamples below it. Small means surely not below.
+            resamples below it, one more than there were counted. Small means surely not below.
     """
 
     name: str

@@ -32,8 +32,8 @@ def test_a_model_that_learned_nothing_gets_no_verdict() -> None:
     }
     report = Families().report(results)
     assert report.findings[0] == "lxmert vqa: a relaxed ticket up to 30 %."
-    assert report.findings[1] == "uniter vqa: no relaxed ticket."
-    assert report.findings[2].startswith("vilt vqa: dense scores 25.00, a model that does not look 37.00: nothing was")
+    assert "uniter vqa: no relaxed ticket." in report.findings
+    assert report.findings[4].startswith("vilt vqa: dense scores 25.00, a model that does not look 37.00: nothing was")
     assert [row[-1] for row in report.tables[0].rows] == ["30", "none", "nothing learned"]
     assert "shows nothing: vilt vqa." in report.summary
     assert "less sparse" not in report.summary

@@ -81,12 +81,13 @@ def test_every_row_says_seeds_score_verdict_and_how_sure_it_is(home: Path) -> No
     table = json.loads((home / FOLDER / "study.json").read_text())["tables"][1]
     assert table["header"][2:] == [
         *("seeds", "score", "of dense %", "strict", "matching", "relaxed"),
-        *("margin to 99 % (95 % interval)", "p (relaxed)"),
+        *("margin to 99 % (95 % interval)", "p (relaxed)", "p (Holm)"),
     ]
     for row in table["rows"][1:]:
         assert row[2] == "1"
         assert re.fullmatch(r"[-+]\d+\.\d\d \([-+]\d+\.\d\d to [-+]\d+\.\d\d\)", row[8])
-        assert 0 <= float(row[9]) <= 1
+        assert 0 < float(row[9]) <= 1
+        assert row[7] == "no verdict" or float(row[9]) <= float(row[10]) <= 1
 
 
 def test_its_folder_and_command_say_what_is_not_the_default() -> None:

@@ -1,8 +1,11 @@
+import numpy as np
 import pytest
 import torch
+from scipy.stats import bootstrap
+from statsmodels.stats.multitest import multipletests
 
 from vlcompress.errors import VlcompressError
-from vlcompress.tickets.verdict import judge, learned
+from vlcompress.tickets.verdict import corrected, holm, judge, learned
 
 
 def scores(mean: float, examples: int = 4000, seed: int = 0) -> torch.Tensor:
@@ -140,3 +143,39 @@ def test_matching_moves_the_whole_interval_by_one_standard_deviation() -> None:
     assert verdict.dense_sd is not None
     assert matching.low - strict.low == pytest.approx(verdict.dense_sd)
     assert matching.high - strict.high == pytest.approx(verdict.dense_sd)
+
+
+def test_interval_and_p_are_those_of_scipy() -> None:
+    """Of one seed, a paired bootstrap over examples; both draw at random, so to a tenth of the width."""
+    dense = scores(0.7, 2000)
+    ticket = torch.where(torch.rand(2000, generator=torch.Generator().manual_seed(1)) < 0.05, 1 - dense, dense)
+    ours = judge([dense], [ticket])["relaxed"]
+
+    def margin(ticket: np.ndarray, dense: np.ndarray, axis: int) -> np.ndarray:
+        return ticket.mean(axis=axis) - 0.99 * dense.mean(axis=axis)
+
+    pair = (ticket.double().numpy(), dense.double().numpy())
+    theirs = bootstrap(pair, margin, paired=True, n_resamples=10_000, method="percentile", rng=np.random.default_rng(0))
+    width = theirs.confidence_interval.high - theirs.confidence_interval.low
+    assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.1 * width)
+    assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.1 * width)
+    assert ours.p == pytest.approx((theirs.bootstrap_distribution < 0).mean(), abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "p_values", [[0.01, 0.04, 0.03, 0.005], [0.02, 0.02, 0.9], [0.3], [0.6, 0.7, 0.0005], [0.013] * 5, []]
+)
+def test_correction_is_that_of_statsmodels(p_values: list[float]) -> None:
+    theirs = multipletests(p_values, method="holm")[1] if p_values else []
+    assert holm(p_values) == pytest.approx(list(theirs))
+
+
+def test_rows_without_a_verdict_are_not_counted() -> None:
+    dense = scores(0.7)
+    good, nothing = judge([dense], [dense])["relaxed"], judge([dense], [dense], blind=0.9)["relaxed"]
+    assert corrected([None, good, nothing, good]) == [None, pytest.approx(2 * good.p), None, pytest.approx(2 * good.p)]
+
+
+def test_so_many_resamples_never_say_that_something_is_impossible() -> None:
+    dense = scores(0.7)
+    assert 0 < judge([dense], [dense])["relaxed"].p < 0.001

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from vlcompress.report.plots import Chart, Point, Reference, Series
 from vlcompress.report.report_data import ArmScore, ReportData
-from vlcompress.report.sentences import seeds_words
+from vlcompress.report.sentences import non_inferior, seeds_words
 from vlcompress.report.table import Table
 from vlcompress.results import LEVELS
 from vlcompress.tickets.verdict import RELAXED
@@ -37,13 +37,15 @@ def score_chart(title: str, metric: str, dense: float, series: Iterable[Series],
 
 
 def accuracy_caption(data: ReportData) -> str:
-    """Say what the chart's bars are, and what was scored."""
+    """Say what the chart's bars are, what was scored, and what is as good as dense for sure."""
     bars = (
         "A single seed: bars are the 95 % bootstrap interval, over examples, of the difference from dense"
         if data.ticket.seeds == 1
         else f"Mean of {data.ticket.seeds} seeds; bars are one standard deviation over seeds"
     )
-    return f"{bars}. {data.data.examples} examples of split {data.recipe['data']['score']}."
+    surely = non_inferior([(arm.arm, arm.sparsity, arm.levels) for arm in data.arms])
+    end = f" {surely[0].upper()}{surely[1:]}." if surely else ""
+    return f"{bars}. {data.data.examples} examples of split {data.recipe['data']['score']}.{end}"
 
 
 def accuracy_table(data: ReportData) -> Table:

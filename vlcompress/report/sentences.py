@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from vlcompress.artefacts import Json
 from vlcompress.devices import spelt
 from vlcompress.report.report_data import ReportData, Speed, VariantSpeed
-from vlcompress.results import BatchResult, Ratio
+from vlcompress.results import BatchResult, Level, Ratio
+from vlcompress.tickets.verdict import CONFIDENCE, corrected
 
 FEW_CALLS = 100
 """With fewer calls than this, the 99th percentile is one of the slowest calls and says little."""
@@ -19,6 +20,23 @@ def headline(data: ReportData) -> str:
 def seeds_words(count: int) -> str:
     """Name a number of seeds; one is called a single seed."""
     return "a single seed" if count == 1 else f"{count} seeds"
+
+
+def non_inferior(rows: Sequence[tuple[str, float, Mapping[str, Level] | None]]) -> str:
+    """Say which rows are within 1 % of dense with 95 % confidence, corrected for their number.
+
+    Args:
+        rows: name, sparsity as a fraction, and the levels of the verdict; None for dense.
+
+    Returns:
+        a sentence without its end, "" where no row has a verdict.
+    """
+    values = corrected([levels["relaxed"] if levels else None for _, _, levels in rows])
+    asked = [(name, sparsity, p) for (name, sparsity, _), p in zip(rows, values, strict=True) if p is not None]
+    surely = [f"{name} at {100 * sparsity:.1f} %" for name, sparsity, p in asked if p <= 1 - CONFIDENCE]
+    several = f", Holm's correction for {len(asked)} comparisons" if len(asked) > 1 else ""
+    said = f"within 1 % of dense with 95 % confidence (non-inferiority{several}): {', '.join(surely) or 'none'}"
+    return said if asked else ""
 
 
 def speed_words(speedup: Ratio | None) -> str:

@@ -9,6 +9,7 @@ from vlcompress.pruning.mask import Masks
 from vlcompress.recipe import Recipe
 from vlcompress.report.accuracy import score_chart
 from vlcompress.report.plots import Chart, Point, Series
+from vlcompress.report.sentences import non_inferior
 from vlcompress.report.table import Table
 from vlcompress.results import LEVELS, ArmResult, Level
 from vlcompress.studies.base import StudyReport
@@ -16,7 +17,7 @@ from vlcompress.tickets.engine import columns
 from vlcompress.tickets.experiment import Experiment
 from vlcompress.tickets.imp import POST_TRAINING, Row, TrainedArm, control, judged, rounds
 from vlcompress.tickets.spec import Start, Trial
-from vlcompress.tickets.verdict import judge
+from vlcompress.tickets.verdict import corrected, judge
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,11 @@ def curves_report(
     """Lay out curves by name: what `findings` says of each that learned, some tables first, and a chart each."""
 
     def said(name: str, curve: CurveOf) -> Iterable[str]:
-        return [f"{name}: {curve.nothing_learned}."] if curve.nothing_learned else findings(name, curve)
+        return (
+            [f"{name}: {curve.nothing_learned}."]
+            if curve.nothing_learned
+            else [*findings(name, curve), *_surely(name, curve)]
+        )
 
     return StudyReport(
         findings=tuple(sentence for name, curve in curves.items() for sentence in said(name, curve)),
@@ -212,6 +217,13 @@ def curves_report(
         published=published,
         summary=summary,
     )
+
+
+def _surely(name: str, curve: Curve) -> list[str]:
+    said = non_inferior(
+        [(cell.arm, cell.sparsity, cell.verdict.levels if cell.verdict else None) for cell in curve.cells]
+    )
+    return [f"{name}: {said}."] if said else []
 
 
 def curve_table(title: str, curve: Curve) -> Table:
@@ -225,19 +237,23 @@ def verdict_table(title: str, what: str, cells: Sequence[tuple[str, ArmResult]])
     Args:
         title: of the table.
         what: title of the first column.
-        cells: each with what stands in that column; dense cells have no verdict.
+        cells: each with what stands in that column; dense cells have no verdict. The last p is corrected for the
+            number of verdicts in the table.
     """
     margin = "margin to 99 % (95 % interval)"
-    header = (what, "sparsity %", "seeds", "score", "of dense %", *LEVELS, margin, "p (relaxed)")
-    return Table(title, header, tuple((name, *_row(cell)) for name, cell in cells), text_columns=(0, 5, 6, 7))
+    header = (what, "sparsity %", "seeds", "score", "of dense %", *LEVELS, margin, "p (relaxed)", "p (Holm)")
+    surely = corrected([cell.verdict["relaxed"] if cell.verdict else None for _, cell in cells])
+    rows = tuple((name, *_row(cell, p)) for (name, cell), p in zip(cells, surely, strict=True))
+    return Table(title, header, rows, text_columns=(0, 5, 6, 7))
 
 
-def _row(cell: ArmResult) -> tuple[str, ...]:
+def _row(cell: ArmResult, surely: float | None) -> tuple[str, ...]:
     start = (f"{100 * cell.sparsity:.1f}", str(len(cell.scores)), score_text(cell))
     if cell.verdict is None:
-        return (*start, "100.0", *("" for _ in LEVELS), "", "")
+        return (*start, "100.0", *("" for _ in LEVELS), "", "", "")
     relaxed, of_dense = cell.verdict["relaxed"], cell.percent / cell.verdict.dense
-    return (*start, f"{of_dense:.1f}", *map(cell.outcome, LEVELS), margin_text(relaxed), f"{relaxed.p:.3f}")
+    values = (f"{relaxed.p:.4f}", "" if surely is None else f"{surely:.4f}")
+    return (*start, f"{of_dense:.1f}", *map(cell.outcome, LEVELS), margin_text(relaxed), *values)
 
 
 def margin_text(level: Level | Difference) -> str:

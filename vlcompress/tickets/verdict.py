@@ -4,6 +4,9 @@ Levels (Gan et al. 2022; Chen et al. 2021): *strict*, at least the dense score; 
 deviation of it; *relaxed*, at least 99 % of it. Scores are paired: the same examples for ticket and dense, the same
 seeds for both. The interval is a percentile bootstrap over examples and, where there are several, over seeds.
 
+Its p is that of non-inferiority: small where the ticket is surely not below. A table asks several of those at once, so
+what is said of a table is corrected for their number (Holm 1979).
+
 Where the dense model is no better than the blind baseline, nothing was learned that a ticket could keep or lose,
 and there is no verdict.
 """
@@ -91,6 +94,33 @@ def _paired(dense: Sequence[Tensor], ticket: Sequence[Tensor]) -> tuple[Tensor, 
     return dense_SN, ticket_SN
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct p values for their number, so that one false finding among all is as rare as it is said (Holm 1979).
+
+    Returns:
+        a p value in [0, 1] for each, in the order given.
+    """
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = highest
+    return corrected
+
+
+def corrected(levels: Sequence[Level | None]) -> list[float | None]:
+    """Correct the p values of a table's verdicts for their number.
+
+    Args:
+        levels: one of each row; None for dense. A row without a verdict asks nothing.
+
+    Returns:
+        a p value for each row, None where nothing is asked.
+    """
+    asked = [level.p for level in levels if level and level.outcome != "no verdict"]
+    found = iter(holm(asked))
+    return [next(found) if level and level.outcome != "no verdict" else None for level in levels]
+
+
 def check_dense(scores: Tensor) -> None:
     """Refuse a dense model against which nothing can be judged.
 
@@ -109,7 +139,8 @@ def _level(name: str, ticket: float, threshold: float, margins_B: Tensor) -> Lev
     low, high = (float(bound) for bound in torch.quantile(margins_B, torch.tensor([tail, 1 - tail]).double()))
     margin = ticket - threshold
     outcome: Outcome = "pass" if margin >= 0 else "pass within noise" if high >= 0 else "fail"
-    return Level(name, threshold, outcome, margin, low, high, float((margins_B < 0).double().mean()))
+    below = (int((margins_B < 0).sum()) + 1) / (len(margins_B) + 1)  # never 0: so many resamples cannot tell
+    return Level(name, threshold, outcome, margin, low, high, below)
 
 
 def _resample(dense_SN: Tensor, ticket_SN: Tensor) -> tuple[Tensor, Tensor]:
