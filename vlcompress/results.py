@@ -36,7 +36,7 @@ class Level:
         margin: ticket's mean minus threshold.
         low, high: 95 % interval of the margin.
         p: one-sided bootstrap p value against "the ticket is below the threshold" (non-inferiority): the share of
-            resamples below it, one more than there were counted. Small means surely not below.
+            resamples below it, counted with one more that is. Small means surely not below.
     """
 
     name: str
@@ -132,6 +132,11 @@ class ArmResult:
     def deviation(self) -> float | None:
         """Standard deviation over seeds, in per cent; None for a single seed."""
         return 100 * stdev(self.scores) if len(self.scores) > 1 else None
+
+    @property
+    def levels(self) -> Mapping[str, Level] | None:
+        """The verdict's levels; None for dense itself."""
+        return self.verdict.levels if self.verdict else None
 
     def passes(self, level: str) -> bool:
         """Whether the verdict at one of `LEVELS` is a pass, be it within noise; no verdict is none."""

@@ -43,7 +43,7 @@ def accuracy_caption(data: ReportData) -> str:
         if data.ticket.seeds == 1
         else f"Mean of {data.ticket.seeds} seeds; bars are one standard deviation over seeds"
     )
-    surely = non_inferior([(arm.arm, arm.sparsity, arm.levels) for arm in data.arms])
+    surely = non_inferior(data.arms)
     end = f" {surely[0].upper()}{surely[1:]}." if surely else ""
     return f"{bars}. {data.data.examples} examples of split {data.recipe['data']['score']}.{end}"
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from vlcompress.artefacts import Json
 from vlcompress.devices import spelt
-from vlcompress.report.report_data import ReportData, Speed, VariantSpeed
-from vlcompress.results import BatchResult, Level, Ratio
+from vlcompress.report.report_data import ArmScore, ReportData, Speed, VariantSpeed
+from vlcompress.results import ArmResult, BatchResult, Ratio
 from vlcompress.tickets.verdict import CONFIDENCE, corrected
 
 FEW_CALLS = 100
@@ -22,18 +22,15 @@ def seeds_words(count: int) -> str:
     return "a single seed" if count == 1 else f"{count} seeds"
 
 
-def non_inferior(rows: Sequence[tuple[str, float, Mapping[str, Level] | None]]) -> str:
-    """Say which rows are within 1 % of dense with 95 % confidence, corrected for their number.
-
-    Args:
-        rows: name, sparsity as a fraction, and the levels of the verdict; None for dense.
+def non_inferior(arms: Sequence[ArmResult | ArmScore]) -> str:
+    """Say which arms are within 1 % of dense with 95 % confidence, corrected for their number.
 
     Returns:
-        a sentence without its end, "" where no row has a verdict.
+        a sentence without its end, "" where no arm has a verdict.
     """
-    values = corrected([levels["relaxed"] if levels else None for _, _, levels in rows])
-    asked = [(name, sparsity, p) for (name, sparsity, _), p in zip(rows, values, strict=True) if p is not None]
-    surely = [f"{name} at {100 * sparsity:.1f} %" for name, sparsity, p in asked if p <= 1 - CONFIDENCE]
+    values = zip(arms, corrected([arm.levels["relaxed"] if arm.levels else None for arm in arms]), strict=True)
+    asked = [(f"{arm.arm} at {100 * arm.sparsity:.1f} %", p) for arm, p in values if p is not None]
+    surely = [name for name, p in asked if p <= 1 - CONFIDENCE]
     several = f", Holm's correction for {len(asked)} comparisons" if len(asked) > 1 else ""
     said = f"within 1 % of dense with 95 % confidence (non-inferiority{several}): {', '.join(surely) or 'none'}"
     return said if asked else ""

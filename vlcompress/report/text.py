@@ -65,7 +65,7 @@ def run_text(run: Run, reached: ReachedResult | None = None) -> str:
             f"sparsest ticket that passes relaxed: {best}; the ticket at {100 * ticket.sparsity:.1f} %: "
             f"{ticket.verdict['relaxed'].outcome}",
             *_hint(passing, ticket),
-            *_surely(result),
+            *filter(None, [non_inferior(result.cells)]),
             *_nothing_learned(ticket.verdict),
             f"run: {run.folder}",
             *(_UNMEASURED if reached is None else reached_text(ticket.verdict, reached, run.recipe().pruning.target)),
@@ -121,14 +121,6 @@ def _hint(passing: Sequence[float], ticket: ArmResult) -> list[str]:
     return [
         f"for the one that passes: the same command with --sparsity {max(passing):.3g} (its rounds are trained already)"
     ]
-
-
-def _surely(result: RunResult) -> list[str]:
-    """Say what is as good as dense for sure."""
-    said = non_inferior(
-        [(cell.arm, cell.sparsity, cell.verdict.levels if cell.verdict else None) for cell in result.cells]
-    )
-    return [said] if said else []
 
 
 def _nothing_learned(verdict: Verdict) -> list[str]:

@@ -70,7 +70,7 @@ class Difference:
         sparsity: of ours.
         points: the difference of each seed (fractions, positive where ours is better).
         margin, low, high: their mean with its paired bootstrap interval.
-        p: share of resamples in which ours is worse.
+        p: share of resamples in which ours is worse, as a verdict's.
     """
 
     sparsity: float
@@ -203,12 +203,13 @@ def curves_report(
 ) -> StudyReport:
     """Lay out curves by name: what `findings` says of each that learned, some tables first, and a chart each."""
 
-    def said(name: str, curve: CurveOf) -> Iterable[str]:
-        return (
-            [f"{name}: {curve.nothing_learned}."]
-            if curve.nothing_learned
-            else [*findings(name, curve), *_surely(name, curve)]
-        )
+    def said(name: str, curve: CurveOf) -> Iterator[str]:
+        if curve.nothing_learned:
+            yield f"{name}: {curve.nothing_learned}."
+            return
+        yield from findings(name, curve)
+        if surely := non_inferior(curve.cells):
+            yield f"{name}: {surely}."
 
     return StudyReport(
         findings=tuple(sentence for name, curve in curves.items() for sentence in said(name, curve)),
@@ -217,13 +218,6 @@ def curves_report(
         published=published,
         summary=summary,
     )
-
-
-def _surely(name: str, curve: Curve) -> list[str]:
-    said = non_inferior(
-        [(cell.arm, cell.sparsity, cell.verdict.levels if cell.verdict else None) for cell in curve.cells]
-    )
-    return [f"{name}: {said}."] if said else []
 
 
 def curve_table(title: str, curve: Curve) -> Table:
@@ -242,7 +236,7 @@ def verdict_table(title: str, what: str, cells: Sequence[tuple[str, ArmResult]])
     """
     margin = "margin to 99 % (95 % interval)"
     header = (what, "sparsity %", "seeds", "score", "of dense %", *LEVELS, margin, "p (relaxed)", "p (Holm)")
-    surely = corrected([cell.verdict["relaxed"] if cell.verdict else None for _, cell in cells])
+    surely = corrected([cell.levels["relaxed"] if cell.levels else None for _, cell in cells])
     rows = tuple((name, *_row(cell, p)) for (name, cell), p in zip(cells, surely, strict=True))
     return Table(title, header, rows, text_columns=(0, 5, 6, 7))
 

@@ -100,11 +100,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Returns:
         a p value in [0, 1] for each, in the order given.
     """
-    corrected, highest = [0.0] * len(p_values), 0.0
+    raised, highest = [0.0] * len(p_values), 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        corrected[place] = highest
-    return corrected
+        raised[place] = highest
+    return raised
 
 
 def corrected(levels: Sequence[Level | None]) -> list[float | None]:
@@ -116,9 +116,9 @@ def corrected(levels: Sequence[Level | None]) -> list[float | None]:
     Returns:
         a p value for each row, None where nothing is asked.
     """
-    asked = [level.p for level in levels if level and level.outcome != "no verdict"]
-    found = iter(holm(asked))
-    return [next(found) if level and level.outcome != "no verdict" else None for level in levels]
+    asked = {row: level.p for row, level in enumerate(levels) if level and level.outcome != "no verdict"}
+    found = dict(zip(asked, holm(list(asked.values())), strict=True))
+    return [found.get(row) for row in range(len(levels))]
 
 
 def check_dense(scores: Tensor) -> None:
