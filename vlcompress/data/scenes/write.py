@@ -90,8 +90,7 @@ def make_scenes(
 ) -> Path:
     """Write the data set; the folder appears whole or not at all, and replaces one that was there.
 
-    The bytes depend on the recipe alone, not on `processes`. Processes are started with the "spawn" method: a script
-    that calls this for many pictures needs the usual ``if __name__ == "__main__"``.
+    The bytes depend on the recipe alone, not on `processes`.
 
     Args:
         folder: what to write.
