@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,20 @@ def test_a_script_needs_no_guard(tmp_path: Path) -> None:
     ran = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=True)
     assert ran.stdout.split() == ["once", "5050"]
     assert "Traceback" not in ran.stderr
+
+
+def slow(item: int) -> int:
+    """Take long enough that all items together would be noticed."""
+    time.sleep(0.01)
+    return item
+
+
+def test_whoever_stops_early_does_not_wait_for_the_rest() -> None:
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), spread(slow, range(6000), 2) as made:  # all of it: 30 s
+        next(made)
+        raise KeyboardInterrupt
+    assert time.monotonic() - started < 15
 
 
 def test_a_killed_process_is_told() -> None:

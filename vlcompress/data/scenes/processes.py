@@ -45,6 +45,8 @@ def spread(make: Callable[[S], T], items: Sequence[S], processes: int | None) ->
             raise VlcompressError(
                 f"one of {wanted} processes that make pictures was ended (out of memory?): free some, or processes=1"
             ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)  # an interrupt must not wait for pictures that nobody will read
 
 
 @contextmanager
